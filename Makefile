@@ -1,0 +1,43 @@
+# Each target works as the very first command after a clone; setup does nothing the second time.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+IMAGE  ?= debian-12
+IMAGES ?= debian-12
+
+.PHONY: setup drill test scenarios check bench clean help
+
+help: ## What there is
+	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST)
+
+setup: ## Packages, libvirt and the Python environment
+	@sh harness/setup_host.sh
+	@$(MAKE) --no-print-directory $(VENV)/.done
+
+$(VENV)/.done: pyproject.toml
+	@echo "setup: making the Python environment in $(VENV)" >&2
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+drill: setup ## One full drill of IMAGE (debian-12)
+	@$(BIN)/kdump-harness drill $(IMAGE)
+
+test: setup ## The quick tests: no guest, no root, no network
+	@$(BIN)/pytest tests
+
+scenarios: setup ## Real guests, real panics: IMAGES="debian-11 debian-12"
+	@$(BIN)/pytest scenarios $(foreach image,$(IMAGES),--image '$(image)')
+
+check: setup ## Formatting, lint, types, tests
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/pytest tests
+
+bench: setup ## The figures
+	@for bench in benchmarks/*.py; do echo "== $$bench"; $(BIN)/python $$bench || exit 1; done
+
+clean: ## What dead runs left behind
+	@$(BIN)/kdump-harness clean

@@ -1,0 +1,99 @@
+"""Finds out by trying whether KVM really runs a guest.
+
+A /dev/kvm that exists may still abort QEMU or spin without executing an instruction (nested or filtered
+virtualisation). A boot sector that prints one word to the serial line tells in seconds.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import shutil
+from pathlib import Path
+
+from .console import Console
+from .domain import PREFIX, Hypervisor
+from .errors import ConsoleLost, HarnessError, UsageError, WaitedInVain
+from .state import State
+
+KVM, TCG = "kvm", "tcg"
+PROBE_TIMEOUT_S = 8.0
+WORD = "KVM-RUNS"
+
+
+def boot_sector() -> bytes:
+    """512 bytes of 16-bit code: write WORD to the first serial port, then halt."""
+    code = bytearray()
+    code += b"\xfa"  # cli
+    code += b"\xba\xf8\x03"  # mov dx, 0x3f8
+    for character in f"{WORD}\r\n".encode():
+        code += bytes((0xB0, character, 0xEE))  # mov al, character; out dx, al
+    code += b"\xf4\xeb\xfd"  # hlt; jmp back
+    return bytes(code.ljust(510, b"\0") + b"\x55\xaa")
+
+
+def _probe_xml(name: str, sector: Path) -> str:
+    return f"""<domain type="kvm"><name>{name}</name><memory unit="MiB">64</memory><vcpu>1</vcpu>
+<os><type arch="x86_64" machine="pc">hvm</type><boot dev="hd"/></os>
+<cpu mode="host-passthrough"/><on_poweroff>destroy</on_poweroff><on_crash>destroy</on_crash>
+<devices><disk type="file" device="disk"><driver name="qemu" type="raw"/><source file="{sector}"/>
+<target dev="hda" bus="ide"/></disk>
+<serial type="pty"/><console type="pty"/><memballoon model="none"/></devices></domain>"""
+
+
+def kvm_problem(hypervisor: Hypervisor, directory: Path) -> str | None:
+    """Why KVM cannot be used here, or None when a guest really ran under it; takes PROBE_TIMEOUT_S at most."""
+    if "kvm" not in hypervisor.accelerators():
+        return "libvirt offers no KVM (no /dev/kvm, or its module is not loaded)"
+    if not hypervisor.is_local:
+        return None  # the boot sector would have to be on the other host; its libvirt's word is taken
+    sector = directory / "kvm-probe.img"
+    sector.write_bytes(boot_sector().ljust(1 << 20, b"\0"))
+    sector.chmod(0o644)
+    name = f"{PREFIX}{directory.name}-kvm-probe"
+    try:
+        probe = hypervisor.spawn_raw(name, _probe_xml(name, sector))
+    except HarnessError as error:
+        return f"QEMU does not start under KVM ({error})"
+    try:
+        console = Console(name, probe.open_console(lambda _data: None))
+        probe.resume()
+        console.wait_for("word from the boot sector", WORD, timeout_s=PROBE_TIMEOUT_S)
+    except WaitedInVain:
+        return f"/dev/kvm is there, but the guest executed nothing within {PROBE_TIMEOUT_S:.0f} s"
+    except ConsoleLost:
+        return "/dev/kvm is there, but QEMU aborts as soon as the guest runs"
+    finally:
+        probe.destroy()
+    return None
+
+
+def choose(wanted: str, hypervisor: Hypervisor, state: State, directory: Path) -> tuple[str, str]:
+    """The accelerator to use (kvm or tcg) and one line that says why.
+
+    The outcome of a trial is remembered until the host boots again or QEMU changes.
+    """
+    if wanted not in ("auto", KVM, TCG):
+        raise UsageError(f"unknown accelerator {wanted!r} (known: auto, kvm, tcg)")
+    if wanted != "auto":
+        return wanted, f"{wanted}, as asked"
+    note = state.directory / "kvm-probe.json"
+    here = {"uri": hypervisor.uri, "boot": _host_boot(), **hypervisor.versions()}
+    try:
+        known = json.loads(note.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        known = {}
+    if known.get("here") == here:
+        problem = known["problem"]
+    else:
+        problem = kvm_problem(hypervisor, directory)
+        fresh = note.with_name(f".kvm-probe-{secrets.token_hex(3)}")
+        fresh.write_text(json.dumps({"here": here, "problem": problem}) + "\n", encoding="utf-8")
+        shutil.move(fresh, note)
+    if problem is None:
+        return KVM, "kvm (a guest ran under it)"
+    return TCG, f"emulation (tcg), several times slower: {problem}"
+
+
+def _host_boot() -> str:
+    return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()

@@ -1,0 +1,296 @@
+"""Builds a bootable disk from a distribution's packages, without root, loop devices or a running guest.
+
+The result is what a cloud image is: GPT with BIOS boot partition and ESP, GRUB for both firmwares, one ext4
+root, cloud-init waiting for a NoCloud seed, a serial console. Everything is written into one file by tools
+that work on files: sfdisk, mke2fs -d, mtools; so an ordinary user can do it where user namespaces are allowed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shlex
+import shutil
+import struct
+import subprocess
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from .errors import CommandFailed, HostError
+from .mirror import Mirror
+
+RECIPE_VERSION = 1  # raise it when the files below change: cached disks are then made anew
+DISK_MIB = 8192  # sparse; room for a full dump (-d 0) of a 4 GiB guest beside the system
+NEED_MIB = 4096  # of host space: package cache, tree and disk at the same time
+
+SECTOR = 512
+MIB = 1 << 20
+BIOS_BOOT_LBA = 2048
+ESP_LBA = 4096
+ESP_MIB = 32
+ROOT_LBA = ESP_LBA + ESP_MIB * MIB // SECTOR
+
+# A release's own GRUB and kernel must read what the host's newer mke2fs writes, so nothing is left to its defaults.
+# orphan_file and metadata_csum_seed (e2fsprogs 1.47) stop GRUB 2.06 from booting.
+EXT4_FEATURES = (
+    "none,has_journal,ext_attr,resize_inode,dir_index,filetype,extent,64bit,flex_bg,"
+    "sparse_super,large_file,huge_file,dir_nlink,extra_isize,metadata_csum"
+)
+
+# The consoles of Debian's official cloud images: the serial line last, so that it is /dev/console.
+KERNEL_ARGUMENTS = "console=tty0 console=ttyS0,115200 earlyprintk=ttyS0,115200 consoleblank=0"
+
+BASE_PACKAGES = (
+    "ca-certificates",
+    "cloud-init",
+    "dbus",
+    "e2fsprogs",
+    "grub-efi-amd64-bin",
+    "grub-efi-amd64-signed",
+    "grub-pc-bin",
+    "grub2-common",
+    "ifupdown",
+    "initramfs-tools",
+    "iproute2",
+    "kmod",
+    "netbase",
+    "openssh-server",
+    "procps",
+    "shim-signed",
+    "systemd-sysv",
+    "udev",
+    "zstd",  # otherwise initramfs-tools falls back to gzip, unlike an installed system
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """All that goes into a built disk."""
+
+    name: str
+    suite: str
+    security: bool
+    components: tuple[str, ...]
+    kernel: str
+    packages: tuple[str, ...]
+    mirror: Mirror
+
+    def key(self) -> str:
+        """A digest of everything that went in."""
+        text = repr((RECIPE_VERSION, DISK_MIB, EXT4_FEATURES, KERNEL_ARGUMENTS, BASE_PACKAGES, self))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def missing_tools() -> tuple[str, ...]:
+    """The commands of the build that this host does not have."""
+    needed = ("mmdebstrap", "mke2fs", "sfdisk", "mkfs.vfat", "mcopy")
+    return tuple(tool for tool in needed if shutil.which(tool) is None and not Path("/usr/sbin", tool).exists())
+
+
+def _sbin(tool: str) -> str:
+    """A tool that an ordinary user's PATH may not lead to."""
+    return shutil.which(tool) or f"/usr/sbin/{tool}"
+
+
+def build(recipe: Recipe, disk: Path, *, workdir: Path, log: Path, progress: Callable[[str], None]) -> None:
+    """Write a raw disk; workdir holds what is needed on the way, boot/packages in it the installed versions."""
+    if missing := missing_tools():
+        raise HostError(f"building {recipe.name} needs {', '.join(missing)} (make setup installs them)")
+    root_uuid = str(uuid.uuid5(uuid.NAMESPACE_URL, f"kdump-harness:{recipe.key()}"))
+    early, late = workdir / "early", workdir / "late"
+    _write_files(early, _early_files(recipe, root_uuid))
+    _write_files(late, _late_files(root_uuid))
+    _partition(disk)
+    boot = workdir / "boot"
+    boot.mkdir(mode=0o777)
+    boot.chmod(0o777)  # in a user namespace the hooks run under another id
+    disk.chmod(0o666)
+    hook = workdir / "finish"
+    hook.write_text(_finish_hook(disk, boot, root_uuid), encoding="utf-8")
+    hook.chmod(0o755)
+    command = [
+        "mmdebstrap",
+        "--mode=auto",
+        "--variant=apt",
+        "--format=null",
+        f"--include={','.join((*BASE_PACKAGES, recipe.kernel, *recipe.packages))}",
+        "--dpkgopt=path-exclude=/usr/share/doc/*",
+        "--dpkgopt=path-exclude=/usr/share/man/*",
+        "--dpkgopt=path-exclude=/usr/share/locale/*",
+        f"--essential-hook=sync-in {shlex.quote(str(early))} /",
+        f"--customize-hook=sync-in {shlex.quote(str(late))} /",
+        f"--customize-hook={shlex.quote(str(hook))} \"$1\"",
+        recipe.suite,
+        "-",
+        *recipe.mirror.sources(recipe.suite, security=recipe.security, components=recipe.components),
+    ]  # fmt: skip
+    progress(f"installing {recipe.suite} with {recipe.kernel} from {recipe.mirror.archive}")
+    _run_logged(command, log, progress)
+    progress("writing the boot loader")
+    _install_bios_grub(disk, boot)
+    _install_esp(disk, boot, root_uuid)
+    disk.chmod(0o644)
+
+
+def remove_workdir(workdir: Path) -> None:
+    """Remove what a build needed on the way."""
+    shutil.rmtree(workdir, ignore_errors=True)
+
+
+def _run_logged(command: list[str], log: Path, progress: Callable[[str], None]) -> None:
+    """Run a long command, passing on its milestones; CommandFailed quotes its last words."""
+    with log.open("w", encoding="utf-8") as out:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+        )
+        assert process.stdout is not None
+        last: list[str] = []
+        try:
+            for line in process.stdout:
+                out.write(line)
+                if line.startswith("I: "):
+                    progress(line[3:].strip().split(" sh -c")[0])
+                last = [*last[-7:], line.rstrip()]
+        except BaseException:
+            process.terminate()  # mmdebstrap removes its own tree and mounts on SIGTERM
+            process.wait()
+            raise
+        if process.wait() != 0:
+            raise CommandFailed(f"{command[0]} ended with status {process.returncode}: " + " | ".join(last), see=log)
+
+
+def _early_files(recipe: Recipe, root_uuid: str) -> dict[str, str]:
+    """What the packages should already find when they are configured."""
+    name = recipe.name.replace("/", "-")
+    return {
+        "etc/fstab": f"UUID={root_uuid} / ext4 errors=remount-ro 0 1\n",
+        "etc/hostname": f"{name}\n",
+        "etc/hosts": f"127.0.0.1 localhost\n127.0.1.1 {name}\n",
+        "etc/default/grub": (
+            "GRUB_DEFAULT=0\nGRUB_TIMEOUT=0\nGRUB_DISTRIBUTOR=Debian\n"
+            f'GRUB_CMDLINE_LINUX_DEFAULT=""\nGRUB_CMDLINE_LINUX="{KERNEL_ARGUMENTS}"\n'
+            'GRUB_TERMINAL="console serial"\nGRUB_SERIAL_COMMAND="serial --speed=115200"\nGRUB_DISABLE_OS_PROBER=true\n'
+        ),
+    }
+
+
+def _late_files(root_uuid: str) -> dict[str, str]:
+    """What packages would trip over or ask about if it were there before them."""
+    return {
+        "etc/network/interfaces": "auto lo\niface lo inet loopback\nsource /etc/network/interfaces.d/*\n",
+        # Only the seed disk is asked, so that no time goes into probing for other clouds.
+        "etc/cloud/cloud.cfg.d/90-datasource.cfg": "datasource_list: [NoCloud, None]\n",
+        # The first menu; the guest's own update-grub replaces it as soon as something is configured. Package
+        # scripts run update-grub where they find this file, and that fails in a tree that is no mounted disk yet.
+        "boot/grub/grub.cfg": (
+            "serial --speed=115200\nterminal_input console serial\nterminal_output console serial\n"
+            f"search --no-floppy --fs-uuid --set=root {root_uuid}\n"
+            f"linux /vmlinuz root=UUID={root_uuid} ro {KERNEL_ARGUMENTS}\ninitrd /initrd.img\nboot\n"
+        ),
+    }
+
+
+def _write_files(tree: Path, files: dict[str, str]) -> None:
+    """Files below tree, by their path in the guest."""
+    for path, text in files.items():
+        target = tree / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(text, encoding="utf-8")
+
+
+def _partition(disk: Path) -> None:
+    """A GPT laid out like Debian's cloud images: root first, BIOS boot as 14, ESP as 15."""
+    with disk.open("wb") as file:
+        file.truncate(DISK_MIB * MIB)
+    table = (
+        "label: gpt\n"
+        f"1 : start={ROOT_LBA}, type=0FC63DAF-8483-4772-8E79-3D69D8477DE4\n"
+        f"14 : start={BIOS_BOOT_LBA}, size={ESP_LBA - BIOS_BOOT_LBA}, type=21686148-6449-6E6F-744E-656564454649\n"
+        f"15 : start={ESP_LBA}, size={ROOT_LBA - ESP_LBA}, type=C12A7328-F81F-11D2-BA4B-00A0C93EC93B\n"
+    )
+    made = subprocess.run(
+        [_sbin("sfdisk"), "--quiet", str(disk)], input=table, capture_output=True, text=True, check=False
+    )
+    if made.returncode != 0:
+        raise CommandFailed(f"sfdisk: {made.stderr.strip()}")
+
+
+def _finish_hook(disk: Path, boot: Path, root_uuid: str) -> str:
+    """The shell that runs beside the finished tree: boot files out, then the tree into the root partition."""
+    root_mib = DISK_MIB - ROOT_LBA * SECTOR // MIB - 1  # the last MiB holds the backup partition table
+    return f"""#!/bin/sh
+set -eu
+tree=$1
+boot={shlex.quote(str(boot))}
+# The modules that the core image needs to reach /boot/grub; the rest is loaded from there.
+mkdir -p "$tree/boot/grub"
+cp -r "$tree/usr/lib/grub/i386-pc" "$tree/boot/grub/"
+cp -r "$tree/usr/lib/grub/x86_64-efi" "$tree/boot/grub/"
+chroot "$tree" grub-mkimage -O i386-pc -o /boot/grub/i386-pc/core.img -p '(,gpt1)/boot/grub' \\
+    biosdisk part_gpt ext2 search_fs_uuid normal
+cp "$tree/boot/grub/i386-pc/core.img" "$tree/usr/lib/grub/i386-pc/boot.img" "$boot/"
+cp "$tree/usr/lib/shim/shimx64.efi.signed" "$boot/BOOTX64.EFI"
+cp "$tree/usr/lib/grub/x86_64-efi-signed/grubx64.efi.signed" "$boot/grubx64.efi"
+chroot "$tree" dpkg-query -W > "$boot/packages"
+chmod a+r "$boot"/*
+rm -rf "$tree"/var/lib/apt/lists/* "$tree"/var/cache/apt/*.bin "$tree"/var/cache/apt/archives/*.deb
+# Keys and identities are made at the first boot, never shared.
+rm -f "$tree"/etc/ssh/ssh_host_*
+: > "$tree/etc/machine-id"
+rm -f "$tree/var/lib/dbus/machine-id" "$tree/etc/apt/apt.conf.d/99mmdebstrap" "$tree/etc/dpkg/dpkg.cfg.d/99mmdebstrap"
+# A bind mount without its submounts: /proc and /sys of the build do not belong on the disk.
+mkdir "$boot/root"
+mount --bind "$tree" "$boot/root"
+PATH=$PATH:/usr/sbin:/sbin mke2fs -q -F -t ext4 -O {EXT4_FEATURES} -b 4096 -L root -U {root_uuid} \\
+    -E offset={ROOT_LBA * SECTOR} -d "$boot/root" {shlex.quote(str(disk))} {root_mib}M || status=$?
+umount "$boot/root"
+rmdir "$boot/root"
+exit ${{status:-0}}
+"""
+
+
+def _install_bios_grub(disk: Path, boot: Path) -> None:
+    """Boot sector and core image with the two addresses that grub-bios-setup would have filled in.
+
+    Fields: GRUB's boot/i386/pc/boot.S (kernel_sector at 0x5c) and diskboot.S (block list at the end of the sector).
+    """
+    boot_sector = bytearray((boot / "boot.img").read_bytes()[:SECTOR])
+    core = bytearray((boot / "core.img").read_bytes())
+    sectors = -(-len(core) // SECTOR)
+    if sectors > ESP_LBA - BIOS_BOOT_LBA:
+        raise CommandFailed(f"GRUB's core image of {len(core)} bytes does not fit into the BIOS boot partition")
+    struct.pack_into("<Q", boot_sector, 0x5C, BIOS_BOOT_LBA)
+    struct.pack_into("<QHH", core, 0x1F4, BIOS_BOOT_LBA + 1, sectors - 1, 0x820)
+    with disk.open("r+b") as file:
+        protective_mbr = bytearray(file.read(SECTOR))
+        protective_mbr[:440] = boot_sector[:440]  # the rest is the disk's signature and partition entries
+        file.seek(0)
+        file.write(protective_mbr)
+        file.seek(BIOS_BOOT_LBA * SECTOR)
+        file.write(core)
+
+
+def _install_esp(disk: Path, boot: Path, root_uuid: str) -> None:
+    """Shim and GRUB as the distribution signed them, at the path that firmware tries by itself."""
+    menu = boot / "grub.cfg"
+    menu.write_text(
+        f"search.fs_uuid {root_uuid} root\nset prefix=($root)/boot/grub\nconfigfile $prefix/grub.cfg\n",
+        encoding="ascii",
+    )
+    drive = f"{disk}@@{ESP_LBA * SECTOR}"
+    sectors = ESP_MIB * MIB // SECTOR
+    for command in (
+        [_sbin("mkfs.vfat"), "--offset", str(ESP_LBA), "-F", "16", "-n", "ESP", str(disk), str(sectors // 2)],
+        ["mmd", "-i", drive, "::EFI", "::EFI/BOOT", "::EFI/debian"],
+        ["mcopy", "-i", drive, str(boot / "BOOTX64.EFI"), str(boot / "grubx64.efi"), "::EFI/BOOT/"],
+        ["mcopy", "-i", drive, str(menu), "::EFI/debian/grub.cfg"],
+    ):
+        made = subprocess.run(command, capture_output=True, text=True, check=False)
+        if made.returncode != 0:
+            raise CommandFailed(f"{command[0]}: {made.stderr.strip()}")

@@ -1,0 +1,152 @@
+"""What "verified" means: looks at the files and the dump that a crash left, and believes no word of the guest."""
+
+from __future__ import annotations
+
+import datetime
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from .stack import GuestState
+from .target import FoundFile
+from .trigger import Trigger
+from .verdict import Verdict
+from .vmcore import Inspection, VmcoreError, open_vmcore
+from .vmcore.inspection import inspect_opened
+
+# The guest's clock is read over SSH before the crash; this is how far CRASHTIME may lie outside what that allows.
+CLOCK_SLACK_S = 5.0
+# Who may read a dump can read every secret of the machine.
+DUMP_MODE = 0o600
+ROOT = "root"
+WORLD_READ = 0o004
+
+
+@dataclass(frozen=True, kw_only=True)
+class CrashFacts:
+    """What the drill knows of its own crash."""
+
+    before: GuestState
+    level: int
+    compress: str
+    trigger: Trigger
+    nonce: str
+    crashed_after_s: tuple[float, float]  # earliest and latest, in seconds after the guest's clock was read
+
+
+def choose_dump(verdict: Verdict, files: dict[str, FoundFile], before: dict[str, FoundFile]) -> FoundFile | None:
+    """The one new dump, after the checks single-dump and final-name."""
+    new = [file for path, file in sorted(files.items()) if path not in before or file != before[path]]
+    finished = [file for file in new if file.final]
+    unfinished = [file for file in new if not file.final]
+    seen = ", ".join(f"{file.path} ({file.size_bytes:,} bytes)" for file in new) or "none"
+    verdict.check("single-dump", len(finished) == 1, expected="exactly one new dump", seen=seen)
+    verdict.check(
+        "final-name",
+        bool(finished) and not unfinished,
+        expected="only dumps under their final name",
+        seen=", ".join(file.path for file in unfinished) or ", ".join(file.path for file in finished) or "none",
+    )
+    return finished[0] if finished else None
+
+
+def check_permissions(verdict: Verdict, file: FoundFile) -> None:
+    """Mode, owner and directory of the dump where it was written."""
+    verdict.check(
+        "permissions",
+        file.mode == DUMP_MODE
+        and file.owner == ROOT
+        and not (file.directory_mode & WORLD_READ and file.mode & WORLD_READ),
+        expected=f"{DUMP_MODE:04o} {ROOT}",
+        seen=f"{file.mode:04o} {file.owner}, in a directory {file.directory_mode:04o}",
+    )
+
+
+def check_dump(verdict: Verdict, path: Path, facts: CrashFacts, *, expected_format: str) -> Inspection | None:
+    """Open the dump and make every check that needs only the file."""
+    try:
+        with open_vmcore(path) as vmcore:
+            found = inspect_opened(vmcore)
+            try:
+                dmesg = vmcore.dmesg()
+            except VmcoreError as error:
+                dmesg, trouble = "", str(error)
+            else:
+                trouble = ""
+    except VmcoreError as error:
+        size_bytes = path.stat().st_size
+        why = f"{error} ({size_bytes:,} bytes)"
+        verdict.check("format", False, expected=expected_format, seen=why)
+        verdict.check("complete", False, expected="a whole dump", seen=why)
+        return None
+    verdict.check("format", found.format == expected_format, expected=expected_format, seen=found.format)
+    verdict.check("level", found.level == facts.level, expected=facts.level, seen=found.level)
+    verdict.check("compression", found.compression == facts.compress, expected=facts.compress, seen=found.compression)
+    damage = "; ".join(f"{one.kind}: {one.message}" for one in found.damage[:3])
+    verdict.check(
+        "complete", found.whole, expected="whole, every page readable", seen=damage or "whole, every page readable"
+    )
+    verdict.check("kernel", found.kernel == facts.before.kernel, expected=facts.before.kernel, seen=found.kernel)
+    _check_crash_time(verdict, found, facts)
+    verdict.check(
+        "nonce",
+        facts.nonce in dmesg,
+        expected=f"{facts.nonce} in the dump's own kernel log",
+        seen="it is there" if facts.nonce in dmesg else trouble or f"not among {len(dmesg.splitlines())} lines",
+    )
+    _check_panic_text(verdict, dmesg, facts, trouble)
+    return found
+
+
+def _check_crash_time(verdict: Verdict, found: Inspection, facts: CrashFacts) -> None:
+    earliest_s = facts.before.clock_s + facts.crashed_after_s[0] - CLOCK_SLACK_S
+    latest_s = facts.before.clock_s + facts.crashed_after_s[1] + CLOCK_SLACK_S
+    crash_s = found.crash_time_s
+    verdict.check(
+        "crash-time",
+        crash_s is not None and earliest_s <= crash_s <= latest_s,
+        expected=f"{_utc(earliest_s)} to {_utc(latest_s)}",
+        seen=_utc(crash_s) if crash_s is not None else "no CRASHTIME in VMCOREINFO",
+    )
+
+
+def _check_panic_text(verdict: Verdict, dmesg: str, facts: CrashFacts, trouble: str) -> None:
+    found = re.search(facts.trigger.panic, dmesg)
+    verdict.check(
+        "panic-text",
+        found is not None,
+        expected=facts.trigger.panic,
+        seen=found.group() if found else trouble or "not in the dump's kernel log",
+    )
+
+
+def check_recovery(
+    verdict: Verdict,
+    *,
+    old_boot: str,
+    new_boot: str | None,
+    armed_again: bool | None,
+    took_s: float | None,
+    budget_s: float,
+) -> None:
+    """The guest is back as a different boot, in time, and ready for the next crash."""
+    verdict.check(
+        "reboot-time",
+        took_s is not None and took_s <= budget_s,
+        expected=f"panic to login within {budget_s:.0f} s",
+        seen=f"{took_s:.1f} s" if took_s is not None else "no login prompt",
+    )
+    verdict.check(
+        "rebooted",
+        new_boot is not None and new_boot != old_boot,
+        expected=f"a boot other than {old_boot[:8]}",
+        seen=new_boot[:8] if new_boot else "not reached",
+    )
+    if armed_again is not None:
+        verdict.check(
+            "rearmed", armed_again, expected="kexec_crash_loaded 1", seen=f"kexec_crash_loaded {int(armed_again)}"
+        )
+
+
+def _utc(at_s: float) -> str:
+    return datetime.datetime.fromtimestamp(at_s, datetime.UTC).strftime("%Y-%m-%d %H:%M:%SZ")

@@ -1,0 +1,174 @@
+"""Reads one serial line: waits, panics nobody asked for, every byte to evidence."""
+
+from __future__ import annotations
+
+import queue
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import pexpect
+from pexpect.spawnbase import SpawnBase
+
+from .errors import ConsoleLost, UnexpectedPanic, WaitedInVain
+from .timing import Deadline, now_s
+
+PANIC = re.compile(r"Kernel panic - not syncing: .+")
+# A getty's prompt has no line end; "login:" also stands in ordinary lines, which do.
+PROMPT = re.compile(rb"(?:[\w.-]+ login: |\(initramfs\) |kdump:/[^\r\n]{0,80}# |sh-\d[^\r\n]{0,20}# )$")
+_LINE = re.compile(rb"([^\n]*)\n")
+_ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[()][A-Z0-9]|[=>78cDM])")
+TICK_S = 0.5
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of the console, without control sequences, and when it was complete."""
+
+    text: str
+    at_s: float  # monotonic clock
+    prompt: bool = False  # an unfinished line that waits for input
+
+
+class ByteQueue(SpawnBase):  # type: ignore[misc]  # pexpect has no types
+    """What pexpect reads from: a queue that somebody else fills with chunks of the serial line."""
+
+    def __init__(self) -> None:
+        super().__init__(timeout=None, searchwindowsize=None)
+        self._chunks: queue.SimpleQueue[tuple[float, bytes]] = queue.SimpleQueue()
+        self._rest = b""
+        self._ended = False
+        self.arrived_s = now_s()  # when the bytes read last came in
+        self.last_byte_s = now_s()
+
+    def put(self, data: bytes) -> None:
+        """Add bytes; empty ones say that the line has ended."""
+        at_s = now_s()
+        if data:
+            self.last_byte_s = at_s
+        self._chunks.put((at_s, data))
+
+    def read_nonblocking(self, size: int = 1, timeout: float | None = None) -> bytes:
+        """At most size bytes, as pexpect wants them."""
+        if not self._rest:
+            if self._ended:
+                raise pexpect.EOF("the serial line ended")
+            try:
+                self.arrived_s, self._rest = self._chunks.get(timeout=timeout)
+            except queue.Empty:
+                raise pexpect.TIMEOUT("nothing on the serial line") from None
+            if not self._rest:
+                self._ended = True
+                raise pexpect.EOF("the serial line ended")
+        data, self._rest = self._rest[:size], self._rest[size:]
+        return data
+
+    def isalive(self) -> bool:
+        """Whether more may come."""
+        return not self._ended
+
+
+class Console:
+    """The serial console of one guest, read line by line."""
+
+    def __init__(self, name: str, source: ByteQueue, *, see: Any = None) -> None:
+        self.name = name
+        self._source = source
+        self._see = see
+        self._panic_expected = False
+        self._on_line: list[Callable[[Line], None]] = []
+        self.last_line = ""
+
+    def subscribe(self, listener: Callable[[Line], None]) -> None:
+        """Tell listener of every line read from now on."""
+        self._on_line.append(listener)
+
+    @property
+    def silent_s(self) -> float:
+        """Seconds since the last byte came in, whether it has been read or not."""
+        return now_s() - self._source.last_byte_s
+
+    @contextmanager
+    def expecting_panic(self) -> Iterator[None]:
+        """Within the block a panic is what we asked for, not an error."""
+        before, self._panic_expected = self._panic_expected, True
+        try:
+            yield
+        finally:
+            self._panic_expected = before
+
+    def read_line(self, *, timeout_s: float) -> Line | None:
+        """The next line or prompt, or None when none was complete within timeout_s.
+
+        Raises ConsoleLost at the end of the line and UnexpectedPanic outside expecting_panic().
+        """
+        which = self._source.expect([_LINE, PROMPT, pexpect.TIMEOUT, pexpect.EOF], timeout=timeout_s)
+        if which == 2:
+            return None
+        if which == 3:
+            raise ConsoleLost(
+                f"{self.name}: the serial line ended; its last line was {self.last_line!r}", see=self._see
+            )
+        raw: bytes = self._source.match.group(0)
+        if which == 1:  # pexpect leaves the text before a prompt in .before
+            raw = self._source.before + raw
+        line = Line(clean(raw), self._source.arrived_s, prompt=which == 1)
+        if line.text:
+            self.last_line = line.text
+        for listener in self._on_line:
+            listener(line)
+        if not self._panic_expected and (panic := PANIC.search(line.text)):
+            raise UnexpectedPanic(f"{self.name} panicked when nobody had asked for it: {panic.group()}", see=self._see)
+        return line
+
+    def drain(self) -> None:
+        """Read what has already come, without waiting."""
+        while self.read_line(timeout_s=0) is not None:
+            pass
+
+    def wait_for(
+        self,
+        what: str,
+        pattern: str,
+        *,
+        timeout_s: float,
+        silence_s: float | None = None,
+        give_up: Callable[[Line], str | None] | None = None,
+        tick: Callable[[], None] | None = None,
+    ) -> Line:
+        """The first line that pattern matches.
+
+        silence_s bounds the time without a single byte; give_up looks at each line and names a reason why the
+        pattern can no longer come. Raises WaitedInVain, ConsoleLost or UnexpectedPanic.
+        """
+        wanted = re.compile(pattern)
+        deadline = Deadline(timeout_s)
+        while not deadline.passed:
+            line = self.read_line(timeout_s=min(TICK_S, deadline.left_s))
+            if tick is not None:
+                tick()
+            if line is None:
+                if silence_s is not None and self.silent_s > silence_s:
+                    raise WaitedInVain(
+                        f"{self.name}: no {what}: the console has been silent for {self.silent_s:.0f} s"
+                        f" after {self.last_line!r}",
+                        see=self._see,
+                    )
+                continue
+            if wanted.search(line.text):
+                return line
+            if give_up is not None and (reason := give_up(line)):
+                raise WaitedInVain(f"{self.name}: no {what}: {reason}", see=self._see)
+        raise WaitedInVain(
+            f"{self.name}: no {what} in {timeout_s:.0f} s; the last line was {self.last_line!r}", see=self._see
+        )
+
+
+def clean(raw: bytes) -> str:
+    """Text of a console line: no colours, and of a progress bar only its last state."""
+    text = _ANSI.sub("", raw.decode("utf-8", errors="replace")).rstrip("\r\n")
+    if "\r" in text:
+        text = next((part for part in reversed(text.split("\r")) if part.strip()), "")
+    return "".join(character for character in text if character.isprintable() or character == "\t")

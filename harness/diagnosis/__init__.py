@@ -1,0 +1,19 @@
+"""Names what failed in a console log, where, and the remedy."""
+
+from __future__ import annotations
+
+from .engine import INDETERMINATE, OK, Diagnosis, Rejected, Symptom, diagnose_file, diagnose_text
+from .table import SymptomRow, SymptomTable, load_symptoms
+
+__all__ = [
+    "INDETERMINATE",
+    "OK",
+    "Diagnosis",
+    "Rejected",
+    "Symptom",
+    "SymptomRow",
+    "SymptomTable",
+    "diagnose_file",
+    "diagnose_text",
+    "load_symptoms",
+]

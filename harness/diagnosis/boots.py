@@ -1,0 +1,331 @@
+"""Cuts a log into boots: which kernel printed which lines, and what it told about itself."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import re
+from dataclasses import dataclass, field
+
+from .lines import Line
+
+MATCHES_PER_ROW = 3  # of one symptom in one boot; more would only repeat it
+NEW_BANNER_LINES = 40  # the banner's lines ("Booting Linux", "Linux version") stand close together
+
+# A capture kernel that starts anew counts from zero; a crash in the first second is rarer than a quiet capture kernel.
+_RESTARTED_BELOW_S = 30.0
+_LINUX_VERSION = re.compile(r"Linux version (\S{1,120})")
+_CRASHKERNEL = re.compile(r"\bcrashkernel=(\S{1,120})")
+_TAINTED = re.compile(r"ainted(?:: ?[A-Z ]{0,40})? (\d{1,2}\.\d{1,3}\.\S{1,100})")
+_PAGES_RAM = re.compile(r"\b(\d{1,12}) pages RAM")
+_KIB_TOTAL = re.compile(r"Memory: \d{1,12}K/(\d{1,12})K")
+_PROGRESS = re.compile(r"\[ {0,3}(\d{1,3}\.\d)")
+
+
+class Phase(enum.Enum):
+    """Which kernel printed a line."""
+
+    UNKNOWN = "unknown"
+    FIRST = "first"
+    HANDOVER = "handover"
+    CAPTURE = "capture"
+    NEXT = "next"
+
+# Marks of which a boot needs the first line only; every systemd line would be one.
+_ONCE = frozenset({"userspace", "login", "shutdown", "save-failed", "dump-start"})
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """A line that a symptom's pattern fits."""
+
+    row: int
+    line: Line
+    during: str
+
+
+@dataclass
+class Boot:
+    """What one kernel's lines told, from its banner to the next kernel's."""
+
+    start: int
+    capture: Line | str | None = None  # the evidence that it is a capture kernel
+    first: Line | None = None  # the evidence that it is not
+    banner: Line | None = None
+    command_line: Line | None = None
+    plain_command_line: Line | None = None  # x86 tells elfcorehdr= there, so this one is no capture kernel
+    armed: Line | None = None
+    trace_header: Line | None = None
+    oops: Line | None = None
+    oldmem_frame: Line | None = None  # the first, after the oops if there is one
+    panic: Line | None = None
+    panic_end: Line | None = None
+    handover: Line | None = None
+    restart: Line | None = None
+    shutdown: Line | None = None
+    firmware: Line | None = None
+    login: Line | None = None
+    userspace: Line | None = None
+    dump_start: Line | None = None
+    saved: Line | None = None
+    dumpfile_complete: Line | None = None  # makedumpfile's own word
+    save_failed: Line | None = None
+    warning_trace: Line | None = None
+    trace_end: Line | None = None
+    progress: Line | None = None
+    last: Line | None = None
+    lines: int = 0
+    memory_kib: int | None = None
+    kernel: str | None = None
+    crashkernel: str | None = None
+    from_syslog: bool = False
+    stamp_max_s: float | None = None
+    during: str = "any"
+    matches: list[Match] = field(default_factory=list)
+    counts: dict[int, int] = field(default_factory=dict)
+
+    @property
+    def kdump_loaded(self) -> bool | None:
+        """Whether the kernel said that a capture kernel was loaded when it crashed; None when it did not say."""
+        if self.handover is not None:
+            return True
+        if self.trace_header is None:
+            return None
+        return "Kdump: loaded" in self.trace_header.text
+
+    @property
+    def latest_s(self) -> float | None:
+        """The largest timestamp seen, or None when there was none."""
+        stamps_s = [stamp for stamp in (self.stamp_max_s, self.last and self.last.stamp_s) if stamp is not None]
+        return max(stamps_s, default=None)
+
+    @property
+    def ended(self) -> bool:
+        """Whether its last words were said: what comes next is another kernel."""
+        return self.restart is not None or self.firmware is not None
+
+    @property
+    def progress_percent(self) -> float | None:
+        """How far the copying got, as last seen."""
+        found = _PROGRESS.findall(self.progress.text) if self.progress else []
+        return float(found[-1]) if found else None
+
+
+class Tracker:
+    """Follows the marks through a log and keeps the boots; the middle ones are dropped when there are too many."""
+
+    def __init__(self, boots_max: int = 256) -> None:
+        self.boots = [Boot(start=1)]
+        self.families: dict[str, int] = {}
+        self.dropped = 0
+        self._boots_max = boots_max
+
+    @property
+    def boot(self) -> Boot:
+        """The boot that the current line belongs to."""
+        return self.boots[-1]
+
+    @property
+    def wants_every_line(self) -> bool:
+        """Whether the next kernel may start without a banner, to be seen only by its timestamps."""
+        return self.boot.panic is not None and self.boot.capture is None
+
+    def new_boot(self, line: Line, *, capture: Line | str | None = None) -> None:
+        """Begin another kernel's lines."""
+        self.boots.append(Boot(start=line.number, capture=capture))
+        if len(self.boots) > self._boots_max:
+            del self.boots[self._boots_max // 2]
+            self.dropped += 1
+
+    def see(self, line: Line) -> None:
+        """Note any line that was worth parsing."""
+        boot = self.boot
+        if (
+            self.wants_every_line
+            and boot.panic is not None
+            and self._restarted(line, boot.panic.stamp_s)
+        ):
+            loaded = boot.kdump_loaded and boot.restart is None
+            self.new_boot(line, capture="its timestamps start again after a panic with kdump loaded" if loaded else None)
+            boot = self.boot
+        boot.lines += 1
+        boot.from_syslog = boot.from_syslog or line.from_syslog
+        if line.stamp_s is not None:
+            boot.stamp_max_s = max(line.stamp_s, boot.stamp_max_s or 0.0)
+
+    def knows(self, mark: str) -> bool:
+        """Whether the boot has this mark already and wants no other of its kind."""
+        return mark in _ONCE and getattr(self.boot, mark.replace("-", "_")) is not None
+
+    @staticmethod
+    def _restarted(line: Line, before_s: float | None) -> bool:
+        """Whether the line's timestamp is of a kernel that started after the moment before_s of another."""
+        if line.stamp_s is None or before_s is None or line.stamp_s >= _RESTARTED_BELOW_S:
+            return False
+        return line.stamp_s == 0.0 or line.stamp_s < before_s - _RESTARTED_BELOW_S
+
+    def add_match(self, row: int, line: Line) -> None:
+        """Note that a symptom's pattern fits the line."""
+        boot = self.boot
+        count = boot.counts[row] = boot.counts.get(row, 0) + 1
+        # After a panic the same words mean something else, so they are kept once more.
+        if count <= MATCHES_PER_ROW or (boot.panic is not None and count <= 2 * MATCHES_PER_ROW):
+            boot.matches.append(Match(row, shortened(line), boot.during))
+
+    def is_saturated(self, row: int) -> bool:
+        """Whether more lines of this symptom would change nothing."""
+        return self.boot.counts.get(row, 0) > 4 * MATCHES_PER_ROW
+
+    def mark(self, name: str, line: Line, family: str) -> None:
+        """Note a milestone."""
+        if family:
+            self.families[family] = self.families.get(family, 0) + 1
+        handler = getattr(self, "_on_" + name.replace("-", "_"), None)
+        if handler is not None:
+            handler(line)
+        else:
+            attribute = name.replace("-", "_")
+            if getattr(self.boot, attribute) is None:
+                setattr(self.boot, attribute, shortened(line))
+
+    def _on_boot(self, line: Line) -> None:
+        boot = self.boot
+        version = _LINUX_VERSION.search(line.text)
+        if boot.banner is not None and boot.panic is None and not boot.ended:
+            same = line.number - boot.start <= NEW_BANNER_LINES or line.text == boot.banner.text
+            if same:
+                self._name_kernel(version)
+                return
+        begins_here = boot.banner is None and boot.panic is None and line.number - boot.start <= NEW_BANNER_LINES
+        begins_here = begins_here and boot.first is None and not boot.matches
+        begins_here = begins_here or (boot.banner is None and boot.capture is not None and boot.lines <= NEW_BANNER_LINES)
+        if not begins_here:
+            after_crash = boot.panic is not None or boot.handover is not None
+            loaded = after_crash and boot.kdump_loaded and not boot.ended and boot.capture is None
+            self.new_boot(line, capture="it boots after a crash with kdump loaded" if loaded else None)
+        self.boot.banner = shortened(line)
+        self._name_kernel(version)
+
+    def _name_kernel(self, version: re.Match[str] | None) -> None:
+        if version and self.boot.kernel is None:
+            self.boot.kernel = version.group(1)
+
+    def _on_command_line(self, line: Line) -> None:
+        boot = self.boot
+        if "elfcorehdr=" in line.text:
+            return
+        if boot.command_line is None:
+            boot.command_line = shortened(line)
+        found = _CRASHKERNEL.search(line.text)
+        if found and boot.crashkernel is None:
+            boot.crashkernel = found.group(1)
+        # x86 prints "Command line:" early and "Kernel command line:" later; other machines print only the second.
+        # Xen and old reports cut the line, so one with the usual words of a capture kernel stays undecided.
+        if "Kernel command line:" not in line.text and "reset_devices" not in line.text:
+            boot.plain_command_line = shortened(line)
+            if isinstance(boot.capture, str):
+                boot.capture = None
+
+    def _on_elfcorehdr(self, line: Line) -> None:
+        self._is_capture(line, by_banner=True)
+
+    def _on_capture(self, line: Line) -> None:
+        self._is_capture(line, by_banner=False)
+
+    def _is_capture(self, line: Line, *, by_banner: bool) -> None:
+        boot = self.boot
+        if isinstance(boot.capture, Line):
+            return
+        crashed = boot.panic is not None or boot.handover is not None
+        if boot.plain_command_line is not None and not by_banner and not crashed and not self._restarted(line, boot.stamp_max_s):
+            return  # somebody runs the tools by hand
+        told_otherwise = boot.capture is None and (boot.first is not None or boot.login is not None)
+        fresh_banner = boot.banner is not None and line.number - boot.banner.number <= 400
+        if crashed or (told_otherwise and not (by_banner and fresh_banner)) or (boot.ended and not by_banner):
+            self.new_boot(line)
+        self.boot.capture = shortened(line)
+
+    def _on_trace_header(self, line: Line) -> None:
+        boot = self.boot
+        # After the panic other processors' traces follow; the one that panicked spoke first.
+        if boot.panic_end is None and boot.handover is None:
+            if boot.panic is None or boot.trace_header is None or boot.trace_header.number < boot.panic.number:
+                boot.trace_header = shortened(line)
+            if "Kdump: loaded" in line.text and boot.first is None and boot.capture is None:
+                boot.first = shortened(line)
+                boot.armed = boot.armed or boot.first
+        if boot.kernel is None and (found := _TAINTED.search(line.text)):
+            boot.kernel = found.group(1)
+
+    def _on_panic(self, line: Line) -> None:
+        boot = self.boot
+        if boot.panic is None:
+            boot.panic = shortened(line)
+
+    def _on_panic_reboot(self, line: Line) -> None:
+        if self.boot.panic is not None:
+            self.boot.panic_end = self.boot.panic_end or shortened(line)
+            self.boot.restart = self.boot.restart or shortened(line)
+
+    def _on_firmware(self, line: Line) -> None:
+        boot = self.boot
+        if boot.banner is None and boot.panic is None and boot.capture is None and not boot.matches:
+            return
+        if boot.firmware is None:
+            boot.firmware = shortened(line)
+
+    def _on_family(self, line: Line) -> None:
+        """The family was counted already."""
+
+    def _on_boundary(self, line: Line) -> None:
+        self.new_boot(line)
+
+    def _on_armed(self, line: Line) -> None:
+        self.boot.armed = shortened(line)
+        if self.boot.capture is None and self.boot.first is None:
+            self.boot.first = self.boot.armed
+
+    def _on_oldmem_frame(self, line: Line) -> None:
+        boot = self.boot
+        if boot.oops is not None and (boot.oldmem_frame is None or boot.oldmem_frame.number < boot.oops.number):
+            boot.oldmem_frame = shortened(line)
+
+    def _on_first(self, line: Line) -> None:
+        if self.boot.first is None and self.boot.capture is None:
+            self.boot.first = shortened(line)
+
+    def _on_dmesg_start(self, line: Line) -> None:
+        self.boot.during = "dmesg"
+
+    def _on_vmcore_start(self, line: Line) -> None:
+        self.boot.during = "vmcore"
+
+    def _on_saved(self, line: Line) -> None:
+        self.boot.saved = shortened(line)
+
+    def _on_dumpfile_complete(self, line: Line) -> None:
+        if self.boot.during != "dmesg":
+            self.boot.dumpfile_complete = shortened(line)
+
+    def _on_trace_end(self, line: Line) -> None:
+        self.boot.trace_end = shortened(line)
+
+    def _on_warning_trace(self, line: Line) -> None:
+        self.boot.warning_trace = shortened(line)
+
+    def _on_progress(self, line: Line) -> None:
+        self.boot.progress = shortened(line, keep_end=True)
+
+    def _on_memory(self, line: Line) -> None:
+        if found := _PAGES_RAM.search(line.text):
+            self.boot.memory_kib = int(found.group(1)) * 4
+        elif found := _KIB_TOTAL.search(line.text):
+            self.boot.memory_kib = int(found.group(1))
+
+
+def shortened(line: Line, *, keep_end: bool = False, characters_max: int = 300) -> Line:
+    """The line with its text cut for keeping."""
+    if len(line.text) <= characters_max:
+        return line
+    text = line.text[-characters_max:] if keep_end else line.text[:characters_max] + "…"
+    return dataclasses.replace(line, text=text)

@@ -1,0 +1,115 @@
+"""Turns a stream of bytes into numbered lines, in constant memory."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import BinaryIO
+
+BLOCK_BYTES = 1 << 18
+LINE_MAX_BYTES = 1 << 13  # longer lines are looked at in pieces: no console line that means anything is longer
+
+_ESCAPES = re.compile(rb"\x1b(?:\[[0-9;?]{0,16}[A-Za-z]|[()][0-9A-B]|[=>78cM])")
+# Mailers and pagers eat the escape byte and leave the rest of a colour.
+_LOST_COLOURS = re.compile(r"\[(?:[0-9]{1,2};){0,2}[0-9]{1,2}m")
+_WORD_BYTES = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_")
+_TO_WORDS = bytes(byte if byte in _WORD_BYTES or byte in b"\r\n" else 0x20 for byte in range(256))
+_PROGRESS_BYTES = b" 0123456789.%|/-\\=>#"  # what changes in a progress bar from one state to the next
+
+_SYSLOG = re.compile(
+    r"^(?:<\d{1,3}>)?\s{0,4}"
+    r"(?:[A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d(?:\.\d{1,6})?|\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:[.,]\d{1,6})?(?:Z|[+-]\d\d:?\d\d)?)"
+    r" (?:(?!\S{1,64}:)\S{1,64} )?"
+)
+_STAMP = re.compile(r"^(?:<\d{1,3}>)?\s{0,4}(?:kernel: )?\[?\s{0,8}(\d{1,12}\.\d{1,6})\](?:\[\s{0,6}[TC]\d{1,8}\])? ?")
+_TAG = re.compile(r"^([A-Za-z_][\w./@-]{0,40})(?:\[\d{1,10}\])?: ")
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line without colours, and what its prefixes say."""
+
+    number: int
+    text: str
+    stamp_s: float | None
+    tag: str | None
+    from_syslog: bool
+
+    @classmethod
+    def parse(cls, number: int, raw: bytes) -> Line:
+        """The line of these bytes."""
+        text = raw.decode("utf-8", "replace").replace("\0", "").strip()
+        if "m" in text:
+            text = _LOST_COLOURS.sub("", text)
+        rest = text
+        syslog = _SYSLOG.match(rest)
+        if syslog:
+            rest = rest[syslog.end() :]
+        if rest.startswith("kernel: "):
+            rest = rest[len("kernel: ") :]
+        stamp = _STAMP.match(rest)
+        if stamp:
+            rest = rest[stamp.end() :]
+        tag = _TAG.match(rest)
+        return cls(
+            number,
+            text,
+            float(stamp.group(1)) if stamp else None,
+            tag.group(1) if tag else None,
+            syslog is not None,
+        )
+
+
+def blocks(stream: BinaryIO) -> Iterator[bytes]:
+    """The stream cut at ends of lines into pieces of about BLOCK_BYTES; a line without end is cut anyway."""
+    rest = b""
+    while piece := stream.read(BLOCK_BYTES):
+        piece = rest + piece
+        cut = piece.rfind(b"\n") + 1
+        if not cut:
+            cut = piece.rfind(b"\r") + 1 or len(piece)
+        rest = piece[cut:]
+        yield piece[:cut]
+    if rest:
+        yield rest
+
+
+def numbered(stream: BinaryIO) -> Iterator[tuple[int, bytes, bytes]]:
+    """Every line as (number, bytes, the same with blanks for all that is not a word); empty lines are left out.
+
+    A carriage return within a line starts it again, as on a terminal; each state counts as a line of the same number.
+    """
+    number = 1
+    for block in blocks(stream):
+        ends = block.count(b"\n")
+        overwritten = b"\r" in block and b"\r" in (block := block.replace(b"\r\n", b"\n"))
+        if b"\x1b" in block:
+            block = _ESCAPES.sub(b"", block)
+        words = block.translate(_TO_WORDS)
+        at = number
+        for raw, bag in zip(block.split(b"\n"), words.split(b"\n"), strict=True):
+            if (overwritten and b"\r" in raw) or len(raw) > LINE_MAX_BYTES:
+                for state, state_bag in _states(raw, bag):
+                    yield at, state, state_bag
+            elif raw:
+                yield at, raw, bag
+            at += 1
+        number += ends
+
+
+def _states(raw: bytes, bag: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """The states of a line that was overwritten, none longer than LINE_MAX_BYTES; of a progress bar only the last."""
+    held: tuple[bytes, bytes] | None = None
+    held_shape = b""
+    for state, words in zip(raw.split(b"\r"), bag.split(b"\r"), strict=True):
+        if len(state) > LINE_MAX_BYTES:
+            for start in range(0, len(state), LINE_MAX_BYTES):
+                yield state[start : start + LINE_MAX_BYTES], words[start : start + LINE_MAX_BYTES]
+            continue
+        shape = state.translate(None, _PROGRESS_BYTES)
+        if held is not None and shape != held_shape:
+            yield held
+        held, held_shape = (state, words), shape
+    if held is not None:
+        yield held

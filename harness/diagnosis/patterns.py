@@ -1,0 +1,178 @@
+"""Regular expressions that cannot take super-linear time, and the words that a match must contain.
+
+Time is bounded by construction, not by trust: the loader reads each pattern's parse tree, refuses unbounded repeats and
+nested ones, and counts the ways in which a match can go on from one starting point. A search then costs at most that
+number of steps per character, whatever the line. Python's own engine is enough for that; google-re2 would promise the
+same, but has no wheels for s390x and ppc64le, where kdump is used most.
+"""
+
+from __future__ import annotations
+
+import enum
+import importlib
+import re
+from dataclasses import dataclass
+from typing import Any
+
+# The tree of Python's own parser: since 3.11 it has no public name, and no module before it has one that lasts.
+_parser: Any = importlib.import_module("re._parser")
+_constants: Any = importlib.import_module("re._constants")
+
+WAYS_MAX = 2_000
+_WORD = re.compile(r"[A-Za-z0-9_]+")
+
+# Words of ordinary boots, the most frequent first: a pattern is filed under its least frequent word, so that few lines
+# are looked at closely.
+_COMMON_WORDS = """
+    1 systemd OK for service Starting to Kernel target on System Reached table at Interrupt memory init type
+    kernel of configured and bytes Device Load root order in reserved resource pages dev disabled device enabled
+    is fs system using mount CPUs dracut version default udev sys initrd a not initialized from with as size pre
+    rcu hook found level DMA port line mode Network KiB Service kdump loaded running X ahci shutdown command
+    loop ROM image no page network console by scsi reserve up start User No setup Linux be module cpu load the
+    available ima down usable state Copying boot virtio_blk host get key unavailable s base cmdline can read
+    failed log only run Job Memory O Running off user remote Found GNU I block Begin does policy set proc
+    interrupt supported RAM value process 2MB context vmemmap VFS Loading mm initramfs config Bus limit
+    crashkernel CPU journal Power Booting debug was ssh The EXT4 panic map bug been has mounted etc it job sysrq
+    disk physical Checking file password path early information time remount firmware LABEL DVD check Save
+    buffer frame crash vmcore nm SIZE format core space busy seconds mapping address zero access Disk wait an
+    NFS restart makedumpfile ld Command protection direct verification IO hardware free stack printk Core
+    usercopy point software signal are necessary TLB IP rootfs Machine This Write filesystem Welcome t update
+    kexec online saving self keyboard one IPI detected global text Checked mappings W Run will or Boot
+    elfcorehdr reset_devices saved reboot Unable AER Kdump Saved machine probably you may txt long option this
+    met dmesg mnt U holes status Shell server Cloud reason so complete c Initramfs dump incomplete KEY Warning
+    request d nfs new name README final Excluding unnecessary squash Could left expected please yet essential
+    drivers skipping exist corrupted Temporary reported Trigger syncing triggered Comm Hardware Unknown
+    operation Rebooting enter Restarting Generating missing error login save ping dumpfile requested Interface
+    HOST Manager hostname Connection Vmcore capture processes mem_section recovery temporary Failed changed ip
+    Remounting
+""".split()
+_COMMONNESS = {word: len(_COMMON_WORDS) - at for at, word in enumerate(_COMMON_WORDS)}
+
+
+class PatternError(ValueError):
+    """A pattern that is not a regular expression, could be slow, or has no word to look for."""
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """A compiled pattern and its words.
+
+    Every match contains one of words, which are rare where possible, and one of each set of others.
+    """
+
+    regex: re.Pattern[str]
+    words: frozenset[str]
+    others: tuple[frozenset[str], ...]
+
+
+def compile_pattern(text: str, *, needs_word: bool = True) -> Pattern:
+    """The pattern of a table's text; PatternError says what is wrong with it."""
+    try:
+        regex = re.compile(text)
+        tree = _parser.parse(text)
+    except re.error as error:
+        raise PatternError(f"not a regular expression: {error}") from None
+    if regex.flags & ~re.UNICODE:
+        raise PatternError("flags are not allowed")
+    ways = _ways(tree)
+    if ways > WAYS_MAX:
+        raise PatternError(f"may try {ways} ways per character, at most {WAYS_MAX} are allowed (lower its bounds)")
+    sets = _word_sets(list(tree), left=_Edge.PATTERN, right=_Edge.PATTERN)
+    if needs_word and not sets:
+        raise PatternError("has no whole word that every match contains")
+    first, _ = min(sets.items(), key=_rank, default=(frozenset[str](), True))
+    return Pattern(regex, first, tuple(words for words in sets if sets[words] and words != first))
+
+
+def _ways(tree: Any) -> int:
+    """In how many ways a match can go on from one starting point, at most."""
+    product = 1
+    for operation, argument in tree:
+        if operation in (_constants.MAX_REPEAT, _constants.MIN_REPEAT, _constants.POSSESSIVE_REPEAT):
+            least, most, body = argument
+            if most is _constants.MAXREPEAT:
+                raise PatternError("has an unbounded repeat (use {0,80} or the like instead of * and +)")
+            if most > 1 and _repeats(body):
+                raise PatternError("has a repeat within a repeat")
+            # A possessive repeat never gives back what it took, so it goes on in one way only.
+            product *= _ways(body) if operation is _constants.POSSESSIVE_REPEAT else (most - least + 1) * _ways(body)
+        elif operation is _constants.BRANCH:
+            product *= sum(_ways(branch) for branch in argument[1])
+        elif operation is _constants.SUBPATTERN:
+            product *= _ways(argument[3])
+        elif operation in (_constants.ASSERT, _constants.ASSERT_NOT):
+            product *= _ways(argument[1])
+        elif operation in (_constants.GROUPREF, _constants.GROUPREF_EXISTS):
+            raise PatternError("has a back-reference")
+    return product
+
+
+def _repeats(tree: Any) -> bool:
+    """Whether anything in the tree may repeat or vary in length."""
+    low, high = tree.getwidth()
+    return bool(low != high or any(operation is _constants.BRANCH for operation, _ in tree))
+
+
+class _Edge(enum.IntEnum):
+    """What bounds the end of a sequence of items."""
+
+    OPEN = 0  # perhaps a part of the same word
+    PATTERN = 1  # nothing more of the pattern: taken for the end of a word, though "ommand line:" may begin within one
+    SURE = 2
+
+
+def _word_sets(items: list[Any], *, left: _Edge, right: _Edge) -> dict[frozenset[str], bool]:
+    """Sets of words of each of which every match has one, and whether that is sure."""
+    sets: dict[frozenset[str], bool] = {}
+    for start, run, end in _runs(items):
+        for found in _WORD.finditer(run):
+            before = _Edge.SURE if found.start() > 0 else _edge(items, start - 1, left, right)
+            behind = _Edge.SURE if found.end() < len(run) else _edge(items, end, left, right)
+            # A number at the pattern's end goes on in most matches ("+0x1d").
+            is_cut_number = behind is _Edge.PATTERN and found.group()[0].isdigit()
+            if before and behind and not is_cut_number:
+                sets[frozenset([found.group()])] = min(before, behind) is _Edge.SURE
+    for index, (operation, argument) in enumerate(items):
+        before, behind = _edge(items, index - 1, left, right), _edge(items, index + 1, left, right)
+        if operation is _constants.SUBPATTERN:
+            sets |= _word_sets(list(argument[3]), left=before, right=behind)
+        elif operation is _constants.BRANCH:
+            arms = [_word_sets(list(branch), left=before, right=behind) for branch in argument[1]]
+            if all(arms):
+                best = [min(arm.items(), key=_rank) for arm in arms]
+                sets[frozenset().union(*(words for words, _ in best))] = all(sure for _, sure in best)
+    return sets
+
+
+def _runs(items: list[Any]) -> list[tuple[int, str, int]]:
+    """The literal stretches of a sequence as (first item, text, item after the last)."""
+    runs: list[tuple[int, str, int]] = []
+    for index, (operation, argument) in enumerate(items):
+        if operation is not _constants.LITERAL:
+            continue
+        if runs and runs[-1][2] == index:
+            start, text, _ = runs[-1]
+            runs[-1] = (start, text + chr(argument), index + 1)
+        else:
+            runs.append((index, chr(argument), index + 1))
+    return runs
+
+
+def _edge(items: list[Any], index: int, left: _Edge, right: _Edge) -> _Edge:
+    """What the item at index is to a word beside it; left and right stand for what is beyond the sequence."""
+    if index < 0:
+        return left
+    if index >= len(items):
+        return right
+    operation, argument = items[index]
+    is_boundary = operation is _constants.AT or (
+        operation is _constants.LITERAL and not _WORD.fullmatch(chr(argument))
+    )
+    return _Edge.SURE if is_boundary else _Edge.OPEN
+
+
+def _rank(item: tuple[frozenset[str], bool]) -> tuple[int, bool, int, int, list[str]]:
+    """An order in which sets that fewer lines contain come first."""
+    words, sure = item
+    commonness = sum(_COMMONNESS.get(word, 0) for word in words)
+    return (commonness, not sure, len(words), -min(map(len, words)), sorted(words))

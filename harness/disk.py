@@ -1,0 +1,240 @@
+"""Base disks (cached, downloaded, built, or the user's own) and armed disks, each made once."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import subprocess
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from . import build
+from .catalog import Image
+from .download import Unreachable, cached, fetch
+from .errors import HarnessError, HostError, UsageError
+from .family import Family
+from .guest import Guest
+from .mirror import find_mirror
+from .runtime import Machine, Run, create_overlay
+from .stack import KdumpConfig, Stack
+
+ARMED_VERSION = 1  # raise it when arming itself changes: cached disks are then made anew
+ARMED_NEED_MIB = 1024
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """What is drilled: an image of the catalogue or a file of the user's."""
+
+    name: str
+    family: Family
+    image: Image | None = None
+    path: Path | None = None
+    login: str = "root"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaseDisk:
+    """A disk that is only ever read."""
+
+    path: Path
+    format: str
+    key: str  # of everything that it was made from
+    packages: tuple[str, ...]  # installed into it beforehand
+    source: str  # one line for people
+
+
+def probe_format(path: Path) -> str:
+    """qcow2 or raw; UsageError for what is no disk that can be read."""
+    if not path.exists():
+        raise UsageError(f"{path} does not exist")
+    if not path.is_file():
+        raise UsageError(f"{path} is not a regular file")
+    try:
+        with path.open("rb") as file:
+            head = file.read(0x210)
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read ({error.strerror})") from None
+    if head[:4] == b"QFI\xfb":
+        _check_qcow2(path)
+        return "qcow2"
+    # A raw disk that can boot has an MBR, be it a protective one.
+    if len(head) >= 512 and head[510:512] == b"\x55\xaa":
+        return "raw"
+    raise UsageError(f"{path} is neither a qcow2 image nor a bootable raw disk")
+
+
+def _check_qcow2(path: Path) -> None:
+    made = subprocess.run(["qemu-img", "info", "--output=json", str(path)], capture_output=True, text=True, check=False)
+    if made.returncode != 0:
+        raise UsageError(f"{path} is a damaged qcow2 image ({made.stderr.strip().splitlines()[-1]})")
+
+
+def base_disk(run: Run, subject: Subject, packages: tuple[str, ...]) -> BaseDisk:
+    """The disk a guest starts from; one line says which source and why."""
+    if subject.path is not None:
+        return _brought(subject.path)
+    image = subject.image
+    assert image is not None
+    if (path := cached(image, run.state.images)) is not None:
+        run.progress.say(f"{image.name}: cached image {path.name}")
+        return _downloaded(path, "cached download")
+    if image.build is not None and (done := _built_ready(run, subject, packages)):
+        run.progress.say(f"{image.name}: cached disk, built from packages before")
+        return done
+    try:
+        with run.progress.step(f"downloading {image.name}"):
+            path = fetch(
+                image,
+                run.state.images,
+                progress=lambda done, total: run.progress.detail(
+                    f"{done >> 20} of {total >> 20} MiB" if total else f"{done >> 20} MiB"
+                ),
+                say=run.progress.say,
+            )
+        return _downloaded(path, f"downloaded from {image.source}")
+    except Unreachable as error:
+        if image.build is None:
+            raise
+        why = str(error).splitlines()[0]
+    run.progress.say(f"{image.name}: building it from packages, because {why}")
+    return _built(run, subject, packages)
+
+
+def _downloaded(path: Path, source: str) -> BaseDisk:
+    return BaseDisk(path=path, format="qcow2", key=path.stem, packages=(), source=source)
+
+
+def _brought(path: Path) -> BaseDisk:
+    """A file of the user's; its key is its content as far as size and time tell."""
+    path = path.resolve()
+    disk_format = probe_format(path)
+    status = path.stat()
+    key = hashlib.sha256(f"{path}:{status.st_size}:{status.st_mtime_ns}:{status.st_ino}".encode()).hexdigest()[:16]
+    return BaseDisk(path=path, format=disk_format, key=key, packages=(), source=str(path))
+
+
+def _recipe(subject: Subject, packages: tuple[str, ...]) -> build.Recipe:
+    image = subject.image
+    assert image is not None
+    assert image.build is not None
+    return build.Recipe(
+        name=image.name,
+        suite=image.build.suite,
+        security=bool(image.build.security_suite),
+        components=image.build.components,
+        kernel=image.build.kernel,
+        packages=tuple(sorted({*packages, *image.build.packages})),
+        mirror=find_mirror(),
+    )
+
+
+def _built_ready(run: Run, subject: Subject, packages: tuple[str, ...]) -> BaseDisk | None:
+    with contextlib.suppress(HostError):  # no mirror: nothing was built
+        recipe = _recipe(subject, packages)
+        if done := run.state.ready("built", recipe.key()):
+            return _built_disk(done, recipe, packages)
+    return None
+
+
+def _built_disk(directory: Path, recipe: build.Recipe, packages: tuple[str, ...]) -> BaseDisk:
+    return BaseDisk(
+        path=directory / "disk.raw",
+        format="raw",
+        key=recipe.key(),
+        packages=packages,
+        source=f"built from {recipe.suite} packages",
+    )
+
+
+def _built(run: Run, subject: Subject, packages: tuple[str, ...]) -> BaseDisk:
+    recipe = _recipe(subject, packages)
+
+    def make(part: Path) -> dict[str, object]:
+        run.state.require_space(build.NEED_MIB, f"building {recipe.name}")
+        work = part / "work"
+        work.mkdir()
+        work.chmod(0o755)
+        with run.progress.step(f"building {recipe.name} from packages", usual_s=100):
+            log = run.directory.path / "mmdebstrap.log"
+            build.build(recipe, part / "disk.raw", workdir=work, log=log, progress=run.progress.detail)
+        versions = (work / "boot" / "packages").read_text(encoding="utf-8").splitlines()
+        build.remove_workdir(work)
+        return {"recipe": asdict(recipe), "packages": versions}
+
+    directory = run.state.make_once(
+        "built", recipe.key(), make, say=run.progress.say, what=f"the base disk of {recipe.name}"
+    )
+    return _built_disk(directory, recipe, packages)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArmedDisk:
+    """A qcow2 of a guest whose kdump was seen loaded; drills run on overlays of it."""
+
+    path: Path
+    kernel: str
+    base: BaseDisk
+
+
+def armed_disk(
+    run: Run, subject: Subject, machine: Machine, config: KdumpConfig, packages: tuple[str, ...] | None = None
+) -> ArmedDisk:
+    """The disk with kdump installed, configured, reserved and armed once; made once for all that ask."""
+    family = subject.family
+    packages = family.packages if packages is None else packages
+    base = base_disk(run, subject, packages)
+    crashkernel = config.crashkernel or family.crashkernel
+    parts = (ARMED_VERSION, base.key, family, packages, crashkernel, machine.cpu_level)
+    key = hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+
+    def make(part: Path) -> dict[str, object]:
+        run.state.require_space(ARMED_NEED_MIB, f"arming {subject.name}")
+        disk = part / "disk.qcow2"
+        create_overlay(disk, base.path, base_format=base.format)
+        kernel = _arm(run, subject, machine, disk, crashkernel, packages)
+        return {"subject": subject.name, "kernel": kernel, "crashkernel": crashkernel, "base": asdict(base)}
+
+    directory = run.state.make_once("armed", key, make, say=run.progress.say, what=f"the armed disk of {subject.name}")
+    meta = json.loads((directory / "meta.json").read_text(encoding="utf-8"))
+    return ArmedDisk(path=directory / "disk.qcow2", kernel=meta["kernel"], base=base)
+
+
+def _arm(run: Run, subject: Subject, machine: Machine, disk: Path, crashkernel: str, packages: tuple[str, ...]) -> str:
+    """Boot the disk and make its kdump ready with the guest's own tools; returns the kernel release."""
+    evidence = run.evidence(f"arm-{subject.name}")
+    try:
+        with run.guest(disk, machine, evidence, label=f"arm-{subject.name}") as guest:
+            with run.progress.step(f"arming {subject.name}: booting"):
+                guest.power_on()
+                guest.wait_for_login()
+                guest.connect()
+            stack = Stack(guest, subject.family)
+            return _arm_guest(run, guest, stack, crashkernel, packages)
+    except HarnessError as error:
+        if error.see is None:
+            error.see = evidence.directory
+        raise
+    finally:
+        evidence.close()
+
+
+def _arm_guest(run: Run, guest: Guest, stack: Stack, crashkernel: str, packages: tuple[str, ...]) -> str:
+    state = stack.state()
+    stack.check_family(state)
+    with run.progress.step("arming: kdump packages"):
+        stack.install(packages)
+    with run.progress.step("arming: boot loader and capture initramfs, by the guest's own tools"):
+        stack.enable()
+        stack.write_bootloader(crashkernel)
+        stack.reserve_and_build()
+    with run.progress.step("arming: rebooting with the reservation"):
+        guest.reboot()
+    if crashkernel != "none":
+        with run.progress.step("arming: loading the capture kernel"):
+            stack.wait_until_loaded()
+    with run.progress.step("arming: shutting down"):
+        kernel = guest.shell.run("uname -r").out.strip()
+        guest.power_off()
+    return kernel

@@ -1,0 +1,452 @@
+"""A libvirt domain: define, start, NMI, link up and down, memory dump, destroy, lifecycle events."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+from xml.sax.saxutils import escape, quoteattr
+
+import libvirt
+
+from .console import ByteQueue
+from .errors import GuestError, HostError, UsageError
+from .timing import now_s
+
+PREFIX = "kdh-"  # every domain of ours is found by it
+NETWORK = "default"
+CONNECT_TIMEOUT_S = 20.0
+# A dead remote host is noticed after about half a minute.
+KEEPALIVE_S, KEEPALIVE_COUNT = 6, 5
+# libvirt reports these while a domain is on its way out.
+_GONE = (libvirt.VIR_ERR_NO_DOMAIN, libvirt.VIR_ERR_OPERATION_INVALID)
+
+_EVENTS = {
+    libvirt.VIR_DOMAIN_EVENT_STARTED: "started",
+    libvirt.VIR_DOMAIN_EVENT_SUSPENDED: "suspended",
+    libvirt.VIR_DOMAIN_EVENT_RESUMED: "resumed",
+    libvirt.VIR_DOMAIN_EVENT_STOPPED: "stopped",
+    libvirt.VIR_DOMAIN_EVENT_SHUTDOWN: "shutdown",
+    libvirt.VIR_DOMAIN_EVENT_CRASHED: "crashed",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class DomainSpec:
+    """The virtual machine that a guest runs on."""
+
+    name: str
+    accelerator: str  # kvm or tcg
+    memory_mib: int
+    vcpus: int
+    disk: Path  # qcow2
+    seed: Path | None
+    mac: str
+    cpu_level: int = 1  # the x86-64 level that the guest's userland needs
+    firmware: str = "bios"
+    extra_disks: tuple[Path, ...] = ()
+
+    def xml(self) -> str:
+        """libvirt's description of it."""
+        kvm = self.accelerator == "kvm"
+        disks = [_disk_xml(self.disk, "vda", "qcow2")]
+        if self.seed is not None:
+            disks.append(_disk_xml(self.seed, "vdb", "raw", read_only=True))
+        disks += [_disk_xml(path, f"vd{chr(ord('c') + n)}", "qcow2") for n, path in enumerate(self.extra_disks)]
+        firmware = ' firmware="efi"' if self.firmware == "uefi" else ""
+        return f"""<domain type="{"kvm" if kvm else "qemu"}">
+  <name>{escape(self.name)}</name>
+  <memory unit="MiB">{self.memory_mib}</memory>
+  <vcpu>{self.vcpus}</vcpu>
+  <os{firmware}><type arch="x86_64" machine="q35">hvm</type><boot dev="hd"/></os>
+  <features><acpi/><apic/><vmcoreinfo state="on"/></features>
+  {_cpu_xml(kvm, self.cpu_level)}
+  <clock offset="utc"/>
+  <on_poweroff>destroy</on_poweroff>
+  <on_reboot>restart</on_reboot>
+  <on_crash>preserve</on_crash>
+  <devices>
+    {"".join(disks)}
+    <interface type="network">
+      <mac address="{self.mac}"/><source network="{NETWORK}"/><model type="virtio"/>
+    </interface>
+    <serial type="pty"><target port="0"/></serial>
+    <console type="pty"><target type="serial" port="0"/></console>
+    <rng model="virtio"><backend model="random">/dev/urandom</backend></rng>
+    <memballoon model="none"/>
+    <panic model="isa"/>
+  </devices>
+</domain>
+"""
+
+
+def _disk_xml(path: Path, target: str, kind: str, *, read_only: bool = False) -> str:
+    """One virtio disk; nothing on a throw-away overlay is worth waiting for the host's disk (cache=unsafe)."""
+    only = "<readonly/>" if read_only else ""
+    return (
+        f'<disk type="file" device="disk"><driver name="qemu" type="{kind}" cache="unsafe" discard="unmap"/>'
+        f"<source file={quoteattr(str(path))}/>"
+        f'<target dev="{target}" bus="virtio"/>{only}</disk>'
+    )
+
+
+def _cpu_xml(kvm: bool, level: int) -> str:
+    """The processor: the host's under KVM, the cheapest that will do under emulation.
+
+    With TCG "max" costs a fifth more time than qemu64, and Intel models make the kernel isolate its page
+    tables, which is slower still; five-level paging (la57) is left out because crash tools trip over it.
+    """
+    if kvm:
+        return '<cpu mode="host-passthrough"/>'
+    if level <= 1:
+        return '<cpu mode="custom" match="exact" check="none"><model fallback="forbid">qemu64</model></cpu>'
+    return '<cpu mode="maximum" check="none"><feature policy="disable" name="la57"/></cpu>'
+
+
+@dataclass
+class DomainEvents:
+    """What libvirt told of one domain, with the moment on the monotonic clock."""
+
+    seen: list[tuple[float, str]] = field(default_factory=list)
+    listener: Callable[[str], None] | None = None
+
+    def add(self, what: str) -> None:
+        """Note an event."""
+        self.seen.append((now_s(), what))
+        if self.listener is not None:
+            self.listener(what)
+
+    def has(self, prefix: str) -> bool:
+        """Whether an event starting with prefix was seen."""
+        return any(what.startswith(prefix) for _, what in self.seen)
+
+    def count(self, prefix: str) -> int:
+        """How often an event starting with prefix was seen."""
+        return sum(what.startswith(prefix) for _, what in self.seen)
+
+
+class Domain:
+    """A running transient domain; libvirt destroys it when our connection ends, whatever ended us."""
+
+    def __init__(self, hypervisor: Hypervisor, handle: Any, name: str, mac: str) -> None:
+        self._hypervisor = hypervisor
+        self._handle = handle
+        self.name = name
+        self.mac = mac
+        self.events = DomainEvents()
+        self._console_source: ByteQueue | None = None
+        self._stream: Any = None
+        self._hypervisor.watch(handle, self.events)
+
+    def open_console(self, on_bytes: Callable[[bytes], None]) -> ByteQueue:
+        """The serial line through libvirt, which works for remote hosts too; on_bytes sees every chunk first."""
+        source = ByteQueue()
+        stream = self._hypervisor.new_stream()
+        with _saying(f"{self.name}: its serial console cannot be opened"):
+            self._handle.openConsole(None, stream, libvirt.VIR_DOMAIN_CONSOLE_FORCE)
+
+        def pump(stream: Any, events: int, _: object) -> None:
+            try:
+                while events & libvirt.VIR_STREAM_EVENT_READABLE:
+                    data = stream.recv(65536)
+                    if data == -2:  # nothing more just now
+                        return
+                    if not data:
+                        break
+                    on_bytes(data)
+                    source.put(data)
+            except libvirt.libvirtError:
+                pass
+            source.put(b"")
+            with contextlib.suppress(libvirt.libvirtError):
+                stream.eventRemoveCallback()
+
+        stream.eventAddCallback(
+            libvirt.VIR_STREAM_EVENT_READABLE | libvirt.VIR_STREAM_EVENT_HANGUP | libvirt.VIR_STREAM_EVENT_ERROR,
+            pump,
+            None,
+        )
+        self._console_source, self._stream = source, stream
+        return source
+
+    def resume(self) -> None:
+        """Let a domain that was started paused run."""
+        with _saying(f"{self.name}: cannot be started"):
+            self._handle.resume()
+
+    def pause(self) -> None:
+        """Stop the processors."""
+        with _saying(f"{self.name}: cannot be paused"):
+            self._handle.suspend()
+
+    def reset(self) -> None:
+        """The reset button."""
+        with _saying(f"{self.name}: cannot be reset"):
+            self._handle.reset()
+
+    def inject_nmi(self) -> None:
+        """The NMI button."""
+        with _saying(f"{self.name}: refuses the NMI"):
+            self._handle.injectNMI()
+
+    def set_link(self, up: bool) -> None:
+        """Plug the network cable in or out."""
+        xml = (
+            f'<interface type="network"><mac address="{self.mac}"/><source network="{NETWORK}"/>'
+            f'<model type="virtio"/><link state="{"up" if up else "down"}"/></interface>'
+        )
+        with _saying(f"{self.name}: its network link cannot be changed"):
+            self._handle.updateDeviceFlags(xml, libvirt.VIR_DOMAIN_AFFECT_LIVE)
+
+    def dump_memory(self, path: Path) -> None:
+        """Write the guest's memory, as the hypervisor sees it, as an ELF core; the file belongs to libvirt."""
+        with _saying(f"{self.name}: its memory cannot be dumped"):
+            self._handle.coreDumpWithFormat(
+                str(path), libvirt.VIR_DOMAIN_CORE_DUMP_FORMAT_RAW, libvirt.VIR_DUMP_MEMORY_ONLY
+            )
+
+    def state(self) -> str:
+        """running, paused, crashed, or gone."""
+        try:
+            code, _ = self._handle.state()
+        except libvirt.libvirtError as error:
+            if error.get_error_code() in _GONE:
+                return "gone"
+            raise GuestError(f"{self.name}: libvirt no longer answers ({_first_line(error)})") from None
+        names = {
+            libvirt.VIR_DOMAIN_RUNNING: "running",
+            libvirt.VIR_DOMAIN_PAUSED: "paused",
+            libvirt.VIR_DOMAIN_CRASHED: "crashed",
+            libvirt.VIR_DOMAIN_SHUTOFF: "gone",
+        }
+        return names.get(code, f"state {code}")
+
+    def address(self) -> str | None:
+        """The IPv4 address that libvirt's DHCP server gave to it."""
+        try:
+            leases = self._handle.interfaceAddresses(libvirt.VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_LEASE)
+        except libvirt.libvirtError as error:
+            if error.get_error_code() in _GONE:
+                return None
+            raise GuestError(f"{self.name}: libvirt does not tell its address ({_first_line(error)})") from None
+        for nic in leases.values():
+            if nic["hwaddr"] == self.mac:
+                for address in nic["addrs"] or ():
+                    if address["type"] == libvirt.VIR_IP_ADDR_TYPE_IPV4:
+                        return str(address["addr"])
+        return None
+
+    def xml(self) -> str:
+        """The description as libvirt completed it."""
+        try:
+            return str(self._handle.XMLDesc())
+        except libvirt.libvirtError as error:
+            return f"<!-- {_first_line(error)} -->\n"
+
+    def shutdown(self) -> None:
+        """Press the power button."""
+        with contextlib.suppress(libvirt.libvirtError):
+            self._handle.shutdown()
+
+    def destroy(self) -> None:
+        """Pull the plug; a domain that is gone already is fine."""
+        if self._stream is not None:
+            with contextlib.suppress(libvirt.libvirtError):
+                self._stream.eventRemoveCallback()
+                self._stream.abort()
+            self._stream = None
+        try:
+            self._handle.destroy()
+        except libvirt.libvirtError as error:
+            if error.get_error_code() not in _GONE and self._hypervisor.alive():
+                raise GuestError(f"{self.name}: cannot be destroyed ({_first_line(error)})") from None
+        self._hypervisor.unwatch(self._handle)
+
+
+class Hypervisor:
+    """A connection to libvirt."""
+
+    def __init__(self, uri: str | None = None) -> None:
+        """Connect; HostError in one sentence when nobody answers."""
+        self.uri = uri or default_uri()
+        _start_event_loop()
+        self._connection = _connect(self.uri)
+        with contextlib.suppress(libvirt.libvirtError):  # not every driver has it
+            self._connection.setKeepAlive(KEEPALIVE_S, KEEPALIVE_COUNT)
+        self._watched: dict[str, list[int]] = {}
+
+    def close(self) -> None:
+        """Hang up; domains of ours that still run are destroyed by libvirt."""
+        with contextlib.suppress(libvirt.libvirtError):
+            self._connection.close()
+
+    def alive(self) -> bool:
+        """Whether the connection still works."""
+        with contextlib.suppress(libvirt.libvirtError):
+            return bool(self._connection.isAlive())
+        return False
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the files that we make are the hypervisor's too."""
+        return "+" not in self.uri.split(":")[0] and self.uri.partition("://")[2].startswith("/")
+
+    def versions(self) -> dict[str, str]:
+        """libvirt's and the hypervisor's version."""
+        return {"libvirt": _version(self._connection.getLibVersion()), "qemu": _version(self._connection.getVersion())}
+
+    def accelerators(self) -> tuple[str, ...]:
+        """The domain types that libvirt claims for x86_64: kvm, qemu."""
+        root = ElementTree.fromstring(self._connection.getCapabilities())
+        found = root.findall("./guest/arch[@name='x86_64']/domain")
+        return tuple(sorted({element.get("type", "") for element in found}))
+
+    def ensure_network(self) -> None:
+        """Start libvirt's default NAT network where it is not running; the only thing of the user's that we touch."""
+        try:
+            network = self._connection.networkLookupByName(NETWORK)
+            if not network.isActive():
+                network.create()
+        except libvirt.libvirtError as error:
+            raise HostError(
+                f"libvirt's network {NETWORK!r} at {self.uri} cannot be used: {_first_line(error)}"
+                " (kdump-harness doctor tells what is missing)"
+            ) from None
+
+    def network_problem(self) -> str | None:
+        """Why the default network cannot be used, or None."""
+        try:
+            network = self._connection.networkLookupByName(NETWORK)
+        except libvirt.libvirtError as error:
+            return _first_line(error)
+        return None if network.isActive() else f"network {NETWORK} is not started"
+
+    def spawn(self, spec: DomainSpec) -> Domain:
+        """Start a transient domain, paused, so that its console can be opened before its first byte."""
+        return self._spawn(spec.name, spec.xml(), mac=spec.mac)
+
+    def spawn_raw(self, name: str, xml: str) -> Domain:
+        """Start a domain from its description, paused; for probes that are no guests."""
+        return self._spawn(name, xml)
+
+    def _spawn(self, name: str, xml: str, mac: str = "") -> Domain:
+        flags = libvirt.VIR_DOMAIN_START_PAUSED | libvirt.VIR_DOMAIN_START_AUTODESTROY
+        try:
+            handle = self._connection.createXML(xml, flags)
+        except libvirt.libvirtError as error:
+            raise HostError(f"libvirt at {self.uri} cannot start {name}: {_first_line(error)}") from None
+        return Domain(self, handle, name, mac)
+
+    def ours(self) -> tuple[str, ...]:
+        """Names of the domains that carry our prefix."""
+        return tuple(sorted(d.name() for d in self._connection.listAllDomains() if d.name().startswith(PREFIX)))
+
+    def destroy_named(self, name: str) -> None:
+        """Remove a domain that a dead run left behind."""
+        with contextlib.suppress(libvirt.libvirtError):
+            self._connection.lookupByName(name).destroy()
+
+    def new_stream(self) -> Any:
+        """A stream that never blocks."""
+        return self._connection.newStream(libvirt.VIR_STREAM_NONBLOCK)
+
+    def watch(self, handle: Any, events: DomainEvents) -> None:
+        """Collect the lifecycle of a domain."""
+
+        def lifecycle(_c: object, _d: object, event: int, detail: int, _o: object) -> None:
+            events.add(f"{_EVENTS.get(event, str(event))}/{detail}")
+
+        def reboot(_c: object, _d: object, _o: object) -> None:
+            events.add("reboot")
+
+        register = self._connection.domainEventRegisterAny
+        self._watched[handle.UUIDString()] = [
+            register(handle, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, lifecycle, None),
+            register(handle, libvirt.VIR_DOMAIN_EVENT_ID_REBOOT, reboot, None),
+        ]
+
+    def unwatch(self, handle: Any) -> None:
+        """Stop collecting."""
+        for number in self._watched.pop(handle.UUIDString(), ()):
+            with contextlib.suppress(libvirt.libvirtError):
+                self._connection.domainEventDeregisterAny(number)
+
+
+def default_uri() -> str:
+    """LIBVIRT_DEFAULT_URI, else the system's hypervisor.
+
+    For an ordinary user libvirt itself would choose the session, which has no network that reaches guests.
+    """
+    return os.environ.get("LIBVIRT_DEFAULT_URI") or "qemu:///system"
+
+
+def _connect(uri: str) -> Any:
+    """An open connection; a host that does not answer is given up after CONNECT_TIMEOUT_S."""
+    outcome: list[Any] = []
+
+    def attempt() -> None:
+        try:
+            outcome.append(libvirt.open(uri))
+        except libvirt.libvirtError as error:
+            outcome.append(error)
+
+    thread = threading.Thread(target=attempt, name="libvirt-connect", daemon=True)
+    thread.start()
+    thread.join(CONNECT_TIMEOUT_S)
+    if not outcome:
+        raise HostError(f"libvirt at {uri} does not answer within {CONNECT_TIMEOUT_S:.0f} s")
+    if isinstance(outcome[0], libvirt.libvirtError):
+        error = outcome[0]
+        if error.get_error_code() in (libvirt.VIR_ERR_NO_CONNECT, libvirt.VIR_ERR_INVALID_ARG) and "://" not in uri:
+            raise UsageError(f"{uri!r} is not a libvirt URI (as in qemu:///system or qemu+ssh://host/system)")
+        raise HostError(
+            f"libvirt at {uri} does not answer: {_first_line(error)} (kdump-harness doctor tells how to start it)"
+        )
+    return outcome[0]
+
+
+_loop_started = threading.Lock()
+_loop_running = False
+
+
+def _start_event_loop() -> None:
+    """One thread that serves console streams, domain events and keep-alives of all connections."""
+    global _loop_running
+    with _loop_started:
+        if _loop_running:
+            return
+        libvirt.registerErrorHandler(lambda _context, _error: None, None)  # errors are ours to print
+        libvirt.virEventRegisterDefaultImpl()
+        # The loop sleeps until something happens; a timer that never fires keeps it from returning at once.
+        libvirt.virEventAddTimeout(3_600_000, lambda _timer, _opaque: None, None)
+
+        def serve() -> None:
+            while True:
+                libvirt.virEventRunDefaultImpl()
+
+        threading.Thread(target=serve, name="libvirt-events", daemon=True).start()
+        _loop_running = True
+
+
+@contextlib.contextmanager
+def _saying(what: str) -> Iterator[None]:
+    """Turn libvirt's exception into ours."""
+    try:
+        yield
+    except libvirt.libvirtError as error:
+        raise GuestError(f"{what}: {_first_line(error)}") from None
+
+
+def _first_line(error: Any) -> str:
+    """libvirt's message without the repetition that QEMU's output adds."""
+    return str(error.get_error_message() or error).strip().splitlines()[0]
+
+
+def _version(number: int) -> str:
+    """libvirt packs versions as major * 1,000,000 + minor * 1,000 + release."""
+    return f"{number // 1_000_000}.{number // 1000 % 1000}.{number % 1000}"

@@ -1,0 +1,356 @@
+"""Takes the steps of a drill, times them, runs the checks, returns a Verdict.
+
+A drill returns what the guest did and raises what we did wrong: a kdump that fails is a verdict, a guest that
+cannot be booted or a host without space is an exception.
+"""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from . import checks
+from .checks import CrashFacts
+from .console import Line
+from .diagnosis import diagnose_text
+from .disk import ArmedDisk, BaseDisk, Subject, armed_disk, base_disk
+from .errors import ConsoleLost, GuestError, HarnessError
+from .evidence import Evidence
+from .guest import Guest
+from .runtime import Machine, Run
+from .stack import GuestState, KdumpConfig, Stack
+from .stage import Stage
+from .target import FoundFile, LocalTarget, find_target
+from .timing import PhaseClock, now_s
+from .trigger import Trigger, find_trigger
+from .verdict import Verdict
+from .watch import PANIC_TIMEOUT_S, SILENCE_TIMEOUT_S, TOTAL_TIMEOUT_S, CrashWatch
+
+# From the panic to the login prompt; unscaled, as for a guest under KVM.
+REBOOT_BUDGET_S = 90.0
+MIB = 1 << 20
+_TICK_S = 0.5
+# What a person waits for at each step of an emulated drill; only for the progress line.
+_USUAL_S = {"the capture kernel": 10, "the capture kernel to save the vmcore": 40, "the login prompt": 60}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """One drill, as it was asked for."""
+
+    subject: Subject
+    machine: Machine = field(default_factory=Machine)
+    config: KdumpConfig = field(default_factory=lambda: KdumpConfig(crashkernel=None, level=None, compress=None))
+    trigger: str = "sysrq-c"
+    target: str = "local"
+    as_is: bool = False  # judge the guest as it was found
+    packages: tuple[str, ...] | None = None  # instead of the family's
+    budget_s: float | None = None  # panic to login
+    name: str = ""  # of the evidence directory
+
+    def check(self) -> None:
+        """UsageError for anything that can be known wrong before a guest is started."""
+        self.machine.check()
+        self.config.check(self.subject.family)
+        find_trigger(self.trigger)
+        find_target(self.target, self.subject.family)
+
+
+def run_drill(run: Run, plan: Plan) -> Verdict:
+    """Drill once: boot, armed, crash, capture, saved, recovered, verified."""
+    plan.check()
+    run.open_evidence()
+    disk: ArmedDisk | BaseDisk
+    if plan.as_is:
+        disk = base_disk(run, plan.subject, ())
+        base_format = disk.format
+    else:
+        disk = armed_disk(run, plan.subject, plan.machine, plan.config, plan.packages)
+        base_format = "qcow2"
+    run.state.require_space(plan.machine.memory_mib + 512, f"the drill of {plan.subject.name}")
+    evidence = run.evidence(plan.name or plan.subject.name)
+    drill = _Drill(run, plan, evidence)
+    overlay = run.overlay(disk.path, base_format=base_format)
+    try:
+        with run.guest(overlay, plan.machine, evidence, label=plan.subject.name) as guest:
+            return drill.take(guest)
+    except HarnessError as error:
+        evidence.event("broken", error=str(error))
+        if error.see is None:
+            error.see = evidence.directory
+        raise
+    finally:
+        evidence.close()
+
+
+class _Drill:
+    """The state of one drill on its way."""
+
+    def __init__(self, run: Run, plan: Plan, evidence: Evidence) -> None:
+        self.run, self.plan, self.evidence = run, plan, evidence
+        self.progress = run.progress
+        self.clock = PhaseClock()
+        self.trigger: Trigger = find_trigger(plan.trigger)
+        self.target: LocalTarget = find_target(plan.target, plan.subject.family)
+        self.verdict = Verdict(
+            image=plan.subject.name,
+            family=plan.subject.family.name,
+            trigger=plan.trigger,
+            target=plan.target,
+            accelerator=run.accelerator,
+            memory_mib=plan.machine.memory_mib,
+            vcpus=plan.machine.vcpus,
+            firmware=plan.machine.firmware,
+            evidence=str(evidence.directory),
+        )
+        self.console: list[str] = []
+        self.dumps: list[Path] = []
+
+    def take(self, guest: Guest) -> Verdict:
+        """All steps; whatever the guest did ends up in the verdict."""
+        guest.console.subscribe(lambda line: self.console.append(line.text))
+        self._boot(guest)
+        stack = Stack(guest, self.plan.subject.family)
+        before, dumps_before = self._prepare(guest, stack)
+        facts, watch = self._crash(guest, before)
+        if watch.done:
+            self._recover(guest, stack, facts, dumps_before)
+        self._judge(watch)
+        return self.verdict
+
+    def _boot(self, guest: Guest) -> None:
+        with self.progress.step(f"{self.plan.subject.name}: booting", usual_s=60 if self.run.factor > 1 else 15):
+            self.clock.mark("power-on")
+            guest.power_on()
+            self.clock.mark("first-login", guest.wait_for_login().at_s)
+            guest.connect()
+
+    def _prepare(self, guest: Guest, stack: Stack) -> tuple[GuestState, dict[str, FoundFile]]:
+        """The state before the crash; raises when the guest is not what the drill needs."""
+        with self.progress.step("looking at the guest before the crash"):
+            wanted = self.plan.config
+            if not self.plan.as_is:
+                stack.collect_with(
+                    self.plan.subject.family.level if wanted.level is None else wanted.level,
+                    wanted.compress or self.plan.subject.family.compress,
+                )
+                if wanted.crashkernel != "none":
+                    stack.wait_until_loaded()
+            before = stack.state()
+            stack.check_family(before)
+            dumps = self.target.list(guest.shell)
+        verdict = self.verdict
+        verdict.kernel, verdict.makedumpfile = before.kernel, before.makedumpfile
+        verdict.crashkernel, verdict.reserved_mib = before.crashkernel, before.reserved_bytes // MIB
+        verdict.level, verdict.compress = before.level, before.compress
+        if before.loaded:
+            self._reach(Stage.ARMED)
+        self.evidence.json("before.json", {**vars(before), "dumps": [vars(file) for file in dumps.values()]})
+        return before, dumps
+
+    def _crash(self, guest: Guest, before: GuestState) -> tuple[CrashFacts, CrashWatch]:
+        """Leave the nonce, pull the trigger, follow the console."""
+        nonce = secrets.token_hex(8)
+        asked_s = now_s()  # "before" was read a moment ago; its clock is compared with ours from here
+        guest.shell.run("echo %s > /dev/kmsg; sync", f"kdump-harness: this is crash {nonce}")
+        watch = CrashWatch(self.plan.subject.family.console, self.trigger.panic, self.clock, on_change=self._reach)
+        watch.stage = self.verdict.reached if self.verdict.reached >= Stage.ARMED else Stage.ARMED
+        guest.console.drain()
+        with guest.console.expecting_panic():
+            self.evidence.event("trigger", trigger=self.trigger.name)
+            self.clock.mark("trigger")
+            self.trigger.fire(guest)
+            self.verdict.stopped_by = self._follow(guest, watch)
+        guest.close_shell()
+        if watch.stage > Stage.ARMED:
+            self._reach(watch.stage)
+        facts = CrashFacts(
+            before=before,
+            level=before.level or 0,
+            compress=before.compress or "none",
+            trigger=self.trigger,
+            nonce=nonce,
+            crashed_after_s=(0.0, now_s() - asked_s),
+        )
+        return facts, watch
+
+    def _follow(self, guest: Guest, watch: CrashWatch) -> str | None:
+        """Read the console until the guest is back or cannot come back; returns what stopped it."""
+        factor = self.run.factor
+        while not watch.done:
+            waiting = watch.waiting_for()
+            with self.progress.step(f"waiting for {waiting}", usual_s=_USUAL_S.get(waiting) if factor > 1 else None):
+                while watch.waiting_for() == waiting and not watch.done:
+                    line: Line | None
+                    try:
+                        line = guest.console.read_line(timeout_s=_TICK_S)
+                    except ConsoleLost:
+                        return f"the guest disappeared while waiting for {waiting} (domain events: {_events(guest)})"
+                    if line is not None:
+                        watch.feed(line)
+                    self.progress.detail(watch.progress)
+                    if watch.hopeless:
+                        return watch.hopeless
+                    if guest.domain.events.has("crashed"):
+                        guest.console.drain()
+                        return "the hypervisor saw the guest panic for good (pvpanic): no capture kernel was loaded"
+                    if stopped := self._too_late(guest, watch):
+                        return stopped
+        return None
+
+    def _too_late(self, guest: Guest, watch: CrashWatch) -> str | None:
+        """The two kinds of deadline: silence and total."""
+        factor = self.run.factor
+        waiting = watch.waiting_for()
+        if watch.stage < Stage.CRASHED:
+            fired_s = self.clock.elapsed_s() - self.clock.marks_s["trigger"]
+            if fired_s > PANIC_TIMEOUT_S * factor:
+                return f"no panic within {fired_s:.0f} s of the trigger {self.trigger.name}"
+            return None
+        since_panic_s = self.clock.elapsed_s() - self.clock.marks_s["panic"]
+        if guest.console.silent_s > SILENCE_TIMEOUT_S * factor:
+            return f"the console has been silent for {guest.console.silent_s:.0f} s while waiting for {waiting}"
+        if since_panic_s > TOTAL_TIMEOUT_S * factor:
+            return f"{since_panic_s:.0f} s after the panic still waiting for {waiting}"
+        return None
+
+    def _recover(self, guest: Guest, stack: Stack, facts: CrashFacts, dumps_before: dict[str, FoundFile]) -> None:
+        """Look at what the crash left, bring it here, and see whether the guest is ready for the next."""
+        verdict = self.verdict
+        new_boot: str | None = None
+        armed: bool | None = None
+        try:
+            with self.progress.step("reaching the guest again"):
+                new_boot = guest.connect()
+                if new_boot != facts.before.boot_id and verdict.reached >= Stage.SAVED:
+                    self._reach(Stage.RECOVERED)
+            found = self.target.list(guest.shell)
+            self.evidence.json("found.json", [vars(file) for file in found.values()])
+            chosen = checks.choose_dump(verdict, found, dumps_before)
+            if chosen is not None:
+                checks.check_permissions(verdict, chosen)
+                self._fetch_and_check(guest, chosen, facts)
+            if facts.before.loaded:
+                with self.progress.step("waiting for kdump to be armed again"):
+                    armed = self._armed_again(stack)
+        except GuestError as error:
+            verdict.stopped_by = f"after the reboot: {error}"
+        took_s = self.clock.between_s("panic", "login")
+        budget_s = self.plan.budget_s or REBOOT_BUDGET_S * self.run.factor
+        checks.check_recovery(
+            verdict,
+            old_boot=facts.before.boot_id,
+            new_boot=new_boot,
+            armed_again=armed,
+            took_s=took_s,
+            budget_s=budget_s,
+        )
+
+    def _fetch_and_check(self, guest: Guest, chosen: FoundFile, facts: CrashFacts) -> None:
+        local = self.evidence.directory / chosen.name
+        self.run.state.require_space(chosen.size_bytes // MIB + 64, "the vmcore")
+        with self.progress.step(f"fetching the vmcore, {chosen.size_bytes / MIB:.1f} MiB"):
+            guest.shell.fetch(chosen.path, local)
+            local.chmod(0o600)
+        self.dumps.append(local)
+        self._pull_small_files(guest, chosen)
+        with self.progress.step("checking the vmcore"):
+            found = checks.check_dump(self.verdict, local, facts, expected_format=self.plan.subject.family.dump_format)
+        self.verdict.dump = {
+            "path": chosen.path,
+            "format": found.format if found else None,
+            "size_bytes": chosen.size_bytes,
+            "pages_total": found.pages_total if found else None,
+            "pages_kept": found.pages_kept if found else None,
+        }
+        if found:
+            self.evidence.json("inspect.json", found.to_json())
+
+    def _pull_small_files(self, guest: Guest, chosen: FoundFile) -> None:
+        """The kernel log and notes that kdump wrote beside the dump."""
+        directory = str(PurePosixPath(chosen.path).parent)
+        listed = guest.shell.run("find %s -maxdepth 1 -type f -size -2048k", directory, check=False).out
+        for path in listed.splitlines():
+            name = PurePosixPath(path).name
+            if path != chosen.path and not (self.evidence.directory / name).exists():
+                guest.shell.fetch(path, self.evidence.directory / name)
+
+    def _armed_again(self, stack: Stack) -> bool:
+        try:
+            stack.wait_until_loaded()
+        except GuestError as error:
+            self.evidence.event("not armed again", error=str(error))
+            return False
+        return True
+
+    def _judge(self, watch: CrashWatch) -> None:
+        """Phases, symptoms, and whether it all adds up to verified."""
+        verdict, clock = self.verdict, self.clock
+        pairs = {
+            "boot": ("power-on", "first-login"),
+            "panic_to_capture": ("panic", "capture"),
+            "capture_boot": ("capture", "dump"),
+            "dump": ("dump", "saved"),
+            "reboot": ("saved", "login"),
+            "panic_to_login": ("panic", "login"),
+        }
+        spans = {name: clock.between_s(start, end) for name, (start, end) in pairs.items()}
+        verdict.phases_s = {name: round(span, 3) for name, span in spans.items() if span is not None}
+        if watch.panic_text is not None:
+            self.evidence.text("panic.txt", watch.panic_text + "\n")
+        if verdict.stopped_by is None and watch.failed:
+            verdict.stopped_by = f"the capture kernel says: {watch.failed}"
+        verdict.symptoms = self._symptoms()
+        complete = {check.name for check in verdict.checks} >= REQUIRED_CHECKS
+        if verdict.reached is Stage.RECOVERED and complete and not list(verdict.failed()) and not verdict.stopped_by:
+            verdict.reached = Stage.VERIFIED
+            verdict.verified = True
+        self.evidence.event("verdict", reached=verdict.reached.name, verified=verdict.verified)
+        keep = self.run.options.keep
+        if keep == "never" or (keep == "failed" and verdict.verified):
+            for path in self.dumps:
+                path.unlink(missing_ok=True)
+        self.evidence.json("verdict.json", verdict.to_json())
+
+    def _symptoms(self) -> list[dict[str, Any]]:
+        """What the diagnosis makes of this drill's console."""
+        verdict = self.verdict
+        facts = {
+            "kernel": verdict.kernel or "",
+            "crashkernel": verdict.crashkernel or "",
+            "image": verdict.image,
+        }
+        found = diagnose_text("\n".join(self.console), family=verdict.family, facts=facts)
+        return [symptom.to_json() for symptom in found.symptoms]
+
+    def _reach(self, stage: Stage) -> None:
+        if stage > self.verdict.reached:
+            self.verdict.reached = stage
+            self.evidence.event("stage", reached=stage.name)
+
+
+# A verdict without one of these was not made, whatever the others say.
+REQUIRED_CHECKS = frozenset(
+    [
+        "single-dump",
+        "final-name",
+        "format",
+        "level",
+        "compression",
+        "complete",
+        "kernel",
+        "crash-time",
+        "nonce",
+        "panic-text",
+        "permissions",
+        "reboot-time",
+        "rebooted",
+        "rearmed",
+    ]
+)
+
+
+def _events(guest: Guest) -> str:
+    return ", ".join(what for _, what in guest.domain.events.seen) or "none"

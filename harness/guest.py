@@ -1,0 +1,185 @@
+"""A guest with a boot identity: boot, wait, reboot, and the moment it stops answering."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+
+from .console import Console, Line
+from .domain import Domain
+from .errors import GuestError, WaitedInVain
+from .evidence import Evidence
+from .seed import KeyPair
+from .shell import GONE, Result, Shell
+from .timing import Deadline, poll
+
+# Unscaled, for a guest under KVM on an idle machine; timeout_factor stretches them.
+BOOT_TIMEOUT_S = 60.0
+SSH_TIMEOUT_S = 40.0
+SILENCE_TIMEOUT_S = 40.0
+LOGIN = r"[\w.-]+ login: ?$"
+
+
+def boot_trouble(line: Line) -> str | None:
+    """Why a guest that printed this while booting will never come up."""
+    text = line.text
+    for sign, meaning in (
+        ("(initramfs) ", "the initramfs dropped to a shell"),
+        ("No bootable device", "the firmware finds nothing to boot"),
+        ("grub rescue>", "GRUB does not find its files"),
+        ("You are in emergency mode", "the guest is in emergency mode"),
+        ("Give root password for maintenance", "the guest is in emergency mode"),
+    ):
+        if sign in text:
+            return f"{meaning} ({text.strip()!r})"
+    return None
+
+
+class Guest:
+    """A booted virtual machine = domain + console + shell."""
+
+    def __init__(
+        self,
+        domain: Domain,
+        *,
+        user: str,
+        login: KeyPair,
+        host_key: str | None,
+        evidence: Evidence,
+        timeout_factor: float,
+        tick: Callable[[], None] | None = None,
+    ) -> None:
+        self.domain = domain
+        self.name = domain.name
+        self.evidence = evidence
+        self.factor = timeout_factor
+        self._user, self._login, self._host_key = user, login, host_key
+        self._tick = tick
+        self._shell: Shell | None = None
+        source = domain.open_console(evidence.console_bytes)
+        self.console = Console(self.name, source, see=evidence.console_path)
+
+    @property
+    def shell(self) -> Shell:
+        """The SSH connection; GuestError before the guest was up."""
+        if self._shell is None:
+            raise GuestError(f"{self.name} has not been reached by SSH yet")
+        return self._shell
+
+    def power_on(self) -> None:
+        """Let the processors run."""
+        self.domain.resume()
+
+    def wait_for_login(self) -> Line:
+        """The login prompt on the serial console."""
+        return self.console.wait_for(
+            "login prompt on the serial console",
+            LOGIN,
+            timeout_s=BOOT_TIMEOUT_S * self.factor,
+            silence_s=SILENCE_TIMEOUT_S * self.factor,
+            give_up=self._cannot_boot,
+            tick=self._tick,
+        )
+
+    def connect(self) -> str:
+        """Reach the guest by SSH and return its boot id."""
+        if self._shell is not None:
+            self._shell.close()
+            self._shell = None
+        deadline = Deadline(SSH_TIMEOUT_S * self.factor)
+        last: list[str] = []
+
+        def attempt() -> Shell | None:
+            self._look_at_console()
+            address = self.domain.address()
+            if address is None:
+                last[:] = ["no DHCP lease yet"]
+                return None
+            try:
+                return Shell(
+                    address,
+                    user=self._user,
+                    login=self._login,
+                    host_key=self._host_key,
+                    connect_timeout_s=min(10.0, max(1.0, deadline.left_s)),
+                )
+            except GONE as error:
+                last[:] = [f"{address}: {error or type(error).__name__}"]
+                return None
+
+        try:
+            self._shell = poll(f"{self.name} by SSH", attempt, timeout_s=deadline.timeout_s, every_s=0.5)
+        except WaitedInVain as error:
+            raise GuestError(
+                f"{error} ({last[0] if last else 'never tried'})", see=self.evidence.console_path
+            ) from None
+        self._shell.subscribe(self._log_command)
+        return self.boot_id()
+
+    def boot_id(self) -> str:
+        """The kernel's random identity of this boot."""
+        return self.shell.read_text("/proc/sys/kernel/random/boot_id").strip()
+
+    def reboot(self) -> str:
+        """Reboot in the ordinary way and return the new boot id, which differs from the old."""
+        before = self.boot_id()
+        self.shell.start("systemctl reboot")
+        self.console.wait_for(
+            "restart of the guest",
+            r"reboot: Restarting system",
+            timeout_s=BOOT_TIMEOUT_S * self.factor,
+            silence_s=SILENCE_TIMEOUT_S * self.factor,
+            tick=self._tick,
+        )
+        self.wait_for_login()
+        after = self.connect()
+        if after == before:
+            raise GuestError(f"{self.name} says it has rebooted, but its boot id is still {before[:8]}")
+        return after
+
+    def power_off(self) -> None:
+        """Shut down in the ordinary way and wait until the domain is gone."""
+        with contextlib.suppress(GuestError):
+            self.shell.start("systemctl poweroff")
+        self.close_shell()
+        with contextlib.suppress(GuestError):  # the end of the serial line is what we wait for
+            self.console.wait_for(
+                "power off",
+                r"reboot: Power down",
+                timeout_s=BOOT_TIMEOUT_S * self.factor,
+                silence_s=SILENCE_TIMEOUT_S * self.factor,
+                tick=self._tick,
+            )
+        poll(
+            f"{self.name} to power off",
+            lambda: True if self.domain.state() == "gone" else None,
+            timeout_s=10.0 * self.factor,
+            every_s=0.2,
+        )
+
+    def close_shell(self) -> None:
+        """Hang up the SSH connection."""
+        if self._shell is not None:
+            self._shell.close()
+            self._shell = None
+
+    def destroy(self) -> None:
+        """Hang up and pull the plug."""
+        self.close_shell()
+        self.domain.destroy()
+
+    def _cannot_boot(self, line: Line) -> str | None:
+        if self.domain.events.has("stopped"):
+            return "the domain stopped"
+        return boot_trouble(line)
+
+    def _look_at_console(self) -> None:
+        """While waiting for SSH: show progress, and notice panics and emergency shells."""
+        while (line := self.console.read_line(timeout_s=0)) is not None:
+            if reason := boot_trouble(line):
+                raise GuestError(f"{self.name}: {reason}", see=self.evidence.console_path)
+        if self._tick is not None:
+            self._tick()
+
+    def _log_command(self, result: Result) -> None:
+        self.evidence.command(result.command, result.status, result.out, result.err, result.took_s)

@@ -1,0 +1,65 @@
+"""Finds the package mirror that this host itself is set up with."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from dataclasses import dataclass
+
+from .errors import HostError
+
+# Suites of one archive are found under one address, so a host on bookworm can build bullseye or sid.
+DEBIAN_SUITES = ("bullseye", "bookworm", "trixie", "forky", "sid", "stable", "oldstable", "testing", "unstable")
+MIRROR_VARIABLE = "KDUMP_HARNESS_MIRROR"
+SECURITY_VARIABLE = "KDUMP_HARNESS_SECURITY_MIRROR"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mirror:
+    """Where Debian packages come from on this host."""
+
+    archive: str
+    security: str | None  # None: the host has no security archive, guests are built without
+
+    def sources(self, suite: str, *, security: bool, components: tuple[str, ...]) -> tuple[str, ...]:
+        """The sources.list lines of a release; security adds its -updates and -security suites."""
+        parts = " ".join(components)
+        lines = [f"deb {self.archive} {suite} {parts}"]
+        if security:
+            lines.append(f"deb {self.archive} {suite}-updates {parts}")
+            if self.security is not None:
+                lines.append(f"deb {self.security} {suite}-security {parts}")
+        return tuple(lines)
+
+
+def find_mirror() -> Mirror:
+    """The Debian mirror of the environment, else of the host's apt; HostError when there is neither."""
+    named = os.environ.get(MIRROR_VARIABLE)
+    if named:
+        return Mirror(archive=named.rstrip("/"), security=os.environ.get(SECURITY_VARIABLE))
+    if shutil.which("apt-get") is None:
+        raise HostError(
+            f"no apt on this host, so no package mirror to build guests from (name one in {MIRROR_VARIABLE})"
+        )
+    listed = subprocess.run(
+        ["apt-get", "indextargets", "--format", "$(SITE) $(RELEASE)", "Created-By: Packages"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return _from_listing(listed.stdout)
+
+
+def _from_listing(listing: str) -> Mirror:
+    """The mirror in lines of "address suite"."""
+    archive = security = None
+    for line in listing.splitlines():
+        address, _, suite = line.partition(" ")
+        if suite.removesuffix("-updates").removesuffix("-backports") in DEBIAN_SUITES:
+            archive = archive or address
+        elif suite.removesuffix("-security").removesuffix("/updates") in DEBIAN_SUITES:
+            security = security or address
+    if archive is None:
+        raise HostError(f"apt on this host names no Debian mirror to build guests from (name one in {MIRROR_VARIABLE})")
+    return Mirror(archive=archive.rstrip("/"), security=security.rstrip("/") if security else None)

@@ -1,0 +1,180 @@
+"""One run of the harness: hypervisor, state, evidence, accelerator; starts guests and removes all of them."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import secrets
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from . import accel
+from .domain import PREFIX, DomainSpec, Hypervisor
+from .errors import CommandFailed, HostError, UsageError
+from .evidence import Evidence, EvidenceRoot
+from .guest import Guest
+from .progress import Progress, console_echo
+from .seed import KeyPair, make_key, write_seed
+from .state import RunDirectory, State
+from .timing import EMULATION_FACTOR
+
+MIN_MEMORY_MIB = 256
+MAX_MEMORY_MIB = 4 * 1024 * 1024
+MAX_VCPUS = 255
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What the user chose for a run, on the command line or through pytest."""
+
+    uri: str | None = None
+    state: Path | None = None
+    evidence: Path = Path("evidence")
+    accelerator: str = "auto"
+    timeout_factor: float = 1.0
+    keep: str = "failed"
+    verbose: bool = False
+    quiet: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """The virtual hardware of a drill."""
+
+    memory_mib: int = 1024
+    vcpus: int = 2
+    firmware: str = "bios"
+    cpu_level: int = 1
+
+    def check(self) -> None:
+        """UsageError for what no host of ours could run."""
+        if not MIN_MEMORY_MIB <= self.memory_mib <= MAX_MEMORY_MIB:
+            raise UsageError(
+                f"{self.memory_mib} MiB is no sensible guest memory ({MIN_MEMORY_MIB} to {MAX_MEMORY_MIB})"
+            )
+        if not 1 <= self.vcpus <= MAX_VCPUS:
+            raise UsageError(f"{self.vcpus} is no sensible number of processors (1 to {MAX_VCPUS})")
+
+
+class Run:
+    """Everything that lives as long as one run; use as a context manager."""
+
+    def __init__(self, options: Options, *, progress: Progress | None = None) -> None:
+        self.options = options
+        self.progress = progress or Progress(quiet=options.quiet)
+        self._stack = contextlib.ExitStack()
+        self._numbers = itertools.count(1)
+        self._evidence: EvidenceRoot | None = None
+        self.accelerator = ""
+
+    def __enter__(self) -> Run:
+        with contextlib.ExitStack() as stack:
+            self.state = State(self.options.state)
+            self.directory: RunDirectory = stack.enter_context(self.state.run())
+            self.hypervisor = Hypervisor(self.options.uri)
+            stack.callback(self.hypervisor.close)
+            if not self.hypervisor.is_local:
+                raise HostError(
+                    f"{self.hypervisor.uri} is on another host, and disks are made on this one; run kdump-harness there"
+                )
+            self.accelerator, why = accel.choose(
+                self.options.accelerator, self.hypervisor, self.state, self.directory.path
+            )
+            self.progress.say(f"accelerator: {why}")
+            self.hypervisor.ensure_network()
+            self.login: KeyPair = make_key("kdump-harness")
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    @property
+    def factor(self) -> float:
+        """By how much all waits are stretched."""
+        return self.options.timeout_factor * (EMULATION_FACTOR if self.accelerator == accel.TCG else 1.0)
+
+    def evidence(self, name: str) -> Evidence:
+        """A new evidence directory of this run."""
+        if self._evidence is None:
+            self._evidence = EvidenceRoot(self.options.evidence)
+        evidence = self._evidence.drill(name)
+        if self.options.verbose:
+            evidence.echo_console(console_echo)
+        return evidence
+
+    def open_evidence(self) -> None:
+        """Make the run's evidence directory now, so that a place that cannot be written is known before work begins."""
+        if self._evidence is None:
+            self._evidence = EvidenceRoot(self.options.evidence)
+
+    def overlay(self, base: Path, *, base_format: str) -> Path:
+        """A throw-away qcow2 on base in the run's private directory."""
+        path = self.directory.path / f"disk-{next(self._numbers)}.qcow2"
+        create_overlay(path, base, base_format=base_format)
+        return path
+
+    @contextlib.contextmanager
+    def guest(self, disk: Path, machine: Machine, evidence: Evidence, *, label: str) -> Iterator[Guest]:
+        """A guest that is defined and paused; destroyed at the end of the block, whatever happens in it."""
+        number = next(self._numbers)
+        name = f"{PREFIX}{self.directory.identity}-{number}-{label}"[:60]
+        seed = self.directory.path / f"seed-{number}.iso"
+        mac = "52:54:00:" + ":".join(f"{byte:02x}" for byte in secrets.token_bytes(3))
+        host_key = make_key(name)
+        write_seed(seed, name=_host_name(label, number), mac=mac, login=self.login, host=host_key, identity=name)
+        spec = DomainSpec(
+            name=name,
+            accelerator=self.accelerator,
+            memory_mib=machine.memory_mib,
+            vcpus=machine.vcpus,
+            disk=disk,
+            seed=seed,
+            mac=mac,
+            cpu_level=machine.cpu_level,
+            firmware=machine.firmware,
+        )
+        domain = self.hypervisor.spawn(spec)
+        try:
+            domain.events.listener = lambda what: evidence.event("domain", what=what)
+            evidence.text("domain.xml", domain.xml())
+            guest = Guest(
+                domain,
+                user="root",
+                login=self.login,
+                host_key=host_key.public,
+                evidence=evidence,
+                timeout_factor=self.factor,
+                tick=self.progress.tick,
+            )
+            yield guest
+            guest.close_shell()
+        finally:
+            domain.destroy()
+            for path in (seed, disk):
+                if path.parent == self.directory.path:
+                    path.unlink(missing_ok=True)
+
+
+def _host_name(label: str, number: int) -> str:
+    return f"{label}-{number}".replace(".", "-").replace("_", "-")
+
+
+def create_overlay(path: Path, base: Path, *, base_format: str) -> None:
+    """A qcow2 whose unchanged parts are read from base."""
+    command = [
+        "qemu-img", "create", "-q",
+        "-f", "qcow2",
+        "-b", os.fspath(base), "-F", base_format,
+        os.fspath(path),
+    ]  # fmt: skip
+    try:
+        made = subprocess.run(command, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        raise HostError("qemu-img is not installed (kdump-harness doctor tells which package has it)") from None
+    if made.returncode != 0:
+        raise CommandFailed(f"qemu-img: {made.stderr.strip()}")
+    path.chmod(0o644)

@@ -1,0 +1,76 @@
+"""Renders the cloud-init seed: the run's own key for root, a known host key, first-boot hygiene."""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import pycdlib
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+VOLUME = "cidata"  # the label by which cloud-init's NoCloud finds its disk
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeyPair:
+    """One ed25519 key in OpenSSH's formats."""
+
+    private: str
+    public: str
+
+
+def make_key(comment: str) -> KeyPair:
+    """A new key pair."""
+    key = Ed25519PrivateKey.generate()
+    private = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()
+    )
+    public = key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
+    return KeyPair(private=private.decode(), public=f"{public.decode()} {comment}")
+
+
+def user_data(*, login: KeyPair, host: KeyPair) -> str:
+    """What cloud-init does at the first boot, as JSON, which is YAML too.
+
+    The host key is ours, so that we know whom we talk to, and because making keys takes an emulated guest long.
+    Modules that only cost time there (package mirrors, locales, keys printed to the console) are not run.
+    """
+    config = {
+        "disable_root": False,
+        "ssh_pwauth": False,
+        "users": [{"name": "root", "lock_passwd": True, "ssh_authorized_keys": [login.public]}],
+        "ssh_deletekeys": True,
+        "ssh_genkeytypes": [],
+        "ssh_keys": {"ed25519_private": host.private, "ed25519_public": host.public},
+        "ssh": {"emit_keys_to_console": False},
+        "package_update": False,
+        "package_upgrade": False,
+        "cloud_config_modules": [],
+        "cloud_final_modules": [],
+    }
+    return "#cloud-config\n" + json.dumps(config, indent=1) + "\n"
+
+
+def network_config(mac: str) -> str:
+    """DHCP on our one network card; the client identifier is the MAC, since copies share a machine id."""
+    nic = {"match": {"macaddress": mac}, "dhcp4": True, "dhcp6": False, "dhcp-identifier": "mac"}
+    return json.dumps({"version": 2, "ethernets": {"nic0": nic}}) + "\n"
+
+
+def write_seed(path: Path, *, name: str, identity: str, mac: str, login: KeyPair, host: KeyPair) -> None:
+    """An ISO image with the seed; name is the host name, identity makes cloud-init take every guest for a new one."""
+    files = {
+        "user-data": user_data(login=login, host=host),
+        "meta-data": json.dumps({"instance-id": identity, "local-hostname": name}) + "\n",
+        "network-config": network_config(mac),
+    }
+    iso = pycdlib.PyCdlib()
+    iso.new(joliet=3, rock_ridge="1.09", vol_ident=VOLUME)
+    for number, (file_name, text) in enumerate(files.items()):
+        data = text.encode()
+        iso.add_fp(io.BytesIO(data), len(data), f"/F{number}.;1", rr_name=file_name, joliet_path=f"/{file_name}")
+    iso.write(str(path))
+    iso.close()

@@ -1,0 +1,67 @@
+#!/bin/sh
+# Prepares a Debian or Ubuntu host: packages of host.toml, libvirt running, the shared state directory.
+# Does nothing where nothing is missing. Run as root, or as a user who may use sudo.
+set -eu
+
+here=$(cd "$(dirname "$0")" && pwd)
+state=${KDUMP_HARNESS_STATE:-/var/lib/kdump-harness}
+
+as_root() {
+    if [ "$(id -u)" -eq 0 ]; then "$@"; else sudo "$@"; fi
+}
+
+say() { echo "setup: $*" >&2; }
+
+# The table is TOML; its package lists are one line each, so sed can read them where there is no Python 3.11 yet.
+packages=$(sed -n 's/^packages *= *\[\(.*\)\]/\1/p' "$here/host.toml" | tr -d '",')
+
+missing=
+for package in $packages make; do
+    dpkg-query -Wf '${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || missing="$missing $package"
+done
+if [ -n "$missing" ]; then
+    say "installing$missing"
+    as_root apt-get update -q >&2
+    # shellcheck disable=SC2086
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $missing >&2
+fi
+
+# Where no udev runs, /dev/kvm keeps the kernel's 0600. libvirt then finds it usable as root but not as QEMU's user,
+# distrusts what it learned of QEMU, and asks QEMU again at every call: a minute for each start of a guest.
+if [ -c /dev/kvm ] && getent group kvm >/dev/null && [ "$(stat -c %a /dev/kvm)" = 600 ]; then
+    say "giving /dev/kvm to the group kvm, as udev would"
+    as_root chgrp kvm /dev/kvm
+    as_root chmod 660 /dev/kvm
+fi
+
+# Every domain's log goes through virtlogd; where systemd runs, its socket starts it.
+if [ ! -d /run/systemd/system ] && ! pidof virtlogd >/dev/null; then
+    say "starting virtlogd"
+    as_root virtlogd -d
+fi
+
+# Libvirt: through systemd where it runs, by hand where it does not (containers, minimal machines).
+if ! as_root virsh -q -c qemu:///system version >/dev/null 2>&1; then
+    if [ -d /run/systemd/system ]; then
+        say "starting libvirtd"
+        as_root systemctl start libvirtd
+    else
+        say "starting libvirtd"
+        pidof libvirtd >/dev/null || as_root libvirtd -d
+    fi
+    tries=0
+    until as_root virsh -q -c qemu:///system version >/dev/null 2>&1; do
+        tries=$((tries + 1))
+        if [ "$tries" -gt 30 ]; then
+            say "libvirt does not answer at qemu:///system after 30 s"
+            exit 3
+        fi
+        sleep 1
+    done
+fi
+
+# Members of the libvirt group share downloads and disks; QEMU's own user only needs to pass through.
+if [ ! -d "$state" ]; then
+    say "making $state for the libvirt group"
+    as_root install -d -m 2775 -o root -g libvirt "$state"
+fi

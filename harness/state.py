@@ -1,0 +1,237 @@
+"""The state directory: caches that are made once, private directories of runs, and what dead runs left behind."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import grp
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .errors import HostError
+
+STATE_VARIABLE = "KDUMP_HARNESS_STATE"
+SHARED = Path("/var/lib/kdump-harness")
+GROUP = "libvirt"
+MIB = 1 << 20
+CACHES = ("images", "built", "armed")
+
+
+def default_directory() -> Path:
+    """KDUMP_HARNESS_STATE, else the directory that setup shares with the libvirt group, else one of the user's own.
+
+    Not below the home directory: QEMU runs as a user of its own, which cannot enter there.
+    """
+    if named := os.environ.get(STATE_VARIABLE):
+        return Path(named).absolute()
+    if os.access(SHARED, os.W_OK) or (not SHARED.exists() and os.access(SHARED.parent, os.W_OK)):
+        return SHARED
+    return Path(f"/var/tmp/kdump-harness-{os.getuid()}")
+
+
+@dataclass(frozen=True)
+class Leftover:
+    """Something that a dead run left, and how to remove it."""
+
+    what: str
+    remove: Callable[[], None]
+
+
+class State:
+    """Where disks live between and during runs."""
+
+    def __init__(self, directory: Path | None = None) -> None:
+        """Create what is missing; HostError when the place cannot be written."""
+        self.directory = directory.absolute() if directory is not None else default_directory()
+        try:
+            fresh = not self.directory.exists()
+            self.directory.mkdir(parents=True, exist_ok=True)
+            if fresh and os.getuid() == 0:
+                _share(self.directory)
+            for name in (*CACHES, "runs"):
+                part = self.directory / name
+                if not part.exists():
+                    part.mkdir(exist_ok=True)
+                    with contextlib.suppress(PermissionError):
+                        part.chmod(0o2775)
+            if not os.access(self.directory / "runs", os.W_OK):
+                raise PermissionError(13, "no permission to write there")
+        except OSError as error:
+            raise HostError(
+                f"the state directory {self.directory} cannot be used: {error.strerror}"
+                f" (choose another with --state DIR or {STATE_VARIABLE})"
+            ) from None
+
+    @property
+    def images(self) -> Path:
+        """The cache of downloads."""
+        return self.directory / "images"
+
+    def require_space(self, need_mib: int, what: str) -> None:
+        """HostError, before anything is started, when there is too little room."""
+        free_mib = shutil.disk_usage(self.directory).free // MIB
+        if free_mib < need_mib:
+            raise HostError(
+                f"{self.directory} needs {need_mib} MiB for {what}, {free_mib} MiB are free"
+                " (free some, or choose another place with --state DIR)"
+            )
+
+    def ready(self, cache: str, key: str) -> Path | None:
+        """The finished directory of a cache entry, if there is one."""
+        path = self.directory / cache / key
+        return path if (path / "meta.json").exists() else None
+
+    def metas(self, cache: str) -> list[dict[str, Any]]:
+        """What the finished entries of a cache were made from."""
+        found = []
+        for path in sorted((self.directory / cache).glob("*/meta.json")):
+            with contextlib.suppress(OSError, ValueError):
+                found.append(json.loads(path.read_text(encoding="utf-8")))
+        return found
+
+    def make_once(
+        self, cache: str, key: str, make: Callable[[Path], dict[str, Any]], *, say: Callable[[str], None], what: str
+    ) -> Path:
+        """The directory of a cache entry, made now unless it is there; other processes wait and then use it.
+
+        make fills a private directory and returns what meta.json shall hold; only a finished one gets its name.
+        """
+        if done := self.ready(cache, key):
+            return done
+        final = self.directory / cache / key
+        with _locked(final.with_name(f"{key}.lock"), lambda: say(f"waiting for another process that is making {what}")):
+            if done := self.ready(cache, key):
+                return done
+            part = final.with_name(f"{key}.part")
+            _remove_tree(part)  # of a process that died
+            part.mkdir()
+            part.chmod(0o755)
+            try:
+                meta = make(part)
+                (part / "meta.json").write_text(json.dumps(meta, indent=1, default=str) + "\n", encoding="utf-8")
+                _remove_tree(final)
+                part.rename(final)
+            except BaseException:
+                _remove_tree(part)
+                raise
+        return final
+
+    @contextlib.contextmanager
+    def run(self) -> Iterator[RunDirectory]:
+        """A private directory for one run, removed at its end; a lock in it tells the living from the dead."""
+        while True:
+            identity = secrets.token_hex(3)
+            path = self.directory / "runs" / identity
+            try:
+                path.mkdir()
+                break
+            except FileExistsError:
+                continue
+        path.chmod(0o711)  # QEMU's user must reach the disks, but nobody needs to list them
+        lock = _open_lock(path / "lock")
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            yield RunDirectory(identity, path)
+        finally:
+            _remove_tree(path)
+            os.close(lock)
+
+    def dead_runs(self) -> dict[str, Path]:
+        """Run directories whose process is gone, by identity."""
+        return {path.name: path for path in sorted((self.directory / "runs").iterdir()) if not _held(path / "lock")}
+
+    def living_runs(self) -> frozenset[str]:
+        """Identities of the runs that go on."""
+        return frozenset(path.name for path in (self.directory / "runs").iterdir() if _held(path / "lock"))
+
+    def leftovers(self) -> list[Leftover]:
+        """Directories of dead runs and unfinished cache entries."""
+        found = [
+            Leftover(f"files of the dead run {name}", lambda path=path: _remove_tree(path))  # type: ignore[misc]
+            for name, path in self.dead_runs().items()
+        ]
+        for cache in ("built", "armed"):
+            for part in sorted((self.directory / cache).glob("*.part")):
+                if not _held(part.with_suffix(".lock")):
+                    found.append(Leftover(f"unfinished {cache} disk {part.stem}", lambda path=part: _remove_tree(path)))  # type: ignore[misc]
+        return found
+
+    def cached(self) -> list[Leftover]:
+        """Everything in the caches that no process is making."""
+        found = []
+        for cache in CACHES:
+            for path in sorted((self.directory / cache).iterdir()):
+                lock = path if path.suffix == ".lock" else path.with_name(f"{path.name}.lock")
+                if _held(lock) or ((path / "lock").exists() and _held(path / "lock")):
+                    continue
+                found.append(Leftover(f"{cache}/{path.name}", lambda path=path: _remove_tree(path)))  # type: ignore[misc]
+        return found
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """The private directory of a living run."""
+
+    identity: str
+    path: Path
+
+
+def _share(directory: Path) -> None:
+    """Let the members of libvirt's group use what root made."""
+    with contextlib.suppress(KeyError, PermissionError):
+        os.chown(directory, 0, grp.getgrnam(GROUP).gr_gid)
+        directory.chmod(0o2775)
+
+
+def _open_lock(path: Path) -> int:
+    """A lock file that members of the group can open too."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o664)
+    with contextlib.suppress(PermissionError):
+        os.fchmod(descriptor, 0o664)
+    return descriptor
+
+
+@contextlib.contextmanager
+def _locked(path: Path, waiting: Callable[[], None]) -> Iterator[None]:
+    """Hold an exclusive lock; waiting is called when somebody else has it."""
+    descriptor = _open_lock(path)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            waiting()
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _held(path: Path) -> bool:
+    """Whether a living process holds the lock."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    else:
+        return False
+    finally:
+        os.close(descriptor)
+
+
+def _remove_tree(path: Path) -> None:
+    """Remove a directory or file, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with contextlib.suppress(OSError):
+            path.unlink()

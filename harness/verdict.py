@@ -1,0 +1,80 @@
+"""What a drill found: the stage reached, every check with what was expected and seen, phases, symptoms."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from .stage import Stage
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that a good drill must show."""
+
+    name: str
+    ok: bool
+    expected: str
+    seen: str
+
+
+@dataclass
+class Verdict:
+    """The outcome of one drill; verified only when every check was made and held."""
+
+    image: str
+    family: str
+    trigger: str
+    target: str
+    accelerator: str
+    memory_mib: int
+    vcpus: int
+    firmware: str = "bios"
+    kernel: str | None = None
+    makedumpfile: str | None = None
+    crashkernel: str | None = None
+    reserved_mib: int | None = None
+    level: int | None = None
+    compress: str | None = None
+    reached: Stage = Stage.NOTHING
+    verified: bool = False
+    stopped_by: str | None = None
+    checks: list[Check] = field(default_factory=list)
+    phases_s: dict[str, float] = field(default_factory=dict)
+    dump: dict[str, Any] | None = None
+    symptoms: list[dict[str, Any]] = field(default_factory=list)
+    known_issue: str | None = None
+    evidence: str = ""
+
+    def failed(self) -> Iterator[Check]:
+        """The checks that did not hold."""
+        return (check for check in self.checks if not check.ok)
+
+    def check(self, name: str, ok: bool, *, expected: object, seen: object) -> bool:
+        """Record a check."""
+        self.checks.append(Check(name, bool(ok), str(expected), str(seen)))
+        return bool(ok)
+
+    def reason(self) -> str:
+        """One line that says why it is not verified."""
+        if self.verified:
+            return "verified"
+        parts = []
+        causes = [symptom for symptom in self.symptoms if symptom["severity"] == "failure"]
+        if causes:
+            parts.append(causes[0]["name"])
+        if self.stopped_by:
+            parts.append(self.stopped_by)
+        parts += [f"{check.name}: expected {check.expected}, seen {check.seen}" for check in self.failed()]
+        return "; ".join(parts) or f"stopped at {self.reached.name}"
+
+    def explain(self) -> str:
+        """Why it is what it is, for an assertion's message."""
+        return f"{self.image}: reached {self.reached.name}: {self.reason()}\n  evidence: {self.evidence}"
+
+    def to_json(self) -> dict[str, Any]:
+        """The contract of verdict.json."""
+        return {"schema": SCHEMA, **asdict(self), "reached": self.reached.name}

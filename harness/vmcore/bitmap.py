@@ -1,0 +1,110 @@
+"""A bitmap of page frames inside a dump, read piece by piece: a TiB of guest memory has 32 MiB of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .source import Source
+
+PIECE_BYTES = 1 << 12
+READ_BYTES = 1 << 20
+_PIECE_BITS = PIECE_BYTES * 8
+
+Bytes = NDArray[np.uint8]
+
+
+class Bitmap:
+    """One bit per page frame, lowest bit first."""
+
+    def __init__(self, source: Source, offset: int, bits: int) -> None:
+        self.offset = offset
+        self.bits = bits
+        self._source = source
+        self._before: NDArray[np.int64] | None = None
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes that hold the bits."""
+        return -(-self.bits // 8)
+
+    def pieces(self, piece_bytes: int = READ_BYTES) -> Iterator[tuple[int, Bytes]]:
+        """First page frame and bytes of each piece, bits beyond the end cleared, missing bytes as zeros."""
+        for at in range(0, self.size_bytes, piece_bytes):
+            yield at * 8, self._load(at, min(piece_bytes, self.size_bytes - at))
+
+    def as_array(self) -> Bytes:
+        """All of it, packed, as np.unpackbits(..., bitorder="little") takes it."""
+        return self._load(0, self.size_bytes)
+
+    @property
+    def count(self) -> int:
+        """How many bits are set."""
+        return int(self._prefix()[-1])
+
+    def __contains__(self, pfn: int) -> bool:
+        if not 0 <= pfn < self.bits:
+            return False
+        byte = self._source.read(self.offset + pfn // 8, 1)
+        return bool(byte) and bool(byte[0] >> (pfn % 8) & 1)
+
+    def rank(self, pfn: int) -> int:
+        """How many bits are set below pfn."""
+        pfn = max(0, min(pfn, self.bits))
+        piece, bit = divmod(pfn, _PIECE_BITS)
+        below = int(self._prefix()[piece])
+        if bit:
+            bits = self._load(piece * PIECE_BYTES, -(-bit // 8))
+            if bit % 8:
+                bits[-1] &= (1 << bit % 8) - 1
+            below += int(np.bitwise_count(bits).sum())
+        return below
+
+    def select(self, rank: int) -> int:
+        """The page frame of the rank-th set bit, counted from 0."""
+        before = self._prefix()
+        if not 0 <= rank < before[-1]:
+            raise IndexError(rank)
+        piece = int(np.searchsorted(before, rank, side="right")) - 1
+        length = min(PIECE_BYTES, self.size_bytes - piece * PIECE_BYTES)
+        set_bits = np.flatnonzero(np.unpackbits(self._load(piece * PIECE_BYTES, length), bitorder="little"))
+        return piece * _PIECE_BITS + int(set_bits[rank - int(before[piece])])
+
+    def beyond(self, room_bytes: int) -> bool:
+        """Whether a bit is set behind the last page frame, in the blocks of room_bytes that hold the bitmap."""
+        at = self.bits // 8
+        rest = self._source.read(self.offset + at, room_bytes - at)
+        return bool(rest[:1] and rest[0] >> self.bits % 8) or bool(rest[1:].strip(b"\0"))
+
+    def _load(self, at: int, length: int) -> Bytes:
+        data = np.zeros(length, dtype=np.uint8)
+        read = np.frombuffer(self._source.read(self.offset + at, length), dtype=np.uint8)
+        data[: len(read)] = read
+        spare_bits = (at + length) * 8 - self.bits
+        if length and spare_bits > 0:
+            data[-1] &= 0xFF >> spare_bits
+        return data
+
+    def _prefix(self) -> NDArray[np.int64]:
+        """Set bits before each piece; the last entry is the total."""
+        if self._before is None:
+            counts = [np.zeros(1, dtype=np.int64)]
+            for _, data in self.pieces():
+                padded = np.zeros(-(-len(data) // PIECE_BYTES) * PIECE_BYTES, dtype=np.uint8)
+                padded[: len(data)] = data
+                # Eight bytes at once: counting and adding single bytes takes four times as long.
+                words = np.bitwise_count(padded.view(np.uint64)).reshape(-1, PIECE_BYTES // 8)
+                counts.append(words.sum(axis=1, dtype=np.int64))
+            self._before = np.cumsum(np.concatenate(counts))
+        return self._before
+
+
+def any_outside(inner: Bitmap, outer: Bitmap) -> int | None:
+    """The first page frame that is set in inner and not in outer; None when there is none."""
+    for (pfn, some), (_, all_of_them) in zip(inner.pieces(), outer.pieces(), strict=True):
+        stray = some & ~all_of_them
+        if stray.any():
+            return pfn + int(np.flatnonzero(np.unpackbits(stray, bitorder="little"))[0])
+    return None

@@ -1,0 +1,173 @@
+"""The table of page descriptors: what each entry must look like, and where page data may lie."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import pages
+from .damage import DamageList
+from .kdump import DESCRIPTOR, KdumpFile
+
+AT_ONCE = 1 << 16
+_MAX_SUSPECTS = 1000
+_REST_BYTES = 1 << 20
+
+# By flags; the last entry stands for all that are larger.
+_KNOWN = np.array([flags in pages.NAMES for flags in range(max(pages.NAMES) + 2)])
+
+Table = NDArray[np.void]
+Mask = NDArray[np.bool_]
+
+
+def tables(part: KdumpFile, first: int = 0, count: int | None = None) -> Iterator[tuple[int, Table]]:
+    """Index of the first entry and entries, as many at once as one wants in memory; fewer where the file ends."""
+    end = part.descriptors if count is None else first + count
+    for start in range(first, end, AT_ONCE):
+        at = part.header.descriptor_offset + start * DESCRIPTOR.itemsize
+        raw = part.source.read(at, min(AT_ONCE, end - start) * DESCRIPTOR.itemsize)
+        yield start, np.frombuffer(raw[: len(raw) // DESCRIPTOR.itemsize * DESCRIPTOR.itemsize], dtype=DESCRIPTOR)
+
+
+def faults(part: KdumpFile, table: Table, table_end: int) -> list[tuple[Mask, str]]:
+    """What can be wrong with an entry on its own, each fault with the entries that have it."""
+    offset, size, flags = table["offset"], table["size"].astype(np.int64), table["flags"]
+    known = _KNOWN[np.minimum(flags, len(_KNOWN) - 1)]
+    fits = (size > 0) & (size <= part.page_size)
+    missing = offset == 0
+    whole = known & fits & ~missing
+    # Sizes are bounded now; a huge offset cannot overflow into a small one.
+    inside = (offset >= table_end) & (offset <= part.source.size_bytes - size)
+    written = part.source.covered(np.where(inside, offset, 0), np.where(inside, offset + size, 0))
+    return [
+        (missing, "has no data: the writer left it out"),
+        (~known & ~missing, "has unknown flags"),
+        (known & ~fits & ~missing, "has an impossible size"),
+        (whole & (flags == pages.RAW) & (size != part.page_size), "is stored raw, and not a page long"),
+        (whole & ~inside, "has its data outside the file or inside its header"),
+        (whole & inside & ~written, "has its data in a gap between the segments of the stream"),
+    ]
+
+
+def sound(part: KdumpFile, table: Table, table_end: int) -> Mask:
+    """Which entries have no fault of their own."""
+    mask = np.ones(len(table), dtype=np.bool_)
+    for bad, _ in faults(part, table, table_end):
+        mask &= ~bad
+    return mask
+
+
+def check(part: KdumpFile, damage: DamageList, *, quick: bool) -> None:
+    """All entries one by one and against each other; when quick only the first and the last ones."""
+    total = part.descriptors
+    if not total:
+        damage.add("bitmap", "no page is marked as dumped", offset=part.dumped.offset)
+    table_end = part.table_end
+    lowest: int | None = None
+    highest = table_end
+    suspects: list[int] = []
+    previous_end = 0
+    for first, table in _some_tables(part, total) if quick else tables(part):
+        good = np.ones(len(table), dtype=np.bool_)
+        for bad, message in faults(part, table, table_end):
+            good &= ~bad
+            _report(part, damage, first, table, bad, message)
+        offsets = table["offset"][good]
+        if not len(offsets):
+            continue
+        lowest = int(offsets.min()) if lowest is None else min(lowest, int(offsets.min()))
+        highest = max(highest, int((offsets + table["size"][good]).max()))
+        if quick:
+            continue
+        # All zero pages share one page of data; the others lie one after the other.
+        rows = np.flatnonzero(good & (table["offset"] != table_end))
+        starts = table["offset"][rows]
+        ends = starts + table["size"][rows]
+        before = np.concatenate([[previous_end], ends[:-1]])
+        backward = np.flatnonzero(starts < before)
+        room = _MAX_SUSPECTS - len(suspects)
+        suspects += (first + rows[backward[:room]]).tolist()
+        suspects += (first + rows[backward[backward > 0][:room] - 1]).tolist()
+        if len(ends):
+            previous_end = int(ends[-1])
+    if lowest is not None and not (quick and total > 2 * AT_ONCE):
+        _check_count(part, damage, lowest)
+    _check_rest(part, damage, highest)
+    if suspects:
+        _check_overlaps(part, damage, sorted(set(suspects)))
+
+
+def _some_tables(part: KdumpFile, total: int) -> Iterator[tuple[int, Table]]:
+    yield from tables(part, 0, min(total, AT_ONCE))
+    if total > AT_ONCE:
+        first = max(AT_ONCE, total - AT_ONCE)
+        yield from tables(part, first, total - first)
+
+
+def _report(part: KdumpFile, damage: DamageList, first: int, table: Table, bad: Mask, message: str) -> None:
+    indexes = np.flatnonzero(bad)
+    told = indexes[: max(0, damage.room("descriptor"))]
+    for index in told.tolist():
+        offset, size, flags, _ = table[index].item()
+        damage.add(
+            "descriptor",
+            f"the page {message} (offset {offset:,}, {size:,} bytes, flags {flags:#x})",
+            offset=part.header.descriptor_offset + (first + index) * DESCRIPTOR.itemsize,
+            pfn=part.pfn_of(first + index),
+        )
+    if len(indexes) > len(told):
+        damage.drop("descriptor", len(indexes) - len(told))
+
+
+def _check_count(part: KdumpFile, damage: DamageList, lowest: int) -> None:
+    """The data begins where the table ends, or one unused zero page later: so do all writers lay it out."""
+    table_end = part.table_end
+    if lowest not in (table_end, table_end + part.page_size):
+        damage.add(
+            "bitmap",
+            f"{part.descriptors:,} pages are marked as dumped, so that their descriptors end at {table_end:,};"
+            f" but page data begins at {lowest:,}",
+            offset=part.dumped.offset,
+        )
+
+
+def _check_rest(part: KdumpFile, damage: DamageList, at: int) -> None:
+    """Behind the last page there is nothing, or what a filter of makedumpfile has noted; zeros may pad a block."""
+    if part.header.eraseinfo is not None and part.header.eraseinfo[1] > 0:
+        at = max(at, sum(part.header.eraseinfo))
+    rest_bytes = part.source.size_bytes - at
+    if rest_bytes > 0 and part.source.read(at, min(rest_bytes, _REST_BYTES)).strip(b"\0"):
+        message = f"the last {rest_bytes:,} bytes belong to no page: the bitmap or the descriptors have lost some"
+        damage.add("bitmap", message, offset=at)
+
+
+def _check_overlaps(part: KdumpFile, damage: DamageList, suspects: list[int]) -> None:
+    """Entries out of order are damage only when their data really overlaps that of another page."""
+    table_end = part.table_end
+    own = np.concatenate([table for index in suspects for _, table in tables(part, index, 1)])
+    starts, ends = own["offset"], own["offset"] + own["size"]
+    numbers = np.array(suspects)
+    proven: dict[int, int] = {}
+    for first, table in tables(part):
+        rows = np.flatnonzero(sound(part, table, table_end) & (table["offset"] != table_end))
+        rows = rows[np.argsort(table["offset"][rows], kind="stable")]
+        if not len(rows):
+            continue
+        low = table["offset"][rows]
+        high = low + table["size"][rows]
+        for step in (1, 2):  # the nearest below the suspect's end, and the next, for one of them is itself
+            nearest = np.searchsorted(low, ends, side="left") - step
+            at = np.maximum(nearest, 0)
+            overlap = (nearest >= 0) & (high[at] > starts) & (first + rows[at] != numbers)
+            overlap &= (low[at] != starts) | (high[at] != ends)
+            for index in np.flatnonzero(overlap).tolist():
+                proven.setdefault(suspects[index], first + int(rows[at[index]]))
+    for index, other in sorted(proven.items()):
+        damage.add(
+            "overlap",
+            f"the data of the page overlaps that of page frame {part.pfn_of(other)}",
+            offset=part.header.descriptor_offset + index * DESCRIPTOR.itemsize,
+            pfn=part.pfn_of(index),
+        )

@@ -1,0 +1,134 @@
+"""ELF64 dumps: makedumpfile -E, a copy of /proc/vmcore, QEMU's dump-guest-memory."""
+
+from __future__ import annotations
+
+from struct import Struct
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import notes
+from .damage import Damage, NotInDump, Unreadable
+from .intervals import disjoint, runs
+from .source import Source, read_exactly
+
+SIGNATURE = b"\x7fELF"
+FLAG_INCOMPLETE = 0x1  # makedumpfile's DUMP_ELF_INCOMPLETE
+MACHINES = {62: "x86_64", 183: "aarch64"}
+
+_EHDR = Struct("<16sHHIQQQIHHHHHH")
+_PHDR = np.dtype(
+    [
+        ("type", "<u4"),
+        ("flags", "<u4"),
+        ("offset", "<u8"),
+        ("vaddr", "<u8"),
+        ("paddr", "<u8"),
+        ("filesz", "<u8"),
+        ("memsz", "<u8"),
+        ("align", "<u8"),
+    ]
+)
+_SHDR = Struct("<IIQQQQIIQQ")
+_ET_CORE = 4
+PT_LOAD = 1
+PT_NOTE = 4
+KNOWN_SEGMENTS = (PT_LOAD, PT_NOTE)
+_PN_XNUM = 0xFFFF  # the number of segments is in sh_info of section 0
+_MAX_SEGMENTS = 1 << 20
+_MAX_SECTIONS = 1 << 10
+_SHT_NULL = 0
+MAX_ADDRESS = 1 << 56
+
+
+class ElfFile:
+    """An ELF64 core file seen as physical memory."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        header = _EHDR.unpack(read_exactly(source, 0, _EHDR.size, "the ELF header"))
+        ident, kind, machine = header[0], header[1], header[2]
+        if ident[4:7] != b"\x02\x01\x01":
+            raise _bad_header("the ELF file is not 64-bit, little endian, version 1", 4)
+        if kind != _ET_CORE:
+            raise _bad_header(f"the ELF file is of type {kind}, not a core (4)", 16)
+        self.machine = MACHINES.get(machine, "")
+        if not self.machine:
+            raise Unreadable(Damage("unsupported", f"ELF machine {machine} is neither x86_64 nor aarch64", 18))
+        self.flags: int = header[7]
+        self._segments_at: int = header[5]
+        self._sections_at: int = header[6]
+        self._section_count: int = header[12]
+        self.segments = segments = self._read_segments(header)
+        self.loads = segments[segments["type"] == PT_LOAD]
+        self.note_segments = segments[segments["type"] == PT_NOTE]
+        sane = self._sane()
+        starts, offsets = sane["paddr"].astype(np.int64), sane["offset"].astype(np.int64)
+        # The kernel image is in /proc/vmcore twice (by its text and by its direct mapping): addresses may repeat.
+        self._starts, self._ends, self._offsets, _ = disjoint(starts, starts + sane["filesz"].astype(np.int64), offsets)
+        memory_ends = starts + sane["memsz"].astype(np.int64)
+        ram_starts, ram_ends, _, _ = disjoint(starts, memory_ends, starts)
+        self.ram = runs(ram_starts, ram_ends)
+        self.kept = runs(self._starts, self._ends)
+
+    def _sane(self) -> NDArray[np.void]:
+        """The segments whose numbers can be computed with; check tells about the others."""
+        loads = self.loads
+        small = np.ones(len(loads), dtype=np.bool_)
+        for field in ("paddr", "filesz", "memsz", "offset"):
+            small &= loads[field] < MAX_ADDRESS
+        sane: NDArray[np.void] = loads[small & (loads["filesz"] <= loads["memsz"])]
+        return sane
+
+    def _read_segments(self, header: tuple[int, ...]) -> NDArray[np.void]:
+        at, entry_bytes, count, section_at = header[5], header[9], header[10], header[6]
+        if entry_bytes != _PHDR.itemsize:
+            raise _bad_header(f"program headers of {entry_bytes} bytes, not {_PHDR.itemsize}", 54)
+        if count == _PN_XNUM:
+            section = _SHDR.unpack(read_exactly(self.source, section_at, _SHDR.size, "the first section header"))
+            count = section[7]
+        if not 0 < count <= _MAX_SEGMENTS:
+            raise _bad_header(f"the ELF file claims {count:,} segments", 56)
+        raw = read_exactly(self.source, at, count * _PHDR.itemsize, "the program headers")
+        return np.frombuffer(raw, dtype=_PHDR)
+
+    @property
+    def headers_end(self) -> int:
+        """Where the program headers end, so that contents may begin."""
+        return self.segment_offset(len(self.segments))
+
+    def sections_end(self) -> int:
+        """Where the last section ends: QEMU puts a table of names behind the memory."""
+        ends = [0]
+        for index in range(min(self._section_count, _MAX_SECTIONS)):
+            raw = self.source.read(self._sections_at + index * _SHDR.size, _SHDR.size)
+            if len(raw) == _SHDR.size:
+                _, kind, _, _, offset, size, *_ = _SHDR.unpack(raw)
+                if kind != _SHT_NULL and offset + size <= self.source.size_bytes:
+                    ends.append(offset + size)
+        return max(ends)
+
+    def segment_offset(self, index: int) -> int:
+        """Where in the file the index-th program header is."""
+        return self._segments_at + index * _PHDR.itemsize
+
+    def read_phys(self, address: int, length: int) -> bytes:
+        """Physical memory as far as the segment that holds address goes; NotInDump when none does."""
+        index = int(np.searchsorted(self._ends, address, side="right"))
+        if index == len(self._ends) or self._starts[index] > address:
+            raise NotInDump(f"physical address {address:#x} is not in the dump")
+        length = min(length, int(self._ends[index]) - address)
+        return self.source.read(int(self._offsets[index]) + address - int(self._starts[index]), length)
+
+    def notes(self) -> notes.Notes | None:
+        """The notes of the first note segment; None when there is none or it is not in the file."""
+        if not len(self.note_segments):
+            return None
+        offset, size = int(self.note_segments[0]["offset"]), int(self.note_segments[0]["filesz"])
+        if not 0 < size <= notes.MAX_BYTES or offset + size > self.source.size_bytes:
+            return None
+        return notes.parse(self.source.read(offset, size))
+
+
+def _bad_header(message: str, offset: int) -> Unreadable:
+    return Unreadable(Damage("header", message, offset))

@@ -1,0 +1,108 @@
+"""Everything about a dump file in one record: its facts and whether it is whole."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from . import dmesg
+from .check import check
+from .crew import Progress
+from .damage import Damage, Unreadable, VmcoreError
+from .vmcore import Vmcore, open_vmcore
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inspection:
+    """What a dump is and what is wrong with it; facts that the file does not give are None or empty."""
+
+    path: str
+    size_bytes: int
+    whole: bool
+    damage: tuple[Damage, ...]
+    remarks: tuple[str, ...] = ()
+    quick: bool = False
+    format: str | None = None
+    header_version: int | None = None
+    level: int | None = None
+    compression: str | None = None
+    header_compression: str | None = None
+    compressions: dict[str, int] = field(default_factory=dict)
+    kernel: str | None = None
+    kernel_version: str | None = None
+    machine: str | None = None
+    nodename: str | None = None
+    crash_time: str | None = None
+    crash_time_s: int | None = None
+    cpus: int | None = None
+    page_size: int | None = None
+    pages_total: int | None = None
+    pages_kept: int | None = None
+    vmcoreinfo_build_id: str | None = None
+    panic: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The record as JSON takes it."""
+        return {**asdict(self), "damage": [asdict(damage) for damage in self.damage], "remarks": list(self.remarks)}
+
+
+def inspect(path: Path | str, *parts: Path | str, quick: bool = False, progress: Progress | None = None) -> Inspection:
+    """Judge a dump file; quick leaves the page descriptors and the decompression out.
+
+    Damage is in the result; only what is no readable regular file is a UsageError.
+    """
+    try:
+        with open_vmcore(path, *parts) as vmcore:
+            return inspect_opened(vmcore, quick=quick, progress=progress)
+    except Unreadable as error:
+        size_bytes = Path(path).stat().st_size
+        return Inspection(path=str(path), size_bytes=size_bytes, whole=False, damage=(error.damage,), quick=quick)
+
+
+def inspect_opened(vmcore: Vmcore, *, quick: bool = False, progress: Progress | None = None) -> Inspection:
+    """Judge a dump that is open already."""
+    damage, compressions = check(vmcore, quick=quick, progress=progress)
+    header = vmcore.header
+    uts = vmcore.utsname
+    crash_time = vmcore.crash_time
+    return Inspection(
+        path=str(vmcore.path),
+        size_bytes=vmcore.size_bytes,
+        whole=not damage,
+        damage=damage,
+        quick=quick,
+        format=vmcore.format,
+        header_version=header.version if header else None,
+        level=header.level if header else None,
+        compression=_used(compressions) or (header.compression if header else "none"),
+        header_compression=header.compression if header else None,
+        compressions=compressions,
+        kernel=uts.get("release") or None,
+        kernel_version=uts.get("version") or None,
+        machine=vmcore.machine or None,
+        nodename=uts.get("nodename") or None,
+        crash_time=crash_time.isoformat().replace("+00:00", "Z") if crash_time else None,
+        crash_time_s=vmcore.crash_time_s,
+        cpus=vmcore.cpus,
+        page_size=vmcore.page_size,
+        pages_total=vmcore.pages_total,
+        pages_kept=vmcore.pages_kept,
+        vmcoreinfo_build_id=vmcore.vmcoreinfo.get("BUILD-ID"),
+        panic=_panic(vmcore),
+    )
+
+
+def _used(compressions: dict[str, int]) -> str | None:
+    """What most of the pages that are not raw use."""
+    packed = {name: count for name, count in compressions.items() if name != "none"}
+    if packed:
+        return max(packed, key=lambda name: packed[name])
+    return "none" if compressions else None
+
+
+def _panic(vmcore: Vmcore) -> str | None:
+    try:
+        return dmesg.panic_line(vmcore.dmesg())
+    except VmcoreError:
+        return None

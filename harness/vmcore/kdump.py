@@ -1,0 +1,221 @@
+"""The kdump-compressed format: headers version 1 to 6, bitmaps, page descriptors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from struct import Struct
+
+import numpy as np
+
+from . import notes, pages
+from .bitmap import Bitmap
+from .damage import Damage, NotInDump, Unreadable
+from .pages import BadPage
+from .source import Source, read_exactly
+
+SIGNATURE = b"KDUMP   "
+LATEST_VERSION = 6
+DESCRIPTOR = np.dtype([("offset", "<i8"), ("size", "<u4"), ("flags", "<u4"), ("page_flags", "<u8")])
+
+STATUS_INCOMPLETE = 0x8
+STATUS_KNOWN = 0x3F
+MAX_LEVEL = 31
+MACHINES = ("x86_64", "aarch64")
+_STATUS_COMPRESSIONS = (pages.ZLIB, pages.LZO, pages.SNAPPY, pages.ZSTD)
+
+# 64 TiB of guest memory in 4 KiB pages; beyond it a count is taken for damage rather than walked.
+MAX_PFNS = 1 << 34
+_MAX_SUB_HEADER_BYTES = 256 << 20
+
+_HEADER = Struct("<8si65s65s65s65s65s65s6xqqIiiIIIIIIi")
+_SUB_HEADER = Struct("<QiiQQqQqQqQQQQ")
+UTSNAME = ("sysname", "nodename", "release", "version", "machine", "domainname")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Header:
+    """The header and sub-header; fields that a version lacks are None."""
+
+    version: int
+    utsname: dict[str, str]
+    status: int
+    block_size: int
+    sub_header_blocks: int
+    bitmap_blocks: int
+    max_mapnr: int
+    max_mapnr_32: int
+    header_cpus: int
+    phys_base: int
+    level: int | None
+    split: bool
+    start_pfn: int
+    end_pfn: int
+    vmcoreinfo: tuple[int, int] | None
+    note: tuple[int, int] | None
+    eraseinfo: tuple[int, int] | None
+    damage: tuple[Damage, ...]
+
+    @property
+    def bitmap_bytes(self) -> int:
+        """Bytes from the first bitmap to the descriptors."""
+        return self.bitmap_blocks * self.block_size
+
+    @property
+    def bitmap_offset(self) -> int:
+        """Where the first bitmap begins."""
+        return (1 + self.sub_header_blocks) * self.block_size
+
+    @property
+    def descriptor_offset(self) -> int:
+        """Where the page descriptors begin."""
+        return self.bitmap_offset + self.bitmap_bytes
+
+    @property
+    def compressions(self) -> list[str]:
+        """The compressions that the status names; more than one makes no sense."""
+        return [pages.NAMES[flag] for flag in _STATUS_COMPRESSIONS if self.status & flag]
+
+    @property
+    def compression(self) -> str:
+        """What the writer was asked for."""
+        return next(iter(self.compressions), "none")
+
+    @property
+    def machine(self) -> str:
+        """As uname -m had it."""
+        return self.utsname["machine"]
+
+
+def read_header(source: Source) -> Header:
+    """The header with what is odd about it; Unreadable when the layout cannot be known."""
+    damage: list[Damage] = []
+    block = read_exactly(source, 0, _HEADER.size, "the dump header")
+    fields = _HEADER.unpack(block)
+    version = fields[1]
+    status, block_size, sub_header_blocks, bitmap_blocks, max_mapnr_32 = fields[10:15]
+    if not 1 <= version <= LATEST_VERSION:
+        raise _bad_header(f"header version {version} is not one of 1 to {LATEST_VERSION}", 8)
+    if block_size not in (4096, 16384, 65536):
+        raise _bad_header(f"block size {block_size:,} is no page size of x86_64 or aarch64", 428)
+    if not 0 < sub_header_blocks <= _MAX_SUB_HEADER_BYTES // block_size:
+        raise _bad_header(f"sub-header of {sub_header_blocks:,} blocks", 432)
+    sub = _SUB_HEADER.unpack(read_exactly(source, block_size, _SUB_HEADER.size, "the dump sub-header"))
+    max_mapnr = sub[13] if version >= 6 else max_mapnr_32
+    if not 0 < max_mapnr <= MAX_PFNS:
+        raise _bad_header(f"the dump claims {max_mapnr:,} page frames", block_size + 96 if version >= 6 else 440)
+    needed_blocks = 2 * -(-max_mapnr // (8 * block_size))
+    if bitmap_blocks != needed_blocks:
+        message = f"{max_mapnr:,} page frames need {needed_blocks:,} bitmap blocks, the header has {bitmap_blocks:,}"
+        raise _bad_header(message, 436)
+    if version >= 6 and max_mapnr_32 != min(max_mapnr, 0xFFFFFFFF):
+        message = f"the header has {max_mapnr_32:,} page frames, the sub-header {max_mapnr:,}"
+        damage.append(Damage("header", message, 440))
+    utsname = {name: _text(raw, name, damage) for name, raw in zip(UTSNAME, fields[2:8], strict=True)}
+    start_pfn, end_pfn = (sub[11], sub[12]) if version >= 6 else (sub[3], sub[4])
+    split = version >= 2 and sub[2] != 0
+    if split and not start_pfn <= end_pfn <= max_mapnr:
+        message = f"a split dump with the page frames {start_pfn:,} to {end_pfn:,} of {max_mapnr:,}"
+        raise _bad_header(message, block_size + (80 if version >= 6 else 16))
+    return Header(
+        version=version,
+        utsname=utsname,
+        status=status,
+        block_size=block_size,
+        sub_header_blocks=sub_header_blocks,
+        bitmap_blocks=bitmap_blocks,
+        max_mapnr=max_mapnr,
+        max_mapnr_32=max_mapnr_32,
+        header_cpus=fields[19],
+        phys_base=sub[0],
+        level=sub[1] if version >= 1 else None,
+        split=split,
+        start_pfn=start_pfn if split else 0,
+        end_pfn=end_pfn if split else max_mapnr,
+        vmcoreinfo=(sub[5], sub[6]) if version >= 3 else None,
+        note=(sub[7], sub[8]) if version >= 4 else None,
+        eraseinfo=(sub[9], sub[10]) if version >= 5 else None,
+        damage=tuple(damage),
+    )
+
+
+def _bad_header(message: str, offset: int) -> Unreadable:
+    return Unreadable(Damage("header", message, offset))
+
+
+def _text(raw: bytes, name: str, damage: list[Damage]) -> str:
+    text, _, rest = raw.partition(b"\0")
+    at = 12 + 65 * UTSNAME.index(name)
+    if len(text) == len(raw) or rest.strip(b"\0") or not all(0x20 <= byte < 0x7F for byte in text):
+        damage.append(Damage("header", f"utsname.{name} is not a text: {text[:40]!a}", at))
+    return text.decode("latin-1")
+
+
+class KdumpFile:
+    """One file in kdump-compressed format; a whole dump, or one part of a split one."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self.header = header = read_header(source)
+        self.page_size = header.block_size
+        half = header.bitmap_bytes // 2
+        self.ram = Bitmap(source, header.bitmap_offset, header.max_mapnr)
+        self.dumped = Bitmap(source, header.bitmap_offset + half, header.max_mapnr)
+        self._unpacker = pages.Unpacker(self.page_size)
+
+    @property
+    def descriptors(self) -> int:
+        """How many page descriptors this file must have."""
+        if not self.header.split:
+            return self.dumped.count
+        return self.dumped.rank(self.header.end_pfn) - self._first_rank
+
+    @property
+    def table_end(self) -> int:
+        """Where the page descriptors end."""
+        return self.header.descriptor_offset + self.descriptors * DESCRIPTOR.itemsize
+
+    @property
+    def _first_rank(self) -> int:
+        return self.dumped.rank(self.header.start_pfn) if self.header.split else 0
+
+    def pfn_of(self, index: int) -> int:
+        """The page frame of the index-th descriptor in this file."""
+        return self.dumped.select(self._first_rank + index)
+
+    def holds(self, pfn: int) -> bool:
+        """Whether this file has the page."""
+        return self.header.start_pfn <= pfn < self.header.end_pfn and pfn in self.dumped
+
+    def descriptor(self, pfn: int) -> tuple[int, int, int]:
+        """Offset, stored size and flags of a page, with no promise that they make sense."""
+        if not self.holds(pfn):
+            raise NotInDump(f"page frame {pfn:#x} is not in the dump")
+        index = self.dumped.rank(pfn) - self._first_rank
+        raw = self.source.read(self.header.descriptor_offset + index * DESCRIPTOR.itemsize, DESCRIPTOR.itemsize)
+        if len(raw) != DESCRIPTOR.itemsize:
+            raise BadPage(f"page frame {pfn:#x}: the file ends before its descriptor")
+        offset, size, flags, _ = np.frombuffer(raw, dtype=DESCRIPTOR)[0].item()
+        return offset, size, flags
+
+    def read_page(self, pfn: int) -> bytes:
+        """One page, decompressed; NotInDump when it was filtered out, BadPage when it is damaged."""
+        offset, size, flags = self.descriptor(pfn)
+        if flags not in pages.NAMES or not 0 < size <= self.page_size or offset <= 0:
+            message = f"impossible descriptor (offset {offset:,}, {size:,} bytes, flags {flags:#x})"
+            raise BadPage(f"page frame {pfn:#x}: {message}")
+        stored = self.source.read(offset, size)
+        if len(stored) != size:
+            raise BadPage(f"page frame {pfn:#x}: its data lies outside the file")
+        try:
+            return self._unpacker.page(flags, stored)
+        except BadPage as error:
+            raise BadPage(f"page frame {pfn:#x} {error}") from None
+
+    def notes(self) -> notes.Notes | None:
+        """The ELF notes; None when this header version has none or they are not in the file."""
+        if self.header.note is None:
+            return None
+        offset, size = self.header.note
+        if not 0 < size <= notes.MAX_BYTES or offset <= 0 or offset + size > self.source.size_bytes:
+            return None
+        return notes.parse(self.source.read(offset, size))

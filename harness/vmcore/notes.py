@@ -1,0 +1,50 @@
+"""The ELF notes of a dump: one NT_PRSTATUS per CPU, VMCOREINFO, eraseinfo."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from struct import Struct
+
+NT_PRSTATUS = 1
+MAX_BYTES = 64 << 20  # 8,192 CPUs have 3 MiB
+_NOTE = Struct("<III")
+
+
+@dataclass(frozen=True)
+class Notes:
+    """What the notes say, and the first place where they make no sense."""
+
+    cpus: int
+    vmcoreinfo: bytes | None
+    vmcoreinfo_at: int | None
+    broken_at: int | None
+
+
+def parse(data: bytes) -> Notes:
+    """Walk the notes; zeros to the end are padding."""
+    cpus = 0
+    vmcoreinfo: bytes | None = None
+    vmcoreinfo_at: int | None = None
+    at = 0
+    while at + _NOTE.size <= len(data):
+        name_bytes, text_bytes, kind = _NOTE.unpack_from(data, at)
+        if name_bytes == 0 and text_bytes == 0:
+            break
+        name_at = at + _NOTE.size
+        text_at = name_at + _round_up(name_bytes)
+        end = text_at + text_bytes
+        if end > len(data):
+            return Notes(cpus, vmcoreinfo, vmcoreinfo_at, at)
+        name = data[name_at : name_at + name_bytes].rstrip(b"\0")
+        if name == b"CORE" and kind == NT_PRSTATUS:
+            cpus += 1
+        elif name == b"VMCOREINFO" and vmcoreinfo is None:
+            vmcoreinfo = data[text_at:end]
+            vmcoreinfo_at = text_at
+        at = _round_up(end)
+    broken_at = at if data[at:].strip(b"\0") else None
+    return Notes(cpus, vmcoreinfo, vmcoreinfo_at, broken_at)
+
+
+def _round_up(size: int) -> int:
+    return (size + 3) & ~3

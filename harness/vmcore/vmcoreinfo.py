@@ -1,0 +1,69 @@
+"""VMCOREINFO, the text in which a kernel describes itself to readers of its dump."""
+
+from __future__ import annotations
+
+import re
+
+from .damage import VmcoreError
+
+MAX_BYTES = 1 << 20
+
+# Names are words, or a word with something in brackets: OSRELEASE, BUILD-ID, OFFSET(zone.free_area).
+_LINE = re.compile(r"[\w.-]+(\([^()=]*\))?=[\x20-\x7e\t]*")
+
+
+class Vmcoreinfo(dict[str, str]):
+    """The KEY=value lines, with the numbers behind SYMBOL(), OFFSET(), SIZE(), LENGTH() and NUMBER()."""
+
+    @classmethod
+    def parse(cls, text: bytes) -> Vmcoreinfo:
+        """Read what can be read; malformed() tells about the rest."""
+        lines = text.rstrip(b"\0").decode("latin-1").split("\n")
+        return cls(line.split("=", 1) for line in lines if "=" in line)
+
+    def symbol(self, name: str) -> int:
+        """The address of a kernel symbol."""
+        return self._number(f"SYMBOL({name})", 16)
+
+    def offset(self, name: str) -> int:
+        """The byte offset of a struct member, as in list_head.next."""
+        return self._number(f"OFFSET({name})", 10)
+
+    def size(self, name: str) -> int:
+        """The size of a struct in bytes."""
+        return self._number(f"SIZE({name})", 10)
+
+    def length(self, name: str) -> int:
+        """The number of elements of an array."""
+        return self._number(f"LENGTH({name})", 10)
+
+    def number(self, name: str, default: int | None = None) -> int:
+        """A constant; default where the kernel does not export it."""
+        key = f"NUMBER({name})"
+        if default is not None and key not in self:
+            return default
+        return self._number(key, 0)
+
+    def integer(self, key: str) -> int | None:
+        """A plain decimal line such as PAGESIZE or CRASHTIME; None when absent or not a number."""
+        text = self.get(key, "")
+        return int(text) if re.fullmatch(r"[0-9]{1,19}", text) else None
+
+    def _number(self, key: str, base: int) -> int:
+        try:
+            value = int(self[key], base)
+        except KeyError:
+            raise VmcoreError(f"VMCOREINFO has no {key}") from None
+        except ValueError:
+            raise VmcoreError(f"VMCOREINFO: {key} is not a number: {self[key]!r}") from None
+        if not -(1 << 63) <= value < 1 << 64:
+            raise VmcoreError(f"VMCOREINFO: {key} is out of range: {self[key]!r}")
+        return value
+
+
+def malformed(text: bytes) -> str | None:
+    """The first line that no kernel writes, shortened for a message; None when all are well."""
+    for line in text.rstrip(b"\0").decode("latin-1").split("\n"):
+        if line and not _LINE.fullmatch(line):
+            return ascii(line[:60])
+    return None

@@ -1,0 +1,13 @@
+"""Does kdump work at all? The full drill on each chosen image."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from harness.verdict import Verdict
+
+
+def test_dump(drill: Callable[..., Verdict]) -> None:
+    """The guest panics, writes a whole vmcore of this very crash, comes back and is armed again."""
+    verdict = drill()
+    assert verdict.verified, verdict.explain()

@@ -1,0 +1,174 @@
+"""Writes small dumps in every format, sound ones and ones with a chosen flaw."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import cramjam
+import lzallright
+import zstandard
+
+PAGE = 4096
+FLAGS = {"none": 0x0, "zlib": 0x1, "lzo": 0x2, "snappy": 0x4, "zstd": 0x20}
+RELEASE = "6.1.0-test"
+VMCOREINFO = (
+    f"OSRELEASE={RELEASE}\nBUILD-ID={'5a' * 20}\nPAGESIZE={{page_size}}\n"
+    "SYMBOL(init_uts_ns)=ffffffff82bf9b60\nNUMBER(phys_base)=0\nSYMBOL(init_top_pgt)=ffffffff82a10000\n"
+    "KERNELOFFSET=0\n{more}CRASHTIME=1780000000\n"
+)
+
+
+def compress(page: bytes, compression: str) -> tuple[bytes, int]:
+    """Stored bytes and flags of a page, as makedumpfile would store it."""
+    if compression == "zlib":
+        stored = zlib.compress(page, 1)
+    elif compression == "lzo":
+        stored = bytes(lzallright.LZOCompressor().compress(page))
+    elif compression == "snappy":
+        stored = bytes(cramjam.snappy.compress_raw(page))
+    elif compression == "zstd":
+        stored = zstandard.ZstdCompressor(level=1).compress(page)
+    else:
+        stored = page
+    return (stored, FLAGS[compression]) if len(stored) < len(page) else (page, 0)
+
+
+def text_page(pfn: int, size: int = PAGE) -> bytes:
+    """A page that compresses well and says which one it is."""
+    return (f"this is page frame {pfn}; ".encode() * size)[:size]
+
+
+def note(name: bytes, kind: int, text: bytes) -> bytes:
+    """One ELF note."""
+    padded = [part + bytes(-len(part) % 4) for part in (name + b"\0", text)]
+    return struct.pack("<III", len(name) + 1, len(text), kind) + b"".join(padded)
+
+
+def notes_of(vmcoreinfo: bytes, cpus: int = 2) -> bytes:
+    """The notes that a kernel leaves: a register set per CPU, then VMCOREINFO."""
+    return note(b"CORE", 1, bytes(336)) * cpus + note(b"VMCOREINFO", 0, vmcoreinfo)
+
+
+@dataclass
+class Kdump:
+    """The ingredients of a kdump-compressed file; build() makes the bytes."""
+
+    pages: Mapping[int, bytes] = field(default_factory=lambda: {pfn: text_page(pfn) for pfn in range(3, 40, 2)})
+    version: int = 6
+    compression: str = "zlib"
+    max_mapnr: int = 64
+    level: int = 31
+    page_size: int = PAGE
+    machine: str = "x86_64"
+    status: int | None = None
+    part: tuple[int, int] | None = None
+    vmcoreinfo: bytes | None = None
+    more_vmcoreinfo: str = ""
+    ram: Sequence[int] | None = None
+
+    def build(self) -> bytes:
+        """The whole file."""
+        block = self.page_size
+        vmcoreinfo = self.vmcoreinfo
+        if vmcoreinfo is None:
+            vmcoreinfo = VMCOREINFO.format(page_size=block, more=self.more_vmcoreinfo).encode()
+        notes = notes_of(vmcoreinfo)
+        notes_at = block + 104
+        sub_blocks = -(-(104 + len(notes)) // block)
+        bitmap_blocks = 2 * -(-self.max_mapnr // (8 * block))
+        first, last = self.part or (0, self.max_mapnr)
+        sub = struct.pack(
+            "<QiiQQqQqQqQQQQ",
+            0, self.level, int(self.part is not None),
+            first if self.part else 0, last if self.part else 0,
+            notes_at + notes.index(vmcoreinfo), len(vmcoreinfo),
+            notes_at, len(notes), 0, 0,
+            first if self.part else 0, last if self.part else 0, self.max_mapnr,
+        )  # fmt: skip
+        known_bytes = {1: 12, 2: 32, 3: 48, 4: 64, 5: 80, 6: 104}[self.version]
+        header = self._header(sub_blocks, bitmap_blocks).ljust(block, b"\0")
+        header += (sub[:known_bytes].ljust(104, b"\0") + notes).ljust(sub_blocks * block, b"\0")
+        kept = sorted(self.pages)
+        half = bitmap_blocks // 2 * block
+        header += self.bitmap(self.ram if self.ram is not None else range(self.max_mapnr), half)
+        header += self.bitmap(kept, half)
+        return header + self._table_and_data(len(header), [pfn for pfn in kept if first <= pfn < last])
+
+    def _header(self, sub_blocks: int, bitmap_blocks: int) -> bytes:
+        names = ("Linux", "testhost", RELEASE, "#1 SMP test", self.machine, "(none)")
+        status = FLAGS[self.compression] if self.status is None else self.status
+        utsname = b"".join(name.encode().ljust(65, b"\0") for name in names)
+        head = b"KDUMP   " + struct.pack("<i", self.version) + utsname + bytes(6)
+        return head + struct.pack(
+            "<qqIiiIIIIIIi",
+            0, 0, status, self.page_size, sub_blocks, bitmap_blocks, min(self.max_mapnr, 0xFFFFFFFF), 0, 0, 0, 0, 1,
+        )  # fmt: skip
+
+    @staticmethod
+    def bitmap(pfns: Sequence[int], size: int) -> bytes:
+        bits = bytearray(size)
+        for pfn in pfns:
+            bits[pfn // 8] |= 1 << pfn % 8
+        return bytes(bits)
+
+    def _table_and_data(self, at: int, pfns: list[int]) -> bytes:
+        zero = bytes(self.page_size)
+        data = bytearray()
+        table = bytearray()
+        data_at = at + 24 * len(pfns)
+        if self.level & 1:
+            data += zero  # makedumpfile stores one zero page that all descriptors of zero pages share
+        for pfn in pfns:
+            page = self.pages[pfn]
+            if page == zero and self.level & 1:
+                table += struct.pack("<qIIQ", data_at, self.page_size, 0, 0)
+                continue
+            stored, flags = compress(page, self.compression)
+            table += struct.pack("<qIIQ", data_at + len(data), len(stored), flags, 0)
+            data += stored
+        return bytes(table + data)
+
+
+def flatten(data: bytes, segment_bytes: int = 65536, order: Sequence[int] | None = None) -> bytes:
+    """A flattened stream of data, its segments in the given order."""
+    starts = list(range(0, len(data), segment_bytes))
+    segments = [(start, data[start : start + segment_bytes]) for start in starts]
+    return flat_stream([segments[index] for index in (order if order is not None else range(len(segments)))])
+
+
+def flat_stream(segments: Sequence[tuple[int, bytes]], *, end: bool = True) -> bytes:
+    """A flattened stream of just these segments."""
+    stream = b"makedumpfile\0\0\0\0" + struct.pack(">qq", 1, 1)
+    stream = stream.ljust(4096, b"\0")
+    for offset, piece in segments:
+        stream += struct.pack(">qq", offset, len(piece)) + piece
+    return stream + (b"\xff" * 16 if end else b"")
+
+
+def elf(
+    segments: Sequence[tuple[int, bytes]],
+    *,
+    memory_bytes: Sequence[int] | None = None,
+    flags: int = 0,
+    machine: int = 62,
+    vmcoreinfo: bytes | None = None,
+) -> bytes:
+    """An ELF64 dump of (physical address, bytes)."""
+    if vmcoreinfo is None:
+        vmcoreinfo = VMCOREINFO.format(page_size=PAGE, more="").encode()
+    notes = notes_of(vmcoreinfo)
+    count = 1 + len(segments)
+    notes_at = 64 + 56 * count
+    at = -(-(notes_at + len(notes)) // PAGE) * PAGE
+    headers = struct.pack("<IIQQQQQQ", 4, 0, notes_at, 0, 0, len(notes), len(notes), 0)
+    body = b""
+    for index, (address, data) in enumerate(segments):
+        memory = memory_bytes[index] if memory_bytes else len(data)
+        headers += struct.pack("<IIQQQQQQ", 1, 7, at + len(body), 0, address, len(data), memory, 0)
+        body += data
+    ident = b"\x7fELF\x02\x01\x01".ljust(16, b"\0")
+    ehdr = ident + struct.pack("<HHIQQQIHHHHHH", 4, machine, 1, 0, 64, 0, flags, 64, 56, count, 0, 0, 0)
+    return (ehdr + headers + notes).ljust(at, b"\0") + body
