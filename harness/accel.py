@@ -10,6 +10,7 @@ import json
 import secrets
 import shutil
 from pathlib import Path
+from xml.sax.saxutils import quoteattr
 
 from .console import Console
 from .domain import PREFIX, Hypervisor
@@ -36,7 +37,7 @@ def _probe_xml(name: str, sector: Path) -> str:
     return f"""<domain type="kvm"><name>{name}</name><memory unit="MiB">64</memory><vcpu>1</vcpu>
 <os><type arch="x86_64" machine="pc">hvm</type><boot dev="hd"/></os>
 <cpu mode="host-passthrough"/><on_poweroff>destroy</on_poweroff><on_crash>destroy</on_crash>
-<devices><disk type="file" device="disk"><driver name="qemu" type="raw"/><source file="{sector}"/>
+<devices><disk type="file" device="disk"><driver name="qemu" type="raw"/><source file={quoteattr(str(sector))}/>
 <target dev="hda" bus="ide"/></disk>
 <serial type="pty"/><console type="pty"/><memballoon model="none"/></devices></domain>"""
 

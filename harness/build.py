@@ -70,7 +70,8 @@ class Recipe:
 
     name: str
     suite: str
-    security: bool
+    updates_suite: str
+    security_suite: str
     components: tuple[str, ...]
     kernel: str
     packages: tuple[str, ...]
@@ -115,6 +116,8 @@ def build(recipe: Recipe, disk: Path, *, workdir: Path, log: Path, progress: Cal
         "--variant=apt",
         "--format=null",
         f"--include={','.join((*BASE_PACKAGES, recipe.kernel, *recipe.packages))}",
+        # A mirror may lag behind the date until which its index vouches for itself; signatures are checked anyway.
+        '--aptopt=Acquire::Check-Valid-Until "false"',
         "--dpkgopt=path-exclude=/usr/share/doc/*",
         "--dpkgopt=path-exclude=/usr/share/man/*",
         "--dpkgopt=path-exclude=/usr/share/locale/*",
@@ -123,7 +126,9 @@ def build(recipe: Recipe, disk: Path, *, workdir: Path, log: Path, progress: Cal
         f"--customize-hook={shlex.quote(str(hook))} \"$1\"",
         recipe.suite,
         "-",
-        *recipe.mirror.sources(recipe.suite, security=recipe.security, components=recipe.components),
+        *recipe.mirror.sources(
+            recipe.suite, recipe.updates_suite, security_suite=recipe.security_suite, components=recipe.components
+        ),
     ]  # fmt: skip
     progress(f"installing {recipe.suite} with {recipe.kernel} from {recipe.mirror.archive}")
     _run_logged(command, log, progress)

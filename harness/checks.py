@@ -19,7 +19,8 @@ CLOCK_SLACK_S = 5.0
 # Who may read a dump can read every secret of the machine.
 DUMP_MODE = 0o600
 ROOT = "root"
-WORLD_READ = 0o004
+# RHEL makes the directory 0755, and that is safe: its files are 0600, so others learn no more than names.
+WORLD_WRITE = 0o002
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,10 +55,8 @@ def check_permissions(verdict: Verdict, file: FoundFile) -> None:
     """Mode, owner and directory of the dump where it was written."""
     verdict.check(
         "permissions",
-        file.mode == DUMP_MODE
-        and file.owner == ROOT
-        and not (file.directory_mode & WORLD_READ and file.mode & WORLD_READ),
-        expected=f"{DUMP_MODE:04o} {ROOT}",
+        file.mode == DUMP_MODE and file.owner == ROOT and not file.directory_mode & WORLD_WRITE,
+        expected=f"{DUMP_MODE:04o} {ROOT}, in a directory that others cannot write",
         seen=f"{file.mode:04o} {file.owner}, in a directory {file.directory_mode:04o}",
     )
 

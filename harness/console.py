@@ -18,6 +18,8 @@ from .timing import Deadline, now_s
 PANIC = re.compile(r"Kernel panic - not syncing: .+")
 # A getty's prompt has no line end; "login:" also stands in ordinary lines, which do.
 PROMPT = re.compile(rb"(?:[\w.-]+ login: |\(initramfs\) |kdump:/[^\r\n]{0,80}# |sh-\d[^\r\n]{0,20}# )$")
+# Kernel and service messages may follow a prompt on its own line before anybody has read it.
+LOGIN = re.compile(r"^[\w.-]+ login: ?(?=$|\[)")
 _LINE = re.compile(rb"([^\n]*)\n")
 _ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[()][A-Z0-9]|[=>78cDM])")
 TICK_S = 0.5

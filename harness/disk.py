@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import subprocess
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from . import build
 from .catalog import Image
 from .download import Unreachable, cached, fetch
 from .errors import HarnessError, HostError, UsageError
+from .evidence import Evidence
 from .family import Family
 from .guest import Guest
 from .mirror import find_mirror
@@ -122,7 +124,8 @@ def _recipe(subject: Subject, packages: tuple[str, ...]) -> build.Recipe:
     return build.Recipe(
         name=image.name,
         suite=image.build.suite,
-        security=bool(image.build.security_suite),
+        updates_suite=image.build.updates_suite,
+        security_suite=image.build.security_suite,
         components=image.build.components,
         kernel=image.build.kernel,
         packages=tuple(sorted({*packages, *image.build.packages})),
@@ -157,7 +160,7 @@ def _built(run: Run, subject: Subject, packages: tuple[str, ...]) -> BaseDisk:
         work.mkdir()
         work.chmod(0o755)
         with run.progress.step(f"building {recipe.name} from packages", usual_s=100):
-            log = run.directory.path / "mmdebstrap.log"
+            log = run.log_path(f"build-{recipe.name}.log")
             build.build(recipe, part / "disk.raw", workdir=work, log=log, progress=run.progress.detail)
         versions = (work / "boot" / "packages").read_text(encoding="utf-8").splitlines()
         build.remove_workdir(work)
@@ -202,16 +205,29 @@ def armed_disk(
 
 
 def _arm(run: Run, subject: Subject, machine: Machine, disk: Path, crashkernel: str, packages: tuple[str, ...]) -> str:
-    """Boot the disk and make its kdump ready with the guest's own tools; returns the kernel release."""
+    """Boot the disk, make its kdump ready with the guest's own tools, and see it loaded; returns the kernel release."""
     evidence = run.evidence(f"arm-{subject.name}")
     try:
-        with run.guest(disk, machine, evidence, label=f"arm-{subject.name}") as guest:
-            with run.progress.step(f"arming {subject.name}: booting"):
-                guest.power_on()
-                guest.wait_for_login()
-                guest.connect()
+        with _booted(run, subject, machine, disk, evidence, "booting") as guest:
             stack = Stack(guest, subject.family)
-            return _arm_guest(run, guest, stack, crashkernel, packages)
+            stack.check_family(stack.state())
+            with run.progress.step("arming: kdump packages"):
+                stack.install(packages)
+            with run.progress.step("arming: boot loader and capture initramfs, by the guest's own tools", usual_s=100):
+                stack.enable()
+                stack.write_bootloader(crashkernel)
+                stack.reserve_and_build()
+            _shut_down(run, guest)
+        # A second power-on instead of a reboot: after a reset QEMU's emulation crawls for minutes through what
+        # it had translated before, and a user's first boot with the reservation may well be a cold one.
+        with _booted(run, subject, machine, disk, evidence, "booting with the reservation") as guest:
+            stack = Stack(guest, subject.family)
+            if crashkernel != "none":
+                with run.progress.step("arming: loading the capture kernel"):
+                    stack.wait_until_loaded()
+            kernel = guest.shell.run("uname -r").out.strip()
+            _shut_down(run, guest)
+        return kernel
     except HarnessError as error:
         if error.see is None:
             error.see = evidence.directory
@@ -220,21 +236,16 @@ def _arm(run: Run, subject: Subject, machine: Machine, disk: Path, crashkernel: 
         evidence.close()
 
 
-def _arm_guest(run: Run, guest: Guest, stack: Stack, crashkernel: str, packages: tuple[str, ...]) -> str:
-    state = stack.state()
-    stack.check_family(state)
-    with run.progress.step("arming: kdump packages"):
-        stack.install(packages)
-    with run.progress.step("arming: boot loader and capture initramfs, by the guest's own tools"):
-        stack.enable()
-        stack.write_bootloader(crashkernel)
-        stack.reserve_and_build()
-    with run.progress.step("arming: rebooting with the reservation"):
-        guest.reboot()
-    if crashkernel != "none":
-        with run.progress.step("arming: loading the capture kernel"):
-            stack.wait_until_loaded()
+@contextlib.contextmanager
+def _booted(run: Run, subject: Subject, machine: Machine, disk: Path, evidence: Evidence, what: str) -> Iterator[Guest]:
+    with run.guest(disk, machine, evidence, label=f"arm-{subject.name}", user=subject.login) as guest:
+        with run.progress.step(f"arming {subject.name}: {what}", usual_s=80 if run.factor > 1 else 15):
+            guest.power_on()
+            guest.wait_for_login()
+            guest.connect()
+        yield guest
+
+
+def _shut_down(run: Run, guest: Guest) -> None:
     with run.progress.step("arming: shutting down"):
-        kernel = guest.shell.run("uname -r").out.strip()
         guest.power_off()
-    return kernel

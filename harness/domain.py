@@ -15,16 +15,21 @@ from xml.sax.saxutils import escape, quoteattr
 import libvirt
 
 from .console import ByteQueue
-from .errors import GuestError, HostError, UsageError
-from .timing import now_s
+from .errors import GuestError, HostError, UsageError, WaitedInVain
+from .timing import now_s, poll
 
 PREFIX = "kdh-"  # every domain of ours is found by it
 NETWORK = "default"
 CONNECT_TIMEOUT_S = 20.0
+RESTART_TIMEOUT_S = 20.0
 # A dead remote host is noticed after about half a minute.
 KEEPALIVE_S, KEEPALIVE_COUNT = 6, 5
 # libvirt reports these while a domain is on its way out.
 _GONE = (libvirt.VIR_ERR_NO_DOMAIN, libvirt.VIR_ERR_OPERATION_INVALID)
+
+# What QEMU has translated outlives a reset, and every page of it that the next kernel overwrites is slow to write.
+# A smaller cache than the default (1 GiB) holds less of the past; too small a one translates all the time.
+_TCG_CACHE = '<tcg><tb-cache unit="MiB">256</tb-cache></tcg>'
 
 _EVENTS = {
     libvirt.VIR_DOMAIN_EVENT_STARTED: "started",
@@ -64,7 +69,7 @@ class DomainSpec:
   <memory unit="MiB">{self.memory_mib}</memory>
   <vcpu>{self.vcpus}</vcpu>
   <os{firmware}><type arch="x86_64" machine="q35">hvm</type><boot dev="hd"/></os>
-  <features><acpi/><apic/><vmcoreinfo state="on"/></features>
+  <features><acpi/><apic/><vmcoreinfo state="on"/>{"" if kvm else _TCG_CACHE}</features>
   {_cpu_xml(kvm, self.cpu_level)}
   <clock offset="utc"/>
   <on_poweroff>destroy</on_poweroff>
@@ -263,9 +268,18 @@ class Domain:
         try:
             self._handle.destroy()
         except libvirt.libvirtError as error:
-            if error.get_error_code() not in _GONE and self._hypervisor.alive():
+            if error.get_error_code() in _GONE:
+                pass
+            elif self._hypervisor.alive():
                 raise GuestError(f"{self.name}: cannot be destroyed ({_first_line(error)})") from None
+            else:
+                # libvirtd was restarted under us: the new one has adopted the domain, but not our auto-destroy.
+                self._hypervisor.destroy_anew(self.name)
         self._hypervisor.unwatch(self._handle)
+
+    def connection_lost(self) -> bool:
+        """Whether it is libvirt that is gone, and not the guest."""
+        return not self._hypervisor.alive()
 
 
 class Hypervisor:
@@ -350,6 +364,24 @@ class Hypervisor:
         """Remove a domain that a dead run left behind."""
         with contextlib.suppress(libvirt.libvirtError):
             self._connection.lookupByName(name).destroy()
+
+    def destroy_anew(self, name: str) -> None:
+        """Remove a domain over a new connection, after ours broke; a libvirtd that starts again is waited for."""
+
+        def attempt() -> bool | None:
+            try:
+                fresh = Hypervisor(self.uri)
+            except HostError:
+                return None
+            fresh.destroy_named(name)
+            gone = name not in fresh.ours()
+            fresh.close()
+            return gone or None
+
+        try:
+            poll(f"libvirt at {self.uri} to answer again", attempt, timeout_s=RESTART_TIMEOUT_S)
+        except WaitedInVain as error:
+            raise HostError(f"{error}; {name} may still run: kdump-harness clean removes it") from None
 
     def new_stream(self) -> Any:
         """A stream that never blocks."""

@@ -16,14 +16,14 @@ from .checks import CrashFacts
 from .console import Line
 from .diagnosis import diagnose_text
 from .disk import ArmedDisk, BaseDisk, Subject, armed_disk, base_disk
-from .errors import ConsoleLost, GuestError, HarnessError
+from .errors import ConsoleLost, GuestError, HarnessError, HostError
 from .evidence import Evidence
 from .guest import Guest
 from .runtime import Machine, Run
 from .stack import GuestState, KdumpConfig, Stack
 from .stage import Stage
 from .target import FoundFile, LocalTarget, find_target
-from .timing import PhaseClock, now_s
+from .timing import PhaseClock
 from .trigger import Trigger, find_trigger
 from .verdict import Verdict
 from .watch import PANIC_TIMEOUT_S, SILENCE_TIMEOUT_S, TOTAL_TIMEOUT_S, CrashWatch
@@ -74,7 +74,7 @@ def run_drill(run: Run, plan: Plan) -> Verdict:
     drill = _Drill(run, plan, evidence)
     overlay = run.overlay(disk.path, base_format=base_format)
     try:
-        with run.guest(overlay, plan.machine, evidence, label=plan.subject.name) as guest:
+        with run.guest(overlay, plan.machine, evidence, label=plan.subject.name, user=plan.subject.login) as guest:
             return drill.take(guest)
     except HarnessError as error:
         evidence.event("broken", error=str(error))
@@ -153,7 +153,7 @@ class _Drill:
     def _crash(self, guest: Guest, before: GuestState) -> tuple[CrashFacts, CrashWatch]:
         """Leave the nonce, pull the trigger, follow the console."""
         nonce = secrets.token_hex(8)
-        asked_s = now_s()  # "before" was read a moment ago; its clock is compared with ours from here
+        self.clock.mark("asked")  # "before" was read a moment ago; its clock is compared with ours from here
         guest.shell.run("echo %s > /dev/kmsg; sync", f"kdump-harness: this is crash {nonce}")
         watch = CrashWatch(self.plan.subject.family.console, self.trigger.panic, self.clock, on_change=self._reach)
         watch.stage = self.verdict.reached if self.verdict.reached >= Stage.ARMED else Stage.ARMED
@@ -172,7 +172,7 @@ class _Drill:
             compress=before.compress or "none",
             trigger=self.trigger,
             nonce=nonce,
-            crashed_after_s=(0.0, now_s() - asked_s),
+            crashed_after_s=(0.0, self.clock.between_s("asked", "panic") or 0.0),
         )
         return facts, watch
 
@@ -187,6 +187,8 @@ class _Drill:
                     try:
                         line = guest.console.read_line(timeout_s=_TICK_S)
                     except ConsoleLost:
+                        if guest.domain.connection_lost():
+                            raise HostError("the connection to libvirt broke in the middle of the drill") from None
                         return f"the guest disappeared while waiting for {waiting} (domain events: {_events(guest)})"
                     if line is not None:
                         watch.feed(line)
@@ -252,7 +254,7 @@ class _Drill:
         local = self.evidence.directory / chosen.name
         self.run.state.require_space(chosen.size_bytes // MIB + 64, "the vmcore")
         with self.progress.step(f"fetching the vmcore, {chosen.size_bytes / MIB:.1f} MiB"):
-            guest.shell.fetch(chosen.path, local)
+            guest.shell.fetch(chosen.path, local, progress=lambda done: self.progress.detail(f"{done / MIB:.1f} MiB"))
             local.chmod(0o600)
         self.dumps.append(local)
         self._pull_small_files(guest, chosen)

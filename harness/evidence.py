@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import errno
 import json
 import os
 import threading
@@ -23,11 +24,12 @@ class Evidence:
         try:
             directory.mkdir(parents=True, exist_ok=False)
             self._console = (directory / "console.log").open("ab", buffering=0)
+            self._timing = (directory / "console.timing").open("a", encoding="ascii", buffering=1)
             self._events = (directory / "events.jsonl").open("a", encoding="utf-8", buffering=1)
             self._commands = (directory / "commands.log").open("a", encoding="utf-8", buffering=1)
         except OSError as error:
             raise _unwritable(directory, error) from None
-        self._zero_s = now_s()
+        self._zero_s = self._last_chunk_s = now_s()
         self._lock = threading.Lock()
         self._echo: Any = None
 
@@ -44,6 +46,9 @@ class Evidence:
         """Append to console.log; called from the thread that reads the serial line."""
         with contextlib.suppress(ValueError):  # a last chunk after close()
             self._console.write(data)
+            at_s, self._last_chunk_s = self._last_chunk_s, now_s()
+            # The form of script(1): scriptreplay -t console.timing console.log shows the drill again.
+            self._timing.write(f"{self._last_chunk_s - at_s:.6f} {len(data)}\n")
         if self._echo is not None:
             self._echo(data)
 
@@ -71,7 +76,7 @@ class Evidence:
 
     def close(self) -> None:
         """Close the logs."""
-        for file in (self._console, self._events, self._commands):
+        for file in (self._console, self._timing, self._events, self._commands):
             file.close()
 
 
@@ -96,6 +101,17 @@ class EvidenceRoot:
             path = self.run / f"{name}-{number}"
             number += 1
         return Evidence(path)
+
+
+def check_writable(root: Path) -> None:
+    """HostError when no directory could be made at root; makes nothing."""
+    place = root.absolute()
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    if not place.is_dir():
+        raise _unwritable(root, NotADirectoryError(errno.ENOTDIR, f"{place} is not a directory"))
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise _unwritable(root, PermissionError(errno.EACCES, f"no permission to write in {place}"))
 
 
 def _unwritable(directory: Path, error: OSError) -> HostError:

@@ -7,6 +7,7 @@ import datetime
 import tomllib
 import types
 import typing
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -95,7 +96,7 @@ def _convert(value: Any, hint: Any, *, where: str, key: str) -> Any:
             raise TableError(f"{where}: {key} must be a list, not {value!r}")
         element = typing.get_args(hint)[0]
         return tuple(_convert(item, element, where=where, key=key) for item in value)
-    if origin is dict:
+    if origin in (dict, Mapping):
         if not isinstance(value, dict):
             raise TableError(f"{where}: {key} must be a table, not {value!r}")
         element = typing.get_args(hint)[1]

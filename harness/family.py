@@ -77,6 +77,7 @@ class Family:
     commands: Commands
     bootloader: Bootloader
     console: ConsoleSigns
+    drop_ins: Mapping[str, str] = field(default_factory=dict)  # files that make the defaults safe, by path
     notes: str = field(default="")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 
-from .console import Console, Line
+from .console import LOGIN, Console, Line
 from .domain import Domain
 from .errors import GuestError, WaitedInVain
 from .evidence import Evidence
@@ -17,7 +17,6 @@ from .timing import Deadline, poll
 BOOT_TIMEOUT_S = 60.0
 SSH_TIMEOUT_S = 40.0
 SILENCE_TIMEOUT_S = 40.0
-LOGIN = r"[\w.-]+ login: ?$"
 
 
 def boot_trouble(line: Line) -> str | None:
@@ -74,7 +73,7 @@ class Guest:
         """The login prompt on the serial console."""
         return self.console.wait_for(
             "login prompt on the serial console",
-            LOGIN,
+            LOGIN.pattern,
             timeout_s=BOOT_TIMEOUT_S * self.factor,
             silence_s=SILENCE_TIMEOUT_S * self.factor,
             give_up=self._cannot_boot,

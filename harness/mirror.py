@@ -22,14 +22,12 @@ class Mirror:
     archive: str
     security: str | None  # None: the host has no security archive, guests are built without
 
-    def sources(self, suite: str, *, security: bool, components: tuple[str, ...]) -> tuple[str, ...]:
-        """The sources.list lines of a release; security adds its -updates and -security suites."""
+    def sources(self, *suites: str, security_suite: str, components: tuple[str, ...]) -> tuple[str, ...]:
+        """The sources.list lines of a release; empty suites are left out, and security where the host has none."""
         parts = " ".join(components)
-        lines = [f"deb {self.archive} {suite} {parts}"]
-        if security:
-            lines.append(f"deb {self.archive} {suite}-updates {parts}")
-            if self.security is not None:
-                lines.append(f"deb {self.security} {suite}-security {parts}")
+        lines = [f"deb {self.archive} {suite} {parts}" for suite in suites if suite]
+        if security_suite and self.security is not None:
+            lines.append(f"deb {self.security} {security_suite} {parts}")
         return tuple(lines)
 
 
@@ -37,7 +35,7 @@ def find_mirror() -> Mirror:
     """The Debian mirror of the environment, else of the host's apt; HostError when there is neither."""
     named = os.environ.get(MIRROR_VARIABLE)
     if named:
-        return Mirror(archive=named.rstrip("/"), security=os.environ.get(SECURITY_VARIABLE))
+        return Mirror(archive=named.rstrip("/"), security=(os.environ.get(SECURITY_VARIABLE) or "").rstrip("/") or None)
     if shutil.which("apt-get") is None:
         raise HostError(
             f"no apt on this host, so no package mirror to build guests from (name one in {MIRROR_VARIABLE})"

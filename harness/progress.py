@@ -11,7 +11,7 @@ from rich.status import Status
 
 from .timing import now_s
 
-err = RichConsole(stderr=True, highlight=False, soft_wrap=True)
+err = RichConsole(stderr=True, highlight=False, soft_wrap=True, emoji=False)  # ":ab:" in a MAC is no emoji
 
 
 class Progress:

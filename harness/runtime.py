@@ -106,6 +106,12 @@ class Run:
             evidence.echo_console(console_echo)
         return evidence
 
+    def log_path(self, name: str) -> Path:
+        """Where a log of this run goes that belongs to no drill."""
+        self.open_evidence()
+        assert self._evidence is not None
+        return self._evidence.run / name
+
     def open_evidence(self) -> None:
         """Make the run's evidence directory now, so that a place that cannot be written is known before work begins."""
         if self._evidence is None:
@@ -118,14 +124,18 @@ class Run:
         return path
 
     @contextlib.contextmanager
-    def guest(self, disk: Path, machine: Machine, evidence: Evidence, *, label: str) -> Iterator[Guest]:
+    def guest(
+        self, disk: Path, machine: Machine, evidence: Evidence, *, label: str, user: str = "root"
+    ) -> Iterator[Guest]:
         """A guest that is defined and paused; destroyed at the end of the block, whatever happens in it."""
         number = next(self._numbers)
         name = f"{PREFIX}{self.directory.identity}-{number}-{label}"[:60]
         seed = self.directory.path / f"seed-{number}.iso"
         mac = "52:54:00:" + ":".join(f"{byte:02x}" for byte in secrets.token_bytes(3))
         host_key = make_key(name)
-        write_seed(seed, name=_host_name(label, number), mac=mac, login=self.login, host=host_key, identity=name)
+        write_seed(
+            seed, name=_host_name(label, number), mac=mac, user=user, login=self.login, host=host_key, identity=name
+        )
         spec = DomainSpec(
             name=name,
             accelerator=self.accelerator,
@@ -143,7 +153,7 @@ class Run:
             evidence.text("domain.xml", domain.xml())
             guest = Guest(
                 domain,
-                user="root",
+                user=user,
                 login=self.login,
                 host_key=host_key.public,
                 evidence=evidence,

@@ -32,16 +32,19 @@ def make_key(comment: str) -> KeyPair:
     return KeyPair(private=private.decode(), public=f"{public.decode()} {comment}")
 
 
-def user_data(*, login: KeyPair, host: KeyPair) -> str:
+def user_data(*, user: str, login: KeyPair, host: KeyPair) -> str:
     """What cloud-init does at the first boot, as JSON, which is YAML too.
 
     The host key is ours, so that we know whom we talk to, and because making keys takes an emulated guest long.
     Modules that only cost time there (package mirrors, locales, keys printed to the console) are not run.
     """
+    users: list[dict[str, object]] = [{"name": "root", "lock_passwd": True, "ssh_authorized_keys": [login.public]}]
+    if user != "root":
+        users.append({"name": user, "sudo": "ALL=(ALL) NOPASSWD:ALL", "ssh_authorized_keys": [login.public]})
     config = {
         "disable_root": False,
         "ssh_pwauth": False,
-        "users": [{"name": "root", "lock_passwd": True, "ssh_authorized_keys": [login.public]}],
+        "users": users,
         "ssh_deletekeys": True,
         "ssh_genkeytypes": [],
         "ssh_keys": {"ed25519_private": host.private, "ed25519_public": host.public},
@@ -60,10 +63,10 @@ def network_config(mac: str) -> str:
     return json.dumps({"version": 2, "ethernets": {"nic0": nic}}) + "\n"
 
 
-def write_seed(path: Path, *, name: str, identity: str, mac: str, login: KeyPair, host: KeyPair) -> None:
+def write_seed(path: Path, *, name: str, identity: str, mac: str, user: str, login: KeyPair, host: KeyPair) -> None:
     """An ISO image with the seed; name is the host name, identity makes cloud-init take every guest for a new one."""
     files = {
-        "user-data": user_data(login=login, host=host),
+        "user-data": user_data(user=user, login=login, host=host),
         "meta-data": json.dumps({"instance-id": identity, "local-hostname": name}) + "\n",
         "network-config": network_config(mac),
     }

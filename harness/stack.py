@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 
 from .errors import CommandFailed, UsageError
 from .family import COMPRESS_FLAGS, MAX_LEVEL, Family
@@ -162,7 +163,10 @@ class Stack:
         return self.guest.shell.succeeds("rpm -q %s", package)
 
     def enable(self) -> None:
-        """Switch the service on in its configuration."""
+        """Switch the service on in its configuration, and make its defaults safe."""
+        for path, text in self.family.drop_ins.items():
+            self.guest.shell.run("mkdir -p %s", str(PurePosixPath(path).parent))
+            self.guest.shell.write_text(path, text.lstrip())
         self.guest.shell.run(self.family.commands.enable, timeout_s=COMMAND_TIMEOUT_S * self.guest.factor)
 
     def collect_with(self, level: int | None, compress: str | None) -> None:

@@ -9,6 +9,7 @@ import json
 import os
 import secrets
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ STATE_VARIABLE = "KDUMP_HARNESS_STATE"
 SHARED = Path("/var/lib/kdump-harness")
 GROUP = "libvirt"
 MIB = 1 << 20
+STARTING_S = 10.0  # between making a run's directory and locking it
 CACHES = ("images", "built", "armed")
 
 
@@ -109,14 +111,17 @@ class State:
             if done := self.ready(cache, key):
                 return done
             part = final.with_name(f"{key}.part")
-            _remove_tree(part)  # of a process that died
-            part.mkdir()
-            part.chmod(0o755)
             try:
+                _remove_tree(part)  # of a process that died
+                part.mkdir()
+                part.chmod(0o755)
                 meta = make(part)
                 (part / "meta.json").write_text(json.dumps(meta, indent=1, default=str) + "\n", encoding="utf-8")
                 _remove_tree(final)
                 part.rename(final)
+            except OSError as error:
+                _remove_tree(part)
+                raise HostError(f"{what} cannot be made in {final.parent}: {error.strerror or error}") from error
             except BaseException:
                 _remove_tree(part)
                 raise
@@ -144,11 +149,11 @@ class State:
 
     def dead_runs(self) -> dict[str, Path]:
         """Run directories whose process is gone, by identity."""
-        return {path.name: path for path in sorted((self.directory / "runs").iterdir()) if not _held(path / "lock")}
+        return {path.name: path for path in sorted((self.directory / "runs").iterdir()) if not _lives(path)}
 
     def living_runs(self) -> frozenset[str]:
         """Identities of the runs that go on."""
-        return frozenset(path.name for path in (self.directory / "runs").iterdir() if _held(path / "lock"))
+        return frozenset(path.name for path in (self.directory / "runs").iterdir() if _lives(path))
 
     def leftovers(self) -> list[Leftover]:
         """Directories of dead runs and unfinished cache entries."""
@@ -165,10 +170,11 @@ class State:
     def cached(self) -> list[Leftover]:
         """Everything in the caches that no process is making."""
         found = []
-        for cache in CACHES:
+        for cache in reversed(CACHES):  # what is based on something goes before it
             for path in sorted((self.directory / cache).iterdir()):
-                lock = path if path.suffix == ".lock" else path.with_name(f"{path.name}.lock")
-                if _held(lock) or ((path / "lock").exists() and _held(path / "lock")):
+                # Lock files stay: a process that waits for one must not be overtaken by one that makes it anew.
+                lock = path.with_name(f"{path.name.removesuffix('.part')}.lock")
+                if path.suffix == ".lock" or _held(lock) or ((path / "lock").exists() and _held(path / "lock")):
                     continue
                 found.append(Leftover(f"{cache}/{path.name}", lambda path=path: _remove_tree(path)))  # type: ignore[misc]
         return found
@@ -215,7 +221,10 @@ def _locked(path: Path, waiting: Callable[[], None]) -> Iterator[None]:
 def _held(path: Path) -> bool:
     """Whether a living process holds the lock."""
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        # Reading is enough for a lock, and all that another user may do with it.
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except PermissionError:
+        return True  # somebody else's, so it is not for us to call it dead
     except OSError:
         return False
     try:
@@ -226,6 +235,15 @@ def _held(path: Path) -> bool:
         return False
     finally:
         os.close(descriptor)
+
+
+def _lives(run: Path) -> bool:
+    """Whether the process of a run lives; one that has just begun may not have its lock yet."""
+    if _held(run / "lock"):
+        return True
+    with contextlib.suppress(OSError):
+        return not (run / "lock").exists() and time.time() - run.stat().st_mtime < STARTING_S
+    return False
 
 
 def _remove_tree(path: Path) -> None:

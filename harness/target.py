@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import PurePosixPath
+from typing import TYPE_CHECKING
 
 from .errors import UsageError
 from .family import Family
-from .shell import Shell
+
+if TYPE_CHECKING:
+    from .shell import Shell
 
 TARGETS = ("local",)
 

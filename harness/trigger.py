@@ -6,10 +6,13 @@ import difflib
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from . import facts
 from .errors import UsageError
-from .guest import Guest
+
+if TYPE_CHECKING:
+    from .guest import Guest
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,9 +25,11 @@ _RESTART = re.compile(r"reboot: Restarting system|reboot: machine restart|kexec_
 _POWER_DOWN = re.compile(r"reboot: (Power down|System halted)")
 _SHELL = re.compile(
     r"^\(initramfs\) |^kdump:/.*# |Entering kdump emergency mode|You are in emergency mode|"
-    r"Give root password for maintenance|Entering emergency mode|Dropping to a shell|Running a debug shell"
+    r"Give root password for maintenance|Entering emergency mode|Dropping to a shell|Running a debug shell|"
+    r"BusyBox v\S+ .*built-in shell"  # its prompt ends in a question to the terminal, so it may not look like one
 )
-_LOGIN = re.compile(r"[\w.-]+ login: ?$")
+# A kernel message that comes while the prompt waits is on the same line.
+_LOGIN = re.compile(r"[\w.-]+ login: ?$|^[\w.-]+ login: \[")
 _PROGRESS = re.compile(r"(?:Copying data|Excluding unnecessary pages|Checking for memory holes)\s*: \[\s*([\d.]+) ?%\]")
 
 
@@ -88,6 +90,10 @@ class CrashWatch:
             self._capture_starts(line.at_s)
         elif _POWER_DOWN.search(line.text):
             self.hopeless = "the guest powered off after the panic"
+        elif _LOGIN.search(line.text):
+            # A quiet kernel: an ordinary boot came without a word.
+            self._restarts(line.at_s)
+            self._logged_in(line.at_s)
 
     def _capture_starts(self, at_s: float) -> None:
         self.capture_seen = True

@@ -23,6 +23,7 @@ LAYERS = (
     ("stack", "trigger", "target"),
     ("disk", "checks", "watch"),
     ("drill", "doctor"),
+    ("verbs",),
     ("plugin", "cli"),
 )
 RANK = {module: rank for rank, modules in enumerate(LAYERS) for module in modules}
@@ -55,7 +56,9 @@ def test_every_module_has_its_layer() -> None:
     assert {module for module, _ in sources()} == set(RANK)
 
 
-@pytest.mark.parametrize(("module", "path"), list(sources()), ids=lambda value: value if isinstance(value, str) else value.stem)
+@pytest.mark.parametrize(
+    ("module", "path"), list(sources()), ids=lambda value: value if isinstance(value, str) else value.stem
+)
 def test_imports_go_down_only(module: str, path: Path) -> None:
     upwards = [name for name, ours in imports(path) if ours and RANK.get(name, -1) > RANK[module]]
     assert not upwards, f"{path.name} imports {upwards}, which lie above {module}"
@@ -68,5 +71,7 @@ def test_a_driver_is_imported_in_one_place(library: str) -> None:
 
 
 def test_nothing_but_timing_sleeps() -> None:
-    sleepers = [path.name for module, path in sources() if "sleep(" in path.read_text(encoding="utf-8") and module != "timing"]
+    sleepers = [
+        path.name for module, path in sources() if "sleep(" in path.read_text(encoding="utf-8") and module != "timing"
+    ]
     assert sleepers == []

@@ -95,7 +95,7 @@ class Kdump:
         half = bitmap_blocks // 2 * block
         header += self.bitmap(self.ram if self.ram is not None else range(self.max_mapnr), half)
         header += self.bitmap(kept, half)
-        return header + self._table_and_data(len(header), [pfn for pfn in kept if first <= pfn < last])
+        return header + self._table_and_data(len(header), [pfn for pfn in kept if first <= pfn < last], len(kept))
 
     def _header(self, sub_blocks: int, bitmap_blocks: int) -> bytes:
         names = ("Linux", "testhost", RELEASE, "#1 SMP test", self.machine, "(none)")
@@ -114,11 +114,11 @@ class Kdump:
             bits[pfn // 8] |= 1 << pfn % 8
         return bytes(bits)
 
-    def _table_and_data(self, at: int, pfns: list[int]) -> bytes:
+    def _table_and_data(self, at: int, pfns: list[int], room: int) -> bytes:
         zero = bytes(self.page_size)
         data = bytearray()
         table = bytearray()
-        data_at = at + 24 * len(pfns)
+        data_at = at + 24 * room  # also the parts of a split dump have room for the descriptors of all pages
         if self.level & 1:
             data += zero  # makedumpfile stores one zero page that all descriptors of zero pages share
         for pfn in pfns:
@@ -129,7 +129,7 @@ class Kdump:
             stored, flags = compress(page, self.compression)
             table += struct.pack("<qIIQ", data_at + len(data), len(stored), flags, 0)
             data += stored
-        return bytes(table + data)
+        return bytes(table).ljust(24 * room, b"\0") + bytes(data)
 
 
 def flatten(data: bytes, segment_bytes: int = 65536, order: Sequence[int] | None = None) -> bytes:

@@ -31,8 +31,11 @@ class Phase(enum.Enum):
     CAPTURE = "capture"
     NEXT = "next"
 
+
 # Marks of which a boot needs the first line only; every systemd line would be one.
-_ONCE = frozenset({"userspace", "login", "shutdown", "save-failed", "dump-start"})
+_ONCE = frozenset(
+    {"userspace", "login", "shutdown", "save-failed", "dump-start", "panic", "panic-end", "oops", "handover"}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +55,6 @@ class Boot:
     capture: Line | str | None = None  # the evidence that it is a capture kernel
     first: Line | None = None  # the evidence that it is not
     banner: Line | None = None
-    command_line: Line | None = None
     plain_command_line: Line | None = None  # x86 tells elfcorehdr= there, so this one is no capture kernel
     armed: Line | None = None
     trace_header: Line | None = None
@@ -96,8 +98,8 @@ class Boot:
     @property
     def latest_s(self) -> float | None:
         """The largest timestamp seen, or None when there was none."""
-        stamps_s = [stamp for stamp in (self.stamp_max_s, self.last and self.last.stamp_s) if stamp is not None]
-        return max(stamps_s, default=None)
+        last_s = self.last.stamp_s if self.last is not None else None
+        return max((stamp_s for stamp_s in (self.stamp_max_s, last_s) if stamp_s is not None), default=None)
 
     @property
     def ended(self) -> bool:
@@ -140,13 +142,10 @@ class Tracker:
     def see(self, line: Line) -> None:
         """Note any line that was worth parsing."""
         boot = self.boot
-        if (
-            self.wants_every_line
-            and boot.panic is not None
-            and self._restarted(line, boot.panic.stamp_s)
-        ):
+        if self.wants_every_line and boot.panic is not None and self._restarted(line, boot.panic.stamp_s):
             loaded = boot.kdump_loaded and boot.restart is None
-            self.new_boot(line, capture="its timestamps start again after a panic with kdump loaded" if loaded else None)
+            evidence = "its timestamps start again after a panic with kdump loaded"
+            self.new_boot(line, capture=evidence if loaded else None)
             boot = self.boot
         boot.lines += 1
         boot.from_syslog = boot.from_syslog or line.from_syslog
@@ -180,6 +179,10 @@ class Tracker:
         """Note a milestone."""
         if family:
             self.families[family] = self.families.get(family, 0) + 1
+            # Only programs print a family's words, but for its options on the kernel's command line.
+            by_program = name in ("capture", "saved") and "ommand line" not in line.text
+            if by_program and self.boot.userspace is None:
+                self.boot.userspace = shortened(line)
         handler = getattr(self, "_on_" + name.replace("-", "_"), None)
         if handler is not None:
             handler(line)
@@ -196,10 +199,9 @@ class Tracker:
             if same:
                 self._name_kernel(version)
                 return
-        begins_here = boot.banner is None and boot.panic is None and line.number - boot.start <= NEW_BANNER_LINES
-        begins_here = begins_here and boot.first is None and not boot.matches
-        begins_here = begins_here or (boot.banner is None and boot.capture is not None and boot.lines <= NEW_BANNER_LINES)
-        if not begins_here:
+        is_young = boot.banner is None and line.number - boot.start <= NEW_BANNER_LINES
+        told_nothing = boot.panic is None and boot.first is None and not boot.matches
+        if not (is_young and (told_nothing or boot.capture is not None)):
             after_crash = boot.panic is not None or boot.handover is not None
             loaded = after_crash and boot.kdump_loaded and not boot.ended and boot.capture is None
             self.new_boot(line, capture="it boots after a crash with kdump loaded" if loaded else None)
@@ -214,8 +216,6 @@ class Tracker:
         boot = self.boot
         if "elfcorehdr=" in line.text:
             return
-        if boot.command_line is None:
-            boot.command_line = shortened(line)
         found = _CRASHKERNEL.search(line.text)
         if found and boot.crashkernel is None:
             boot.crashkernel = found.group(1)
@@ -237,8 +237,9 @@ class Tracker:
         if isinstance(boot.capture, Line):
             return
         crashed = boot.panic is not None or boot.handover is not None
-        if boot.plain_command_line is not None and not by_banner and not crashed and not self._restarted(line, boot.stamp_max_s):
-            return  # somebody runs the tools by hand
+        by_hand = boot.plain_command_line is not None and not by_banner and not crashed
+        if by_hand and not self._restarted(line, boot.stamp_max_s):
+            return
         told_otherwise = boot.capture is None and (boot.first is not None or boot.login is not None)
         fresh_banner = boot.banner is not None and line.number - boot.banner.number <= 400
         if crashed or (told_otherwise and not (by_banner and fresh_banner)) or (boot.ended and not by_banner):

@@ -16,7 +16,7 @@ from .boots import Boot, Match, Phase, Tracker
 from .lines import Line
 from .rules import RULES, Scene
 from .scan import Scanner
-from .table import PLACEHOLDERS, SymptomRow, SymptomTable, load_symptoms
+from .table import PLACEHOLDERS, PLACES_IN_WORDS, SymptomRow, SymptomTable, load_symptoms
 
 OK = "ok"
 INDETERMINATE = "indeterminate"
@@ -27,7 +27,9 @@ _TOO_BIG_FOR_CAPTURE_KIB = 4 << 20
 _CAPTURE_SELDOM_LIVES_S = 900.0
 _FAMILY_ALIASES = {"rhel": "redhat", "fedora": "redhat", "sles": "suse", "ubuntu": "debian"}
 _DMESG_OF_DUMP = re.compile(r"vmcore-dmesg|^dmesg\.(txt|\d)|^dmesg$")
-_EARLY_PROGRAM = re.compile(r"Comm: (swapper|init|systemd-udevd|udevd|modprobe|dracut|makedumpfile|kdump|cp)\b")
+_EARLY_PROGRAM = re.compile(
+    r"Comm: (swapper|init|systemd|\(udev|udevd|modprobe|insmod|kworker|dracut|makedumpfile|kdump|cp\b)"
+)
 _DRIVER = re.compile(r"\[(\w{2,40})\]$")
 _SIZE = re.compile(r"(\d{1,6})([MG])\b")
 
@@ -96,7 +98,8 @@ class Diagnosis:
         said = [f"{self.mode}: reached {self.stage.name}"]
         said += [f"  {note}" for note in self.notes]
         for symptom in self.symptoms:
-            said.append(f"  {symptom.severity} {symptom.name} ({symptom.phase}), line {symptom.line_number}: {symptom.line}")
+            at = f"line {symptom.line_number}: {symptom.line}"
+            said.append(f"  {symptom.severity} {symptom.name} ({symptom.phase}), {at}")
         for rejected in self.rejected:
             said.append(f"  not {rejected.name}: {rejected.reason}, line {rejected.line_number}: {rejected.line}")
         return said
@@ -187,7 +190,13 @@ class Judge:
     """Weighs one log's matches against where they stand and what came after them."""
 
     def __init__(
-        self, table: SymptomTable, tracker: Tracker, family: str | None, facts: dict[str, str], *, is_dmesg_of_dump: bool
+        self,
+        table: SymptomTable,
+        tracker: Tracker,
+        family: str | None,
+        facts: dict[str, str],
+        *,
+        is_dmesg_of_dump: bool,
     ) -> None:
         self.table = table
         self.tracker = tracker
@@ -225,6 +234,7 @@ class Judge:
                 boot.first
                 or boot.plain_command_line
                 or boot.login
+                or boot.handover
                 or (boot.panic and boot.kdump_loaded)
                 or (boot.memory_kib or 0) > _TOO_BIG_FOR_CAPTURE_KIB
             )
@@ -250,7 +260,7 @@ class Judge:
             if reason:
                 self.rejected.append(Rejected(row.name, match.line.text, match.line.number, reason))
                 continue
-            severity = self._severity(row, match.line, number, at)
+            severity = self._severity(row, number, at)
             failed = failed or severity == "failure"
             self.findings.append(Finding(match.row, match.line, severity, at))
         last = number + 1 == len(self.boots)
@@ -271,14 +281,13 @@ class Judge:
                 continue
             row = self.table.rows[index]
             at = self._phase_of(line, boot, phase)
-            self.findings.append(Finding(index, line, self._severity(row, line, number, at), at))
+            self.findings.append(Finding(index, line, self._severity(row, number, at), at))
 
     def _phase_of(self, line: Line, boot: Boot, phase: Phase) -> Phase:
         """The phase of one line: after the first kernel's panic it is the hand-over."""
-        if phase in (Phase.FIRST, Phase.NEXT, Phase.UNKNOWN) and boot.panic is not None:
-            if line.number >= boot.panic.number and not self._is_presumed_capture(boot, phase):
-                return Phase.HANDOVER
-        return phase
+        if phase is Phase.CAPTURE or boot.panic is None or line.number < boot.panic.number:
+            return phase
+        return phase if self._is_presumed_capture(boot, phase) else Phase.HANDOVER
 
     def _is_presumed_capture(self, boot: Boot, phase: Phase) -> bool:
         """Whether a fragment without any evidence is more likely of a capture kernel than of another."""
@@ -305,10 +314,15 @@ class Judge:
         else:
             wanted = {*row.where, *(("next",) if "first" in row.where else ())}
             if at.value not in wanted:
-                return f"printed by the {_IN_WORDS[at]}, it counts only in the {' or '.join(_PLACES[p] for p in row.where)}"
+                places = " or ".join(PLACES_IN_WORDS[place] for place in row.where)
+                return f"printed by the {_IN_WORDS[at]}, it counts only in the {places}"
         after = self.boots[number + 1] if number + 1 < len(self.boots) else None
         if at is Phase.HANDOVER and after is not None and after.capture is not None:
             return f"the capture kernel started all the same (line {after.start})"
+        if row.severity == "failure" and row.past != "never" and boot.saved is not None:
+            return f"the dump was saved all the same (line {boot.saved.number})"
+        if row.past == "saving" and boot.dump_start is not None and boot.dump_start.number > match.line.number:
+            return f"the capture kernel got past it and began to save (line {boot.dump_start.number})"
         if at in (Phase.FIRST, Phase.NEXT) or (at is Phase.UNKNOWN and Stage[row.stage] is Stage.NOTHING):
             loaded = self._loaded_after(match.line, number)
             if loaded:
@@ -327,15 +341,10 @@ class Judge:
                 return f"line {later.armed.number}"
         return None
 
-    def _severity(self, row: SymptomRow, line: Line, number: int, at: Phase) -> str:
-        """The row's severity; a failure that did not keep the dump from being saved is a warning."""
+    def _severity(self, row: SymptomRow, number: int, at: Phase) -> str:
+        """The row's severity; in the boot after a saved dump a failure is a warning about the next crash."""
         if row.severity != "failure":
             return row.severity
-        boot = self.boots[number]
-        if row.past != "never" and boot.saved is not None:
-            return "warning"
-        if row.past == "saving" and boot.dump_start is not None and boot.dump_start.number > line.number:
-            return "warning"
         if at is Phase.NEXT and any(earlier.saved for earlier in self.boots[:number]):
             return "warning"
         return row.severity
@@ -410,9 +419,13 @@ class Judge:
 
     def _is_saved(self, boot: Boot) -> bool:
         """Whether the stack said that the dump is saved, and nothing shows that to be untrue."""
+        rows = self.table.rows
         lies = any(
-            self.table.rows[found.row].past == "never" and self.table.rows[found.row].stage != "SAVED" and found.severity == "failure" and found.line.number >= boot.start
+            rows[found.row].past == "never"
+            and Stage[rows[found.row].stage] < Stage.SAVED
+            and found.severity == "failure"
             for found in self.findings
+            if found.line.number >= boot.start
         )
         if lies or boot.save_failed is not None:
             return False
@@ -443,11 +456,12 @@ class Judge:
             evidence: Line | str | None = boot.capture or boot.first or boot.plain_command_line or boot.login
             if evidence is None and self._is_presumed_capture(boot, phase):
                 evidence = "no evidence; its early timestamps fit a capture kernel"
-            told = f"line {evidence.number}: {evidence.text}" if isinstance(evidence, Line) else evidence or "no evidence"
+            told = evidence or "no evidence"
+            if isinstance(told, Line):
+                told = f"line {told.number}: {told.text}"
             yield f"from line {boot.start}: {_IN_WORDS[phase]} ({told})"
 
 
-_PLACES = {"first": "first kernel", "handover": "hand-over", "capture": "capture kernel", "next": "next boot"}
 _IN_WORDS = {
     Phase.UNKNOWN: "unknown kernel",
     Phase.FIRST: "first kernel",

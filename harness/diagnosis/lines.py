@@ -19,11 +19,11 @@ _PROGRESS_BYTES = b" 0123456789.%|/-\\=>#"  # what changes in a progress bar fro
 
 _SYSLOG = re.compile(
     r"^(?:<\d{1,3}>)?\s{0,4}"
-    r"(?:[A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d(?:\.\d{1,6})?|\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:[.,]\d{1,6})?(?:Z|[+-]\d\d:?\d\d)?)"
+    r"(?:[A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d(?:\.\d{1,6})?"
+    r"|\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:[.,]\d{1,6})?(?:Z|[+-]\d\d:?\d\d)?)"
     r" (?:(?!\S{1,64}:)\S{1,64} )?"
 )
 _STAMP = re.compile(r"^(?:<\d{1,3}>)?\s{0,4}(?:kernel: )?\[?\s{0,8}(\d{1,12}\.\d{1,6})\](?:\[\s{0,6}[TC]\d{1,8}\])? ?")
-_TAG = re.compile(r"^([A-Za-z_][\w./@-]{0,40})(?:\[\d{1,10}\])?: ")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,6 @@ class Line:
     number: int
     text: str
     stamp_s: float | None
-    tag: str | None
     from_syslog: bool
 
     @classmethod
@@ -49,14 +48,10 @@ class Line:
         if rest.startswith("kernel: "):
             rest = rest[len("kernel: ") :]
         stamp = _STAMP.match(rest)
-        if stamp:
-            rest = rest[stamp.end() :]
-        tag = _TAG.match(rest)
         return cls(
             number,
             text,
             float(stamp.group(1)) if stamp else None,
-            tag.group(1) if tag else None,
             syslog is not None,
         )
 

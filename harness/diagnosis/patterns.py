@@ -12,6 +12,7 @@ import enum
 import importlib
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 # The tree of Python's own parser: since 3.11 it has no public name, and no module before it has one that lasts.
@@ -23,29 +24,7 @@ _WORD = re.compile(r"[A-Za-z0-9_]+")
 
 # Words of ordinary boots, the most frequent first: a pattern is filed under its least frequent word, so that few lines
 # are looked at closely.
-_COMMON_WORDS = """
-    1 systemd OK for service Starting to Kernel target on System Reached table at Interrupt memory init type
-    kernel of configured and bytes Device Load root order in reserved resource pages dev disabled device enabled
-    is fs system using mount CPUs dracut version default udev sys initrd a not initialized from with as size pre
-    rcu hook found level DMA port line mode Network KiB Service kdump loaded running X ahci shutdown command
-    loop ROM image no page network console by scsi reserve up start User No setup Linux be module cpu load the
-    available ima down usable state Copying boot virtio_blk host get key unavailable s base cmdline can read
-    failed log only run Job Memory O Running off user remote Found GNU I block Begin does policy set proc
-    interrupt supported RAM value process 2MB context vmemmap VFS Loading mm initramfs config Bus limit
-    crashkernel CPU journal Power Booting debug was ssh The EXT4 panic map bug been has mounted etc it job sysrq
-    disk physical Checking file password path early information time remount firmware LABEL DVD check Save
-    buffer frame crash vmcore nm SIZE format core space busy seconds mapping address zero access Disk wait an
-    NFS restart makedumpfile ld Command protection direct verification IO hardware free stack printk Core
-    usercopy point software signal are necessary TLB IP rootfs Machine This Write filesystem Welcome t update
-    kexec online saving self keyboard one IPI detected global text Checked mappings W Run will or Boot
-    elfcorehdr reset_devices saved reboot Unable AER Kdump Saved machine probably you may txt long option this
-    met dmesg mnt U holes status Shell server Cloud reason so complete c Initramfs dump incomplete KEY Warning
-    request d nfs new name README final Excluding unnecessary squash Could left expected please yet essential
-    drivers skipping exist corrupted Temporary reported Trigger syncing triggered Comm Hardware Unknown
-    operation Rebooting enter Restarting Generating missing error login save ping dumpfile requested Interface
-    HOST Manager hostname Connection Vmcore capture processes mem_section recovery temporary Failed changed ip
-    Remounting
-""".split()
+_COMMON_WORDS = (Path(__file__).resolve().parent / "common_words.txt").read_text().split()
 _COMMONNESS = {word: len(_COMMON_WORDS) - at for at, word in enumerate(_COMMON_WORDS)}
 
 
@@ -165,9 +144,7 @@ def _edge(items: list[Any], index: int, left: _Edge, right: _Edge) -> _Edge:
     if index >= len(items):
         return right
     operation, argument = items[index]
-    is_boundary = operation is _constants.AT or (
-        operation is _constants.LITERAL and not _WORD.fullmatch(chr(argument))
-    )
+    is_boundary = operation is _constants.AT or (operation is _constants.LITERAL and not _WORD.fullmatch(chr(argument)))
     return _Edge.SURE if is_boundary else _Edge.OPEN
 
 

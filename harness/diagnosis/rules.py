@@ -1,4 +1,4 @@
-"""Symptoms that no single line tells: each rule looks at one boot and its neighbours, and names the line that decides."""
+"""Symptoms that no single line tells: each rule looks at one boot and its neighbours, and names the deciding line."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from .lines import Line
 
 _KERNEL_VERSION = re.compile(r"(\d{1,2})\.(\d{1,3})")
 _KDUMP_LOADED_SINCE = (4, 16)  # https://git.kernel.org/linus/b7fe5ff4bfa0: traces say "Kdump: loaded" since then
+_HANGS = re.compile(r"blocked for more than|soft lockup|hard LOCKUP|rcu: INFO|stall on CPU")
 _EXCERPT_LINES = 5
 
 
@@ -72,7 +73,8 @@ def capture_hung_early(scene: Scene) -> Line | None:
         return None
     if boot.userspace or boot.panic or boot.oops or boot.dump_start or boot.saved or boot.restart or boot.shutdown:
         return None
-    if boot.last is None or boot.lines == 0:
+    # Tools that were run by hand, or lines without their stamps, tell nothing about silence.
+    if boot.last is None or boot.last.stamp_s is None:
         return None
     # An excerpt that ends with the trace of a warning was cut by hand, not by a hang.
     return None if boot.warning_trace is not None else boot.last
@@ -83,7 +85,7 @@ def capture_reset(scene: Scene) -> Line | None:
     boot = scene.boot
     if scene.phase is not Phase.CAPTURE or scene.failed or boot.saved or boot.restart or boot.shutdown or boot.panic:
         return None
-    if boot.save_failed or (scene.after is None and boot.firmware is None):
+    if boot.save_failed or (scene.after is None and boot.firmware is None) or poweroff_mid_dump(scene):
         return None
     return boot.firmware or boot.last
 
@@ -103,7 +105,7 @@ def reboot_hang_after_dump(scene: Scene) -> Line | None:
     if boot.saved is None or boot.shutdown is None or boot.restart is not None or boot.firmware is not None:
         return None
     for match in boot.matches:
-        if match.line.number > boot.shutdown.number and "blocked for more than" in match.line.text:
+        if match.line.number > boot.shutdown.number and _HANGS.search(match.line.text):
             return match.line
     return None
 

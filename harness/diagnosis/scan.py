@@ -12,6 +12,7 @@ from .boots import Boot, Tracker, shortened
 from .lines import Line, numbered
 from .table import MarkRow, Matcher, SymptomRow, SymptomTable, load_marks
 
+
 @dataclass(frozen=True, slots=True)
 class Entry:
     """One pattern of one row, as found under each of its rare words."""
@@ -29,6 +30,11 @@ class Entry:
         return not any(regex.search(line.text) for regex in self.unless)
 
 
+_STAMP_BYTES = 14
+_DULL_MAX = 10_000  # remembered lines that no pattern can fit: some megabytes
+_DULL_BYTES = 300
+_WORDS_MANY = 50  # in longer lines words come again, and each would be tried again
+
 Index = dict[bytes, tuple[Entry, ...]]
 
 
@@ -44,12 +50,31 @@ def _index(rows: Iterable[tuple[int, SymptomRow | MarkRow, Matcher]]) -> Index:
     return {word: tuple(entries) for word, entries in filed.items()}
 
 
+class _View:
+    """An index, and the lines met so far that none of its patterns can fit."""
+
+    def __init__(self, index: Index) -> None:
+        self.index = index
+        self.has_no_word = frozenset(index).isdisjoint
+        self.dull: set[bytes] = set()
+
+    def remember(self, body: bytes) -> None:
+        """Never look at such a line again."""
+        if len(body) > _DULL_BYTES:
+            return
+        if len(self.dull) >= _DULL_MAX:
+            self.dull.clear()
+        self.dull.add(body)
+
+
 class Scanner:
     """The words of all patterns, and what to try on a line that has them."""
 
     def __init__(self, table: SymptomTable) -> None:
         marks = [(order, row, matcher) for order, (row, matcher) in enumerate(load_marks())]
-        rows = [(order, row, matcher) for order, (row, matcher) in enumerate(zip(table.rows, table.matchers, strict=True))]
+        rows = [
+            (order, row, matcher) for order, (row, matcher) in enumerate(zip(table.rows, table.matchers, strict=True))
+        ]
         self._all = _index([*marks, *rows])
         # Every line of systemd's tells that user space runs; once that is known they need no look.
         self._in_userspace = _index([*(mark for mark in marks if mark[1].name != "userspace"), *rows])
@@ -57,69 +82,87 @@ class Scanner:
     def scan(self, stream: BinaryIO) -> Tracker:
         """The boots of the log."""
         tracker = Tracker()
-        index = self._all
-        is_dull = frozenset(index).isdisjoint
+        outside, inside = _View(self._all), _View(self._in_userspace)
+        view = outside
         boots = len(tracker.boots)
         every_line = False
         last: tuple[int, bytes] | None = None
         for number, raw, bag in numbered(stream):
-            words = bag.split()
-            if is_dull(words):
+            # Boots repeat themselves but for their timestamps, "[    0.000000]".
+            body = raw[_STAMP_BYTES:] if raw[:1] == b"[" and raw[_STAMP_BYTES - 1 : _STAMP_BYTES] == b"]" else raw
+            likely: list[Entry] = []
+            if body not in view.dull:
+                words = bag.split()
                 if not words:
                     continue
-                if not every_line:
-                    last = (number, raw)
-                    continue
-                tracker.see(Line.parse(number, raw))
-            elif not self._look(tracker, index, number, raw, words, last) and not every_line:
-                last = (number, raw)
-                continue
-            every_line = tracker.wants_every_line
-            if len(tracker.boots) != boots:
-                boots = len(tracker.boots)
-                _close(tracker.boots[-2:-1], last)
-            wanted = self._all if tracker.boot.userspace is None else self._in_userspace
-            if wanted is not index:
-                index = wanted
-                is_dull = frozenset(index).isdisjoint
+                if not view.has_no_word(words):
+                    likely = _likely(view.index, words)
+                if not likely:
+                    view.remember(body)
+            if likely or every_line:
+                if self._look(tracker, likely, number, raw, last):
+                    view.remember(body)
+                every_line = tracker.wants_every_line
+                if len(tracker.boots) != boots:
+                    boots = len(tracker.boots)
+                    _close(tracker.boots[-2:-1], last)
+                view = outside if tracker.boot.userspace is None else inside
             last = (number, raw)
         _close(tracker.boots[-1:], last)
         return tracker
 
     @staticmethod
-    def _look(
-        tracker: Tracker, index: Index, number: int, raw: bytes, words: list[bytes], last: tuple[int, bytes] | None
-    ) -> bool:
-        """Tell the tracker what marks and symptoms the line is, in the order of the tables; whether it was worth parsing."""
-        likely = []
-        for word in words:
-            for entry in index.get(word, ()):
-                for others in entry.others:
-                    if others.isdisjoint(words):
-                        break
-                else:
-                    likely.append(entry)
-        if not likely and not tracker.wants_every_line:
-            return False
-        if all(isinstance(entry.row, SymptomRow) and tracker.is_saturated(entry.order) for entry in likely) and likely:
+    def _look(tracker: Tracker, likely: list[Entry], number: int, raw: bytes, last: tuple[int, bytes] | None) -> bool:
+        """Tell the tracker what marks and symptoms the line is, in the tables' order; whether it can be none."""
+        settled = bool(likely) and all(_is_settled(tracker, entry) for entry in likely)
+        if settled and not tracker.wants_every_line:
             return False
         line = Line.parse(number, raw)
         if last is not None and tracker.boot.stamp_max_s is None:
             tracker.see(Line.parse(*last))
+        boot = tracker.boot
         tracker.see(line)
+        if settled and tracker.boot is boot:
+            return False
         marks: dict[int, MarkRow] = {}
         rows: set[int] = set()
+        is_dull = True
         for entry in likely:
-            if isinstance(entry.row, MarkRow):
-                if entry.order not in marks and not tracker.knows(entry.row.name) and entry.fits(line):
+            if _is_settled(tracker, entry):
+                is_dull = False
+            elif entry.fits(line):
+                is_dull = False
+                if isinstance(entry.row, MarkRow):
                     marks[entry.order] = entry.row
-            elif entry.order not in rows and entry.fits(line):
-                rows.add(entry.order)
+                else:
+                    rows.add(entry.order)
         for order in sorted(marks):
             tracker.mark(marks[order].name, line, marks[order].family)
         for order in sorted(rows):
             tracker.add_match(order, line)
-        return True
+        return is_dull
+
+
+def _is_settled(tracker: Tracker, entry: Entry) -> bool:
+    """Whether one more line of this kind would change nothing."""
+    if isinstance(entry.row, MarkRow):
+        return tracker.knows(entry.row.name)
+    return tracker.is_saturated(entry.order)
+
+
+def _likely(index: Index, words: list[bytes]) -> list[Entry]:
+    """The patterns all of whose words are there."""
+    if len(words) > _WORDS_MANY:
+        words = list(dict.fromkeys(words))
+    found = []
+    for word in words:
+        for entry in index.get(word, ()):
+            for others in entry.others:
+                if others.isdisjoint(words):
+                    break
+            else:
+                found.append(entry)
+    return found
 
 
 def _close(ended: list[Boot], last: tuple[int, bytes] | None) -> None:

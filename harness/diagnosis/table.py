@@ -19,7 +19,7 @@ MARKS = Path(__file__).resolve().parent / "marks.toml"
 
 FAMILIES = ("redhat", "debian", "suse")
 SEVERITIES = ("failure", "warning", "info")
-PLACES = ("first", "handover", "capture", "next")
+PLACES_IN_WORDS = {"first": "first kernel", "handover": "hand-over", "capture": "capture kernel", "next": "next boot"}
 DURING = ("any", "dmesg", "vmcore")
 PAST = ("saving", "saved", "never")
 
@@ -117,7 +117,7 @@ def _check(row: SymptomRow, *, where: str) -> None:
     _known(row.during, DURING, where=where, key="during")
     _known(row.past, PAST, where=where, key="past")
     for place in row.where:
-        _known(place, PLACES, where=where, key="where")
+        _known(place, tuple(PLACES_IN_WORDS), where=where, key="where")
     for family in (*row.family, *row.remedies):
         _known(family, FAMILIES, where=where, key="family")
     if row.rule:

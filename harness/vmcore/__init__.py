@@ -2,7 +2,7 @@
 
 from .check import check
 from .damage import Damage, NotInDump, Unreadable, VmcoreError
-from .inspection import Inspection, inspect
+from .inspection import Inspection, inspect, inspect_opened
 from .vmcore import Vmcore, open_vmcore
 
 __all__ = [
@@ -14,5 +14,6 @@ __all__ = [
     "VmcoreError",
     "check",
     "inspect",
+    "inspect_opened",
     "open_vmcore",
 ]

@@ -14,6 +14,7 @@ from .crew import Progress
 from .damage import Damage, DamageList, Unreadable
 from .elf import ElfFile
 from .kdump import KdumpFile
+from .source import rest_is_empty
 from .vmcore import Vmcore
 from .vmcoreinfo import MAX_BYTES as VMCOREINFO_MAX_BYTES
 from .vmcoreinfo import malformed
@@ -62,9 +63,21 @@ def _check_layout(part: KdumpFile, damage: DamageList) -> None:
     if part.table_end > source.size_bytes:
         message = f"{part.descriptors:,} page descriptors end at {part.table_end:,}, the file at {source.size_bytes:,}"
         damage.add("truncated", message, offset=header.descriptor_offset)
-    written = np.array([header.bitmap_offset]), np.array([min(part.table_end, source.size_bytes)])
-    if written[0][0] < written[1][0] and not source.covered(*written)[0]:
-        damage.add("hole", "bitmaps or page descriptors lie in a gap of the stream", offset=header.bitmap_offset)
+    _check_written(part, damage)
+
+
+def _check_written(part: KdumpFile, damage: DamageList) -> None:
+    """Gaps of a flattened stream are legal behind the bitmaps' last page frame, and nowhere inside."""
+    table_at = part.header.descriptor_offset
+    places = {
+        "first bitmap": (part.ram.offset, part.ram.offset + part.ram.size_bytes),
+        "second bitmap": (part.dumped.offset, part.dumped.offset + part.dumped.size_bytes),
+        "table of page descriptors": (table_at, max(table_at, part.table_end)),
+    }
+    for name, (start, end) in places.items():
+        end = min(end, part.source.size_bytes)
+        if start < end and not part.source.covered(np.array([start]), np.array([end]))[0]:
+            damage.add("hole", f"the {name} lies partly in a gap of the stream", offset=start)
 
 
 def _check_header(part: KdumpFile, damage: DamageList) -> None:
@@ -148,9 +161,9 @@ def _check_elf_places(file: ElfFile, order: NDArray[np.int64], damage: DamageLis
         damage.add("overlap", message, offset=int(starts[index]))
     if file.loads.size and not damage:
         at = max(int(reach[-1]), file.sections_end())
-        rest_bytes = file.source.size_bytes - at
-        if rest_bytes > 0 and file.source.read(at, min(rest_bytes, 1 << 20)).strip(b"\0"):
-            damage.add("segment", f"the last {rest_bytes:,} bytes belong to no segment", offset=at)
+        if not rest_is_empty(file.source, at):
+            message = f"the last {file.source.size_bytes - at:,} bytes belong to no segment"
+            damage.add("segment", message, offset=at)
     at_gap = np.flatnonzero(~file.source.covered(starts, ends))
     for index in at_gap[: DamageList.KEPT_OF_A_KIND].tolist():
         message = f"segment {int(order[index])} lies partly in a gap of the stream"

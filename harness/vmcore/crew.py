@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
-import threading
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -37,15 +37,13 @@ def check_pages(
     total = part.descriptors
     tasks = [(first, min(_TASK_PAGES, total - first)) for first in range(0, total, _TASK_PAGES)]
     counts: Counter[str] = Counter()
-    done = 0
-    for (_, count), result in zip(tasks, _results(part, tasks, processes or _worth(part)), strict=True):
+    for result in _results(part, tasks, processes or _worth(part), progress):
         counts += result.counts
-        damage.extend([Damage(bad.kind, bad.message, bad.offset, part.pfn_of(bad.pfn or 0)) for bad in result.damage])
+        for bad in result.damage:
+            pfn = None if bad.pfn is None else part.pfn_of(bad.pfn)
+            damage.add(bad.kind, bad.message, offset=bad.offset, pfn=pfn)
         if result.more:
             damage.drop("page", result.more)
-        done += count
-        if progress is not None:
-            progress(done, total)
     return counts
 
 
@@ -56,72 +54,82 @@ def _worth(part: KdumpFile) -> int:
     return max(1, min(len(os.sched_getaffinity(0)), _MAX_PROCESSES, part.descriptors // _WORTH_A_PROCESS))
 
 
-def _results(part: KdumpFile, tasks: list[tuple[int, int]], processes: int) -> Iterator[Result]:
-    """The result of each task, in their order."""
-    if processes == 1:
-        checker = PageChecker(part, part.table_end)
-        for task in tasks:
-            yield checker.check(*task)
-        return
-    crew = _Crew(part, processes)
+def _results(
+    part: KdumpFile, tasks: list[tuple[int, int]], processes: int, progress: Progress | None
+) -> Iterator[Result]:
+    """The result of each task, in their order; this process and its helpers take them from one queue."""
+    results: dict[int, Result] = {}
+    queue = deque(enumerate(tasks))
+
+    def work(check: Callable[[int, int], Result], report: Callable[[], None] | None = None) -> None:
+        with contextlib.suppress(IndexError):  # the queue is empty
+            while True:
+                number, task = queue.popleft()
+                results[number] = check(*task)
+                if report is not None:
+                    report()
+
+    def report() -> None:
+        if progress is not None:
+            progress(min(len(results) * _TASK_PAGES, part.descriptors), part.descriptors)
+
+    helpers = [_Helper(part) for _ in range(processes - 1)]
     threads = ThreadPoolExecutor(processes)
     try:
-        yield from threads.map(lambda task: crew.check(*task), tasks)
+        waiting = [threads.submit(work, helper.check) for helper in helpers]
+        work(PageChecker(part, part.data_offset).check, report)
+        for each in waiting:
+            each.result()
     finally:
-        threads.shutdown(wait=False, cancel_futures=True)
-        crew.close()
+        queue.clear()
+        for helper in helpers:
+            helper.end()
+        threads.shutdown()
+        for helper in helpers:
+            helper.close()
+    report()
+    return iter(results[number] for number in range(len(tasks)))
 
 
-class _Crew:
-    """Processes, because one interpreter's lock lets threads decompress hardly more than one page at a time."""
+class _Helper:
+    """A process, because one interpreter's lock lets threads decompress hardly more than one page at a time."""
 
-    def __init__(self, part: KdumpFile, processes: int) -> None:
+    def __init__(self, part: KdumpFile) -> None:
         file = part.source.file if isinstance(part.source, FlattenedFile) else part.source
         assert isinstance(file, PlainFile)
-        worker = f"{__package__}.worker"
-        command = [sys.executable, "-m", worker, str(file.fileno()), str(part.table_end)]
         path = [str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH", "")]
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, path))}
-        self._all = [
-            subprocess.Popen(
-                command,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                env=environment,
-                pass_fds=[file.fileno()],
-            )
-            for _ in range(processes)
-        ]
-        self._idle = list(self._all)
-        self._lock = threading.Lock()
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", f"{__package__}.worker", str(file.fileno()), str(part.data_offset)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, path))},
+            pass_fds=[file.fileno()],
+        )
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._orders, self._answers = self._process.stdin, self._process.stdout
 
     def check(self, first: int, count: int) -> Result:
-        """Let an idle process check count pages."""
-        with self._lock:
-            process = self._idle.pop()
-        assert process.stdin is not None
-        assert process.stdout is not None
-        try:
-            process.stdin.write(f"{first} {count}\n".encode())
-            process.stdin.flush()
-            answer = process.stdout.readline()
-        except BrokenPipeError:
-            answer = b""
-        with self._lock:
-            self._idle.append(process)
+        """Let the process check count pages."""
+        answer = b""
+        with contextlib.suppress(BrokenPipeError):
+            self._orders.write(f"{first} {count}\n".encode())
+            self._orders.flush()
+            answer = self._answers.readline()
         if not answer.endswith(b"\n"):
             raise NoVerdict(f"the process that checked {count:,} pages from descriptor {first:,} on died")
         return from_json(json.loads(answer))
 
+    def end(self) -> None:
+        """End the process, also at work."""
+        self._process.kill()
+
     def close(self) -> None:
-        """End the processes."""
-        for process in self._all:
-            process.kill()
-        for process in self._all:
-            process.wait()
-            for pipe in (process.stdin, process.stdout):
-                if pipe is not None:
-                    pipe.close()
+        """Let go of the process once it has ended."""
+        self._process.wait()
+        self._answers.close()
+        with contextlib.suppress(BrokenPipeError):  # an order that was never read
+            self._orders.close()
 
 
 def to_json(result: Result) -> dict[str, Any]:

@@ -24,11 +24,15 @@ class VmcoreError(HarnessError):
 
 
 class Unreadable(VmcoreError):
-    """The file is no dump that can be opened, or too damaged for it; damage tells why and where."""
+    """The file is no dump that can be opened, or too damaged for it; damage tells why and where.
 
-    def __init__(self, damage: Damage) -> None:
+    also is what else was seen on the way.
+    """
+
+    def __init__(self, damage: Damage, also: tuple[Damage, ...] = ()) -> None:
         super().__init__(damage.message)
         self.damage = damage
+        self.also = also
 
 
 class NotInDump(VmcoreError):

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from . import pages
 from .damage import DamageList
 from .kdump import DESCRIPTOR, KdumpFile
+from .source import rest_is_empty
 
 AT_ONCE = 1 << 16
 _MAX_SUSPECTS = 1000
-_REST_BYTES = 1 << 20
 
 # By flags; the last entry stands for all that are larger.
 _KNOWN = np.array([flags in pages.NAMES for flags in range(max(pages.NAMES) + 2)])
@@ -31,7 +31,7 @@ def tables(part: KdumpFile, first: int = 0, count: int | None = None) -> Iterato
         yield start, np.frombuffer(raw[: len(raw) // DESCRIPTOR.itemsize * DESCRIPTOR.itemsize], dtype=DESCRIPTOR)
 
 
-def faults(part: KdumpFile, table: Table, table_end: int) -> list[tuple[Mask, str]]:
+def faults(part: KdumpFile, table: Table, data_offset: int) -> list[tuple[Mask, str]]:
     """What can be wrong with an entry on its own, each fault with the entries that have it."""
     offset, size, flags = table["offset"], table["size"].astype(np.int64), table["flags"]
     known = _KNOWN[np.minimum(flags, len(_KNOWN) - 1)]
@@ -39,7 +39,7 @@ def faults(part: KdumpFile, table: Table, table_end: int) -> list[tuple[Mask, st
     missing = offset == 0
     whole = known & fits & ~missing
     # Sizes are bounded now; a huge offset cannot overflow into a small one.
-    inside = (offset >= table_end) & (offset <= part.source.size_bytes - size)
+    inside = (offset >= data_offset) & (offset <= part.source.size_bytes - size)
     written = part.source.covered(np.where(inside, offset, 0), np.where(inside, offset + size, 0))
     return [
         (missing, "has no data: the writer left it out"),
@@ -51,10 +51,10 @@ def faults(part: KdumpFile, table: Table, table_end: int) -> list[tuple[Mask, st
     ]
 
 
-def sound(part: KdumpFile, table: Table, table_end: int) -> Mask:
+def sound(part: KdumpFile, table: Table, data_offset: int) -> Mask:
     """Which entries have no fault of their own."""
     mask = np.ones(len(table), dtype=np.bool_)
-    for bad, _ in faults(part, table, table_end):
+    for bad, _ in faults(part, table, data_offset):
         mask &= ~bad
     return mask
 
@@ -62,16 +62,16 @@ def sound(part: KdumpFile, table: Table, table_end: int) -> Mask:
 def check(part: KdumpFile, damage: DamageList, *, quick: bool) -> None:
     """All entries one by one and against each other; when quick only the first and the last ones."""
     total = part.descriptors
-    if not total:
+    if not part.dumped.count:
         damage.add("bitmap", "no page is marked as dumped", offset=part.dumped.offset)
-    table_end = part.table_end
+    data_offset = part.data_offset
     lowest: int | None = None
-    highest = table_end
+    highest = data_offset
     suspects: list[int] = []
     previous_end = 0
     for first, table in _some_tables(part, total) if quick else tables(part):
         good = np.ones(len(table), dtype=np.bool_)
-        for bad, message in faults(part, table, table_end):
+        for bad, message in faults(part, table, data_offset):
             good &= ~bad
             _report(part, damage, first, table, bad, message)
         offsets = table["offset"][good]
@@ -82,7 +82,7 @@ def check(part: KdumpFile, damage: DamageList, *, quick: bool) -> None:
         if quick:
             continue
         # All zero pages share one page of data; the others lie one after the other.
-        rows = np.flatnonzero(good & (table["offset"] != table_end))
+        rows = np.flatnonzero(good & (table["offset"] != data_offset))
         starts = table["offset"][rows]
         ends = starts + table["size"][rows]
         before = np.concatenate([[previous_end], ends[:-1]])
@@ -123,12 +123,12 @@ def _report(part: KdumpFile, damage: DamageList, first: int, table: Table, bad: 
 
 def _check_count(part: KdumpFile, damage: DamageList, lowest: int) -> None:
     """The data begins where the table ends, or one unused zero page later: so do all writers lay it out."""
-    table_end = part.table_end
-    if lowest not in (table_end, table_end + part.page_size):
+    data_offset = part.data_offset
+    if lowest not in (data_offset, data_offset + part.page_size):
         damage.add(
             "bitmap",
-            f"{part.descriptors:,} pages are marked as dumped, so that their descriptors end at {table_end:,};"
-            f" but page data begins at {lowest:,}",
+            f"{part.dumped.count:,} pages are marked as dumped, so that their data would begin at {data_offset:,};"
+            f" they begin at {lowest:,}",
             offset=part.dumped.offset,
         )
 
@@ -137,21 +137,21 @@ def _check_rest(part: KdumpFile, damage: DamageList, at: int) -> None:
     """Behind the last page there is nothing, or what a filter of makedumpfile has noted; zeros may pad a block."""
     if part.header.eraseinfo is not None and part.header.eraseinfo[1] > 0:
         at = max(at, sum(part.header.eraseinfo))
-    rest_bytes = part.source.size_bytes - at
-    if rest_bytes > 0 and part.source.read(at, min(rest_bytes, _REST_BYTES)).strip(b"\0"):
-        message = f"the last {rest_bytes:,} bytes belong to no page: the bitmap or the descriptors have lost some"
+    if not rest_is_empty(part.source, at):
+        lost_bytes = part.source.size_bytes - at
+        message = f"the last {lost_bytes:,} bytes belong to no page: bitmap or descriptors have lost some"
         damage.add("bitmap", message, offset=at)
 
 
 def _check_overlaps(part: KdumpFile, damage: DamageList, suspects: list[int]) -> None:
     """Entries out of order are damage only when their data really overlaps that of another page."""
-    table_end = part.table_end
+    data_offset = part.data_offset
     own = np.concatenate([table for index in suspects for _, table in tables(part, index, 1)])
     starts, ends = own["offset"], own["offset"] + own["size"]
     numbers = np.array(suspects)
     proven: dict[int, int] = {}
     for first, table in tables(part):
-        rows = np.flatnonzero(sound(part, table, table_end) & (table["offset"] != table_end))
+        rows = np.flatnonzero(sound(part, table, data_offset) & (table["offset"] != data_offset))
         rows = rows[np.argsort(table["offset"][rows], kind="stable")]
         if not len(rows):
             continue

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import deque
 from collections.abc import Callable, Iterator
 
 from .damage import VmcoreError
@@ -11,7 +12,9 @@ from .vmcoreinfo import Vmcoreinfo
 ReadKernel = Callable[[int, int], bytes]
 
 MAX_TEXT_BYTES = 64 << 20
-_MAX_COUNT_BITS = 24
+_MAX_COUNT_BITS = 26
+_MAX_RECORDS = 1 << 20  # a log of 32 MiB, the largest that a kernel is configured with
+_MAX_UNREADABLE = 10_000
 _MAX_BUFFER_BITS = 31
 
 _STATE_SHIFT = 62
@@ -19,12 +22,12 @@ _ID_MASK = (1 << _STATE_SHIFT) - 1
 _COMMITTED, _FINALIZED = 1, 2  # kernel/printk/printk_ringbuffer.h: enum desc_state
 
 
-def kernel_log(info: Vmcoreinfo, read: ReadKernel) -> str:
-    """The log as dmesg prints it; VmcoreError when it cannot be found in the dump."""
+def kernel_log(info: Vmcoreinfo, read: ReadKernel, *, last: int | None = None) -> str:
+    """The log as dmesg prints it, or its last records; VmcoreError when it cannot be found in the dump."""
     if "SYMBOL(prb)" in info:
-        records = _ring_buffer(info, read)
+        records = _ring_buffer(info, read, last or _MAX_RECORDS)
     elif "SYMBOL(log_buf)" in info:
-        records = _record_buffer(info, read)
+        records = iter(deque(_record_buffer(info, read), maxlen=last))
     else:
         raise VmcoreError("VMCOREINFO does not say where the kernel log is")
     lines: list[str] = []
@@ -81,8 +84,8 @@ def _pointer(read: ReadKernel, address: int) -> int:
     return int.from_bytes(_exactly(read, address, 8), "little")
 
 
-def _ring_buffer(info: Vmcoreinfo, read: ReadKernel) -> Iterator[tuple[int, bytes]]:
-    """Time stamp and text of each record in the lockless ring buffer (Linux 5.10 and later)."""
+def _ring_buffer(info: Vmcoreinfo, read: ReadKernel, last: int) -> Iterator[tuple[int, bytes]]:
+    """Time stamp and text of the last records in the lockless ring buffer (Linux 5.10 and later)."""
     ring_at = _pointer(read, info.symbol("prb"))
     descs_at = ring_at + info.offset("printk_ringbuffer.desc_ring")
     text_at = ring_at + info.offset("printk_ringbuffer.text_data_ring")
@@ -98,7 +101,8 @@ def _ring_buffer(info: Vmcoreinfo, read: ReadKernel) -> Iterator[tuple[int, byte
     head, tail = descs.number("head_id", inner=counter), descs.number("tail_id", inner=counter)
     count = min((head - tail & _ID_MASK) + 1, 1 << count_bits)
     begin_at, next_at = info.offset("prb_data_blk_lpos.begin"), info.offset("prb_data_blk_lpos.next")
-    for step in range(count):
+    unreadable = 0
+    for step in range(max(0, count - last), count):
         record_id = tail + step & _ID_MASK
         slot = record_id & (1 << count_bits) - 1
         try:
@@ -112,7 +116,9 @@ def _ring_buffer(info: Vmcoreinfo, read: ReadKernel) -> Iterator[tuple[int, byte
             text = _block(read, data_at, size_bits, begin, following)[: about.number("text_len", 2)]
             yield about.number("ts_nsec"), text
         except VmcoreError:
-            continue  # a page of the log is missing or damaged: give the rest
+            unreadable += 1  # a page of the log is missing or damaged: give the rest
+            if unreadable > _MAX_UNREADABLE:
+                break
 
 
 def _block(read: ReadKernel, data_at: int, size_bits: int, begin: int, following: int) -> bytes:

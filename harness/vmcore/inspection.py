@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,10 @@ from . import dmesg
 from .check import check
 from .crew import Progress
 from .damage import Damage, Unreadable, VmcoreError
+from .kdump import STATUS_NO_VMEMMAP
 from .vmcore import Vmcore, open_vmcore
+
+_QUICK_RECORDS = 2000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +61,8 @@ def inspect(path: Path | str, *parts: Path | str, quick: bool = False, progress:
             return inspect_opened(vmcore, quick=quick, progress=progress)
     except Unreadable as error:
         size_bytes = Path(path).stat().st_size
-        return Inspection(path=str(path), size_bytes=size_bytes, whole=False, damage=(error.damage,), quick=quick)
+        damage = (error.damage, *error.also)
+        return Inspection(path=str(path), size_bytes=size_bytes, whole=False, damage=damage, quick=quick)
 
 
 def inspect_opened(vmcore: Vmcore, *, quick: bool = False, progress: Progress | None = None) -> Inspection:
@@ -89,8 +94,26 @@ def inspect_opened(vmcore: Vmcore, *, quick: bool = False, progress: Progress | 
         pages_total=vmcore.pages_total,
         pages_kept=vmcore.pages_kept,
         vmcoreinfo_build_id=vmcore.vmcoreinfo.get("BUILD-ID"),
-        panic=_panic(vmcore),
+        panic=_panic(vmcore, quick=quick),
+        remarks=tuple(_remarks(vmcore, compressions)),
     )
+
+
+def _remarks(vmcore: Vmcore, compressions: dict[str, int]) -> Iterator[str]:
+    """What one should know of a dump and is no damage."""
+    if (stream := vmcore.flattened) is not None:
+        yield f"flattened: {stream.segments:,} segments, {stream.overlapping:,} overlapping, {stream.gaps:,} gaps"
+        if stream.trailing_bytes:
+            yield f"{stream.trailing_bytes:,} bytes follow the end marker"
+    if vmcore.crash_time_s is None:
+        yield "no CRASHTIME: the kernel had not crashed when the dump was taken"
+    if vmcore.header is not None and vmcore.header.status & STATUS_NO_VMEMMAP:
+        yield "the memory map of the kernel (vmemmap) was left out on purpose"
+    unchecked = sum(compressions.values()) - compressions.get("zlib", 0)
+    if vmcore.elf is not None:
+        yield "ELF pages carry no checksum: a changed byte in them cannot be seen"
+    elif unchecked:
+        yield f"{unchecked:,} pages carry no checksum (only zlib's do): a changed byte in them may not be seen"
 
 
 def _used(compressions: dict[str, int]) -> str | None:
@@ -101,8 +124,8 @@ def _used(compressions: dict[str, int]) -> str | None:
     return "none" if compressions else None
 
 
-def _panic(vmcore: Vmcore) -> str | None:
+def _panic(vmcore: Vmcore, *, quick: bool) -> str | None:
     try:
-        return dmesg.panic_line(vmcore.dmesg())
+        return dmesg.panic_line(vmcore.dmesg(last=_QUICK_RECORDS if quick else None))
     except VmcoreError:
         return None

@@ -18,6 +18,7 @@ LATEST_VERSION = 6
 DESCRIPTOR = np.dtype([("offset", "<i8"), ("size", "<u4"), ("flags", "<u4"), ("page_flags", "<u8")])
 
 STATUS_INCOMPLETE = 0x8
+STATUS_NO_VMEMMAP = 0x10
 STATUS_KNOWN = 0x3F
 MAX_LEVEL = 31
 MACHINES = ("x86_64", "aarch64")
@@ -173,6 +174,11 @@ class KdumpFile:
     def table_end(self) -> int:
         """Where the page descriptors end."""
         return self.header.descriptor_offset + self.descriptors * DESCRIPTOR.itemsize
+
+    @property
+    def data_offset(self) -> int:
+        """Where the page data begin; the parts of a split dump leave room for the descriptors of all pages."""
+        return self.header.descriptor_offset + self.dumped.count * DESCRIPTOR.itemsize
 
     @property
     def _first_rank(self) -> int:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import descriptors, pages
-from .damage import Damage, DamageList
+from .damage import Damage, DamageList, Unreadable
 from .kdump import KdumpFile
 
 _WINDOW_BYTES = 2 << 20
@@ -23,7 +23,7 @@ class Result:
     """What a stretch of page descriptors led to."""
 
     counts: Counter[str] = field(default_factory=Counter)
-    damage: list[Damage] = field(default_factory=list)  # pfn is the index of the descriptor
+    damage: list[Damage] = field(default_factory=list)  # where pfn stands the index of the descriptor
     more: int = 0
 
     def add(self, damage: Damage) -> None:
@@ -37,9 +37,9 @@ class Result:
 class PageChecker:
     """Checks stretches of the pages of one file."""
 
-    def __init__(self, part: KdumpFile, table_end: int) -> None:
+    def __init__(self, part: KdumpFile, data_offset: int) -> None:
         self._part = part
-        self._table_end = table_end
+        self._data_offset = data_offset
         self._unpacker = pages.Unpacker(part.page_size)
         self._zero = bytes(part.page_size)
         # A writer that compresses, or that looks for zero pages, never stores a page of zeros as it is.
@@ -49,26 +49,31 @@ class PageChecker:
     def check(self, first: int, count: int) -> Result:
         """Decompress count pages from descriptor first on; faulty descriptors are someone else's."""
         result = Result()
-        for start, table in descriptors.tables(self._part, first, count):
-            good = np.flatnonzero(descriptors.sound(self._part, table, self._table_end))
-            for name, number in zip(*np.unique(table["flags"][good], return_counts=True), strict=True):
-                result.counts[pages.NAMES[int(name)]] += int(number)
-            shared = table["offset"][good] == self._table_end
-            zeros = good[shared]
-            if len(zeros):
-                self._check_shared(table, zeros, start, result)
-                good = good[~shared]
-            good = good[np.argsort(table["offset"][good], kind="stable")]
-            for rows in _windows(table["offset"][good], table["size"][good].astype(np.int64)):
-                self._check_window(table, good[rows], start, result)
+        try:
+            for start, table in descriptors.tables(self._part, first, count):
+                self._check_table(table, start, result)
+        except Unreadable as error:
+            result.add(error.damage)
         return result
+
+    def _check_table(self, table: descriptors.Table, start: int, result: Result) -> None:
+        good = np.flatnonzero(descriptors.sound(self._part, table, self._data_offset))
+        for flags, number in zip(*np.unique(table["flags"][good], return_counts=True), strict=True):
+            result.counts[pages.NAMES[int(flags)]] += int(number)
+        shared = table["offset"][good] == self._data_offset
+        if shared.any():
+            self._check_shared(table, good[shared], start, result)
+            good = good[~shared]
+        good = good[np.argsort(table["offset"][good], kind="stable")]
+        for rows in _windows(table["offset"][good], table["size"][good].astype(np.int64)):
+            self._check_window(table, good[rows], start, result)
 
     def _check_shared(self, table: descriptors.Table, rows: NDArray[np.int64], start: int, result: Result) -> None:
         """The page right behind the table: where several descriptors share it, it is the page of zeros."""
         first = rows[:1]
         self._check_window(table, first, start, result, may_be_zeros=True)
         if len(rows) > 1:
-            stored = self._part.source.read(self._table_end, self._part.page_size)
+            stored = self._part.source.read(self._data_offset, self._part.page_size)
             if stored != self._zero:
                 self._damaged(result, table, int(first[0]), start, "is the shared page of zeros, and is not zeros")
 

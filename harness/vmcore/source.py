@@ -22,6 +22,7 @@ _FLAT_TYPE_VERSION = Struct(">qq")
 _RECORD = Struct(">qq")
 _END_RECORD = b"\xff" * 16
 _NO_OFFSET = 1 << 62
+_REST_BYTES = 1 << 20
 
 # makedumpfile writes records of 64 KiB: enough for a stream of 128 GiB, in some 100 MiB of index.
 MAX_SEGMENTS = 1 << 21
@@ -55,6 +56,16 @@ def read_exactly(source: Source, offset: int, length: int, what: str) -> bytes:
     if len(data) != length:
         raise Unreadable(Damage("truncated", f"{what} at offset {offset:,}: the file ended while it was read", offset))
     return data
+
+
+def rest_is_empty(source: Source, at: int) -> bool:
+    """Whether a file holds nothing but zeros from at on, as far as a look at both ends can tell."""
+    rest_bytes = source.size_bytes - at
+    look_bytes = min(rest_bytes, _REST_BYTES)
+    if rest_bytes <= 0:
+        return True
+    ends = (source.read(start, look_bytes) for start in (at, source.size_bytes - look_bytes))
+    return not any(end.strip(b"\0") for end in ends)
 
 
 class PlainFile:

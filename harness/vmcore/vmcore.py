@@ -162,8 +162,7 @@ class Vmcore:
         """One more than the highest page frame that the dump could have."""
         if self.header is not None:
             return self.header.max_mapnr
-        ends = self._elf.ram[1]
-        return -(-int(ends.max(initial=0)) // self.page_size)
+        return int(self._elf.ram[1].max(initial=0)) // self.page_size
 
     @property
     def _elf(self) -> ElfFile:
@@ -175,10 +174,8 @@ class Vmcore:
         return int((last - first).sum())
 
     def _page_runs(self, runs: tuple[Int64s, Int64s]) -> tuple[Int64s, Int64s]:
-        """First and last page frame (exclusive) of byte ranges; a frame that two ranges share counts once."""
-        first, last = runs[0] // self.page_size, -(-runs[1] // self.page_size)
-        if len(first):
-            first = np.concatenate([first[:1], np.maximum(first[1:], last[:-1])])
+        """First and last page frame (exclusive) of byte ranges; only whole pages count, as with makedumpfile."""
+        first, last = -(-runs[0] // self.page_size), runs[1] // self.page_size
         return first, np.maximum(first, last)
 
     def kept(self, pfn: int) -> bool:
@@ -220,21 +217,13 @@ class Vmcore:
     def _elf_page(self, pfn: int) -> bytes:
         if not self.kept(pfn):
             raise NotInDump(f"page frame {pfn:#x} is not in the dump")
-        page = bytearray(self.page_size)
-        starts, ends = self._elf.kept
-        low, high = pfn * self.page_size, (pfn + 1) * self.page_size
-        for index in range(int(np.searchsorted(ends, low, side="right")), len(starts)):
-            at = max(low, int(starts[index]))
-            if at >= high:
-                break
-            end = min(high, int(ends[index]))
-            while at < end:
-                data = self._elf.read_phys(at, end - at)
-                if not data:
-                    raise VmcoreError(f"page frame {pfn:#x}: its data lies outside the file")
-                page[at - low : at - low + len(data)] = data
-                at += len(data)
-        return bytes(page)
+        page = b""
+        while len(page) < self.page_size:
+            piece = self._elf.read_phys(pfn * self.page_size + len(page), self.page_size - len(page))
+            if not piece:
+                raise VmcoreError(f"page frame {pfn:#x}: its data lies outside the file")
+            page += piece
+        return page
 
     def read_phys(self, address: int, length: int) -> bytes:
         """Physical memory; all of length bytes or a VmcoreError."""
@@ -270,9 +259,9 @@ class Vmcore:
             length -= in_page
         return b"".join(pieces)
 
-    def dmesg(self) -> str:
-        """The kernel log, without debug info; VmcoreError when it is not in the dump."""
-        return dmesg.kernel_log(self.vmcoreinfo, self.read_virt)
+    def dmesg(self, *, last: int | None = None) -> str:
+        """The kernel log or its last records, without debug info; VmcoreError when it is not in the dump."""
+        return dmesg.kernel_log(self.vmcoreinfo, self.read_virt, last=last)
 
     def close(self) -> None:
         """Close the files."""
@@ -296,7 +285,11 @@ def open_vmcore(path: Path | str, *parts: Path | str) -> Vmcore:
         for each in (path, *parts):
             files.append(PlainFile(each))
         sources = [_source(file) for file in files]
-        return Vmcore(files, sources, _parts(files, sources))
+        try:
+            return Vmcore(files, sources, _parts(files, sources))
+        except Unreadable as error:
+            seen = [damage for source in sources if isinstance(source, FlattenedFile) for damage in source.damage]
+            raise Unreadable(error.damage, tuple(seen)) from None
     except BaseException:
         for file in files:
             file.close()

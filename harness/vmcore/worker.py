@@ -15,10 +15,10 @@ from .source import FLAT_SIGNATURE, FlattenedFile, PlainFile
 def main() -> None:
     """Answer until standard input ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that started us
-    file_descriptor, table_end = sys.argv[1:]
+    file_descriptor, data_offset = sys.argv[1:]
     file = PlainFile(f"/proc/self/fd/{file_descriptor}")
     flattened = file.read(0, len(FLAT_SIGNATURE)) == FLAT_SIGNATURE
-    checker = PageChecker(KdumpFile(FlattenedFile(file) if flattened else file), int(table_end))
+    checker = PageChecker(KdumpFile(FlattenedFile(file) if flattened else file), int(data_offset))
     for line in sys.stdin:
         first, count = map(int, line.split())
         sys.stdout.write(json.dumps(to_json(checker.check(first, count))) + "\n")

@@ -162,9 +162,11 @@ def main() -> int:
     wrong: list[str] = []
     kinds: Counter[str] = Counter()
     passed: Counter[str] = Counter()
-    slowest_s = 0.0
+    slowest_s, slowest = 0.0, ""
     sound: list[tuple[Path, bytes, dict[int, bytes]]] = []
     for path in options.dumps:
+        if not path.is_file():
+            parser.error(f"{path} is no file")
         result = inspect(path)
         if not result.whole:
             wrong.append(f"{path}: refused, and it is sound: {result.damage[0].message}")
@@ -184,6 +186,7 @@ def main() -> int:
             try:
                 result = inspect(mutant)
                 use(mutant)
+                slowest_s, slowest = max((slowest_s, slowest), (time.monotonic() - started_s, what))
                 error = judge(mutant, truth, mutate.__name__, result)
                 if error:
                     wrong.append(f"{what}: {error}")
@@ -198,12 +201,11 @@ def main() -> int:
                 wrong.append(f"{what}: traceback\n{traceback.format_exc()}")
             finally:
                 signal.alarm(0)
-            slowest_s = max(slowest_s, time.monotonic() - started_s)
     resident_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     print(f"{options.mutants} mutants of {len(sound)} dumps, seed {options.seed}")
     print("damage told, by mutants that have it:", ", ".join(f"{kind} {n}" for kind, n in kinds.most_common()))
     print("nothing to see in the file:", ", ".join(f"{kind} {n}" for kind, n in passed.most_common()) or "none")
-    print(f"slowest {slowest_s:.2f} s, {resident_mib} MiB resident")
+    print(f"slowest {slowest_s:.2f} s ({slowest}), {resident_mib} MiB resident with the originals")
     print(*wrong, f"{len(wrong)} wrong", sep="\n")
     return 1 if wrong else 0
 

@@ -1,0 +1,266 @@
+"""What each verb of the command line does; imported only when one runs, so that --help is quick."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console as RichConsole
+from rich.markup import escape
+from rich.table import Table
+
+from .catalog import load_catalog
+from .diagnosis import diagnose_file
+from .disk import Subject, probe_format
+from .doctor import examine
+from .domain import Hypervisor
+from .download import cached
+from .drill import Plan, run_drill
+from .errors import EXIT_FAILED, EXIT_HOST, EXIT_OK, HostError, UsageError
+from .evidence import check_writable
+from .family import find_family, load_families
+from .progress import err
+from .runtime import Machine, Options, Run
+from .stack import KdumpConfig
+from .state import State
+from .verdict import Verdict
+from .vmcore import VmcoreError, open_vmcore
+from .vmcore import inspect as inspect_vmcore
+
+out = RichConsole(highlight=False, emoji=False)
+
+
+def _options(arguments: argparse.Namespace) -> Options:
+    return Options(
+        uri=arguments.uri,
+        state=arguments.state,
+        evidence=arguments.evidence,
+        accelerator=arguments.accelerator,
+        timeout_factor=arguments.timeout_factor,
+        keep=getattr(arguments, "keep", "failed"),
+        verbose=arguments.verbose,
+        quiet=arguments.quiet,
+    )
+
+
+def doctor(arguments: argparse.Namespace) -> int:
+    findings = examine(uri=arguments.uri, state_directory=arguments.state)
+    _write_json(
+        arguments.json, {"fit": all(f.ok or f.optional for f in findings), "findings": [vars(f) for f in findings]}
+    )
+    if arguments.json != "-":
+        for finding in findings:
+            mark = "[green]ok[/]" if finding.ok else "[yellow]--[/]" if finding.optional else "[red]NO[/]"
+            remedy = f"  → {finding.remedy}" if finding.remedy else ""
+            out.print(f"{mark}  {escape(finding.name)}: {escape(finding.seen)}{escape(remedy)}", soft_wrap=True)
+    return EXIT_OK if all(finding.ok or finding.optional for finding in findings) else EXIT_HOST
+
+
+def images(arguments: argparse.Namespace) -> int:
+    state = State(arguments.state)
+    built = {str(meta.get("recipe", {}).get("name")) for meta in state.metas("built")}
+    rows = []
+    for image in load_catalog().match(arguments.pattern):
+        here = "downloaded" if cached(image, state.images) else "built" if image.name in built else ""
+        how = "download or build" if image.build else "by hand" if image.manual else "download"
+        rows.append(
+            {
+                "name": image.name,
+                "family": image.family,
+                "release": image.release,
+                "source": image.source,
+                "how": how,
+                "cached": here,
+            }
+        )
+    _write_json(arguments.json, rows)
+    if arguments.json != "-":
+        table = Table(box=None, pad_edge=False)
+        for column in ("name", "family", "release", "cached", "how", "source"):
+            table.add_column(column, overflow="fold" if column == "source" else "ellipsis", no_wrap=column != "source")
+        for row in rows:
+            table.add_row(*(escape(row[key]) for key in ("name", "family", "release", "cached", "how", "source")))
+        out.print(table)
+    return EXIT_OK
+
+
+def find_subject(image: str, *, family: str | None, login: str = "root") -> Subject:
+    """What IMAGE means: a file where it looks like a path, else a row of the catalogue."""
+    if "/" in image or image.endswith((".qcow2", ".img", ".raw")):
+        path = Path(image)
+        if family is None:
+            raise UsageError(f"{image} is a file: say its --family ({', '.join(load_families())})")
+        driven = find_family(family)
+        probe_format(path)
+        # It becomes a part of host, domain and directory names.
+        name = re.sub(r"[^A-Za-z0-9.-]+", "-", path.stem).strip("-.")[:40] or "image"
+        return Subject(name=name, family=driven, path=path, login=login)
+    row = load_catalog().find(image)
+    if family is not None and family != row.family:
+        raise UsageError(f"{image} is of the family {row.family}, not {family}")
+    if row.family not in load_families():
+        raise UsageError(
+            f"{image}: kdump of the family {row.family} is not driven yet (known: {', '.join(load_families())})"
+        )
+    return Subject(name=row.name, family=find_family(row.family), image=row)
+
+
+def drill(arguments: argparse.Namespace) -> int:
+    subject = find_subject(arguments.image, family=arguments.family, login=arguments.login)
+    plan = Plan(
+        subject=subject,
+        machine=Machine(memory_mib=arguments.memory, vcpus=arguments.vcpus),
+        config=KdumpConfig(crashkernel=arguments.crashkernel, level=arguments.level, compress=arguments.compress),
+        trigger=arguments.trigger,
+        target=arguments.target,
+        as_is=arguments.as_is,
+        budget_s=arguments.budget,
+    )
+    plan.check()
+    check_writable(arguments.evidence)
+    with Run(_options(arguments)) as run:
+        verdict = run_drill(run, plan)
+    _write_json(arguments.json, verdict.to_json())
+    if arguments.json != "-":
+        show_verdict(verdict)
+    return EXIT_OK if verdict.verified else EXIT_FAILED
+
+
+def show_verdict(verdict: Verdict) -> None:
+    """The table for people."""
+    out.print()
+    title = (
+        "[bold green]VERIFIED[/]" if verdict.verified else f"[bold red]NOT VERIFIED[/], reached {verdict.reached.name}"
+    )
+    out.print(f"{escape(verdict.image)}  {title}")
+    facts = [
+        f"kernel {verdict.kernel}",
+        f"makedumpfile {verdict.makedumpfile or 'not installed'}",
+        f"{verdict.memory_mib} MiB, {verdict.vcpus} CPUs, {verdict.accelerator}",
+        f"crashkernel={verdict.crashkernel} ({verdict.reserved_mib} MiB reserved)",
+        f"-d {verdict.level}, {verdict.compress}",
+        f"{verdict.trigger} → {verdict.target}",
+    ]
+    out.print(escape("  " + "; ".join(facts)), soft_wrap=True)
+    if verdict.dump:
+        dump = verdict.dump
+        kept = (
+            f"{dump['pages_kept']:,} of {dump['pages_total']:,} pages"
+            if dump["pages_kept"] is not None
+            else "unreadable"
+        )
+        out.print(escape(f"  dump {dump['path']}: {dump['size_bytes']:,} bytes, {kept}"), soft_wrap=True)
+    if verdict.phases_s:
+        out.print(
+            "  " + "  ".join(f"{name} {seconds:.1f} s" for name, seconds in verdict.phases_s.items()), soft_wrap=True
+        )
+    if verdict.checks:
+        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+        for column in ("", "check", "expected", "seen"):
+            table.add_column(column, overflow="fold")
+        for check in verdict.checks:
+            mark = "[green]ok[/]" if check.ok else "[red]NO[/]"
+            table.add_row(mark, escape(check.name), escape(check.expected), escape(check.seen))
+        out.print(table)
+    if verdict.stopped_by:
+        out.print(f"[red]stopped by[/] {escape(verdict.stopped_by)}", soft_wrap=True)
+    for symptom in verdict.symptoms:
+        colour = {"failure": "red", "warning": "yellow"}.get(symptom["severity"], "cyan")
+        out.print(
+            f"[{colour}]{symptom['severity']}[/] {escape(symptom['name'])}: {escape(symptom['line'].strip())}",
+            soft_wrap=True,
+        )
+        if symptom["severity"] != "info" and symptom["remedy"]:
+            out.print(f"  → {escape(symptom['remedy'])}", soft_wrap=True)
+    out.print(f"evidence: {escape(verdict.evidence)}", soft_wrap=True)
+    out.print(f"verified: {'true' if verdict.verified else 'false'}")
+
+
+def inspect(arguments: argparse.Namespace) -> int:
+    found = inspect_vmcore(arguments.vmcore[0], *arguments.vmcore[1:], quick=arguments.quick)
+    if arguments.dmesg:
+        try:
+            with open_vmcore(arguments.vmcore[0], *arguments.vmcore[1:]) as vmcore:
+                text = vmcore.dmesg()
+        except VmcoreError as error:
+            err.print(f"kdump-harness: no kernel log: {error}", markup=False)
+        else:
+            _write_text(arguments.dmesg, text if text.endswith("\n") else text + "\n")
+    _write_json(arguments.json, found.to_json())
+    if "-" not in (arguments.json, arguments.dmesg):
+        for name, value in found.to_json().items():
+            if name not in ("damage", "whole", "quick") and value not in (None, [], {}):
+                out.print(f"{name + ':':<20} {escape(str(value))}", soft_wrap=True)
+        for one in found.damage:
+            where = f" at offset {one.offset:,}" if one.offset is not None else ""
+            frame = f", page frame {one.pfn:#x}" if one.pfn is not None else ""
+            out.print(f"[red]{escape(one.kind)}[/]: {escape(one.message)}{where}{frame}", soft_wrap=True)
+        how = " (pages not read)" if found.quick else ""
+        out.print(f"whole: {'true' if found.whole else 'false'}{how}")
+    return EXIT_OK if found.whole else EXIT_FAILED
+
+
+def diagnose(arguments: argparse.Namespace) -> int:
+    found = diagnose_file(Path(arguments.log), family=arguments.family)
+    _write_json(arguments.json, found.to_json())
+    failures = [symptom for symptom in found.symptoms if symptom.severity == "failure"]
+    if arguments.json != "-":
+        out.print(f"{found.mode} (stage {found.stage.name})")
+        for symptom in found.symptoms:
+            out.print(
+                escape(f"{symptom.severity} {symptom.name}: line {symptom.line_number}: {symptom.line.strip()}"),
+                soft_wrap=True,
+            )
+            out.print(escape(f"  {symptom.meaning}"), soft_wrap=True)
+            if symptom.remedy:
+                out.print(escape(f"  → {symptom.remedy}"), soft_wrap=True)
+        if arguments.explain:
+            for line in found.explain():
+                out.print(escape(line), soft_wrap=True)
+    return EXIT_FAILED if failures else EXIT_OK
+
+
+def clean(arguments: argparse.Namespace) -> int:
+    state = State(arguments.state)
+    living = state.living_runs()
+    doing = "would remove" if arguments.dry_run else "removed"
+    count = 0
+    try:
+        hypervisor = Hypervisor(arguments.uri)
+    except HostError as error:
+        err.print(f"kdump-harness: domains were not looked at: {error}", markup=False)
+    else:
+        for name in hypervisor.ours():
+            if name.split("-")[1] not in living:
+                if not arguments.dry_run:
+                    hypervisor.destroy_named(name)
+                out.print(f"{doing} domain {name}")
+                count += 1
+        hypervisor.close()
+    for leftover in (*state.leftovers(), *(state.cached() if arguments.caches else ())):
+        if not arguments.dry_run:
+            leftover.remove()
+        out.print(f"{doing} {leftover.what}")
+        count += 1
+    if not count:
+        out.print("nothing to remove")
+    return EXIT_OK
+
+
+def _write_json(to: str | None, data: Any) -> None:
+    if to is not None:
+        _write_text(to, json.dumps(data, indent=1, default=str) + "\n")
+
+
+def _write_text(to: str, text: str) -> None:
+    if to == "-":
+        sys.stdout.write(text)
+        return
+    try:
+        Path(to).write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"{to} cannot be written: {error.strerror}") from None

@@ -1,0 +1,354 @@
+"""Bad input is one sentence and the exit status of the contract; what scripts read keeps its shape."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness import domain, facts
+from harness.cli import main
+
+DATA = Path(__file__).parent / "data"
+DUMP = DATA / "vmcore" / "zlib.kdump"
+CONSOLE = DATA / "drills" / "debian-12-verified.log"
+VERBS = ("doctor", "images", "drill", "inspect", "diagnose", "clean")
+
+
+@pytest.fixture(autouse=True)
+def _away_from_the_users_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("KDUMP_HARNESS_STATE", str(tmp_path / "state"))
+    monkeypatch.setenv("LIBVIRT_DEFAULT_URI", f"qemu+unix:///system?socket={tmp_path}/nobody-listens")
+    monkeypatch.chdir(tmp_path)
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.fixture
+def refused(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Any:
+    """Run a command line that must fail; its one sentence and the exit status."""
+
+    def run(*argv: object) -> tuple[str, int]:
+        status = main([str(argument) for argument in argv])
+        out, err = capfd.readouterr()
+        assert out == ""
+        assert "Traceback" not in err
+        assert err.startswith("kdump-harness: ")
+        assert err.count("\n") == 1, err
+        assert not (tmp_path / "evidence").exists()
+        return err.removeprefix("kdump-harness: ").strip(), status
+
+    return run
+
+
+# ---------------------------------------------------------------- bad input
+
+
+@pytest.mark.parametrize(
+    ("argv", "sentence"),
+    [
+        (["drill", "debain-12"], "unknown image 'debain-12' (did you mean debian-12"),
+        (["drill", "plan9"], "unknown image 'plan9' (known: debian-11, "),
+        (["drill", "./disk.qcow2"], "./disk.qcow2 is a file: say its --family (debian"),
+        (["drill", "./disk.qcow2", "--family", "debian"], "disk.qcow2 does not exist"),
+        (["drill", "./disk.qcow2", "--family", "gentoo"], "unknown family 'gentoo' (known: debian"),
+        (["drill", "debian-12", "--family", "suse"], "debian-12 is of the family debian, not suse"),
+        (["drill", "debian-12", "--trigger", "sysrq"], "unknown trigger 'sysrq' (known: sysrq-c"),
+        (["drill", "debian-12", "--target", "tape"], "unknown target 'tape' (known: local"),
+        (["drill", "debian-12", "--memory", "-1"], "-1 MiB is no sensible guest memory (256 to "),
+        (["drill", "debian-12", "--memory", "999999999"], "999999999 MiB is no sensible guest memory (256 to "),
+        (["drill", "debian-12", "--vcpus", "0"], "0 is no sensible number of processors (1 to 255)"),
+        (["drill", "debian-12", "--level", "32"], "dump level 32 does not exist (0 to 31; "),
+        (["drill", "debian-12", "--level", "-1"], "dump level -1 does not exist (0 to 31; "),
+        (["drill", "debian-12", "--compress", "brotli"], "unknown compression 'brotli' (known: none, zlib, "),
+        (["drill", "debian-12", "--crashkernel", "256 M"], "crashkernel='256 M' cannot be a kernel argument (as in "),
+        (["images", "gentoo-*"], "no image matches 'gentoo-*' (known: debian-11, "),
+        (["inspect", "no-such-file"], "no-such-file"),
+        (["inspect", "."], "."),
+        (["diagnose", "no-such-file"], "no-such-file"),
+        (["diagnose", "."], "."),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, list) else "",
+)
+def test_bad_input_is_named_in_one_sentence(refused: Any, argv: list[str], sentence: str) -> None:
+    said, status = refused(*argv)
+    assert sentence in said
+    assert status == 2
+
+
+@pytest.mark.parametrize("content", [b"", b"text\n" * 200, b"QFI", os.urandom(4096)[:510] + b"\0" * 600])
+def test_a_file_that_is_no_disk_is_refused(refused: Any, tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "disk.qcow2"
+    path.write_bytes(content)
+    said, status = refused("drill", path, "--family", "debian")
+    assert said == f"{path} is neither a qcow2 image nor a bootable raw disk"
+    assert status == 2
+    assert path.read_bytes() == content
+
+
+def test_a_directory_is_no_disk(refused: Any, tmp_path: Path) -> None:
+    assert refused("drill", f"{tmp_path}/", "--family", "debian") == (f"{tmp_path} is not a regular file", 2)
+
+
+@pytest.mark.skipif(os.getuid() == 0, reason="root may read everything")
+def test_a_disk_that_may_not_be_read_is_refused(refused: Any, tmp_path: Path) -> None:
+    path = tmp_path / "disk.qcow2"
+    path.write_bytes(b"QFI\xfb")
+    path.chmod(0)
+    said, status = refused("drill", path, "--family", "debian")
+    assert "cannot be read (Permission denied)" in said
+    assert status == 2
+
+
+def test_a_broken_row_of_the_catalogue_is_named_by_file_row_and_key(
+    refused: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = facts.data_path("images", "catalog.toml").read_text(encoding="utf-8")
+    broken = tmp_path / "catalog.toml"
+    broken.write_text(text.replace('release         = "12"', "release         = 12", 1), encoding="utf-8")
+    monkeypatch.setattr(facts, "data_path", lambda *_parts: broken)
+    for argv in (["drill", "debian-12"], ["images"]):
+        said, status = refused(*argv)
+        assert said == "catalog.toml: [[image]] debian-12: release must be a string, not 12"
+        assert status == 2
+
+
+def test_a_broken_table_of_triggers_is_a_sentence_too(
+    refused: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from harness import trigger
+
+    (tmp_path / "triggers.toml").write_text("[[trigger]]\nname = 1\n", encoding="utf-8")
+    monkeypatch.setattr(facts, "package_path", lambda *parts: tmp_path.joinpath(*parts))
+    trigger.load_triggers.cache_clear()
+    try:
+        said, status = refused("drill", "debian-12")
+    finally:
+        trigger.load_triggers.cache_clear()
+    assert said == "triggers.toml: [[trigger]] 1: name must be a string, not 1"
+    assert status == 2
+
+
+def test_an_evidence_directory_that_cannot_be_written_is_known_before_work_begins(refused: Any, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine", encoding="utf-8")
+    for place in (tmp_path / "file", tmp_path / "file" / "below"):
+        said, status = refused("drill", "debian-12", "--evidence", place)
+        assert said.startswith(f"the evidence directory {place} cannot be written: ")
+        assert said.endswith("(choose another with --evidence DIR)")
+        assert status == 3
+    assert (tmp_path / "file").read_text(encoding="utf-8") == "mine"
+
+
+def test_a_libvirt_that_does_not_run_is_a_host_error(refused: Any, tmp_path: Path) -> None:
+    uri = f"qemu+unix:///system?socket={tmp_path}/nobody"
+    said, status = refused("drill", "debian-12", "--uri", uri)
+    assert said.startswith(f"libvirt at {uri} does not answer: ")
+    assert said.endswith("(kdump-harness doctor tells how to start it)")
+    assert status == 3
+    assert list((tmp_path / "state" / "runs").iterdir()) == []
+
+
+def test_a_libvirt_that_never_answers_is_given_up(
+    refused: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(domain, "CONNECT_TIMEOUT_S", 0.3)
+    with socket.socket(socket.AF_UNIX) as deaf:
+        deaf.bind(str(tmp_path / "deaf"))
+        deaf.listen()
+        said, status = refused("drill", "debian-12", "--uri", f"qemu+unix:///system?socket={tmp_path}/deaf")
+    assert said.endswith("does not answer within 0 s")
+    assert status == 3
+
+
+def test_what_is_no_uri_is_a_usage_error(refused: Any) -> None:
+    said, status = refused("drill", "debian-12", "--uri", "nonsense")
+    assert said == "'nonsense' is not a libvirt URI (as in qemu:///system or qemu+ssh://host/system)"
+    assert status == 2
+
+
+def test_a_state_directory_that_is_a_file_is_a_host_error(refused: Any, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine", encoding="utf-8")
+    said, status = refused("images", "--state", tmp_path / "file")
+    assert said.startswith(f"the state directory {tmp_path}/file cannot be used: ")
+    assert status == 3
+
+
+def test_a_json_file_that_cannot_be_written_is_named(refused: Any, tmp_path: Path) -> None:
+    target = tmp_path / "nowhere" / "out.json"
+    assert refused("inspect", DUMP, "--json", target) == (
+        f"{target} cannot be written: No such file or directory",
+        2,
+    )
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        [],
+        ["frobnicate"],
+        ["drill"],
+        ["drill", "debian-12", "--memory", "much"],
+        ["drill", "debian-12", "--level", "all"],
+        ["drill", "debian-12", "--budget", "-1"],
+        ["drill", "debian-12", "--timeout-factor", "nan"],
+        ["drill", "debian-12", "--timeout-factor", "slow"],
+        ["drill", "debian-12", "--keep", "sometimes"],
+        ["drill", "debian-12", "--accelerator", "xen"],
+    ],
+    ids=" ".join,
+)
+def test_a_wrong_command_line_is_a_usage_error(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(argv)
+    assert caught.value.code == 2
+    assert "error: " in capsys.readouterr().err
+
+
+def test_a_number_that_must_be_positive_is_quoted(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["drill", "debian-12", "--timeout-factor", "slow"])
+    assert "slow is not a positive number" in capsys.readouterr().err
+
+
+def test_bad_input_of_the_installed_command_shows_no_traceback(tmp_path: Path) -> None:
+    made = subprocess.run(
+        [sys.executable, "-m", "harness.cli", "drill", "debain-12"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=Path(__file__).parent.parent,
+    )
+    assert made.returncode == 2
+    assert made.stdout == ""
+    assert made.stderr.startswith("kdump-harness: unknown image 'debain-12'")
+    assert made.stderr.count("\n") == 1
+
+
+# ---------------------------------------------------------------- help
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_explains_itself(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main([verb, "--help"])
+    assert caught.value.code == 0
+    assert f"usage: kdump-harness {verb}" in capsys.readouterr().out
+
+
+def test_the_help_names_every_verb_and_exit_status(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["--help"])
+    assert caught.value.code == 0
+    text = capsys.readouterr().out
+    assert all(verb in text for verb in VERBS)
+    assert "3 the host is unfit" in text
+
+
+def test_help_and_parsing_bring_no_heavy_library() -> None:
+    """--help must come at once; libvirt, paramiko and numpy take longer to import than it may."""
+    script = "import sys, harness.cli as c; c.make_parser(); print(*sorted(sys.modules))"
+    made = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(__file__).parent.parent,
+    )
+    assert not {"libvirt", "paramiko", "numpy", "rich"} & set(made.stdout.split())
+
+
+# ---------------------------------------------------------------- what scripts read
+
+
+def as_json(capsys: pytest.CaptureFixture[str], *argv: object) -> tuple[Any, int]:
+    status = main([str(argument) for argument in (*argv, "--json", "-")])
+    return json.loads(capsys.readouterr().out), status
+
+
+def test_inspect_tells_that_a_good_dump_is_whole(capsys: pytest.CaptureFixture[str]) -> None:
+    found, status = as_json(capsys, "inspect", DUMP)
+    assert status == 0
+    assert found["whole"] is True
+    assert found["damage"] == []
+    assert {"format", "level", "compression", "kernel", "crash_time", "pages_total", "pages_kept"} <= set(found)
+
+
+def test_inspect_tells_kind_offset_and_page_frame_of_damage(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    cut = tmp_path / "cut.kdump"
+    cut.write_bytes(DUMP.read_bytes()[:-5000])
+    found, status = as_json(capsys, "inspect", cut)
+    assert status == 1
+    assert found["whole"] is False
+    assert found["damage"]
+    for damage in found["damage"]:
+        assert {"kind", "offset", "pfn", "message"} <= set(damage)
+
+
+def test_inspect_of_an_empty_file_is_a_damaged_dump(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "empty").touch()
+    found, status = as_json(capsys, "inspect", tmp_path / "empty")
+    assert (status, found["whole"], found["size_bytes"]) == (1, False, 0)
+    assert found["damage"]
+
+
+def test_inspect_tells_people_the_same(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["inspect", str(DUMP)]) == 0
+    assert capsys.readouterr().out.endswith("whole: true\n")
+
+
+def test_inspect_writes_the_kernel_log(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    dump = DATA / "vmcore" / "logs" / "6.1.0.kdump"
+    main(["inspect", str(dump), "--dmesg", str(tmp_path / "dmesg")])
+    capsys.readouterr()
+    assert "Kernel panic - not syncing: sysrq triggered crash" in (tmp_path / "dmesg").read_text(encoding="utf-8")
+
+
+def test_diagnose_of_a_good_drill_has_no_failures(capsys: pytest.CaptureFixture[str]) -> None:
+    found, status = as_json(capsys, "diagnose", CONSOLE)
+    assert status == 0
+    assert found["stage"] == "RECOVERED"
+    assert [symptom for symptom in found["symptoms"] if symptom["severity"] == "failure"] == []
+
+
+def test_diagnose_names_the_symptom_the_line_and_the_remedy(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    text = CONSOLE.read_bytes()
+    head = text[: text.index(b"</TASK>")].replace(b" Kdump: loaded", b"")
+    log = tmp_path / "console.log"
+    log.write_bytes(head + b"</TASK>\r\n[   61.1] ---[ end Kernel panic - not syncing: sysrq triggered crash ]---\r\n")
+    found, status = as_json(capsys, "diagnose", log)
+    assert status == 1
+    names = [symptom["name"] for symptom in found["symptoms"]]
+    assert "panic-without-kdump" in names
+    assert {"name", "severity", "stage", "line", "remedy"} <= set(found["symptoms"][0])
+
+
+def test_images_lists_the_catalogue(capsys: pytest.CaptureFixture[str]) -> None:
+    found, status = as_json(capsys, "images", "debian-*")
+    assert status == 0
+    assert [row["name"] for row in found] == ["debian-11", "debian-12", "debian-13", "debian-sid"]
+    assert set(found[0]) == {"name", "family", "release", "source", "how", "cached"}
+
+
+def test_clean_says_that_domains_were_not_looked_at(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    left = tmp_path / "state" / "armed" / "k1.part"
+    left.mkdir(parents=True)
+    (tmp_path / "state" / "runs").mkdir()
+    assert main(["clean", "--dry-run"]) == 0
+    said = capsys.readouterr()
+    assert said.out == "would remove unfinished armed disk k1\n"
+    assert said.err.startswith("kdump-harness: domains were not looked at: libvirt at ")
+    assert left.exists()
+    assert main(["clean"]) == 0
+    assert capsys.readouterr().out == "removed unfinished armed disk k1\n"
+    assert not left.exists()
+    assert main(["clean"]) == 0
+    assert capsys.readouterr().out == "nothing to remove\n"

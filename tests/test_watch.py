@@ -1,0 +1,316 @@
+"""The crash watch knows from the console alone how far a crash got, and when nothing more can come."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from harness.console import ByteQueue, Console
+from harness.disk import Subject
+from harness.domain import DomainEvents
+from harness.drill import Plan, _Drill
+from harness.errors import ConsoleLost
+from harness.evidence import Evidence
+from harness.family import find_family
+from harness.progress import Progress
+from harness.stage import Stage
+from harness.timing import PhaseClock
+from harness.trigger import find_trigger
+from harness.watch import CrashWatch
+
+# A drill of Debian 12 under emulation; most lines of its three boots are cut out, the rest is as it came.
+RECORD = (Path(__file__).parent / "data" / "drills" / "debian-12-verified.log").read_bytes()
+
+
+def until(marker: bytes, *, occurrence: int = 1) -> bytes:
+    """The recording up to the end of the line that holds the marker for the nth time."""
+    at = -1
+    for _ in range(occurrence):
+        at = RECORD.index(marker, at + 1)
+    return RECORD[: RECORD.index(b"\n", at) + 1]
+
+
+FIRST_BOOT = RECORD[: RECORD.index(b"debian-12-2 login: ")]
+FIRST_LOGIN = RECORD[: RECORD.index(b"login: ") + len(b"login: ")]
+PANIC_ONLY = until(b"</TASK>")
+NEXT_BOOT = RECORD[RECORD.index(b"reboot: machine restart\r\n") + len(b"reboot: machine restart\r\n") :]
+IN_CAPTURE = until(b"Run /init as init process", occurrence=2)
+CAPTURE_INITRAMFS = until(b"Begin: Running /scripts/init-premount", occurrence=2)
+DUMPING = until(b"running makedumpfile -F")
+BUSYBOX = (
+    b"\r\n\r\nBusyBox v1.35.0 (Debian 1:1.35.0-4+b3) built-in shell (ash)\r\n"
+    b"Enter 'help' for a list of built-in commands.\r\n\r\n(initramfs) \x1b[6n"  # busybox asks where the cursor is
+)
+
+
+def make_watch() -> CrashWatch:
+    return CrashWatch(find_family("debian").console, find_trigger("sysrq-c").panic, PhaseClock())
+
+
+def make_console(data: bytes, chunk: int, *, ends: bool = True) -> Console:
+    source = ByteQueue()
+    for start in range(0, len(data), chunk):
+        source.put(data[start : start + chunk])
+    if ends:
+        source.put(b"")
+    return Console("guest", source)
+
+
+def feed_all(watch: CrashWatch, console: Console) -> CrashWatch:
+    """Read until the watch knows the end, or there is nothing more."""
+    with console.expecting_panic(), contextlib.suppress(ConsoleLost):
+        while not (watch.done or watch.hopeless) and (line := console.read_line(timeout_s=5)) is not None:
+            watch.feed(line)
+    return watch
+
+
+@pytest.fixture(params=[61, 1 << 20], ids="chunk{}".format)
+def replay(request: pytest.FixtureRequest) -> Any:
+    """Feed a recording to a new watch; the boot before the crash is left out where there is more than that."""
+
+    def play(data: bytes) -> CrashWatch:
+        data = data.removeprefix(FIRST_BOOT) if len(data) > len(FIRST_LOGIN) else data
+        return feed_all(make_watch(), make_console(data, request.param))
+
+    return play
+
+
+def test_a_good_crash_is_followed_to_the_next_login(replay: Any) -> None:
+    watch = replay(RECORD)
+    assert watch.done
+    assert (watch.stage, watch.hopeless, watch.failed) == (Stage.SAVED, None, None)
+    assert watch.panic_text == "Kernel panic - not syncing: sysrq triggered crash"
+
+
+def test_the_moments_of_a_good_crash_are_marked_in_their_order(replay: Any) -> None:
+    marks = replay(RECORD).clock.marks_s
+    assert list(marks) == ["panic", "capture", "dump", "saved", "restart", "login"]
+    assert sorted(marks.values()) == list(marks.values())
+
+
+def test_each_stage_is_told_once() -> None:
+    told: list[Stage] = []
+    watch = make_watch()
+    watch.on_change = told.append
+    feed_all(watch, make_console(RECORD, 4096))
+    assert told == [Stage.CRASHED, Stage.CAPTURING, Stage.SAVED]
+
+
+def test_the_boot_before_the_crash_moves_nothing(replay: Any) -> None:
+    watch = replay(FIRST_LOGIN)
+    assert (watch.stage, watch.done, watch.hopeless) == (Stage.ARMED, False, None)
+    assert watch.waiting_for() == "the panic"
+
+
+@pytest.mark.parametrize(
+    ("data", "waiting"),
+    [
+        (PANIC_ONLY, "the capture kernel"),
+        (IN_CAPTURE, "the capture kernel to save the vmcore"),
+        (until(b"saved vmcore in"), "the capture kernel to reboot"),
+        (until(b"reboot: Restarting system"), "the login prompt"),
+        (RECORD[: RECORD.rindex(b"login: ") - len(b"debian-12-2 ")], "the login prompt"),
+    ],
+    ids=["panic", "capture", "saved", "restart", "booting"],
+)
+def test_a_console_that_falls_silent_tells_what_is_missing(replay: Any, data: bytes, waiting: str) -> None:
+    watch = replay(data)
+    assert not watch.done
+    assert watch.hopeless is None
+    assert watch.waiting_for() == waiting
+
+
+def test_a_login_prompt_is_seen_when_a_kernel_message_follows_at_once(replay: Any) -> None:
+    """Where prompt and message arrive in one piece, they are one line."""
+    assert RECORD[RECORD.rindex(b"login: ") :].startswith(b"login: [")
+    assert replay(RECORD).done
+
+
+def test_a_panic_with_nothing_loaded_is_hopeless_at_once(replay: Any) -> None:
+    end = b"[   61.090360] ---[ end Kernel panic - not syncing: sysrq triggered crash ]---\r\n"
+    watch = replay(PANIC_ONLY.replace(b" Kdump: loaded", b"") + end)
+    assert watch.stage is Stage.CRASHED
+    assert watch.hopeless == "the kernel panicked and stopped: no capture kernel was loaded"
+
+
+def test_a_panic_of_the_capture_kernel_is_hopeless_and_quoted(replay: Any) -> None:
+    watch = replay(
+        IN_CAPTURE + b"[    4.2] Kernel panic - not syncing: VFS: Unable to mount root fs on unknown-block(0,0)\r\n"
+    )
+    assert watch.stage is Stage.CAPTURING
+    assert watch.hopeless == (
+        "the capture kernel panicked: Kernel panic - not syncing: VFS: Unable to mount root fs on unknown-block(0,0)"
+    )
+
+
+def test_a_panic_before_the_capture_kernel_told_its_command_line_is_a_second_one(replay: Any) -> None:
+    started = until(b"Linux version", occurrence=2)
+    watch = replay(started + b"[    0.000000] Kernel panic - not syncing: Out of memory and no killable processes\r\n")
+    assert watch.hopeless is not None
+    assert watch.hopeless.startswith("a second panic while the capture kernel started: ")
+
+
+def test_a_panic_while_rebooting_is_told_from_one_in_the_capture_kernel(replay: Any) -> None:
+    watch = replay(until(b"Linux version", occurrence=3) + b"[    1.0] Kernel panic - not syncing: no init found\r\n")
+    assert watch.stage is Stage.SAVED
+    assert watch.hopeless == "a second panic while rebooting: Kernel panic - not syncing: no init found"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        b"ALERT!  UUID=ac5a3fd4-bfa4 does not exist.  Dropping to a shell!" + BUSYBOX,
+        BUSYBOX,
+        b"\r\n(initramfs) ",
+        b'You are in emergency mode. After logging in, type "journalctl -xb" to view\r\n',
+        b"Give root password for maintenance\r\n",
+        b'Generating "/run/initramfs/rdsosreport.txt"\r\nEntering emergency mode. Exit the shell to continue.\r\n',
+        b"Entering kdump emergency mode.\r\n",
+        b"kdump:/# ",
+    ],
+    ids=["alert", "busybox", "initramfs", "emergency", "password", "dracut", "kdump-emergency", "kdump-prompt"],
+)
+def test_a_shell_in_the_capture_kernel_is_hopeless(replay: Any, words: bytes) -> None:
+    watch = replay(CAPTURE_INITRAMFS + words)
+    assert watch.stage is Stage.CAPTURING
+    assert watch.hopeless is not None
+    assert watch.hopeless.startswith("the capture kernel dropped to a shell (")
+
+
+def test_a_shell_after_the_dump_is_blamed_on_the_reboot(replay: Any) -> None:
+    watch = replay(
+        until(b"Run /init as init process", occurrence=2)
+        + RECORD[len(IN_CAPTURE) :].partition(b"reboot: machine restart\r\n")[0]
+        + b"reboot: machine restart\r\n"
+        + BUSYBOX
+    )
+    assert watch.stage is Stage.SAVED
+    assert watch.hopeless is not None
+    assert watch.hopeless.startswith("the guest dropped to a shell while rebooting (")
+
+
+@pytest.mark.parametrize(
+    ("before", "reason"),
+    [
+        (PANIC_ONLY, "the guest powered off after the panic"),
+        (DUMPING, "the capture kernel powered the guest off"),
+        (until(b"reboot: machine restart"), "the guest powered off instead of coming back"),
+    ],
+    ids=["after-panic", "while-dumping", "while-rebooting"],
+)
+@pytest.mark.parametrize("words", [b"reboot: Power down", b"reboot: System halted"])
+def test_a_guest_that_powers_off_does_not_come_back(replay: Any, before: bytes, reason: str, words: bytes) -> None:
+    assert replay(before + b"[   46.1] " + words + b"\r\n").hopeless == reason
+
+
+def test_a_reboot_without_a_capture_kernel_ends_at_crashed(replay: Any) -> None:
+    """panic=10 with nothing loaded: the guest comes back, and that is all."""
+    watch = replay(PANIC_ONLY + b"[   61.1] Rebooting in 10 seconds..\r\n" + NEXT_BOOT)
+    assert watch.done
+    assert watch.stage is Stage.CRASHED
+    assert not watch.capture_seen
+    assert "capture" not in watch.clock.marks_s
+    assert "login" in watch.clock.marks_s
+
+
+def test_a_quiet_kernel_that_reboots_without_capture_is_known_by_its_login_prompt(replay: Any) -> None:
+    watch = replay(PANIC_ONLY + b"\r\nDebian GNU/Linux 12 guest ttyS0\r\n\r\nguest login: ")
+    assert watch.done
+    assert watch.stage is Stage.CRASHED
+
+
+def test_a_capture_kernel_that_is_reset_without_a_word_did_not_save(replay: Any) -> None:
+    watch = replay(DUMPING + NEXT_BOOT)
+    assert watch.done
+    assert watch.stage is Stage.CAPTURING
+    assert "saved" not in watch.clock.marks_s
+
+
+def test_kdumps_own_words_of_failure_are_kept_and_the_guest_is_still_awaited(replay: Any) -> None:
+    watch = replay(RECORD.replace(b"kdump-tools: saved vmcore in", b"kdump-tools: failed to save vmcore in"))
+    assert watch.done
+    assert watch.stage is Stage.CAPTURING
+    assert watch.failed is not None
+    assert "failed to save vmcore in /var/crash" in watch.failed
+
+
+def test_a_saved_dmesg_is_not_a_saved_vmcore(replay: Any) -> None:
+    assert replay(until(b"saved dmesg content in")).stage is Stage.CAPTURING
+
+
+def test_the_progress_of_makedumpfile_is_told() -> None:
+    data = DUMPING + b"[   40.0] x: \rCopying data    : [ 42.5 %] -   \r\n"
+    watch = feed_all(make_watch(), make_console(data, 4096))
+    assert watch.progress == "42.5 %"
+
+
+@pytest.mark.parametrize(
+    ("text", "right"),
+    [("sysrq triggered crash", True), ("Fatal exception", True), ("Out of memory", False)],
+)
+def test_the_panic_of_the_trigger_is_told_from_another(replay: Any, text: str, right: bool) -> None:
+    watch = replay(f"[   61.0] Kernel panic - not syncing: {text}\r\n".encode())
+    assert watch.right_panic() is right
+
+
+# ---------------------------------------------------------------- the drill's deadlines, with a console that stops
+
+
+@pytest.fixture
+def follow(tmp_path: Path) -> Any:
+    """Follow a recording that ends in silence; deadlines are shrunk by factor."""
+
+    def play(data: bytes, *, factor: float, ends: bool = False, events: tuple[str, ...] = ()) -> str | None:
+        run: Any = SimpleNamespace(factor=factor, accelerator="tcg", progress=Progress(quiet=True))
+        evidence = Evidence(tmp_path / "drill")
+        drill = _Drill(run, Plan(subject=Subject(name="debian-12", family=find_family("debian"))), evidence)
+        console = make_console(data, 4096, ends=ends)
+        domain = SimpleNamespace(events=DomainEvents(), connection_lost=lambda: False)
+        for what in events:
+            domain.events.add(what)
+        guest: Any = SimpleNamespace(console=console, domain=domain)
+        watch = CrashWatch(drill.plan.subject.family.console, drill.trigger.panic, drill.clock)
+        drill.clock.mark("trigger")
+        with console.expecting_panic():
+            stopped = drill._follow(guest, watch)
+        evidence.close()
+        return stopped
+
+    return play
+
+
+def test_a_drill_of_a_good_crash_is_stopped_by_nothing(follow: Any) -> None:
+    assert follow(RECORD, factor=1) is None
+
+
+def test_a_capture_kernel_gone_silent_is_given_up_and_named(follow: Any) -> None:
+    stopped = follow(DUMPING, factor=0.02)
+    assert "the console has been silent for" in stopped
+    assert stopped.endswith("while waiting for the capture kernel to save the vmcore")
+
+
+def test_a_trigger_that_does_not_crash_is_given_up(follow: Any) -> None:
+    stopped = follow(FIRST_LOGIN, factor=0.02)
+    assert stopped.startswith("no panic within ")
+    assert stopped.endswith("of the trigger sysrq-c")
+
+
+def test_a_hopeless_console_stops_the_drill_with_its_reason(follow: Any) -> None:
+    stopped = follow(PANIC_ONLY + b"---[ end Kernel panic - not syncing: sysrq triggered crash ]---\r\n", factor=1)
+    assert stopped == "the kernel panicked and stopped: no capture kernel was loaded"
+
+
+def test_a_guest_that_disappears_is_told_with_libvirts_events(follow: Any) -> None:
+    stopped = follow(DUMPING, factor=1, ends=True, events=("stopped/0",))
+    assert stopped == (
+        "the guest disappeared while waiting for the capture kernel to save the vmcore (domain events: stopped/0)"
+    )
+
+
+def test_a_panic_event_of_the_hypervisor_means_that_nothing_was_loaded(follow: Any) -> None:
+    stopped = follow(PANIC_ONLY, factor=1, events=("crashed/0",))
+    assert "pvpanic" in stopped
