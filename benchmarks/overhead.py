@@ -1,4 +1,4 @@
-"""A drill against the same boot, crash, capture, reboot and copy done by hand with QEMU and ssh, on the same armed disk.
+"""A drill against the same boot, crash, capture, reboot and copy by hand with QEMU and ssh, on the same armed disk.
 
 Prints wall times in turn (A B A B ...), their ratio, and the harness's own CPU time. Needs what a drill needs.
 """

@@ -166,6 +166,8 @@ def _run_logged(command: list[str], log: Path, progress: Callable[[str], None]) 
             process.terminate()  # mmdebstrap removes its own tree and mounts on SIGTERM
             process.wait()
             raise
+        finally:
+            process.stdout.close()
         if process.wait() != 0:
             raise CommandFailed(f"{command[0]} ended with status {process.returncode}: " + " | ".join(last), see=log)
 

@@ -68,7 +68,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """A scenario that takes an image runs once per chosen image, unless it pins its own."""
-    if "image" not in metafunc.fixturenames:
+    if "image" not in metafunc.fixturenames or not _is_ours(metafunc, "image"):
         return
     pinned = any(
         "image" in str(mark.args[0]).replace(" ", "").split(",")
@@ -76,6 +76,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     )
     if not pinned:
         metafunc.parametrize("image", chosen_images(metafunc.config), indirect=True, scope="session")
+
+
+def _is_ours(metafunc: pytest.Metafunc, fixture: str) -> bool:
+    """Whether a fixture is this plugin's; other projects' tests may have one of the same name."""
+    found = metafunc.definition._fixtureinfo.name2fixturedefs.get(fixture)  # pytest has no public way to ask
+    return found is not None and found[-1].func.__module__ == __name__
 
 
 def chosen_images(config: pytest.Config) -> list[str]:

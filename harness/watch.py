@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from .console import PANIC, Line
+from .console import LOGIN, PANIC, Line
 from .family import ConsoleSigns
 from .stage import Stage
 from .timing import PhaseClock
@@ -28,8 +28,6 @@ _SHELL = re.compile(
     r"Give root password for maintenance|Entering emergency mode|Dropping to a shell|Running a debug shell|"
     r"BusyBox v\S+ .*built-in shell"  # its prompt ends in a question to the terminal, so it may not look like one
 )
-# A kernel message that comes while the prompt waits is on the same line.
-_LOGIN = re.compile(r"[\w.-]+ login: ?$|^[\w.-]+ login: \[")
 _PROGRESS = re.compile(r"(?:Copying data|Excluding unnecessary pages|Checking for memory holes)\s*: \[\s*([\d.]+) ?%\]")
 
 
@@ -90,7 +88,7 @@ class CrashWatch:
             self._capture_starts(line.at_s)
         elif _POWER_DOWN.search(line.text):
             self.hopeless = "the guest powered off after the panic"
-        elif _LOGIN.search(line.text):
+        elif LOGIN.search(line.text):
             # A quiet kernel: an ordinary boot came without a word.
             self._restarts(line.at_s)
             self._logged_in(line.at_s)
@@ -119,7 +117,7 @@ class CrashWatch:
             self.hopeless = "the capture kernel powered the guest off"
         elif _RESTART.search(text):
             self._restarts(line.at_s)
-        elif _LOGIN.search(text):
+        elif LOGIN.search(text):
             # Nobody logs in to a capture kernel: an ordinary boot came without a word about the restart.
             self._restarts(line.at_s)
             self._logged_in(line.at_s)
@@ -145,7 +143,7 @@ class CrashWatch:
             self.hopeless = f"the guest dropped to a shell while rebooting ({text.strip()!r})"
         elif _POWER_DOWN.search(text):
             self.hopeless = "the guest powered off instead of coming back"
-        elif self.restart_seen and _LOGIN.search(text):
+        elif self.restart_seen and LOGIN.search(text):
             self._logged_in(line.at_s)
 
     def _logged_in(self, at_s: float) -> None:

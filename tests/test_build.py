@@ -98,7 +98,7 @@ def test_suites_tell_the_archive_from_its_security(listing: str, archive: str, s
 
 @pytest.mark.parametrize("listing", ["", "\n", "http://archive.example/ubuntu noble\n", "http://s/sec sid-security\n"])
 def test_a_host_without_a_debian_mirror_is_told_how_to_name_one(listing: str) -> None:
-    with pytest.raises(HostError, match="names no Debian mirror .*KDUMP_HARNESS_MIRROR"):
+    with pytest.raises(HostError, match=r"names no Debian mirror .*KDUMP_HARNESS_MIRROR"):
         mirror._from_listing(listing)
 
 
