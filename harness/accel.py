@@ -55,7 +55,8 @@ def kvm_problem(hypervisor: Hypervisor, directory: Path) -> str | None:
     try:
         probe = hypervisor.spawn_raw(name, _probe_xml(name, sector))
     except HarnessError as error:
-        return f"QEMU does not start under KVM ({error})"
+        # QEMU's own words come last in what libvirt makes of them.
+        return f"/dev/kvm is there, but QEMU does not start under it ({str(error).rpartition('error: ')[2]})"
     try:
         console = Console(name, probe.open_console(lambda _data: None))
         probe.resume()

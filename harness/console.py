@@ -38,7 +38,7 @@ class ByteQueue(SpawnBase):  # type: ignore[misc]  # pexpect has no types
     """What pexpect reads from: a queue that somebody else fills with chunks of the serial line."""
 
     def __init__(self) -> None:
-        super().__init__(timeout=None, searchwindowsize=None)
+        super().__init__(timeout=None, maxread=65536, searchwindowsize=None)
         self._chunks: queue.SimpleQueue[tuple[float, bytes]] = queue.SimpleQueue()
         self._rest = b""
         self._ended = False
@@ -61,8 +61,14 @@ class ByteQueue(SpawnBase):  # type: ignore[misc]  # pexpect has no types
                 self.arrived_s, self._rest = self._chunks.get(timeout=timeout)
             except queue.Empty:
                 raise pexpect.TIMEOUT("nothing on the serial line") from None
+            # All that has come by now at once: pexpect's cost is by the read, and a serial line brings few bytes each.
+            chunks = [self._rest]
+            while chunks[-1] and not self._chunks.empty():
+                self.arrived_s, chunk = self._chunks.get()
+                chunks.append(chunk)
+            self._ended = not chunks[-1]
+            self._rest = b"".join(chunks)
             if not self._rest:
-                self._ended = True
                 raise pexpect.EOF("the serial line ended")
         data, self._rest = self._rest[:size], self._rest[size:]
         return data

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import secrets
+import shutil
 import subprocess
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -68,6 +70,8 @@ def probe_format(path: Path) -> str:
 
 
 def _check_qcow2(path: Path) -> None:
+    if shutil.which("qemu-img") is None:
+        raise HostError("qemu-img is not installed (kdump-harness doctor tells which package has it)")
     made = subprocess.run(["qemu-img", "info", "--output=json", str(path)], capture_output=True, text=True, check=False)
     if made.returncode != 0:
         raise UsageError(f"{path} is a damaged qcow2 image ({made.stderr.strip().splitlines()[-1]})")
@@ -145,7 +149,7 @@ def _built_disk(directory: Path, recipe: build.Recipe, packages: tuple[str, ...]
     return BaseDisk(
         path=directory / "disk.raw",
         format="raw",
-        key=recipe.key(),
+        key=f"{recipe.key()}-{json.loads((directory / 'meta.json').read_text(encoding='utf-8'))['identity']}",
         packages=packages,
         source=f"built from {recipe.suite} packages",
     )
@@ -164,7 +168,8 @@ def _built(run: Run, subject: Subject, packages: tuple[str, ...]) -> BaseDisk:
             build.build(recipe, part / "disk.raw", workdir=work, log=log, progress=run.progress.detail)
         versions = (work / "boot" / "packages").read_text(encoding="utf-8").splitlines()
         build.remove_workdir(work)
-        return {"recipe": asdict(recipe), "packages": versions}
+        # The same recipe made again is another disk, and overlays of the first must not be put on the second.
+        return {"recipe": asdict(recipe), "packages": versions, "identity": secrets.token_hex(8)}
 
     directory = run.state.make_once(
         "built", recipe.key(), make, say=run.progress.say, what=f"the base disk of {recipe.name}"

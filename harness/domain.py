@@ -360,6 +360,14 @@ class Hypervisor:
         """Names of the domains that carry our prefix."""
         return tuple(sorted(d.name() for d in self._connection.listAllDomains() if d.name().startswith(PREFIX)))
 
+    def disks_of(self, name: str) -> tuple[Path, ...]:
+        """The files behind a domain's disks."""
+        try:
+            root = ElementTree.fromstring(self._connection.lookupByName(name).XMLDesc())
+        except libvirt.libvirtError:
+            return ()
+        return tuple(Path(source.get("file", "")) for source in root.findall("./devices/disk/source"))
+
     def destroy_named(self, name: str) -> None:
         """Remove a domain that a dead run left behind."""
         with contextlib.suppress(libvirt.libvirtError):

@@ -11,6 +11,7 @@ import pycdlib
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+NIC = "eth0"
 VOLUME = "cidata"  # the label by which cloud-init's NoCloud finds its disk
 
 
@@ -46,7 +47,6 @@ def user_data(*, user: str, login: KeyPair, host: KeyPair) -> str:
         "ssh_pwauth": False,
         "users": users,
         "ssh_deletekeys": True,
-        "ssh_genkeytypes": [],
         "ssh_keys": {"ed25519_private": host.private, "ed25519_public": host.public},
         "ssh": {"emit_keys_to_console": False},
         "package_update": False,
@@ -59,8 +59,9 @@ def user_data(*, user: str, login: KeyPair, host: KeyPair) -> str:
 
 def network_config(mac: str) -> str:
     """DHCP on our one network card; the client identifier is the MAC, since copies share a machine id."""
-    nic = {"match": {"macaddress": mac}, "dhcp4": True, "dhcp6": False, "dhcp-identifier": "mac"}
-    return json.dumps({"version": 2, "ethernets": {"nic0": nic}}) + "\n"
+    # cloud-init before 22.4 (Debian 11) takes the name for the card's unless it is told to rename the card.
+    nic = {"match": {"macaddress": mac}, "set-name": NIC, "dhcp4": True, "dhcp6": False, "dhcp-identifier": "mac"}
+    return json.dumps({"version": 2, "ethernets": {NIC: nic}}) + "\n"
 
 
 def write_seed(path: Path, *, name: str, identity: str, mac: str, user: str, login: KeyPair, host: KeyPair) -> None:

@@ -26,6 +26,8 @@ CONSOLE_ARGUMENTS = "console=tty0 console=ttyS0,115200n8 ignore_loglevel"
 _LOADED = "cat /sys/kernel/kexec_crash_loaded 2>/dev/null || cat /sys/kernel/kexec/crash_loaded"
 _SIZE = "cat /sys/kernel/kexec_crash_size 2>/dev/null || cat /sys/kernel/kexec/crash_size"
 
+_WITH_VALUE = "bdgix"  # options of makedumpfile that take a value
+
 _PROBE = {
     "boot_id": "cat /proc/sys/kernel/random/boot_id",
     "kernel": "uname -r",
@@ -130,11 +132,8 @@ class Stack:
         options = self.family.config.default
         for line in config.splitlines():
             if re.search(self.family.config.pattern, line):
-                options = line.partition("=")[2].strip().strip("\"'")
-        level = re.search(r"-d\s*(\d+)", options)
-        flags = [flag for flag in options.split() if flag in COMPRESS_FLAGS.values()]
-        compress = next((name for name, flag in COMPRESS_FLAGS.items() if flags and flag == flags[-1]), "none")
-        return (int(level.group(1)) if level else 0), compress
+                options = _assigned(line)
+        return _asked(options)
 
     def check_family(self, state: GuestState) -> None:
         """UsageError when the guest is of another family than we were told."""
@@ -232,6 +231,32 @@ class Stack:
         except Exception as error:
             said = self.guest.shell.run(f"{self.family.commands.status} 2>&1 | tail -20", check=False).out.strip()
             raise CommandFailed(f"{error}; {self.family.commands.status} says: {said}") from None
+
+
+def _assigned(line: str) -> str:
+    """The value of a shell assignment, without quotes and comment."""
+    value = line.partition("=")[2]
+    try:
+        return next(iter(shlex.split(value, comments=True)), "")
+    except ValueError:  # a quote that is not closed
+        return value.strip().strip("\"'")
+
+
+def _asked(options: str) -> tuple[int, str]:
+    """Level and compression among makedumpfile's options; the last one of a kind counts, as for getopt."""
+    level, compress = 0, "none"
+    names = {flag[1:]: name for name, flag in COMPRESS_FLAGS.items() if flag}
+    words = iter(options.split())
+    for word in words:
+        if not word.startswith("-") or word.startswith("--"):
+            continue
+        for at, letter in enumerate(word[1:], start=2):
+            compress = names.get(letter, compress)
+            if letter in _WITH_VALUE:
+                value = word[at:] or next(words, "")
+                level = int(value) if letter == "d" and value.isdigit() else level
+                break
+    return level, compress
 
 
 def _unquoted(line: str) -> tuple[str, str]:

@@ -180,6 +180,11 @@ class State:
         return found
 
 
+def is_held(directory: Path) -> bool:
+    """Whether a living process holds the lock in this directory, whatever state directory it belongs to."""
+    return _held(directory / "lock")
+
+
 @dataclass(frozen=True)
 class RunDirectory:
     """The private directory of a living run."""

@@ -26,7 +26,7 @@ from .family import find_family, load_families
 from .progress import err
 from .runtime import Machine, Options, Run
 from .stack import KdumpConfig
-from .state import State
+from .state import State, is_held
 from .verdict import Verdict
 from .vmcore import VmcoreError, open_vmcore
 from .vmcore import inspect as inspect_vmcore
@@ -235,7 +235,7 @@ def clean(arguments: argparse.Namespace) -> int:
         err.print(f"kdump-harness: domains were not looked at: {error}", markup=False)
     else:
         for name in hypervisor.ours():
-            if name.split("-")[1] not in living:
+            if name.split("-")[1] not in living and not any(is_held(path.parent) for path in hypervisor.disks_of(name)):
                 if not arguments.dry_run:
                     hypervisor.destroy_named(name)
                 out.print(f"{doing} domain {name}")

@@ -13,15 +13,24 @@ BOOT = b"\x1b[0;32m  OK  \x1b[0m Started ssh.service.\r\nDebian GNU/Linux 12 gue
 CRASH = b"[   60.1] sysrq: Trigger a crash\r\n[   60.2] Kernel panic - not syncing: sysrq triggered crash\r\n"
 
 
+class Trickle(ByteQueue):
+    """A serial line on which the next piece arrives only when somebody reads."""
+
+    def __init__(self, pieces: list[bytes]) -> None:
+        super().__init__()
+        self._pieces = iter(pieces)
+
+    def read_nonblocking(self, size: int = 1, timeout: float | None = None) -> bytes:
+        if (piece := next(self._pieces, None)) is not None:
+            self.put(piece)
+        return super().read_nonblocking(size, timeout)
+
+
 @pytest.fixture(params=[1, 7, 4096], ids="chunk{}".format)
 def replay(request: pytest.FixtureRequest):
     def make(data: bytes, *, ends: bool = False) -> Console:
-        source = ByteQueue()
-        for start in range(0, len(data), request.param):
-            source.put(data[start : start + request.param])
-        if ends:
-            source.put(b"")
-        return Console("guest", source, see=Path("console.log"))
+        pieces = [data[start : start + request.param] for start in range(0, len(data), request.param)]
+        return Console("guest", Trickle(pieces + [b""] * ends), see=Path("console.log"))
 
     return make
 

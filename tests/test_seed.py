@@ -68,13 +68,13 @@ def test_another_user_gets_the_key_and_sudo_beside_root() -> None:
 
 def test_the_host_key_is_ours_and_no_other_is_made() -> None:
     assert config()["ssh_keys"] == {"ed25519_private": HOST.private, "ed25519_public": HOST.public}
-    assert config()["ssh_genkeytypes"] == []
     assert LOGIN.private not in user_data(user="root", login=LOGIN, host=HOST)
 
 
 def test_the_network_card_is_found_by_its_address() -> None:
-    nic = json.loads(network_config(MAC))["ethernets"]["nic0"]
+    nic = json.loads(network_config(MAC))["ethernets"]["eth0"]
     assert nic["match"] == {"macaddress": MAC}
+    assert nic["set-name"] == "eth0"
     assert nic["dhcp4"] is True
 
 

@@ -1,0 +1,278 @@
+"""The checks behind the word verified, and the shape of the verdict that holds them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness import checks
+from harness.checks import CrashFacts, check_dump, check_permissions, check_recovery, choose_dump
+from harness.family import find_family
+from harness.stack import GuestState
+from harness.stage import Stage
+from harness.target import FoundFile
+from harness.trigger import find_trigger
+from harness.verdict import Verdict
+from harness.vmcore import inspect
+
+DUMPS = Path(__file__).parent / "data" / "vmcore"
+CRASH_S = 1_780_000_000
+LOGGED = DUMPS / "logs" / "6.1.0.kdump"  # a dump whose kernel log can be read
+NEW = "/var/crash/202611221705/dump.202611221705"
+PART = "/var/crash/202611221705/dump-incomplete"
+
+CONTRACT = {
+    "schema", "image", "family", "kernel", "makedumpfile", "accelerator", "memory_mib", "vcpus", "crashkernel",
+    "reserved_mib", "trigger", "target", "level", "compress", "reached", "verified", "stopped_by", "checks",
+    "phases_s", "dump", "symptoms", "known_issue", "evidence",
+}  # fmt: skip
+
+
+@pytest.fixture
+def verdict() -> Verdict:
+    return Verdict(
+        image="debian-12",
+        family="debian",
+        trigger="sysrq-c",
+        target="local",
+        accelerator="tcg",
+        memory_mib=1024,
+        vcpus=2,
+    )
+
+
+def outcome(verdict: Verdict) -> dict[str, bool]:
+    return {check.name: check.ok for check in verdict.checks}
+
+
+def found(path: str = NEW, *, final: bool = True, **facts: Any) -> FoundFile:
+    known = {"size_bytes": 1 << 20, "mode": 0o600, "owner": "root", "directory_mode": 0o700}
+    return FoundFile(path=path, final=final, **{**known, **facts})
+
+
+def by_path(*files: FoundFile) -> dict[str, FoundFile]:
+    return {file.path: file for file in files}
+
+
+# ---------------------------------------------------------------- which dump
+
+
+def test_one_new_dump_under_its_final_name_is_chosen(verdict: Verdict) -> None:
+    old = found("/var/crash/1/dump.1")
+    assert choose_dump(verdict, by_path(old, found()), by_path(old)) == found()
+    assert outcome(verdict) == {"single-dump": True, "final-name": True}
+
+
+@pytest.mark.parametrize(
+    ("files", "single", "final", "chosen"),
+    [
+        ((), False, False, None),
+        ((found(PART, final=False),), False, False, None),
+        ((found(), found(PART, final=False)), True, False, NEW),
+        ((found(), found("/var/crash/3/dump.3")), False, True, NEW),
+    ],
+    ids=["none", "incomplete", "both", "two"],
+)
+def test_anything_else_is_told(
+    verdict: Verdict, files: tuple[FoundFile, ...], single: bool, final: bool, chosen: str | None
+) -> None:
+    dump = choose_dump(verdict, by_path(*files), {})
+    assert (dump.path if dump else None) == chosen
+    assert outcome(verdict) == {"single-dump": single, "final-name": final}
+
+
+def test_an_old_dump_is_not_taken_for_a_new_one(verdict: Verdict) -> None:
+    assert choose_dump(verdict, by_path(found()), by_path(found())) is None
+    assert verdict.checks[0].seen == "none"
+
+
+def test_a_dump_that_was_written_again_is_new(verdict: Verdict) -> None:
+    """Debian names dumps by the minute: two crashes in one minute collide."""
+    assert choose_dump(verdict, by_path(found(size_bytes=7)), by_path(found())) == found(size_bytes=7)
+
+
+# ---------------------------------------------------------------- who may read it
+
+
+@pytest.mark.parametrize(
+    ("facts", "good"),
+    [
+        ({}, True),
+        ({"mode": 0o644}, False),
+        ({"mode": 0o640}, False),
+        ({"owner": "nobody"}, False),
+        ({"directory_mode": 0o777}, False),
+    ],
+)
+def test_a_dump_belongs_to_root_alone(verdict: Verdict, facts: dict[str, Any], good: bool) -> None:
+    check_permissions(verdict, found(**facts))
+    assert outcome(verdict) == {"permissions": good}
+
+
+def test_the_permissions_seen_are_told_as_people_write_them(verdict: Verdict) -> None:
+    check_permissions(verdict, found(mode=0o644, owner="nobody", directory_mode=0o755))
+    assert verdict.checks[0].seen == "0644 nobody, in a directory 0755"
+
+
+# ---------------------------------------------------------------- the file
+
+
+def facts_of(path: Path, **other: Any) -> CrashFacts:
+    """What a drill would know if this dump were of its own crash."""
+    dump = inspect(path)
+    state = GuestState(
+        boot_id="b",
+        kernel=other.get("kernel", dump.kernel),
+        cmdline="",
+        loaded=True,
+        reserved_bytes=0,
+        meminfo_kib={},
+        clock_s=CRASH_S - other.get("ago_s", 1.0),
+        os_release={},
+        makedumpfile=None,
+        level=dump.level,
+        compress=dump.compression,
+        hostname="guest",
+    )
+    return CrashFacts(
+        before=state,
+        level=other.get("level", dump.level),
+        compress=other.get("compress", dump.compression),
+        trigger=find_trigger("sysrq-c"),
+        nonce=other.get("nonce", "sysrq triggered crash"),
+        crashed_after_s=(0.0, 2.0),
+    )
+
+
+def judge(verdict: Verdict, path: Path, **other: Any) -> dict[str, bool]:
+    known = inspect(path)
+    check_dump(verdict, path, facts_of(path, **other), expected_format=other.get("format", known.format))
+    return outcome(verdict)
+
+
+@pytest.fixture
+def crash_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The small dumps were cut down without their CRASHTIME; give them one."""
+    really = checks.inspect_opened
+    monkeypatch.setattr(
+        checks, "inspect_opened", lambda vmcore: dataclasses.replace(really(vmcore), crash_time_s=CRASH_S)
+    )
+
+
+def test_a_dump_without_a_crash_time_is_not_known_to_be_of_this_crash(verdict: Verdict) -> None:
+    assert [name for name, ok in judge(verdict, LOGGED).items() if not ok] == ["crash-time"]
+
+
+@pytest.mark.usefixtures("crash_time")
+def test_a_dump_of_this_crash_passes_every_check(verdict: Verdict) -> None:
+    assert judge(verdict, LOGGED) == dict.fromkeys(
+        ["format", "level", "compression", "complete", "kernel", "crash-time", "nonce", "panic-text"], True
+    )
+
+
+@pytest.mark.usefixtures("crash_time")
+@pytest.mark.parametrize(
+    ("other", "failing"),
+    [
+        ({"format": "elf"}, "format"),
+        ({"level": 5}, "level"),
+        ({"compress": "zstd"}, "compression"),
+        ({"kernel": "9.9.9"}, "kernel"),
+        ({"ago_s": 60.0}, "crash-time"),
+        ({"ago_s": -60.0}, "crash-time"),
+        ({"nonce": "0123456789abcdef"}, "nonce"),
+    ],
+)
+def test_each_difference_fails_its_own_check_alone(verdict: Verdict, other: dict[str, Any], failing: str) -> None:
+    assert [name for name, ok in judge(verdict, LOGGED, **other).items() if not ok] == [failing]
+
+
+def test_another_panic_is_not_the_triggers(verdict: Verdict) -> None:
+    facts = facts_of(LOGGED)
+    other = dataclasses.replace(facts, trigger=dataclasses.replace(facts.trigger, panic="Out of memory"))
+    check_dump(verdict, LOGGED, other, expected_format=str(inspect(LOGGED).format))
+    assert not outcome(verdict)["panic-text"]
+
+
+@pytest.mark.parametrize("name", ["raw", "zlib", "lzo", "snappy", "zstd"])
+def test_the_compression_of_real_dumps_is_seen(verdict: Verdict, name: str) -> None:
+    judge(verdict, DUMPS / f"{name}.kdump", compress="none" if name == "raw" else name)
+    assert outcome(verdict)["compression"]
+    assert outcome(verdict)["complete"]
+
+
+@pytest.mark.parametrize("keep", [0.2, 0.6, 0.99])
+def test_a_dump_that_was_cut_off_is_not_complete(verdict: Verdict, tmp_path: Path, keep: float) -> None:
+    whole = DUMPS / "zlib.kdump"
+    cut = tmp_path / "dump"
+    cut.write_bytes(whole.read_bytes()[: int(whole.stat().st_size * keep)])
+    check_dump(verdict, cut, facts_of(whole), expected_format=str(inspect(whole).format))
+    assert not outcome(verdict)["complete"]
+
+
+def test_an_empty_file_is_no_dump_whatever_its_name(verdict: Verdict, tmp_path: Path) -> None:
+    """Debian prints "saved vmcore" over one where makedumpfile is missing."""
+    empty = tmp_path / "dump.202611221705"
+    empty.touch()
+    format_ = find_family("debian").dump_format
+    assert check_dump(verdict, empty, facts_of(LOGGED), expected_format=format_) is None
+    assert outcome(verdict) == {"format": False, "complete": False}
+    assert verdict.checks[0].seen.endswith("(0 bytes)")
+
+
+# ---------------------------------------------------------------- coming back
+
+
+@pytest.mark.parametrize(
+    ("facts", "failing"),
+    [
+        ({}, []),
+        ({"new_boot": "old"}, ["rebooted"]),
+        ({"new_boot": None}, ["rebooted"]),
+        ({"armed_again": False}, ["rearmed"]),
+        ({"took_s": 91.0}, ["reboot-time"]),
+        ({"took_s": None}, ["reboot-time"]),
+    ],
+)
+def test_a_guest_comes_back_as_another_boot_in_time_and_armed(
+    verdict: Verdict, facts: dict[str, Any], failing: list[str]
+) -> None:
+    known = {"old_boot": "old", "new_boot": "new", "armed_again": True, "took_s": 60.0, "budget_s": 90.0}
+    check_recovery(verdict, **{**known, **facts})
+    assert [name for name, ok in outcome(verdict).items() if not ok] == failing
+
+
+def test_a_guest_that_was_not_asked_is_not_said_to_be_armed(verdict: Verdict) -> None:
+    check_recovery(verdict, old_boot="a", new_boot="b", armed_again=None, took_s=1.0, budget_s=2.0)
+    assert "rearmed" not in outcome(verdict)
+
+
+# ---------------------------------------------------------------- verdict.json
+
+
+def test_the_verdict_has_every_key_of_the_contract(verdict: Verdict) -> None:
+    data = verdict.to_json()
+    assert set(data) >= CONTRACT
+    assert (data["schema"], data["reached"], data["verified"]) == (1, "NOTHING", False)
+
+
+def test_the_verdict_is_json_with_checks_and_phases(verdict: Verdict) -> None:
+    verdict.check("level", 31 == 1, expected=1, seen=31)
+    verdict.reached = Stage.RECOVERED
+    verdict.phases_s = {"boot": 1.5}
+    data = json.loads(json.dumps(verdict.to_json()))
+    assert data["checks"] == [{"name": "level", "ok": False, "expected": "1", "seen": "31"}]
+    assert data["phases_s"] == {"boot": 1.5}
+    assert data["reached"] == "RECOVERED"
+
+
+def test_the_reason_names_cause_stop_and_failed_checks(verdict: Verdict) -> None:
+    verdict.symptoms = [{"name": "capture-oom", "severity": "failure"}, {"name": "noise", "severity": "info"}]
+    verdict.stopped_by = "the console has been silent"
+    verdict.check("level", False, expected=1, seen=31)
+    assert verdict.reason() == "capture-oom; the console has been silent; level: expected 1, seen 31"
+    assert "debian-12: reached NOTHING: capture-oom" in verdict.explain()

@@ -1,0 +1,131 @@
+"""The description of a guest that libvirt gets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+
+from harness.domain import DomainEvents, DomainSpec, Hypervisor, default_uri
+
+
+def described(**facts: Any) -> ElementTree.Element:
+    known: dict[str, Any] = {
+        "name": "kdh-abc123-1-debian-12",
+        "accelerator": "tcg",
+        "memory_mib": 1024,
+        "vcpus": 2,
+        "disk": Path("/state/runs/abc123/disk-1.qcow2"),
+        "seed": Path("/state/runs/abc123/seed-1.iso"),
+        "mac": "52:54:00:ab:cd:ef",
+    }
+    return ElementTree.fromstring(DomainSpec(**{**known, **facts}).xml())
+
+
+def text(root: ElementTree.Element, path: str) -> str:
+    found = root.find(path)
+    assert found is not None
+    return found.text or ""
+
+
+def attribute(root: ElementTree.Element, path: str, name: str) -> str | None:
+    found = root.find(path)
+    assert found is not None
+    return found.get(name)
+
+
+def test_size_and_name_are_as_asked() -> None:
+    root = described(memory_mib=2048, vcpus=4)
+    assert (text(root, "name"), text(root, "memory"), text(root, "vcpu")) == ("kdh-abc123-1-debian-12", "2048", "4")
+    assert attribute(root, "memory", "unit") == "MiB"
+    assert attribute(root, "./devices/interface/mac", "address") == "52:54:00:ab:cd:ef"
+
+
+def test_the_seed_is_read_only_and_the_disk_is_not() -> None:
+    disks = described().findall("./devices/disk")
+    assert [(attribute(disk, "target", "dev"), disk.find("readonly") is not None) for disk in disks] == [
+        ("vda", False),
+        ("vdb", True),
+    ]
+    assert [attribute(disk, "driver", "type") for disk in disks] == ["qcow2", "raw"]
+
+
+def test_a_guest_without_a_seed_has_one_disk() -> None:
+    assert len(described(seed=None).findall("./devices/disk")) == 1
+
+
+def test_more_disks_come_after_the_seed() -> None:
+    root = described(extra_disks=(Path("/a"), Path("/b")))
+    assert [disk.get("dev") for disk in root.findall("./devices/disk/target")] == ["vda", "vdb", "vdc", "vdd"]
+
+
+def test_names_and_paths_are_escaped() -> None:
+    odd = Path("/state/<a> & \"b\" 'c'/disk.qcow2")
+    root = described(name="kdh-<a>&b", disk=odd, seed=odd)
+    assert text(root, "name") == "kdh-<a>&b"
+    assert [source.get("file") for source in root.findall("./devices/disk/source")] == [str(odd)] * 2
+
+
+@pytest.mark.parametrize(("accelerator", "kind"), [("kvm", "kvm"), ("tcg", "qemu")])
+def test_the_accelerator_is_the_type_of_the_domain(accelerator: str, kind: str) -> None:
+    assert described(accelerator=accelerator).get("type") == kind
+
+
+def test_firmware_is_chosen_by_libvirt_where_it_is_uefi() -> None:
+    assert attribute(described(firmware="uefi"), "os", "firmware") == "efi"
+    assert attribute(described(), "os", "firmware") is None
+
+
+def test_the_processor_is_the_hosts_under_kvm_and_as_cheap_as_possible_without() -> None:
+    assert attribute(described(accelerator="kvm", cpu_level=3), "cpu", "mode") == "host-passthrough"
+    assert text(described(cpu_level=1), "./cpu/model") == "qemu64"
+    modern = described(cpu_level=2)
+    assert attribute(modern, "cpu", "mode") == "maximum"
+    assert attribute(modern, "./cpu/feature", "name") == "la57"
+    assert attribute(modern, "./cpu/feature", "policy") == "disable"
+
+
+def test_a_panic_is_seen_and_nothing_but_the_guest_restarts_it() -> None:
+    root = described()
+    assert attribute(root, "./devices/panic", "model") == "isa"
+    assert (text(root, "on_crash"), text(root, "on_reboot"), text(root, "on_poweroff")) == (
+        "preserve",
+        "restart",
+        "destroy",
+    )
+    assert attribute(root, "./devices/serial/target", "port") == "0"
+
+
+def test_events_are_counted_by_their_beginning_and_told_on() -> None:
+    told: list[str] = []
+    events = DomainEvents(listener=told.append)
+    for what in ("started/0", "reboot", "stopped/5", "reboot"):
+        events.add(what)
+    assert events.has("stopped")
+    assert not events.has("crashed")
+    assert events.count("reboot") == 2
+    assert told == ["started/0", "reboot", "stopped/5", "reboot"]
+
+
+@pytest.mark.parametrize(
+    ("uri", "local"),
+    [
+        ("qemu:///system", True),
+        ("qemu:///session", True),
+        ("qemu+ssh://host/system", False),
+        ("qemu://host/system", False),
+    ],
+)
+def test_a_hypervisor_elsewhere_is_told_from_the_one_here(uri: str, local: bool) -> None:
+    hypervisor = object.__new__(Hypervisor)  # no connection is needed to tell
+    hypervisor.uri = uri
+    assert hypervisor.is_local is local
+
+
+def test_the_hypervisor_is_libvirts_own_choice_or_the_systems(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LIBVIRT_DEFAULT_URI", raising=False)
+    assert default_uri() == "qemu:///system"
+    monkeypatch.setenv("LIBVIRT_DEFAULT_URI", "qemu:///session")
+    assert default_uri() == "qemu:///session"

@@ -1,0 +1,61 @@
+"""The set-up reads the table that the doctor reads, and the documented make targets are there."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from harness import facts
+from harness.doctor import load_needs
+
+ROOT = Path(__file__).parent.parent
+SETUP = ROOT / "harness" / "setup_host.sh"
+TARGETS = ("setup", "drill", "test", "scenarios", "check", "bench", "clean", "help")
+
+
+def test_the_set_up_is_shell() -> None:
+    made = subprocess.run(["sh", "-n", str(SETUP)], capture_output=True, text=True, check=False)
+    assert (made.returncode, made.stderr) == (0, "")
+
+
+def test_the_set_up_finds_every_package_of_the_table() -> None:
+    """It reads TOML with sed, because there may be no Python that can."""
+    (line,) = re.findall(r"^packages=.*$", SETUP.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    script = f'here={SETUP.parent}; {line}; for package in $packages; do echo "$package"; done'
+    found = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True).stdout.split()
+    assert found == [package for need in load_needs() for package in need.packages]
+
+
+def test_every_need_brings_what_it_looks_for() -> None:
+    for need in load_needs():
+        assert need.packages, need.name
+        assert need.commands or need.files, need.name
+
+
+def test_the_package_names_are_ones_that_a_shell_takes_as_they_are() -> None:
+    for need in load_needs():
+        for package in need.packages:
+            assert re.fullmatch(r"[a-z0-9][a-z0-9.+-]+", package), package
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_the_make_target_is_there_and_explains_itself(target: str) -> None:
+    text = (ROOT / "Makefile").read_text(encoding="utf-8")
+    assert re.search(rf"^{target}:.*## \S", text, flags=re.MULTILINE)
+    phony = re.search(r"^\.PHONY: (.*)$", text, flags=re.MULTILINE)
+    assert phony
+    assert target in phony.group(1).split()
+
+
+def test_every_make_target_of_the_readme_is_there() -> None:
+    named = set(re.findall(r"^(?:\$ )?make ([a-z]+)", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE))
+    assert named <= set(TARGETS)
+
+
+def test_the_tables_lie_where_the_package_looks_for_them() -> None:
+    for name in ("host.toml", "triggers.toml", "symptoms.toml", "families"):
+        assert facts.package_path(name).exists(), name
+    assert facts.data_path("images", "catalog.toml").exists()
