@@ -14,8 +14,9 @@ from .shell import GONE, Result, Shell
 from .timing import Deadline, poll
 
 # Unscaled, for a guest under KVM on an idle machine; timeout_factor stretches them.
-BOOT_TIMEOUT_S = 60.0
-SSH_TIMEOUT_S = 40.0
+# Totals are generous: silence and hopeless signs end a wait long before.
+BOOT_TIMEOUT_S = 150.0
+SSH_TIMEOUT_S = 60.0
 SILENCE_TIMEOUT_S = 40.0
 
 

@@ -15,8 +15,8 @@ from .timing import poll
 MIB = 1 << 20
 # Unscaled, as for a guest under KVM.
 INSTALL_TIMEOUT_S = 300.0
-BUILD_TIMEOUT_S = 90.0
-ARM_TIMEOUT_S = 30.0
+BUILD_TIMEOUT_S = 150.0
+ARM_TIMEOUT_S = 60.0
 COMMAND_TIMEOUT_S = 20.0
 
 # Our own serial console last and every message on it; "quiet" would hide the capture kernel's troubles.

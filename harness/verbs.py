@@ -6,6 +6,7 @@ import argparse
 import json
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +123,7 @@ def drill(arguments: argparse.Namespace) -> int:
     )
     plan.check()
     check_writable(arguments.evidence)
+    _check_output(arguments.json)
     with Run(_options(arguments)) as run:
         verdict = run_drill(run, plan)
     _write_json(arguments.json, verdict.to_json())
@@ -181,6 +183,8 @@ def show_verdict(verdict: Verdict) -> None:
 
 
 def inspect(arguments: argparse.Namespace) -> int:
+    for to in (arguments.json, arguments.dmesg):
+        _check_output(to, not_over=arguments.vmcore)
     found = inspect_vmcore(arguments.vmcore[0], *arguments.vmcore[1:], quick=arguments.quick)
     if arguments.dmesg:
         try:
@@ -205,6 +209,7 @@ def inspect(arguments: argparse.Namespace) -> int:
 
 
 def diagnose(arguments: argparse.Namespace) -> int:
+    _check_output(arguments.json, not_over=[arguments.log])
     found = diagnose_file(Path(arguments.log), family=arguments.family)
     _write_json(arguments.json, found.to_json())
     failures = [symptom for symptom in found.symptoms if symptom.severity == "failure"]
@@ -254,6 +259,22 @@ def clean(arguments: argparse.Namespace) -> int:
 def _write_json(to: str | None, data: Any) -> None:
     if to is not None:
         _write_text(to, json.dumps(data, indent=1, default=str) + "\n")
+
+
+def _check_output(to: str | None, *, not_over: Sequence[str] = ()) -> None:
+    """UsageError, before any work is done, for a place where the result cannot go."""
+    if to in (None, "-"):
+        return
+    path = Path(to)
+    if path.exists() and any(Path(source).exists() and path.samefile(source) for source in not_over):
+        raise UsageError(f"{to} is what is read; the result needs another place")
+    fresh = not path.exists()
+    try:
+        path.open("a").close()  # asking for permission is not enough: /proc says yes and means no
+        if fresh:
+            path.unlink()
+    except OSError as error:
+        raise UsageError(f"{to} cannot be written: {error.strerror}") from None
 
 
 def _write_text(to: str, text: str) -> None:
