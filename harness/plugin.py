@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -119,8 +121,18 @@ def harness_run(request: pytest.FixtureRequest) -> Iterator[Run]:
         keep=config.getoption("--keep"),
     )
     capture = config.pluginmanager.getplugin("capturemanager")
+    # pytest dies of SIGTERM on the spot; this way the guests and their disks go first.
+    before = (
+        signal.signal(signal.SIGTERM, _interrupt) if threading.current_thread() is threading.main_thread() else None
+    )
     with capture.global_and_fixture_disabled() if capture else _nothing(), Run(options) as run:
         yield run
+    if before is not None:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _interrupt(_signal: int, _frame: object) -> None:
+    raise KeyboardInterrupt
 
 
 class _nothing:  # noqa: N801  # used like contextlib.nullcontext, without its type parameter
