@@ -16,8 +16,9 @@ from .errors import ConsoleLost, UnexpectedPanic, WaitedInVain
 from .timing import Deadline, now_s
 
 PANIC = re.compile(r"Kernel panic - not syncing: .+")
+# busybox asks the terminal for its cursor (ESC [6n) behind its prompt.
 # A getty's prompt has no line end; "login:" also stands in ordinary lines, which do.
-PROMPT = re.compile(rb"(?:[\w.-]+ login: |\(initramfs\) |kdump:/[^\r\n]{0,80}# |sh-\d[^\r\n]{0,20}# )$")
+PROMPT = re.compile(rb"(?:[\w.-]+ login: |\(initramfs\) (?:\x1b\[6n)?|kdump:/[^\r\n]{0,80}# |sh-\d[^\r\n]{0,20}# )$")
 # Kernel and service messages may follow a prompt on its own line before anybody has read it.
 LOGIN = re.compile(r"^[\w.-]+ login: ?(?=$|\[)")
 _LINE = re.compile(rb"([^\n]*)\n")

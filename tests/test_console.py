@@ -90,3 +90,10 @@ def test_of_a_progress_bar_the_last_state_counts() -> None:
 
 def test_noise_that_is_no_text_does_not_disturb() -> None:
     assert clean(b"\xff\xfe\x00abc\x07\r\n").endswith("abc")
+
+
+def test_a_shell_of_the_initramfs_is_a_prompt(replay) -> None:
+    line = replay(b"BusyBox v1.35.0 built-in shell (ash)\r\n(initramfs) \x1b[6n").wait_for(
+        "shell", "initramfs", timeout_s=5
+    )
+    assert line.prompt
