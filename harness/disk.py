@@ -20,10 +20,10 @@ from .evidence import Evidence
 from .family import Family
 from .guest import Guest
 from .mirror import find_mirror
-from .runtime import Machine, Run, create_overlay
+from .runtime import Identity, Machine, Run, create_overlay
 from .stack import KdumpConfig, Stack
 
-ARMED_VERSION = 1  # raise it when arming itself changes: cached disks are then made anew
+ARMED_VERSION = 2  # raise it when arming itself changes: cached disks are then made anew
 ARMED_NEED_MIB = 1024
 
 
@@ -212,8 +212,9 @@ def armed_disk(
 def _arm(run: Run, subject: Subject, machine: Machine, disk: Path, crashkernel: str, packages: tuple[str, ...]) -> str:
     """Boot the disk, make its kdump ready with the guest's own tools, and see it loaded; returns the kernel release."""
     evidence = run.evidence(f"arm-{subject.name}")
+    identity = run.identity(f"arm-{subject.name}")
     try:
-        with _booted(run, subject, machine, disk, evidence, "booting") as guest:
+        with _booted(run, subject, machine, disk, evidence, identity, "booting") as guest:
             stack = Stack(guest, subject.family)
             stack.check_family(stack.state())
             with run.progress.step("arming: kdump packages"):
@@ -222,11 +223,13 @@ def _arm(run: Run, subject: Subject, machine: Machine, disk: Path, crashkernel: 
                 stack.enable()
                 stack.write_bootloader(crashkernel)
                 stack.reserve_and_build()
+            stack.pause_cloud_init()
             _shut_down(run, guest)
         # A second power-on instead of a reboot: after a reset QEMU's emulation crawls for minutes through what
         # it had translated before, and a user's first boot with the reservation may well be a cold one.
-        with _booted(run, subject, machine, disk, evidence, "booting with the reservation") as guest:
+        with _booted(run, subject, machine, disk, evidence, identity, "booting with the reservation") as guest:
             stack = Stack(guest, subject.family)
+            stack.resume_cloud_init()
             if crashkernel != "none":
                 with run.progress.step("arming: loading the capture kernel"):
                     stack.wait_until_loaded()
@@ -242,8 +245,11 @@ def _arm(run: Run, subject: Subject, machine: Machine, disk: Path, crashkernel: 
 
 
 @contextlib.contextmanager
-def _booted(run: Run, subject: Subject, machine: Machine, disk: Path, evidence: Evidence, what: str) -> Iterator[Guest]:
-    with run.guest(disk, machine, evidence, label=f"arm-{subject.name}", user=subject.login) as guest:
+def _booted(
+    run: Run, subject: Subject, machine: Machine, disk: Path, evidence: Evidence, identity: Identity, what: str
+) -> Iterator[Guest]:
+    label = f"arm-{subject.name}"
+    with run.guest(disk, machine, evidence, label=label, user=subject.login, identity=identity) as guest:
         with run.progress.step(f"arming {subject.name}: {what}", usual_s=80 if run.factor > 1 else 15):
             guest.power_on()
             guest.wait_for_login()

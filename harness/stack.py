@@ -26,6 +26,9 @@ CONSOLE_ARGUMENTS = "console=tty0 console=ttyS0,115200n8 ignore_loglevel"
 _LOADED = "cat /sys/kernel/kexec_crash_loaded 2>/dev/null || cat /sys/kernel/kexec/crash_loaded"
 _SIZE = "cat /sys/kernel/kexec_crash_size 2>/dev/null || cat /sys/kernel/kexec/crash_size"
 
+# https://cloudinit.readthedocs.io/en/latest/howto/disable_cloud_init.html
+_CLOUD_INIT_OFF = "/etc/cloud/cloud-init.disabled"
+
 _WITH_VALUE = "bdgix"  # options of makedumpfile that take a value
 
 _PROBE = {
@@ -77,6 +80,7 @@ class GuestState:
     level: int | None
     compress: str | None
     hostname: str
+    compressors: tuple[str, ...] = ()  # the compressions that its makedumpfile has
 
     @property
     def crashkernel(self) -> str | None:
@@ -125,6 +129,7 @@ class Stack:
             level=level,
             compress=compress,
             hostname=parts["hostname"],
+            compressors=built_in(parts.get("makedumpfile", "")) if version else (),
         )
 
     def configured(self, config: str) -> tuple[int | None, str | None]:
@@ -204,6 +209,14 @@ class Stack:
         )
         self.guest.shell.run(script, timeout_s=BUILD_TIMEOUT_S * self.guest.factor)
 
+    def pause_cloud_init(self) -> None:
+        """Leave cloud-init out of the next boots: it has done its work and costs an emulated guest half a minute."""
+        self.guest.shell.run("test ! -d /etc/cloud || touch %s", _CLOUD_INIT_OFF)
+
+    def resume_cloud_init(self) -> None:
+        """Let cloud-init run at the next boot again."""
+        self.guest.shell.run("rm -f %s", _CLOUD_INIT_OFF)
+
     def arm(self) -> None:
         """(Re)start the service and wait until the capture kernel is loaded."""
         self.guest.shell.run(self.family.commands.arm, timeout_s=BUILD_TIMEOUT_S * self.guest.factor, check=False)
@@ -257,6 +270,12 @@ def _asked(options: str) -> tuple[int, str]:
                 level = int(value) if letter == "d" and value.isdigit() else level
                 break
     return level, compress
+
+
+def built_in(version_text: str) -> tuple[str, ...]:
+    """The compressions in what makedumpfile -v prints; it does not speak of none and zlib, which are always there."""
+    enabled = set(re.findall(r"^(\w+)\s+enabled\s*$", version_text, re.MULTILINE))
+    return tuple(name for name in COMPRESS_FLAGS if name in ("none", "zlib") or name in enabled)
 
 
 def _unquoted(line: str) -> tuple[str, str]:

@@ -46,7 +46,8 @@ class Verdict:
     phases_s: dict[str, float] = field(default_factory=dict)
     dump: dict[str, Any] | None = None
     symptoms: list[dict[str, Any]] = field(default_factory=list)
-    known_issue: str | None = None
+    known_issue: str | None = None  # the tracker that excuses the failure; verified stays false
+    known_issue_note: str | None = None  # no longer seen, or no excuse any more
     evidence: str = ""
 
     def failed(self) -> Iterator[Check]:
