@@ -38,7 +38,7 @@ class Line:
 class ByteQueue(SpawnBase):  # type: ignore[misc]  # pexpect has no types
     """What pexpect reads from: a queue that somebody else fills with chunks of the serial line."""
 
-    gather_s = 0.05
+    gather_s = 0.02  # libvirt hands over what came in some 40 ms at once
 
     def __init__(self) -> None:
         super().__init__(timeout=None, maxread=65536, searchwindowsize=None)

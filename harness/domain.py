@@ -22,6 +22,7 @@ from .timing import now_s, poll
 PREFIX = "kdh-"  # every domain of ours is found by it
 NETWORK = "default"
 CONNECT_TIMEOUT_S = 20.0
+CONSOLE_GATHER_MS = 40  # between two looks at a serial line; the times of its lines are as exact as that
 RESTART_TIMEOUT_S = 20.0
 # A dead remote host is noticed after about half a minute.
 KEEPALIVE_S, KEEPALIVE_COUNT = 6, 5
@@ -155,6 +156,7 @@ class Domain:
         self.events = DomainEvents()
         self._console_source: ByteQueue | None = None
         self._stream: Any = None
+        self._console_timer: int | None = None
         self._hypervisor.watch(handle, self.events)
 
     def open_console(self, on_bytes: Callable[[bytes], None]) -> ByteQueue:
@@ -164,11 +166,18 @@ class Domain:
         with _saying(f"{self.name}: its serial console cannot be opened"):
             self._handle.openConsole(None, stream, libvirt.VIR_DOMAIN_CONSOLE_FORCE)
 
+        ended = libvirt.VIR_STREAM_EVENT_HANGUP | libvirt.VIR_STREAM_EVENT_ERROR
+
         def pump(stream: Any, events: int, _: object) -> None:
+            """Take all that is there, then look away for a moment: a serial line brings a few bytes each time."""
             try:
-                while events & libvirt.VIR_STREAM_EVENT_READABLE:
+                while True:
                     data = stream.recv(65536)
                     if data == -2:  # nothing more just now
+                        if events & ended:
+                            break
+                        stream.eventUpdateCallback(ended)
+                        libvirt.virEventUpdateTimeout(timer, CONSOLE_GATHER_MS)
                         return
                     if not data:
                         break
@@ -184,11 +193,14 @@ class Domain:
             with contextlib.suppress(libvirt.libvirtError):
                 stream.eventRemoveCallback()
 
-        stream.eventAddCallback(
-            libvirt.VIR_STREAM_EVENT_READABLE | libvirt.VIR_STREAM_EVENT_HANGUP | libvirt.VIR_STREAM_EVENT_ERROR,
-            pump,
-            None,
-        )
+        def look_again(_timer: int, _opaque: object) -> None:
+            libvirt.virEventUpdateTimeout(timer, -1)
+            with contextlib.suppress(libvirt.libvirtError):  # it may have ended meanwhile
+                stream.eventUpdateCallback(libvirt.VIR_STREAM_EVENT_READABLE | ended)
+
+        timer = libvirt.virEventAddTimeout(-1, look_again, None)
+        self._console_timer = timer
+        stream.eventAddCallback(libvirt.VIR_STREAM_EVENT_READABLE | ended, pump, None)
         self._console_source, self._stream = source, stream
         self._hypervisor.tell_when_lost(source)
         return source
@@ -294,6 +306,9 @@ class Domain:
                 self._stream.eventRemoveCallback()
                 self._stream.abort()
             self._stream = None
+        if self._console_timer is not None:
+            libvirt.virEventRemoveTimeout(self._console_timer)
+            self._console_timer = None
         try:
             self._handle.destroy()
         except libvirt.libvirtError as error:

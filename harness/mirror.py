@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import tempfile
 from dataclasses import dataclass
 
 from .errors import HostError
@@ -40,12 +41,18 @@ def find_mirror() -> Mirror:
         raise HostError(
             f"no apt on this host, so no package mirror to build guests from (name one in {MIRROR_VARIABLE})"
         )
-    listed = subprocess.run(
-        ["apt-get", "indextargets", "--format", "$(SITE) $(RELEASE)", "Created-By: Packages"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    # By its configuration alone: apt would first read all of its lists, which takes a second of processor time.
+    with tempfile.TemporaryDirectory() as no_lists:
+        listed = subprocess.run(
+            [
+                "apt-get", "indextargets", "--no-release-info",
+                "-o", f"Dir::State::lists={no_lists}",
+                "--format", "$(SITE) $(RELEASE)", "Created-By: Packages",
+            ],
+            capture_output=True,
+            text=True,
+            check=False,
+        )  # fmt: skip
     return _from_listing(listed.stdout)
 
 
