@@ -6,6 +6,7 @@ cannot be booted or a host without space is an exception.
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -39,6 +40,7 @@ REBOOT_BUDGET_S = 90.0
 MIB = 1 << 20
 EVIDENCE_NEED_MIB = 64  # logs, and a vmcore of a small guest
 _TICK_S = 0.5
+LAST_WORDS_S = 1.0
 # What a person waits for at each step of an emulated drill; only for the progress line.
 _USUAL_S = {"the capture kernel": 10, "the capture kernel to save the vmcore": 40, "the login prompt": 60}
 
@@ -229,7 +231,10 @@ class _Drill:
                     if watch.hopeless:
                         return watch.hopeless
                     if guest.domain.events.has("crashed"):
-                        guest.console.drain()
+                        # The event is quicker than the serial line, whose last words are still on their way.
+                        with contextlib.suppress(ConsoleLost):
+                            while (line := guest.console.read_line(timeout_s=LAST_WORDS_S)) is not None:
+                                watch.feed(line)
                         return "the hypervisor saw the guest panic for good (pvpanic): no capture kernel was loaded"
                     if stopped := self._too_late(guest, watch):
                         return stopped
