@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 # Bits of /proc/kpageflags. PRIVATE is among those meant for kernel developers, and has been stable since 2.6.31.
 _LRU, _SLAB, _BUDDY, _ANON, _SWAPCACHE, _HUGE, _PGTABLE = 5, 7, 10, 12, 13, 17, 26
-_NOPAGE, _RESERVED, _PRIVATE = 20, 32, 35
+_NOPAGE, _PRIVATE = 20, 35
 
 PAGE_KIB = 4
 WORD_BYTES = 8
@@ -55,7 +55,7 @@ class MemoryState:
         return mask
 
 
-def from_flags(packed: bytes, *, page_frames_max: int = 1 << 28) -> MemoryState:
+def from_flags(packed: bytes, *, page_frames_max: int) -> MemoryState:
     """Read /proc/kpageflags as gzip packed it; ValueError when it is not that."""
     unpacker = zlib.decompressobj(wbits=31)
     try:

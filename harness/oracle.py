@@ -6,6 +6,7 @@ hypervisor's picture is what the vmcore should have been made of.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -40,7 +41,7 @@ class Comparison:
     compared: int
     differences: tuple[Difference, ...]
     unexplained: int
-    absent: int  # frames of the vmcore that the hypervisor does not have
+    absent: int  # pages of the vmcore in frames that the hypervisor does not have
     dropped: int
     dropped_empty: int  # of these, the pages that really held nothing but zeros
     unreadable: int
@@ -75,7 +76,7 @@ def compare(vmcore: Vmcore, memory: Vmcore, *, progress: Progress | None = None)
     ram = _frames(vmcore.ram_bitmap(), vmcore.max_pfn)
     dropped = np.setdiff1d(ram, kept, assume_unique=True)
     differences: list[Difference] = []
-    absent = unreadable = empty = 0
+    compared = absent = unreadable = empty = 0
     zeros = bytes(vmcore.page_size)
     total = len(kept) + len(dropped)
     for number, pfn in enumerate(kept.tolist()):
@@ -91,21 +92,20 @@ def compare(vmcore: Vmcore, memory: Vmcore, *, progress: Progress | None = None)
         except NotInDump:
             absent += 1
             continue
+        compared += 1
         if ours != theirs:
             differences.append(_difference(pfn, ours, theirs))
     for number, pfn in enumerate(dropped.tolist()):
         if progress is not None and number % _EVERY_PAGES == 0:
             progress(len(kept) + number, total)
-        try:
+        with contextlib.suppress(NotInDump):
             empty += memory.read_page(pfn) == zeros
-        except VmcoreError:
-            absent += 1
     counts = _true_classes(vmcore, memory)
     wrong_side: tuple[str, ...] = ()
     if vmcore.header is not None and vmcore.header.level is not None:
         wrong_side = tuple(Leftover.of(counts, vmcore.header.level).remarks())
     return Comparison(
-        compared=len(kept) - absent - unreadable,
+        compared=compared,
         differences=tuple(differences),
         unexplained=sum(one.reason is None for one in differences),
         absent=absent,

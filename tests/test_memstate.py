@@ -76,7 +76,7 @@ def test_what_a_level_drops(level: int, classes: set[str]) -> None:
 
 
 def test_packed_flags_are_read() -> None:
-    state = from_flags(gzip.compress(flags("buddy", "lru").tobytes()))
+    state = from_flags(gzip.compress(flags("buddy", "lru").tobytes()), page_frames_max=9)
     assert (state.pages["free"], state.pages["cache"], state.source) == (1, 1, "/proc/kpageflags")
 
 
@@ -87,7 +87,7 @@ def test_packed_flags_are_read() -> None:
 )
 def test_flags_that_are_not_whole_are_refused(packed: bytes) -> None:
     with pytest.raises(ValueError, match=r"not (what|all)"):
-        from_flags(packed)
+        from_flags(packed, page_frames_max=99)
 
 
 def test_flags_of_an_endless_memory_are_refused() -> None:

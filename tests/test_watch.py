@@ -264,21 +264,25 @@ def test_the_panic_of_the_trigger_is_told_from_another(replay: Any, text: str, r
 def follow(tmp_path: Path) -> Any:
     """Follow a recording that ends in silence; deadlines are shrunk by factor."""
 
-    def play(data: bytes, *, factor: float, ends: bool = False, events: tuple[str, ...] = ()) -> str | None:
+    def play(
+        data: bytes, *, factor: float, ends: bool = False, events: tuple[str, ...] = (), lost: bool = False
+    ) -> str | None:
         run: Any = SimpleNamespace(factor=factor, accelerator="tcg", progress=Progress(quiet=True))
         evidence = Evidence(tmp_path / "drill")
         drill = _Drill(run, Plan(subject=Subject(name="debian-12", family=find_family("debian"))), evidence)
         console = make_console(data, 4096, ends=ends)
-        domain = SimpleNamespace(events=DomainEvents(), connection_lost=lambda: False)
+        domain = SimpleNamespace(events=DomainEvents(), connection_lost=lambda: lost)
         for what in events:
             domain.events.add(what)
         guest: Any = SimpleNamespace(console=console, domain=domain)
         watch = CrashWatch(drill.plan.subject.family.console, drill.trigger.panic, drill.clock)
         drill.clock.mark("trigger")
-        with console.expecting_panic():
-            stopped = drill._follow(guest, watch)
-        evidence.close()
-        return stopped
+        play.watch = watch  # type: ignore[attr-defined]
+        try:
+            with console.expecting_panic():
+                return drill._follow(guest, watch)
+        finally:
+            evidence.close()
 
     return play
 
@@ -311,6 +315,20 @@ def test_a_guest_that_disappears_is_told_with_libvirts_events(follow: Any) -> No
     )
 
 
+def test_the_last_words_are_read_although_the_panic_event_is_quicker(follow: Any) -> None:
+    """The event is there before the first line was looked at."""
+    before = b"[   60.0] sysrq: Trigger a crash\r\n" * 3
+    assert "pvpanic" in follow(before + PANIC_ONLY, factor=1, events=("crashed/0",))
+    assert follow.watch.stage is Stage.CRASHED
+    assert follow.watch.panic_text == "Kernel panic - not syncing: sysrq triggered crash"
+
+
+def test_a_connection_that_broke_gives_no_verdict_on_the_guest(follow: Any) -> None:
+    with pytest.raises(ConsoleLost):
+        follow(DUMPING, factor=1, ends=True, lost=True)
+
+
 def test_a_panic_event_of_the_hypervisor_means_that_nothing_was_loaded(follow: Any) -> None:
     stopped = follow(PANIC_ONLY, factor=1, events=("crashed/0",))
+    assert follow.watch.stage is Stage.CRASHED
     assert "pvpanic" in stopped
