@@ -26,6 +26,7 @@ _POWER_DOWN = re.compile(r"reboot: (Power down|System halted)")
 _SHELL = re.compile(
     r"^\(initramfs\) |^kdump:/.*# |Entering kdump emergency mode|You are in emergency mode|"
     r"Give root password for maintenance|Entering emergency mode|Dropping to a shell|Running a debug shell|"
+    r"Dump saving completed\. Running a shell|You can try to debug (?:it|that) here|"  # SUSE, when told not to reboot
     r"BusyBox v\S+ .*built-in shell"  # its prompt ends in a question to the terminal, so it may not look like one
 )
 _PROGRESS = re.compile(r"(?:Copying data|Excluding unnecessary pages|Checking for memory holes)\s*: \[\s*([\d.]+) ?%\]")

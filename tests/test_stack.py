@@ -39,7 +39,7 @@ class FakeShell:
 
 def stack_of(config: str = "") -> tuple[Stack, FakeShell]:
     shell = FakeShell(etc__default__xyz="")
-    shell.files[DEBIAN.config_file] = config
+    shell.files[DEBIAN.config.file] = config
     guest: Any = SimpleNamespace(shell=shell, factor=1.0)
     return Stack(guest, DEBIAN), shell
 
@@ -83,20 +83,20 @@ def test_the_options_of_makedumpfile_are_read_in_every_shape(text: str, expected
 def test_what_is_written_is_read_back(level: int, compress: str, before: str) -> None:
     stack, shell = stack_of(before)
     stack.collect_with(level, compress)
-    assert stack.configured(shell.files[DEBIAN.config_file]) == (level, compress)
+    assert stack.configured(shell.files[DEBIAN.config.file]) == (level, compress)
 
 
 def test_the_rest_of_the_configuration_stays() -> None:
     stack, shell = stack_of(SHIPPED)
     stack.collect_with(1, "lzo")
-    after = shell.files[DEBIAN.config_file]
+    after = shell.files[DEBIAN.config.file]
     assert after == SHIPPED.replace('MAKEDUMP_ARGS="-c -d 31"\n', 'MAKEDUMP_ARGS="-l -d 1"\n')
 
 
 def test_the_options_without_compression_have_no_stray_blank() -> None:
     stack, shell = stack_of(SHIPPED)
     stack.collect_with(31, "none")
-    assert shell.files[DEBIAN.config_file].endswith('MAKEDUMP_ARGS="-d 31"\n')
+    assert shell.files[DEBIAN.config.file].endswith('MAKEDUMP_ARGS="-d 31"\n')
 
 
 @pytest.mark.parametrize(("level", "compress"), [(31, "zlib"), (None, None), (31, None), (None, "zlib")])
@@ -109,7 +109,7 @@ def test_a_configuration_that_fits_is_not_touched(level: int | None, compress: s
 def test_what_is_not_asked_for_is_kept() -> None:
     stack, shell = stack_of('MAKEDUMP_ARGS="-l -d 17"\n')
     stack.collect_with(1, None)
-    assert stack.configured(shell.files[DEBIAN.config_file]) == (1, "lzo")
+    assert stack.configured(shell.files[DEBIAN.config.file]) == (1, "lzo")
 
 
 @pytest.mark.parametrize(
@@ -196,6 +196,6 @@ def test_the_last_reservation_of_the_command_line_counts(cmdline: str, expected:
 
 def test_a_guest_of_another_family_is_refused() -> None:
     stack, _ = stack_of()
-    stack.check_family(guest_state(os_release={"ID": "kali", "ID_LIKE": "debian"}))
+    stack.check_family({"ID": "kali", "ID_LIKE": "debian"})
     with pytest.raises(UsageError, match=r"this guest is Fedora 44, not of the family debian \(choose with --family\)"):
-        stack.check_family(guest_state(os_release={"ID": "fedora", "PRETTY_NAME": "Fedora 44"}))
+        stack.check_family({"ID": "fedora", "PRETTY_NAME": "Fedora 44"})
