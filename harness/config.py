@@ -48,8 +48,8 @@ def _read_assignment(line: str, key: str) -> str | None:
 
 
 def _write_assignment(key: str, value: str) -> str:
-    quoted = re.sub(r'(["$`\\])', r"\\\1", value)
-    return f'{key}="{quoted}"'
+    """In the double quotes that these files have, except where the shell would look into them."""
+    return f"{key}={shlex.quote(value)}" if re.search(r'["$`\\]', value) else f'{key}="{value}"'
 
 
 def _read_directive(line: str, key: str) -> str | None:
@@ -104,17 +104,19 @@ class ConfigFile:
                     value = found or self.defaults.get(setting)
         return value
 
-    def edit(self, text: str, values: Mapping[str, str]) -> str:
-        """The text with these settings; everything else stays, and a text that has them all stays as it is."""
-        new = {setting: value for setting, value in values.items() if self.get(text, setting) != value}
+    def edit(self, text: str, values: Mapping[str, str | None]) -> str:
+        """The text with these settings, None taking one out; what needs no change stays as it is."""
         syntax = SYNTAXES[self.syntax]
-        lines = text.splitlines()
-        for setting, value in new.items():
+        for setting, value in values.items():
             key = self.keys.get(setting)
             if not key:
                 raise UsageError(f"{self.file} has no setting for {setting} (it has {', '.join(self.known)})")
-            lines = [line for line in lines if syntax.read(line, key) is None] + [syntax.write(key, value)]
-        return "\n".join(lines) + "\n" if new else text
+            lines = text.splitlines()
+            kept = [line for line in lines if syntax.read(line, key) is None]
+            if kept == lines if value is None else self.get(text, setting) == value:
+                continue
+            text = "".join(f"{line}\n" for line in [*kept, *([] if value is None else [syntax.write(key, value)])])
+        return text
 
     @property
     def known(self) -> tuple[str, ...]:

@@ -22,9 +22,9 @@ __all__ = ["COMPRESS_FLAGS", "MAX_LEVEL", "Family", "choose_release", "fill", "f
 
 # How far a row is known to be true, for docs/support.md.
 SHOWN = {
-    "guest": "drilled on guests of this release",
-    "code": "drilled with the real kdump code in another guest",
-    "facts": "from documentation and source only, never driven",
+    "guest": "drilled on guests that were built from this release's packages",
+    "code": "drilled with this release's kdump code in a guest of another distribution",
+    "facts": "by documentation and source only, never driven",
 }
 _HOLE = re.compile(r"(?<!\$)\{([a-z_]+)\}")  # ${name} is the shell's
 

@@ -109,7 +109,7 @@ class CrashWatch:
         elif self._dumping.search(text):
             self.clock.mark("dump", line.at_s)
         elif self._failed.search(text):
-            self.failed = text.strip()
+            self.failed = self.failed or text.strip()  # the first words are the nearest to the cause
         elif found_panic := PANIC.search(text):
             self.hopeless = f"the capture kernel panicked: {found_panic.group()}"
         elif _SHELL.search(text):

@@ -15,7 +15,7 @@ LAYERS = (
     ("errors", "stage", "facts"),
     ("timing", "mirror", "checksums", "verdict", "config"),
     ("evidence", "catalog", "seed", "progress", "family"),
-    ("vmcore", "diagnosis", "download", "build", "state"),
+    ("vmcore", "diagnosis", "download", "build", "state", "support"),
     ("console", "shell"),
     ("domain",),
     ("accel", "guest"),
