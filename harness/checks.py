@@ -7,12 +7,16 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
+from .memstate import ZERO_BIT, MemoryState, dropped_by
 from .stack import GuestState
 from .target import FoundFile
 from .trigger import Trigger
 from .verdict import Verdict
-from .vmcore import Inspection, VmcoreError, open_vmcore
+from .vmcore import Inspection, Vmcore, VmcoreError, open_vmcore
 from .vmcore.inspection import inspect_opened
+from .vmcore.registers import unreadable_tasks
 
 # The guest's clock is read over SSH before the crash; this is how far CRASHTIME may lie outside what that allows.
 CLOCK_SLACK_S = 5.0
@@ -21,6 +25,12 @@ DUMP_MODE = 0o600
 ROOT = "root"
 # RHEL makes the directory 0755, and that is safe: its files are 0600, so others learn no more than names.
 WORLD_WRITE = 0o002
+# How many pages may have changed their class between the look at the memory and the crash, a few seconds later:
+# this share of the class and this many more. A filter that fails keeps all of a class, not a twentieth.
+CHANGED_SHARE = 0.05
+CHANGED_PAGES = 2048
+# Of the kernel's slabs and page tables this share at least is in every dump: they are next to never empty.
+SURE_SHARE = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +43,7 @@ class CrashFacts:
     trigger: Trigger
     nonce: str
     crashed_after_s: tuple[float, float]  # earliest and latest, in seconds after the guest's clock was read
+    memory: MemoryState
 
 
 def choose_dump(verdict: Verdict, files: dict[str, FoundFile], before: dict[str, FoundFile]) -> FoundFile | None:
@@ -81,11 +92,17 @@ def check_dump(
                 dmesg, trouble = "", str(error)
             else:
                 trouble = ""
+            check_pages(verdict, vmcore, facts)
     except VmcoreError as error:
         size_bytes = path.stat().st_size
         why = f"{error} ({size_bytes:,} bytes)"
         verdict.check("format", False, expected=expected_format, seen=why)
-        verdict.check("complete", False, expected="a whole dump", seen=why)
+        for name, expected in (
+            ("complete", "a whole dump"),
+            ("pages", "the pages that the level keeps"),
+            ("filter", "none of the pages that the level drops"),
+        ):
+            verdict.check(name, False, expected=expected, seen=why)
         return None
     verdict.check("format", found.format in expected_formats, expected=expected_format, seen=found.format)
     verdict.check("level", found.level == facts.level, expected=facts.level, seen=found.level)
@@ -126,6 +143,52 @@ def _check_panic_text(verdict: Verdict, dmesg: str, facts: CrashFacts, trouble: 
         expected=facts.trigger.panic,
         seen=found.group() if found else trouble or "not in the dump's kernel log",
     )
+
+
+def check_pages(verdict: Verdict, vmcore: Vmcore, facts: CrashFacts) -> None:
+    """Were the right pages dropped? By what the guest's kernel said of each page frame just before the crash."""
+    memory, level = facts.memory, facts.level
+    total, kept = vmcore.pages_total, vmcore.pages_kept
+    dropped = dropped_by(level)
+    droppable = {name: memory.pages[name] for name in dropped}
+    leftover = _leftover(vmcore, memory, dropped)
+    allowed = {name: int(count * CHANGED_SHARE) + CHANGED_PAGES for name, count in droppable.items()}
+    if not dropped:
+        seen, ok = f"{kept:,} of {total:,} pages kept", True
+    elif leftover is not None:
+        seen = "; ".join(f"{name}: {leftover[name]:,} of {droppable[name]:,} kept" for name in dropped)
+        ok = all(leftover[name] <= allowed[name] for name in dropped)
+    else:
+        most = total - sum(droppable.values()) + sum(allowed.values())
+        seen, ok = f"{kept:,} of {total:,} pages kept, at most {most:,} expected", kept <= most
+    verdict.check(
+        "filter",
+        ok,
+        expected=f"-d {level} drops {_listed(dropped, droppable)} (by {memory.source})",
+        seen=seen,
+    )
+    # Too few pages: empty ones go by their content, which nobody knew before the crash.
+    slack = int(total * CHANGED_SHARE) + CHANGED_PAGES
+    least = max(0, int(memory.sure * SURE_SHARE) if level & ZERO_BIT else total - sum(droppable.values()) - slack)
+    missing = unreadable_tasks(vmcore)
+    verdict.check(
+        "pages",
+        kept >= least and not missing,
+        expected=f"at least {least:,} of {total:,} pages, with the stack and code of every CPU",
+        seen=f"{kept:,} of {total:,} pages" + (f"; not in the dump: {'; '.join(missing)}" if missing else ""),
+    )
+
+
+def _leftover(vmcore: Vmcore, memory: MemoryState, dropped: tuple[str, ...]) -> dict[str, int] | None:
+    """How many pages of each class that should have been dropped are in the dump; None where only sums are known."""
+    if memory.codes is None:
+        return None
+    kept = np.unpackbits(vmcore.kept_bitmap(), bitorder="little")[: vmcore.max_pfn].astype(np.bool_)
+    return {name: int((kept & memory.of_class(name, len(kept))).sum()) for name in dropped}
+
+
+def _listed(dropped: tuple[str, ...], pages: dict[str, int]) -> str:
+    return ", ".join(f"{pages[name]:,} {name} pages" for name in dropped) or "nothing"
 
 
 def check_recovery(

@@ -148,6 +148,11 @@ def _add_drill(verbs: Verbs) -> None:
     parser.add_argument("--vcpus", type=int, default=2, metavar="N", help="guest processors")
     parser.add_argument("--budget", type=_positive, metavar="S", help="most seconds from the panic to the login prompt")
     parser.add_argument(
+        "--oracle",
+        action="store_true",
+        help="compare the vmcore with the memory that the hypervisor saw (needs disk for the guest's memory)",
+    )
+    parser.add_argument(
         "--as-is", action="store_true", help="install and configure nothing; judge the guest by its own settings"
     )
     parser.add_argument(
@@ -164,10 +169,31 @@ def _add_subject(parser: Any) -> None:
 
 
 def _add_inspect(verbs: Verbs) -> None:
-    parser = _verb(verbs, "inspect", "Everything about a dump file, and whether it is whole. No guest needed.")
+    parser = _verb(
+        verbs,
+        "inspect",
+        "Everything about a dump file, and whether it is whole. No guest needed.",
+        "examples:\n  kdump-harness inspect vmcore --triage\n"
+        "  kdump-harness inspect vmcore --quick --triage --debuginfo ./vmlinux",
+    )
     parser.add_argument("vmcore", metavar="VMCORE", nargs="+", help="the file, or all files of a split dump")
     parser.add_argument("--quick", action="store_true", help="do not read the pages")
     parser.add_argument("--dmesg", metavar="FILE", help="write the dump's kernel log (- for standard output)")
+    parser.add_argument(
+        "--triage", action="store_true", help="tell what crashed: task, stack, panic, taints; best with debug info"
+    )
+    parser.add_argument(
+        "--debuginfo",
+        type=Path,
+        metavar="PATH",
+        help="triage with this vmlinux, or one in this directory (default: the usual places, then debuginfod)",
+    )
+    parser.add_argument(
+        "--debuginfo-package",
+        action="store_true",
+        help="triage; download Debian's -dbg package if nothing else is there",
+    )
+    parser.add_argument("--state", type=Path, metavar="DIR", help="where downloaded debug info is kept")
     _add_json(parser)
 
 

@@ -45,6 +45,7 @@ class ByteQueue(SpawnBase):  # type: ignore[misc]  # pexpect has no types
         self._ended = False
         self.arrived_s = now_s()  # when the bytes read last came in
         self.last_byte_s = now_s()
+        self.failure: OSError | None = None
 
     def put(self, data: bytes) -> None:
         """Add bytes; empty ones say that the line has ended."""
@@ -52,6 +53,11 @@ class ByteQueue(SpawnBase):  # type: ignore[misc]  # pexpect has no types
         if data:
             self.last_byte_s = at_s
         self._chunks.put((at_s, data))
+
+    def fail(self, error: OSError) -> None:
+        """Say that what came could not be kept: reading raises error from here on."""
+        self.failure = error
+        self._chunks.put((now_s(), b""))
 
     def read_nonblocking(self, size: int = 1, timeout: float | None = None) -> bytes:
         """At most size bytes, as pexpect wants them."""
@@ -117,6 +123,8 @@ class Console:
         if which == 2:
             return None
         if which == 3:
+            if self._source.failure is not None:
+                raise self._source.failure
             raise ConsoleLost(
                 f"{self.name}: the serial line ended; its last line was {self.last_line!r}", see=self._see
             )

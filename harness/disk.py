@@ -20,10 +20,10 @@ from .evidence import Evidence
 from .family import Family
 from .guest import Guest
 from .mirror import find_mirror
-from .runtime import Machine, Run, create_overlay
+from .runtime import Identity, Machine, Run, create_overlay
 from .stack import KdumpConfig, Stack
 
-ARMED_VERSION = 1  # raise it when arming itself changes: cached disks are then made anew
+ARMED_VERSION = 2  # raise it when arming itself changes: cached disks are then made anew
 ARMED_NEED_MIB = 1024
 
 
@@ -213,24 +213,28 @@ def _arm(
 ) -> dict[str, object]:
     """Boot the disk, make its kdump ready with the guest's own tools, and see it loaded; returns what it is."""
     evidence = run.evidence(f"arm-{subject.name}")
+    identity = run.identity(f"arm-{subject.name}")
     try:
-        with _booted(run, subject, machine, disk, evidence, "booting") as guest:
+        with _booted(run, subject, machine, disk, evidence, identity, "booting") as guest:
             stack = _identified(run, subject, guest)
             with run.progress.step("arming: kdump packages"):
                 installed = stack.install(stack.family.packages if packages is None else packages)
             again = installed and stack.family.reboot_after_install
             if not again:
                 _configure(run, stack, config)
+            stack.pause_cloud_init()
             _shut_down(run, guest)
         if again:
-            with _booted(run, subject, machine, disk, evidence, "booting with the packages") as guest:
+            with _booted(run, subject, machine, disk, evidence, identity, "booting with the packages") as guest:
                 stack = _identified(run, subject, guest)
                 _configure(run, stack, config)
+                stack.pause_cloud_init()
                 _shut_down(run, guest)
         # A second power-on instead of a reboot: after a reset QEMU's emulation crawls for minutes through what
         # it had translated before, and a user's first boot with the reservation may well be a cold one.
-        with _booted(run, subject, machine, disk, evidence, "booting with the reservation") as guest:
+        with _booted(run, subject, machine, disk, evidence, identity, "booting with the reservation") as guest:
             loading = Stack(guest, stack.family)
+            loading.resume_cloud_init()
             if config.crashkernel != "none":
                 with run.progress.step("arming: loading the capture kernel"):
                     loading.wait_until_loaded()
@@ -273,8 +277,11 @@ def _configure(run: Run, stack: Stack, config: KdumpConfig) -> None:
 
 
 @contextlib.contextmanager
-def _booted(run: Run, subject: Subject, machine: Machine, disk: Path, evidence: Evidence, what: str) -> Iterator[Guest]:
-    with run.guest(disk, machine, evidence, label=f"arm-{subject.name}", user=subject.login) as guest:
+def _booted(
+    run: Run, subject: Subject, machine: Machine, disk: Path, evidence: Evidence, identity: Identity, what: str
+) -> Iterator[Guest]:
+    label = f"arm-{subject.name}"
+    with run.guest(disk, machine, evidence, label=label, user=subject.login, identity=identity) as guest:
         with run.progress.step(f"arming {subject.name}: {what}", usual_s=80 if run.factor > 1 else 15):
             guest.power_on()
             guest.wait_for_login()

@@ -163,7 +163,11 @@ class Domain:
                         return
                     if not data:
                         break
-                    on_bytes(data)
+                    try:
+                        on_bytes(data)
+                    except OSError as error:  # nobody above this thread would hear of it
+                        source.fail(error)
+                        break
                     source.put(data)
             except libvirt.libvirtError:
                 pass
@@ -208,12 +212,27 @@ class Domain:
         with _saying(f"{self.name}: its network link cannot be changed"):
             self._handle.updateDeviceFlags(xml, libvirt.VIR_DOMAIN_AFFECT_LIVE)
 
-    def dump_memory(self, path: Path) -> None:
-        """Write the guest's memory, as the hypervisor sees it, as an ELF core; the file belongs to libvirt."""
-        with _saying(f"{self.name}: its memory cannot be dumped"):
-            self._handle.coreDumpWithFormat(
-                str(path), libvirt.VIR_DOMAIN_CORE_DUMP_FORMAT_RAW, libvirt.VIR_DUMP_MEMORY_ONLY
-            )
+    def dump_memory(self, path: Path, *, tick: Callable[[], None] | None = None) -> None:
+        """Write the guest's memory, as the hypervisor sees it, to a new ELF core; the guest stands still meanwhile."""
+        path.touch(mode=0o600, exist_ok=False)  # so that it is ours: libvirt's own would be readable by root alone
+        failed: list[Any] = []
+
+        def dump() -> None:
+            try:
+                self._handle.coreDumpWithFormat(
+                    str(path), libvirt.VIR_DOMAIN_CORE_DUMP_FORMAT_RAW, libvirt.VIR_DUMP_MEMORY_ONLY
+                )
+            except libvirt.libvirtError as error:
+                failed.append(error)
+
+        thread = threading.Thread(target=dump, name="memory-dump", daemon=True)
+        thread.start()
+        while thread.is_alive():
+            thread.join(0.2)
+            if tick is not None:
+                tick()
+        if failed:
+            raise GuestError(f"{self.name}: its memory cannot be dumped: {_first_line(failed[0])}")
 
     def state(self) -> str:
         """running, paused, crashed, or gone."""

@@ -100,6 +100,7 @@ class Client:
     opener: urllib.request.OpenerDirector
     attempts: int = 4
     pause_s: float = 2.0  # doubled after each failure
+    silence_s: float = SILENCE_S
     say: Say = lambda text: None
 
     def open(self, url: str, *, method: str = "GET", headers: dict[str, str] | None = None) -> Any:
@@ -107,7 +108,7 @@ class Client:
         # Some mirrors refuse urllib's own name.
         request = urllib.request.Request(url, method=method, headers={"User-Agent": "kdump-harness", **(headers or {})})
         try:
-            return self.opener.open(request, timeout=SILENCE_S)
+            return self.opener.open(request, timeout=self.silence_s)
         except urllib.error.HTTPError as error:
             error.close()
             passing = error.code in _PASSING_STATUS
@@ -149,9 +150,12 @@ class Client:
             timing.pause(self.pause_s * 2 ** (failures - 1))
 
 
-def make_client(*, attempts: int = 4, pause_s: float = 2.0) -> Client:
+def make_client(
+    *, attempts: int = 4, pause_s: float = 2.0, silence_s: float = SILENCE_S, say: Say = lambda text: None
+) -> Client:
     """A client with the proxies of the environment."""
-    return Client(opener=urllib.request.build_opener(), attempts=attempts, pause_s=pause_s)
+    opener = urllib.request.build_opener()
+    return Client(opener=opener, attempts=attempts, pause_s=pause_s, silence_s=silence_s, say=say)
 
 
 def resolve(image: Image, client: Client) -> Source:

@@ -7,6 +7,7 @@ cannot be booted or a host without space is an exception.
 from __future__ import annotations
 
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -16,21 +17,27 @@ from .checks import CrashFacts
 from .console import Line
 from .diagnosis import diagnose_text
 from .disk import ArmedDisk, BaseDisk, Subject, armed_disk, base_disk
-from .errors import ConsoleLost, GuestError, HarnessError, HostError
+from .errors import CommandFailed, ConsoleLost, GuestError, HarnessError, HostError
 from .evidence import Evidence
 from .guest import Guest
+from .known import DRILL, judge, load_known_issues
+from .memstate import MemoryState, from_flags, from_meminfo
+from .oracle import compare
 from .runtime import Machine, Run
 from .stack import GuestState, KdumpConfig, Stack
 from .stage import Stage
+from .state import require_space
 from .target import FoundFile, LocalTarget, find_target
 from .timing import PhaseClock
 from .trigger import Trigger, find_trigger
 from .verdict import Verdict
+from .vmcore import VmcoreError, open_vmcore
 from .watch import PANIC_TIMEOUT_S, SILENCE_TIMEOUT_S, TOTAL_TIMEOUT_S, CrashWatch
 
 # From the panic to the login prompt; unscaled, as for a guest under KVM.
 REBOOT_BUDGET_S = 90.0
 MIB = 1 << 20
+EVIDENCE_NEED_MIB = 64  # logs, and a vmcore of a small guest
 _TICK_S = 0.5
 # What a person waits for at each step of an emulated drill; only for the progress line.
 _USUAL_S = {"the capture kernel": 10, "the capture kernel to save the vmcore": 40, "the login prompt": 60}
@@ -48,7 +55,11 @@ class Plan:
     as_is: bool = False  # judge the guest as it was found
     packages: tuple[str, ...] | None = None  # instead of the family's
     budget_s: float | None = None  # panic to login
+    oracle: bool = False  # compare the vmcore with the hypervisor's picture of the memory
     name: str = ""  # of the evidence directory
+    scenario: str = DRILL  # whose known issues count
+    before_crash: Callable[[Guest, Stack], None] | None = None  # has the last word on the guest's configuration
+    on_dump: Callable[[Path, CrashFacts], None] | None = None  # is shown the vmcore, which may be removed afterwards
 
     def check(self) -> None:
         """UsageError for anything that can be known wrong before a guest is started."""
@@ -56,6 +67,7 @@ class Plan:
         self.config.check(self.subject.family)
         find_trigger(self.trigger)
         find_target(self.target, self.subject.family)
+        load_known_issues()
 
 
 def run_drill(run: Run, plan: Plan) -> Verdict:
@@ -69,7 +81,9 @@ def run_drill(run: Run, plan: Plan) -> Verdict:
     else:
         disk = armed_disk(run, plan.subject, plan.machine, plan.config, plan.packages)
         base_format = "qcow2"
-    run.state.require_space(plan.machine.memory_mib + 512, f"the drill of {plan.subject.name}")
+    need_mib = plan.machine.memory_mib * (2 if plan.oracle else 1) + 512
+    run.state.require_space(need_mib, f"the drill of {plan.subject.name}")
+    require_space(run.evidence_directory, EVIDENCE_NEED_MIB, "the evidence of a drill", option="--evidence")
     evidence = run.evidence(plan.name or plan.subject.name)
     drill = _Drill(run, plan, evidence)
     overlay = run.overlay(disk.path, base_format=base_format)
@@ -107,6 +121,8 @@ class _Drill:
         )
         self.console: list[str] = []
         self.dumps: list[Path] = []
+        self.picture: Path | None = None  # the guest's memory from the hypervisor
+        self.known_issues = load_known_issues()
 
     def take(self, guest: Guest) -> Verdict:
         """All steps; whatever the guest did ends up in the verdict."""
@@ -149,15 +165,30 @@ class _Drill:
                     if changed and family.config.in_initramfs:
                         stack.arm()
                     stack.wait_until_loaded()
+            if self.plan.before_crash is not None:
+                self.plan.before_crash(guest, stack)
             before = stack.state()
             dumps = self.target.list(guest.shell, before.directory)
+            self.memory = self._memory_state(guest, before)
         verdict.kernel, verdict.makedumpfile = before.kernel, before.makedumpfile
         verdict.crashkernel, verdict.reserved_mib = before.crashkernel, before.reserved_bytes // MIB
         verdict.level, verdict.compress = before.level, before.compress
         if before.loaded:
             self._reach(Stage.ARMED)
-        self.evidence.json("before.json", {**vars(before), "dumps": [vars(file) for file in dumps.values()]})
+        facts = {"dumps": [vars(file) for file in dumps.values()], "pages": dict(self.memory.pages)}
+        self.evidence.json("before.json", {**vars(before), **facts})
         return before, dumps
+
+    def _memory_state(self, guest: Guest, before: GuestState) -> MemoryState:
+        """What the memory holds now; the guest's own account of each page frame, or at least the sums."""
+        path = self.evidence.directory / "kpageflags.gz"
+        try:
+            guest.shell.save("gzip -1 -c /proc/kpageflags", path)
+            return from_flags(path.read_bytes())
+        except (CommandFailed, ValueError) as error:
+            self.progress.say(f"no page flags ({error}): the filter is judged by /proc/meminfo")
+            self.evidence.event("no page flags", error=str(error))
+            return from_meminfo(before.meminfo_kib)
 
     def _crash(self, guest: Guest, stack: Stack, before: GuestState) -> tuple[CrashFacts, CrashWatch]:
         """Leave the nonce, pull the trigger, follow the console."""
@@ -182,6 +213,7 @@ class _Drill:
             trigger=self.trigger,
             nonce=nonce,
             crashed_after_s=(0.0, self.clock.between_s("asked", "panic") or 0.0),
+            memory=self.memory,
         )
         return facts, watch
 
@@ -201,6 +233,7 @@ class _Drill:
                         return f"the guest disappeared while waiting for {waiting} (domain events: {_events(guest)})"
                     if line is not None:
                         watch.feed(line)
+                        self._take_memory(guest, watch)
                     self.progress.detail(watch.progress)
                     if watch.hopeless:
                         return watch.hopeless
@@ -210,6 +243,41 @@ class _Drill:
                     if stopped := self._too_late(guest, watch):
                         return stopped
         return None
+
+    def _take_memory(self, guest: Guest, watch: CrashWatch) -> None:
+        """For the oracle: the memory of the crashed kernel, as soon as the capture kernel shows itself."""
+        if not self.plan.oracle or self.picture is not None or not watch.capture_seen:
+            return
+        self.picture = self.run.directory.path / f"{guest.name}.memory"
+        with (
+            self.progress.step(f"taking the guest's memory from the hypervisor, {self.plan.machine.memory_mib} MiB"),
+            self.clock.held(),
+        ):
+            guest.domain.dump_memory(self.picture, tick=self.progress.tick)
+        self.evidence.event("memory taken", size_bytes=self.picture.stat().st_size)
+
+    def _ask_oracle(self, path: Path) -> None:
+        """Compare the vmcore with the picture taken before."""
+        if not self.plan.oracle:
+            return
+        expected = "every page as the hypervisor saw it when the capture kernel started"
+        if self.picture is None:
+            self.verdict.check("oracle", False, expected=expected, seen="the capture kernel was never seen")
+            return
+        try:
+            with (
+                self.progress.step("comparing the vmcore with the hypervisor's picture"),
+                open_vmcore(path) as vmcore,
+                open_vmcore(self.picture) as memory,
+            ):
+                found = compare(
+                    vmcore, memory, progress=lambda done, total: self.progress.detail(f"{done:,} of {total:,} pages")
+                )
+        except VmcoreError as error:
+            self.verdict.check("oracle", False, expected=expected, seen=str(error))
+            return
+        self.verdict.check("oracle", found.ok, expected=expected, seen=found.summary())
+        self.evidence.json("oracle.json", found.to_json())
 
     def _too_late(self, guest: Guest, watch: CrashWatch) -> str | None:
         """The two kinds of deadline: silence and total."""
@@ -261,7 +329,7 @@ class _Drill:
 
     def _fetch_and_check(self, guest: Guest, stack: Stack, chosen: FoundFile, facts: CrashFacts) -> None:
         local = self.evidence.directory / chosen.name
-        self.run.state.require_space(chosen.size_bytes // MIB + 64, "the vmcore")
+        require_space(self.evidence.directory, chosen.size_bytes // MIB + 16, "the vmcore", option="--evidence")
         with self.progress.step(f"fetching the vmcore, {chosen.size_bytes / MIB:.1f} MiB"):
             guest.shell.fetch(chosen.path, local, progress=lambda done: self.progress.detail(f"{done / MIB:.1f} MiB"))
             local.chmod(0o600)
@@ -270,6 +338,7 @@ class _Drill:
         with self.progress.step("checking the vmcore"):
             formats = stack.formats(facts.before, self.target.name)
             found = checks.check_dump(self.verdict, local, facts, expected_formats=formats)
+        self._ask_oracle(local)
         self.verdict.dump = {
             "path": chosen.path,
             "format": found.format if found else None,
@@ -279,6 +348,8 @@ class _Drill:
         }
         if found:
             self.evidence.json("inspect.json", found.to_json())
+        if self.plan.on_dump is not None:
+            self.plan.on_dump(local, facts)
 
     def _pull_small_files(self, guest: Guest, chosen: FoundFile) -> None:
         """The kernel log and notes that kdump wrote beside the dump."""
@@ -319,6 +390,13 @@ class _Drill:
         if verdict.reached is Stage.RECOVERED and complete and not list(verdict.failed()) and not verdict.stopped_by:
             verdict.reached = Stage.VERIFIED
             verdict.verified = True
+        judge(
+            verdict,
+            self.known_issues,
+            scenario=self.plan.scenario,
+            console="\n".join(self.console),
+            unmade=REQUIRED_CHECKS - {check.name for check in verdict.checks},
+        )
         self.evidence.event("verdict", reached=verdict.reached.name, verified=verdict.verified)
         keep = self.run.options.keep
         if keep == "never" or (keep == "failed" and verdict.verified):
@@ -352,6 +430,8 @@ REQUIRED_CHECKS = frozenset(
         "level",
         "compression",
         "complete",
+        "pages",
+        "filter",
         "kernel",
         "crash-time",
         "nonce",

@@ -43,9 +43,10 @@ class Evidence:
         self._echo = write
 
     def console_bytes(self, data: bytes) -> None:
-        """Append to console.log; called from the thread that reads the serial line."""
+        """Append to console.log; called from the thread that reads the serial line. OSError when it cannot be."""
         with contextlib.suppress(ValueError):  # a last chunk after close()
-            self._console.write(data)
+            if self._console.write(data) != len(data):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.console_path))
             at_s, self._last_chunk_s = self._last_chunk_s, now_s()
             # The form of script(1): scriptreplay -t console.timing console.log shows the drill again.
             self._timing.write(f"{self._last_chunk_s - at_s:.6f} {len(data)}\n")

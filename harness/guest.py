@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Callable
 
 from .console import LOGIN, Console, Line
@@ -18,6 +19,9 @@ from .timing import Deadline, poll
 BOOT_TIMEOUT_S = 150.0
 SSH_TIMEOUT_S = 60.0
 SILENCE_TIMEOUT_S = 40.0
+
+
+_CLOUD_INIT_TROUBLE = re.compile(r"cloud-init\[\d+\]: .*(?:WARNING|ERROR|CRITICAL)|FAILED.*cloud-init")
 
 
 def boot_trouble(line: Line) -> str | None:
@@ -58,6 +62,8 @@ class Guest:
         self._shell: Shell | None = None
         source = domain.open_console(evidence.console_bytes)
         self.console = Console(self.name, source, see=evidence.console_path)
+        self.console.subscribe(self._note_cloud_init)
+        self._cloud_init_trouble = ""
 
     @property
     def shell(self) -> Shell:
@@ -110,9 +116,10 @@ class Guest:
         try:
             self._shell = poll(f"{self.name} by SSH", attempt, timeout_s=deadline.timeout_s, every_s=0.5)
         except WaitedInVain as error:
-            raise GuestError(
-                f"{error} ({last[0] if last else 'never tried'})", see=self.evidence.console_path
-            ) from None
+            why = last[0] if last else "never tried"
+            if self._cloud_init_trouble:
+                why += f"; cloud-init has failed: {self._cloud_init_trouble}"
+            raise GuestError(f"{error} ({why})", see=self.evidence.console_path) from None
         self._shell.subscribe(self._log_command)
         return self.boot_id()
 
@@ -180,6 +187,11 @@ class Guest:
                 raise GuestError(f"{self.name}: {reason}", see=self.evidence.console_path)
         if self._tick is not None:
             self._tick()
+
+    def _note_cloud_init(self, line: Line) -> None:
+        """Without cloud-init's work there is no key to log in with, whatever SSH says."""
+        if not self._cloud_init_trouble and _CLOUD_INIT_TROUBLE.search(line.text):
+            self._cloud_init_trouble = line.text.strip()
 
     def _log_command(self, result: Result) -> None:
         self.evidence.command(result.command, result.status, result.out, result.err, result.took_s)

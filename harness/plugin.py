@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -29,6 +30,7 @@ T = TypeVar("T")
 
 DEFAULT_IMAGES = ("debian-12",)
 _FAILED = pytest.StashKey[bool]()
+_VERDICTS = pytest.StashKey[list[Verdict]]()
 
 
 def pin_image(*names: str) -> pytest.MarkDecorator:
@@ -95,15 +97,51 @@ def chosen_images(config: pytest.Config) -> list[str]:
         raise pytest.UsageError(str(error)) from None
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """A test that is run again counts its own drills only."""
+    item.stash[_VERDICTS] = []
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
-    """Remember failures for the fixtures, and put our exceptions into one sentence."""
+    """Remember failures for the fixtures, put our exceptions into one sentence, and excuse known issues."""
     report: Any = yield
     if report.failed:
         item.stash[_FAILED] = True
+    trackers = _excuse(item, call)
+    if trackers and report.failed:
+        report.outcome = "skipped"
+        report.wasxfail = f"known issue: {', '.join(trackers)}"
     if call.excinfo is not None and call.excinfo.errisinstance(HarnessError) and not report.skipped:
         report.longrepr = f"{call.excinfo.typename}: {call.excinfo.value}"
     return report  # type: ignore[no-any-return]
+
+
+def _excuse(item: pytest.Item, call: pytest.CallInfo[None]) -> list[str]:
+    """The known issues that a failed assertion is put down to: every failing drill of the test has one."""
+    if call.when != "call" or call.excinfo is None or not call.excinfo.errisinstance(AssertionError):
+        return []
+    failing = [verdict for verdict in item.stash.get(_VERDICTS, []) if not verdict.verified]
+    trackers = dict.fromkeys(verdict.known_issue for verdict in failing if verdict.known_issue)
+    unknown = any(verdict.known_issue is None for verdict in failing)
+    return [] if unknown or item.config.getoption("--run-known") else list(trackers)
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Tell what the outcomes alone do not: a known issue that is gone, has expired, or did not excuse."""
+    lines = []
+    for outcome in ("passed", "failed"):
+        for report in terminalreporter.stats.get(outcome, []):
+            for name, text in getattr(report, "user_properties", ()):
+                if name == "known_issue_note":
+                    lines.append(f"{report.nodeid}: {text}")
+                elif name == "known_issue" and outcome == "failed":
+                    lines.append(f"{report.nodeid}: shows the known issue {text}, not excused")
+    if lines:
+        terminalreporter.section("known issues", yellow=True)
+        for line in dict.fromkeys(lines):
+            terminalreporter.line(line, yellow=True)
 
 
 @pytest.fixture(scope="session")
@@ -280,6 +318,7 @@ def drill(
             "trigger": trigger.name,
             "target": target.name,
             "name": evidence_name(request.node),
+            "scenario": scenario_name(request.node),
         }
         verdict = _available(lambda: run_drill(harness_run, Plan(**{**settings, **changes})))
         report_verdict(request.node, verdict)
@@ -289,7 +328,8 @@ def drill(
 
 
 def report_verdict(item: Any, verdict: Verdict) -> None:
-    """Put the verdict's figures into the test's properties, which JUnit XML carries."""
+    """Put the verdict's figures into the test's properties, which JUnit XML carries, and count it for known issues."""
+    item.stash.setdefault(_VERDICTS, []).append(verdict)
     properties = {
         "evidence": verdict.evidence,
         "reached": verdict.reached.name,
@@ -298,12 +338,21 @@ def report_verdict(item: Any, verdict: Verdict) -> None:
         "makedumpfile": verdict.makedumpfile,
         **{f"phase_{name}_s": seconds for name, seconds in verdict.phases_s.items()},
     }
+    for name in ("known_issue", "known_issue_note"):
+        if text := getattr(verdict, name):
+            properties[name] = text
     item.user_properties.extend(properties.items())
 
 
 def evidence_name(node: Any) -> str:
     """The scenario's file and test id as one directory below another."""
     return f"{Path(str(node.path)).stem}/{node.name.replace('/', '_')}"
+
+
+def scenario_name(node: Any) -> str:
+    """The scenario as scenarios/known_issues.toml names it: test_smoke.py::test_dump."""
+    test = re.sub(r"\[.*", "", node.nodeid.partition("::")[2], flags=re.DOTALL)
+    return f"{Path(str(node.path)).name}::{test}"
 
 
 def _available(get: Callable[[], T]) -> T:

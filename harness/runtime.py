@@ -59,6 +59,16 @@ class Machine:
             raise UsageError(f"{self.vcpus} is no sensible number of processors (1 to {MAX_VCPUS})")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Identity:
+    """What makes a guest itself to the network and to cloud-init."""
+
+    name: str
+    host_name: str
+    mac: str
+    host_key: KeyPair
+
+
 class Run:
     """Everything that lives as long as one run; use as a context manager."""
 
@@ -106,11 +116,16 @@ class Run:
             evidence.echo_console(console_echo)
         return evidence
 
-    def log_path(self, name: str) -> Path:
-        """Where a log of this run goes that belongs to no drill."""
+    @property
+    def evidence_directory(self) -> Path:
+        """What this run leaves behind."""
         self.open_evidence()
         assert self._evidence is not None
-        return self._evidence.run / name
+        return self._evidence.run
+
+    def log_path(self, name: str) -> Path:
+        """Where a log of this run goes that belongs to no drill."""
+        return self.evidence_directory / name
 
     def open_evidence(self) -> None:
         """Make the run's evidence directory now, so that a place that cannot be written is known before work begins."""
@@ -123,21 +138,42 @@ class Run:
         create_overlay(path, base, base_format=base_format)
         return path
 
-    @contextlib.contextmanager
-    def guest(
-        self, disk: Path, machine: Machine, evidence: Evidence, *, label: str, user: str = "root"
-    ) -> Iterator[Guest]:
-        """A guest that is defined and paused; destroyed at the end of the block, whatever happens in it."""
+    def identity(self, label: str) -> Identity:
+        """A new identity for a guest."""
         number = next(self._numbers)
         name = f"{PREFIX}{self.directory.identity}-{number}-{label}"[:60]
-        seed = self.directory.path / f"seed-{number}.iso"
         mac = "52:54:00:" + ":".join(f"{byte:02x}" for byte in secrets.token_bytes(3))
-        host_key = make_key(name)
+        return Identity(name=name, host_name=_host_name(label, number), mac=mac, host_key=make_key(name))
+
+    @contextlib.contextmanager
+    def guest(
+        self,
+        disk: Path,
+        machine: Machine,
+        evidence: Evidence,
+        *,
+        label: str,
+        user: str = "root",
+        identity: Identity | None = None,
+    ) -> Iterator[Guest]:
+        """A guest that is defined and paused; destroyed at the end of the block, whatever happens in it.
+
+        identity is for the same machine once more; a new one makes cloud-init start from nothing.
+        """
+        identity = identity or self.identity(label)
+        seed = self.directory.path / f"seed-{identity.name}.iso"
+        mac, host_key = identity.mac, identity.host_key
         write_seed(
-            seed, name=_host_name(label, number), mac=mac, user=user, login=self.login, host=host_key, identity=name
+            seed,
+            name=identity.host_name,
+            mac=mac,
+            user=user,
+            login=self.login,
+            host=host_key,
+            identity=identity.name,
         )
         spec = DomainSpec(
-            name=name,
+            name=identity.name,
             accelerator=self.accelerator,
             memory_mib=machine.memory_mib,
             vcpus=machine.vcpus,

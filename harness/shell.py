@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import io
+import logging
 import shlex
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -19,6 +20,9 @@ from .timing import Deadline, now_s
 # Errors that only mean "not there yet" while a guest boots, or "gone" when it crashes.
 GONE = (paramiko.SSHException, OSError, EOFError)
 CHUNK = 1 << 20
+
+# It would print a traceback for each attempt to reach a guest that is still booting; ours say what matters.
+logging.getLogger("paramiko").addHandler(logging.NullHandler())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,12 +129,18 @@ class Shell:
 
         Through cat, not SFTP: minimal systems have no sftp-server, and root's files are read through sudo.
         """
+        return self.save(f"cat -- {shlex.quote(path)}", to, progress=progress, silence_s=silence_s)
+
+    def save(
+        self, command: str, to: Path, *, progress: Callable[[int], None] | None = None, silence_s: float = 120.0
+    ) -> int:
+        """Write what a command prints, bytes of any kind, to a new file and return its size in bytes."""
         copied = 0
-        with self._connected(f"fetch {path}"), to.open("xb") as out:
+        with self._connected(f"run {command!r}"), to.open("xb") as out:
             channel = self._transport().open_session(timeout=silence_s)
             try:
                 channel.settimeout(silence_s)
-                channel.exec_command(self._as_root(f"cat -- {shlex.quote(path)}"))
+                channel.exec_command(self._as_root(command))
                 while chunk := channel.recv(CHUNK):
                     out.write(chunk)
                     copied += len(chunk)
@@ -138,11 +148,13 @@ class Shell:
                         progress(copied)
                 status = channel.recv_exit_status()
             except TimeoutError:
-                raise GuestError(f"{self.address}: {path} stopped coming after {copied:,} bytes") from None
+                raise GuestError(
+                    f"{self.address}: the output of {command!r} stopped coming after {copied:,} bytes"
+                ) from None
             finally:
                 channel.close()
         if status != 0:
-            raise CommandFailed(f"{self.address}: {path} cannot be read (cat ended with status {status})")
+            raise CommandFailed(f"{self.address}: {command!r} ended with status {status} after {copied:,} bytes")
         return copied
 
     def close(self) -> None:

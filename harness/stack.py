@@ -28,6 +28,9 @@ CONSOLE_ARGUMENTS = "console=tty0 console=ttyS0,115200n8 ignore_loglevel"
 _LOADED = "cat /sys/kernel/kexec_crash_loaded 2>/dev/null || cat /sys/kernel/kexec/crash_loaded"
 _SIZE = "cat /sys/kernel/kexec_crash_size 2>/dev/null || cat /sys/kernel/kexec/crash_size"
 
+# https://cloudinit.readthedocs.io/en/latest/howto/disable_cloud_init.html
+_CLOUD_INIT_OFF = "/etc/cloud/cloud-init.disabled"
+
 _PROBE = {
     "boot_id": "cat /proc/sys/kernel/random/boot_id",
     "kernel": "uname -r",
@@ -84,6 +87,7 @@ class GuestState:
     hostname: str
     elf: bool = False  # an ELF dump is asked for
     directory: str | None = None  # where dumps go; None when that is no directory of this guest
+    compressors: tuple[str, ...] = ()  # the compressions that its makedumpfile has
 
     @property
     def crashkernel(self) -> str | None:
@@ -107,7 +111,8 @@ class Stack:
         os_release = parse_os_release(told["os_release"])
         self.check_family(os_release)
         self.family, self.remark = choose_release(self.family, os_release, self.guest.shell.succeeds)
-        self.compressors = parse_compressors(told["makedumpfile"])
+        version = told["makedumpfile"]
+        self.compressors = built_in(version) if "makedumpfile: version" in version else None
 
     def _ask(self, probes: Mapping[str, str]) -> dict[str, str]:
         """The outputs of some commands, asked for at once: each command alone costs an emulated guest a second."""
@@ -151,6 +156,7 @@ class Stack:
             hostname=parts["hostname"],
             elf=collection.elf,
             directory=self.family.config.directory(config),
+            compressors=built_in(parts.get("makedumpfile", "")) if version else (),
         )
 
     def configured(self, config: str) -> tuple[int, str]:
@@ -258,6 +264,14 @@ class Stack:
         )
         self.guest.shell.run(script, timeout_s=BUILD_TIMEOUT_S * self.guest.factor)
 
+    def pause_cloud_init(self) -> None:
+        """Leave cloud-init out of the next boots: it has done its work and costs an emulated guest half a minute."""
+        self.guest.shell.run("test ! -d /etc/cloud || touch %s", _CLOUD_INIT_OFF)
+
+    def resume_cloud_init(self) -> None:
+        """Let cloud-init run at the next boot again."""
+        self.guest.shell.run("rm -f %s", _CLOUD_INIT_OFF)
+
     def arm(self) -> None:
         """(Re)start the service and wait until the capture kernel is loaded."""
         self.guest.shell.run(self.family.commands.arm, timeout_s=BUILD_TIMEOUT_S * self.guest.factor, check=False)
@@ -317,13 +331,10 @@ def parse_os_release(text: str) -> dict[str, str]:
     return dict(_unquoted(line) for line in text.splitlines() if "=" in line)
 
 
-def parse_compressors(text: str) -> tuple[str, ...] | None:
-    """The compressions that makedumpfile -v tells of; None when there is no makedumpfile to tell."""
-    if "makedumpfile: version" not in text:
-        return None
-    told = dict(re.findall(r"(?m)^(lzo|snappy|zstd)\s+(enabled|disabled)", text))
-    # Versions that tell nothing of one do not know it yet.
-    return tuple(name for name in COMPRESS_FLAGS if name in ("none", "zlib") or told.get(name) == "enabled")
+def built_in(version_text: str) -> tuple[str, ...]:
+    """The compressions in what makedumpfile -v prints; it does not speak of none and zlib, which are always there."""
+    enabled = set(re.findall(r"^(\w+)\s+enabled\s*$", version_text, re.MULTILINE))
+    return tuple(name for name in COMPRESS_FLAGS if name in ("none", "zlib") or name in enabled)
 
 
 def _unquoted(line: str) -> tuple[str, str]:

@@ -22,7 +22,7 @@ SHARED = Path("/var/lib/kdump-harness")
 GROUP = "libvirt"
 MIB = 1 << 20
 STARTING_S = 10.0  # between making a run's directory and locking it
-CACHES = ("images", "built", "armed")
+CACHES = ("images", "built", "armed", "debuginfo")
 
 
 def default_directory() -> Path:
@@ -43,6 +43,16 @@ class Leftover:
 
     what: str
     remove: Callable[[], None]
+
+
+def require_space(directory: Path, need_mib: int, what: str, *, option: str) -> None:
+    """HostError when a directory has too little room; option is how to choose another."""
+    free_mib = shutil.disk_usage(directory).free // MIB
+    if free_mib < need_mib:
+        raise HostError(
+            f"{directory} needs {need_mib} MiB for {what}, {free_mib} MiB are free"
+            f" (free some, or choose another place with {option} DIR)"
+        )
 
 
 class State:
@@ -77,12 +87,7 @@ class State:
 
     def require_space(self, need_mib: int, what: str) -> None:
         """HostError, before anything is started, when there is too little room."""
-        free_mib = shutil.disk_usage(self.directory).free // MIB
-        if free_mib < need_mib:
-            raise HostError(
-                f"{self.directory} needs {need_mib} MiB for {what}, {free_mib} MiB are free"
-                " (free some, or choose another place with --state DIR)"
-            )
+        require_space(self.directory, need_mib, what, option="--state")
 
     def ready(self, cache: str, key: str) -> Path | None:
         """The finished directory of a cache entry, if there is one."""
@@ -161,10 +166,11 @@ class State:
             Leftover(f"files of the dead run {name}", lambda path=path: _remove_tree(path))  # type: ignore[misc]
             for name, path in self.dead_runs().items()
         ]
-        for cache in ("built", "armed"):
+        for cache in ("built", "armed", "debuginfo"):
             for part in sorted((self.directory / cache).glob("*.part")):
                 if not _held(part.with_suffix(".lock")):
-                    found.append(Leftover(f"unfinished {cache} disk {part.stem}", lambda path=part: _remove_tree(path)))  # type: ignore[misc]
+                    what = "debug info" if cache == "debuginfo" else f"{cache} disk"
+                    found.append(Leftover(f"unfinished {what} {part.stem}", lambda path=part: _remove_tree(path)))  # type: ignore[misc]
         return found
 
     def cached(self) -> list[Leftover]:

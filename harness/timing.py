@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 import tenacity
@@ -88,15 +89,28 @@ class PhaseClock:
 
     def __init__(self) -> None:
         self._zero_s = now_s()
+        self._held: list[tuple[float, float]] = []  # when a hold ended, and how long it was
         self.marks_s: dict[str, float] = {}
 
     def elapsed_s(self) -> float:
         """Seconds since the clock was made."""
-        return now_s() - self._zero_s
+        return self._moment(now_s())
+
+    def _moment(self, at_s: float) -> float:
+        return at_s - self._zero_s - sum(length_s for end_s, length_s in self._held if end_s <= at_s)
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Stop the clock: what happens meanwhile (the guest is paused) takes no time of the drill's."""
+        start_s = now_s()
+        try:
+            yield
+        finally:
+            self._held.append((now_s(), now_s() - start_s))
 
     def mark(self, name: str, at_s: float | None = None) -> float:
         """Note that name happened now (or at at_s on the monotonic clock); the first time counts."""
-        moment = (now_s() if at_s is None else at_s) - self._zero_s
+        moment = self._moment(now_s() if at_s is None else at_s)
         return self.marks_s.setdefault(name, moment)
 
     def between_s(self, start: str, end: str) -> float | None:

@@ -24,10 +24,11 @@ from .drill import Plan, run_drill
 from .errors import EXIT_FAILED, EXIT_HOST, EXIT_OK, HostError, UsageError
 from .evidence import check_writable
 from .family import find_family, load_families
-from .progress import err
+from .progress import Progress, err
 from .runtime import Machine, Options, Run
 from .stack import KdumpConfig
 from .state import State, is_held
+from .triage import Triage, check_given, triage
 from .verdict import Verdict
 from .vmcore import VmcoreError, open_vmcore
 from .vmcore import inspect as inspect_vmcore
@@ -116,6 +117,7 @@ def drill(arguments: argparse.Namespace) -> int:
         target=arguments.target,
         as_is=arguments.as_is,
         budget_s=arguments.budget,
+        oracle=arguments.oracle,
     )
     plan.check()
     check_writable(arguments.evidence)
@@ -176,6 +178,10 @@ def show_verdict(verdict: Verdict) -> None:
         )
         if symptom["severity"] != "info" and symptom["remedy"]:
             out.print(f"  → {escape(symptom['remedy'])}", soft_wrap=True)
+    if verdict.known_issue:
+        out.print(f"[yellow]known issue:[/] {escape(verdict.known_issue)}", soft_wrap=True)
+    if verdict.known_issue_note:
+        out.print(f"[yellow]{escape(verdict.known_issue_note)}[/]", soft_wrap=True)
     out.print(f"evidence: {escape(verdict.evidence)}", soft_wrap=True)
     out.print(f"verified: {'true' if verdict.verified else 'false'}")
 
@@ -183,6 +189,8 @@ def show_verdict(verdict: Verdict) -> None:
 def inspect(arguments: argparse.Namespace) -> int:
     for to in (arguments.json, arguments.dmesg):
         _check_output(to, not_over=arguments.vmcore)
+    wanted = arguments.triage or arguments.debuginfo is not None or arguments.debuginfo_package
+    crash = _triage(arguments) if wanted else None
     found = inspect_vmcore(arguments.vmcore[0], *arguments.vmcore[1:], quick=arguments.quick)
     if arguments.dmesg:
         try:
@@ -192,18 +200,63 @@ def inspect(arguments: argparse.Namespace) -> int:
             err.print(f"kdump-harness: no kernel log: {error}", markup=False)
         else:
             _write_text(arguments.dmesg, text if text.endswith("\n") else text + "\n")
-    _write_json(arguments.json, found.to_json())
+    about_crash = {"triage": crash.to_json() if crash is not None else None} if wanted else {}
+    _write_json(arguments.json, {**found.to_json(), **about_crash})
     if "-" not in (arguments.json, arguments.dmesg):
         for name, value in found.to_json().items():
-            if name not in ("damage", "whole", "quick") and value not in (None, [], {}):
+            if name == "classes":
+                for each, pages in value.items():
+                    label = each.replace("_", " ") + " pages:"
+                    out.print(f"{label:<20} {pages['kept']:,} of {pages['total']:,} kept", soft_wrap=True)
+            elif name not in ("damage", "whole", "quick") and value not in (None, [], {}):
                 out.print(f"{name + ':':<20} {escape(str(value))}", soft_wrap=True)
         for one in found.damage:
             where = f" at offset {one.offset:,}" if one.offset is not None else ""
             frame = f", page frame {one.pfn:#x}" if one.pfn is not None else ""
             out.print(f"[red]{escape(one.kind)}[/]: {escape(one.message)}{where}{frame}", soft_wrap=True)
+        if crash is not None:
+            _show_triage(crash)
         how = " (pages not read)" if found.quick else ""
         out.print(f"whole: {'true' if found.whole else 'false'}{how}")
     return EXIT_OK if found.whole else EXIT_FAILED
+
+
+def _triage(arguments: argparse.Namespace) -> Triage | None:
+    """The crash in the dump; None, said in one line, when the dump cannot be opened."""
+    if arguments.debuginfo is not None:
+        check_given(arguments.debuginfo)
+    try:
+        return triage(
+            *arguments.vmcore,
+            debuginfo=arguments.debuginfo,
+            package=arguments.debuginfo_package,
+            state=arguments.state,
+            progress=Progress(),
+        )
+    except VmcoreError as error:
+        err.print(f"kdump-harness: no triage: {error}", markup=False)
+        return None
+
+
+def _show_triage(crash: Triage) -> None:
+    """The crash for people."""
+    out.print(f"triage: {escape(crash.source)}", soft_wrap=True)
+    task = crash.task
+    rows = [
+        ("panic", crash.panic),
+        ("reason", crash.reason),
+        ("crashed task", f"{task.comm}, PID {task.pid}, on CPU {task.cpu}" if task else None),
+        ("at", crash.rip),
+        ("tainted", "no" if crash.taint_flags == "" else crash.taint_flags),
+        *(("", f"{taint.letter} ({taint.name}): {taint.meaning}") for taint in crash.taints),
+        ("modules", f"{len(crash.modules)} loaded" if crash.modules else None),
+        *(("", f"{module.name} ({module.taints})") for module in crash.tainting_modules),
+        *(("" if number else "stack", f"#{number} {frame}") for number, frame in enumerate(crash.stack)),
+        *(("remark", remark) for remark in crash.remarks),
+    ]
+    for name, text in rows:
+        if text is not None:
+            out.print(f"  {name:<13} {escape(text)}", soft_wrap=True)
 
 
 def diagnose(arguments: argparse.Namespace) -> int:

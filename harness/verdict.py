@@ -48,7 +48,8 @@ class Verdict:
     dump: dict[str, Any] | None = None
     symptoms: list[dict[str, Any]] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)  # what one should know to trust it
-    known_issue: str | None = None
+    known_issue: str | None = None  # the tracker that excuses the failure; verified stays false
+    known_issue_note: str | None = None  # no longer seen, or no excuse any more
     evidence: str = ""
 
     def failed(self) -> Iterator[Check]:

@@ -7,23 +7,28 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from harness import checks
 from harness.checks import CrashFacts, check_dump, check_permissions, check_recovery, choose_dump
 from harness.family import find_family
+from harness.memstate import CLASSES, MemoryState, from_meminfo
 from harness.stack import GuestState
 from harness.stage import Stage
 from harness.target import FoundFile
 from harness.trigger import find_trigger
 from harness.verdict import Verdict
-from harness.vmcore import inspect
+from harness.vmcore import inspect, open_vmcore
 
 DUMPS = Path(__file__).parent / "data" / "vmcore"
 CRASH_S = 1_780_000_000
 LOGGED = DUMPS / "logs" / "6.1.0.kdump"  # a dump whose kernel log can be read
 NEW = "/var/crash/202611221705/dump.202611221705"
 PART = "/var/crash/202611221705/dump-incomplete"
+
+# As if the guest had had only pages of its kernel.
+NOTHING_DROPPABLE = MemoryState(pages=dict.fromkeys(CLASSES, 0), sure=0, codes=np.zeros(1 << 20, dtype=np.uint8))
 
 CONTRACT = {
     "schema", "image", "family", "kernel", "makedumpfile", "accelerator", "memory_mib", "vcpus", "crashkernel",
@@ -145,6 +150,7 @@ def facts_of(path: Path, **other: Any) -> CrashFacts:
         trigger=find_trigger("sysrq-c"),
         nonce=other.get("nonce", "sysrq triggered crash"),
         crashed_after_s=(0.0, 2.0),
+        memory=other.get("memory", NOTHING_DROPPABLE),
     )
 
 
@@ -170,7 +176,19 @@ def test_a_dump_without_a_crash_time_is_not_known_to_be_of_this_crash(verdict: V
 @pytest.mark.usefixtures("crash_time")
 def test_a_dump_of_this_crash_passes_every_check(verdict: Verdict) -> None:
     assert judge(verdict, LOGGED) == dict.fromkeys(
-        ["format", "level", "compression", "complete", "kernel", "crash-time", "nonce", "panic-text"], True
+        [
+            "format",
+            "level",
+            "compression",
+            "complete",
+            "filter",
+            "pages",
+            "kernel",
+            "crash-time",
+            "nonce",
+            "panic-text",
+        ],
+        True,
     )
 
 
@@ -220,8 +238,74 @@ def test_an_empty_file_is_no_dump_whatever_its_name(verdict: Verdict, tmp_path: 
     empty.touch()
     formats = find_family("debian").dumps.formats["local"]
     assert check_dump(verdict, empty, facts_of(LOGGED), expected_formats=formats) is None
-    assert outcome(verdict) == {"format": False, "complete": False}
+    assert outcome(verdict) == dict.fromkeys(["format", "complete", "pages", "filter"], False)
     assert verdict.checks[0].seen.endswith("(0 bytes)")
+
+
+# ---------------------------------------------------------------- the right pages
+
+
+def memory_where(code: str, share: float = 1.0) -> MemoryState:
+    """The memory of LOGGED as if this share of the pages that it kept had been of one class."""
+    with open_vmcore(LOGGED) as vmcore:
+        kept = np.flatnonzero(np.unpackbits(vmcore.kept_bitmap(), bitorder="little")[: vmcore.max_pfn])
+        codes = np.zeros(vmcore.max_pfn, dtype=np.uint8)
+    codes[kept[: int(len(kept) * share)]] = CLASSES.index(code)
+    pages = {name: int((codes == number).sum()) for number, name in enumerate(CLASSES)}
+    return MemoryState(pages=pages, sure=0, codes=codes)
+
+
+@pytest.fixture
+def strict(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The small dump keeps fewer pages than may change their class on a real guest."""
+    monkeypatch.setattr(checks, "CHANGED_PAGES", 4)
+
+
+@pytest.mark.usefixtures("crash_time", "strict")
+@pytest.mark.parametrize("code", ["free", "cache", "private cache", "user"])
+def test_pages_that_the_level_drops_and_the_dump_keeps_fail_the_filter(verdict: Verdict, code: str) -> None:
+    failing = [name for name, ok in judge(verdict, LOGGED, memory=memory_where(code)).items() if not ok]
+    assert failing == ["filter"]
+    seen = next(check.seen for check in verdict.checks if check.name == "filter")
+    count = memory_where(code).pages[code]
+    assert f"{code}: {count:,} of {count:,} kept" in seen
+
+
+@pytest.mark.usefixtures("crash_time", "strict")
+def test_the_kernels_own_pages_are_nothing_to_drop(verdict: Verdict) -> None:
+    assert all(judge(verdict, LOGGED, memory=memory_where("kernel")).values())
+
+
+@pytest.mark.usefixtures("crash_time", "strict")
+def test_a_few_pages_that_changed_their_class_do_not_matter(verdict: Verdict) -> None:
+    with open_vmcore(LOGGED) as vmcore:
+        share = 3 / vmcore.pages_kept
+    assert all(judge(verdict, LOGGED, memory=memory_where("free", share)).values())
+
+
+@pytest.mark.usefixtures("crash_time", "strict")
+def test_without_page_flags_the_sums_decide(verdict: Verdict, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checks, "CHANGED_SHARE", 0.0)  # the small dump keeps next to nothing of its guest
+    with open_vmcore(LOGGED) as vmcore:
+        total, kept = vmcore.pages_total, vmcore.pages_kept
+    good = from_meminfo({"MemTotal": 4 * total, "MemFree": 4 * (total - kept), "Slab": 4})
+    assert all(judge(verdict, LOGGED, memory=good).values())
+    verdict.checks.clear()
+    bad = from_meminfo({"MemTotal": 4 * total, "MemFree": 4 * (total - kept // 2)})
+    assert [name for name, ok in judge(verdict, LOGGED, memory=bad).items() if not ok] == ["filter"]
+
+
+@pytest.mark.usefixtures("crash_time", "strict")
+def test_too_few_pages_for_the_kernel_alone(verdict: Verdict) -> None:
+    with open_vmcore(LOGGED) as vmcore:
+        memory = dataclasses.replace(memory_where("kernel"), sure=vmcore.pages_kept * 3)
+    assert [name for name, ok in judge(verdict, LOGGED, memory=memory).items() if not ok] == ["pages"]
+
+
+@pytest.mark.usefixtures("crash_time", "strict")
+def test_a_stack_that_is_not_in_the_dump_was_dropped_wrongly(verdict: Verdict, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checks, "unreadable_tasks", lambda _: ["the stack of CPU 1 at 0xffff"])
+    assert [name for name, ok in judge(verdict, LOGGED).items() if not ok] == ["pages"]
 
 
 # ---------------------------------------------------------------- coming back

@@ -16,18 +16,25 @@ LAYERS = (
     ("timing", "mirror", "checksums", "verdict", "config"),
     ("evidence", "catalog", "seed", "progress", "family"),
     ("vmcore", "diagnosis", "download", "build", "state", "support"),
-    ("console", "shell"),
+    ("console", "shell", "triage"),
     ("domain",),
     ("accel", "guest"),
     ("runtime",),
-    ("stack", "trigger", "target"),
-    ("disk", "checks", "watch"),
+    ("stack", "trigger", "target", "memstate"),
+    ("disk", "checks", "oracle", "watch", "known"),
     ("drill", "doctor"),
     ("verbs",),
     ("plugin", "cli"),
 )
 RANK = {module: rank for rank, modules in enumerate(LAYERS) for module in modules}
-ONLY_IN = {"libvirt": "domain", "pexpect": "console", "paramiko": "shell", "tenacity": "timing", "pytest": "plugin"}
+ONLY_IN = {
+    "drgn": "triage",
+    "libvirt": "domain",
+    "paramiko": "shell",
+    "pexpect": "console",
+    "pytest": "plugin",
+    "tenacity": "timing",
+}
 
 
 def sources() -> Iterator[tuple[str, Path]]:

@@ -7,8 +7,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from . import dmesg
+from . import classes, dmesg
 from .check import check
+from .classes import PageClass, Tally
 from .crew import Progress
 from .damage import Damage, Unreadable, VmcoreError
 from .kdump import STATUS_NO_VMEMMAP
@@ -43,6 +44,7 @@ class Inspection:
     page_size: int | None = None
     pages_total: int | None = None
     pages_kept: int | None = None
+    classes: dict[str, dict[str, int]] = field(default_factory=dict)
     vmcoreinfo_build_id: str | None = None
     panic: str | None = None
 
@@ -52,7 +54,7 @@ class Inspection:
 
 
 def inspect(path: Path | str, *parts: Path | str, quick: bool = False, progress: Progress | None = None) -> Inspection:
-    """Judge a dump file; quick leaves the page descriptors and the decompression out.
+    """Judge a dump file; quick leaves the page descriptors, the decompression and the classes of pages out.
 
     Damage is in the result; only what is no readable regular file is a UsageError.
     """
@@ -71,6 +73,7 @@ def inspect_opened(vmcore: Vmcore, *, quick: bool = False, progress: Progress | 
     header = vmcore.header
     uts = vmcore.utsname
     crash_time = vmcore.crash_time
+    counts = {} if quick else _counts(vmcore)
     return Inspection(
         path=str(vmcore.path),
         size_bytes=vmcore.size_bytes,
@@ -93,9 +96,10 @@ def inspect_opened(vmcore: Vmcore, *, quick: bool = False, progress: Progress | 
         page_size=vmcore.page_size,
         pages_total=vmcore.pages_total,
         pages_kept=vmcore.pages_kept,
+        classes={each.name.lower(): asdict(tally) for each, tally in counts.items()},
         vmcoreinfo_build_id=vmcore.vmcoreinfo.get("BUILD-ID"),
         panic=_panic(vmcore, quick=quick),
-        remarks=tuple(_remarks(vmcore, compressions)),
+        remarks=(*_remarks(vmcore, compressions), *classes.remarks(vmcore, counts)),
     )
 
 
@@ -114,6 +118,13 @@ def _remarks(vmcore: Vmcore, compressions: dict[str, int]) -> Iterator[str]:
         yield "ELF pages carry no checksum: a changed byte in them cannot be seen"
     elif unchecked:
         yield f"{unchecked:,} pages carry no checksum (only zlib's do): a changed byte in them may not be seen"
+
+
+def _counts(vmcore: Vmcore) -> dict[PageClass, Tally]:
+    try:
+        return classes.count_classes(vmcore)
+    except VmcoreError:
+        return {}
 
 
 def _used(compressions: dict[str, int]) -> str | None:

@@ -8,6 +8,7 @@ from struct import Struct
 NT_PRSTATUS = 1
 MAX_BYTES = 64 << 20  # 8,192 CPUs have 3 MiB
 _NOTE = Struct("<III")
+_PRSTATUS_MAX_BYTES = 1024  # 336 on x86_64, 392 on aarch64
 
 
 @dataclass(frozen=True)
@@ -18,11 +19,12 @@ class Notes:
     vmcoreinfo: bytes | None
     vmcoreinfo_at: int | None
     broken_at: int | None
+    prstatus: tuple[bytes, ...] = ()  # one per CPU, as the kernel wrote them
 
 
 def parse(data: bytes) -> Notes:
     """Walk the notes; zeros to the end are padding."""
-    cpus = 0
+    prstatus: list[bytes] = []
     vmcoreinfo: bytes | None = None
     vmcoreinfo_at: int | None = None
     at = 0
@@ -34,16 +36,16 @@ def parse(data: bytes) -> Notes:
         text_at = name_at + _round_up(name_bytes)
         end = text_at + text_bytes
         if end > len(data):
-            return Notes(cpus, vmcoreinfo, vmcoreinfo_at, at)
+            return Notes(len(prstatus), vmcoreinfo, vmcoreinfo_at, at, tuple(prstatus))
         name = data[name_at : name_at + name_bytes].rstrip(b"\0")
         if name == b"CORE" and kind == NT_PRSTATUS:
-            cpus += 1
+            prstatus.append(data[text_at : min(end, text_at + _PRSTATUS_MAX_BYTES)])
         elif name == b"VMCOREINFO" and vmcoreinfo is None:
             vmcoreinfo = data[text_at:end]
             vmcoreinfo_at = text_at
         at = _round_up(end)
     broken_at = at if data[at:].strip(b"\0") else None
-    return Notes(cpus, vmcoreinfo, vmcoreinfo_at, broken_at)
+    return Notes(len(prstatus), vmcoreinfo, vmcoreinfo_at, broken_at, tuple(prstatus))
 
 
 def _round_up(size: int) -> int:

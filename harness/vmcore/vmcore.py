@@ -90,7 +90,7 @@ class Vmcore:
         """VMCOREINFO parsed; empty when the dump has none."""
         return Vmcoreinfo.parse(self.vmcoreinfo_text)
 
-    @property
+    @cached_property
     def page_size(self) -> int:
         """Bytes in a page frame."""
         if self.kdumps:
@@ -178,11 +178,15 @@ class Vmcore:
         first, last = -(-runs[0] // self.page_size), runs[1] // self.page_size
         return first, np.maximum(first, last)
 
+    @cached_property
+    def _kept_runs(self) -> tuple[Int64s, Int64s]:
+        return self._page_runs(self._elf.kept)
+
     def kept(self, pfn: int) -> bool:
         """Whether the page frame is in the dump."""
         if self.kdumps:
             return pfn in self.kdumps[0].dumped
-        first, last = self._page_runs(self._elf.kept)
+        first, last = self._kept_runs
         index = int(np.searchsorted(last, pfn, side="right"))
         return index < len(first) and bool(first[index] <= pfn)
 
