@@ -6,6 +6,9 @@ BIN    := $(VENV)/bin
 IMAGE  ?= debian-12
 IMAGES ?= debian-12
 
+# A membership of the group libvirt that setup has just given is not in this session yet.
+in_group = if [ "$$(id -u)" -eq 0 ] || id -nG | grep -qw libvirt; then $(1); else sg libvirt -c "$(1)"; fi
+
 .PHONY: setup drill test scenarios check bench clean help
 
 help: ## What there is
@@ -22,13 +25,13 @@ $(VENV)/.done: pyproject.toml
 	@touch $@
 
 drill: setup ## One full drill of IMAGE (debian-12)
-	@$(BIN)/kdump-harness drill $(IMAGE)
+	@$(call in_group,$(BIN)/kdump-harness drill '$(IMAGE)')
 
 test: setup ## The quick tests: no guest, no root, no network
 	@$(BIN)/pytest tests
 
 scenarios: setup ## Real guests, real panics: IMAGES="debian-11 debian-12"
-	@$(BIN)/pytest scenarios $(foreach image,$(IMAGES),--image '$(image)')
+	@$(call in_group,$(BIN)/pytest scenarios $(foreach image,$(IMAGES),--image '$(image)'))
 
 check: setup ## Formatting, lint, types, tests
 	@$(BIN)/ruff format --check .
@@ -37,7 +40,9 @@ check: setup ## Formatting, lint, types, tests
 	@$(BIN)/pytest tests
 
 bench: setup ## The figures
-	@for bench in benchmarks/*.py; do echo "== $$bench"; $(BIN)/python $$bench || exit 1; done
+	@sh harness/setup_host.sh benchmarks/host.toml
+	@$(foreach bench,$(sort $(wildcard benchmarks/*.py)),\
+		echo '== $(bench)' && $(call in_group,$(BIN)/python $(bench)) &&) true
 
 clean: ## What dead runs left behind
-	@$(BIN)/kdump-harness clean
+	@$(call in_group,$(BIN)/kdump-harness clean)

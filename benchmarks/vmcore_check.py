@@ -143,7 +143,9 @@ def measure(path: Path, yardstick: ctypes.CDLL, runs: int) -> dict[str, float]:
 def main() -> None:
     """Store, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("dumps", nargs="+", type=Path, metavar="DUMP")
+    parser.add_argument(
+        "dumps", nargs="*", type=Path, metavar="DUMP", help="whose pages (default: the small dumps of the tests)"
+    )
     parser.add_argument("--pages", type=int, default=400_000, help="pages in each stored dump (default %(default)s)")
     parser.add_argument("--runs", type=int, default=2, help="the best of so many counts (default %(default)s)")
     parser.add_argument("--json", type=Path, help="write the figures here too")
@@ -152,7 +154,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         yardstick = compile_yardstick(directory)
-        pages = list(islice(guest_pages(options.dumps), min(options.pages, MAX_DIFFERENT_PAGES)))
+        dumps = options.dumps or sorted((ROOT / "tests" / "data" / "vmcore").rglob("*.kdump"))
+        pages = list(islice(guest_pages(dumps), min(options.pages, MAX_DIFFERENT_PAGES)))
         print("MB of guest memory, per second of processor time (C, check) and by the clock (1 core, 2 cores)")
         print(f"{'':8}{'C':>8}{'check':>8}{'ratio':>8}{'1 core':>10}{'2 cores':>10}{'ratio':>8}")
         for compression in ("zlib", "lzo", "snappy", "zstd"):

@@ -13,7 +13,8 @@ as_root() {
 say() { echo "setup: $*" >&2; }
 
 # The table is TOML; its package lists are one line each, so sed can read them where there is no Python 3.11 yet.
-packages=$(sed -n 's/^packages *= *\[\(.*\)\]/\1/p' "$here/host.toml" | tr -d '",')
+# More tables may be named as arguments.
+packages=$(sed -n 's/^packages *= *\[\(.*\)\]/\1/p' "$here/host.toml" "$@" | tr -d '",')
 
 missing=
 for package in $packages make; do
@@ -73,4 +74,10 @@ fi
 if [ ! -d "$state" ]; then
     say "making $state for the libvirt group"
     as_root install -d -m 2775 -o root -g libvirt "$state"
+fi
+
+# libvirt's socket and the shared disks belong to the group; the Makefile uses a new membership at once, through sg.
+if [ "$(id -u)" -ne 0 ] && ! id -nG "$(id -un)" | tr ' ' '\n' | grep -qx libvirt; then
+    say "adding $(id -un) to the group libvirt (in open sessions: log in again, or use sg libvirt)"
+    as_root usermod -a -G libvirt "$(id -un)"
 fi
