@@ -83,7 +83,9 @@ def arm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
         monkeypatch.setattr(disk, "_booted", booted)
         monkeypatch.setattr(disk, "_shut_down", lambda _run, _guest: None)
-        run: Any = SimpleNamespace(progress=Progress(quiet=True), evidence=lambda name: Evidence(tmp_path / name))
+        run: Any = SimpleNamespace(
+            progress=Progress(quiet=True), evidence=lambda name: Evidence(tmp_path / name), identity=lambda name: name
+        )
         subject = Subject(name="mine", family=find_family(family))
         return disk._arm(run, subject, Machine(), tmp_path / "disk", config, None), boots
 
@@ -112,7 +114,7 @@ def test_red_hat_is_configured_before_its_initramfs_is_built(arm: Any) -> None:
         "kernel": "6.12.0",
         "crashkernel": "256M",
     }
-    assert second[0].startswith("cat /sys/kernel/kexec_crash_loaded")
+    assert any(command.startswith("cat /sys/kernel/kexec_crash_loaded") for command in second)
 
 
 def test_level_and_compression_are_part_of_an_armed_disk_where_the_initramfs_has_them(arm: Any) -> None:
@@ -143,7 +145,8 @@ def test_suse_starts_nothing_before_the_reboot_that_brings_the_reservation(arm: 
 def test_a_transactional_system_is_booted_with_its_packages_before_it_is_configured(arm: Any) -> None:
     made, boots = arm(Guest(SLES_16, read_only=True), "suse")
     installing, configuring, _ = boots
-    assert installing[-1] == "transactional-update --non-interactive pkg install kdump kexec-tools makedumpfile"
+    assert "transactional-update --non-interactive pkg install kdump kexec-tools makedumpfile" in installing
+    assert not [command for command in installing if "systemctl enable" in command]
     # A snapshot takes /etc as it is, so what is changed there comes first.
     steps = order(configuring, "systemctl enable", "write /etc/sysconfig/kdump", "run update-bootloader")
     assert steps == sorted(steps)
@@ -154,7 +157,7 @@ def test_a_reservation_of_none_is_not_awaited(arm: Any) -> None:
     guest = Guest(ROCKY_9)
     guest.loaded = "0"
     _, boots = arm(guest, "redhat", KdumpConfig(crashkernel="none", level=None, compress=None))
-    assert boots[1] == ["uname -r"]
+    assert not [command for command in boots[1] if "crash_loaded" in command]
     assert any("--remove-args='crashkernel'" in command for command in boots[0])
 
 
@@ -192,8 +195,9 @@ class Stack:
 
 
 @pytest.fixture
-def prepare(tmp_path: Path) -> Any:
+def prepare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Take the steps before a crash."""
+    monkeypatch.setattr(_Drill, "_memory_state", lambda *_: SimpleNamespace(pages={}))
 
     def take(stack: Stack, **plan: Any) -> Any:
         run: Any = SimpleNamespace(factor=1.0, accelerator="tcg", progress=Progress(quiet=True))
