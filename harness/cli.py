@@ -189,9 +189,7 @@ def _add_inspect(verbs: Verbs) -> None:
         help="triage with this vmlinux, or one in this directory (default: the usual places, then debuginfod)",
     )
     parser.add_argument(
-        "--debuginfo-package",
-        action="store_true",
-        help="triage; download Debian's -dbg package if nothing else is there",
+        "--debuginfo-package", action="store_true", help="triage; get Debian's -dbg package if nothing else is there"
     )
     parser.add_argument("--state", type=Path, metavar="DIR", help="where downloaded debug info is kept")
     _add_json(parser)
