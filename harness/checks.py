@@ -15,6 +15,7 @@ from .target import FoundFile
 from .trigger import Trigger
 from .verdict import Verdict
 from .vmcore import Inspection, Vmcore, VmcoreError, open_vmcore
+from .vmcore.classes import Leftover, PageClass, Tally
 from .vmcore.inspection import inspect_opened
 from .vmcore.registers import unreadable_tasks
 
@@ -26,7 +27,8 @@ ROOT = "root"
 # RHEL makes the directory 0755, and that is safe: its files are 0600, so others learn no more than names.
 WORLD_WRITE = 0o002
 # How many pages may have changed their class between the look at the memory and the crash, a few seconds later:
-# this share of the class and this many more. A filter that fails keeps all of a class, not a twentieth.
+# this share of the class and this many more (1,111 user pages of a session that ended were seen). A filter that
+# fails keeps all of a class. Small classes are for the struct pages in the dump to judge: these are of the crash.
 CHANGED_SHARE = 0.05
 CHANGED_PAGES = 2048
 # Of the kernel's slabs and page tables this share at least is in every dump: they are next to never empty.
@@ -92,7 +94,7 @@ def check_dump(
                 dmesg, trouble = "", str(error)
             else:
                 trouble = ""
-            check_pages(verdict, vmcore, facts)
+            check_pages(verdict, vmcore, found, facts)
     except VmcoreError as error:
         size_bytes = path.stat().st_size
         why = f"{error} ({size_bytes:,} bytes)"
@@ -145,37 +147,46 @@ def _check_panic_text(verdict: Verdict, dmesg: str, facts: CrashFacts, trouble: 
     )
 
 
-def check_pages(verdict: Verdict, vmcore: Vmcore, facts: CrashFacts) -> None:
-    """Were the right pages dropped? By what the guest's kernel said of each page frame just before the crash."""
+def check_pages(verdict: Verdict, vmcore: Vmcore, found: Inspection, facts: CrashFacts) -> None:
+    """Were the right pages dropped?
+
+    Two witnesses that know nothing of makedumpfile must agree: what the guest's kernel said of each page frame just
+    before the crash, and the kernel's own page structures in the dump, where they can be read.
+    """
     memory, level = facts.memory, facts.level
     total, kept = vmcore.pages_total, vmcore.pages_kept
     dropped = dropped_by(level)
     droppable = {name: memory.pages[name] for name in dropped}
-    leftover = _leftover(vmcore, memory, dropped)
     allowed = {name: int(count * CHANGED_SHARE) + CHANGED_PAGES for name, count in droppable.items()}
-    if not dropped:
-        seen, ok = f"{kept:,} of {total:,} pages kept", True
-    elif leftover is not None:
-        seen = "; ".join(f"{name}: {leftover[name]:,} of {droppable[name]:,} kept" for name in dropped)
+    counts = {PageClass[name.upper()]: Tally(**tally) for name, tally in found.classes.items()}
+    struct_pages = Leftover.of(counts, level, zeros_absent=vmcore.elf is not None and bool(level & ZERO_BIT))
+
+    leftover = _leftover(vmcore, memory, dropped)
+    if leftover is not None:
+        seen = ", ".join(f"{leftover[name]:,} of the {name} pages" for name in dropped)
         ok = all(leftover[name] <= allowed[name] for name in dropped)
     else:
         most = total - sum(droppable.values()) + sum(allowed.values())
-        seen, ok = f"{kept:,} of {total:,} pages kept, at most {most:,} expected", kept <= most
+        seen, ok = f"{kept:,} pages in all, at most {most:,} expected", kept <= most
+    if counts:
+        tallies = (f"{tally.kept:,} of {tally.total:,} {each.label}" for each, tally in struct_pages.dropped.items())
+        seen += "; by the dump's own struct pages " + (", ".join(tallies) or "nothing was to be dropped")
     verdict.check(
         "filter",
-        ok,
-        expected=f"-d {level} drops {_listed(dropped, droppable)} (by {memory.source})",
-        seen=seen,
+        ok and not list(struct_pages.too_many()),
+        expected=f"-d {level} keeps none of {_listed(dropped, droppable)} (by {memory.source})",
+        seen=f"kept {seen}" if dropped else f"kept {kept:,} of {total:,} pages",
     )
-    # Too few pages: empty ones go by their content, which nobody knew before the crash.
+    # An ELF dump leaves empty pages out, which nobody counted before the crash; the other formats keep a mark of each.
+    unknown = vmcore.elf is not None and level & ZERO_BIT
     slack = int(total * CHANGED_SHARE) + CHANGED_PAGES
-    least = max(0, int(memory.sure * SURE_SHARE) if level & ZERO_BIT else total - sum(droppable.values()) - slack)
-    missing = unreadable_tasks(vmcore)
+    least = max(0, int(memory.sure * SURE_SHARE) if unknown else total - sum(droppable.values()) - slack)
+    missing = [*struct_pages.too_few(), *(f"not in the dump: {what}" for what in unreadable_tasks(vmcore))]
     verdict.check(
         "pages",
         kept >= least and not missing,
         expected=f"at least {least:,} of {total:,} pages, with the stack and code of every CPU",
-        seen=f"{kept:,} of {total:,} pages" + (f"; not in the dump: {'; '.join(missing)}" if missing else ""),
+        seen="; ".join([f"{kept:,} of {total:,} pages", *missing]),
     )
 
 

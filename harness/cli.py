@@ -75,6 +75,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_doctor(verbs)
     _add_images(verbs)
     _add_drill(verbs)
+    _add_sweep(verbs)
     _add_inspect(verbs)
     _add_diagnose(verbs)
     _add_clean(verbs)
@@ -157,6 +158,38 @@ def _add_drill(verbs: Verbs) -> None:
     )
     parser.add_argument(
         "--keep", choices=("never", "failed", "always"), default="failed", help="when the vmcore stays in the evidence"
+    )
+    _add_run_options(parser)
+    _add_json(parser)
+
+
+def _add_sweep(verbs: Verbs) -> None:
+    parser = _verb(
+        verbs,
+        "sweep",
+        "The dump's size and pages by level and compression: a few real crashes, the rest computed from them.",
+        "examples:\n  kdump-harness sweep debian-12\n"
+        "  kdump-harness sweep debian-12 --levels 0,1,17,31 --compress none,zlib,lzo --plot sizes.png\n"
+        "  kdump-harness sweep ./my.qcow2 --family debian --real all",
+    )
+    _add_subject(parser)
+    parser.add_argument("--levels", default="0,1,16,31", metavar="N,N", help="dump levels")
+    parser.add_argument(
+        "--compress", default="none,zlib,lzo", metavar="C,C", help=f"compressions, of {', '.join(COMPRESS_FLAGS)}"
+    )
+    parser.add_argument(
+        "--real",
+        default="2",
+        metavar="N|all",
+        help="how many real crashes; the other cells are computed from the first, which dumps everything",
+    )
+    parser.add_argument("--plot", metavar="FILE", help="write the plot here, too, as .svg, .png or .pdf")
+    parser.add_argument("--crashkernel", metavar="S", help="the reservation (default: the family's)")
+    parser.add_argument("--memory", type=int, default=1024, metavar="MIB", help="guest memory")
+    parser.add_argument("--vcpus", type=int, default=2, metavar="N", help="guest processors")
+    parser.add_argument("--budget", type=_positive, metavar="S", help="most seconds from the panic to the login prompt")
+    parser.add_argument(
+        "--keep", choices=("never", "failed", "always"), default="failed", help="when vmcores stay in the evidence"
     )
     _add_run_options(parser)
     _add_json(parser)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,8 +38,11 @@ class Line:
 class ByteQueue(SpawnBase):  # type: ignore[misc]  # pexpect has no types
     """What pexpect reads from: a queue that somebody else fills with chunks of the serial line."""
 
+    gather_s = 0.05
+
     def __init__(self) -> None:
         super().__init__(timeout=None, maxread=65536, searchwindowsize=None)
+        self.delayafterread = None  # pexpect would sleep after each read, for the sake of a child on a pty
         self._chunks: queue.SimpleQueue[tuple[float, bytes]] = queue.SimpleQueue()
         self._rest = b""
         self._ended = False
@@ -68,11 +71,14 @@ class ByteQueue(SpawnBase):  # type: ignore[misc]  # pexpect has no types
                 self.arrived_s, self._rest = self._chunks.get(timeout=timeout)
             except queue.Empty:
                 raise pexpect.TIMEOUT("nothing on the serial line") from None
-            # All that has come by now at once: pexpect's cost is by the read, and a serial line brings few bytes each.
+            # All that comes within a moment at once: pexpect's cost is by the read, and a serial line brings a few
+            # bytes each time.
             chunks = [self._rest]
-            while chunks[-1] and not self._chunks.empty():
-                self.arrived_s, chunk = self._chunks.get()
-                chunks.append(chunk)
+            gather = Deadline(min(self.gather_s, timeout or 0.0))
+            while chunks[-1] and not (self._chunks.empty() and gather.passed):
+                with suppress(queue.Empty):
+                    self.arrived_s, chunk = self._chunks.get(timeout=gather.left_s)
+                    chunks.append(chunk)
             self._ended = not chunks[-1]
             self._rest = b"".join(chunks)
             if not self._rest:
@@ -119,7 +125,7 @@ class Console:
 
         Raises ConsoleLost at the end of the line and UnexpectedPanic outside expecting_panic().
         """
-        which = self._source.expect([_LINE, PROMPT, pexpect.TIMEOUT, pexpect.EOF], timeout=timeout_s)
+        which = self._source.expect_list([_LINE, PROMPT, pexpect.TIMEOUT, pexpect.EOF], timeout=timeout_s)
         if which == 2:
             return None
         if which == 3:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,6 +39,14 @@ _EVENTS = {
     libvirt.VIR_DOMAIN_EVENT_STOPPED: "stopped",
     libvirt.VIR_DOMAIN_EVENT_SHUTDOWN: "shutdown",
     libvirt.VIR_DOMAIN_EVENT_CRASHED: "crashed",
+}
+
+
+_CLOSE_REASONS = {
+    libvirt.VIR_CONNECT_CLOSE_REASON_ERROR: "an I/O error",
+    libvirt.VIR_CONNECT_CLOSE_REASON_EOF: "libvirtd closed it",
+    libvirt.VIR_CONNECT_CLOSE_REASON_KEEPALIVE: "libvirtd no longer answers",
+    libvirt.VIR_CONNECT_CLOSE_REASON_CLIENT: "closed by us",
 }
 
 
@@ -181,6 +190,7 @@ class Domain:
             None,
         )
         self._console_source, self._stream = source, stream
+        self._hypervisor.tell_when_lost(source)
         return source
 
     def resume(self) -> None:
@@ -312,6 +322,16 @@ class Hypervisor:
         with contextlib.suppress(libvirt.libvirtError):  # not every driver has it
             self._connection.setKeepAlive(KEEPALIVE_S, KEEPALIVE_COUNT)
         self._watched: dict[str, list[int]] = {}
+        self._consoles: weakref.WeakSet[ByteQueue] = weakref.WeakSet()
+        self._closed_by = ""
+        with contextlib.suppress(libvirt.libvirtError):  # local drivers without a daemon have no connection to lose
+            self._connection.registerCloseCallback(self._lost, None)
+
+    def _lost(self, _connection: object, reason: int, _opaque: object) -> None:
+        """libvirtd went away: streams do not end by themselves then, so whoever reads a console is told."""
+        self._closed_by = _CLOSE_REASONS.get(reason, f"reason {reason}")
+        for console in tuple(self._consoles):
+            console.put(b"")
 
     def close(self) -> None:
         """Hang up; domains of ours that still run are destroyed by libvirt."""
@@ -320,6 +340,8 @@ class Hypervisor:
 
     def alive(self) -> bool:
         """Whether the connection still works."""
+        if self._closed_by:
+            return False
         with contextlib.suppress(libvirt.libvirtError):
             return bool(self._connection.isAlive())
         return False
@@ -409,6 +431,10 @@ class Hypervisor:
             poll(f"libvirt at {self.uri} to answer again", attempt, timeout_s=RESTART_TIMEOUT_S)
         except WaitedInVain as error:
             raise HostError(f"{error}; {name} may still run: kdump-harness clean removes it") from None
+
+    def tell_when_lost(self, console: ByteQueue) -> None:
+        """End this console when the connection breaks."""
+        self._consoles.add(console)
 
     def new_stream(self) -> Any:
         """A stream that never blocks."""

@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .vmcore import NotInDump, Vmcore, VmcoreError
+from .vmcore import Leftover, NotInDump, PageClass, Tally, Vmcore, VmcoreError, classify
 
 MIB = 1 << 20
+FIRST_MIB_FRAMES = MIB // 4096
 LISTED_MAX = 100  # differing frames are listed one by one up to this many
 _EVERY_PAGES = 2048  # between two reports of progress
 
@@ -43,10 +44,12 @@ class Comparison:
     dropped: int
     dropped_empty: int  # of these, the pages that really held nothing but zeros
     unreadable: int
+    classes: dict[str, dict[str, int]]  # what the frames of the vmcore's RAM held, by the picture's struct pages
+    wrong_side: tuple[str, ...]  # classes that the level should have dropped or kept, and did not
 
     @property
     def ok(self) -> bool:
-        """Whether every page is what it should be."""
+        """Whether every page that is there is what it should be; which ones are there is for others to judge."""
         return not (self.unexplained or self.absent or self.unreadable)
 
     def summary(self) -> str:
@@ -58,7 +61,7 @@ class Comparison:
             text += f" ({explained:,} explained" + (f"; unexplained: {frames})" if frames else ")")
         for count, what in ((self.absent, "unknown to the hypervisor"), (self.unreadable, "unreadable")):
             text += f", {count:,} {what}" if count else ""
-        return text
+        return "; ".join([text, *self.wrong_side])
 
     def to_json(self) -> dict[str, Any]:
         """The record as JSON takes it."""
@@ -97,6 +100,10 @@ def compare(vmcore: Vmcore, memory: Vmcore, *, progress: Progress | None = None)
             empty += memory.read_page(pfn) == zeros
         except VmcoreError:
             absent += 1
+    counts = _true_classes(vmcore, memory)
+    wrong_side: tuple[str, ...] = ()
+    if vmcore.header is not None and vmcore.header.level is not None:
+        wrong_side = tuple(Leftover.of(counts, vmcore.header.level).remarks())
     return Comparison(
         compared=len(kept) - absent - unreadable,
         differences=tuple(differences),
@@ -105,7 +112,31 @@ def compare(vmcore: Vmcore, memory: Vmcore, *, progress: Progress | None = None)
         dropped=len(dropped),
         dropped_empty=empty,
         unreadable=unreadable,
+        classes={each.name.lower(): asdict(tally) for each, tally in counts.items()},
+        wrong_side=wrong_side,
     )
+
+
+def _true_classes(vmcore: Vmcore, memory: Vmcore) -> dict[PageClass, Tally]:
+    """How many frames of each class the vmcore has and keeps, by the hypervisor's picture of the struct pages.
+
+    Empty where VMCOREINFO does not say how to read them.
+    """
+    try:
+        codes = classify(memory).codes
+    except VmcoreError:
+        return {}
+    frames = min(len(codes), vmcore.max_pfn)
+    ram, kept = (
+        np.unpackbits(bitmap, bitorder="little")[:frames].astype(np.bool_)
+        for bitmap in (vmcore.ram_bitmap(), vmcore.kept_bitmap())
+    )
+    counts: dict[PageClass, Tally] = {}
+    for each in PageClass:
+        mine = (codes[:frames] == each) & ram
+        if each is not PageClass.HOLE and (total := int(mine.sum())):
+            counts[each] = Tally(total, int((mine & kept).sum()))
+    return counts
 
 
 def _frames(bitmap: NDArray[np.uint8], frames: int) -> NDArray[np.intp]:
@@ -118,4 +149,9 @@ def _difference(pfn: int, ours: bytes, theirs: bytes) -> Difference:
 
 
 def _reason(pfn: int) -> str | None:
-    return None
+    """Why a frame may differ although the vmcore is right; frames are listed whatever the reason.
+
+    The capture kernel uses the first MiB itself (its real-mode trampoline is there). Kernels before 5.5 copied the
+    first 640 KiB away before they jumped, so that the vmcore has what was there before, and we see it after.
+    """
+    return "the first MiB, which the capture kernel uses itself" if pfn < FIRST_MIB_FRAMES else None

@@ -22,6 +22,7 @@ from .family import Family, find_family
 from .guest import Guest
 from .runtime import Machine, Options, Run
 from .stack import KdumpConfig, Stack
+from .sweep import Sweep, SweepPlan, run_sweep
 from .target import LocalTarget, find_target
 from .trigger import Trigger, find_trigger
 from .verdict import Verdict
@@ -323,6 +324,28 @@ def drill(
         verdict = _available(lambda: run_drill(harness_run, Plan(**{**settings, **changes})))
         report_verdict(request.node, verdict)
         return verdict
+
+    return take
+
+
+@pytest.fixture
+def sweep(
+    request: pytest.FixtureRequest, harness_run: Run, image: Subject, machine: Machine, crashkernel: str | None
+) -> Callable[..., Sweep]:
+    """Sweep the image with this test's dimensions; keyword arguments replace fields of the SweepPlan."""
+
+    def take(**changes: Any) -> Sweep:
+        settings: dict[str, Any] = {
+            "subject": image,
+            "machine": machine,
+            "crashkernel": crashkernel,
+            "name": evidence_name(request.node),
+            "scenario": scenario_name(request.node),
+        }
+        plan = SweepPlan(**{**settings, **changes})
+        return _available(
+            lambda: run_sweep(harness_run, plan, on_verdict=lambda verdict: report_verdict(request.node, verdict))
+        )
 
     return take
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from . import accel
 from .domain import PREFIX, DomainSpec, Hypervisor
-from .errors import CommandFailed, HostError, UsageError
+from .errors import CommandFailed, GuestError, HostError, UsageError
 from .evidence import Evidence, EvidenceRoot
 from .guest import Guest
 from .progress import Progress, console_echo
@@ -198,6 +198,11 @@ class Run:
             )
             yield guest
             guest.close_shell()
+        except GuestError as error:
+            if domain.connection_lost():
+                said = error.args[0]
+                raise HostError(f"the connection to libvirt broke while {identity.name} was in use ({said})") from None
+            raise
         finally:
             domain.destroy()
             for path in (seed, disk):

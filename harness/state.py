@@ -42,7 +42,7 @@ class Leftover:
     """Something that a dead run left, and how to remove it."""
 
     what: str
-    remove: Callable[[], None]
+    remove: Callable[[], bool]
 
 
 def require_space(directory: Path, need_mib: int, what: str, *, option: str) -> None:
@@ -257,10 +257,11 @@ def _lives(run: Path) -> bool:
     return False
 
 
-def _remove_tree(path: Path) -> None:
-    """Remove a directory or file, if it is there."""
+def _remove_tree(path: Path) -> bool:
+    """Remove a directory or file, if it is there; whether it is gone (it may be another user's)."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
         with contextlib.suppress(OSError):
             path.unlink()
+    return not path.is_symlink() and not path.exists()

@@ -14,7 +14,9 @@ from rich.console import Console as RichConsole
 from rich.markup import escape
 from rich.table import Table
 
+from . import plot
 from .catalog import load_catalog
+from .cells import COMPUTED, REFUSED, Cell
 from .diagnosis import diagnose_file
 from .disk import Subject, probe_format
 from .doctor import examine
@@ -28,10 +30,13 @@ from .progress import Progress, err
 from .runtime import Machine, Options, Run
 from .stack import KdumpConfig
 from .state import State, is_held
+from .sweep import Sweep, SweepPlan, parse_compressions, parse_levels, parse_real, run_sweep
 from .triage import Triage, check_given, triage
 from .verdict import Verdict
 from .vmcore import VmcoreError, open_vmcore
 from .vmcore import inspect as inspect_vmcore
+
+MIB = 1 << 20
 
 out = RichConsole(highlight=False, emoji=False)
 
@@ -186,6 +191,81 @@ def show_verdict(verdict: Verdict) -> None:
     out.print(f"verified: {'true' if verdict.verified else 'false'}")
 
 
+def sweep(arguments: argparse.Namespace) -> int:
+    subject = find_subject(arguments.image, family=arguments.family, login=arguments.login)
+    plan = SweepPlan(
+        subject=subject,
+        levels=parse_levels(arguments.levels),
+        compressions=parse_compressions(arguments.compress),
+        real=parse_real(arguments.real),
+        machine=Machine(memory_mib=arguments.memory, vcpus=arguments.vcpus),
+        crashkernel=arguments.crashkernel,
+        budget_s=arguments.budget,
+    )
+    plan.check()
+    check_writable(arguments.evidence)
+    if arguments.plot is not None:
+        plot.check_format(Path(arguments.plot))
+    for to in (arguments.json, arguments.plot):
+        _check_output(to)
+    with Run(_options(arguments)) as run:
+        found = run_sweep(run, plan)
+    if arguments.plot is not None:
+        found.draw(Path(arguments.plot))
+    _write_json(arguments.json, found.to_json())
+    if arguments.json != "-":
+        show_sweep(found)
+    return EXIT_OK if found.ok else EXIT_FAILED
+
+
+def show_sweep(found: Sweep) -> None:
+    """The table for people, and above it what does not hold."""
+    out.print()
+    title = "[bold green]HOLDS[/]" if found.ok else "[bold red]DOES NOT HOLD[/]"
+    out.print(f"{escape(found.image)}  {title}")
+    facts = (
+        f"kernel {found.kernel}",
+        f"makedumpfile {found.makedumpfile or 'not installed'}",
+        f"{found.memory_mib} MiB, {found.vcpus} CPUs, {found.accelerator}",
+        f"real crashes: {found.crashes}, all in {found.took_s:.0f} s",
+    )
+    out.print(escape("  " + "; ".join(facts)), soft_wrap=True)
+    for failure in found.failures():
+        out.print(f"[red]NO[/] {escape(failure)}", soft_wrap=True)
+    if found.relations:
+        held = sum(relation.ok for relation in found.relations)
+        out.print(f"  {held} of {len(found.relations)} relations between the cells hold")
+    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
+    table.add_column("-d", justify="right")
+    for name in found.compressions:
+        table.add_column(name, justify="right", no_wrap=True)
+    for level in sorted({cell.level for cell in found.cells}):
+        table.add_row(str(level), *(_cell_text(found.cell(level, name)) for name in found.compressions))
+    out.print(table)
+    if any(cell.how == COMPUTED for cell in found.cells):
+        out.print(
+            "~ computed by the guest's makedumpfile from the crash at -d 0; the others are real crashes, with the"
+            " seconds that the dump took",
+            soft_wrap=True,
+        )
+    for note in found.notes:
+        out.print(f"[yellow]{escape(note)}[/]", soft_wrap=True)
+    out.print(f"evidence: {escape(found.evidence)}", soft_wrap=True)
+    out.print(f"holds: {'true' if found.ok else 'false'}")
+
+
+def _cell_text(cell: Cell | None) -> str:
+    if cell is None:
+        return ""
+    if cell.how == REFUSED:
+        return "[yellow]refused[/]"
+    mark = "~" if cell.how == COMPUTED else ""
+    size = f"{mark}{cell.size_bytes / MIB:,.1f} MiB" if cell.size_bytes is not None else f"{mark}no dump"
+    took = f" in {cell.dump_s:.0f} s" if cell.dump_s is not None else ""
+    pages = f"\n{cell.pages_kept:,} pages" if cell.pages_kept is not None else ""
+    return f"{'' if cell.ok else '[red]NO[/] '}{size}{took}[dim]{pages}[/]"
+
+
 def inspect(arguments: argparse.Namespace) -> int:
     for to in (arguments.json, arguments.dmesg):
         _check_output(to, not_over=arguments.vmcore)
@@ -285,6 +365,7 @@ def clean(arguments: argparse.Namespace) -> int:
     living = state.living_runs()
     doing = "would remove" if arguments.dry_run else "removed"
     count = 0
+    stuck: list[str] = []
     try:
         hypervisor = Hypervisor(arguments.uri)
     except HostError as error:
@@ -298,12 +379,15 @@ def clean(arguments: argparse.Namespace) -> int:
                 count += 1
         hypervisor.close()
     for leftover in (*state.leftovers(), *(state.cached() if arguments.caches else ())):
-        if not arguments.dry_run:
-            leftover.remove()
-        out.print(f"{doing} {leftover.what}")
         count += 1
+        if not arguments.dry_run and not leftover.remove():
+            stuck.append(leftover.what)
+        else:
+            out.print(f"{doing} {leftover.what}")
     if not count:
         out.print("nothing to remove")
+    if stuck:
+        raise HostError(f"cannot remove {', '.join(stuck)} in {state.directory}: run clean as who made them")
     return EXIT_OK
 
 

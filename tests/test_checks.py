@@ -27,9 +27,6 @@ LOGGED = DUMPS / "logs" / "6.1.0.kdump"  # a dump whose kernel log can be read
 NEW = "/var/crash/202611221705/dump.202611221705"
 PART = "/var/crash/202611221705/dump-incomplete"
 
-# As if the guest had had only pages of its kernel.
-NOTHING_DROPPABLE = MemoryState(pages=dict.fromkeys(CLASSES, 0), sure=0, codes=np.zeros(1 << 20, dtype=np.uint8))
-
 CONTRACT = {
     "schema", "image", "family", "kernel", "makedumpfile", "accelerator", "memory_mib", "vcpus", "crashkernel",
     "reserved_mib", "trigger", "target", "level", "compress", "reached", "verified", "stopped_by", "checks",
@@ -126,6 +123,17 @@ def test_the_permissions_seen_are_told_as_people_write_them(verdict: Verdict) ->
 # ---------------------------------------------------------------- the file
 
 
+def memory_of(path: Path, *, kept: str = "kernel", share: float = 1.0, others: str = "free") -> MemoryState:
+    """The memory of a guest whose kept pages (or a share of them) were of one class, and all others of another."""
+    with open_vmcore(path) as vmcore:
+        bits = np.unpackbits(vmcore.kept_bitmap(), bitorder="little")[: vmcore.max_pfn]
+    frames = np.flatnonzero(bits)
+    codes = np.where(bits, CLASSES.index("kernel"), CLASSES.index(others)).astype(np.uint8)
+    codes[frames[: int(len(frames) * share)]] = CLASSES.index(kept)
+    pages = {name: int((codes == number).sum()) for number, name in enumerate(CLASSES)}
+    return MemoryState(pages=pages, sure=0, codes=codes)
+
+
 def facts_of(path: Path, **other: Any) -> CrashFacts:
     """What a drill would know if this dump were of its own crash."""
     dump = inspect(path)
@@ -150,7 +158,7 @@ def facts_of(path: Path, **other: Any) -> CrashFacts:
         trigger=find_trigger("sysrq-c"),
         nonce=other.get("nonce", "sysrq triggered crash"),
         crashed_after_s=(0.0, 2.0),
-        memory=other.get("memory", NOTHING_DROPPABLE),
+        memory=other.get("memory") or memory_of(path),
     )
 
 
@@ -206,7 +214,8 @@ def test_a_dump_of_this_crash_passes_every_check(verdict: Verdict) -> None:
     ],
 )
 def test_each_difference_fails_its_own_check_alone(verdict: Verdict, other: dict[str, Any], failing: str) -> None:
-    assert [name for name, ok in judge(verdict, LOGGED, **other).items() if not ok] == [failing]
+    memory = memory_of(LOGGED, others="cache")  # which each of the levels here drops
+    assert [name for name, ok in judge(verdict, LOGGED, memory=memory, **other).items() if not ok] == [failing]
 
 
 def test_another_panic_is_not_the_triggers(verdict: Verdict) -> None:
@@ -245,16 +254,6 @@ def test_an_empty_file_is_no_dump_whatever_its_name(verdict: Verdict, tmp_path: 
 # ---------------------------------------------------------------- the right pages
 
 
-def memory_where(code: str, share: float = 1.0) -> MemoryState:
-    """The memory of LOGGED as if this share of the pages that it kept had been of one class."""
-    with open_vmcore(LOGGED) as vmcore:
-        kept = np.flatnonzero(np.unpackbits(vmcore.kept_bitmap(), bitorder="little")[: vmcore.max_pfn])
-        codes = np.zeros(vmcore.max_pfn, dtype=np.uint8)
-    codes[kept[: int(len(kept) * share)]] = CLASSES.index(code)
-    pages = {name: int((codes == number).sum()) for number, name in enumerate(CLASSES)}
-    return MemoryState(pages=pages, sure=0, codes=codes)
-
-
 @pytest.fixture
 def strict(monkeypatch: pytest.MonkeyPatch) -> None:
     """The small dump keeps fewer pages than may change their class on a real guest."""
@@ -264,23 +263,24 @@ def strict(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("crash_time", "strict")
 @pytest.mark.parametrize("code", ["free", "cache", "private cache", "user"])
 def test_pages_that_the_level_drops_and_the_dump_keeps_fail_the_filter(verdict: Verdict, code: str) -> None:
-    failing = [name for name, ok in judge(verdict, LOGGED, memory=memory_where(code)).items() if not ok]
+    others = "cache" if code == "free" else "free"
+    memory = memory_of(LOGGED, kept=code, others=others)
+    failing = [name for name, ok in judge(verdict, LOGGED, memory=memory).items() if not ok]
     assert failing == ["filter"]
     seen = next(check.seen for check in verdict.checks if check.name == "filter")
-    count = memory_where(code).pages[code]
-    assert f"{code}: {count:,} of {count:,} kept" in seen
+    assert f"{memory.pages[code]:,} of the {code} pages" in seen
 
 
 @pytest.mark.usefixtures("crash_time", "strict")
 def test_the_kernels_own_pages_are_nothing_to_drop(verdict: Verdict) -> None:
-    assert all(judge(verdict, LOGGED, memory=memory_where("kernel")).values())
+    assert all(judge(verdict, LOGGED, memory=memory_of(LOGGED)).values())
 
 
 @pytest.mark.usefixtures("crash_time", "strict")
 def test_a_few_pages_that_changed_their_class_do_not_matter(verdict: Verdict) -> None:
     with open_vmcore(LOGGED) as vmcore:
         share = 3 / vmcore.pages_kept
-    assert all(judge(verdict, LOGGED, memory=memory_where("free", share)).values())
+    assert all(judge(verdict, LOGGED, memory=memory_of(LOGGED, kept="free", share=share, others="cache")).values())
 
 
 @pytest.mark.usefixtures("crash_time", "strict")
@@ -296,10 +296,41 @@ def test_without_page_flags_the_sums_decide(verdict: Verdict, monkeypatch: pytes
 
 
 @pytest.mark.usefixtures("crash_time", "strict")
-def test_too_few_pages_for_the_kernel_alone(verdict: Verdict) -> None:
-    with open_vmcore(LOGGED) as vmcore:
-        memory = dataclasses.replace(memory_where("kernel"), sure=vmcore.pages_kept * 3)
+def test_too_few_pages_for_what_the_level_keeps(verdict: Verdict) -> None:
+    memory = memory_of(LOGGED, others="kernel")
     assert [name for name, ok in judge(verdict, LOGGED, memory=memory).items() if not ok] == ["pages"]
+
+
+# Three guests' dumps, cut down to their struct pages: what the level dropped is absent in all of them.
+CLASSED = sorted((DUMPS / "classes").glob("*.kdump"))
+
+
+@pytest.mark.parametrize("path", CLASSED, ids=lambda path: path.stem)
+def test_the_dumps_own_struct_pages_are_the_second_witness(verdict: Verdict, path: Path) -> None:
+    judge(verdict, path, level=31)
+    seen = {check.name: check.seen for check in verdict.checks}
+    free = inspect(path).classes["free"]["total"]
+    assert outcome(verdict)["filter"]
+    assert f"by the dump's own struct pages 0 of {free:,} free" in seen["filter"]
+    # Nothing of the slab is in these files.
+    assert not outcome(verdict)["pages"]
+    assert "level 31 keeps slab pages" in seen["pages"]
+
+
+@pytest.mark.parametrize("path", CLASSED, ids=lambda path: path.stem)
+def test_what_the_struct_pages_say_fails_the_filter_alone(
+    verdict: Verdict, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    really = checks.inspect_opened
+
+    def with_free_pages(vmcore: Any) -> Any:
+        found = really(vmcore)
+        free = {"total": found.classes["free"]["total"], "kept": found.classes["free"]["total"]}
+        return dataclasses.replace(found, classes={**found.classes, "free": free})
+
+    monkeypatch.setattr(checks, "inspect_opened", with_free_pages)
+    judge(verdict, path, level=31)
+    assert not outcome(verdict)["filter"]
 
 
 @pytest.mark.usefixtures("crash_time", "strict")

@@ -20,7 +20,7 @@ from harness.cli import main
 DATA = Path(__file__).parent / "data"
 DUMP = DATA / "vmcore" / "zlib.kdump"
 CONSOLE = DATA / "drills" / "debian-12-verified.log"
-VERBS = ("doctor", "images", "drill", "inspect", "diagnose", "clean")
+VERBS = ("doctor", "images", "drill", "sweep", "inspect", "diagnose", "clean")
 
 
 @pytest.fixture(autouse=True)
@@ -71,6 +71,14 @@ def refused(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Any:
         (["drill", "debian-12", "--level", "-1"], "dump level -1 does not exist (0 to 31; "),
         (["drill", "debian-12", "--compress", "brotli"], "unknown compression 'brotli' (known: none, zlib, "),
         (["drill", "debian-12", "--crashkernel", "256 M"], "crashkernel='256 M' cannot be a kernel argument (as in "),
+        (["sweep", "debain-12"], "unknown image 'debain-12' (did you mean debian-12"),
+        (["sweep", "debian-12", "--levels", "0,32"], "dump level '32' does not exist (0 to 31; "),
+        (["sweep", "debian-12", "--levels", "0,"], "'0,' is no list of levels (as in 0,1,16,31)"),
+        (["sweep", "debian-12", "--compress", "zlib,brotli"], "unknown compression 'brotli' (known: none, zlib, "),
+        (["sweep", "debian-12", "--real", "0"], "'0' is no number of real crashes (1 to 160, or all)"),
+        (["sweep", "debian-12", "--plot", "sizes.txt"], "sizes.txt: a plot is written as .svg, .png, .pdf"),
+        (["sweep", "debian-12", "--plot", "no/sizes.svg"], "no/sizes.svg cannot be written: "),
+        (["sweep", "debian-12", "--crashkernel", "none"], "a guest without a reservation has nothing to sweep"),
         (["images", "gentoo-*"], "no image matches 'gentoo-*' (known: debian-11, "),
         (["inspect", "no-such-file"], "no-such-file"),
         (["inspect", "."], "."),

@@ -18,6 +18,7 @@ class Trickle(ByteQueue):
 
     def __init__(self, pieces: list[bytes]) -> None:
         super().__init__()
+        self.gather_s = 0.0  # nothing comes by itself here
         self._pieces = iter(pieces)
 
     def read_nonblocking(self, size: int = 1, timeout: float | None = None) -> bytes:

@@ -13,7 +13,7 @@ HARNESS = Path(__file__).parent.parent / "harness"
 # From the bottom up; a module may import from its own row and from the rows above it in this list.
 LAYERS = (
     ("errors", "stage", "facts"),
-    ("timing", "mirror", "checksums", "verdict", "config"),
+    ("timing", "mirror", "checksums", "verdict", "config", "plot"),
     ("evidence", "catalog", "seed", "progress", "family"),
     ("vmcore", "diagnosis", "download", "build", "state", "support"),
     ("console", "shell", "triage"),
@@ -21,8 +21,9 @@ LAYERS = (
     ("accel", "guest"),
     ("runtime",),
     ("stack", "trigger", "target", "memstate"),
-    ("disk", "checks", "oracle", "watch", "known"),
+    ("disk", "checks", "oracle", "watch", "known", "cells", "refilter"),
     ("drill", "doctor"),
+    ("sweep",),
     ("verbs",),
     ("plugin", "cli"),
 )
@@ -30,6 +31,7 @@ RANK = {module: rank for rank, modules in enumerate(LAYERS) for module in module
 ONLY_IN = {
     "drgn": "triage",
     "libvirt": "domain",
+    "matplotlib": "plot",
     "paramiko": "shell",
     "pexpect": "console",
     "pytest": "plugin",

@@ -8,11 +8,18 @@ from pathlib import Path
 import pytest
 from vmcore_factory import PAGE, Kdump, elf, text_page
 
+from harness import oracle
 from harness.oracle import Comparison, compare
 from harness.vmcore import open_vmcore
 
 FRAMES = 16
 MEMORY = {pfn: text_page(pfn) if pfn % 2 else bytes(PAGE) for pfn in range(FRAMES)}
+
+
+@pytest.fixture(autouse=True)
+def _all_frames_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The memory of these tests is smaller than the first MiB, in which differences have a reason."""
+    monkeypatch.setattr(oracle, "FIRST_MIB_FRAMES", 0)
 
 
 def ask(
@@ -39,6 +46,16 @@ def test_a_changed_byte_is_found_with_its_frame_and_place(tmp_path: Path) -> Non
     (one,) = found.differences
     assert (found.ok, one.pfn, one.bytes_differ, one.first_offset) == (False, 5, 2, 100)
     assert "1 differ (0 explained; unexplained: 0x5)" in found.summary()
+
+
+def test_what_the_capture_kernel_uses_itself_is_listed_with_the_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(oracle, "FIRST_MIB_FRAMES", 256)
+    found = ask(tmp_path, {3: MEMORY[3], 5: text_page(6)})
+    (one,) = found.differences
+    assert found.ok
+    assert (one.pfn, one.reason) == (5, "the first MiB, which the capture kernel uses itself")
 
 
 def test_dropped_pages_that_held_something_are_counted(tmp_path: Path) -> None:

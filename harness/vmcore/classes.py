@@ -133,10 +133,18 @@ class Leftover:
 
     def remarks(self) -> Iterator[str]:
         """Sentences about classes of which more than a sliver is on the wrong side."""
+        yield from self.too_many()
+        yield from self.too_few()
+
+    def too_many(self) -> Iterator[str]:
+        """The classes that should have been dropped and were not."""
         for each, tally in self.dropped.items():
             if tally.kept > max(_LEFT_PAGES, _LEFT_SHARE * tally.total):
                 share = f"{tally.kept:,} of {tally.total:,}"
                 yield f"level {self.level} drops {each.label} pages, but {share} are in the dump"
+
+    def too_few(self) -> Iterator[str]:
+        """The classes that should have been kept and were not."""
         for each, tally in self.kept.items():
             if tally.absent > _LOST_PAGES and not self.zeros_absent:
                 share = f"{tally.absent:,} of {tally.total:,}"
