@@ -28,7 +28,7 @@ drill: setup ## One full drill of IMAGE (debian-12)
 	@$(call in_group,$(BIN)/kdump-harness drill '$(IMAGE)')
 
 test: setup ## The quick tests: no guest, no root, no network
-	@$(BIN)/pytest tests
+	@$(BIN)/pytest tests -n auto
 
 scenarios: setup ## Real guests, real panics: IMAGES="debian-11 debian-12"
 	@$(call in_group,$(BIN)/pytest scenarios $(foreach image,$(IMAGES),--image '$(image)'))
@@ -37,7 +37,7 @@ check: setup ## Formatting, lint, types, tests
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
-	@$(BIN)/pytest tests
+	@$(BIN)/pytest tests -n auto
 
 bench: setup ## The figures
 	@sh harness/setup_host.sh benchmarks/host.toml

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,8 @@ from harness.stage import Stage
 from harness.target import FoundFile
 from harness.trigger import find_trigger
 from harness.verdict import Verdict
-from harness.vmcore import inspect, open_vmcore
+from harness.vmcore import inspect as inspect_anew
+from harness.vmcore import open_vmcore
 
 DUMPS = Path(__file__).parent / "data" / "vmcore"
 CRASH_S = 1_780_000_000
@@ -123,6 +125,10 @@ def test_the_permissions_seen_are_told_as_people_write_them(verdict: Verdict) ->
 # ---------------------------------------------------------------- the file
 
 
+inspect = functools.cache(inspect_anew)  # the files do not change
+
+
+@functools.cache
 def memory_of(path: Path, *, kept: str = "kernel", share: float = 1.0, others: str = "free") -> MemoryState:
     """The memory of a guest whose kept pages (or a share of them) were of one class, and all others of another."""
     with open_vmcore(path) as vmcore:

@@ -395,7 +395,7 @@ def test_a_drill_of_a_good_crash_is_stopped_by_nothing(follow: Any) -> None:
 
 
 def test_a_capture_kernel_gone_silent_is_given_up_and_named(follow: Any) -> None:
-    stopped = follow(DUMPING, factor=0.02)
+    stopped = follow(DUMPING, factor=0.06)
     assert "the console has been silent for" in stopped
     assert stopped.endswith("while waiting for the capture kernel to save the vmcore")
 
