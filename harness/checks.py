@@ -59,9 +59,15 @@ def choose_dump(verdict: Verdict, files: dict[str, FoundFile], before: dict[str,
         "final-name",
         bool(finished) and not unfinished,
         expected="only dumps under their final name",
-        seen=", ".join(file.path for file in unfinished) or ", ".join(file.path for file in finished) or "none",
+        seen=", ".join(_with_reason(file) for file in unfinished)
+        or ", ".join(file.path for file in finished)
+        or "none",
     )
     return finished[0] if finished else None
+
+
+def _with_reason(file: FoundFile) -> str:
+    return f"{file.path} ({file.unfinished})" if file.unfinished else file.path
 
 
 def check_permissions(verdict: Verdict, file: FoundFile) -> None:
@@ -74,8 +80,11 @@ def check_permissions(verdict: Verdict, file: FoundFile) -> None:
     )
 
 
-def check_dump(verdict: Verdict, path: Path, facts: CrashFacts, *, expected_format: str) -> Inspection | None:
+def check_dump(
+    verdict: Verdict, path: Path, facts: CrashFacts, *, expected_formats: tuple[str, ...]
+) -> Inspection | None:
     """Open the dump and make every check that needs only the file."""
+    expected_format = " or ".join(expected_formats)
     try:
         with open_vmcore(path) as vmcore:
             found = inspect_opened(vmcore)
@@ -97,7 +106,7 @@ def check_dump(verdict: Verdict, path: Path, facts: CrashFacts, *, expected_form
         ):
             verdict.check(name, False, expected=expected, seen=why)
         return None
-    verdict.check("format", found.format == expected_format, expected=expected_format, seen=found.format)
+    verdict.check("format", found.format in expected_formats, expected=expected_format, seen=found.format)
     verdict.check("level", found.level == facts.level, expected=facts.level, seen=found.level)
     verdict.check("compression", found.compression == facts.compress, expected=facts.compress, seen=found.compression)
     damage = "; ".join(f"{one.kind}: {one.message}" for one in found.damage[:3])

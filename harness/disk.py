@@ -191,57 +191,89 @@ def armed_disk(
 ) -> ArmedDisk:
     """The disk with kdump installed, configured, reserved and armed once; made once for all that ask."""
     family = subject.family
-    packages = family.packages if packages is None else packages
-    base = base_disk(run, subject, packages)
-    crashkernel = config.crashkernel or family.crashkernel
-    parts = (ARMED_VERSION, base.key, family, packages, crashkernel, machine.cpu_level)
+    base = base_disk(run, subject, family.packages if packages is None else packages)
+    # A new initramfs for each drill would take minutes: where it has a copy of them, settings are part of the disk.
+    settings = (config.level, config.compress) if family.config.in_initramfs else ()
+    parts = (ARMED_VERSION, base.key, family, packages, config.crashkernel, settings, machine.cpu_level)
     key = hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
     def make(part: Path) -> dict[str, object]:
         run.state.require_space(ARMED_NEED_MIB, f"arming {subject.name}")
         disk = part / "disk.qcow2"
         create_overlay(disk, base.path, base_format=base.format)
-        kernel = _arm(run, subject, machine, disk, crashkernel, packages)
-        return {"subject": subject.name, "kernel": kernel, "crashkernel": crashkernel, "base": asdict(base)}
+        return {**_arm(run, subject, machine, disk, config, packages), "base": asdict(base)}
 
     directory = run.state.make_once("armed", key, make, say=run.progress.say, what=f"the armed disk of {subject.name}")
     meta = json.loads((directory / "meta.json").read_text(encoding="utf-8"))
     return ArmedDisk(path=directory / "disk.qcow2", kernel=meta["kernel"], base=base)
 
 
-def _arm(run: Run, subject: Subject, machine: Machine, disk: Path, crashkernel: str, packages: tuple[str, ...]) -> str:
-    """Boot the disk, make its kdump ready with the guest's own tools, and see it loaded; returns the kernel release."""
+def _arm(
+    run: Run, subject: Subject, machine: Machine, disk: Path, config: KdumpConfig, packages: tuple[str, ...] | None
+) -> dict[str, object]:
+    """Boot the disk, make its kdump ready with the guest's own tools, and see it loaded; returns what it is."""
     evidence = run.evidence(f"arm-{subject.name}")
     identity = run.identity(f"arm-{subject.name}")
     try:
         with _booted(run, subject, machine, disk, evidence, identity, "booting") as guest:
-            stack = Stack(guest, subject.family)
-            stack.check_family(stack.state())
+            stack = _identified(run, subject, guest)
             with run.progress.step("arming: kdump packages"):
-                stack.install(packages)
-            with run.progress.step("arming: boot loader and capture initramfs, by the guest's own tools", usual_s=100):
-                stack.enable()
-                stack.write_bootloader(crashkernel)
-                stack.reserve_and_build()
+                installed = stack.install(stack.family.packages if packages is None else packages)
+            again = installed and stack.family.reboot_after_install
+            if not again:
+                _configure(run, stack, config)
             stack.pause_cloud_init()
             _shut_down(run, guest)
+        if again:
+            with _booted(run, subject, machine, disk, evidence, identity, "booting with the packages") as guest:
+                stack = _identified(run, subject, guest)
+                _configure(run, stack, config)
+                stack.pause_cloud_init()
+                _shut_down(run, guest)
         # A second power-on instead of a reboot: after a reset QEMU's emulation crawls for minutes through what
         # it had translated before, and a user's first boot with the reservation may well be a cold one.
         with _booted(run, subject, machine, disk, evidence, identity, "booting with the reservation") as guest:
-            stack = Stack(guest, subject.family)
-            stack.resume_cloud_init()
-            if crashkernel != "none":
+            loading = Stack(guest, stack.family)
+            loading.resume_cloud_init()
+            if config.crashkernel != "none":
                 with run.progress.step("arming: loading the capture kernel"):
-                    stack.wait_until_loaded()
+                    loading.wait_until_loaded()
             kernel = guest.shell.run("uname -r").out.strip()
             _shut_down(run, guest)
-        return kernel
+        return {
+            "subject": subject.name,
+            "release": stack.family.release,
+            "kernel": kernel,
+            "crashkernel": config.crashkernel or stack.family.crashkernel,
+        }
     except HarnessError as error:
         if error.see is None:
             error.see = evidence.directory
         raise
     finally:
         evidence.close()
+
+
+def _identified(run: Run, subject: Subject, guest: Guest) -> Stack:
+    stack = Stack(guest, subject.family)
+    stack.identify()
+    if stack.remark:
+        run.progress.say(f"{subject.name}: {stack.remark}")
+    return stack
+
+
+def _configure(run: Run, stack: Stack, config: KdumpConfig) -> None:
+    """Everything that kdump needs before the boot that brings the reservation."""
+    family = stack.family
+    crashkernel = config.crashkernel or family.crashkernel
+    with run.progress.step("arming: boot loader and capture initramfs, by the guest's own tools", usual_s=100):
+        stack.enable()
+        if family.config.in_initramfs:
+            stack.collect_with(
+                family.level if config.level is None else config.level, config.compress or family.compress
+            )
+        stack.write_bootloader(crashkernel)
+        stack.reserve_and_build(crashkernel)
 
 
 @contextlib.contextmanager

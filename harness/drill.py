@@ -132,7 +132,7 @@ class _Drill:
         self._boot(guest)
         stack = Stack(guest, self.plan.subject.family)
         before, dumps_before = self._prepare(guest, stack)
-        facts, watch = self._crash(guest, before)
+        facts, watch = self._crash(guest, stack, before)
         if watch.done:
             self._recover(guest, stack, facts, dumps_before)
         self._judge(watch)
@@ -147,22 +147,31 @@ class _Drill:
 
     def _prepare(self, guest: Guest, stack: Stack) -> tuple[GuestState, dict[str, FoundFile]]:
         """The state before the crash; raises when the guest is not what the drill needs."""
+        verdict = self.verdict
         with self.progress.step("looking at the guest before the crash"):
             wanted = self.plan.config
-            if not self.plan.as_is:
-                stack.collect_with(
-                    self.plan.subject.family.level if wanted.level is None else wanted.level,
-                    wanted.compress or self.plan.subject.family.compress,
+            stack.identify()
+            family = stack.family
+            verdict.release = family.release
+            if stack.remark:
+                verdict.remarks.append(stack.remark)
+                self.progress.say(f"{self.plan.subject.name}: {stack.remark}")
+            self.target = find_target(self.plan.target, family)
+            if self.plan.as_is:
+                stack.settle()
+            else:
+                changed = stack.collect_with(
+                    family.level if wanted.level is None else wanted.level, wanted.compress or family.compress
                 )
                 if wanted.crashkernel != "none":
+                    if changed and family.config.in_initramfs:
+                        stack.arm()
                     stack.wait_until_loaded()
             if self.plan.before_crash is not None:
                 self.plan.before_crash(guest, stack)
             before = stack.state()
-            stack.check_family(before)
-            dumps = self.target.list(guest.shell)
+            dumps = self.target.list(guest.shell, before.directory)
             self.memory = self._memory_state(guest, before)
-        verdict = self.verdict
         verdict.kernel, verdict.makedumpfile = before.kernel, before.makedumpfile
         verdict.crashkernel, verdict.reserved_mib = before.crashkernel, before.reserved_bytes // MIB
         verdict.level, verdict.compress = before.level, before.compress
@@ -185,12 +194,12 @@ class _Drill:
             self.evidence.event("no page flags", error=str(error))
             return from_meminfo(before.meminfo_kib)
 
-    def _crash(self, guest: Guest, before: GuestState) -> tuple[CrashFacts, CrashWatch]:
+    def _crash(self, guest: Guest, stack: Stack, before: GuestState) -> tuple[CrashFacts, CrashWatch]:
         """Leave the nonce, pull the trigger, follow the console."""
         nonce = secrets.token_hex(8)
         self.clock.mark("asked")  # "before" was read a moment ago; its clock is compared with ours from here
         guest.shell.run("echo %s > /dev/kmsg; sync", f"kdump-harness: this is crash {nonce}")
-        watch = CrashWatch(self.plan.subject.family.console, self.trigger.panic, self.clock, on_change=self._reach)
+        watch = CrashWatch(stack.family.console, self.trigger.panic, self.clock, on_change=self._reach)
         watch.stage = self.verdict.reached if self.verdict.reached >= Stage.ARMED else Stage.ARMED
         guest.console.drain()
         with guest.console.expecting_panic():
@@ -307,12 +316,12 @@ class _Drill:
                 new_boot = guest.connect()
                 if new_boot != facts.before.boot_id and verdict.reached >= Stage.SAVED:
                     self._reach(Stage.RECOVERED)
-            found = self.target.list(guest.shell)
+            found = self.target.list(guest.shell, facts.before.directory)
             self.evidence.json("found.json", [vars(file) for file in found.values()])
             chosen = checks.choose_dump(verdict, found, dumps_before)
             if chosen is not None:
                 checks.check_permissions(verdict, chosen)
-                self._fetch_and_check(guest, chosen, facts)
+                self._fetch_and_check(guest, stack, chosen, facts)
             if facts.before.loaded:
                 with self.progress.step("waiting for kdump to be armed again"):
                     armed = self._armed_again(stack)
@@ -329,7 +338,7 @@ class _Drill:
             budget_s=budget_s,
         )
 
-    def _fetch_and_check(self, guest: Guest, chosen: FoundFile, facts: CrashFacts) -> None:
+    def _fetch_and_check(self, guest: Guest, stack: Stack, chosen: FoundFile, facts: CrashFacts) -> None:
         local = self.evidence.directory / chosen.name
         require_space(self.evidence.directory, chosen.size_bytes // MIB + 16, "the vmcore", option="--evidence")
         with self.progress.step(f"fetching the vmcore, {chosen.size_bytes / MIB:.1f} MiB"):
@@ -338,7 +347,8 @@ class _Drill:
         self.dumps.append(local)
         self._pull_small_files(guest, chosen)
         with self.progress.step("checking the vmcore"):
-            found = checks.check_dump(self.verdict, local, facts, expected_format=self.plan.subject.family.dump_format)
+            formats = stack.formats(facts.before, self.target.name)
+            found = checks.check_dump(self.verdict, local, facts, expected_formats=formats)
         self._ask_oracle(local)
         self.verdict.dump = {
             "path": chosen.path,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import functools
 import tomllib
 import types
 import typing
@@ -68,7 +69,7 @@ def build(table: Any, cls: type[T], *, where: str) -> T:
     if not isinstance(table, dict):
         raise TableError(f"{where}: must be a table")
     assert dataclasses.is_dataclass(cls)
-    hints = typing.get_type_hints(cls)
+    hints = _hints(cls)
     fields = {field.name: field for field in dataclasses.fields(cls) if field.init}
     unknown = sorted(set(table) - set(fields))
     if unknown:
@@ -80,6 +81,12 @@ def build(table: Any, cls: type[T], *, where: str) -> T:
         elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
             raise TableError(f"{where}: missing {name}")
     return cls(**values)
+
+
+@functools.cache
+def _hints(cls: type) -> dict[str, Any]:
+    """The annotations of a dataclass; working them out takes longer than anything else here."""
+    return typing.get_type_hints(cls)
 
 
 def _convert(value: Any, hint: Any, *, where: str, key: str) -> Any:

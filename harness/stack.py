@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from .errors import CommandFailed, UsageError
-from .family import COMPRESS_FLAGS, MAX_LEVEL, Family
+from .config import Collection
+from .errors import CommandFailed, UsageError, WaitedInVain
+from .family import COMPRESS_FLAGS, MAX_LEVEL, Family, choose_release, fill
 from .guest import Guest
 from .timing import poll
 
@@ -16,7 +19,6 @@ MIB = 1 << 20
 # Unscaled, as for a guest under KVM.
 INSTALL_TIMEOUT_S = 300.0
 BUILD_TIMEOUT_S = 150.0
-ARM_TIMEOUT_S = 60.0
 COMMAND_TIMEOUT_S = 20.0
 
 # Our own serial console last and every message on it; "quiet" would hide the capture kernel's troubles.
@@ -28,8 +30,6 @@ _SIZE = "cat /sys/kernel/kexec_crash_size 2>/dev/null || cat /sys/kernel/kexec/c
 
 # https://cloudinit.readthedocs.io/en/latest/howto/disable_cloud_init.html
 _CLOUD_INIT_OFF = "/etc/cloud/cloud-init.disabled"
-
-_WITH_VALUE = "bdgix"  # options of makedumpfile that take a value
 
 _PROBE = {
     "boot_id": "cat /proc/sys/kernel/random/boot_id",
@@ -58,6 +58,11 @@ class KdumpConfig:
             raise UsageError(f"dump level {self.level} does not exist (0 to {MAX_LEVEL}; makedumpfile(8), -d)")
         if self.compress is not None and self.compress not in COMPRESS_FLAGS:
             raise UsageError(f"unknown compression {self.compress!r} (known: {', '.join(COMPRESS_FLAGS)})")
+        if self.compress is not None and self.compress not in family.config.compressions:
+            raise UsageError(
+                f"kdump of the family {family.name} has no setting for compression {self.compress}"
+                f" (it has {', '.join(family.config.compressions)})"
+            )
         if self.crashkernel is not None and not re.fullmatch(r"[\w@,:.+-]+", self.crashkernel):
             raise UsageError(
                 f"crashkernel={self.crashkernel!r} cannot be a kernel argument (as in 256M or 1G-4G:192M,4G-:256M)"
@@ -80,6 +85,8 @@ class GuestState:
     level: int | None
     compress: str | None
     hostname: str
+    elf: bool = False  # an ELF dump is asked for
+    directory: str | None = None  # where dumps go; None when that is no directory of this guest
     compressors: tuple[str, ...] = ()  # the compressions that its makedumpfile has
 
     @property
@@ -94,15 +101,21 @@ class Stack:
 
     def __init__(self, guest: Guest, family: Family) -> None:
         self.guest = guest
-        self.family = family
+        self.family = family  # as such until identify(); then as it is on this guest's release
+        self.remark: str | None = None  # why that is only the nearest row of the table
+        self.compressors: tuple[str, ...] | None = None  # that the guest's makedumpfile knows; None when not told
 
-    def state(self) -> GuestState:
-        """Ask the guest for everything at once; each command alone costs an emulated guest a second."""
-        probes = {
-            **_PROBE,
-            "makedumpfile": self.family.commands.makedumpfile,
-            "config": f"cat -- {shlex.quote(self.family.config_file)}",
-        }
+    def identify(self) -> None:
+        """Learn which release the guest is and drive it as such; UsageError when it is of another family."""
+        told = self._ask({"os_release": _PROBE["os_release"], "makedumpfile": self.family.commands.makedumpfile})
+        os_release = parse_os_release(told["os_release"])
+        self.check_family(os_release)
+        self.family, self.remark = choose_release(self.family, os_release, self.guest.shell.succeeds)
+        version = told["makedumpfile"]
+        self.compressors = built_in(version) if "makedumpfile: version" in version else None
+
+    def _ask(self, probes: Mapping[str, str]) -> dict[str, str]:
+        """The outputs of some commands, asked for at once: each command alone costs an emulated guest a second."""
         mark = "=====harness "
         script = "; ".join(f"echo '{mark}{name}'; {{ {command}; }} 2>&1" for name, command in probes.items())
         out = self.guest.shell.run(script, timeout_s=COMMAND_TIMEOUT_S * self.guest.factor, check=False).out
@@ -110,8 +123,20 @@ class Stack:
         for section in out.split(mark)[1:]:
             name, _, text = section.partition("\n")
             parts[name] = text.strip()
+        return parts
+
+    def state(self) -> GuestState:
+        """Ask the guest for everything at once."""
+        parts = self._ask(
+            {
+                **_PROBE,
+                "makedumpfile": self.family.commands.makedumpfile,
+                "config": f"cat -- {shlex.quote(self.family.config.file)}",
+            }
+        )
+        config = parts.get("config", "")
         version = re.search(r"makedumpfile: version (\S+)", parts.get("makedumpfile", ""))
-        level, compress = self.configured(parts.get("config", ""))
+        collection = self.family.config.collection(config)
         return GuestState(
             boot_id=parts["boot_id"],
             kernel=parts["kernel"],
@@ -124,68 +149,88 @@ class Stack:
                 if value.strip()
             },
             clock_s=float(parts["clock_s"]),
-            os_release=dict(_unquoted(line) for line in parts["os_release"].splitlines() if "=" in line),
+            os_release=parse_os_release(parts["os_release"]),
             makedumpfile=version.group(1) if version else None,
-            level=level,
-            compress=compress,
+            level=collection.level,
+            compress=collection.compress,
             hostname=parts["hostname"],
+            elf=collection.elf,
+            directory=self.family.config.directory(config),
             compressors=built_in(parts.get("makedumpfile", "")) if version else (),
         )
 
-    def configured(self, config: str) -> tuple[int | None, str | None]:
+    def configured(self, config: str) -> tuple[int, str]:
         """Level and compression that a configuration file asks for."""
-        options = self.family.config.default
-        for line in config.splitlines():
-            if re.search(self.family.config.pattern, line):
-                options = _assigned(line)
-        return _asked(options)
+        collection = self.family.config.collection(config)
+        return collection.level, collection.compress
 
-    def check_family(self, state: GuestState) -> None:
+    def formats(self, state: GuestState, target: str) -> tuple[str, ...]:
+        """What a dump of this guest may look like."""
+        formats = self.family.dumps.formats.get(target, ())
+        if not state.elf:
+            return formats
+        return tuple(dict.fromkeys(["elf", *(name.replace("kdump", "elf") for name in formats)]))
+
+    def check_family(self, os_release: Mapping[str, str]) -> None:
         """UsageError when the guest is of another family than we were told."""
-        known = {state.os_release.get("ID", ""), *state.os_release.get("ID_LIKE", "").split()}
-        if not known & set(self.family.os_ids):
+        if not {os_release.get("ID", ""), *os_release.get("ID_LIKE", "").split()} & self.family.known_ids:
             raise UsageError(
-                f"this guest is {state.os_release.get('PRETTY_NAME', 'of an unknown distribution')},"
+                f"this guest is {os_release.get('PRETTY_NAME', 'of an unknown distribution')},"
                 f" not of the family {self.family.name} (choose with --family)"
             )
 
     def install(self, packages: tuple[str, ...]) -> bool:
         """Install what is missing; whether anything was."""
-        missing = [name for name in packages if not self._installed(name)]
+        missing = [shlex.quote(name) for name in packages if not self._installed(name)]
         if not missing:
             return False
         commands = self.family.commands
         timeout_s = INSTALL_TIMEOUT_S * self.guest.factor
-        self.guest.shell.run(commands.refresh, timeout_s=timeout_s)
-        line = commands.install.format(packages=" ".join(shlex.quote(name) for name in missing))
-        self.guest.shell.run(line, timeout_s=timeout_s)
+        if commands.refresh:
+            self.guest.shell.run(commands.refresh, timeout_s=timeout_s)
+        self.guest.shell.run(fill(commands.install, packages=" ".join(missing)), timeout_s=timeout_s)
         return True
 
     def _installed(self, package: str) -> bool:
-        if self.family.name == "debian":
-            return "ok installed" in self.guest.shell.run("dpkg-query -Wf '${Status}' %s", package, check=False).out
-        return self.guest.shell.succeeds("rpm -q %s", package)
+        return self.guest.shell.succeeds(fill(self.family.commands.installed, package=shlex.quote(package)))
 
     def enable(self) -> None:
-        """Switch the service on in its configuration, and make its defaults safe."""
+        """Switch the service on, and make its defaults safe."""
         for path, text in self.family.drop_ins.items():
             self.guest.shell.run("mkdir -p %s", str(PurePosixPath(path).parent))
             self.guest.shell.write_text(path, text.lstrip())
         self.guest.shell.run(self.family.commands.enable, timeout_s=COMMAND_TIMEOUT_S * self.guest.factor)
+        config = self.family.config
+        if settings := {name: value for name, value in config.settings.items() if config.keys.get(name)}:
+            self.configure(settings)
 
-    def collect_with(self, level: int | None, compress: str | None) -> None:
-        """Write dump level and compression into the guest's configuration, where they differ from it."""
-        text = self.guest.shell.read_text(self.family.config_file)
-        now_level, now_compress = self.configured(text)
-        level = now_level if level is None else level
-        compress = now_compress if compress is None else compress
-        if (level, compress) == (now_level, now_compress):
-            return
-        line = self.family.config.collector.format(flags=COMPRESS_FLAGS[compress or "none"], level=level).replace(
-            '" ', '"'
-        )
-        kept = [old for old in text.splitlines() if not re.search(self.family.config.pattern, old)]
-        self.guest.shell.write_text(self.family.config_file, "\n".join([*kept, line]) + "\n")
+    def configure(self, settings: Mapping[str, str]) -> bool:
+        """Write settings into the guest's configuration, where they differ from it; whether any did."""
+        text = self.guest.shell.read_text(self.family.config.file)
+        return self._replace_config(text, self.family.config.edit(text, settings))
+
+    def collect_with(self, level: int | None, compress: str | None) -> bool:
+        """Write dump level and compression into the guest's configuration, where they differ; whether they did.
+
+        UsageError names a compression that the guest's makedumpfile was built without.
+        """
+        config = self.family.config
+        text = self.guest.shell.read_text(config.file)
+        now = config.collection(text)
+        wanted = Collection(now.level if level is None else level, now.compress if compress is None else compress)
+        if self.compressors is not None and wanted.compress not in self.compressors:
+            raise UsageError(
+                f"the guest's makedumpfile was built without {wanted.compress} (it has {', '.join(self.compressors)})"
+            )
+        if wanted == now or (level is None and compress is None):
+            return False
+        return self._replace_config(text, config.with_collection(text, wanted.level, wanted.compress))
+
+    def _replace_config(self, old: str, new: str) -> bool:
+        if new == old:
+            return False
+        self.guest.shell.write_text(self.family.config.file, new, mode=self.family.config.mode)
+        return True
 
     def boot_arguments(self, crashkernel: str | None) -> str:
         """The kernel arguments that a drill needs."""
@@ -193,18 +238,28 @@ class Stack:
         return CONSOLE_ARGUMENTS + reservation
 
     def write_bootloader(self, crashkernel: str | None) -> None:
-        """The drop-in with our arguments; reserve() makes the boot loader read it."""
-        text = self.family.bootloader.template.format(arguments=self.boot_arguments(crashkernel)).lstrip()
+        """The drop-in with our arguments, where there is such a thing; reserve_and_build() makes it count."""
+        bootloader = self.family.bootloader
+        if not bootloader.file:
+            return
+        text = fill(bootloader.template, arguments=self.boot_arguments(crashkernel)).lstrip()
         if crashkernel == "none":
             # Without a reservation at all: also the packaged default has to go.
-            text += self.family.bootloader.none
-        self.guest.shell.write_text(self.family.bootloader.file, text)
+            text += bootloader.without
+        self.guest.shell.write_text(bootloader.file, text)
 
-    def reserve_and_build(self) -> None:
+    def reserve_command(self, crashkernel: str | None) -> str:
+        """What brings our arguments to the kernel's command line at the next boot."""
+        bootloader = self.family.bootloader
+        also = {"default": bootloader.default, "none": bootloader.none}.get(crashkernel or "", "")
+        steps = (fill(bootloader.reserve, arguments=self.boot_arguments(crashkernel)), also)
+        return " && ".join(step.strip() for step in steps if step)
+
+    def reserve_and_build(self, crashkernel: str | None) -> None:
         """Update the boot loader and build the capture initramfs, with the guest's own tools, side by side."""
-        commands = self.family.commands
         script = (
-            f"({commands.reserve}) >/tmp/reserve.log 2>&1 & reserve=$!; ({commands.build}); built=$?;"
+            f"({self.reserve_command(crashkernel)}) >/tmp/reserve.log 2>&1 & reserve=$!;"
+            f" ({self.family.commands.build}); built=$?;"
             " wait $reserve; reserved=$?; cat /tmp/reserve.log; exit $((reserved ? reserved : built))"
         )
         self.guest.shell.run(script, timeout_s=BUILD_TIMEOUT_S * self.guest.factor)
@@ -230,14 +285,17 @@ class Stack:
         """Wait for kexec_crash_loaded; CommandFailed quotes what kdump's own status says."""
 
         def failed() -> str | None:
-            line = self.guest.shell.run("systemctl is-active %s", self.family.service, check=False).out.strip()
+            line = self._service_state()
+            if line == "inactive" and self.guest.shell.run(_SIZE, check=False).out.strip() == "0":
+                # Units with a condition on crashkernel= are skipped, and never fail.
+                return f"{self.family.service} does not start: the kernel reserved no memory"
             return f"{self.family.service} has failed" if line == "failed" else None
 
         try:
             poll(
                 "kexec_crash_loaded to become 1",
                 lambda: True if self.is_loaded() else None,
-                timeout_s=ARM_TIMEOUT_S * self.guest.factor,
+                timeout_s=self.family.load_timeout_s * self.guest.factor,
                 every_s=1.0,
                 give_up=failed,
             )
@@ -245,31 +303,32 @@ class Stack:
             said = self.guest.shell.run(f"{self.family.commands.status} 2>&1 | tail -20", check=False).out.strip()
             raise CommandFailed(f"{error}; {self.family.commands.status} says: {said}") from None
 
+    def settle(self) -> None:
+        """Wait until the service is done with starting, whatever comes of it."""
+        with contextlib.suppress(WaitedInVain):
+            poll(
+                f"{self.family.service} to have started",
+                lambda: None if self._service_state() == "activating" else True,
+                timeout_s=self.family.load_timeout_s * self.guest.factor,
+                every_s=1.0,
+            )
 
-def _assigned(line: str) -> str:
-    """The value of a shell assignment, without quotes and comment."""
-    value = line.partition("=")[2]
-    try:
-        return next(iter(shlex.split(value, comments=True)), "")
-    except ValueError:  # a quote that is not closed
-        return value.strip().strip("\"'")
+    def _service_state(self) -> str:
+        return self.guest.shell.run("systemctl is-active %s", self.family.service, check=False).out.strip()
+
+    def suggested_mib(self) -> int | None:
+        """The reservation that the guest's own tool suggests; None where it has none, or says nothing."""
+        command = self.family.commands.estimate
+        if not command:
+            return None
+        said = self.guest.shell.run(f"{command} 2>&1", timeout_s=BUILD_TIMEOUT_S * self.guest.factor, check=False).out
+        found = re.findall(self.family.suggestion, said)
+        return sum(map(int, found)) if found else None
 
 
-def _asked(options: str) -> tuple[int, str]:
-    """Level and compression among makedumpfile's options; the last one of a kind counts, as for getopt."""
-    level, compress = 0, "none"
-    names = {flag[1:]: name for name, flag in COMPRESS_FLAGS.items() if flag}
-    words = iter(options.split())
-    for word in words:
-        if not word.startswith("-") or word.startswith("--"):
-            continue
-        for at, letter in enumerate(word[1:], start=2):
-            compress = names.get(letter, compress)
-            if letter in _WITH_VALUE:
-                value = word[at:] or next(words, "")
-                level = int(value) if letter == "d" and value.isdigit() else level
-                break
-    return level, compress
+def parse_os_release(text: str) -> dict[str, str]:
+    """The fields of os-release(5)."""
+    return dict(_unquoted(line) for line in text.splitlines() if "=" in line)
 
 
 def built_in(version_text: str) -> tuple[str, ...]:
@@ -280,4 +339,4 @@ def built_in(version_text: str) -> tuple[str, ...]:
 
 def _unquoted(line: str) -> tuple[str, str]:
     name, _, value = line.partition("=")
-    return name.strip(), value.strip().strip('"')
+    return name.strip(), value.strip().strip("\"'")

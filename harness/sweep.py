@@ -22,11 +22,11 @@ from .checks import CrashFacts
 from .disk import Subject
 from .drill import Plan, run_drill
 from .errors import CommandFailed, HarnessError, UsageError
-from .family import COMPRESS_FLAGS, MAX_LEVEL
+from .family import COMPRESS_FLAGS, MAX_LEVEL, Family
 from .guest import Guest
 from .refilter import CannotRun, Refilter
 from .runtime import Machine, Run
-from .stack import KdumpConfig, Stack
+from .stack import GuestState, KdumpConfig, Stack
 from .stage import Stage
 from .state import require_space
 from .timing import now_s
@@ -177,7 +177,10 @@ class SweepPlan:
             raise UsageError(f"{self.real} real crashes are too few: everything is computed from one")
         if self.crashkernel == "none":
             raise UsageError("a guest without a reservation has nothing to sweep")
-        for level, compress in product(self.levels, self.compressions):
+        # What the family has no setting for is refused in the table, unless there is nothing else to sweep.
+        settable = self.subject.family.config.compressions
+        left = [name for name in self.compressions if name in settable or name not in COMPRESS_FLAGS]
+        for level, compress in product(self.levels, left or self.compressions):
             self.drill("", level=level, compress=compress).check()
 
     def drill(self, name: str, *, level: int | None, compress: str | None) -> Plan:
@@ -222,7 +225,7 @@ def choose_crashes(levels: Sequence[int], compressions: Sequence[str], *, real: 
 
 
 class _NoCompressor(HarnessError):
-    """The guest's makedumpfile has none of the compressors that were asked for."""
+    """The guest can have none of the compressions that were asked for."""
 
 
 def run_sweep(run: Run, plan: SweepPlan, *, on_verdict: Callable[[Verdict], None] = lambda _: None) -> Sweep:
@@ -242,6 +245,7 @@ class _Sweep:
         self.name = str(self.evidence.directory.relative_to(run.evidence_directory))
         self.work = run.directory.path / self.evidence.directory.name.replace("/", "-")
         self.crashes = Crashes(real=(), computed=())
+        self.stack: Stack | None = None  # of the first guest
         self.refilter: Refilter | None = None
         self.capture: Path | None = None
         self.facts: CrashFacts | None = None
@@ -300,6 +304,8 @@ class _Sweep:
         reason = None if verdict.verified else verdict.reason()
         if not as_asked:
             reason = f"the guest was configured for -d {verdict.level} {verdict.compress}; {verdict.reason()}"
+        # The drill has said them, each time.
+        self.result.notes.extend(remark for remark in verdict.remarks if remark not in self.result.notes)
         if verdict.known_issue_note:
             self._note(f"-d {level} {compress}: {verdict.known_issue_note}")
         return Cell(
@@ -321,15 +327,18 @@ class _Sweep:
 
     def _settle(self, guest: Guest, stack: Stack) -> None:
         """Decide what is crashed for and what is computed, now that the guest can be asked what it is able to do."""
+        self.stack = stack
         state = stack.state()
-        usable = [name for name in self.plan.compressions if name in state.compressors]
+        usable = []
         for name in self.plan.compressions:
-            if name not in usable:
-                self._refuse(name, state.makedumpfile)
+            if (why := _lack(name, stack.family, state)) is not None:
+                self._refuse(name, why)
+            else:
+                usable.append(name)
         self.result.kernel, self.result.makedumpfile = state.kernel, state.makedumpfile
         if not usable:
             raise _NoCompressor("; ".join(self.result.refused().values()))
-        favourite = self.plan.subject.family.compress
+        favourite = stack.family.compress
         wanted = choose_crashes(self.plan.levels, usable, real=self.plan.real, favourite=favourite)
         if wanted.computed:
             try:
@@ -348,14 +357,10 @@ class _Sweep:
                 self._note(f"every cell is a real crash, because the guest's makedumpfile cannot run here: {error}")
                 wanted = choose_crashes(self.plan.levels, usable, real=None, favourite=favourite)
         self.crashes = wanted
-        stack.collect_with(*wanted.real[0])
+        if stack.collect_with(*wanted.real[0]) and stack.family.config.in_initramfs:
+            stack.arm()
 
-    def _refuse(self, compress: str, version: str | None) -> None:
-        why = (
-            f"makedumpfile {version} of this guest is built without {compress}"
-            if version
-            else "this guest has no makedumpfile"
-        )
+    def _refuse(self, compress: str, why: str) -> None:
         self._note(f"{compress} is refused: {why}")
         for level in self.plan.levels:
             self.result.cells.append(Cell(level=level, compress=compress, how=REFUSED, ok=False, reason=why))
@@ -401,20 +406,21 @@ class _Sweep:
         self.run.state.require_space(self.refilter.need_mib(self.capture), "computing the other cells")
         try:
             with self.progress.step("taking the dump of everything"):
-                self.refilter.load(self.capture, flattened=_is_flattened(self.plan))
+                self.refilter.load(self.capture, flattened=_is_flattened(first))
         except CommandFailed as error:
             return f"not computed: {error}"
         return None
 
     def _computed_cell(self, first: Verdict, level: int, compress: str) -> Cell:
         """Compute one dump, and judge it by everything that a vmcore of that crash is judged by."""
+        assert self.stack is not None
         assert self.refilter is not None
         assert self.facts is not None
         name = f"computed-{level}-{compress}"
         path = self.work / f"{name}.dump"
         started_s = now_s()
         try:
-            self.refilter.compute(path, level=level, compress=compress, flattened=_is_flattened(self.plan))
+            self.refilter.compute(path, level=level, compress=compress, flattened=_is_flattened(first))
         except CommandFailed as error:
             path.unlink(missing_ok=True)
             return Cell(level=level, compress=compress, how=COMPUTED, ok=False, reason=str(error))
@@ -432,7 +438,8 @@ class _Sweep:
             evidence=str(self.evidence.directory / name),
         )
         facts = replace(self.facts, level=level, compress=compress)
-        found = checks.check_dump(verdict, path, facts, expected_format=self.plan.subject.family.dump_format)
+        formats = self.stack.formats(facts.before, first.target)
+        found = checks.check_dump(verdict, path, facts, expected_formats=formats)
         verdict.verified = not list(verdict.failed())
         known.judge(verdict, self.known_issues, scenario=self.plan.scenario)
         if found is not None:
@@ -488,8 +495,20 @@ class _Sweep:
         self.evidence.close()
 
 
-def _is_flattened(plan: SweepPlan) -> bool:
-    return plan.subject.family.dump_format == "kdump-flattened"
+def _lack(compress: str, family: Family, state: GuestState) -> str | None:
+    """Why the guest cannot write such a dump; None where it can."""
+    if compress not in family.config.compressions:
+        return f"kdump of the family {family.name} has no setting for {compress}"
+    if state.makedumpfile is None:
+        return "this guest has no makedumpfile"
+    if compress not in state.compressors:
+        return f"makedumpfile {state.makedumpfile} of this guest is built without {compress}"
+    return None
+
+
+def _is_flattened(first: Verdict) -> bool:
+    """Whether the guest flattens its dumps, by its first one: a release may have either format."""
+    return str((first.dump or {}).get("format")).endswith("-flattened")
 
 
 def _frames(path: Path) -> str | None:

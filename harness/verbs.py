@@ -109,10 +109,6 @@ def find_subject(image: str, *, family: str | None, login: str = "root") -> Subj
     row = load_catalog().find(image)
     if family is not None and family != row.family:
         raise UsageError(f"{image} is of the family {row.family}, not {family}")
-    if row.family not in load_families():
-        raise UsageError(
-            f"{image}: kdump of the family {row.family} is not driven yet (known: {', '.join(load_families())})"
-        )
     return Subject(name=row.name, family=find_family(row.family), image=row)
 
 
@@ -175,6 +171,8 @@ def show_verdict(verdict: Verdict) -> None:
             mark = "[green]ok[/]" if check.ok else "[red]NO[/]"
             table.add_row(mark, escape(check.name), escape(check.expected), escape(check.seen))
         out.print(table)
+    for remark in verdict.remarks:
+        out.print(f"[yellow]remark[/] {escape(remark)}", soft_wrap=True)
     if verdict.stopped_by:
         out.print(f"[red]stopped by[/] {escape(verdict.stopped_by)}", soft_wrap=True)
     for symptom in verdict.symptoms:

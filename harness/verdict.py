@@ -33,6 +33,7 @@ class Verdict:
     memory_mib: int
     vcpus: int
     firmware: str = "bios"
+    release: str | None = None  # the row of the family's table that the guest was driven by
     kernel: str | None = None
     makedumpfile: str | None = None
     crashkernel: str | None = None
@@ -46,6 +47,7 @@ class Verdict:
     phases_s: dict[str, float] = field(default_factory=dict)
     dump: dict[str, Any] | None = None
     symptoms: list[dict[str, Any]] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)  # what one should know to trust it
     known_issue: str | None = None  # the tracker that excuses the failure; verified stays false
     known_issue_note: str | None = None  # no longer seen, or no excuse any more
     evidence: str = ""

@@ -26,6 +26,7 @@ _POWER_DOWN = re.compile(r"reboot: (Power down|System halted)")
 _SHELL = re.compile(
     r"^\(initramfs\) |^kdump:/.*# |Entering kdump emergency mode|You are in emergency mode|"
     r"Give root password for maintenance|Entering emergency mode|Dropping to a shell|Running a debug shell|"
+    r"Dump saving completed\. Running a shell|You can try to debug (?:it|that) here|"  # SUSE, when told not to reboot
     r"BusyBox v\S+ .*built-in shell"  # its prompt ends in a question to the terminal, so it may not look like one
 )
 _PROGRESS = re.compile(r"(?:Copying data|Excluding unnecessary pages|Checking for memory holes)\s*: \[\s*([\d.]+) ?%\]")
@@ -108,7 +109,7 @@ class CrashWatch:
         elif self._dumping.search(text):
             self.clock.mark("dump", line.at_s)
         elif self._failed.search(text):
-            self.failed = text.strip()
+            self.failed = self.failed or text.strip()  # the first words are the nearest to the cause
         elif found_panic := PANIC.search(text):
             self.hopeless = f"the capture kernel panicked: {found_panic.group()}"
         elif _SHELL.search(text):

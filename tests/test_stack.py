@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from harness.errors import UsageError
-from harness.family import COMPRESS_FLAGS, find_family
-from harness.stack import GuestState, KdumpConfig, Stack
+from harness.errors import CommandFailed, UsageError
+from harness.family import COMPRESS_FLAGS, Family, choose_release, find_family
+from harness.stack import GuestState, KdumpConfig, Stack, parse_os_release
 
 DEBIAN = find_family("debian")
 SHIPPED = """\
@@ -23,25 +23,38 @@ MAKEDUMP_ARGS="-c -d 31"
 
 
 class FakeShell:
-    """The files of a guest that is not there."""
+    """The files of a guest that is not there, and what its commands answer."""
 
     def __init__(self, **files: str) -> None:
         self.files = {f"/{path.replace('__', '/')}": text for path, text in files.items()}
         self.writes = 0
+        self.modes: list[int] = []
+        self.answers: dict[str, tuple[str, int]] = {}  # by a part of the command
+        self.commands: list[str] = []
+
+    def run(self, command: str, *arguments: object, timeout_s: float = 60.0, check: bool = True) -> Any:
+        command = command % arguments if arguments else command
+        self.commands.append(command)
+        out, status = next((answer for part, answer in self.answers.items() if part in command), ("", 0))
+        return SimpleNamespace(out=out, status=status, ok=status == 0)
+
+    def succeeds(self, command: str, *arguments: object, timeout_s: float = 60.0) -> bool:
+        return bool(self.run(command, *arguments).ok)
 
     def read_text(self, path: str) -> str:
         return self.files[path]
 
     def write_text(self, path: str, text: str, *, mode: int = 0o644) -> None:
         self.writes += 1
+        self.modes.append(mode)
         self.files[path] = text
 
 
-def stack_of(config: str = "") -> tuple[Stack, FakeShell]:
+def stack_of(config: str = "", family: Family = DEBIAN) -> tuple[Stack, FakeShell]:
     shell = FakeShell(etc__default__xyz="")
-    shell.files[DEBIAN.config_file] = config
+    shell.files[family.config.file] = config
     guest: Any = SimpleNamespace(shell=shell, factor=1.0)
-    return Stack(guest, DEBIAN), shell
+    return Stack(guest, family), shell
 
 
 # ---------------------------------------------------------------- reading
@@ -83,20 +96,20 @@ def test_the_options_of_makedumpfile_are_read_in_every_shape(text: str, expected
 def test_what_is_written_is_read_back(level: int, compress: str, before: str) -> None:
     stack, shell = stack_of(before)
     stack.collect_with(level, compress)
-    assert stack.configured(shell.files[DEBIAN.config_file]) == (level, compress)
+    assert stack.configured(shell.files[DEBIAN.config.file]) == (level, compress)
 
 
 def test_the_rest_of_the_configuration_stays() -> None:
     stack, shell = stack_of(SHIPPED)
     stack.collect_with(1, "lzo")
-    after = shell.files[DEBIAN.config_file]
+    after = shell.files[DEBIAN.config.file]
     assert after == SHIPPED.replace('MAKEDUMP_ARGS="-c -d 31"\n', 'MAKEDUMP_ARGS="-l -d 1"\n')
 
 
 def test_the_options_without_compression_have_no_stray_blank() -> None:
     stack, shell = stack_of(SHIPPED)
     stack.collect_with(31, "none")
-    assert shell.files[DEBIAN.config_file].endswith('MAKEDUMP_ARGS="-d 31"\n')
+    assert shell.files[DEBIAN.config.file].endswith('MAKEDUMP_ARGS="-d 31"\n')
 
 
 @pytest.mark.parametrize(("level", "compress"), [(31, "zlib"), (None, None), (31, None), (None, "zlib")])
@@ -109,7 +122,7 @@ def test_a_configuration_that_fits_is_not_touched(level: int | None, compress: s
 def test_what_is_not_asked_for_is_kept() -> None:
     stack, shell = stack_of('MAKEDUMP_ARGS="-l -d 17"\n')
     stack.collect_with(1, None)
-    assert stack.configured(shell.files[DEBIAN.config_file]) == (1, "lzo")
+    assert stack.configured(shell.files[DEBIAN.config.file]) == (1, "lzo")
 
 
 @pytest.mark.parametrize(
@@ -196,6 +209,282 @@ def test_the_last_reservation_of_the_command_line_counts(cmdline: str, expected:
 
 def test_a_guest_of_another_family_is_refused() -> None:
     stack, _ = stack_of()
-    stack.check_family(guest_state(os_release={"ID": "kali", "ID_LIKE": "debian"}))
+    stack.check_family({"ID": "kali", "ID_LIKE": "debian"})
     with pytest.raises(UsageError, match=r"this guest is Fedora 44, not of the family debian \(choose with --family\)"):
-        stack.check_family(guest_state(os_release={"ID": "fedora", "PRETTY_NAME": "Fedora 44"}))
+        stack.check_family({"ID": "fedora", "PRETTY_NAME": "Fedora 44"})
+
+
+# ---------------------------------------------------------------- which release the guest is
+
+MAKEDUMPFILE = "makedumpfile: version 1.7.2 (released on 20 Oct 2022)\nlzo\tenabled\nsnappy\tdisabled\n"
+ROCKY = """\
+NAME="Rocky Linux"
+VERSION="9.8 (Blue Onyx)"
+ID="rocky"
+ID_LIKE="rhel centos fedora"
+VERSION_ID="9.8"
+PRETTY_NAME="Rocky Linux 9.8 (Blue Onyx)"
+"""
+
+
+def row(family: str, identity: str, version: str = "") -> Family:
+    return choose_release(find_family(family), {"ID": identity, "VERSION_ID": version})[0]
+
+
+def told(os_release: str, makedumpfile: str = MAKEDUMPFILE) -> str:
+    return f"=====harness os_release\n{os_release}=====harness makedumpfile\n{makedumpfile}"
+
+
+def test_a_guest_is_driven_as_the_release_that_it_says_it_is() -> None:
+    stack, shell = stack_of(family=find_family("redhat"))
+    shell.answers["os-release"] = (told(ROCKY), 0)
+    stack.identify()
+    assert (stack.family.release, stack.remark) == ("RHEL 9 and rebuilds", None)
+    assert stack.compressors == ("none", "zlib", "lzo")
+    assert len(shell.commands) == 1
+
+
+def test_an_unknown_release_leaves_a_remark() -> None:
+    stack, shell = stack_of(family=find_family("redhat"))
+    shell.answers["os-release"] = (told(ROCKY.replace("9.8", "11.0")), 0)
+    stack.identify()
+    assert stack.family.release == "RHEL 10 and rebuilds"
+    assert stack.remark is not None
+    assert stack.remark.startswith("Rocky Linux 11.0 (Blue Onyx) is not in the table of the family redhat")
+
+
+def test_a_guest_of_another_family_is_known_before_it_is_changed() -> None:
+    stack, shell = stack_of(family=find_family("suse"))
+    shell.answers["os-release"] = (told(ROCKY), 0)
+    with pytest.raises(UsageError, match=r"this guest is Rocky Linux 9\.8 .*, not of the family suse"):
+        stack.identify()
+    assert len(shell.commands) == 1
+
+
+@pytest.mark.parametrize(("status", "release"), [(0, "transactional systems"), (1, "SLES 16 and Leap 16")])
+def test_a_transactional_system_is_told_by_its_root(status: int, release: str) -> None:
+    stack, shell = stack_of(family=find_family("suse"))
+    shell.answers["os-release"] = (told('ID="sles"\nID_LIKE="suse"\nVERSION_ID="16.0"\n'), 0)
+    shell.answers["findmnt"] = ("", status)
+    stack.identify()
+    assert stack.family.release == release
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (MAKEDUMPFILE, ("none", "zlib", "lzo")),
+        (MAKEDUMPFILE + "zstd\tenabled\n", ("none", "zlib", "lzo", "zstd")),
+        ("makedumpfile: version 1.6.3 (released on 29 Jun 2018)\n", ("none", "zlib")),
+        ("sh: 1: makedumpfile: not found\n", None),
+    ],
+)
+def test_makedumpfile_tells_what_it_was_built_with(text: str, expected: tuple[str, ...] | None) -> None:
+    stack, shell = stack_of(family=find_family("redhat"))
+    shell.answers["os-release"] = (told(ROCKY, text), 0)
+    stack.identify()
+    assert stack.compressors == expected
+
+
+def test_os_release_is_read_with_and_without_quotes() -> None:
+    text = "# a comment\nID=fedora\nVERSION_ID=44\nNAME='Fedora Linux'\nPRETTY_NAME=\"Fedora Linux 44\"\n\n"
+    known = parse_os_release(text)
+    assert {name: known[name] for name in ("ID", "VERSION_ID", "NAME", "PRETTY_NAME")} == {
+        "ID": "fedora",
+        "VERSION_ID": "44",
+        "NAME": "Fedora Linux",
+        "PRETTY_NAME": "Fedora Linux 44",
+    }
+
+
+# ---------------------------------------------------------------- the other families
+
+REDHAT = row("redhat", "rhel", "10")
+SUSE = row("suse", "sles", "16")
+
+
+def test_a_compression_that_the_guest_cannot_write_is_refused_by_name() -> None:
+    stack, shell = stack_of("core_collector makedumpfile -l -d 31\n", REDHAT)
+    stack.compressors = ("none", "zlib", "lzo")
+    with pytest.raises(UsageError, match=r"makedumpfile was built without zstd \(it has none, zlib, lzo\)"):
+        stack.collect_with(31, "zstd")
+    assert shell.writes == 0
+    assert stack.collect_with(1, "zlib")
+    assert stack.configured(shell.files["/etc/kdump.conf"]) == (1, "zlib")
+
+
+def test_a_compression_without_a_word_is_refused_before_a_guest_is_started() -> None:
+    with pytest.raises(UsageError, match="kdump of the family suse has no setting for compression none"):
+        KdumpConfig(crashkernel=None, level=None, compress="none").check(find_family("suse"))
+
+
+def test_an_elf_dump_is_not_taken_for_one_without_compression() -> None:
+    stack, shell = stack_of("core_collector makedumpfile -E -d 31\n", REDHAT)
+    assert not stack.collect_with(None, None)
+    assert stack.collect_with(31, "none")
+    assert "-E" not in shell.files["/etc/kdump.conf"]
+
+
+@pytest.mark.parametrize(
+    ("family", "before", "after", "mode"),
+    [
+        (REDHAT, "failure_action shell\n", "failure_action reboot\n", 0o644),
+        (
+            SUSE,
+            'KDUMP_IMMEDIATE_REBOOT="no"\n',
+            'KDUMP_IMMEDIATE_REBOOT="yes"\nKDUMP_CONTINUE_ON_ERROR="true"\nKDUMP_UPDATE_BOOTLOADER="false"\n',
+            0o600,
+        ),
+        (
+            row("suse", "sles", "12.5"),
+            "",
+            'KDUMP_IMMEDIATE_REBOOT="yes"\nKDUMP_CONTINUE_ON_ERROR="true"\n',
+            0o600,
+        ),
+        (row("redhat", "rhel", "7"), "default shell\n", "default reboot\n", 0o644),
+    ],
+)
+def test_arming_makes_the_settings_safe_for_a_drill(family: Family, before: str, after: str, mode: int) -> None:
+    stack, shell = stack_of(before, family)
+    stack.enable()
+    assert shell.files[family.config.file] == after
+    assert shell.modes == [mode]
+    assert shell.commands == ["systemctl enable kdump.service"]
+
+
+def test_only_missing_packages_are_installed() -> None:
+    stack, shell = stack_of("", REDHAT)
+    shell.answers = {"rpm -q makedumpfile": ("makedumpfile-1.7.7-1.el10", 0), "rpm -q": ("", 1)}
+    assert stack.install(("kdump-utils", "makedumpfile"))
+    assert shell.commands[-1] == "dnf install -y kdump-utils"
+    shell.answers = {}
+    assert not stack.install(("kdump-utils", "makedumpfile"))
+
+
+def test_debian_asks_dpkg_and_refreshes_first() -> None:
+    stack, shell = stack_of()
+    shell.answers = {"dpkg-query": ("", 1)}
+    assert stack.install(("kdump-tools",))
+    assert shell.commands == [
+        "dpkg-query -Wf '${Status}' kdump-tools | grep -q 'ok installed'",
+        "apt-get update",
+        "DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends kdump-tools",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("family", "crashkernel", "command"),
+    [
+        (DEBIAN, "256M", "update-grub"),
+        (DEBIAN, "none", "update-grub"),
+        (DEBIAN, "default", "update-grub"),
+        (
+            REDHAT,
+            "256M",
+            "grubby --update-kernel=ALL --remove-args='quiet rhgb'"
+            " --args='console=tty0 console=ttyS0,115200n8 ignore_loglevel crashkernel=256M'",
+        ),
+        (
+            REDHAT,
+            "default",
+            "grubby --update-kernel=ALL --remove-args='quiet rhgb'"
+            " --args='console=tty0 console=ttyS0,115200n8 ignore_loglevel'"
+            " && kdumpctl reset-crashkernel --kernel=ALL",
+        ),
+        (
+            REDHAT,
+            "none",
+            "grubby --update-kernel=ALL --remove-args='quiet rhgb'"
+            " --args='console=tty0 console=ttyS0,115200n8 ignore_loglevel'"
+            " && grubby --update-kernel=ALL --remove-args='crashkernel'",
+        ),
+        (
+            SUSE,
+            "default",
+            "update-bootloader --del-option quiet --del-option crashkernel --del-option ignore_loglevel"
+            " --add-option 'console=tty0 console=ttyS0,115200n8 ignore_loglevel' --config && kdumptool commandline -u",
+        ),
+    ],
+)
+def test_each_family_reserves_in_its_own_way(family: Family, crashkernel: str, command: str) -> None:
+    assert stack_of(family=family)[0].reserve_command(crashkernel) == command
+
+
+@pytest.mark.parametrize("family", [REDHAT, SUSE])
+def test_only_debian_has_a_drop_in_for_the_boot_loader(family: Family) -> None:
+    stack, shell = stack_of(family=family)
+    stack.write_bootloader("256M")
+    assert shell.writes == 0
+
+
+@pytest.mark.parametrize(
+    ("family", "elf", "target", "expected"),
+    [
+        (DEBIAN, False, "local", ("kdump-flattened",)),
+        (REDHAT, False, "local", ("kdump",)),
+        (REDHAT, False, "ssh", ("kdump-flattened",)),
+        (REDHAT, True, "local", ("elf",)),
+        (SUSE, False, "local", ("kdump-flattened",)),
+        (SUSE, True, "local", ("elf", "elf-flattened")),
+        (row("suse", "sles", "15.7"), False, "local", ("kdump", "kdump-flattened")),
+    ],
+)
+def test_what_a_dump_must_look_like_depends_on_family_and_target(
+    family: Family, elf: bool, target: str, expected: tuple[str, ...]
+) -> None:
+    assert stack_of(family=family)[0].formats(guest_state(elf=elf), target) == expected
+
+
+# What the tools print, as seen on running systems.
+ESTIMATE = """\
+Reserved crashkernel:    256M
+Recommended crashkernel: 256M
+
+Kernel image size:   56M
+Kernel modules size: 4M
+Initramfs size:      27M
+Runtime reservation: 64M
+Large modules:
+    xfs: 1556480
+"""
+CALIBRATE = "Total: 1984\nLow: 72\nHigh: 212\nMinLow: 0\nMaxLow: 1700\nMinHigh: 0\nMaxHigh: 0\n"
+SHOW = "DUMP_MODE:        kdump\ncrashkernel addr: 0x\ncrashkernel suggested size: 199M\n"
+
+
+@pytest.mark.parametrize(
+    ("family", "command", "says", "expected"),
+    [
+        (REDHAT, "kdumpctl estimate", ESTIMATE, 256),
+        (SUSE, "kdumptool calibrate", CALIBRATE, 284),
+        (row("debian", "debian", "13"), "kdump-config show", SHOW, 199),
+        (REDHAT, "kdumpctl estimate", "kdump: Invalid kdump config option foo\n", None),
+        (row("debian", "debian", "12"), "kdump-config show", SHOW, None),
+        (row("redhat", "rhel", "7"), "kdumpctl", ESTIMATE, None),
+    ],
+)
+def test_the_guests_own_suggestion_is_read(family: Family, command: str, says: str, expected: int | None) -> None:
+    stack, shell = stack_of(family=family)
+    shell.answers = {command: (says, 0)}
+    assert stack.suggested_mib() == expected
+
+
+def test_a_service_that_was_skipped_for_want_of_memory_is_not_awaited() -> None:
+    stack, shell = stack_of(family=REDHAT)
+    shell.answers = {
+        "crash_loaded": ("0\n", 0),
+        "crash_size": ("0\n", 0),
+        "is-active": ("inactive\n", 3),
+        "kdumpctl status": ("kdump: Kdump is not operational\n", 3),
+    }
+    with pytest.raises(
+        CommandFailed, match=r"the kernel reserved no memory.*; kdumpctl status says: kdump: Kdump is not"
+    ):
+        stack.wait_until_loaded()
+
+
+def test_a_service_that_is_still_starting_is_given_time() -> None:
+    stack, shell = stack_of(family=SUSE)
+    states = iter(["activating", "active"])
+    shell.run = lambda *_, **__: SimpleNamespace(out=next(states), ok=True)  # type: ignore[method-assign]
+    stack.settle()
+    assert next(states, None) is None

@@ -21,7 +21,7 @@ from harness.disk import Subject
 from harness.drill import Plan
 from harness.errors import CommandFailed, GuestError, UsageError
 from harness.evidence import Evidence, EvidenceRoot
-from harness.family import COMPRESS_FLAGS, find_family
+from harness.family import COMPRESS_FLAGS, Family, find_family
 from harness.plot import Point, check_format, draw_sizes
 from harness.progress import Progress
 from harness.refilter import CannotRun
@@ -259,14 +259,16 @@ def test_refused_and_missing_cells_are_left_out() -> None:
 FRAMES = {0: range(3, 40), 1: range(3, 40), 16: range(3, 20), 31: range(3, 15)}
 
 
-def dump_bytes(level: int, compress: str) -> bytes:
+def dump_bytes(level: int, compress: str, *, flattened: bool) -> bytes:
     pages = {pfn: text_page(pfn) for pfn in FRAMES[level]}
-    return flatten(Kdump(pages=pages, level=level, compression=compress).build())
+    plain = Kdump(pages=pages, level=level, compression=compress).build()
+    return flatten(plain) if flattened else plain
 
 
 class FakeRefilter:
     """Computes dumps as the guest's makedumpfile would."""
 
+    flattened = True
     trouble: Exception | None = None
     fails_at: tuple[int, str] | None = None
 
@@ -283,15 +285,16 @@ class FakeRefilter:
         return 1
 
     def load(self, dump: Path, *, flattened: bool) -> None:
-        assert flattened
-        assert dump.read_bytes()[:12] == b"makedumpfile"
+        assert flattened == self.flattened
+        assert (dump.read_bytes()[:12] == b"makedumpfile") == flattened
         self.loaded = True
 
     def compute(self, to: Path, *, level: int, compress: str, flattened: bool) -> None:
         assert self.loaded
+        assert flattened == self.flattened
         if (level, compress) == self.fails_at:
             raise CommandFailed("makedumpfile -F on this host ended with status 1: no")
-        to.write_bytes(dump_bytes(level, compress))
+        to.write_bytes(dump_bytes(level, compress, flattened=flattened))
 
     def remove(self) -> None: ...
 
@@ -300,6 +303,10 @@ class World:
     """A host on which drills are played: what the guest can do, what was asked of it, and what goes wrong."""
 
     def __init__(self, directory: Path) -> None:
+        self.family = find_family("debian")
+        self.flattened = True
+        self.remarks: list[str] = []
+        self.rearmed = 0
         self.compressors: tuple[str, ...] = ("none", "zlib", "lzo")
         self.makedumpfile: str | None = "1.7.2"
         self.crashes: list[tuple[int, str]] = []
@@ -319,9 +326,20 @@ class World:
 
     def drill(self, _run: object, plan: Plan) -> Verdict:
         asked: list[Any] = [plan.config.level, plan.config.compress]
+
+        def collect_with(level: int, compress: str) -> bool:
+            asked[:] = [level, compress]
+            return True
+
+        def arm() -> None:
+            self.rearmed += 1
+
         stack: Any = SimpleNamespace(
+            family=self.family,
             state=lambda: SimpleNamespace(compressors=self.compressors, makedumpfile=self.makedumpfile, kernel="6.1"),
-            collect_with=lambda level, compress: asked.__setitem__(slice(0, 2), [level, compress]),
+            formats=lambda _before, target: self.family.dumps.formats[target],
+            collect_with=collect_with,
+            arm=arm,
         )
         with contextlib.closing(self.root.drill(plan.name)) as evidence:
             return self._drill(plan, evidence, asked, stack)
@@ -333,19 +351,21 @@ class World:
         level, compress = asked
         self.crashes.append((level, compress))
         verdict = Verdict(
-            image="debian-12", family="debian", trigger="sysrq-c", target="local", accelerator="tcg",
+            image="debian-12", family=self.family.name, trigger="sysrq-c", target="local", accelerator="tcg",
             memory_mib=1024, vcpus=2, kernel="6.1", makedumpfile=self.makedumpfile, level=level, compress=compress,
             reached=Stage.VERIFIED, verified=True, evidence=str(evidence.directory), phases_s={"dump": 12.3},
+            remarks=list(self.remarks),
         )  # fmt: skip
         broken = self.broken == (level, compress)
         verdict.check("complete", not broken, expected="whole", seen="cut" if broken else "whole")
         if broken:
             verdict.reached, verdict.verified, verdict.known_issue = Stage.RECOVERED, False, self.known_issue
         path = evidence.directory / "dump"
-        path.write_bytes(dump_bytes(level, compress))
+        path.write_bytes(dump_bytes(level, compress, flattened=self.flattened))
         found = inspect(path)
         verdict.dump = {
-            "size_bytes": found.size_bytes, "pages_total": found.pages_total, "pages_kept": found.pages_kept,
+            "format": found.format, "size_bytes": found.size_bytes,
+            "pages_total": found.pages_total, "pages_kept": found.pages_kept,
         }  # fmt: skip
         if plan.on_dump is not None:
             before: Any = None
@@ -359,14 +379,17 @@ class World:
         path.unlink()
         return verdict
 
-    def check_dump(self, verdict: Verdict, path: Path, facts: CrashFacts, *, expected_format: str) -> Inspection:
+    def check_dump(
+        self, verdict: Verdict, path: Path, facts: CrashFacts, *, expected_formats: tuple[str, ...]
+    ) -> Inspection:
         found = inspect(path)
-        verdict.check("format", found.format == expected_format, expected=expected_format, seen=found.format)
+        expected = " or ".join(expected_formats)
+        verdict.check("format", found.format in expected_formats, expected=expected, seen=found.format)
         verdict.check("level", found.level == facts.level, expected=facts.level, seen=found.level)
         return found
 
     def sweep(self, **changes: Any) -> Sweep:
-        subject = Subject(name="debian-12", family=find_family("debian"))
+        subject = Subject(name="debian-12", family=find_family(self.family.name))
         run: Any = self
         with self.state.run() as self.directory:
             return run_sweep(run, SweepPlan(subject=subject, **changes), on_verdict=self.verdicts.append)
@@ -505,6 +528,69 @@ def test_what_was_measured_is_written_down_when_a_later_crash_breaks(
         world.sweep()
     [told] = world.evidence_directory.rglob("sweep.json")
     assert len(json.loads(told.read_text(encoding="utf-8"))["cells"]) == 11
+
+
+# ---------------------------------------------------------------- other families
+
+
+def release(family: str, name: str) -> Family:
+    return next(driven for row, driven in find_family(family).releases if row.name == name)
+
+
+def test_each_family_has_its_own_format(world: World) -> None:
+    world.family = release("redhat", "RHEL 9 and rebuilds")
+    world.flattened = world.refilter.flattened = False  # type: ignore[attr-defined]
+    found = world.sweep()
+    assert found.ok, found.explain()
+    assert world.crashes == [(0, "lzo"), (31, "none")]
+    formats = {check.expected for one in found.cells for check in one.checks if check.name == "format"}
+    assert formats == {"kdump"}
+
+
+@pytest.mark.parametrize("flattened", [True, False])
+def test_of_two_formats_the_computed_cells_have_that_of_the_crash(world: World, flattened: bool) -> None:
+    world.family = release("suse", "SLES 12 and 15, Leap 15")
+    world.flattened = world.refilter.flattened = flattened  # type: ignore[attr-defined]
+    found = world.sweep(compressions=("zlib", "lzo"))
+    assert found.ok, found.explain()
+    assert any(one.how == COMPUTED for one in found.cells)
+
+
+def test_a_format_that_the_release_does_not_have_fails_the_computed_cells(world: World) -> None:
+    world.flattened = world.refilter.flattened = False  # type: ignore[attr-defined]
+    computed = [one for one in world.sweep().cells if one.how == COMPUTED]
+    assert computed
+    assert {one.reason for one in computed} == {"format: expected kdump-flattened, seen kdump"}
+
+
+@pytest.mark.parametrize(("family", "times"), [("debian", 0), ("redhat", 1), ("suse", 1)])
+def test_a_capture_initramfs_with_a_copy_of_the_settings_is_made_anew(world: World, family: str, times: int) -> None:
+    world.family = find_family(family)
+    world.flattened = world.refilter.flattened = family != "redhat"  # type: ignore[attr-defined]
+    assert world.sweep(compressions=("zlib", "lzo")).ok
+    assert world.rearmed == times
+
+
+def test_a_compression_that_the_family_has_no_setting_for_is_refused_by_name(world: World) -> None:
+    world.family = release("suse", "SLES 16 and Leap 16")
+    found = world.sweep()
+    assert found.ok, found.explain()
+    assert found.refused() == {"none": "kdump of the family suse has no setting for none"}
+    assert world.crashes == [(0, "lzo"), (31, "zlib")]
+
+
+def test_nothing_is_started_for_compressions_that_the_family_has_no_setting_for(world: World) -> None:
+    world.family = find_family("suse")
+    with pytest.raises(UsageError, match="kdump of the family suse has no setting for compression none"):
+        world.sweep(compressions=("none",))
+    assert world.crashes == []
+
+
+def test_a_guest_that_is_driven_as_another_release_is_told_once(world: World) -> None:
+    world.remarks = ["Debian 14 is not in the table"]
+    found = world.sweep()
+    assert found.ok, found.explain()
+    assert found.notes == world.remarks
 
 
 # ---------------------------------------------------------------- what people see

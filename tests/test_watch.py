@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from harness.console import ByteQueue, Console
+from harness.console import ByteQueue, Console, Line, clean
 from harness.disk import Subject
 from harness.domain import DomainEvents
 from harness.drill import Plan, _Drill
@@ -171,8 +171,14 @@ def test_a_panic_while_rebooting_is_told_from_one_in_the_capture_kernel(replay: 
         b'Generating "/run/initramfs/rdsosreport.txt"\r\nEntering emergency mode. Exit the shell to continue.\r\n',
         b"Entering kdump emergency mode.\r\n",
         b"kdump:/# ",
+        b"Something failed. Running a debug shell.\r\n",
+        b"Dump saving completed. Running a shell; exit will reboot.\r\n",
+        b"Something failed. You can try to debug it here.\r\n",
     ],
-    ids=["alert", "busybox", "initramfs", "emergency", "password", "dracut", "kdump-emergency", "kdump-prompt"],
+    ids=[
+        *["alert", "busybox", "initramfs", "emergency", "password", "dracut", "kdump-emergency", "kdump-prompt"],
+        *["suse-debug", "suse-no-reboot", "suse-older"],
+    ],
 )
 def test_a_shell_in_the_capture_kernel_is_hopeless(replay: Any, words: bytes) -> None:
     watch = replay(CAPTURE_INITRAMFS + words)
@@ -255,6 +261,107 @@ def test_the_progress_of_makedumpfile_is_told() -> None:
 def test_the_panic_of_the_trigger_is_told_from_another(replay: Any, text: str, right: bool) -> None:
     watch = replay(f"[   61.0] Kernel panic - not syncing: {text}\r\n".encode())
     assert watch.right_panic() is right
+
+
+# ---------------------------------------------------------------- the consoles of the other families
+
+# Whole recordings of the real code of both, each in a guest of its own.
+CONSOLES = Path(__file__).parent / "data" / "consoles"
+SAVED_MARKS = ["panic", "capture", "dump", "saved", "restart"]
+
+
+@pytest.mark.parametrize(
+    ("name", "stage", "marks", "failed"),
+    [
+        ("rhel-local-path-zlib-ok", Stage.SAVED, SAVED_MARKS, None),
+        ("rhel-ssh-ok", Stage.SAVED, SAVED_MARKS, None),
+        ("suse-local-ok", Stage.SAVED, SAVED_MARKS, None),
+        ("suse-ssh-lzo-ok", Stage.SAVED, SAVED_MARKS, None),
+        (
+            "suse-local-makedumpfile-abort",
+            Stage.CAPTURING,
+            ["panic", "capture", "dump", "restart", "login"],
+            "Error: Failed saving vmcore",
+        ),
+    ],
+)
+def test_the_consoles_of_red_hat_and_suse_are_followed(
+    name: str, stage: Stage, marks: list[str], failed: str | None
+) -> None:
+    family = find_family("redhat" if name.startswith("rhel") else "suse")
+    watch = CrashWatch(family.console, find_trigger("sysrq-c").panic, PhaseClock())
+    for at_s, raw in enumerate((CONSOLES / f"{name}.log").read_bytes().split(b"\n")):
+        watch.feed(Line(clean(raw), float(at_s)))
+    assert (watch.stage, watch.failed, watch.hopeless) == (stage, failed, None)
+    assert list(watch.clock.marks_s) == marks
+    assert watch.right_panic()
+    assert watch.done == ("login" in marks)  # most recordings end before the login prompt
+    assert watch.waiting_for() == "the login prompt"
+
+
+@pytest.mark.parametrize(
+    ("family", "lines", "stage", "failed"),
+    [
+        (
+            "redhat",
+            [
+                "[   24.580824] kdump[438]: saving vmcore",
+                "[   25.580824] kdump[439]: saving vmcore failed, exitcode:1",
+                "[   25.600000] kdump[440]: saving the /run/initramfs/kexec-dmesg.log to /sysroot/var/crash/x///",
+                "[   25.700000] kdump[441]: Executing failure action systemctl reboot -f && exit",
+            ],
+            Stage.CAPTURING,
+            "[   25.580824] kdump[439]: saving vmcore failed, exitcode:1",
+        ),
+        (
+            "redhat",
+            ["kdump: saving to /sysroot//var/crash/127.0.0.1-2026-11-22-10:11:12/", "kdump: saving vmcore"],
+            Stage.CAPTURING,
+            None,
+        ),
+        (
+            "redhat",
+            [
+                "kdump: saving vmcore-dmesg.txt",
+                "kdump: saving vmcore-dmesg.txt failed",
+                "kdump: saving vmcore complete",
+            ],
+            Stage.SAVED,
+            None,
+        ),
+        (
+            "suse",
+            ["Error: Host not responding", "Saved temporary README.txt", "Saved dmesg", "Saved vmcore"],
+            Stage.SAVED,
+            None,
+        ),
+        (
+            "suse",
+            [
+                "Saved vmcore",
+                "Remaining space (3 MB) less than KDUMP_FREE_DISK_SIZE (64 MB)",
+                "Deleting vmcore",
+                "Saved final README.txt",
+            ],
+            Stage.SAVED,
+            "Deleting vmcore",
+        ),
+        ("suse", ["Extracting dmesg", "Saving dump using makedumpfile", "Generating README"], Stage.SAVED, None),
+    ],
+    ids=["rhel-failed", "rhel-7", "rhel-no-dmesg", "suse-no-ping", "suse-deleted", "suse-older"],
+)
+def test_what_the_capture_kernels_say_moves_the_stage(
+    family: str, lines: list[str], stage: Stage, failed: str | None
+) -> None:
+    watch = CrashWatch(find_family(family).console, find_trigger("sysrq-c").panic, PhaseClock())
+    start = [
+        "[   61.0] Kernel panic - not syncing: sysrq triggered crash",
+        "[    0.0] Linux version 6.1.0",
+        "[    0.0] Command line: elfcorehdr=0x6f000000 ro",
+    ]
+    for text in (*start, *lines):
+        watch.feed(Line(text, 0.0))
+    assert (watch.stage, watch.failed) == (stage, failed)
 
 
 # ---------------------------------------------------------------- the drill's deadlines, with a console that stops

@@ -1,0 +1,251 @@
+"""A disk is armed step by step in the order that its family needs, with no guest here to do it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from harness import disk
+from harness.catalog import load_catalog
+from harness.disk import Subject
+from harness.drill import Plan, _Drill
+from harness.errors import UsageError
+from harness.evidence import Evidence
+from harness.family import choose_release, find_family
+from harness.progress import Progress
+from harness.runtime import Machine
+from harness.stack import GuestState, KdumpConfig
+from harness.verbs import find_subject
+
+ROCKY_9 = 'ID="rocky"\nID_LIKE="rhel centos fedora"\nVERSION_ID="9.8"\nPRETTY_NAME="Rocky Linux 9.8"\n'
+SLES_16 = 'ID="sles"\nID_LIKE="suse"\nVERSION_ID="16.0"\nPRETTY_NAME="SLES 16.0"\n'
+DEBIAN_12 = 'ID=debian\nVERSION_ID="12"\nPRETTY_NAME="Debian GNU/Linux 12 (bookworm)"\n'
+MAKEDUMPFILE = "makedumpfile: version 1.7.2 (released on 20 Oct 2022)\nlzo\tenabled\n"
+CONFIG = KdumpConfig(crashkernel=None, level=None, compress=None)
+
+
+class Guest:
+    """Answers like a guest on which everything goes well, and remembers what it was asked."""
+
+    factor = 1.0
+
+    def __init__(self, os_release: str, *, read_only: bool = False) -> None:
+        self.os_release, self.read_only = os_release, read_only
+        self.asked: list[str] = []
+        self.files: dict[str, str] = {}
+        self.shell = self
+        self.loaded = "1"
+
+    def run(self, command: str, *arguments: object, timeout_s: float = 60.0, check: bool = True) -> Any:
+        command = command % arguments if arguments else command
+        self.asked.append(command)
+        out, status = "", 0
+        if "os-release" in command:
+            out = f"=====harness os_release\n{self.os_release}=====harness makedumpfile\n{MAKEDUMPFILE}"
+        elif "findmnt" in command:
+            status = 0 if self.read_only else 1
+        elif command.startswith(("rpm -q", "dpkg-query")):
+            status = 1
+        elif "crash_loaded" in command:
+            out = self.loaded
+        elif command == "uname -r":
+            out = "6.12.0\n"
+        return SimpleNamespace(out=out, status=status, ok=status == 0)
+
+    def succeeds(self, command: str, *arguments: object) -> bool:
+        return bool(self.run(command, *arguments).ok)
+
+    def read_text(self, path: str) -> str:
+        return self.files.get(path, "")
+
+    def write_text(self, path: str, text: str, *, mode: int = 0o644) -> None:
+        self.asked.append(f"write {path}")
+        self.files[path] = text
+
+
+@pytest.fixture
+def arm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Arm a disk of a guest; returns what was done, one list for each boot."""
+
+    def take(guest: Guest, family: str, config: KdumpConfig = CONFIG) -> tuple[dict[str, object], list[list[str]]]:
+        boots: list[list[str]] = []
+
+        @contextlib.contextmanager
+        def booted(*_: object) -> Iterator[Guest]:
+            guest.asked = []
+            boots.append(guest.asked)
+            yield guest
+
+        monkeypatch.setattr(disk, "_booted", booted)
+        monkeypatch.setattr(disk, "_shut_down", lambda _run, _guest: None)
+        run: Any = SimpleNamespace(
+            progress=Progress(quiet=True), evidence=lambda name: Evidence(tmp_path / name), identity=lambda name: name
+        )
+        subject = Subject(name="mine", family=find_family(family))
+        return disk._arm(run, subject, Machine(), tmp_path / "disk", config, None), boots
+
+    return take
+
+
+def order(done: list[str], *parts: str) -> list[int]:
+    """Where each of the parts was first done."""
+    return [next(number for number, command in enumerate(done) if part in command) for part in parts]
+
+
+def test_red_hat_is_configured_before_its_initramfs_is_built(arm: Any) -> None:
+    guest = Guest(ROCKY_9)
+    guest.files["/etc/kdump.conf"] = "path /var/crash\nfailure_action shell\n"
+    made, boots = arm(guest, "redhat")
+    first, second = boots
+    steps = order(first, "os-release", "dnf install", "systemctl enable", "write /etc/kdump.conf", "kdumpctl rebuild")
+    assert steps == sorted(steps)
+    assert "dnf install -y kexec-tools grubby" in first
+    # What is the default anyway is not written.
+    assert guest.files["/etc/kdump.conf"] == "path /var/crash\nfailure_action reboot\n"
+    assert any("crashkernel=256M" in command for command in first)
+    assert made == {
+        "subject": "mine",
+        "release": "RHEL 9 and rebuilds",
+        "kernel": "6.12.0",
+        "crashkernel": "256M",
+    }
+    assert any(command.startswith("cat /sys/kernel/kexec_crash_loaded") for command in second)
+
+
+def test_level_and_compression_are_part_of_an_armed_disk_where_the_initramfs_has_them(arm: Any) -> None:
+    guest = Guest(ROCKY_9)
+    arm(guest, "redhat", KdumpConfig(crashkernel="512M", level=1, compress="zlib"))
+    assert "core_collector makedumpfile -c --message-level 7 -d 1\n" in guest.files["/etc/kdump.conf"]
+
+
+def test_debian_reads_its_configuration_when_it_dumps(arm: Any) -> None:
+    guest = Guest(DEBIAN_12)
+    _, boots = arm(guest, "debian", KdumpConfig(crashkernel=None, level=1, compress="lzo"))
+    assert len(boots) == 2
+    assert "/etc/default/kdump-tools" not in guest.files
+    assert "crashkernel=256M" in guest.files["/etc/default/grub.d/zz-kdump-harness.cfg"]
+    (script,) = (command for command in boots[0] if "update-grub" in command)
+    assert "/etc/kernel/postinst.d/kdump-tools" in script
+
+
+def test_suse_starts_nothing_before_the_reboot_that_brings_the_reservation(arm: Any) -> None:
+    _, boots = arm(Guest(SLES_16), "suse")
+    assert len(boots) == 2
+    assert not [command for command in boots[0] if "systemctl start" in command or "restart" in command]
+    (script,) = (command for command in boots[0] if "update-bootloader" in command)
+    assert "mkdumprd -f" in script
+    assert "crashkernel=320M" in script
+
+
+def test_a_transactional_system_is_booted_with_its_packages_before_it_is_configured(arm: Any) -> None:
+    made, boots = arm(Guest(SLES_16, read_only=True), "suse")
+    installing, configuring, _ = boots
+    assert "transactional-update --non-interactive pkg install kdump kexec-tools makedumpfile" in installing
+    assert not [command for command in installing if "systemctl enable" in command]
+    # A snapshot takes /etc as it is, so what is changed there comes first.
+    steps = order(configuring, "systemctl enable", "write /etc/sysconfig/kdump", "run update-bootloader")
+    assert steps == sorted(steps)
+    assert made["release"] == "transactional systems"
+
+
+def test_a_reservation_of_none_is_not_awaited(arm: Any) -> None:
+    guest = Guest(ROCKY_9)
+    guest.loaded = "0"
+    _, boots = arm(guest, "redhat", KdumpConfig(crashkernel="none", level=None, compress=None))
+    assert not [command for command in boots[1] if "crash_loaded" in command]
+    assert any("--remove-args='crashkernel'" in command for command in boots[0])
+
+
+@pytest.mark.parametrize("name", load_catalog().names)
+def test_every_image_of_the_catalogue_can_be_asked_for(name: str) -> None:
+    subject = find_subject(name, family=None)
+    assert subject.family is find_family(load_catalog().find(name).family)
+    Plan(subject=subject).check()
+
+
+# ---------------------------------------------------------------- before the crash
+
+
+class Stack:
+    """A stack that says what was asked of it."""
+
+    def __init__(self, family: str, identity: str, version: str, *, changes: bool) -> None:
+        self.family, self.remark = choose_release(find_family(family), {"ID": identity, "VERSION_ID": version})
+        self.changes = changes
+        self.asked: list[str] = []
+
+    def collect_with(self, level: int, compress: str) -> bool:
+        self.asked.append(f"collect {level} {compress}")
+        return self.changes
+
+    def state(self) -> GuestState:
+        return GuestState(
+            boot_id="b", kernel="6.12.0", cmdline="crashkernel=256M", loaded=True, reserved_bytes=1 << 28,
+            meminfo_kib={}, clock_s=0.0, os_release={}, makedumpfile="1.7.2", level=31, compress="lzo",
+            hostname="g", directory="/srv/dumps",
+        )  # fmt: skip
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda: self.asked.append(name)
+
+
+@pytest.fixture
+def prepare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Take the steps before a crash."""
+    monkeypatch.setattr(_Drill, "_memory_state", lambda *_: SimpleNamespace(pages={}))
+
+    def take(stack: Stack, **plan: Any) -> Any:
+        run: Any = SimpleNamespace(factor=1.0, accelerator="tcg", progress=Progress(quiet=True))
+        subject = Subject(name="mine", family=find_family(stack.family.name))
+        evidence = Evidence(tmp_path / "drill")
+        drill = _Drill(run, Plan(subject=subject, **plan), evidence)
+        guest: Any = Guest("")
+        drill._prepare(guest, stack)  # type: ignore[arg-type]
+        evidence.close()
+        assert any("/srv/dumps/" in command for command in guest.asked)  # where the configuration says
+        return drill.verdict
+
+    return take
+
+
+@pytest.mark.parametrize(
+    ("family", "identity", "version", "changes", "asked"),
+    [
+        ("debian", "debian", "12", True, ["identify", "collect 31 zlib", "wait_until_loaded"]),
+        ("redhat", "rhel", "9.8", False, ["identify", "collect 31 lzo", "wait_until_loaded"]),
+        ("redhat", "rhel", "9.8", True, ["identify", "collect 31 lzo", "arm", "wait_until_loaded"]),
+        ("suse", "sles", "16.0", True, ["identify", "collect 31 zlib", "arm", "wait_until_loaded"]),
+    ],
+)
+def test_a_changed_configuration_is_armed_anew_where_the_initramfs_has_a_copy(
+    prepare: Any, family: str, identity: str, version: str, changes: bool, asked: list[str]
+) -> None:
+    stack = Stack(family, identity, version, changes=changes)
+    verdict = prepare(stack)
+    assert stack.asked == asked
+    assert verdict.release == stack.family.release
+    assert verdict.remarks == []
+
+
+def test_a_guest_as_it_is_found_is_only_awaited(prepare: Any) -> None:
+    stack = Stack("suse", "sles", "16.0", changes=True)
+    prepare(stack, as_is=True)
+    assert stack.asked == ["identify", "settle"]
+
+
+def test_the_verdict_carries_the_remark_about_an_unknown_release(prepare: Any) -> None:
+    verdict = prepare(Stack("redhat", "rhel", "11.0", changes=False))
+    assert verdict.to_json()["remarks"] == [
+        "rhel 11.0 is not in the table of the family redhat: driven as RHEL 10 and rebuilds, the nearest in it"
+    ]
+
+
+def test_a_plan_that_the_family_cannot_follow_is_refused_before_there_is_a_guest() -> None:
+    config = KdumpConfig(crashkernel=None, level=None, compress="none")
+    with pytest.raises(UsageError, match="family suse has no setting for compression none"):
+        Plan(subject=Subject(name="mine", family=find_family("suse")), config=config).check()
