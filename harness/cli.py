@@ -214,7 +214,11 @@ def _add_subject(parser: Any) -> None:
     parser.add_argument(
         "--packages", type=Path, metavar="DIR", help="install these .deb or .rpm files instead of the repositories'"
     )
-    parser.add_argument("--firmware", choices=("bios", "uefi"), help="(default: bios where the image has it)")
+    parser.add_argument(
+        "--firmware",
+        choices=("bios", "uefi", "uefi-secure"),
+        help="uefi-secure is UEFI with Secure Boot (default: bios if it can)",
+    )
 
 
 def _add_inspect(verbs: Verbs) -> None:

@@ -52,7 +52,8 @@ class Subject:
 
     def check(self, machine: Machine) -> None:
         """UsageError for a machine that the image cannot boot on."""
-        if self.image is not None and machine.firmware not in self.image.firmware:
+        kind = machine.firmware.removesuffix("-secure")
+        if self.image is not None and kind not in self.image.firmware:
             raise UsageError(f"{self.name} boots with {' or '.join(self.image.firmware)}, not with {machine.firmware}")
         if self.access is not None:
             self.access.check()

@@ -6,7 +6,7 @@ import contextlib
 import os
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,14 @@ _CLOSE_REASONS = {
 }
 
 
+# What libvirt is asked for by each name; nothing is the BIOS that the machine has.
+FIRMWARE: Mapping[str, Mapping[str, bool]] = {
+    "bios": {},
+    "uefi": {"secure-boot": False},
+    "uefi-secure": {"secure-boot": True, "enrolled-keys": True},  # with the keys that a shim is signed for
+}
+
+
 @dataclass(frozen=True, kw_only=True)
 class DomainSpec:
     """The virtual machine that a guest runs on."""
@@ -63,7 +71,8 @@ class DomainSpec:
     seed: Path | None
     mac: str
     cpu_level: int = 1  # the x86-64 level that the guest's userland needs
-    firmware: str = "bios"
+    firmware: str = "bios"  # one of FIRMWARE
+    nvram: Path | None = None  # where UEFI keeps its variables; a place that goes with the run
     extra_disks: tuple[Path, ...] = ()
 
     def xml(self) -> str:
@@ -73,12 +82,11 @@ class DomainSpec:
         if self.seed is not None:
             disks.append(_disk_xml(self.seed, "vdb", "raw", read_only=True))
         disks += [_disk_xml(path, f"vd{chr(ord('c') + n)}", "qcow2") for n, path in enumerate(self.extra_disks)]
-        firmware = ' firmware="efi"' if self.firmware == "uefi" else ""
         return f"""<domain type="{"kvm" if kvm else "qemu"}">
   <name>{escape(self.name)}</name>
   <memory unit="MiB">{self.memory_mib}</memory>
   <vcpu>{self.vcpus}</vcpu>
-  <os{firmware}><type arch="x86_64" machine="q35">hvm</type><boot dev="hd"/></os>
+  {_os_xml(self.firmware, self.nvram)}
   <features><acpi/><apic/><vmcoreinfo state="on"/>{"" if kvm else _TCG_CACHE}</features>
   {_cpu_xml(kvm, self.cpu_level)}
   <clock offset="utc"/>
@@ -98,6 +106,19 @@ class DomainSpec:
   </devices>
 </domain>
 """
+
+
+def _os_xml(firmware: str, nvram: Path | None) -> str:
+    """Machine and firmware; which file that is, libvirt knows by the features that are asked for."""
+    features = FIRMWARE[firmware]
+    kind = ' firmware="efi"' if features else ""
+    asked = "".join(f'<feature enabled="{"yes" if on else "no"}" name="{name}"/>' for name, on in features.items())
+    place = f"<nvram>{escape(str(nvram))}</nvram>" if features and nvram is not None else ""
+    return (
+        f'<os{kind}><type arch="x86_64" machine="q35">hvm</type>'
+        f"{f'<firmware>{asked}</firmware>' if asked else ''}{place}"
+        '<boot dev="hd"/></os>'
+    )
 
 
 def _disk_xml(path: Path, target: str, kind: str, *, read_only: bool = False) -> str:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from . import accel
-from .domain import PREFIX, DomainSpec, Hypervisor
+from .domain import FIRMWARE, PREFIX, DomainSpec, Hypervisor
 from .errors import CommandFailed, GuestError, HostError, UsageError
 from .evidence import Evidence, EvidenceRoot
 from .guest import Guest
@@ -56,6 +56,8 @@ class Machine:
             raise UsageError(
                 f"{self.memory_mib} MiB is no sensible guest memory ({MIN_MEMORY_MIB} to {MAX_MEMORY_MIB})"
             )
+        if self.firmware not in FIRMWARE:
+            raise UsageError(f"unknown firmware {self.firmware!r} (known: {', '.join(FIRMWARE)})")
         if not 1 <= self.vcpus <= MAX_VCPUS:
             raise UsageError(f"{self.vcpus} is no sensible number of processors (1 to {MAX_VCPUS})")
 
@@ -165,6 +167,7 @@ class Run:
         """
         identity = identity or self.identity(label)
         seed = self.directory.path / f"seed-{identity.name}.iso"
+        nvram = self.directory.path / f"{identity.name}.nvram"
         mac, host_key = identity.mac, identity.host_key
         write_seed(
             seed,
@@ -185,6 +188,7 @@ class Run:
             mac=mac,
             cpu_level=machine.cpu_level,
             firmware=machine.firmware,
+            nvram=nvram,
         )
         domain = self.hypervisor.spawn(spec)
         try:
@@ -209,7 +213,7 @@ class Run:
             raise
         finally:
             domain.destroy()
-            for path in (seed, disk):
+            for path in (seed, nvram, disk):
                 if path.parent == self.directory.path:
                     path.unlink(missing_ok=True)
 

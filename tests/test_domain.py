@@ -74,7 +74,11 @@ def test_the_accelerator_is_the_type_of_the_domain(accelerator: str, kind: str) 
 
 
 def test_firmware_is_chosen_by_libvirt_where_it_is_uefi() -> None:
-    assert attribute(described(firmware="uefi"), "os", "firmware") == "efi"
+    for name, secure in (("uefi", "no"), ("uefi-secure", "yes")):
+        xml = described(firmware=name, nvram=Path("/run/mine.nvram"))
+        assert attribute(xml, "os", "firmware") == "efi"
+        assert attribute(xml, "os/firmware/feature[@name='secure-boot']", "enabled") == secure
+        assert text(xml, "os/nvram") == "/run/mine.nvram"
     assert attribute(described(), "os", "firmware") is None
 
 
