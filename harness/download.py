@@ -190,7 +190,11 @@ def cached(image: Image, cache_dir: Path) -> Path | None:
 
 def versions(place: Path) -> list[Path]:
     """The verified files in an image's directory of the cache, the newest first."""
-    return sorted(_files(place, "qcow2"), key=lambda path: (path.stat().st_mtime, path.name), reverse=True)
+    dated = []
+    for path in _files(place, "qcow2"):
+        with contextlib.suppress(FileNotFoundError):  # another process prunes
+            dated.append((path.stat().st_mtime, path))
+    return [path for _, path in sorted(dated, reverse=True)]
 
 
 def partials(place: Path) -> list[Path]:

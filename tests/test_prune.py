@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from image_site import by_hand, make_image, start_partial
 
+from harness import download
 from harness import prune as prune_module
 from harness.catalog import Catalog, Image
 from harness.errors import UsageError
@@ -229,6 +230,19 @@ def test_only_what_is_asked_for_is_looked_at(state: State) -> None:
     assert (left(state), left(state, "gone-1")) == ({"a", "b"}, set())
     with pytest.raises(UsageError, match=r"no image matches 'gentoo-\*', neither in the catalogue nor in the cache"):
         prune(state, rows, ["gentoo-*"])
+
+
+def test_a_lock_of_another_user_is_an_obstacle_and_no_error(state: State, monkeypatch: pytest.MonkeyPatch) -> None:
+    old = put(state, "a", days_old=9)
+    put(state, "b", days_old=1)
+
+    def refused(*_: Any, **__: Any) -> Any:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(download.Path, "open", refused)
+    (one,) = prune(state, catalog())
+    assert one.kept_because == "Permission denied: it is another user's"
+    assert old.exists()
 
 
 @pytest.mark.skipif(os.getuid() == 0, reason="root may remove everything")
