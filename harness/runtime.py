@@ -33,6 +33,7 @@ class Options:
     uri: str | None = None
     state: Path | None = None
     evidence: Path = Path("evidence")
+    evidence_part: tuple[str, str] | None = None  # as of EvidenceRoot
     accelerator: str = "auto"
     timeout_factor: float = 1.0
     keep: str = "failed"
@@ -109,8 +110,8 @@ class Run:
 
     def evidence(self, name: str) -> Evidence:
         """A new evidence directory of this run."""
-        if self._evidence is None:
-            self._evidence = EvidenceRoot(self.options.evidence)
+        self.open_evidence()
+        assert self._evidence is not None
         evidence = self._evidence.drill(name)
         if self.options.verbose:
             evidence.echo_console(console_echo)
@@ -130,7 +131,7 @@ class Run:
     def open_evidence(self) -> None:
         """Make the run's evidence directory now, so that a place that cannot be written is known before work begins."""
         if self._evidence is None:
-            self._evidence = EvidenceRoot(self.options.evidence)
+            self._evidence = EvidenceRoot(self.options.evidence, part=self.options.evidence_part)
 
     def overlay(self, base: Path, *, base_format: str) -> Path:
         """A throw-away qcow2 on base in the run's private directory."""
