@@ -88,6 +88,7 @@ def run_drill(run: Run, plan: Plan) -> Verdict:
     require_space(run.evidence_directory, EVIDENCE_NEED_MIB, "the evidence of a drill", option="--evidence")
     evidence = run.evidence(plan.name or plan.subject.name)
     drill = _Drill(run, plan, evidence)
+    drill.verdict.disk = (disk.base if isinstance(disk, ArmedDisk) else disk).source
     overlay = run.overlay(disk.path, base_format=base_format)
     try:
         with run.guest(overlay, plan.machine, evidence, label=plan.subject.name, user=plan.subject.login) as guest:

@@ -13,7 +13,7 @@ HARNESS = Path(__file__).parent.parent / "harness"
 # From the bottom up; a module may import from its own row and from the rows above it in this list.
 LAYERS = (
     ("errors", "stage", "facts"),
-    ("timing", "mirror", "checksums", "verdict", "config", "plot"),
+    ("timing", "mirror", "checksums", "verdict", "config", "plot", "matrix"),
     ("evidence", "catalog", "seed", "progress", "family"),
     ("vmcore", "diagnosis", "download", "build", "state", "support"),
     ("console", "shell", "triage"),
