@@ -222,10 +222,14 @@ def _reason(
     if outcome is Outcome.KNOWN_ISSUE:
         return str(report.wasxfail).removeprefix("reason: ")
     error = call.excinfo.value if call.excinfo is not None else report.longrepr
-    told = str(error).strip() or type(error).__name__
+    told = str(error).strip()
+    if not told:
+        return type(error).__name__
     line = told.splitlines()[0]
     if outcome is not Outcome.ERROR or isinstance(error, pytest.fail.Exception):
         line = re.sub(rf"^{re.escape(image)}: reached [A-Z]+: ", "", line)  # explain() says what the matrix says, too
+        if line == "verified":  # explain() beside an assertion that is about something else
+            line = next((other for other in told.splitlines() if other.startswith("assert ")), line)
         failing = next((verdict for verdict in verdicts if not verdict.verified), None)
         return f"{line} (the drill: {failing.reason()})" if failing and line.startswith("assert ") else line
     return f"{type(error).__name__}: {line}"

@@ -25,7 +25,7 @@ import pathlib
 import pytest
 from harness import plugin
 from harness.download import Unreachable
-from harness.errors import GuestError
+from harness.errors import GuestError, HostError
 from harness.evidence import EvidenceRoot
 from harness.stage import Stage
 from harness.verdict import Verdict
@@ -35,6 +35,8 @@ TRIED = pathlib.Path(__file__).with_name("tried")
 
 class Run(contextlib.AbstractContextManager):
     def __init__(self, options):
+        if options.uri == "broken":
+            raise HostError("libvirt does not answer")
         self.root = EvidenceRoot(options.evidence, part=options.evidence_part)
         self.evidence_directory = self.root.run
 
@@ -283,6 +285,42 @@ def test_a_glob_that_fits_no_image_is_a_usage_error(run_matrix: Any) -> None:
     assert found.status == pytest.ExitCode.USAGE_ERROR
     assert "no image matches 'solaris-*'" in found.text
     assert found.matrix is None
+
+
+def test_a_host_that_is_unfit_is_told_for_each_test(run_matrix: Any) -> None:
+    found = run_matrix("--uri", "broken", "-k", "good or pinned")
+    assert set(found.outcomes().values()) == {"error"}
+    assert {one["reason"] for one in found.matrix["tests"]} == {"HostError: libvirt does not answer"}
+    assert f"JSON: {found.path.relative_to(Path.cwd())}" in found.lines
+
+
+def test_evidence_that_cannot_be_written_is_told_and_no_more(run_matrix: Any) -> None:
+    Path("mine").write_text("not a directory")
+    found = run_matrix("--evidence", "mine", "-k", "good")
+    assert found.status == 1
+    assert any(line.startswith("no JSON: the evidence directory mine cannot be written") for line in found.lines)
+    assert Path("mine").read_text() == "not a directory"
+
+
+REASONS = """
+    def test_bare(drill):
+        from harness.plugin import KdumpConfig
+        verdict = drill(config=KdumpConfig(crashkernel=None, level=1, compress=None))
+        assert verdict.verified
+    def test_another_matter(drill):
+        from harness.plugin import KdumpConfig
+        verdict = drill(config=KdumpConfig(crashkernel=None, level=31, compress=None))
+        assert verdict.vcpus == 4, verdict.explain()
+    def test_silent(image): raise ValueError
+"""
+
+
+def test_the_reason_is_told_however_a_scenario_asserts(run_matrix: Any) -> None:
+    found = run_matrix("--image", "debian-12", scenarios=REASONS)
+    reasons = {name: found.test(f"{name}[debian-12]")["reason"] for name in ("bare", "another_matter", "silent")}
+    assert reasons["bare"].startswith("assert False (the drill: filter: expected none of it")
+    assert reasons["another_matter"] == "assert 2 == 4"
+    assert reasons["silent"] == "ValueError"
 
 
 def test_a_worker_that_dies_leaves_an_error(run_matrix: Any) -> None:
