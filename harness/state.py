@@ -22,7 +22,7 @@ SHARED = Path("/var/lib/kdump-harness")
 GROUP = "libvirt"
 MIB = 1 << 20
 STARTING_S = 10.0  # between making a run's directory and locking it
-CACHES = ("images", "built", "armed", "debuginfo")
+CACHES = ("images", "built", "installed", "armed", "debuginfo")
 
 
 def default_directory() -> Path:
@@ -166,7 +166,7 @@ class State:
             Leftover(f"files of the dead run {name}", lambda path=path: _remove_tree(path))  # type: ignore[misc]
             for name, path in self.dead_runs().items()
         ]
-        for cache in ("built", "armed", "debuginfo"):
+        for cache in ("built", "installed", "armed", "debuginfo"):
             for part in sorted((self.directory / cache).glob("*.part")):
                 if not _held(part.with_suffix(".lock")):
                     what = "debug info" if cache == "debuginfo" else f"{cache} disk"

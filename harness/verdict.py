@@ -42,6 +42,7 @@ class Verdict:
     started: str = field(default_factory=_now)  # UTC
     disk: str | None = None  # where the guest's disk came from
     kernel: str | None = None
+    kernel_asked: str | None = None  # as the user put it; the drill does not begin with another one
     makedumpfile: str | None = None
     crashkernel: str | None = None
     reserved_mib: int | None = None
