@@ -4,7 +4,9 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 IMAGE  ?= debian-12
-IMAGES ?= debian-12
+IMAGES ?=
+JOBS   ?= 1
+STRICT ?=
 
 # A membership of the group libvirt that setup has just given is not in this session yet.
 in_group = if [ "$$(id -u)" -eq 0 ] || id -nG | grep -qw libvirt; then $(1); else sg libvirt -c "$(1)"; fi
@@ -30,8 +32,10 @@ drill: setup ## One full drill of IMAGE (debian-12)
 test: setup ## The quick tests: no guest, no root, no network
 	@$(BIN)/pytest tests -n auto
 
-scenarios: setup ## Real guests, real panics: IMAGES="debian-11 debian-12"
-	@$(call in_group,$(BIN)/pytest scenarios $(foreach image,$(IMAGES),--image '$(image)'))
+# Without IMAGES each scenario runs on its own images, or on debian-12. The quotes keep globs from the shell.
+scenarios: setup ## Real guests, real panics: IMAGES="debian-* rocky-9" JOBS=2 STRICT=1 (no image, no success)
+	@$(call in_group,$(BIN)/pytest scenarios $(foreach image,$(IMAGES),--image '$(image)') \
+		$(if $(filter-out 1,$(JOBS)),-n '$(JOBS)') $(if $(filter-out 0 no,$(STRICT)),--strict-images))
 
 check: setup ## Formatting, lint, types, tests
 	@$(BIN)/ruff format --check .

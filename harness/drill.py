@@ -92,6 +92,7 @@ def run_drill(run: Run, plan: Plan) -> Verdict:
     require_space(run.evidence_directory, EVIDENCE_NEED_MIB, "the evidence of a drill", option="--evidence")
     evidence = run.evidence(plan.name or plan.subject.name)
     drill = _Drill(run, plan, evidence)
+    drill.verdict.disk = (disk.base if isinstance(disk, ArmedDisk) else disk).source
     overlay = run.overlay(disk.path, base_format=base_format)
     try:
         subject = plan.subject
@@ -177,6 +178,8 @@ class _Drill:
                     stack.wait_until_loaded()
             if self.plan.before_crash is not None:
                 self.plan.before_crash(guest, stack)
+            # The guest's clock is compared with ours from here; what follows may take long on a busy host.
+            self.clock.mark("asked")
             before = stack.state()
             dumps = self.target.list(guest.shell, before.directory)
             self.memory = self._memory_state(guest, before)
@@ -205,7 +208,6 @@ class _Drill:
     def _crash(self, guest: Guest, stack: Stack, before: GuestState) -> tuple[CrashFacts, CrashWatch]:
         """Leave the nonce, pull the trigger, follow the console."""
         nonce = secrets.token_hex(8)
-        self.clock.mark("asked")  # "before" was read a moment ago; its clock is compared with ours from here
         guest.shell.run("echo %s > /dev/kmsg; sync", f"kdump-harness: this is crash {nonce}")
         watch = CrashWatch(stack.family.console, self.trigger.panic, self.clock, on_change=self._reach)
         watch.stage = self.verdict.reached if self.verdict.reached >= Stage.ARMED else Stage.ARMED

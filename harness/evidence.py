@@ -84,13 +84,20 @@ class Evidence:
 class EvidenceRoot:
     """Where the runs go: one directory per run below a root, and `last` pointing to the newest."""
 
-    def __init__(self, root: Path) -> None:
-        """Create the run's directory; HostError when the root cannot be written."""
-        stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+    def __init__(self, root: Path, *, part: tuple[str, str] | None = None) -> None:
+        """Create the run's directory; HostError when the root cannot be written.
+
+        part is for one of several processes of a run: the run's name, which they share, and this one's own.
+        """
         try:
             root.mkdir(parents=True, exist_ok=True)
-            self.run = _unique(root, stamp)
-            _point(root / "last", self.run.name)
+            if part is None:
+                self.run = whole = _unique(root, run_stamp())
+            else:
+                whole = root / part[0]
+                whole.mkdir(exist_ok=True)
+                self.run = _unique(whole, part[1])
+            _point(root / "last", whole.name)
         except OSError as error:
             raise _unwritable(root, error) from None
 
@@ -102,6 +109,11 @@ class EvidenceRoot:
             path = self.run / f"{name}-{number}"
             number += 1
         return Evidence(path)
+
+
+def run_stamp() -> str:
+    """The name of a run that begins now."""
+    return datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
 
 
 def check_writable(root: Path) -> None:

@@ -22,6 +22,7 @@ __all__ = ["COMPRESS_FLAGS", "MAX_LEVEL", "Family", "choose_release", "fill", "f
 
 # How far a row is known to be true, for docs/support.md.
 SHOWN = {
+    "image": "drilled on the image that the distribution publishes",
     "guest": "drilled on guests that were built from this release's packages",
     "code": "drilled with this release's kdump code in a guest of another distribution",
     "facts": "by documentation and source only, never driven",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -17,9 +18,10 @@ from .disk import ArmedDisk, BaseDisk, Subject, armed_disk, base_disk
 from .download import Unreachable
 from .drill import Plan, run_drill
 from .errors import HarnessError, UsageError
-from .evidence import Evidence
+from .evidence import Evidence, EvidenceRoot, run_stamp
 from .family import Family, find_family
 from .guest import Guest
+from .matrix import Entry, Matrix, Outcome
 from .runtime import Machine, Options, Run
 from .stack import KdumpConfig, Stack
 from .sweep import Sweep, SweepPlan, run_sweep
@@ -32,6 +34,11 @@ T = TypeVar("T")
 DEFAULT_IMAGES = ("debian-12",)
 _FAILED = pytest.StashKey[bool]()
 _VERDICTS = pytest.StashKey[list[Verdict]]()
+_ENTRY = pytest.StashKey[Entry]()
+_OLD_PROPERTIES = pytest.StashKey[int]()
+_MISSING = pytest.StashKey[dict[str, str]]()
+_RUN = pytest.StashKey[Run]()
+_RUN_NAME = pytest.StashKey[str]()
 
 
 def pin_image(*names: str) -> pytest.MarkDecorator:
@@ -53,7 +60,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """The options of the contract."""
     group = parser.getgroup("kdump-harness", "real guests, real panics")
     group.addoption(
-        "--image", action="append", default=[], metavar="NAME", help="image or glob of the catalogue, repeatable"
+        "--image",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help=f"image or glob of the catalogue, repeatable (default: {', '.join(DEFAULT_IMAGES)}, and the images that a "
+        "scenario pins); where it is given, scenarios that pin others are left out",
+    )
+    group.addoption(
+        "--strict-images", action="store_true", help="an image that cannot be had here is an error, and no skip"
+    )
+    group.addoption(
+        "--matrix",
+        metavar="FILE",
+        help="where the matrix of images and scenarios goes as JSON (default: matrix.json in the run's evidence)",
     )
     group.addoption("--evidence", default="evidence", metavar="DIR", help="where evidence goes")
     group.addoption(
@@ -69,11 +89,21 @@ def pytest_configure(config: pytest.Config) -> None:
     """The markers of the contract."""
     config.addinivalue_line("markers", "needs(feature, ...): skip where the hypervisor or the guest lacks a feature")
     config.addinivalue_line("markers", "slow: takes more than a few drills' time")
+    config.stash[_MISSING] = {}
+    if not hasattr(config, "workerinput"):
+        config.stash[_RUN_NAME] = f"{run_stamp()}-{os.getpid()}"
+        config.pluginmanager.register(MatrixReporter(config), "kdump-matrix")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """xdist's workers each have a directory in that of the run."""
+    node.workerinput["kdump_run"] = node.config.stash[_RUN_NAME]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """A scenario that takes an image runs once per chosen image, unless it pins its own."""
-    if "image" not in metafunc.fixturenames or not _is_ours(metafunc, "image"):
+    if "image" not in metafunc.fixturenames or not _is_ours(metafunc.definition, "image"):
         return
     pinned = any(
         "image" in str(mark.args[0]).replace(" ", "").split(",")
@@ -83,10 +113,27 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("image", chosen_images(metafunc.config), indirect=True, scope="session")
 
 
-def _is_ours(metafunc: pytest.Metafunc, fixture: str) -> bool:
+def _is_ours(test: Any, fixture: str) -> bool:
     """Whether a fixture is this plugin's; other projects' tests may have one of the same name."""
-    found = metafunc.definition._fixtureinfo.name2fixturedefs.get(fixture)  # pytest has no public way to ask
+    found = test._fixtureinfo.name2fixturedefs.get(fixture)  # pytest has no public way to ask
     return found is not None and found[-1].func.__module__ == __name__
+
+
+def _image_of(item: Any) -> str | None:
+    """The image that a test is run on."""
+    if "image" not in getattr(item, "fixturenames", ()) or not hasattr(item, "callspec") or not _is_ours(item, "image"):
+        return None
+    return item.callspec.params.get("image")  # type: ignore[no-any-return]
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out scenarios that are pinned to images other than those which were asked for."""
+    if not config.getoption("--image"):
+        return
+    wanted = {*chosen_images(config), None}
+    if others := [item for item in items if _image_of(item) not in wanted]:
+        items[:] = [item for item in items if _image_of(item) in wanted]
+        config.hook.pytest_deselected(items=others)
 
 
 def chosen_images(config: pytest.Config) -> list[str]:
@@ -102,6 +149,9 @@ def chosen_images(config: pytest.Config) -> list[str]:
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """A test that is run again counts its own drills only."""
     item.stash[_VERDICTS] = []
+    item.stash[_OLD_PROPERTIES] = len(item.user_properties)
+    if image := _image_of(item):
+        item.stash[_ENTRY] = Entry(image=image, scenario=scenario_name(item), nodeid=item.nodeid)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -116,7 +166,73 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
         report.wasxfail = f"known issue: {', '.join(trackers)}"
     if call.excinfo is not None and call.excinfo.errisinstance(HarnessError) and not report.skipped:
         report.longrepr = f"{call.excinfo.typename}: {call.excinfo.value}"
+    if (entry := item.stash.get(_ENTRY, None)) is not None:
+        _tell(entry, item, call, report)
+        report.kdump = entry.to_json()  # goes with the report to where the matrix is made
     return report  # type: ignore[no-any-return]
+
+
+def _tell(entry: Entry, item: pytest.Item, call: pytest.CallInfo[None], report: Any) -> None:
+    """What this phase of a test adds to its entry of the matrix, and in the end to JUnit XML."""
+    error = call.excinfo.value if call.excinfo is not None else None
+    if error is not None and str(error) == item.config.stash[_MISSING].get(entry.image):
+        entry.unavailable = True
+        if item.config.getoption("--strict-images") and report.skipped:  # a scenario that is expected to fail
+            report.outcome = "failed"
+            report.__dict__.pop("wasxfail", None)
+    verdicts = item.stash[_VERDICTS]
+    found = Outcome.ERROR if entry.unavailable and report.failed else _outcome(call, report, verdicts)
+    # A fixture that breaks afterwards does not make a failure any better.
+    if found is not None and not (report.when == "teardown" and entry.outcome is Outcome.FAILED):
+        entry.outcome, entry.reason = found, _reason(entry.image, found, call, report, verdicts)
+    entry.duration_s = round(entry.duration_s + report.duration, 3)
+    entry.verdicts = [verdict.to_json() for verdict in verdicts]
+    told = [str(value) for name, value in item.user_properties[item.stash[_OLD_PROPERTIES] :] if name == "evidence"]
+    see = [str(error.see)] if isinstance(error, HarnessError) and error.see is not None else []
+    entry.evidence = list(dict.fromkeys([*told, *entry.evidence, *see]))
+    if report.when == "teardown":
+        report.user_properties += [
+            ("image", entry.image),
+            ("scenario", entry.scenario),
+            ("outcome", entry.outcome.value),
+        ]
+        if entry.outcome is Outcome.SKIPPED or entry.unavailable:
+            report.user_properties.append(("skip_reason", entry.reason))
+
+
+def _outcome(call: pytest.CallInfo[None], report: Any, verdicts: list[Verdict]) -> Outcome | None:
+    """What a phase says of its test; None where it says nothing."""
+    if report.skipped:
+        return Outcome.KNOWN_ISSUE if hasattr(report, "wasxfail") else Outcome.SKIPPED
+    if report.failed:
+        # Without an exception it is a pass that was not expected.
+        judged = call.excinfo is None or call.excinfo.errisinstance((AssertionError, pytest.fail.Exception))
+        return Outcome.FAILED if judged and report.when == "call" else Outcome.ERROR
+    if report.when != "call":
+        return None
+    return Outcome.VERIFIED if verdicts and all(verdict.verified for verdict in verdicts) else Outcome.PASSED
+
+
+def _reason(
+    image: str, outcome: Outcome, call: pytest.CallInfo[None], report: Any, verdicts: list[Verdict]
+) -> str | None:
+    """One line on why a test has this outcome."""
+    if outcome in (Outcome.VERIFIED, Outcome.PASSED):
+        return None
+    if outcome is Outcome.KNOWN_ISSUE:
+        return str(report.wasxfail).removeprefix("reason: ")
+    error = call.excinfo.value if call.excinfo is not None else report.longrepr
+    told = str(error).strip()
+    if not told:
+        return type(error).__name__
+    line = told.splitlines()[0]
+    if outcome is not Outcome.ERROR or isinstance(error, pytest.fail.Exception):
+        line = re.sub(rf"^{re.escape(image)}: reached [A-Z]+: ", "", line)  # explain() says what the matrix says, too
+        if line == "verified":  # explain() beside an assertion that is about something else
+            line = next((other for other in told.splitlines() if other.startswith("assert ")), line)
+        failing = next((verdict for verdict in verdicts if not verdict.verified), None)
+        return f"{line} (the drill: {failing.reason()})" if failing and line.startswith("assert ") else line
+    return f"{type(error).__name__}: {line}"
 
 
 def _excuse(item: pytest.Item, call: pytest.CallInfo[None]) -> list[str]:
@@ -145,17 +261,65 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
             terminalreporter.line(line, yellow=True)
 
 
+class MatrixReporter:
+    """Collects what became of each test, also from xdist's workers, and tells it in the end."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self.config = config
+        self.matrix = Matrix()
+        self.told = ""
+        to = config.getoption("--matrix")
+        self.path = config.invocation_params.dir / to if to else None
+        if self.path is not None and (self.path.is_dir() or not os.access(self.path.parent, os.W_OK | os.X_OK)):
+            raise pytest.UsageError(f"--matrix {to} cannot be written: it must be a file in a directory that is there")
+
+    def pytest_runtest_logreport(self, report: Any) -> None:
+        """Take what the report brings along."""
+        if found := getattr(report, "kdump", None):
+            self.matrix.add(Entry.from_json(found))
+
+    def pytest_sessionfinish(self) -> None:
+        """Write the JSON; where nothing was run, only if it was asked for."""
+        if self.config.getoption("collectonly") or not (self.matrix or self.path):
+            return
+        try:
+            path = self.path or self._run_directory() / "matrix.json"
+            self.matrix.write(path)
+            self.told = f"JSON: {path}"
+        except (OSError, HarnessError) as error:
+            self.told = f"no JSON: {error}"
+
+    def _run_directory(self) -> Path:
+        """Where this session's drills left their evidence; made where there was none."""
+        config = self.config
+        if (run := config.stash.get(_RUN, None)) is not None:
+            return run.evidence_directory
+        root = Path(config.getoption("--evidence"))
+        shared = root / config.stash[_RUN_NAME]
+        return shared if shared.is_dir() else EvidenceRoot(root).run
+
+    def pytest_terminal_summary(self, terminalreporter: Any) -> None:
+        """The matrix in plain text."""
+        if self.matrix:
+            terminalreporter.section("images × scenarios")
+            for line in self.matrix.lines(shutil.get_terminal_size().columns):
+                terminalreporter.line(line)
+        if self.told:
+            terminalreporter.line(self.told)
+
+
 @pytest.fixture(scope="session")
 def harness_run(request: pytest.FixtureRequest) -> Iterator[Run]:
     """Hypervisor, state and evidence of this session."""
     config = request.config
     directory = Path(config.getoption("--evidence"))
     state = config.getoption("--state")
-    worker = os.environ.get("PYTEST_XDIST_WORKER")
+    worker = getattr(config, "workerinput", None)
     options = Options(
         uri=config.getoption("--uri"),
         state=Path(state) if state else None,
-        evidence=directory / worker if worker else directory,
+        evidence=directory,
+        evidence_part=(worker["kdump_run"], worker["workerid"]) if worker else None,
         timeout_factor=config.getoption("--timeout-factor"),
         keep=config.getoption("--keep"),
     )
@@ -165,6 +329,7 @@ def harness_run(request: pytest.FixtureRequest) -> Iterator[Run]:
         signal.signal(signal.SIGTERM, _interrupt) if threading.current_thread() is threading.main_thread() else None
     )
     with capture.global_and_fixture_disabled() if capture else _nothing(), Run(options) as run:
+        config.stash[_RUN] = run
         yield run
     if before is not None:
         signal.signal(signal.SIGTERM, before)
@@ -241,9 +406,11 @@ def kdump_config(crashkernel: str | None, level: int | None, compress: str | Non
 
 
 @pytest.fixture(scope="session")
-def base_disk_of(harness_run: Run) -> Callable[[Subject], BaseDisk]:
+def base_disk_of(request: pytest.FixtureRequest, harness_run: Run) -> Callable[[Subject], BaseDisk]:
     """Get the base disk of any subject."""
-    return lambda subject: _available(lambda: base_disk(harness_run, subject, subject.family.packages))
+    return lambda subject: _available(
+        request.config, subject, lambda: base_disk(harness_run, subject, subject.family.packages)
+    )
 
 
 @pytest.fixture(scope="session", name="base_disk")
@@ -253,9 +420,11 @@ def base_disk_fixture(image: Subject, base_disk_of: Callable[[Subject], BaseDisk
 
 
 @pytest.fixture(name="armed_disk")
-def armed_disk_fixture(harness_run: Run, image: Subject, machine: Machine, kdump_config: KdumpConfig) -> ArmedDisk:
+def armed_disk_fixture(
+    request: pytest.FixtureRequest, harness_run: Run, image: Subject, machine: Machine, kdump_config: KdumpConfig
+) -> ArmedDisk:
     """A disk whose kdump was seen loaded; made once and cached."""
-    return _available(lambda: armed_disk(harness_run, image, machine, kdump_config))
+    return _available(request.config, image, lambda: armed_disk(harness_run, image, machine, kdump_config))
 
 
 @pytest.fixture
@@ -321,7 +490,8 @@ def drill(
             "name": evidence_name(request.node),
             "scenario": scenario_name(request.node),
         }
-        verdict = _available(lambda: run_drill(harness_run, Plan(**{**settings, **changes})))
+        plan = Plan(**{**settings, **changes})
+        verdict = _available(request.config, plan.subject, lambda: run_drill(harness_run, plan))
         report_verdict(request.node, verdict)
         return verdict
 
@@ -344,7 +514,9 @@ def sweep(
         }
         plan = SweepPlan(**{**settings, **changes})
         return _available(
-            lambda: run_sweep(harness_run, plan, on_verdict=lambda verdict: report_verdict(request.node, verdict))
+            request.config,
+            plan.subject,
+            lambda: run_sweep(harness_run, plan, on_verdict=lambda verdict: report_verdict(request.node, verdict)),
         )
 
     return take
@@ -378,12 +550,17 @@ def scenario_name(node: Any) -> str:
     return f"{Path(str(node.path)).name}::{test}"
 
 
-def _available(get: Callable[[], T]) -> T:
-    """What get returns; skips the scenario where the image cannot be had here."""
-    try:
-        return get()
-    except Unreachable as error:
-        pytest.skip(str(error).splitlines()[0])
+def _available(config: pytest.Config, subject: Subject, get: Callable[[], T]) -> T:
+    """What get returns; skips the scenario where the image cannot be had here, and does not try it a second time."""
+    missing = config.stash[_MISSING]
+    if subject.name not in missing:
+        try:
+            return get()
+        except Unreachable as error:
+            missing[subject.name] = str(error).splitlines()[0]
+    if config.getoption("--strict-images"):
+        pytest.fail(missing[subject.name], pytrace=False)
+    pytest.skip(missing[subject.name])
 
 
 def _booted(run: Run, overlay: Path, machine: Machine, evidence: Evidence, image: Subject) -> Iterator[Guest]:

@@ -35,6 +35,7 @@ class Options:
     uri: str | None = None
     state: Path | None = None
     evidence: Path = Path("evidence")
+    evidence_part: tuple[str, str] | None = None  # as of EvidenceRoot
     accelerator: str = "auto"
     timeout_factor: float = 1.0
     keep: str = "failed"
@@ -116,8 +117,8 @@ class Run:
 
     def evidence(self, name: str) -> Evidence:
         """A new evidence directory of this run."""
-        if self._evidence is None:
-            self._evidence = EvidenceRoot(self.options.evidence)
+        self.open_evidence()
+        assert self._evidence is not None
         evidence = self._evidence.drill(name)
         if self.options.verbose:
             evidence.echo_console(console_echo)
@@ -137,7 +138,7 @@ class Run:
     def open_evidence(self) -> None:
         """Make the run's evidence directory now, so that a place that cannot be written is known before work begins."""
         if self._evidence is None:
-            self._evidence = EvidenceRoot(self.options.evidence)
+            self._evidence = EvidenceRoot(self.options.evidence, part=self.options.evidence_part)
 
     def fit(self, machine: Machine, *, needs: int | None) -> Machine:
         """The machine with the processor that a guest needs, unless it names another; HostError where there is none."""

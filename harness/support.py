@@ -1,17 +1,24 @@
-"""Writes the page of what is supported: python -m harness.support > docs/support.md."""
+"""Writes the page of what is supported, and records drills for it: python -m harness.support > docs/support.md."""
 
 from __future__ import annotations
 
+import argparse
+import datetime
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
+from .drill import REQUIRED_CHECKS
+from .errors import EXIT_OK, HarnessError, TableError, UsageError
 from .family import SHOWN, Family, Release, fill, load_families
+from .records import HOW, Record, load_records, merge, read_result, table_path, write_records
 
 _INTRODUCTION = """\
 # Support
 
 What the harness knows of each distribution's kdump, and how far that was shown to be true. This page is generated from
-`harness/families/*.toml` by `python -m harness.support`; change the tables, not the page.
+`harness/families/*.toml` and the recorded drills in `docs/drilled.toml` by `python -m harness.support`; change the
+tables, not the page. `python -m harness.support --record FILE...` adds what a `verdict.json` or a `matrix.json` says.
 
 A guest is driven by the row that its own `/etc/os-release` belongs to, whatever its image is called. A release that no
 row covers is driven as the nearest one; the drill says so, and its verdict carries a remark.
@@ -19,26 +26,51 @@ row covers is driven as the nearest one; the drill says so, and its verdict carr
 How far a row was shown to be true:
 
 """
-_RECORDED = """
+_REST = """
+"Not verified" means that a drill was made and failed, or lacked a check that is required today; "What was really run"
+says which. Where there is no record, the word is that of the family's table.
+
 The console lines of redhat and suse were compared with recordings of their own code, kdump-utils and kdump 2.1,
-in a Debian guest (`tests/data/consoles`); the harness has not armed or crashed a guest of these families yet.
+in a Debian guest (`tests/data/consoles`).
 """
+_RUN_HEAD = ("release", "image", "kernel", "makedumpfile", "on", "drill", "day", "result")
+_UNRECORDED = {
+    "image": "Said to be drilled on its own image, without a record",
+    "guest": "Said to be drilled on a guest of its packages, without a record",
+    "code": "Driven by its kdump code in another guest only, without a record",
+    "facts": "Never driven, by documentation and source only",
+}
 _HEAD = ("release", "os-release", "packages", "configuration", "our reservation", "its own", "shown")
 
 
-def support_page(families: Mapping[str, Family]) -> str:
-    """The page in Markdown."""
+def support_page(families: Mapping[str, Family], records: Sequence[Record]) -> str:
+    """The page in Markdown; TableError for a record of a release that is not in the tables."""
+    for record in records:
+        family = families.get(record.family)
+        if family is None or record.release not in {release.name for release, _ in family.releases}:
+            raise TableError(
+                f"{table_path().name}: {record.image} of {record.date}: there is no release {record.release!r} in the"
+                f" family {record.family!r}"
+            )
     shown = "".join(f"- **{word}**: {meaning}\n" for word, meaning in SHOWN.items())
-    return _INTRODUCTION + shown + _RECORDED + "".join(_family(family) for family in families.values())
+    return (
+        _INTRODUCTION
+        + shown
+        + _REST
+        + "".join(
+            _family(family, [record for record in records if record.family == family.name])
+            for family in families.values()
+        )
+    )
 
 
-def _family(family: Family) -> str:
+def _family(family: Family, records: Sequence[Record]) -> str:
     """One family's part of the page."""
     rows = family.releases
     lines = ["", f"## {family.name}", "", f"Service `{family.service}`, configuration `{family.config.file}`.", ""]
     lines += [_row(_HEAD), _row("---" for _ in _HEAD)]
-    lines += [_row(_cells(release, driven)) for release, driven in rows]
-    lines += [""]
+    lines += [_row(_cells(release, driven, records)) for release, driven in rows]
+    lines += ["", *_really_run(family, records), ""]
     for title, commands in (
         ("Memory is reserved with", [(name(row), _reserve(row[1])) for row in rows]),
         ("The distribution's own reservation is asked for with", [(name(row), _default(row[1])) for row in rows]),
@@ -71,7 +103,61 @@ def _build(family: Family) -> str:
     )
 
 
-def _cells(release: Release, driven: Family) -> tuple[str, ...]:
+def _really_run(family: Family, records: Sequence[Record]) -> list[str]:
+    """Every recorded drill, and by name every release without one."""
+    order = [release.name for release, _ in family.releases]
+    lines = ["What was really run:", ""]
+    if records:
+        lines += [_row(_RUN_HEAD), _row("---" for _ in _RUN_HEAD)]
+        lines += [_row(_run(record)) for record in sorted(records, key=lambda one: order.index(one.release))]
+        lines += [""]
+    drilled = {record.release for record in records}
+    for word, meaning in _UNRECORDED.items():
+        names = [
+            release.name for release, _ in family.releases if release.name not in drilled and release.shown == word
+        ]
+        if names:
+            lines += [f"{meaning}: {', '.join(names)}.", ""]
+    return lines[:-1]
+
+
+def _run(record: Record) -> tuple[str, ...]:
+    if record.holds:
+        result = f"verified, {record.checks} checks"
+    elif record.verified:
+        result = (
+            f"{record.checks} checks held; not made then: {', '.join(f'`{name}`' for name in record.unmade_checks)}"
+        )
+    else:
+        why = [f"`{check}`" for check in record.failed_checks]
+        why += [record.stopped_by] if record.stopped_by else []
+        result = f"**not verified**, reached {record.reached}: {', '.join(why) or 'no check was made'}"
+    if record.known_issue:
+        told = record.known_issue
+        result += f" ([known issue]({told}))" if told.startswith(("http://", "https://")) else f" (known issue: {told})"
+    drill = f"{record.trigger} → {record.target}, `-d {record.level}` {record.compress}"
+    return (
+        record.release,
+        record.image,
+        record.kernel,
+        record.makedumpfile,
+        record.how,
+        f"{drill}, {record.firmware}, {record.accelerator}",
+        record.date.isoformat(),
+        result,
+    )
+
+
+def shown_of(release: Release, records: Iterable[Record]) -> str:
+    """How far a row was shown to be true: by its records, else as its table says."""
+    own = [record for record in records if record.release == release.name]
+    if not own:
+        return release.shown
+    best = min(own, key=lambda record: (not record.holds, HOW.index(record.how)))
+    return best.how if best.holds else f"{best.how}, not verified"
+
+
+def _cells(release: Release, driven: Family, records: Sequence[Record]) -> tuple[str, ...]:
     if release.since:
         versions = release.since if release.since == release.until else f"{release.since} to {release.until}"
     else:
@@ -83,7 +169,7 @@ def _cells(release: Release, driven: Family) -> tuple[str, ...]:
         "shell variables" if driven.config.syntax == "assignment" else "directives",
         driven.crashkernel,
         driven.bootloader.packaged or "by its tool",
-        release.shown,
+        shown_of(release, records),
     )
 
 
@@ -107,5 +193,38 @@ def _row(cells: Iterable[str]) -> str:
     return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
 
 
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print the page, or record drills."""
+    parser = argparse.ArgumentParser(
+        prog="python -m harness.support",
+        description="Print docs/support.md, or add drills to docs/drilled.toml, of which it is made.",
+    )
+    parser.add_argument("--record", nargs="+", type=Path, metavar="FILE", help="verdict.json or matrix.json to add")
+    parser.add_argument("--how", choices=HOW, help="what it ran on (default: as the verdict's disk says)")
+    parser.add_argument("--release", metavar="ROW", help="for verdicts of before they told their release")
+    parser.add_argument("--date", type=datetime.date.fromisoformat, metavar="DAY", help="as 2026-11-22, likewise")
+    arguments = parser.parse_args(argv)
+    try:
+        if not arguments.record:
+            sys.stdout.write(support_page(load_families(), load_records()))
+            return EXIT_OK
+        known = {"how": arguments.how, "release": arguments.release, "date": arguments.date}
+        new = [record for path in arguments.record for record in read_result(path, known, REQUIRED_CHECKS)]
+        if not new:
+            raise UsageError("there is no drill to record in these files")
+        records = merge(load_records(), new)
+        support_page(load_families(), records)  # a release that is not in the tables is told before it is written
+        write_records(records)
+        for record in new:
+            sys.stderr.write(
+                f"{record.image}, {record.release}: {record.how}, verified: {str(record.verified).lower()}\n"
+            )
+        sys.stderr.write("now: python -m harness.support > docs/support.md\n")
+        return EXIT_OK
+    except HarnessError as error:
+        sys.stderr.write(f"harness.support: {error}\n")
+        return error.exit_code
+
+
 if __name__ == "__main__":
-    sys.stdout.write(support_page(load_families()))
+    sys.exit(main())

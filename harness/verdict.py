@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -21,6 +22,10 @@ class Check:
     seen: str
 
 
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
 @dataclass
 class Verdict:
     """The outcome of one drill; verified only when every check was made and held."""
@@ -34,6 +39,8 @@ class Verdict:
     vcpus: int
     firmware: str = "bios"
     release: str | None = None  # the row of the family's table that the guest was driven by
+    started: str = field(default_factory=_now)  # UTC
+    disk: str | None = None  # where the guest's disk came from
     kernel: str | None = None
     kernel_asked: str | None = None  # as the user put it; the drill does not begin with another one
     makedumpfile: str | None = None

@@ -249,8 +249,12 @@ def prepare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         evidence = Evidence(tmp_path / "drill")
         drill = _Drill(run, Plan(subject=subject, **plan), evidence)
         guest: Any = Guest("")
+        marked: list[str] = []
+        state = stack.state
+        monkeypatch.setattr(stack, "state", lambda: (marked.extend(drill.clock.marks_s), state())[1])
         drill._prepare(guest, stack)  # type: ignore[arg-type]
         evidence.close()
+        assert "asked" in marked  # our clock runs before the guest's is read: what follows may take any time
         assert any("/srv/dumps/" in command for command in guest.asked)  # where the configuration says
         return drill.verdict
 

@@ -13,9 +13,9 @@ HARNESS = Path(__file__).parent.parent / "harness"
 # From the bottom up; a module may import from its own row and from the rows above it in this list.
 LAYERS = (
     ("errors", "stage", "facts"),
-    ("timing", "mirror", "checksums", "verdict", "config", "plot"),
+    ("timing", "mirror", "checksums", "verdict", "config", "plot", "matrix", "records"),
     ("evidence", "catalog", "seed", "progress", "family"),
-    ("vmcore", "diagnosis", "download", "build", "packages", "state", "support", "refresh", "prune"),
+    ("vmcore", "diagnosis", "download", "build", "packages", "state", "refresh", "prune"),
     ("console", "shell", "triage"),
     ("domain",),
     ("accel", "guest"),
@@ -24,7 +24,7 @@ LAYERS = (
     ("disk", "checks", "oracle", "watch", "known", "cells", "refilter"),
     ("drill", "doctor"),
     ("sweep",),
-    ("verbs",),
+    ("verbs", "support"),
     ("plugin", "cli"),
 )
 RANK = {module: rank for rank, modules in enumerate(LAYERS) for module in modules}

@@ -50,6 +50,31 @@ def test_the_make_target_is_there_and_explains_itself(target: str) -> None:
     assert target in phony.group(1).split()
 
 
+@pytest.mark.parametrize(
+    ("settings", "arguments"),
+    [
+        ((), ""),
+        (
+            ("IMAGES=debian-* rocky-9", "JOBS=2", "STRICT=1"),
+            "--image debian-* --image rocky-9 -n 2 --strict-images",
+        ),
+        (("IMAGES=debian-12", "JOBS=1", "STRICT=0"), "--image debian-12"),
+    ],
+    ids=["plain", "all", "off"],
+)
+def test_make_scenarios_hands_globs_on_as_they_are(tmp_path: Path, settings: tuple[str, ...], arguments: str) -> None:
+    for name in ("Makefile", "pyproject.toml"):
+        (tmp_path / name).write_text((ROOT / name).read_text(encoding="utf-8"), encoding="utf-8")
+    (tmp_path / "debian-in-the-way").touch()
+    told = subprocess.run(
+        ["make", "-n", "scenarios", *settings], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    (line,) = (line for line in told.stdout.splitlines() if "pytest" in line)
+    show = line.replace(".venv/bin/pytest", "printf '%s ' pytest").replace("id -u", "echo 0")  # the shell's view of it
+    seen = subprocess.run(["sh", "-c", show], cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    assert seen.split() == ["pytest", "scenarios", *arguments.split()]
+
+
 def test_every_make_target_of_the_readme_is_there() -> None:
     named = set(re.findall(r"^(?:\$ )?make ([a-z]+)", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE))
     assert named <= set(TARGETS)
