@@ -92,6 +92,16 @@ class Recipe:
         text = repr((RECIPE_VERSION, DISK_MIB, EXT4_FEATURES, KERNEL_ARGUMENTS, BASE_PACKAGES, self))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
+    def sources(self) -> tuple[str, ...]:
+        """Where its packages come from, as lines of sources.list."""
+        return self.mirror.sources(
+            self.suite,
+            self.updates_suite,
+            self.kernel_suite,
+            security_suite=self.security_suite,
+            components=self.components,
+        )
+
 
 def missing_tools() -> tuple[str, ...]:
     """The commands of the build that this host does not have."""
@@ -139,13 +149,7 @@ def build(recipe: Recipe, disk: Path, *, workdir: Path, log: Path, progress: Cal
         f"--customize-hook={shlex.quote(str(hook))} \"$1\"",
         recipe.suite,
         "-",
-        *recipe.mirror.sources(
-            recipe.suite,
-            recipe.updates_suite,
-            recipe.kernel_suite,
-            security_suite=recipe.security_suite,
-            components=recipe.components,
-        ),
+        *recipe.sources(),
     ]  # fmt: skip
     progress(f"installing {recipe.suite} with {recipe.kernel} from {recipe.mirror.archive}")
     try:
@@ -173,6 +177,7 @@ def _file_hooks(files: Path) -> tuple[str, ...]:
     place = "/var/tmp/kdump-harness-packages"
     install = "DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends --allow-downgrades"
     return (
+        f'--customize-hook=mkdir "$1{place}"',
         f"--customize-hook=sync-in {shlex.quote(str(files))} {place}",
         f"--customize-hook=chroot \"$1\" sh -c '{install} {place}/*.deb && rm -rf {place}'",
     )

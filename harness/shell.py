@@ -10,6 +10,7 @@ import shlex
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import BinaryIO
 
 import paramiko
 
@@ -164,9 +165,7 @@ class Shell:
             try:
                 channel.settimeout(silence_s)
                 self._execute(channel, command)
-                while chunk := source.read(CHUNK):
-                    channel.sendall(chunk)
-                channel.shutdown_write()
+                _feed(channel, source)
                 status = channel.recv_exit_status()
             except TimeoutError:
                 raise GuestError(f"{self.address}: the guest stopped taking {local.name}") from None
@@ -289,6 +288,19 @@ def _collect(
                 out += chunk
                 if not chunk and not channel.recv_stderr_ready():
                     channel.status_event.wait(min(0.2, deadline.left_s))
+
+
+def _feed(channel: paramiko.Channel, source: BinaryIO) -> None:
+    """Send all of source; a command that ends before it has read it is told by its status."""
+    try:
+        while chunk := source.read(CHUNK):
+            channel.sendall(chunk)
+        channel.shutdown_write()
+    except TimeoutError:
+        raise
+    except OSError:
+        if not channel.exit_status_ready() and not channel.closed:
+            raise
 
 
 def _last_line(out: bytearray) -> str:

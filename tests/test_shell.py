@@ -65,6 +65,10 @@ class Server(paramiko.ServerInterface):
         return True
 
     def _run(self, channel: paramiko.Channel, command: str) -> None:
+        with contextlib.suppress(OSError, EOFError):  # the client may hang up at any time
+            self._serve(channel, command)
+
+    def _serve(self, channel: paramiko.Channel, command: str) -> None:
         process = subprocess.Popen(
             ["sh", "-c", command],
             stdin=subprocess.PIPE,
