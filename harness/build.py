@@ -8,6 +8,7 @@ that work on files: sfdisk, mke2fs -d, mtools; so an ordinary user can do it whe
 from __future__ import annotations
 
 import hashlib
+import re
 import shlex
 import shutil
 import struct
@@ -17,8 +18,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from .errors import CommandFailed, HostError
+from .errors import CommandFailed, HostError, UsageError
 from .mirror import Mirror
+from .packages import LocalPackage
 
 RECIPE_VERSION = 1  # raise it when the files below change: cached disks are then made anew
 DISK_MIB = 8192  # sparse; room for a full dump (-d 0) of a 4 GiB guest beside the system
@@ -40,6 +42,12 @@ EXT4_FEATURES = (
 
 # The consoles of Debian's official cloud images: the serial line last, so that it is /dev/console.
 KERNEL_ARGUMENTS = "console=tty0 console=ttyS0,115200 earlyprintk=ttyS0,115200 consoleblank=0"
+
+_NO_SUCH_PACKAGE = re.compile(
+    r"E: (?:Unable to locate package|Version .* was not found|Release .* was not found"
+    r"|Package .* has no installation candidate|The repository .* does not have a Release file"
+    r"|Unable to correct problems)| .* does not match system \(|.* : Depends: "
+)
 
 BASE_PACKAGES = (
     "ca-certificates",
@@ -73,9 +81,11 @@ class Recipe:
     updates_suite: str
     security_suite: str
     components: tuple[str, ...]
-    kernel: str
+    kernel: str  # a package, PACKAGE/SUITE, or nothing where files bring it
     packages: tuple[str, ...]
     mirror: Mirror
+    kernel_suite: str = ""
+    files: tuple[LocalPackage, ...] = ()  # of this host, installed at the end
 
     def key(self) -> str:
         """A digest of everything that went in."""
@@ -107,6 +117,8 @@ def build(recipe: Recipe, disk: Path, *, workdir: Path, log: Path, progress: Cal
     boot.mkdir(mode=0o777)
     boot.chmod(0o777)  # in a user namespace the hooks run under another id
     disk.chmod(0o666)
+    files = workdir / "files"
+    _copy_files(files, recipe.files)
     hook = workdir / "finish"
     hook.write_text(_finish_hook(disk, boot, root_uuid), encoding="utf-8")
     hook.chmod(0o755)
@@ -115,7 +127,7 @@ def build(recipe: Recipe, disk: Path, *, workdir: Path, log: Path, progress: Cal
         "--mode=auto",
         "--variant=apt",
         "--format=null",
-        f"--include={','.join((*BASE_PACKAGES, recipe.kernel, *recipe.packages))}",
+        f"--include={','.join(filter(None, (*BASE_PACKAGES, recipe.kernel, *recipe.packages)))}",
         # A mirror may lag behind the date until which its index vouches for itself; signatures are checked anyway.
         '--aptopt=Acquire::Check-Valid-Until "false"',
         "--dpkgopt=path-exclude=/usr/share/doc/*",
@@ -123,19 +135,53 @@ def build(recipe: Recipe, disk: Path, *, workdir: Path, log: Path, progress: Cal
         "--dpkgopt=path-exclude=/usr/share/locale/*",
         f"--essential-hook=sync-in {shlex.quote(str(early))} /",
         f"--customize-hook=sync-in {shlex.quote(str(late))} /",
+        *(_file_hooks(files) if recipe.files else ()),
         f"--customize-hook={shlex.quote(str(hook))} \"$1\"",
         recipe.suite,
         "-",
         *recipe.mirror.sources(
-            recipe.suite, recipe.updates_suite, security_suite=recipe.security_suite, components=recipe.components
+            recipe.suite,
+            recipe.updates_suite,
+            recipe.kernel_suite,
+            security_suite=recipe.security_suite,
+            components=recipe.components,
         ),
     ]  # fmt: skip
     progress(f"installing {recipe.suite} with {recipe.kernel} from {recipe.mirror.archive}")
-    _run_logged(command, log, progress)
+    try:
+        _run_logged(command, log, progress)
+    except CommandFailed:
+        if refused := _refused(log):
+            raise UsageError(f"{recipe.name} cannot be built with what was asked for: {refused}", see=log) from None
+        raise
     progress("writing the boot loader")
     _install_bios_grub(disk, boot)
     _install_esp(disk, boot, root_uuid)
     disk.chmod(0o644)
+
+
+def _copy_files(directory: Path, files: tuple[LocalPackage, ...]) -> None:
+    """The package files, in a place that the build can read whoever it runs as."""
+    directory.mkdir(mode=0o755)
+    for file in files:
+        shutil.copyfile(file.path, directory / file.name)
+        (directory / file.name).chmod(0o644)
+
+
+def _file_hooks(files: Path) -> tuple[str, ...]:
+    """Install the package files with the tree's own apt, which gets what they depend on from the mirror."""
+    place = "/var/tmp/kdump-harness-packages"
+    install = "DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends --allow-downgrades"
+    return (
+        f"--customize-hook=sync-in {shlex.quote(str(files))} {place}",
+        f"--customize-hook=chroot \"$1\" sh -c '{install} {place}/*.deb && rm -rf {place}'",
+    )
+
+
+def _refused(log: Path) -> str | None:
+    """What apt said of a package or suite that is not there, or does not fit."""
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    return next((line.strip().removeprefix("E: ") for line in lines if _NO_SUCH_PACKAGE.match(line)), None)
 
 
 def remove_workdir(workdir: Path) -> None:
@@ -245,6 +291,7 @@ cp "$tree/boot/grub/i386-pc/core.img" "$tree/usr/lib/grub/i386-pc/boot.img" "$bo
 cp "$tree/usr/lib/shim/shimx64.efi.signed" "$boot/BOOTX64.EFI"
 cp "$tree/usr/lib/grub/x86_64-efi-signed/grubx64.efi.signed" "$boot/grubx64.efi"
 chroot "$tree" dpkg-query -W > "$boot/packages"
+ls "$tree/boot" | sed -n 's/^vmlinuz-//p' > "$boot/kernels"
 chmod a+r "$boot"/*
 rm -rf "$tree"/var/lib/apt/lists/* "$tree"/var/cache/apt/*.bin "$tree"/var/cache/apt/archives/*.deb
 # Keys and identities are made at the first boot, never shared.

@@ -158,6 +158,7 @@ def _add_drill(verbs: Verbs) -> None:
         "One full drill: boot, arm, panic, capture, fetch, verify, recover.",
         "examples:\n  kdump-harness drill debian-12\n"
         "  kdump-harness drill debian-13 --crashkernel 512M --level 1 --compress lzo\n"
+        "  kdump-harness drill debian-12 --kernel bookworm-backports --firmware uefi\n"
         "  kdump-harness drill ./my.qcow2 --family debian --as-is",
     )
     _add_subject(parser)
@@ -228,6 +229,21 @@ def _add_subject(parser: Any) -> None:
         metavar="N",
         help="x86-64 level of the guest's processor, 1 to 3 (default: what the image needs; of a file all there is)",
     )
+    parser.add_argument(
+        "--key", type=Path, metavar="FILE", help="of a file without cloud-init: the private key that lets USER in"
+    )
+    parser.add_argument(
+        "--password-file", type=Path, metavar="FILE", help="of a file without cloud-init: has USER's password"
+    )
+    parser.add_argument(
+        "--kernel",
+        metavar="K",
+        help="another kernel: PACKAGE, PACKAGE/SUITE, a Debian suite (bookworm-backports), or package files",
+    )
+    parser.add_argument(
+        "--packages", type=Path, metavar="DIR", help="install these .deb or .rpm files instead of the repositories'"
+    )
+    parser.add_argument("--firmware", choices=("bios", "uefi"), help="(default: bios where the image has it)")
 
 
 def _add_inspect(verbs: Verbs) -> None:

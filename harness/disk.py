@@ -15,15 +15,20 @@ from pathlib import Path
 from . import build
 from .catalog import Image
 from .download import Unreachable, cached, fetch
-from .errors import HarnessError, HostError, UsageError
+from .errors import GuestError, HarnessError, HostError, UsageError
 from .evidence import Evidence
 from .family import Family
 from .guest import Guest
 from .mirror import find_mirror
+from .packages import KernelChoice, LocalPackage
 from .runtime import Identity, Machine, Run, create_overlay
+from .shell import Access
 from .stack import KdumpConfig, Stack
 
-ARMED_VERSION = 2  # raise it when arming itself changes: cached disks are then made anew
+# Raise them when installing or arming itself changes: cached disks are then made anew.
+INSTALLED_VERSION = 1
+ARMED_VERSION = 3
+INSTALLED_NEED_MIB = 2048
 ARMED_NEED_MIB = 1024
 
 
@@ -36,6 +41,21 @@ class Subject:
     image: Image | None = None
     path: Path | None = None
     login: str = "root"
+    access: Access | None = None  # the user's own way in, for a guest that has no cloud-init to let us in
+    kernel: KernelChoice | None = None  # instead of the image's own
+    files: tuple[LocalPackage, ...] = ()  # of this host, instead of what the distribution's repositories have
+
+    @property
+    def firmware(self) -> str:
+        """What it boots with unless told otherwise."""
+        return "bios" if self.image is None or "bios" in self.image.firmware else self.image.firmware[0]
+
+    def check(self, machine: Machine) -> None:
+        """UsageError for a machine that the image cannot boot on."""
+        if self.image is not None and machine.firmware not in self.image.firmware:
+            raise UsageError(f"{self.name} boots with {' or '.join(self.image.firmware)}, not with {machine.firmware}")
+        if self.access is not None:
+            self.access.check()
 
     @property
     def needs_cpu(self) -> int | None:
@@ -52,6 +72,7 @@ class BaseDisk:
     key: str  # of everything that it was made from
     packages: tuple[str, ...]  # installed into it beforehand
     source: str  # one line for people
+    kernel: str | None = None  # the release of the one that was asked for, when it was installed beforehand
 
 
 def probe_format(path: Path) -> str:
@@ -128,16 +149,27 @@ def _recipe(subject: Subject, packages: tuple[str, ...]) -> build.Recipe:
     image = subject.image
     assert image is not None
     assert image.build is not None
+    choice = subject.kernel or KernelChoice()
     return build.Recipe(
         name=image.name,
         suite=image.build.suite,
         updates_suite=image.build.updates_suite,
         security_suite=image.build.security_suite,
         components=image.build.components,
-        kernel=image.build.kernel,
+        kernel=_kernel_package(subject, image.build.kernel),
         packages=tuple(sorted({*packages, *image.build.packages})),
         mirror=find_mirror(),
+        kernel_suite=choice.suite,
+        files=tuple(dict.fromkeys((*subject.files, *choice.files))),
     )
+
+
+def _kernel_package(subject: Subject, usual: str) -> str:
+    """The kernel that the package manager is to install; nothing where files bring it."""
+    choice = subject.kernel
+    if choice is None:
+        return usual
+    return f"{choice.package}/{choice.suite}" if choice.suite else choice.package
 
 
 def _built_ready(run: Run, subject: Subject, packages: tuple[str, ...]) -> BaseDisk | None:
@@ -149,12 +181,14 @@ def _built_ready(run: Run, subject: Subject, packages: tuple[str, ...]) -> BaseD
 
 
 def _built_disk(directory: Path, recipe: build.Recipe, packages: tuple[str, ...]) -> BaseDisk:
+    meta = json.loads((directory / "meta.json").read_text(encoding="utf-8"))
     return BaseDisk(
         path=directory / "disk.raw",
         format="raw",
-        key=f"{recipe.key()}-{json.loads((directory / 'meta.json').read_text(encoding='utf-8'))['identity']}",
+        key=f"{recipe.key()}-{meta['identity']}",
         packages=packages,
         source=f"built from {recipe.suite} packages",
+        kernel=meta["kernel"],
     )
 
 
@@ -170,14 +204,81 @@ def _built(run: Run, subject: Subject, packages: tuple[str, ...]) -> BaseDisk:
             log = run.log_path(f"build-{recipe.name}.log")
             build.build(recipe, part / "disk.raw", workdir=work, log=log, progress=run.progress.detail)
         versions = (work / "boot" / "packages").read_text(encoding="utf-8").splitlines()
+        kernels = (work / "boot" / "kernels").read_text(encoding="utf-8").split()
+        if len(kernels) != 1:
+            raise UsageError(f"{recipe.name} was built with {len(kernels)} kernels ({', '.join(kernels) or 'none'})")
         build.remove_workdir(work)
         # The same recipe made again is another disk, and overlays of the first must not be put on the second.
-        return {"recipe": asdict(recipe), "packages": versions, "identity": secrets.token_hex(8)}
+        return {"recipe": asdict(recipe), "packages": versions, "kernel": kernels[0], "identity": secrets.token_hex(8)}
 
     directory = run.state.make_once(
         "built", recipe.key(), make, say=run.progress.say, what=f"the base disk of {recipe.name}"
     )
     return _built_disk(directory, recipe, packages)
+
+
+# ---------------------------------------------------------------- installed: with everything that kdump needs
+
+
+def _has_all(base: BaseDisk, subject: Subject, packages: tuple[str, ...]) -> bool:
+    """Whether the disk was built with everything that is asked for."""
+    return base.kernel is not None and set(packages) <= set(base.packages)
+
+
+def _installed_disk(
+    run: Run, subject: Subject, machine: Machine, base: BaseDisk, packages: tuple[str, ...] | None
+) -> BaseDisk:
+    """The base disk with packages and kernel installed in the guest; made once, whatever is armed on it later."""
+    if _has_all(base, subject, subject.family.packages if packages is None else packages):
+        return base
+    parts = (INSTALLED_VERSION, base.key, subject.family, packages, subject.kernel, subject.files, machine.firmware)
+    key = hashlib.sha256(repr((*parts, subject.login)).encode()).hexdigest()[:16]
+
+    def make(part: Path) -> dict[str, object]:
+        run.state.require_space(INSTALLED_NEED_MIB, f"installing packages in {subject.name}")
+        disk = part / "disk.qcow2"
+        create_overlay(disk, base.path, base_format=base.format)
+        return {"kernel": _install(run, subject, machine, disk, packages), "base": asdict(base)}
+
+    what = f"the disk of {subject.name} with its packages"
+    directory = run.state.make_once("installed", key, make, say=run.progress.say, what=what)
+    meta = json.loads((directory / "meta.json").read_text(encoding="utf-8"))
+    return BaseDisk(
+        path=directory / "disk.qcow2",
+        format="qcow2",
+        key=f"{base.key}-{key}",
+        packages=base.packages,
+        source=base.source,
+        kernel=meta["kernel"],
+    )
+
+
+def _install(run: Run, subject: Subject, machine: Machine, disk: Path, packages: tuple[str, ...] | None) -> str | None:
+    """Boot the disk and install what is missing; returns the release of the kernel that was asked for."""
+    kernel = None
+    with (
+        _evidence(run, f"install-{subject.name}") as evidence,
+        _booted(run, subject, machine, disk, evidence, run.identity(f"install-{subject.name}"), "booting") as guest,
+    ):
+        stack = _identified(run, subject, guest)
+        wanted = stack.family.packages if packages is None else packages
+        detail = run.progress.detail
+        if subject.files:
+            with run.progress.step(f"installing {len(subject.files)} package files", usual_s=120):
+                stack.install_files(subject.files, say=detail)
+        if missing := stack.missing(wanted):
+            if subject.files:
+                raise UsageError(f"the package files have no {', '.join(missing)}, which kdump needs")
+            with run.progress.step(f"installing {', '.join(missing)}", usual_s=180):
+                stack.install(missing, say=detail)
+        if subject.kernel is not None:
+            with run.progress.step(f"installing the kernel {subject.kernel.asked}", usual_s=240):
+                kernel = stack.install_kernel(subject.kernel, say=detail)
+        _shut_down(run, guest)
+    return kernel
+
+
+# ---------------------------------------------------------------- armed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,17 +296,21 @@ def armed_disk(
     """The disk with kdump installed, configured, reserved and armed once; made once for all that ask."""
     family = subject.family
     machine = run.fit(machine, needs=subject.needs_cpu)
-    base = base_disk(run, subject, family.packages if packages is None else packages)
+    wanted = family.packages if packages is None else packages
+    base = _installed_disk(run, subject, machine, base_disk(run, subject, wanted), packages)
     # A new initramfs for each drill would take minutes: where it has a copy of them, settings are part of the disk.
     settings = (config.level, config.compress) if family.config.in_initramfs else ()
-    parts = (ARMED_VERSION, base.key, family, packages, config.crashkernel, settings, machine.cpu_level)
+    parts = (
+        ARMED_VERSION, base.key, family, packages, config.crashkernel, settings, machine.cpu_level, machine.firmware,
+        subject.login,
+    )  # fmt: skip
     key = hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
     def make(part: Path) -> dict[str, object]:
         run.state.require_space(ARMED_NEED_MIB, f"arming {subject.name}")
         disk = part / "disk.qcow2"
         create_overlay(disk, base.path, base_format=base.format)
-        return {**_arm(run, subject, machine, disk, config, packages), "base": asdict(base)}
+        return {**_arm(run, subject, machine, disk, config, kernel=base.kernel), "base": asdict(base)}
 
     directory = run.state.make_once("armed", key, make, say=run.progress.say, what=f"the armed disk of {subject.name}")
     meta = json.loads((directory / "meta.json").read_text(encoding="utf-8"))
@@ -213,43 +318,49 @@ def armed_disk(
 
 
 def _arm(
-    run: Run, subject: Subject, machine: Machine, disk: Path, config: KdumpConfig, packages: tuple[str, ...] | None
+    run: Run, subject: Subject, machine: Machine, disk: Path, config: KdumpConfig, *, kernel: str | None
 ) -> dict[str, object]:
-    """Boot the disk, make its kdump ready with the guest's own tools, and see it loaded; returns what it is."""
-    evidence = run.evidence(f"arm-{subject.name}")
+    """Boot the disk, make its kdump ready with the guest's own tools, and see it loaded; returns what it is.
+
+    kernel is the release that must run in the end, where one was asked for.
+    """
     identity = run.identity(f"arm-{subject.name}")
-    try:
+    with _evidence(run, f"arm-{subject.name}") as evidence:
         with _booted(run, subject, machine, disk, evidence, identity, "booting") as guest:
             stack = _identified(run, subject, guest)
-            with run.progress.step("arming: kdump packages"):
-                installed = stack.install(stack.family.packages if packages is None else packages)
-            again = installed and stack.family.reboot_after_install
-            if not again:
-                _configure(run, stack, config)
+            _configure(run, stack, config, kernel if subject.kernel is not None else None)
             stack.pause_cloud_init()
             _shut_down(run, guest)
-        if again:
-            with _booted(run, subject, machine, disk, evidence, identity, "booting with the packages") as guest:
-                stack = _identified(run, subject, guest)
-                _configure(run, stack, config)
-                stack.pause_cloud_init()
-                _shut_down(run, guest)
         # A second power-on instead of a reboot: after a reset QEMU's emulation crawls for minutes through what
         # it had translated before, and a user's first boot with the reservation may well be a cold one.
-        with _booted(run, subject, machine, disk, evidence, identity, "booting with the reservation") as guest:
+        with _booted(
+            run, subject, machine, disk, evidence, identity, "booting with the reservation", ready=True
+        ) as guest:
             loading = Stack(guest, stack.family)
             loading.resume_cloud_init()
+            running = guest.shell.run("uname -r").out.strip()
+            if subject.kernel is not None and running != kernel:
+                raise GuestError(
+                    f"{subject.kernel.asked} was asked for, which is {kernel}, but the boot loader starts {running}"
+                )
             if config.crashkernel != "none":
                 with run.progress.step("arming: loading the capture kernel"):
                     loading.wait_until_loaded()
-            kernel = guest.shell.run("uname -r").out.strip()
             _shut_down(run, guest)
         return {
             "subject": subject.name,
             "release": stack.family.release,
-            "kernel": kernel,
+            "kernel": running,
             "crashkernel": config.crashkernel or stack.family.crashkernel,
         }
+
+
+@contextlib.contextmanager
+def _evidence(run: Run, name: str) -> Iterator[Evidence]:
+    """A directory for what is done to a disk, which errors point to."""
+    evidence = run.evidence(name)
+    try:
+        yield evidence
     except HarnessError as error:
         if error.see is None:
             error.see = evidence.directory
@@ -263,10 +374,11 @@ def _identified(run: Run, subject: Subject, guest: Guest) -> Stack:
     stack.identify()
     if stack.remark:
         run.progress.say(f"{subject.name}: {stack.remark}")
+    stack.stop_updates()
     return stack
 
 
-def _configure(run: Run, stack: Stack, config: KdumpConfig) -> None:
+def _configure(run: Run, stack: Stack, config: KdumpConfig, kernel: str | None) -> None:
     """Everything that kdump needs before the boot that brings the reservation."""
     family = stack.family
     crashkernel = config.crashkernel or family.crashkernel
@@ -277,18 +389,33 @@ def _configure(run: Run, stack: Stack, config: KdumpConfig) -> None:
                 family.level if config.level is None else config.level, config.compress or family.compress
             )
         stack.write_bootloader(crashkernel)
-        stack.reserve_and_build(crashkernel)
+        if kernel is not None:
+            stack.choose_kernel(kernel)
+        stack.reserve_and_build(crashkernel, kernel=kernel)
 
 
 @contextlib.contextmanager
 def _booted(
-    run: Run, subject: Subject, machine: Machine, disk: Path, evidence: Evidence, identity: Identity, what: str
+    run: Run,
+    subject: Subject,
+    machine: Machine,
+    disk: Path,
+    evidence: Evidence,
+    identity: Identity,
+    what: str,
+    *,
+    ready: bool = False,
 ) -> Iterator[Guest]:
     label = f"arm-{subject.name}"
-    with run.guest(disk, machine, evidence, label=label, user=subject.login, identity=identity) as guest:
+    with run.guest(
+        disk, machine, evidence, label=label, user=subject.login, identity=identity, access=subject.access
+    ) as guest:
         with run.progress.step(f"arming {subject.name}: {what}", usual_s=80 if run.factor > 1 else 15):
             guest.power_on()
-            guest.wait_for_login()
+            if ready:
+                guest.wait_for_login()
+            elif not guest.wait_until_up():
+                run.progress.say(f"{subject.name}: no serial console yet; arming gives it one")
             guest.connect()
         yield guest
 

@@ -18,7 +18,7 @@ from .checks import CrashFacts
 from .console import Line
 from .diagnosis import diagnose_text
 from .disk import ArmedDisk, BaseDisk, Subject, armed_disk, base_disk
-from .errors import CommandFailed, ConsoleLost, GuestError, HarnessError
+from .errors import CommandFailed, ConsoleLost, GuestError, HarnessError, UsageError
 from .evidence import Evidence
 from .guest import Guest
 from .known import DRILL, judge, load_known_issues
@@ -66,6 +66,9 @@ class Plan:
     def check(self) -> None:
         """UsageError for anything that can be known wrong before a guest is started."""
         self.machine.check()
+        self.subject.check(self.machine)
+        if self.as_is and (self.subject.kernel or self.subject.files):
+            raise UsageError("--as-is installs nothing, so it cannot go with --kernel or --packages")
         self.config.check(self.subject.family)
         find_trigger(self.trigger)
         find_target(self.target, self.subject.family)
@@ -91,7 +94,10 @@ def run_drill(run: Run, plan: Plan) -> Verdict:
     drill = _Drill(run, plan, evidence)
     overlay = run.overlay(disk.path, base_format=base_format)
     try:
-        with run.guest(overlay, plan.machine, evidence, label=plan.subject.name, user=plan.subject.login) as guest:
+        subject = plan.subject
+        with run.guest(
+            overlay, plan.machine, evidence, label=subject.name, user=subject.login, access=subject.access
+        ) as guest:
             return drill.take(guest)
     except HarnessError as error:
         evidence.event("broken", error=str(error))
@@ -120,6 +126,7 @@ class _Drill:
             memory_mib=plan.machine.memory_mib,
             vcpus=plan.machine.vcpus,
             firmware=plan.machine.firmware,
+            kernel_asked=plan.subject.kernel.asked if plan.subject.kernel is not None else None,
             evidence=str(evidence.directory),
         )
         self.console: list[str] = []

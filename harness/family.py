@@ -46,11 +46,15 @@ class Commands:
     installed: str = _text("package")  # status 0 when it is
     install: str = _text("packages")
     enable: str = _text()
-    build: str = _text()
+    build: str = _text("kernel")
     arm: str = _text()
     status: str = _text()
     makedumpfile: str = _text()
     refresh: str = _text(default="")
+    install_from: str = _text("packages", "suite", default="")  # from a suite or repository that is not the usual one
+    add_suite: str = _text("suite", default="")  # make that suite known, where it is not
+    install_files: str = _text("files", default="")
+    kernels: str = _text(default="ls -1 /boot | sed -n 's/^vmlinuz-//p'")  # the installed releases
     estimate: str = _text(default="")  # how much memory the guest's own tool would reserve
     propagate: str = _text(default="")  # make a key and take it to the SSH target
 
@@ -64,6 +68,7 @@ class Bootloader:
     none: str = _text(default="")  # run afterwards, to take every reservation away
     file: str = ""  # a drop-in that reserve reads, where there is such a thing
     template: str = _text("arguments", default="")
+    choose: str = _text("kernel", default="")  # run before reserve: boot this one of the installed kernels
     without: str = _text(default="")  # what the drop-in says as well, to take the packaged reservation away
     packaged: str = ""  # the reservation that the distribution comes with
 
@@ -114,6 +119,8 @@ class Family:
     name: str
     os_ids: tuple[str, ...]  # of os-release's ID and ID_LIKE, beside those of the rows
     packages: tuple[str, ...]
+    package_suffix: str  # of package files
+    kernel_package: str  # the usual one
     service: str
     crashkernel: str
     level: int
@@ -124,7 +131,8 @@ class Family:
     dumps: Dumps
     console: ConsoleSigns
     load_timeout_s: float = 60.0  # from the login prompt until the capture kernel is loaded; unscaled
-    reboot_after_install: bool = False
+    suites: str = ""  # what a word for a kernel looks like that is a suite and not a package
+    updates: tuple[str, ...] = ()  # units that change packages by themselves, in the middle of a drill
     suggestion: str = ""  # where the estimate command prints MiB; several numbers are added
     drop_ins: Mapping[str, str] = field(default_factory=dict)  # files that make the defaults safe, by path
     notes: str = ""
@@ -261,7 +269,7 @@ def _family(table: Mapping[str, Any], *, where: str) -> Family:
     for part, patterns in (
         ("console", dataclasses.asdict(family.console)),
         ("dumps", {"refuted": family.dumps.refuted}),
-        ("", {"suggestion": family.suggestion}),
+        ("", {"suggestion": family.suggestion, "suites": family.suites}),
     ):
         for key, pattern in patterns.items():
             try:

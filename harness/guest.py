@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import re
+import socket
 from collections.abc import Callable
 
 from .console import LOGIN, Console, Line
 from .domain import Domain
 from .errors import GuestError, WaitedInVain
 from .evidence import Evidence
-from .seed import KeyPair
-from .shell import GONE, Result, Shell
+from .shell import GONE, Access, Result, Shell
 from .timing import Deadline, poll
 
 # Unscaled, for a guest under KVM on an idle machine; timeout_factor stretches them.
@@ -19,6 +19,16 @@ from .timing import Deadline, poll
 BOOT_TIMEOUT_S = 150.0
 SSH_TIMEOUT_S = 60.0
 SILENCE_TIMEOUT_S = 40.0
+POWER_OFF_TIMEOUT_S = 40.0  # a guest without a serial console does not say how far it is
+CONSOLE_PAUSE_S = 15.0  # a longer pause while SSH answers: there will be no prompt
+# Of this host's network, whatever the guest runs on.
+SSH_LOOK_EVERY_S = 5.0
+BANNER_TIMEOUT_S = 2.0
+SSH_PORT = 22
+
+
+class _SilentConsole(Exception):
+    """SSH answers, and the serial console says nothing."""
 
 
 _CLOUD_INIT_TROUBLE = re.compile(r"cloud-init\[\d+\]: .*(?:WARNING|ERROR|CRITICAL)|FAILED.*cloud-init")
@@ -47,7 +57,7 @@ class Guest:
         domain: Domain,
         *,
         user: str,
-        login: KeyPair,
+        access: Access,
         host_key: str | None,
         evidence: Evidence,
         timeout_factor: float,
@@ -57,7 +67,7 @@ class Guest:
         self.name = domain.name
         self.evidence = evidence
         self.factor = timeout_factor
-        self._user, self._login, self._host_key = user, login, host_key
+        self._user, self._access, self._host_key = user, access, host_key
         self._tick = tick
         self._shell: Shell | None = None
         source = domain.open_console(evidence.console_bytes)
@@ -77,15 +87,64 @@ class Guest:
         self.domain.resume()
 
     def wait_for_login(self) -> Line:
-        """The login prompt on the serial console."""
+        """The login prompt on the serial console; the error says whether SSH has got further."""
+        try:
+            return self._wait_for_login(self._tick)
+        except WaitedInVain as error:
+            raise WaitedInVain(f"{error.args[0]}; {self._seen_from_outside()}", see=error.see) from None
+
+    def wait_until_up(self) -> bool:
+        """The login prompt, or, in a guest that has no serial console yet, SSH; returns whether there is a console."""
+        next_look = Deadline(SSH_LOOK_EVERY_S)
+
+        def tick() -> None:
+            nonlocal next_look
+            if self._tick is not None:
+                self._tick()
+            if next_look.passed and self.console.silent_s > CONSOLE_PAUSE_S * self.factor:
+                if self._ssh_answers(self.domain.address()):
+                    raise _SilentConsole
+                next_look = Deadline(SSH_LOOK_EVERY_S)
+
+        try:
+            self._wait_for_login(tick)
+        except _SilentConsole:
+            return False
+        except WaitedInVain as error:
+            raise WaitedInVain(f"{error.args[0]}; {self._seen_from_outside()}", see=error.see) from None
+        return True
+
+    def _wait_for_login(self, tick: Callable[[], None] | None) -> Line:
         return self.console.wait_for(
             "login prompt on the serial console",
             LOGIN.pattern,
             timeout_s=BOOT_TIMEOUT_S * self.factor,
             silence_s=SILENCE_TIMEOUT_S * self.factor,
             give_up=self._cannot_boot,
-            tick=self._tick,
+            tick=tick,
         )
+
+    def _seen_from_outside(self) -> str:
+        """What the network says of a guest that gives no login prompt."""
+        address = self.domain.address()
+        if address is None:
+            return "and it has asked for no address on the network"
+        if self._ssh_answers(address):
+            return (
+                f"but SSH answers at {address}: the guest is up, and what is missing is its serial console"
+                " (console=ttyS0,115200 on its kernel command line)"
+            )
+        return f"and SSH does not answer at {address} either"
+
+    def _ssh_answers(self, address: str | None) -> bool:
+        """Whether an SSH server introduces itself there."""
+        if address is None:
+            return False
+        try:
+            with socket.create_connection((address, SSH_PORT), timeout=BANNER_TIMEOUT_S) as connection:
+                return connection.recv(4) == b"SSH-"
+        except OSError:
+            return False
 
     def connect(self) -> str:
         """Reach the guest by SSH and return its boot id."""
@@ -105,7 +164,7 @@ class Guest:
                 return Shell(
                     address,
                     user=self._user,
-                    login=self._login,
+                    access=self._access,
                     host_key=self._host_key,
                     connect_timeout_s=min(10.0, max(1.0, deadline.left_s)),
                 )
@@ -160,7 +219,7 @@ class Guest:
         poll(
             f"{self.name} to power off",
             lambda: True if self.domain.state() == "gone" else None,
-            timeout_s=10.0 * self.factor,
+            timeout_s=POWER_OFF_TIMEOUT_S * self.factor,
             every_s=0.2,
         )
 

@@ -387,7 +387,7 @@ def _available(get: Callable[[], T]) -> T:
 
 
 def _booted(run: Run, overlay: Path, machine: Machine, evidence: Evidence, image: Subject) -> Iterator[Guest]:
-    with run.guest(overlay, machine, evidence, label=image.name, user=image.login) as guest:
+    with run.guest(overlay, machine, evidence, label=image.name, user=image.login, access=image.access) as guest:
         with run.progress.step(f"{image.name}: booting"):
             guest.power_on()
             guest.wait_for_login()

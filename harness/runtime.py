@@ -19,6 +19,7 @@ from .evidence import Evidence, EvidenceRoot
 from .guest import Guest
 from .progress import Progress, console_echo
 from .seed import KeyPair, make_key, write_seed
+from .shell import Access
 from .state import RunDirectory, State
 from .timing import EMULATION_FACTOR
 
@@ -170,10 +171,12 @@ class Run:
         label: str,
         user: str = "root",
         identity: Identity | None = None,
+        access: Access | None = None,
     ) -> Iterator[Guest]:
         """A guest that is defined and paused; destroyed at the end of the block, whatever happens in it.
 
-        identity is for the same machine once more; a new one makes cloud-init start from nothing.
+        identity is for the same machine once more; a new one makes cloud-init start from nothing. access is for
+        guests that know the run's own key from nobody.
         """
         machine = self.fit(machine, needs=None)
         identity = identity or self.identity(label)
@@ -206,8 +209,9 @@ class Run:
             guest = Guest(
                 domain,
                 user=user,
-                login=self.login,
-                host_key=host_key.public,
+                access=access or Access(private_key=self.login.private),
+                # Without cloud-init, which the user's own access is for, nobody has told the guest our key.
+                host_key=host_key.public if access is None else None,
                 evidence=evidence,
                 timeout_factor=self.factor,
                 tick=self.progress.tick,

@@ -8,13 +8,12 @@ import io
 import logging
 import shlex
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import paramiko
 
-from .errors import CommandFailed, GuestError
-from .seed import KeyPair
+from .errors import CommandFailed, GuestError, UsageError
 from .timing import Deadline, now_s
 
 # Errors that only mean "not there yet" while a guest boots, or "gone" when it crashes.
@@ -41,6 +40,28 @@ class Result:
         return self.status == 0
 
 
+@dataclass(frozen=True, kw_only=True)
+class Access:
+    """How a guest lets us in."""
+
+    private_key: str | None = field(default=None, repr=False)  # in OpenSSH's format
+    key_file: Path | None = None
+    password: str | None = field(default=None, repr=False)  # of the login, and for its sudo
+
+    def check(self) -> None:
+        """UsageError for a key file that is none, or that nobody here can read."""
+        if self.key_file is None:
+            return
+        try:
+            paramiko.PKey.from_path(self.key_file)
+        except (paramiko.PasswordRequiredException, TypeError):  # the latter of cryptography, passed on
+            raise UsageError(f"{self.key_file} is protected by a passphrase; a drill needs a key without") from None
+        except OSError as error:
+            raise UsageError(f"{self.key_file} cannot be read ({error.strerror})") from None
+        except (paramiko.SSHException, ValueError) as error:
+            raise UsageError(f"{self.key_file} is no private key for SSH ({error})") from None
+
+
 class Shell:
     """An SSH connection to a guest; commands run as root, and arguments are quoted here, not by the caller."""
 
@@ -49,14 +70,15 @@ class Shell:
         address: str,
         *,
         user: str,
-        login: KeyPair,
+        access: Access,
         host_key: str | None,
         port: int = 22,
         connect_timeout_s: float = 10.0,
     ) -> None:
         """host_key is the guest's public key line; None accepts any (a disk that we did not seed)."""
         self.address = address
-        self._user = user
+        self._user, self._password = user, access.password
+        self._sudo: str | None = None  # how root is become, once that was tried
         self._on_result: list[Callable[[Result], None]] = []
         self._client = paramiko.SSHClient()
         if host_key is None:
@@ -70,7 +92,9 @@ class Shell:
             address,
             port=port,
             username=user,
-            pkey=paramiko.Ed25519Key.from_private_key(io.StringIO(login.private)),
+            pkey=paramiko.Ed25519Key.from_private_key(io.StringIO(access.private_key)) if access.private_key else None,
+            key_filename=str(access.key_file) if access.key_file else None,
+            password=access.password,
             timeout=connect_timeout_s,
             banner_timeout=connect_timeout_s * 6,  # sshd answers late while an emulated guest still boots
             auth_timeout=connect_timeout_s * 6,
@@ -82,16 +106,26 @@ class Shell:
         """Tell listener of every finished command."""
         self._on_result.append(listener)
 
-    def run(self, command: str, *arguments: object, timeout_s: float = 60.0, check: bool = True) -> Result:
-        """Run command with %s replaced by quoted arguments; CommandFailed unless it succeeds or check is off."""
+    def run(
+        self,
+        command: str,
+        *arguments: object,
+        timeout_s: float = 60.0,
+        check: bool = True,
+        on_line: Callable[[str], None] | None = None,
+    ) -> Result:
+        """Run command with %s replaced by quoted arguments; CommandFailed unless it succeeds or check is off.
+
+        on_line is shown the last line of the output whenever there is more of it.
+        """
         line = command % tuple(shlex.quote(str(argument)) for argument in arguments) if arguments else command
         started_s = now_s()
         deadline = Deadline(timeout_s)
         with self._connected(f"run {line!r}"):
             channel = self._transport().open_session(timeout=timeout_s)
             try:
-                channel.exec_command(self._as_root(line))
-                out, err = _collect(channel, deadline, line)
+                self._execute(channel, line)
+                out, err = _collect(channel, deadline, line, on_line)
                 status = channel.recv_exit_status()
             finally:
                 channel.close()
@@ -112,7 +146,7 @@ class Shell:
     def start(self, command: str) -> None:
         """Start a command and do not wait: for those that take the guest down."""
         with self._connected(f"start {command!r}"):
-            self._transport().open_session(timeout=30).exec_command(self._as_root(command))
+            self._execute(self._transport().open_session(timeout=30), command)
 
     def read_text(self, path: str) -> str:
         """The text of a file in the guest."""
@@ -121,6 +155,25 @@ class Shell:
     def write_text(self, path: str, text: str, *, mode: int = 0o644) -> None:
         """Replace a file in the guest."""
         self.run("umask 077; printf %%s %s > %s && chmod %s %s", text, path, f"{mode:o}", path)
+
+    def put(self, local: Path, path: str, *, silence_s: float = 120.0) -> None:
+        """Copy a file into the guest, where only root may read it."""
+        command = f"umask 077; cat > {shlex.quote(path)}"
+        with self._connected(f"write {path!r}"), local.open("rb") as source:
+            channel = self._transport().open_session(timeout=silence_s)
+            try:
+                channel.settimeout(silence_s)
+                self._execute(channel, command)
+                while chunk := source.read(CHUNK):
+                    channel.sendall(chunk)
+                channel.shutdown_write()
+                status = channel.recv_exit_status()
+            except TimeoutError:
+                raise GuestError(f"{self.address}: the guest stopped taking {local.name}") from None
+            finally:
+                channel.close()
+        if status != 0:
+            raise CommandFailed(f"{self.address}: {path} cannot be written (status {status})")
 
     def fetch(
         self, path: str, to: Path, *, progress: Callable[[int], None] | None = None, silence_s: float = 120.0
@@ -140,7 +193,7 @@ class Shell:
             channel = self._transport().open_session(timeout=silence_s)
             try:
                 channel.settimeout(silence_s)
-                channel.exec_command(self._as_root(command))
+                self._execute(channel, command)
                 while chunk := channel.recv(CHUNK):
                     out.write(chunk)
                     copied += len(chunk)
@@ -161,9 +214,27 @@ class Shell:
         """Hang up."""
         self._client.close()
 
-    def _as_root(self, line: str) -> str:
-        """The line as it must be sent: an ordinary login needs sudo."""
-        return line if self._user == "root" else f"sudo -n sh -c {shlex.quote(line)}"
+    def _execute(self, channel: paramiko.Channel, line: str) -> None:
+        """Start a command as root: an ordinary login needs sudo, which may want the password."""
+        if self._user == "root":
+            channel.exec_command(line)
+            return
+        if self._sudo is None:
+            self._sudo = self._find_sudo()
+        channel.exec_command(f"{self._sudo} sh -c {shlex.quote(line)}")
+        if "-S" in self._sudo:
+            channel.sendall(f"{self._password}\n".encode())
+
+    def _find_sudo(self) -> str:
+        """Without a password where that works; else always with it, so that the command never reads it as its input."""
+        if self._password is None:
+            return "sudo -n"
+        channel = self._transport().open_session(timeout=60)
+        try:
+            channel.exec_command("sudo -k -n true")
+            return "sudo -n" if channel.recv_exit_status() == 0 else "sudo -k -S -p ''"
+        finally:
+            channel.close()
 
     def _transport(self) -> paramiko.Transport:
         transport = self._client.get_transport()
@@ -189,11 +260,17 @@ class _AcceptAny(paramiko.MissingHostKeyPolicy):  # type: ignore[misc]  # parami
         return
 
 
-def _collect(channel: paramiko.Channel, deadline: Deadline, line: str) -> tuple[str, str]:
+def _collect(
+    channel: paramiko.Channel, deadline: Deadline, line: str, on_line: Callable[[str], None] | None
+) -> tuple[str, str]:
     """Both outputs until the command has ended; CommandFailed when it does not within the deadline."""
     out, err = bytearray(), bytearray()
+    told = 0
     channel.settimeout(0.2)
     while True:
+        if on_line is not None and len(out) > told:
+            told = len(out)
+            on_line(_last_line(out))
         got = False
         for ready, receive, into in (
             (channel.recv_ready, channel.recv, out),
@@ -212,3 +289,9 @@ def _collect(channel: paramiko.Channel, deadline: Deadline, line: str) -> tuple[
                 out += chunk
                 if not chunk and not channel.recv_stderr_ready():
                     channel.status_event.wait(min(0.2, deadline.left_s))
+
+
+def _last_line(out: bytearray) -> str:
+    """The last line that is not empty, for the eye."""
+    lines = out[-400:].decode(errors="replace").replace("\r", "\n").split("\n")
+    return next((line.strip() for line in reversed(lines) if line.strip()), "")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
@@ -13,6 +13,7 @@ from .config import Collection
 from .errors import CommandFailed, UsageError, WaitedInVain
 from .family import COMPRESS_FLAGS, MAX_LEVEL, Family, choose_release, fill
 from .guest import Guest
+from .packages import KernelChoice, LocalPackage
 from .timing import poll
 
 MIB = 1 << 20
@@ -94,6 +95,22 @@ class GuestState:
         """The last crashkernel= of the command line, which is the one that counts."""
         found = re.findall(r"(?:^|\s)crashkernel=(\S+)", self.cmdline)
         return found[-1] if found else None
+
+
+Say = Callable[[str], None]
+
+
+def _silent(_line: str) -> None:
+    return
+
+
+# What apt, dnf and zypper say when the user asked for something that is not there or does not fit.
+_NO_SUCH_PACKAGE = re.compile(
+    r"^E: (?:Unable to locate package|Unable to correct problems|Version .* was not found|The value .* is invalid"
+    r"|Package .* has no installation candidate|The repository .* does not have a Release file)"
+    r"|does not match system \(|^(?:Error: )?(?:No match for argument|Unable to find a match|Unknown repo)"
+    r"|No provider of .* found|^Repository .* not found"
+)
 
 
 class Stack:
@@ -179,20 +196,93 @@ class Stack:
                 f" not of the family {self.family.name} (choose with --family)"
             )
 
-    def install(self, packages: tuple[str, ...]) -> bool:
-        """Install what is missing; whether anything was."""
-        missing = [shlex.quote(name) for name in packages if not self._installed(name)]
-        if not missing:
-            return False
-        commands = self.family.commands
+    def missing(self, packages: tuple[str, ...]) -> tuple[str, ...]:
+        """Those of the packages that the guest does not have."""
+        return tuple(name for name in packages if not self._installed(name))
+
+    def install(self, packages: tuple[str, ...], *, say: Say = _silent) -> None:
+        """Install packages from the distribution's repositories, over the guest's network."""
+        if packages:
+            self._refresh(say)
+            names = " ".join(map(shlex.quote, packages))
+            self._run_installer(fill(self.family.commands.install, packages=names), say)
+
+    def install_files(self, files: tuple[LocalPackage, ...], *, say: Say = _silent) -> None:
+        """Bring package files into the guest and install them."""
+        if not files:
+            return
+        command = self._must_have("install_files", "package files")
+        place = "/var/tmp/kdump-harness-packages"
+        self.guest.shell.run("rm -rf %s && mkdir %s", place, place)
+        for number, file in enumerate(files, start=1):
+            say(f"copying {number} of {len(files)}: {file.name}")
+            self.guest.shell.put(file.path, f"{place}/{file.name}")
+        names = " ".join(shlex.quote(f"{place}/{file.name}") for file in files)
+        self._run_installer(fill(command, files=names), say)
+        self.guest.shell.run("rm -rf %s", place)
+
+    def install_kernel(self, choice: KernelChoice, *, say: Say = _silent) -> str:
+        """Install the kernel that is asked for and return its release; UsageError when the guest cannot have it."""
+        before = self._kernels()
+        if choice.files:
+            self.install_files(choice.files, say=say)
+        elif choice.suite:
+            command = self._must_have("install_from", "packages of another suite")
+            if add := self.family.commands.add_suite:
+                self.guest.shell.run(fill(add, suite=choice.suite))
+            self._refresh(say)
+            self._run_installer(fill(command, packages=shlex.quote(choice.package), suite=choice.suite), say)
+        else:
+            self.install((choice.package,), say=say)
+        after = self._kernels()
+        new = sorted(after - before)
+        if len(new) == 1:
+            return new[0]
+        if not new and len(after) == 1:
+            return next(iter(after))
+        brought = f"brought {len(new)} kernels" if new else "brought no new kernel"
+        raise UsageError(
+            f"{choice.asked} {brought}, so which one to drill is not known (the guest has {', '.join(sorted(after))})"
+        )
+
+    def choose_kernel(self, release: str) -> None:
+        """Make the boot loader start this kernel; reserve_and_build() makes it count."""
+        if len(self._kernels()) > 1:
+            self.guest.shell.run(fill(self._must_have("choose", "one of several kernels"), kernel=shlex.quote(release)))
+
+    def _kernels(self) -> set[str]:
+        """The releases of the kernels in the guest."""
+        return set(self.guest.shell.run(self.family.commands.kernels).out.split())
+
+    def _must_have(self, name: str, what: str) -> str:
+        """A command of the family that not every family has."""
+        command = getattr(self.family.bootloader if name == "choose" else self.family.commands, name)
+        if not command:
+            raise UsageError(f"the family {self.family.name} has no way to choose {what} here")
+        return str(command)
+
+    def _refresh(self, say: Say) -> None:
+        if command := self.family.commands.refresh:
+            self._run_installer(command, say)
+
+    def _run_installer(self, command: str, say: Say) -> None:
+        """A long command, whose last line is shown on the way; UsageError when there is no such package."""
         timeout_s = INSTALL_TIMEOUT_S * self.guest.factor
-        if commands.refresh:
-            self.guest.shell.run(commands.refresh, timeout_s=timeout_s)
-        self.guest.shell.run(fill(commands.install, packages=" ".join(missing)), timeout_s=timeout_s)
-        return True
+        result = self.guest.shell.run(command, timeout_s=timeout_s, check=False, on_line=say)
+        if result.ok:
+            return
+        lines = [line.strip() for line in f"{result.out}\n{result.err}".splitlines() if line.strip()]
+        if refused := next((line for line in lines if _NO_SUCH_PACKAGE.search(line)), None):
+            raise UsageError(f"the guest's package manager refuses: {refused}")
+        raise CommandFailed(f"{command!r} ended with status {result.status}: {lines[-1] if lines else 'no output'}")
 
     def _installed(self, package: str) -> bool:
         return self.guest.shell.succeeds(fill(self.family.commands.installed, package=shlex.quote(package)))
+
+    def stop_updates(self) -> None:
+        """No package manager shall start by itself in the middle of a drill, or hold a lock while we install."""
+        if self.family.updates:
+            self.guest.shell.run(f"systemctl mask --now {' '.join(self.family.updates)} 2>&1 || true")
 
     def enable(self) -> None:
         """Switch the service on, and make its defaults safe."""
@@ -255,11 +345,19 @@ class Stack:
         steps = (fill(bootloader.reserve, arguments=self.boot_arguments(crashkernel)), also)
         return " && ".join(step.strip() for step in steps if step)
 
-    def reserve_and_build(self, crashkernel: str | None) -> None:
-        """Update the boot loader and build the capture initramfs, with the guest's own tools, side by side."""
+    def reserve_and_build(self, crashkernel: str | None, *, kernel: str | None = None) -> None:
+        """Update the boot loader and build the capture initramfs, with the guest's own tools, side by side.
+
+        kernel is the release to build for; the running one unless said.
+        """
+        running = self.guest.shell.run("uname -r").out.strip()
+        kernel = kernel or running
+        build = fill(self.family.commands.build, kernel=kernel)
+        if kernel != running and build == self.family.commands.build:
+            build = "true"  # it can only build for the running kernel; the service does it when the other one runs
         script = (
             f"({self.reserve_command(crashkernel)}) >/tmp/reserve.log 2>&1 & reserve=$!;"
-            f" ({self.family.commands.build}); built=$?;"
+            f" ({build}); built=$?;"
             " wait $reserve; reserved=$?; cat /tmp/reserve.log; exit $((reserved ? reserved : built))"
         )
         self.guest.shell.run(script, timeout_s=BUILD_TIMEOUT_S * self.guest.factor)

@@ -91,7 +91,7 @@ def _by_command(commands: Iterable[tuple[str, str]]) -> list[str]:
     """Each command once, with the releases that it is for."""
     releases: dict[str, list[str]] = {}
     for release, command in commands:
-        releases.setdefault(fill(command, arguments="ARGUMENTS").strip(), []).append(release)
+        releases.setdefault(fill(command, arguments="ARGUMENTS", kernel="KERNEL").strip(), []).append(release)
     if len(releases) == 1:
         return _code(next(iter(releases)))
     return [line for command, names in releases.items() for line in (f"{', '.join(names)}:", "", *_code(command), "")][

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import re
 import sys
@@ -27,10 +28,12 @@ from .drill import Plan, run_drill
 from .errors import EXIT_FAILED, EXIT_HOST, EXIT_OK, HostError, UsageError
 from .evidence import check_writable
 from .family import find_family, load_families
+from .packages import local_packages, parse_kernel
 from .progress import Progress, err
 from .prune import prune
 from .refresh import BY_HAND, ROTTED, STATES, UNREACHABLE, RowState, refresh
 from .runtime import Machine, Options, Run
+from .shell import Access
 from .stack import KdumpConfig
 from .state import State, is_held
 from .sweep import Sweep, SweepPlan, parse_compressions, parse_levels, parse_real, run_sweep
@@ -180,6 +183,46 @@ def _print_table(columns: Sequence[str], rows: Sequence[dict[str, Any]]) -> None
     out.print(table)
 
 
+def _subject(arguments: argparse.Namespace) -> Subject:
+    """What is to be drilled, with the kernel, the packages and the way in that the user chose."""
+    subject = find_subject(arguments.image, family=arguments.family, login=arguments.login)
+    row, family = subject.image, subject.family
+    usual = row.build.kernel if row is not None and row.build is not None else ""
+    access = None
+    if arguments.key is not None or arguments.password_file is not None:
+        if row is not None:
+            raise UsageError("--key and --password-file are for files; images of the catalogue get a key of the run")
+        access = Access(key_file=arguments.key, password=_password(arguments.password_file))
+    return dataclasses.replace(
+        subject,
+        access=access,
+        kernel=parse_kernel(arguments.kernel, family, usual=usual) if arguments.kernel is not None else None,
+        files=local_packages(arguments.packages, family) if arguments.packages is not None else (),
+    )
+
+
+def _password(path: Path | None) -> str | None:
+    """The first line of the file, which is better kept than a password on a command line."""
+    if path is None:
+        return None
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} cannot be read ({getattr(error, 'strerror', None) or error})") from None
+    if not (password := text.partition("\n")[0].rstrip("\r")):
+        raise UsageError(f"{path} has no password in its first line")
+    return password
+
+
+def _machine(arguments: argparse.Namespace, subject: Subject) -> Machine:
+    return Machine(
+        memory_mib=arguments.memory,
+        vcpus=arguments.vcpus,
+        firmware=arguments.firmware or subject.firmware,
+        cpu_level=arguments.cpu,
+    )
+
+
 def find_subject(image: str, *, family: str | None, login: str = "root") -> Subject:
     """What IMAGE means: a file where it looks like a path, else a row of the catalogue."""
     if "/" in image or image.endswith((".qcow2", ".img", ".raw")):
@@ -198,10 +241,10 @@ def find_subject(image: str, *, family: str | None, login: str = "root") -> Subj
 
 
 def drill(arguments: argparse.Namespace) -> int:
-    subject = find_subject(arguments.image, family=arguments.family, login=arguments.login)
+    subject = _subject(arguments)
     plan = Plan(
         subject=subject,
-        machine=Machine(memory_mib=arguments.memory, vcpus=arguments.vcpus, cpu_level=arguments.cpu),
+        machine=_machine(arguments, subject),
         config=KdumpConfig(crashkernel=arguments.crashkernel, level=arguments.level, compress=arguments.compress),
         trigger=arguments.trigger,
         target=arguments.target,
@@ -230,7 +273,7 @@ def show_verdict(verdict: Verdict) -> None:
     facts = [
         f"kernel {verdict.kernel}",
         f"makedumpfile {verdict.makedumpfile or 'not installed'}",
-        f"{verdict.memory_mib} MiB, {verdict.vcpus} CPUs, {verdict.accelerator}",
+        f"{verdict.memory_mib} MiB, {verdict.vcpus} CPUs, {verdict.firmware}, {verdict.accelerator}",
         f"crashkernel={verdict.crashkernel} ({verdict.reserved_mib} MiB reserved)",
         f"-d {verdict.level}, {verdict.compress}",
         f"{verdict.trigger} → {verdict.target}",
@@ -277,13 +320,13 @@ def show_verdict(verdict: Verdict) -> None:
 
 
 def sweep(arguments: argparse.Namespace) -> int:
-    subject = find_subject(arguments.image, family=arguments.family, login=arguments.login)
+    subject = _subject(arguments)
     plan = SweepPlan(
         subject=subject,
         levels=parse_levels(arguments.levels),
         compressions=parse_compressions(arguments.compress),
         real=parse_real(arguments.real),
-        machine=Machine(memory_mib=arguments.memory, vcpus=arguments.vcpus, cpu_level=arguments.cpu),
+        machine=_machine(arguments, subject),
         crashkernel=arguments.crashkernel,
         budget_s=arguments.budget,
     )

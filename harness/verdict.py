@@ -35,6 +35,7 @@ class Verdict:
     firmware: str = "bios"
     release: str | None = None  # the row of the family's table that the guest was driven by
     kernel: str | None = None
+    kernel_asked: str | None = None  # as the user put it; the drill does not begin with another one
     makedumpfile: str | None = None
     crashkernel: str | None = None
     reserved_mib: int | None = None

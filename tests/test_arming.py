@@ -14,9 +14,10 @@ from harness import disk
 from harness.catalog import load_catalog
 from harness.disk import Subject
 from harness.drill import Plan, _Drill
-from harness.errors import UsageError
+from harness.errors import GuestError, UsageError
 from harness.evidence import Evidence
 from harness.family import choose_release, find_family
+from harness.packages import KernelChoice, LocalPackage
 from harness.progress import Progress
 from harness.runtime import Machine
 from harness.stack import GuestState, KdumpConfig
@@ -40,8 +41,11 @@ class Guest:
         self.files: dict[str, str] = {}
         self.shell = self
         self.loaded = "1"
+        self.kernels = ["6.12.0"]  # what is listed, one time after the other
 
-    def run(self, command: str, *arguments: object, timeout_s: float = 60.0, check: bool = True) -> Any:
+    def run(
+        self, command: str, *arguments: object, timeout_s: float = 60.0, check: bool = True, on_line: Any = None
+    ) -> Any:
         command = command % arguments if arguments else command
         self.asked.append(command)
         out, status = "", 0
@@ -55,7 +59,12 @@ class Guest:
             out = self.loaded
         elif command == "uname -r":
             out = "6.12.0\n"
-        return SimpleNamespace(out=out, status=status, ok=status == 0)
+        elif "vmlinuz-" in command:
+            out = self.kernels.pop(0) if len(self.kernels) > 1 else self.kernels[0]
+        return SimpleNamespace(out=out, err="", status=status, ok=status == 0)
+
+    def put(self, local: Path, path: str) -> None:
+        self.asked.append(f"put {local} {path}")
 
     def succeeds(self, command: str, *arguments: object) -> bool:
         return bool(self.run(command, *arguments).ok)
@@ -70,13 +79,15 @@ class Guest:
 
 @pytest.fixture
 def arm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Arm a disk of a guest; returns what was done, one list for each boot."""
+    """Install and arm a disk of a guest; returns what was done, one list for each boot."""
 
-    def take(guest: Guest, family: str, config: KdumpConfig = CONFIG) -> tuple[dict[str, object], list[list[str]]]:
+    def take(
+        guest: Guest, family: str, config: KdumpConfig = CONFIG, **chosen: Any
+    ) -> tuple[dict[str, object], list[list[str]]]:
         boots: list[list[str]] = []
 
         @contextlib.contextmanager
-        def booted(*_: object) -> Iterator[Guest]:
+        def booted(*_: object, ready: bool = False) -> Iterator[Guest]:
             guest.asked = []
             boots.append(guest.asked)
             yield guest
@@ -86,8 +97,9 @@ def arm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         run: Any = SimpleNamespace(
             progress=Progress(quiet=True), evidence=lambda name: Evidence(tmp_path / name), identity=lambda name: name
         )
-        subject = Subject(name="mine", family=find_family(family))
-        return disk._arm(run, subject, Machine(), tmp_path / "disk", config, None), boots
+        subject = Subject(name="mine", family=find_family(family), **chosen)
+        kernel = disk._install(run, subject, Machine(), tmp_path / "disk", None)
+        return disk._arm(run, subject, Machine(), tmp_path / "disk", config, kernel=kernel), boots
 
     return take
 
@@ -101,10 +113,12 @@ def test_red_hat_is_configured_before_its_initramfs_is_built(arm: Any) -> None:
     guest = Guest(ROCKY_9)
     guest.files["/etc/kdump.conf"] = "path /var/crash\nfailure_action shell\n"
     made, boots = arm(guest, "redhat")
-    first, second = boots
-    steps = order(first, "os-release", "dnf install", "systemctl enable", "write /etc/kdump.conf", "kdumpctl rebuild")
+    installing, first, second = boots
+    steps = order(installing, "os-release", "systemctl mask --now dnf-makecache.timer", "dnf install")
     assert steps == sorted(steps)
-    assert "dnf install -y kexec-tools grubby" in first
+    assert "dnf install -y kexec-tools grubby" in installing
+    steps = order(first, "os-release", "systemctl enable", "write /etc/kdump.conf", "kdumpctl rebuild")
+    assert steps == sorted(steps)
     # What is the default anyway is not written.
     assert guest.files["/etc/kdump.conf"] == "path /var/crash\nfailure_action reboot\n"
     assert any("crashkernel=256M" in command for command in first)
@@ -126,18 +140,20 @@ def test_level_and_compression_are_part_of_an_armed_disk_where_the_initramfs_has
 def test_debian_reads_its_configuration_when_it_dumps(arm: Any) -> None:
     guest = Guest(DEBIAN_12)
     _, boots = arm(guest, "debian", KdumpConfig(crashkernel=None, level=1, compress="lzo"))
-    assert len(boots) == 2
+    assert len(boots) == 3
     assert "/etc/default/kdump-tools" not in guest.files
     assert "crashkernel=256M" in guest.files["/etc/default/grub.d/zz-kdump-harness.cfg"]
-    (script,) = (command for command in boots[0] if "update-grub" in command)
+    (script,) = (command for command in boots[1] if "update-grub" in command)
     assert "/etc/kernel/postinst.d/kdump-tools" in script
 
 
 def test_suse_starts_nothing_before_the_reboot_that_brings_the_reservation(arm: Any) -> None:
     _, boots = arm(Guest(SLES_16), "suse")
-    assert len(boots) == 2
-    assert not [command for command in boots[0] if "systemctl start" in command or "restart" in command]
-    (script,) = (command for command in boots[0] if "update-bootloader" in command)
+    assert len(boots) == 3
+    assert not [
+        command for boot in boots[:2] for command in boot if "systemctl start" in command or "restart" in command
+    ]
+    (script,) = (command for command in boots[1] if "update-bootloader" in command)
     assert "mkdumprd -f" in script
     assert "crashkernel=320M" in script
 
@@ -157,8 +173,36 @@ def test_a_reservation_of_none_is_not_awaited(arm: Any) -> None:
     guest = Guest(ROCKY_9)
     guest.loaded = "0"
     _, boots = arm(guest, "redhat", KdumpConfig(crashkernel="none", level=None, compress=None))
-    assert not [command for command in boots[1] if "crash_loaded" in command]
-    assert any("--remove-args='crashkernel'" in command for command in boots[0])
+    assert not [command for command in boots[2] if "crash_loaded" in command]
+    assert any("--remove-args='crashkernel'" in command for command in boots[1])
+
+
+def test_the_kernel_that_is_asked_for_is_installed_chosen_and_seen_running(arm: Any) -> None:
+    guest = Guest(DEBIAN_12)
+    guest.kernels = ["6.1.0", "6.1.0\n6.12.0"]
+    choice = KernelChoice(package="linux-image-amd64", suite="bookworm-backports", asked="bookworm-backports")
+    made, boots = arm(guest, "debian", kernel=choice)
+    assert made["kernel"] == "6.12.0"
+    assert any("-t bookworm-backports linux-image-amd64" in command for command in boots[0])
+    steps = order(boots[1], "zz-kdump-harness-kernel.cfg", "update-grub")
+    assert steps == sorted(steps)
+    assert any("gnulinux-6.12.0-advanced" in command for command in boots[1])
+
+
+def test_another_kernel_than_the_one_that_was_asked_for_is_not_drilled(arm: Any) -> None:
+    guest = Guest(DEBIAN_12)
+    guest.kernels = ["6.1.0", "6.1.0\n6.11.0"]
+    with pytest.raises(GuestError) as error:
+        arm(guest, "debian", kernel=KernelChoice(package="linux-image-amd64", asked="linux-image-amd64"))
+    assert str(error.value).startswith(
+        "linux-image-amd64 was asked for, which is 6.11.0, but the boot loader starts 6.12.0"
+    )
+
+
+def test_package_files_must_bring_all_that_kdump_needs(arm: Any) -> None:
+    files = (LocalPackage(name="kdump-tools.deb", sha256="", path=Path("kdump-tools.deb")),)
+    with pytest.raises(UsageError, match="the package files have no kdump-tools, makedumpfile, which kdump needs"):
+        arm(Guest(DEBIAN_12), "debian", files=files)
 
 
 @pytest.mark.parametrize("name", load_catalog().names)

@@ -16,6 +16,7 @@ from harness import build, mirror
 from harness.build import Recipe
 from harness.errors import CommandFailed, HostError
 from harness.mirror import Mirror, find_mirror
+from harness.packages import LocalPackage
 
 MIRROR = Mirror(archive="http://deb.example/debian", security="http://deb.example/security")
 RECIPE = Recipe(
@@ -37,6 +38,8 @@ OTHER: dict[str, Any] = {
     "kernel": "linux-image-amd64",
     "packages": ("kdump-tools",),
     "mirror": Mirror(archive="http://other.example/debian", security=None),
+    "kernel_suite": "trixie-backports",
+    "files": (LocalPackage(name="a.deb", sha256="0" * 64, path=Path("/a.deb")),),
 }
 
 

@@ -15,7 +15,7 @@ LAYERS = (
     ("errors", "stage", "facts"),
     ("timing", "mirror", "checksums", "verdict", "config", "plot"),
     ("evidence", "catalog", "seed", "progress", "family"),
-    ("vmcore", "diagnosis", "download", "build", "state", "support", "refresh", "prune"),
+    ("vmcore", "diagnosis", "download", "build", "packages", "state", "support", "refresh", "prune"),
     ("console", "shell", "triage"),
     ("domain",),
     ("accel", "guest"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 
 from harness.errors import CommandFailed, UsageError
 from harness.family import COMPRESS_FLAGS, Family, choose_release, find_family
+from harness.packages import KernelChoice, LocalPackage
 from harness.stack import GuestState, KdumpConfig, Stack, parse_os_release
 
 DEBIAN = find_family("debian")
@@ -32,11 +34,16 @@ class FakeShell:
         self.answers: dict[str, tuple[str, int]] = {}  # by a part of the command
         self.commands: list[str] = []
 
-    def run(self, command: str, *arguments: object, timeout_s: float = 60.0, check: bool = True) -> Any:
+    def run(
+        self, command: str, *arguments: object, timeout_s: float = 60.0, check: bool = True, on_line: Any = None
+    ) -> Any:
         command = command % arguments if arguments else command
         self.commands.append(command)
         out, status = next((answer for part, answer in self.answers.items() if part in command), ("", 0))
-        return SimpleNamespace(out=out, status=status, ok=status == 0)
+        return SimpleNamespace(out=out, err="", status=status, ok=status == 0)
+
+    def put(self, local: Path, path: str) -> None:
+        self.commands.append(f"put {local.name} {path}")
 
     def succeeds(self, command: str, *arguments: object, timeout_s: float = 60.0) -> bool:
         return bool(self.run(command, *arguments).ok)
@@ -355,21 +362,129 @@ def test_arming_makes_the_settings_safe_for_a_drill(family: Family, before: str,
 def test_only_missing_packages_are_installed() -> None:
     stack, shell = stack_of("", REDHAT)
     shell.answers = {"rpm -q makedumpfile": ("makedumpfile-1.7.7-1.el10", 0), "rpm -q": ("", 1)}
-    assert stack.install(("kdump-utils", "makedumpfile"))
+    assert stack.missing(("kdump-utils", "makedumpfile")) == ("kdump-utils",)
+    stack.install(("kdump-utils",))
     assert shell.commands[-1] == "dnf install -y kdump-utils"
-    shell.answers = {}
-    assert not stack.install(("kdump-utils", "makedumpfile"))
 
 
-def test_debian_asks_dpkg_and_refreshes_first() -> None:
+def test_debian_refreshes_before_it_installs_and_waits_for_another_apt() -> None:
     stack, shell = stack_of()
-    shell.answers = {"dpkg-query": ("", 1)}
-    assert stack.install(("kdump-tools",))
+    stack.install(("kdump-tools",))
+    refresh, install = shell.commands
+    assert refresh.endswith("update")
+    assert install.endswith("install -y --no-install-recommends kdump-tools")
+    assert all("DPkg::Lock::Timeout=" in command for command in shell.commands)
+
+
+@pytest.mark.parametrize(
+    ("family", "said"),
+    [
+        (DEBIAN, "E: Unable to locate package kdump-tulz"),
+        (DEBIAN, "E: The value 'bookworm-backports' is invalid for APT::Default-Release as such a release is not"),
+        (DEBIAN, " package architecture (arm64) does not match system (amd64)"),
+        (REDHAT, "Error: Unable to find a match: kernel-9"),
+        (REDHAT, "No match for argument: kernel-9"),
+    ],
+)
+def test_a_package_that_the_distribution_does_not_have_is_a_slip_of_the_users(family: Family, said: str) -> None:
+    stack, shell = stack_of("", family)
+    shell.answers = {"install": (f"Reading package lists...\n{said}\nmore\n", 100)}
+    with pytest.raises(UsageError) as error:
+        stack.install(("kdump-tulz",))
+    assert str(error.value) == f"the guest's package manager refuses: {said.strip()}"
+
+
+def test_an_installation_that_breaks_is_no_slip_of_the_users() -> None:
+    stack, shell = stack_of()
+    shell.answers = {
+        "install": ("dpkg: error processing package x\nE: Sub-process dpkg returned an error code (1)\n", 100)
+    }
+    with pytest.raises(CommandFailed, match=r"status 100: E: Sub-process"):
+        stack.install(("x",))
+
+
+# ---------------------------------------------------------------- kernels
+
+
+@pytest.fixture
+def kernels(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A stack whose guest has these kernels before and after the next installation."""
+
+    def make(family: Family, before: str, after: str) -> tuple[Stack, FakeShell]:
+        stack, shell = stack_of("", family)
+        listed = iter([before, after])
+        monkeypatch.setattr(stack, "_kernels", lambda: set(next(listed).split()))
+        return stack, shell
+
+    return make
+
+
+def test_a_kernel_of_another_suite_is_installed_from_there(kernels: Any) -> None:
+    stack, shell = kernels(DEBIAN, "6.1.0", "6.1.0 6.12.95")
+    choice = KernelChoice(package="linux-image-amd64", suite="bookworm-backports", asked="bookworm-backports")
+    assert stack.install_kernel(choice) == "6.12.95"
+    add, refresh, install = shell.commands
+    assert "bookworm-backports main" in add
+    assert refresh.endswith("update")
+    assert install.endswith("install -y --no-install-recommends -t bookworm-backports linux-image-amd64")
+
+
+def test_package_files_are_copied_installed_and_removed(kernels: Any) -> None:
+    stack, shell = kernels(REDHAT, "5.14", "5.14 6.6")
+    file = LocalPackage(name="kernel-core-6.6.rpm", sha256="", path=Path("kernel-core-6.6.rpm"))
+    assert stack.install_kernel(KernelChoice(files=(file,))) == "6.6"
+    place = "/var/tmp/kdump-harness-packages"
     assert shell.commands == [
-        "dpkg-query -Wf '${Status}' kdump-tools | grep -q 'ok installed'",
-        "apt-get update",
-        "DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends kdump-tools",
+        f"rm -rf {place} && mkdir {place}",
+        f"put {file.name} {place}/{file.name}",
+        f"dnf install -y --disablerepo='*' --nogpgcheck {place}/{file.name}",
+        f"rm -rf {place}",
     ]
+
+
+def test_the_only_kernel_may_be_the_one_that_is_asked_for(kernels: Any) -> None:
+    stack, _ = kernels(DEBIAN, "6.1.0", "6.1.0")
+    assert stack.install_kernel(KernelChoice(package="linux-image-amd64")) == "6.1.0"
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "reason"),
+    [
+        ("6.1.0 6.12", "6.1.0 6.12", "brought no new kernel"),
+        ("6.1.0", "6.1.0 6.12 6.13", "brought 2 kernels"),
+    ],
+)
+def test_a_kernel_that_cannot_be_told_from_others_is_refused(
+    kernels: Any, before: str, after: str, reason: str
+) -> None:
+    stack, _ = kernels(DEBIAN, before, after)
+    with pytest.raises(UsageError) as error:
+        stack.install_kernel(KernelChoice(package="linux-image-amd64", asked="linux-image-amd64"))
+    told = ", ".join(sorted(after.split()))
+    assert str(error.value) == (
+        f"linux-image-amd64 {reason}, so which one to drill is not known (the guest has {told})"
+    )
+
+
+@pytest.mark.parametrize("family", [DEBIAN, REDHAT, SUSE])
+def test_one_of_several_kernels_is_chosen_in_the_boot_loader(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
+    stack, shell = stack_of("", family)
+    monkeypatch.setattr(stack, "_kernels", lambda: {"6.1.0", "6.12.95"})
+    stack.choose_kernel("6.1.0")
+    assert "6.1.0" in shell.commands[-1]
+    shell.commands.clear()
+    monkeypatch.setattr(stack, "_kernels", lambda: {"6.1.0"})
+    stack.choose_kernel("6.1.0")
+    assert not shell.commands
+
+
+def test_an_initramfs_for_another_kernel_is_left_to_the_service_where_the_family_cannot_build_it() -> None:
+    for family, built in ((DEBIAN, True), (REDHAT, False), (SUSE, False)):
+        stack, shell = stack_of("", family)
+        shell.answers = {"uname -r": ("6.1.0\n", 0)}
+        stack.reserve_and_build("256M", kernel="6.12.95")
+        assert ("6.12.95" in shell.commands[-1]) is built
+        assert ("(true)" in shell.commands[-1]) is not built
 
 
 @pytest.mark.parametrize(
