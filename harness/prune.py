@@ -51,8 +51,8 @@ def prune(
 ) -> tuple[Pruned, ...]:
     """Remove all but the newest keep versions of each image, what no row names, and unfinished downloads.
 
-    Armed disks that rest on a removed download go with it. Files that people brought stay, and so does what is being
-    downloaded or may be in use.
+    Installed and armed disks that rest on a removed download go with it. Files that people brought stay, and so
+    does what is being downloaded or may be in use.
     """
     places = _places(state, catalog, patterns)
     since_s = state.running_since()
@@ -133,14 +133,14 @@ def _alone(place: Path, dry_run: bool) -> Iterator[str]:
 
 
 def _remove(state: State, one: _Unwanted, obstacle: str, dry_run: bool) -> Iterator[Pruned]:
-    """Remove a download after the armed disks that rest on it, so that none is ever left without its base."""
+    """Remove a download after the disks that rest on it, so that none is ever left without its base."""
     name = f"images/{one.path.parent.name}/{one.path.name}"
-    for armed in state.resting_on(one.path) if not obstacle else ():
-        what, size_bytes = f"armed/{armed.name}", _size_bytes(armed)
-        failed = "" if dry_run or remove_tree(armed) else "it cannot be removed"
+    for disk in state.resting_on(one.path) if not obstacle else ():
+        what, size_bytes = f"{disk.parent.name}/{disk.name}", _size_bytes(disk)
+        failed = obstacle or ("" if dry_run or remove_tree(disk) else "it cannot be removed")
         yield Pruned(what=what, size_bytes=size_bytes, why=f"it rests on {name}", kept_because=failed)
         if failed:
-            obstacle = f"{what} rests on it"
+            obstacle = f"{what} cannot be removed"
     size_bytes = _size_bytes(one.path)
     if not obstacle and not dry_run:
         try:

@@ -24,6 +24,7 @@ GROUP = "libvirt"
 MIB = 1 << 20
 STARTING_S = 10.0  # between making a run's directory and locking it
 CACHES = ("images", "built", "installed", "armed", "debuginfo")
+OVERLAYS = ("installed", "armed")  # of these caches, what has only the difference from a base
 
 
 def default_directory() -> Path:
@@ -186,13 +187,13 @@ class State:
         return found
 
     def resting_on(self, base: Path) -> list[Path]:
-        """The armed disks whose unchanged parts are read from this file."""
+        """The installed and armed disks that read from this file, be it through one another; each before its base."""
         found = []
-        for path in sorted((self.directory / "armed").glob("*/meta.json")):
+        for path in sorted(path for cache in OVERLAYS for path in (self.directory / cache).glob("*/meta.json")):
             with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
                 meta = json.loads(path.read_text(encoding="utf-8"))
                 if os.path.realpath(meta["base"]["path"]) == os.path.realpath(base):
-                    found.append(path.parent)
+                    found += [*self.resting_on(path.with_name("disk.qcow2")), path.parent]
         return found
 
     def cached(self) -> list[Leftover]:

@@ -51,14 +51,14 @@ def put(state: State, letter: str, *, days_old: float, row: str = "demo-1", kind
     return path
 
 
-def arm(state: State, key: str, base: Path) -> Path:
-    """An armed disk that rests on base."""
+def arm(state: State, key: str, base: Path, *, cache: str = "armed") -> Path:
+    """A disk that rests on base."""
 
     def make(part: Path) -> dict[str, Any]:
         (part / "disk.qcow2").write_bytes(b"overlay")
-        return {"base": {"path": base}}
+        return {"base": {"path": base}}  # as in harness/disk.py
 
-    return state.make_once("armed", key, make, say=lambda _text: None, what="a disk")
+    return state.make_once(cache, key, make, say=lambda _text: None, what="a disk")
 
 
 def left(state: State, row: str = "demo-1") -> set[str]:
@@ -154,13 +154,27 @@ def test_armed_disks_go_with_the_download_that_they_rest_on(state: State) -> Non
     assert state.ready("armed", "k3")
 
 
+def test_disks_go_before_the_disk_that_they_rest_on_however_long_the_chain(state: State) -> None:
+    old, new = put(state, "a", days_old=9), put(state, "b", days_old=1)
+    installed = arm(state, "i1", old, cache="installed")
+    for key in ("k1", "k2"):
+        arm(state, key, installed / "disk.qcow2")
+    arm(state, "k3", arm(state, "i2", new, cache="installed") / "disk.qcow2")
+    found = prune(state, catalog())
+    assert [one.what for one in found] == ["armed/k1", "armed/k2", "installed/i1", f"images/demo-1/{old.name}"]
+    assert [path.name for cache in ("armed", "installed") for path in (state.directory / cache).glob("*/")] == [
+        "k3",
+        "i2",
+    ]
+
+
 def test_a_base_stays_when_an_armed_disk_on_it_cannot_be_removed(state: State, monkeypatch: pytest.MonkeyPatch) -> None:
     old = put(state, "a", days_old=9)
     put(state, "b", days_old=1)
     arm(state, "k1", old)
     monkeypatch.setattr(prune_module, "remove_tree", lambda path: False)
     found = prune(state, catalog())
-    assert [one.kept_because for one in found] == ["it cannot be removed", "armed/k1 rests on it"]
+    assert [one.kept_because for one in found] == ["it cannot be removed", "armed/k1 cannot be removed"]
     assert old.exists()
 
 
