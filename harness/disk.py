@@ -146,7 +146,8 @@ def _brought(path: Path) -> BaseDisk:
     return BaseDisk(path=path, format=disk_format, key=key, packages=(), source=str(path))
 
 
-def _recipe(subject: Subject, packages: tuple[str, ...]) -> build.Recipe:
+def recipe_of(subject: Subject, packages: tuple[str, ...] = ()) -> build.Recipe:
+    """What a built image is made of."""
     image = subject.image
     assert image is not None
     assert image.build is not None
@@ -175,7 +176,7 @@ def _kernel_package(subject: Subject, usual: str) -> str:
 
 def _built_ready(run: Run, subject: Subject, packages: tuple[str, ...]) -> BaseDisk | None:
     with contextlib.suppress(HostError):  # no mirror: nothing was built
-        recipe = _recipe(subject, packages)
+        recipe = recipe_of(subject, packages)
         if done := run.state.ready("built", recipe.key()):
             return _built_disk(done, recipe, packages)
     return None
@@ -194,7 +195,7 @@ def _built_disk(directory: Path, recipe: build.Recipe, packages: tuple[str, ...]
 
 
 def _built(run: Run, subject: Subject, packages: tuple[str, ...]) -> BaseDisk:
-    recipe = _recipe(subject, packages)
+    recipe = recipe_of(subject, packages)
 
     def make(part: Path) -> dict[str, object]:
         run.state.require_space(build.NEED_MIB, f"building {recipe.name}")

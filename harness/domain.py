@@ -66,6 +66,14 @@ FIRMWARE: Mapping[str, Mapping[str, bool]] = {
 }
 
 
+# linux/input-event-codes.h
+_KEYS: Mapping[str, int] = {"KEY_LEFTALT": 56, "KEY_SYSRQ": 99, "KEY_C": 46}
+KEYS_HELD_MS = 200
+
+# Virtual hardware that only some drills need.
+DEVICES: Mapping[str, str] = {"watchdog": '<watchdog model="i6300esb" action="inject-nmi"/>'}
+
+
 @dataclass(frozen=True, kw_only=True)
 class DomainSpec:
     """The virtual machine that a guest runs on."""
@@ -79,6 +87,7 @@ class DomainSpec:
     mac: str
     cpu_level: int | None = 1  # the x86-64 level that the guest's programs need; None: not known
     firmware: str = "bios"  # one of FIRMWARE
+    devices: tuple[str, ...] = ()  # of DEVICES
     nvram: Path | None = None  # where UEFI keeps its variables; a place that goes with the run
     extra_disks: tuple[Path, ...] = ()
 
@@ -110,6 +119,7 @@ class DomainSpec:
     <rng model="virtio"><backend model="random">/dev/urandom</backend></rng>
     <memballoon model="none"/>
     <panic model="isa"/>
+    {"".join(DEVICES[name] for name in self.devices)}
   </devices>
 </domain>
 """
@@ -257,6 +267,12 @@ class Domain:
         """The NMI button."""
         with _saying(f"{self.name}: refuses the NMI"):
             self._handle.injectNMI()
+
+    def press_keys(self, *names: str) -> None:
+        """Press keys of Linux's names all at once, and let them go."""
+        codes = [_KEYS[name] for name in names]
+        with _saying(f"{self.name}: refuses the keys {', '.join(names)}"):
+            self._handle.sendKey(libvirt.VIR_KEYCODE_SET_LINUX, KEYS_HELD_MS, codes, len(codes))
 
     def set_link(self, up: bool) -> None:
         """Plug the network cable in or out."""

@@ -7,6 +7,7 @@ cannot be booted or a host without space is an exception.
 from __future__ import annotations
 
 import contextlib
+import re
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -16,6 +17,7 @@ from typing import Any
 from . import checks
 from .checks import CrashFacts
 from .console import Line
+from .crasher import put_module
 from .diagnosis import diagnose_text
 from .disk import ArmedDisk, BaseDisk, Subject, armed_disk, base_disk
 from .errors import CommandFailed, ConsoleLost, GuestError, HarnessError, UsageError
@@ -29,7 +31,7 @@ from .stack import GuestState, KdumpConfig, Stack
 from .stage import Stage
 from .state import require_space
 from .target import FoundFile, LocalTarget, find_target
-from .timing import PhaseClock
+from .timing import Deadline, PhaseClock
 from .trigger import Trigger, find_trigger
 from .verdict import Verdict
 from .vmcore import VmcoreError, open_vmcore
@@ -70,7 +72,7 @@ class Plan:
         if self.as_is and (self.subject.kernel or self.subject.files):
             raise UsageError("--as-is installs nothing, so it cannot go with --kernel or --packages")
         self.config.check(self.subject.family)
-        find_trigger(self.trigger)
+        find_trigger(self.trigger, vcpus=self.machine.vcpus)
         find_target(self.target, self.subject.family)
         load_known_issues()
 
@@ -78,7 +80,8 @@ class Plan:
 def run_drill(run: Run, plan: Plan) -> Verdict:
     """Drill once: boot, armed, crash, capture, saved, recovered, verified."""
     plan.check()
-    plan = replace(plan, machine=run.fit(plan.machine, needs=plan.subject.needs_cpu))
+    machine = run.fit(plan.machine, needs=plan.subject.needs_cpu)
+    plan = replace(plan, machine=replace(machine, devices=find_trigger(plan.trigger, vcpus=machine.vcpus).devices))
     run.open_evidence()
     disk: ArmedDisk | BaseDisk
     if plan.as_is:
@@ -116,7 +119,7 @@ class _Drill:
         self.run, self.plan, self.evidence = run, plan, evidence
         self.progress = run.progress
         self.clock = PhaseClock()
-        self.trigger: Trigger = find_trigger(plan.trigger)
+        self.trigger: Trigger = find_trigger(plan.trigger, vcpus=plan.machine.vcpus)
         self.target: LocalTarget = find_target(plan.target, plan.subject.family)
         self.verdict = Verdict(
             image=plan.subject.name,
@@ -141,11 +144,45 @@ class _Drill:
         self._boot(guest)
         stack = Stack(guest, self.plan.subject.family)
         before, dumps_before = self._prepare(guest, stack)
+        if not self.trigger.panics:
+            self._survive(guest, stack, before, dumps_before)
+            return self.verdict
         facts, watch = self._crash(guest, stack, before)
         if watch.done:
             self._recover(guest, stack, facts, dumps_before)
         self._judge(watch)
         return self.verdict
+
+    def _survive(self, guest: Guest, stack: Stack, before: GuestState, dumps_before: dict[str, FoundFile]) -> None:
+        """Pull a trigger that must do no harm: the guest notices it, goes on, and nothing is dumped."""
+        self.trigger.make_ready(guest)
+        wanted = re.compile(self.trigger.panic)
+        noticed = ""
+        self.clock.mark("trigger")
+        self.evidence.event("trigger", trigger=self.trigger.name)
+        deadline = Deadline(PANIC_TIMEOUT_S * self.run.factor)
+        with self.progress.step(f"seeing that the guest lives through {self.trigger.name}"):
+            try:
+                self.trigger.fire(guest)
+                while not deadline.passed and not noticed:
+                    line = guest.console.read_line(timeout_s=_TICK_S)
+                    if line is not None and (found := wanted.search(line.text)):
+                        noticed = found.group()
+                after = stack.state()
+                left = self.target.list(guest.shell, before.directory)
+            except GuestError as error:  # an unexpected panic is one
+                self.verdict.check("lives", False, expected="the guest goes on", seen=str(error.args[0]))
+                self.verdict.stopped_by = f"after the trigger {self.trigger.name}: {error.args[0]}"
+                self._judge(None)
+                return
+        self.verdict.check("noticed", bool(noticed), expected=self.trigger.panic, seen=noticed or "not on the console")
+        self.verdict.check(
+            "lives", after.boot_id == before.boot_id, expected=before.boot_id[:8], seen=after.boot_id[:8]
+        )
+        new = sorted(set(left) - set(dumps_before))
+        self.verdict.check("no-dump", not new, expected="no new dump", seen=", ".join(new) or "none")
+        self.verdict.check("rearmed", after.loaded == before.loaded, expected=before.loaded, seen=after.loaded)
+        self._judge(None)
 
     def _boot(self, guest: Guest) -> None:
         with self.progress.step(f"{self.plan.subject.name}: booting", usual_s=60 if self.run.factor > 1 else 15):
@@ -176,6 +213,9 @@ class _Drill:
                     if changed and family.config.in_initramfs:
                         stack.arm()
                     stack.wait_until_loaded()
+            self.trigger.check_guest(guest)
+            if self.trigger.module:
+                put_module(self.run, self.plan.subject, guest)
             if self.plan.before_crash is not None:
                 self.plan.before_crash(guest, stack)
             # The guest's clock is compared with ours from here; what follows may take long on a busy host.
@@ -209,6 +249,7 @@ class _Drill:
         """Leave the nonce, pull the trigger, follow the console."""
         nonce = secrets.token_hex(8)
         guest.shell.run("echo %s > /dev/kmsg; sync", f"kdump-harness: this is crash {nonce}")
+        self.trigger.make_ready(guest)
         watch = CrashWatch(stack.family.console, self.trigger.panic, self.clock, on_change=self._reach)
         watch.stage = self.verdict.reached if self.verdict.reached >= Stage.ARMED else Stage.ARMED
         guest.console.drain()
@@ -306,7 +347,7 @@ class _Drill:
         waiting = watch.waiting_for()
         if watch.stage < Stage.CRASHED:
             fired_s = self.clock.elapsed_s() - self.clock.marks_s["trigger"]
-            if fired_s > PANIC_TIMEOUT_S * factor:
+            if fired_s > PANIC_TIMEOUT_S * factor + self.trigger.takes_s:
                 return f"no panic within {fired_s:.0f} s of the trigger {self.trigger.name}"
             return None
         since_panic_s = self.clock.elapsed_s() - self.clock.marks_s["panic"]
@@ -389,7 +430,7 @@ class _Drill:
             return False
         return True
 
-    def _judge(self, watch: CrashWatch) -> None:
+    def _judge(self, watch: CrashWatch | None) -> None:
         """Phases, symptoms, and whether it all adds up to verified."""
         verdict, clock = self.verdict, self.clock
         pairs = {
@@ -402,13 +443,14 @@ class _Drill:
         }
         spans = {name: clock.between_s(start, end) for name, (start, end) in pairs.items()}
         verdict.phases_s = {name: round(span, 3) for name, span in spans.items() if span is not None}
-        if watch.panic_text is not None:
+        if watch is not None and watch.panic_text is not None:
             self.evidence.text("panic.txt", watch.panic_text + "\n")
-        if verdict.stopped_by is None and watch.failed:
+        if verdict.stopped_by is None and watch is not None and watch.failed:
             verdict.stopped_by = f"the capture kernel says: {watch.failed}"
         verdict.symptoms = self._symptoms()
-        complete = {check.name for check in verdict.checks} >= REQUIRED_CHECKS
-        if verdict.reached is Stage.RECOVERED and complete and not list(verdict.failed()) and not verdict.stopped_by:
+        required, stage = (REQUIRED_CHECKS, Stage.RECOVERED) if self.trigger.panics else (SURVIVAL_CHECKS, Stage.ARMED)
+        unmade = required - {check.name for check in verdict.checks}
+        if verdict.reached is stage and not unmade and not list(verdict.failed()) and not verdict.stopped_by:
             verdict.reached = Stage.VERIFIED
             verdict.verified = True
         judge(
@@ -416,7 +458,7 @@ class _Drill:
             self.known_issues,
             scenario=self.plan.scenario,
             console="\n".join(self.console),
-            unmade=REQUIRED_CHECKS - {check.name for check in verdict.checks},
+            unmade=unmade,
         )
         self.evidence.event("verdict", reached=verdict.reached.name, verified=verdict.verified)
         keep = self.run.options.keep
@@ -442,6 +484,8 @@ class _Drill:
             self.evidence.event("stage", reached=stage.name)
 
 
+# What must be seen of a trigger that does no harm.
+SURVIVAL_CHECKS = frozenset(["noticed", "lives", "no-dump", "rearmed"])
 # A verdict without one of these was not made, whatever the others say.
 REQUIRED_CHECKS = frozenset(
     [

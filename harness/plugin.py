@@ -26,7 +26,7 @@ from .runtime import Machine, Options, Run
 from .stack import KdumpConfig, Stack
 from .sweep import Sweep, SweepPlan, run_sweep
 from .target import LocalTarget, find_target
-from .trigger import Trigger, find_trigger
+from .trigger import CannotTrigger, Trigger, find_trigger
 from .verdict import Verdict
 
 T = TypeVar("T")
@@ -384,7 +384,7 @@ def compress(request: pytest.FixtureRequest) -> str | None:
 @pytest.fixture
 def trigger(request: pytest.FixtureRequest) -> Trigger:
     """How the guest is crashed; override with pin_trigger(). Default: sysrq-c."""
-    return find_trigger(getattr(request, "param", "sysrq-c"))
+    return find_trigger(getattr(request, "param", "sysrq-c"), vcpus=request.getfixturevalue("vcpus"))
 
 
 @pytest.fixture
@@ -558,6 +558,8 @@ def _available(config: pytest.Config, subject: Subject, get: Callable[[], T]) ->
             return get()
         except Unreachable as error:
             missing[subject.name] = str(error).splitlines()[0]
+        except CannotTrigger as error:
+            pytest.skip(str(error).splitlines()[0])
     if config.getoption("--strict-images"):
         pytest.fail(missing[subject.name], pytrace=False)
     pytest.skip(missing[subject.name])

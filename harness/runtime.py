@@ -50,6 +50,7 @@ class Machine:
     memory_mib: int = 1024
     vcpus: int = 2
     firmware: str = "bios"
+    devices: tuple[str, ...] = ()  # that only some drills need (domain.DEVICES)
     cpu_level: int | None = None  # of x86-64; None: what the image needs, or all there is where that is not known
 
     def check(self) -> None:
@@ -206,6 +207,7 @@ class Run:
             cpu_level=machine.cpu_level,
             firmware=machine.firmware,
             nvram=nvram,
+            devices=machine.devices,
         )
         domain = self.hypervisor.spawn(spec)
         try:

@@ -23,7 +23,7 @@ SHARED = Path("/var/lib/kdump-harness")
 GROUP = "libvirt"
 MIB = 1 << 20
 STARTING_S = 10.0  # between making a run's directory and locking it
-CACHES = ("images", "built", "installed", "armed", "debuginfo")
+CACHES = ("images", "built", "installed", "armed", "modules", "debuginfo")
 OVERLAYS = ("installed", "armed")  # of these caches, what has only the difference from a base
 
 

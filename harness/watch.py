@@ -77,7 +77,8 @@ class CrashWatch:
             self.on_change(stage)
 
     def _before_panic(self, line: Line) -> None:
-        if found := PANIC.search(line.text):
+        # After an oops the kernel may jump to the capture kernel without a word of panic.
+        if found := PANIC.search(line.text) or self._wanted_panic.search(line.text):
             self.panic_text = found.group()
             self.clock.mark("panic", line.at_s)
             self._reach(Stage.CRASHED)

@@ -22,6 +22,7 @@ LAYERS = (
     ("runtime",),
     ("stack", "trigger", "target", "memstate"),
     ("disk", "checks", "oracle", "watch", "known", "cells", "refilter"),
+    ("crasher",),
     ("drill", "doctor"),
     ("sweep",),
     ("verbs", "support"),
