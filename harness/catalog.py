@@ -17,6 +17,7 @@ from .errors import TableError, UsageError
 FAMILIES = ("debian", "redhat", "suse")
 ARCHES = ("x86_64", "aarch64")
 FIRMWARE = ("bios", "uefi")
+CPU_LEVELS = (1, 2, 3)  # of x86-64; nothing that is published needs the fourth
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9.+-]*")  # it becomes a directory of the cache and a part of test ids
 
@@ -50,6 +51,7 @@ class Image:
     checksums: str = ""
     checksum_form: str = "lines"
     firmware: tuple[str, ...] = FIRMWARE
+    cpu: int = 1  # the x86-64 level that its programs need
     root_filesystem: str = ""  # empty: not known, probe it
     manual: str = ""  # where people get the file from when it is behind a login
     notes: str = ""
@@ -128,6 +130,8 @@ def _fault(image: Image) -> str | None:
             return f"{key} must be one of {', '.join(known)}, not {value!r}"
     if not image.firmware or set(image.firmware) - set(FIRMWARE):
         return f"firmware must be a choice of {', '.join(FIRMWARE)}, not {list(image.firmware)}"
+    if image.cpu not in CPU_LEVELS:
+        return f"cpu must be one of {', '.join(map(str, CPU_LEVELS))}, not {image.cpu}"
     return _source_fault(image)
 
 

@@ -114,6 +114,12 @@ def _positive(text: str) -> float:
     return value
 
 
+def _count(text: str) -> int:
+    if not (text.isdecimal() and len(text) < 7):
+        raise argparse.ArgumentTypeError(f"{text} is no number of versions")
+    return int(text)
+
+
 def _add_doctor(verbs: Verbs) -> None:
     parser = _verb(verbs, "doctor", "Is this host fit? What it lacks, and the one command that mends it.")
     parser.add_argument("--uri", help="the hypervisor (default: LIBVIRT_DEFAULT_URI, else qemu:///system)")
@@ -122,8 +128,25 @@ def _add_doctor(verbs: Verbs) -> None:
 
 
 def _add_images(verbs: Verbs) -> None:
-    parser = _verb(verbs, "images", "The catalogue: name, family, release, source, cached or not.")
-    parser.add_argument("pattern", nargs="*", default=["*"], help="names or globs")
+    parser = _verb(
+        verbs,
+        "images",
+        "The catalogue: name, family, release, source, cached or not; and the cache of downloads.",
+        "examples:\n  kdump-harness images --refresh    # exit 1: a row rotted or did not answer; 3: no network\n"
+        "  kdump-harness images --fetch rocky-9 'alma-*'\n"
+        "  kdump-harness images --prune --dry-run",
+    )
+    parser.add_argument("pattern", nargs="*", help="names or globs (default: all)")
+    action = parser.add_mutually_exclusive_group()
+    action.add_argument(
+        "--refresh", action="store_true", help="ask whether each image still exists, and whether it is newer than ours"
+    )
+    action.add_argument("--fetch", action="store_true", help="download today's version of the images that are named")
+    action.add_argument(
+        "--prune", action="store_true", help="remove superseded and unfinished downloads, and those without a row"
+    )
+    parser.add_argument("--keep", type=_count, metavar="N", help="--prune: how many versions of each image stay (1)")
+    parser.add_argument("--dry-run", action="store_true", help="--prune: only say what would be removed")
     parser.add_argument("--state", type=Path, metavar="DIR", help="where disks are kept")
     _add_json(parser)
 
@@ -214,7 +237,17 @@ def _add_subject(parser: Any) -> None:
     parser.add_argument(
         "--packages", type=Path, metavar="DIR", help="install these .deb or .rpm files instead of the repositories'"
     )
-    parser.add_argument("--firmware", choices=("bios", "uefi"), help="(default: bios where the image has it)")
+    parser.add_argument(
+        "--firmware",
+        choices=("bios", "uefi", "uefi-secure"),
+        help="uefi-secure is UEFI with Secure Boot (default: bios if it can)",
+    )
+    parser.add_argument(
+        "--cpu",
+        type=int,
+        metavar="N",
+        help="x86-64 level of the guest's processor, 1 to 3 (default: what the image needs; of a file all there is)",
+    )
 
 
 def _add_inspect(verbs: Verbs) -> None:

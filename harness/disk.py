@@ -52,10 +52,16 @@ class Subject:
 
     def check(self, machine: Machine) -> None:
         """UsageError for a machine that the image cannot boot on."""
-        if self.image is not None and machine.firmware not in self.image.firmware:
+        kind = machine.firmware.removesuffix("-secure")
+        if self.image is not None and kind not in self.image.firmware:
             raise UsageError(f"{self.name} boots with {' or '.join(self.image.firmware)}, not with {machine.firmware}")
         if self.access is not None:
             self.access.check()
+
+    @property
+    def needs_cpu(self) -> int | None:
+        """The x86-64 level of its programs; not known of a file."""
+        return self.image.cpu if self.image is not None else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,9 +121,7 @@ def base_disk(run: Run, subject: Subject, packages: tuple[str, ...]) -> BaseDisk
             path = fetch(
                 image,
                 run.state.images,
-                progress=lambda done, total: run.progress.detail(
-                    f"{done >> 20} of {total >> 20} MiB" if total else f"{done >> 20} MiB"
-                ),
+                progress=run.progress.bytes,
                 say=run.progress.say,
             )
         return _downloaded(path, f"downloaded from {image.source}")
@@ -293,6 +297,7 @@ def armed_disk(
     """The disk with kdump installed, configured, reserved and armed once; made once for all that ask."""
     family = subject.family
     wanted = family.packages if packages is None else packages
+    machine = run.fit(machine, needs=subject.needs_cpu)
     base = _installed_disk(run, subject, machine, base_disk(run, subject, wanted), packages)
     # A new initramfs for each drill would take minutes: where it has a copy of them, settings are part of the disk.
     settings = (config.level, config.compress) if family.config.in_initramfs else ()

@@ -6,7 +6,7 @@ import contextlib
 import os
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -43,11 +43,26 @@ _EVENTS = {
 }
 
 
+# What each x86-64 level adds to the one before, by libvirt's names; xsave stands for OSXSAVE, which the system sets.
+_LEVEL_FEATURES = {
+    1: (),
+    2: ("cx16", "lahf_lm", "popcnt", "pni", "sse4.1", "sse4.2", "ssse3"),
+    3: ("abm", "avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "movbe", "xsave"),
+}
+
 _CLOSE_REASONS = {
     libvirt.VIR_CONNECT_CLOSE_REASON_ERROR: "an I/O error",
     libvirt.VIR_CONNECT_CLOSE_REASON_EOF: "libvirtd closed it",
     libvirt.VIR_CONNECT_CLOSE_REASON_KEEPALIVE: "libvirtd no longer answers",
     libvirt.VIR_CONNECT_CLOSE_REASON_CLIENT: "closed by us",
+}
+
+
+# What libvirt is asked for by each name; nothing is the BIOS that the machine has.
+FIRMWARE: Mapping[str, Mapping[str, bool]] = {
+    "bios": {},
+    "uefi": {"secure-boot": False},
+    "uefi-secure": {"secure-boot": True, "enrolled-keys": True},  # with the keys that a shim is signed for
 }
 
 
@@ -62,8 +77,9 @@ class DomainSpec:
     disk: Path  # qcow2
     seed: Path | None
     mac: str
-    cpu_level: int = 1  # the x86-64 level that the guest's userland needs
-    firmware: str = "bios"
+    cpu_level: int | None = 1  # the x86-64 level that the guest's programs need; None: not known
+    firmware: str = "bios"  # one of FIRMWARE
+    nvram: Path | None = None  # where UEFI keeps its variables; a place that goes with the run
     extra_disks: tuple[Path, ...] = ()
 
     def xml(self) -> str:
@@ -73,12 +89,11 @@ class DomainSpec:
         if self.seed is not None:
             disks.append(_disk_xml(self.seed, "vdb", "raw", read_only=True))
         disks += [_disk_xml(path, f"vd{chr(ord('c') + n)}", "qcow2") for n, path in enumerate(self.extra_disks)]
-        firmware = ' firmware="efi"' if self.firmware == "uefi" else ""
         return f"""<domain type="{"kvm" if kvm else "qemu"}">
   <name>{escape(self.name)}</name>
   <memory unit="MiB">{self.memory_mib}</memory>
   <vcpu>{self.vcpus}</vcpu>
-  <os{firmware}><type arch="x86_64" machine="q35">hvm</type><boot dev="hd"/></os>
+  {_os_xml(self.firmware, self.nvram)}
   <features><acpi/><apic/><vmcoreinfo state="on"/>{"" if kvm else _TCG_CACHE}</features>
   {_cpu_xml(kvm, self.cpu_level)}
   <clock offset="utc"/>
@@ -100,6 +115,19 @@ class DomainSpec:
 """
 
 
+def _os_xml(firmware: str, nvram: Path | None) -> str:
+    """Machine and firmware; which file that is, libvirt knows by the features that are asked for."""
+    features = FIRMWARE[firmware]
+    kind = ' firmware="efi"' if features else ""
+    asked = "".join(f'<feature enabled="{"yes" if on else "no"}" name="{name}"/>' for name, on in features.items())
+    place = f"<nvram>{escape(str(nvram))}</nvram>" if features and nvram is not None else ""
+    return (
+        f'<os{kind}><type arch="x86_64" machine="q35">hvm</type>'
+        f"{f'<firmware>{asked}</firmware>' if asked else ''}{place}"
+        '<boot dev="hd"/></os>'
+    )
+
+
 def _disk_xml(path: Path, target: str, kind: str, *, read_only: bool = False) -> str:
     """One virtio disk; nothing on a throw-away overlay is worth waiting for the host's disk (cache=unsafe)."""
     only = "<readonly/>" if read_only else ""
@@ -110,7 +138,7 @@ def _disk_xml(path: Path, target: str, kind: str, *, read_only: bool = False) ->
     )
 
 
-def _cpu_xml(kvm: bool, level: int) -> str:
+def _cpu_xml(kvm: bool, level: int | None) -> str:
     """The processor: the host's under KVM, the cheapest that will do under emulation.
 
     With TCG "max" costs a fifth more time than qemu64, and Intel models make the kernel isolate its page
@@ -120,7 +148,7 @@ def _cpu_xml(kvm: bool, level: int) -> str:
     """
     if kvm:
         return '<cpu mode="host-passthrough"/>'
-    if level <= 1:
+    if level == 1:
         return (
             '<cpu mode="custom" match="exact" check="none"><model fallback="forbid">qemu64</model>'
             '<feature policy="disable" name="cx16"/></cpu>'
@@ -380,6 +408,27 @@ class Hypervisor:
         root = ElementTree.fromstring(self._connection.getCapabilities())
         found = root.findall("./guest/arch[@name='x86_64']/domain")
         return tuple(sorted({element.get("type", "") for element in found}))
+
+    def lacks(self, accelerator: str, cpu_level: int) -> str | None:
+        """The features that a processor of this x86-64 level has and the guests here would not; None when it has all.
+
+        A libvirt that cannot tell is taken to have all.
+        """
+        wanted = [name for level in range(2, cpu_level + 1) for name in _LEVEL_FEATURES[level]]
+        if not wanted:
+            return None
+        features = "".join(f'<feature policy="require" name="{name}"/>' for name in wanted)
+        # kvm64 stands for every 64-bit processor: unlike qemu64, it has nothing that only one vendor's have.
+        cpu = f"<cpu><arch>x86_64</arch><model>kvm64</model>{features}</cpu>"
+        kind = "kvm" if accelerator == "kvm" else "qemu"
+        try:
+            self._connection.compareHypervisorCPU(
+                None, "x86_64", None, kind, cpu, libvirt.VIR_CONNECT_COMPARE_CPU_FAIL_INCOMPATIBLE
+            )
+        except libvirt.libvirtError as error:
+            if error.get_error_code() == libvirt.VIR_ERR_CPU_INCOMPATIBLE:
+                return _first_line(error).rpartition(": ")[2]
+        return None
 
     def ensure_network(self) -> None:
         """Start libvirt's default NAT network where it is not running; the only thing of the user's that we touch."""

@@ -21,15 +21,14 @@ import socket
 import ssl
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Collection, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 from urllib.parse import urljoin, urlsplit
 
 from . import checksums, timing
-from .catalog import Catalog, Image
+from .catalog import Image
 from .checksums import Digest, NoChecksum
 from .errors import HostError
 
@@ -42,7 +41,7 @@ SILENCE_S = 30.0  # a connection that gives nothing for so long is dead
 DOCUMENT_MAX_BYTES = 16 << 20  # Fedora's releases.json is the largest, below 1 MB
 SPARE_BYTES = 64 << 20  # left free, so that a download never fills the last block
 
-_OURS = re.compile(r"sha(256|512)-[0-9a-f]+\.(qcow2|part)")
+_OURS = re.compile(r"sha(256|512)-[0-9a-f]+\.(?P<kind>qcow2|part)")
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _PASSING_STATUS = (408, 425, 429, 500, 502, 503, 504)
 
@@ -74,23 +73,6 @@ class Source:
 
     url: str
     digest: Digest
-
-
-@dataclass(frozen=True)
-class Removed:
-    """A file that was pruned from the cache."""
-
-    path: Path
-    size_bytes: int
-
-
-@dataclass(frozen=True)
-class RowState:
-    """How a row of the catalogue fares: ok, rotted, unreachable or by hand, and why."""
-
-    name: str
-    state: str
-    detail: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,7 +109,7 @@ class Client:
                 body = response.read(DOCUMENT_MAX_BYTES)
             except (OSError, http.client.HTTPException) as error:
                 raise _unreachable(url, error) from None
-            promised = _length_bytes(response)
+            promised = length_bytes(response)
             if promised is not None and len(body) < min(promised, DOCUMENT_MAX_BYTES):
                 raise Unreachable(f"{url}: cut off after {len(body)} of {promised} bytes", passing=True)
             found_at = str(response.geturl())
@@ -202,70 +184,41 @@ def cached(image: Image, cache_dir: Path) -> Path | None:
     """The newest verified copy of the image, or the file that somebody brought; None when there is neither."""
     place = cache_dir / image.name
     if image.manual:
-        candidates = list(place.glob(image.file))
-    else:
-        candidates = [path for path in place.glob("*.qcow2") if _OURS.fullmatch(path.name)]
-    return max(candidates, key=lambda path: path.stat().st_mtime, default=None)
+        return max(place.glob(image.file), key=lambda path: path.stat().st_mtime, default=None)
+    return next(iter(versions(place)), None)
 
 
-def prune(cache_dir: Path, keep: Collection[Path]) -> tuple[Removed, ...]:
-    """Remove downloads and partial downloads except those in keep, and tell which.
-
-    Files that people brought stay, and so does everything of an image that is being downloaded now.
-    """
-    kept = {path.resolve() for path in keep}
-    removed = []
-    for place in sorted(path for path in cache_dir.glob("*") if path.is_dir()):
-        ours = [path for path in sorted(place.iterdir()) if _OURS.fullmatch(path.name)]
-        unwanted = [path for path in ours if path.resolve() not in kept]
-        if not unwanted:
-            continue
-        with _disk_errors(place), _lock(place, wait=None) as locked:
-            for path in unwanted if locked else ():
-                removed.append(Removed(path, path.stat().st_size))
-                path.unlink()
-    return tuple(removed)
+def versions(place: Path) -> list[Path]:
+    """The verified files in an image's directory of the cache, the newest first."""
+    dated = []
+    for path in _files(place, "qcow2"):
+        with contextlib.suppress(FileNotFoundError):  # another process prunes
+            dated.append((path.stat().st_mtime, path))
+    return [path for _, path in sorted(dated, reverse=True)]
 
 
-def refresh(catalog: Catalog, client: Client | None = None) -> tuple[RowState, ...]:
-    """Whether each row's checksum document and image still exist, without downloading an image."""
-    used = client or make_client()
-    with ThreadPoolExecutor(max_workers=8) as pool:
-        return tuple(pool.map(lambda image: _row_state(image, used), catalog))
+def partials(place: Path) -> list[Path]:
+    """The downloads in it that were not finished."""
+    return _files(place, "part")
 
 
-def _row_state(image: Image, client: Client) -> RowState:
-    if image.manual:
-        return RowState(image.name, "by hand", image.manual)
-    try:
-        source = resolve(image, client)
-        size_bytes = client.persist(lambda: _size_bytes(source.url, client))
-    except NoChecksum as error:
-        return RowState(image.name, "rotted", str(error))
-    except Unreachable as error:
-        # Amazon's and other object stores answer 403 for a file that is gone. 407 is our own proxy's.
-        gone = error.status is not None and 400 <= error.status < 500 and error.status not in (401, 407, 408, 425, 429)
-        return RowState(image.name, "rotted" if gone else "unreachable", str(error))
-    size = "unknown size" if size_bytes is None else f"{size_bytes / 2**20:.0f} MiB"
-    return RowState(image.name, "ok", f"{source.url} ({size}, {source.digest.short})")
+def brought(place: Path) -> list[Path]:
+    """The files in it that people put there."""
+    return sorted(path for path in place.iterdir() if path.name != "lock" and not _OURS.fullmatch(path.name))
 
 
-def _size_bytes(url: str, client: Client) -> int | None:
-    try:
-        with client.open(url, method="HEAD") as response:
-            return _length_bytes(response)
-    except Unreachable as error:
-        if error.status not in (405, 501):
-            raise
-    with client.open(url) as response:  # no HEAD here: ask, and hang up
-        return _length_bytes(response)
+def _files(place: Path, kind: str) -> list[Path]:
+    """Files that were downloaded, known by their names; whatever people put beside them is theirs."""
+    if not place.is_dir():
+        return []
+    return sorted(path for path in place.iterdir() if (ours := _OURS.fullmatch(path.name)) and ours["kind"] == kind)
 
 
 def _brought(image: Image, cache_dir: Path) -> Path:
     """The file that somebody put into the cache; NeedsLogin says which and where."""
     path = cached(image, cache_dir)
     if path is None:
-        place = cache_dir / image.name
+        place = _place(cache_dir, image)
         raise NeedsLogin(
             f"{image.name} is behind a login: get {image.file} from {image.manual} and put it into {place}/"
         )
@@ -275,7 +228,10 @@ def _brought(image: Image, cache_dir: Path) -> Path:
 def _place(cache_dir: Path, image: Image) -> Path:
     place = cache_dir / image.name
     with _disk_errors(place):
-        place.mkdir(parents=True, exist_ok=True)
+        if not place.exists():
+            place.mkdir(parents=True, exist_ok=True)
+            with contextlib.suppress(PermissionError):
+                place.chmod(0o2775)  # for all who share the cache
     return place
 
 
@@ -288,7 +244,7 @@ def _once(image: Image, place: Path, source: Source, client: Client, progress: P
     def wait(holder: str) -> None:
         client.say(f"{image.name} is being downloaded by {holder}; waiting for it")
 
-    with _disk_errors(place), _lock(place, wait=wait):
+    with _disk_errors(place), lock(place, wait=wait):
         return target if target.exists() else _download(image, place, source, client, progress)
 
 
@@ -348,11 +304,13 @@ def _transfer(image: Image, url: str, partial: Path, client: Client, progress: P
         continued = have_bytes > 0 and _continues_at(response) == have_bytes
         if not continued:
             have_bytes = 0  # a server without Range sends everything again
-        rest_bytes = _length_bytes(response)
+        rest_bytes = length_bytes(response)
         total_bytes = None if rest_bytes is None else have_bytes + rest_bytes
         _need_space(image, partial, total_bytes)
         with _disk_errors(partial.parent, partial):
-            file = os.open(partial, os.O_WRONLY | os.O_CREAT | (os.O_APPEND if continued else os.O_TRUNC), 0o644)
+            file = os.open(partial, os.O_WRONLY | os.O_CREAT | (os.O_APPEND if continued else os.O_TRUNC), 0o664)
+            with contextlib.suppress(PermissionError):
+                os.fchmod(file, 0o664)  # others who share the cache may go on where we stop
         try:
             progress(have_bytes, total_bytes)
             while chunk := _read(response, url):
@@ -420,12 +378,14 @@ def _disk_errors(place: Path, partial: Path | None = None) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _lock(place: Path, *, wait: Callable[[str], None] | None) -> Iterator[bool]:
+def lock(place: Path, *, wait: Callable[[str], None] | None) -> Iterator[bool]:
     """Hold the image's lock and yield True; while another holds it, wait is told who, or (None) False is yielded.
 
     The kernel gives it back when the holder dies; the file itself stays, since removing it would split the queue.
     """
     with (place / "lock").open("a+", encoding="utf-8") as file:
+        with contextlib.suppress(PermissionError):
+            os.fchmod(file.fileno(), 0o664)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -451,7 +411,7 @@ def _unreachable(url: str, error: Exception) -> Unreachable:
     return Unreachable(f"{url} cannot be reached ({text})", passing=connected and not final)
 
 
-def _length_bytes(response: Any) -> int | None:
+def length_bytes(response: Any) -> int | None:
     """The promised length of this response, where the server tells it."""
     value = response.headers.get("Content-Length", "")
     return int(value) if value.isdigit() else None

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -78,6 +78,7 @@ class Plan:
 def run_drill(run: Run, plan: Plan) -> Verdict:
     """Drill once: boot, armed, crash, capture, saved, recovered, verified."""
     plan.check()
+    plan = replace(plan, machine=run.fit(plan.machine, needs=plan.subject.needs_cpu))
     run.open_evidence()
     disk: ArmedDisk | BaseDisk
     if plan.as_is:

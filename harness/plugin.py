@@ -394,9 +394,9 @@ def target(request: pytest.FixtureRequest, image: Subject) -> LocalTarget:
 
 
 @pytest.fixture
-def machine(memory_mib: int, vcpus: int) -> Machine:
+def machine(memory_mib: int, vcpus: int, image: Subject) -> Machine:
     """The virtual hardware."""
-    return Machine(memory_mib=memory_mib, vcpus=vcpus)
+    return Machine(memory_mib=memory_mib, vcpus=vcpus, cpu_level=image.needs_cpu)
 
 
 @pytest.fixture

@@ -57,6 +57,10 @@ class Progress:
         """Something that changes within the step."""
         self._show(text)
 
+    def bytes(self, done: int, total: int | None) -> None:
+        """How much of a download is there."""
+        self.detail(f"{done >> 20} of {total >> 20} MiB" if total else f"{done >> 20} MiB")
+
     def tick(self) -> None:
         """Let the clock of the step run."""
         self._show()

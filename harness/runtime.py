@@ -8,11 +8,12 @@ import os
 import secrets
 import subprocess
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from . import accel
-from .domain import PREFIX, DomainSpec, Hypervisor
+from .catalog import CPU_LEVELS
+from .domain import FIRMWARE, PREFIX, DomainSpec, Hypervisor
 from .errors import CommandFailed, GuestError, HostError, UsageError
 from .evidence import Evidence, EvidenceRoot
 from .guest import Guest
@@ -49,7 +50,7 @@ class Machine:
     memory_mib: int = 1024
     vcpus: int = 2
     firmware: str = "bios"
-    cpu_level: int = 1
+    cpu_level: int | None = None  # of x86-64; None: what the image needs, or all there is where that is not known
 
     def check(self) -> None:
         """UsageError for what no host of ours could run."""
@@ -57,8 +58,13 @@ class Machine:
             raise UsageError(
                 f"{self.memory_mib} MiB is no sensible guest memory ({MIN_MEMORY_MIB} to {MAX_MEMORY_MIB})"
             )
+        if self.firmware not in FIRMWARE:
+            raise UsageError(f"unknown firmware {self.firmware!r} (known: {', '.join(FIRMWARE)})")
         if not 1 <= self.vcpus <= MAX_VCPUS:
             raise UsageError(f"{self.vcpus} is no sensible number of processors (1 to {MAX_VCPUS})")
+        if self.cpu_level is not None and self.cpu_level not in CPU_LEVELS:
+            known = ", ".join(map(str, CPU_LEVELS))
+            raise UsageError(f"x86-64 level {self.cpu_level} is none that a guest can be given ({known})")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,6 +140,17 @@ class Run:
         if self._evidence is None:
             self._evidence = EvidenceRoot(self.options.evidence, part=self.options.evidence_part)
 
+    def fit(self, machine: Machine, *, needs: int | None) -> Machine:
+        """The machine with the processor that a guest needs, unless it names another; HostError where there is none."""
+        level = needs if machine.cpu_level is None else machine.cpu_level
+        missing = self.hypervisor.lacks(self.accelerator, level) if level is not None else None
+        if missing:
+            what = f"the guest needs a processor of x86-64-v{level}, and"
+            if self.accelerator == accel.KVM:
+                raise HostError(f"{what} this host's lacks {missing} (--accelerator tcg emulates one, slowly)")
+            raise HostError(f"{what} the one that this QEMU emulates lacks {missing} (QEMU 7.2 emulates x86-64-v3)")
+        return replace(machine, cpu_level=level)
+
     def overlay(self, base: Path, *, base_format: str) -> Path:
         """A throw-away qcow2 on base in the run's private directory."""
         path = self.directory.path / f"disk-{next(self._numbers)}.qcow2"
@@ -164,8 +181,10 @@ class Run:
         identity is for the same machine once more; a new one makes cloud-init start from nothing. access is for
         guests that know the run's own key from nobody.
         """
+        machine = self.fit(machine, needs=None)
         identity = identity or self.identity(label)
         seed = self.directory.path / f"seed-{identity.name}.iso"
+        nvram = self.directory.path / f"{identity.name}.nvram"
         mac, host_key = identity.mac, identity.host_key
         write_seed(
             seed,
@@ -186,6 +205,7 @@ class Run:
             mac=mac,
             cpu_level=machine.cpu_level,
             firmware=machine.firmware,
+            nvram=nvram,
         )
         domain = self.hypervisor.spawn(spec)
         try:
@@ -210,7 +230,7 @@ class Run:
             raise
         finally:
             domain.destroy()
-            for path in (seed, disk):
+            for path in (seed, nvram, disk):
                 if path.parent == self.directory.path:
                     path.unlink(missing_ok=True)
 

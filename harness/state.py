@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .download import brought, partials, versions
 from .errors import HostError
 
 STATE_VARIABLE = "KDUMP_HARNESS_STATE"
@@ -117,18 +118,18 @@ class State:
                 return done
             part = final.with_name(f"{key}.part")
             try:
-                _remove_tree(part)  # of a process that died
+                remove_tree(part)  # of a process that died
                 part.mkdir()
                 part.chmod(0o755)
                 meta = make(part)
                 (part / "meta.json").write_text(json.dumps(meta, indent=1, default=str) + "\n", encoding="utf-8")
-                _remove_tree(final)
+                remove_tree(final)
                 part.rename(final)
             except OSError as error:
-                _remove_tree(part)
+                remove_tree(part)
                 raise HostError(f"{what} cannot be made in {final.parent}: {error.strerror or error}") from error
             except BaseException:
-                _remove_tree(part)
+                remove_tree(part)
                 raise
         return final
 
@@ -149,8 +150,19 @@ class State:
         try:
             yield RunDirectory(identity, path)
         finally:
-            _remove_tree(path)
+            remove_tree(path)
             os.close(lock)
+
+    def running_since(self) -> float | None:
+        """When the oldest of the runs that go on began, by the system's clock; None when there is none."""
+        began = []
+        for name in self.living_runs():
+            path = self.directory / "runs" / name
+            for mark in (path / "lock", path):  # the lock is made at once, and never written to
+                with contextlib.suppress(OSError):
+                    began.append(mark.stat().st_mtime)
+                    break
+        return min(began, default=None)
 
     def dead_runs(self) -> dict[str, Path]:
         """Run directories whose process is gone, by identity."""
@@ -163,18 +175,28 @@ class State:
     def leftovers(self) -> list[Leftover]:
         """Directories of dead runs and unfinished cache entries."""
         found = [
-            Leftover(f"files of the dead run {name}", lambda path=path: _remove_tree(path))  # type: ignore[misc]
+            Leftover(f"files of the dead run {name}", lambda path=path: remove_tree(path))  # type: ignore[misc]
             for name, path in self.dead_runs().items()
         ]
         for cache in ("built", "installed", "armed", "debuginfo"):
             for part in sorted((self.directory / cache).glob("*.part")):
                 if not _held(part.with_suffix(".lock")):
                     what = "debug info" if cache == "debuginfo" else f"{cache} disk"
-                    found.append(Leftover(f"unfinished {what} {part.stem}", lambda path=part: _remove_tree(path)))  # type: ignore[misc]
+                    found.append(Leftover(f"unfinished {what} {part.stem}", lambda path=part: remove_tree(path)))  # type: ignore[misc]
+        return found
+
+    def resting_on(self, base: Path) -> list[Path]:
+        """The armed disks whose unchanged parts are read from this file."""
+        found = []
+        for path in sorted((self.directory / "armed").glob("*/meta.json")):
+            with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+                meta = json.loads(path.read_text(encoding="utf-8"))
+                if os.path.realpath(meta["base"]["path"]) == os.path.realpath(base):
+                    found.append(path.parent)
         return found
 
     def cached(self) -> list[Leftover]:
-        """Everything in the caches that no process is making."""
+        """Everything in the caches that no process is making; what people put there themselves is not meant."""
         found = []
         for cache in reversed(CACHES):  # what is based on something goes before it
             for path in sorted((self.directory / cache).iterdir()):
@@ -182,7 +204,12 @@ class State:
                 lock = path.with_name(f"{path.name.removesuffix('.part')}.lock")
                 if path.suffix == ".lock" or _held(lock) or ((path / "lock").exists() and _held(path / "lock")):
                     continue
-                found.append(Leftover(f"{cache}/{path.name}", lambda path=path: _remove_tree(path)))  # type: ignore[misc]
+                remove: Callable[[Path], bool] = remove_tree
+                if cache == "images" and path.is_dir() and brought(path):
+                    if not (versions(path) or partials(path)):
+                        continue
+                    remove = _remove_downloads
+                found.append(Leftover(f"{cache}/{path.name}", lambda path=path, remove=remove: remove(path)))  # type: ignore[misc]
         return found
 
 
@@ -257,7 +284,14 @@ def _lives(run: Path) -> bool:
     return False
 
 
-def _remove_tree(path: Path) -> bool:
+def _remove_downloads(place: Path) -> bool:
+    """Remove what was downloaded and leave what people put beside it; whether all of it is gone."""
+    for path in (*versions(place), *partials(place)):
+        remove_tree(path)
+    return not (versions(place) or partials(place))
+
+
+def remove_tree(path: Path) -> bool:
     """Remove a directory or file, if it is there; whether it is gone (it may be another user's)."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)

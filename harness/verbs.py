@@ -7,6 +7,7 @@ import dataclasses
 import json
 import re
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,19 +17,21 @@ from rich.markup import escape
 from rich.table import Table
 
 from . import plot
-from .catalog import load_catalog
+from .catalog import Catalog, Image, load_catalog
 from .cells import COMPUTED, REFUSED, Cell
 from .diagnosis import diagnose_file
 from .disk import Subject, probe_format
 from .doctor import examine
 from .domain import Hypervisor
-from .download import cached
+from .download import cached, fetch
 from .drill import Plan, run_drill
 from .errors import EXIT_FAILED, EXIT_HOST, EXIT_OK, HostError, UsageError
 from .evidence import check_writable
 from .family import find_family, load_families
 from .packages import local_packages, parse_kernel
 from .progress import Progress, err
+from .prune import prune
+from .refresh import BY_HAND, ROTTED, STATES, UNREACHABLE, RowState, refresh
 from .runtime import Machine, Options, Run
 from .shell import Access
 from .stack import KdumpConfig
@@ -71,30 +74,25 @@ def doctor(arguments: argparse.Namespace) -> int:
 
 
 def images(arguments: argparse.Namespace) -> int:
-    state = State(arguments.state)
+    if not arguments.prune and (arguments.dry_run or arguments.keep is not None):
+        raise UsageError(f"{'--dry-run' if arguments.dry_run else '--keep'} is for --prune")
+    _check_output(arguments.json)
+    catalog, state = load_catalog(), State(arguments.state)
+    if arguments.prune:
+        return _prune_images(arguments, catalog, state)
+    chosen = catalog.match(arguments.pattern or ["*"])
+    if arguments.refresh:
+        return _refresh_images(arguments, chosen, state)
+    if arguments.fetch:
+        if not arguments.pattern:
+            raise UsageError("say which images to fetch: all of them would fill a disk ('*' means it)")
+        return _fetch_images(arguments, chosen, state)
     built = {str(meta.get("recipe", {}).get("name")) for meta in state.metas("built")}
-    rows = []
-    for image in load_catalog().match(arguments.pattern):
-        here = "downloaded" if cached(image, state.images) else "built" if image.name in built else ""
-        how = "download or build" if image.build else "by hand" if image.manual else "download"
-        rows.append(
-            {
-                "name": image.name,
-                "family": image.family,
-                "release": image.release,
-                "source": image.source,
-                "how": how,
-                "cached": here,
-            }
-        )
+    rows = [_listed(image, state, built) for image in chosen]
     _write_json(arguments.json, rows)
     if arguments.json != "-":
-        table = Table(box=None, pad_edge=False)
-        for column in ("name", "family", "release", "cached", "how", "source"):
-            table.add_column(column, overflow="fold" if column == "source" else "ellipsis", no_wrap=column != "source")
-        for row in rows:
-            table.add_row(*(escape(row[key]) for key in ("name", "family", "release", "cached", "how", "source")))
-        out.print(table)
+        shown = [{**row, "cpu": f"v{row['cpu']}"} for row in rows]
+        _print_table(("name", "family", "release", "cpu", "cached", "how", "source"), shown)
     return EXIT_OK
 
 
@@ -130,7 +128,99 @@ def _password(path: Path | None) -> str | None:
 
 
 def _machine(arguments: argparse.Namespace, subject: Subject) -> Machine:
-    return Machine(memory_mib=arguments.memory, vcpus=arguments.vcpus, firmware=arguments.firmware or subject.firmware)
+    return Machine(
+        memory_mib=arguments.memory,
+        vcpus=arguments.vcpus,
+        firmware=arguments.firmware or subject.firmware,
+        cpu_level=arguments.cpu,
+    )
+
+
+def _listed(image: Image, state: State, built: set[str]) -> dict[str, Any]:
+    have = cached(image, state.images) is not None
+    fields = ("checksums", "checksum_form", "login", "firmware", "root_filesystem", "notes")
+    return {
+        "name": image.name,
+        "family": image.family,
+        "release": image.release,
+        "cpu": image.cpu,
+        "source": f"{image.file} from {image.manual}, to be put into {state.images / image.name}/"
+        if image.manual
+        else image.source,
+        "how": "download or build" if image.build else "by hand" if image.manual else "download",
+        "cached": ("brought" if image.manual else "downloaded") if have else "built" if image.name in built else "",
+        **{field: getattr(image, field) for field in fields},
+    }
+
+
+def _refresh_images(arguments: argparse.Namespace, chosen: Sequence[Image], state: State) -> int:
+    progress = Progress()
+    seen: list[RowState] = []
+
+    def on_row(row: RowState) -> None:
+        seen.append(row)
+        progress.detail(f"{len(seen)} of {len(chosen)}")
+
+    with progress.step(f"asking after {len(chosen)} images", usual_s=20):
+        rows = refresh(chosen, state.images, on_row=on_row)
+    _write_json(arguments.json, [row.to_json() for row in rows])
+    asked = [row for row in rows if row.state != BY_HAND]
+    if asked and not any(row.answered for row in asked):
+        raise HostError(f"none of {len(asked)} images could be asked after, as without a network: {asked[0].detail}")
+    if arguments.json != "-":
+        _print_table(("name", "state", "cached", "detail"), [row.to_json() for row in rows])
+        counts = Counter(row.state for row in rows)
+        out.print(", ".join(f"{counts[state]} {state}" for state in STATES if counts[state]))
+    return EXIT_FAILED if any(row.state in (ROTTED, UNREACHABLE) for row in rows) else EXIT_OK
+
+
+def _fetch_images(arguments: argparse.Namespace, chosen: Sequence[Image], state: State) -> int:
+    progress = Progress()
+    rows: list[dict[str, Any]] = []
+    for image in chosen:
+        try:
+            with progress.step(f"fetching {image.name}"):
+                path = fetch(image, state.images, progress=progress.bytes, say=progress.say)
+        except HostError as error:
+            progress.say(f"{image.name}: {error}")
+            rows.append({"name": image.name, "path": None, "problem": str(error)})
+        else:
+            rows.append({"name": image.name, "path": str(path), "problem": ""})
+    _write_json(arguments.json, rows)
+    if arguments.json != "-":
+        for row in rows:
+            out.print(escape(f"{row['name']}: {row['path'] or row['problem']}"), soft_wrap=True)
+    return EXIT_HOST if any(row["problem"] for row in rows) else EXIT_OK
+
+
+def _prune_images(arguments: argparse.Namespace, catalog: Catalog, state: State) -> int:
+    keep = 1 if arguments.keep is None else arguments.keep
+    found = prune(state, catalog, arguments.pattern or ["*"], keep=keep, dry_run=arguments.dry_run)
+    freed_bytes = sum(one.size_bytes for one in found if not one.kept_because)
+    _write_json(
+        arguments.json,
+        {"dry_run": arguments.dry_run, "freed_bytes": freed_bytes, "found": [one.to_json() for one in found]},
+    )
+    if arguments.json != "-":
+        doing, freeing = ("would remove", "would free") if arguments.dry_run else ("removed", "freed")
+        for one in found:
+            did, because = ("kept", f", but {one.kept_because}") if one.kept_because else (doing, "")
+            text = f"{did} {one.what} ({one.size_bytes / MIB:.0f} MiB): {one.why}{because}"
+            out.print(escape(text), soft_wrap=True)
+        out.print(f"{freeing} {freed_bytes / MIB:.0f} MiB" if found else "nothing to remove")
+    return EXIT_OK
+
+
+def _print_table(columns: Sequence[str], rows: Sequence[dict[str, Any]]) -> None:
+    """A table whose last column takes the lines that it needs."""
+    table = Table(box=None, pad_edge=False)
+    for column in columns:
+        table.add_column(
+            column, overflow="fold" if column == columns[-1] else "ellipsis", no_wrap=column != columns[-1]
+        )
+    for row in rows:
+        table.add_row(*(escape(str(row[column])) for column in columns))
+    out.print(table)
 
 
 def find_subject(image: str, *, family: str | None, login: str = "root") -> Subject:

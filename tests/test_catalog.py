@@ -59,11 +59,40 @@ def test_every_download_of_the_catalogue_that_ships_is_encrypted(catalog):
 
 def test_an_address_names_the_release_of_its_row(catalog):
     """A copied row that still points at another release is the classical slip."""
-    codenames = {"11": "bullseye", "12": "bookworm", "13": "trixie", "22.04": "jammy", "24.04": "noble"}
+    codenames = {"11": "bullseye", "12": "bookworm", "13": "trixie", "22.04": "jammy", "26.10": "stonking"}
     for image in catalog:
         text = " ".join((image.url, image.file, image.checksums)).lower()
         release = re.escape(image.release).replace(r"15\.7", "15-sp7")
         assert re.search(rf"(?<!\d){release}(?!\d)", text) or codenames.get(image.release, "?") in text, image.name
+
+
+def test_a_variant_is_named_after_its_release_and_does_not_match_the_releases_of_its_family(catalog):
+    variants = [
+        image for image in catalog if image.name.split("-")[0] in ("generic", "minimal", "lvm", "ext4", "v2", "v3")
+    ]
+    assert len(variants) == 16
+    for image in variants:
+        release = catalog.find(image.name.partition("-")[2])
+        assert (image.family, image.release, image.login) == (release.family, release.release, release.login)
+        assert image.url != release.url
+    assert not set(variants) & set(catalog.match(["debian-*", "ubuntu-*", "rocky-*", "alma-*"]))
+
+
+def test_the_processor_follows_the_release_of_red_hat_and_its_rebuilds(catalog):
+    rebuilds = ("centos-stream", "rocky", "alma", "oracle", "rhel", "lvm-rocky", "ext4-alma")
+    levels = {image.name: image.cpu for image in catalog if image.name.rpartition("-")[0] in rebuilds}
+    assert len(levels) == 20
+    for name, level in levels.items():
+        assert level == {"8": 1, "9": 2, "10": 3}[name.rpartition("-")[2]], name
+    assert {image.cpu for image in catalog if image.family == "debian" and not image.name.startswith("v3-")} == {1}
+    for image in catalog:
+        assert f"v{image.cpu}" in image.name or not image.name.startswith(("v2-", "v3-"))
+
+
+def test_images_behind_a_login_say_where_people_get_which_file(catalog):
+    manual = {image.name: image.file for image in catalog if image.manual}
+    assert set(manual) == {"rhel-8", "rhel-9", "rhel-10", "sles-15-sp7", "sles-16.0"}
+    assert all("*" in name and name.endswith(".qcow2") for name in manual.values())
 
 
 def test_an_image_is_found_by_its_name(catalog):
@@ -79,7 +108,7 @@ def test_an_unknown_name_is_answered_with_near_ones(catalog, wrong, near):
 
 
 def test_a_name_like_no_other_is_answered_with_all(catalog):
-    with pytest.raises(UsageError, match=r"unknown image 'plan9' \(known: debian-11, .*sles-16\.0\)"):
+    with pytest.raises(UsageError, match=r"unknown image 'plan9' \(known: debian-11, .*sles-16\.0, .*\)"):
         catalog.find("plan9")
 
 
@@ -110,6 +139,8 @@ def test_a_good_row_is_taken(load):
         ('login = "demo"', 'login = "demo"\nchecksum_form = "crc"', "checksum_form must be one of lines, sole"),
         ('login = "demo"', 'login = "demo"\nfirmware = ["coreboot"]', "firmware must be a choice of bios, uefi"),
         ('login = "demo"', 'login = "demo"\nfirmware = []', "firmware must be a choice of bios, uefi"),
+        ('login = "demo"', 'login = "demo"\ncpu = 4', "cpu must be one of 1, 2, 3, not 4"),
+        ('login = "demo"', 'login = "demo"\ncpu = "v3"', "cpu must be a whole number, not 'v3'"),
         ("https://images.example/demo.qcow2", "file:///etc/passwd", "url must be the http or https address"),
         ("https://images.example/SHA256SUMS", "https://images.example/", "checksums must be the http or https address"),
         ("https://images.example/demo.qcow2", "https://[", "url must be the http or https address"),

@@ -80,6 +80,13 @@ def refused(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Any:
         (["sweep", "debian-12", "--plot", "no/sizes.svg"], "no/sizes.svg cannot be written: "),
         (["sweep", "debian-12", "--crashkernel", "none"], "a guest without a reservation has nothing to sweep"),
         (["images", "gentoo-*"], "no image matches 'gentoo-*' (known: debian-11, "),
+        (["images", "--refresh", "gentoo-*"], "no image matches 'gentoo-*' (known: debian-11, "),
+        (["images", "--prune", "gentoo-*"], "no image matches 'gentoo-*', neither in the catalogue nor in the cache"),
+        (["images", "--fetch"], "say which images to fetch"),
+        (["images", "--dry-run"], "--dry-run is for --prune"),
+        (["images", "--refresh", "--keep", "2"], "--keep is for --prune"),
+        (["images", "--refresh", "--json", "no/such.json"], "no/such.json cannot be written: "),
+        (["drill", "debian-12", "--cpu", "4"], "x86-64 level 4 is none that a guest can be given (1, 2, 3)"),
         (["inspect", "no-such-file"], "no-such-file"),
         (["inspect", "."], "."),
         (["diagnose", "no-such-file"], "no-such-file"),
@@ -346,7 +353,10 @@ def test_images_lists_the_catalogue(capsys: pytest.CaptureFixture[str]) -> None:
     found, status = as_json(capsys, "images", "debian-*")
     assert status == 0
     assert [row["name"] for row in found] == ["debian-11", "debian-12", "debian-13", "debian-sid"]
-    assert set(found[0]) == {"name", "family", "release", "source", "how", "cached"}
+    assert set(found[0]) == {
+        "name", "family", "release", "source", "how", "cached", "cpu",
+        "checksums", "checksum_form", "login", "firmware", "root_filesystem", "notes",
+    }  # fmt: skip
 
 
 def test_clean_says_that_domains_were_not_looked_at(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -6,9 +6,13 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import libvirt
 import pytest
 
+from harness.catalog import CPU_LEVELS
 from harness.domain import DomainEvents, DomainSpec, Hypervisor, default_uri
+from harness.errors import HostError
+from harness.runtime import Machine, Run
 
 
 def described(**facts: Any) -> ElementTree.Element:
@@ -74,17 +78,107 @@ def test_the_accelerator_is_the_type_of_the_domain(accelerator: str, kind: str) 
 
 
 def test_firmware_is_chosen_by_libvirt_where_it_is_uefi() -> None:
-    assert attribute(described(firmware="uefi"), "os", "firmware") == "efi"
+    for name, secure in (("uefi", "no"), ("uefi-secure", "yes")):
+        xml = described(firmware=name, nvram=Path("/run/mine.nvram"))
+        assert attribute(xml, "os", "firmware") == "efi"
+        assert attribute(xml, "os/firmware/feature[@name='secure-boot']", "enabled") == secure
+        assert text(xml, "os/nvram") == "/run/mine.nvram"
     assert attribute(described(), "os", "firmware") is None
 
 
 def test_the_processor_is_the_hosts_under_kvm_and_as_cheap_as_possible_without() -> None:
     assert attribute(described(accelerator="kvm", cpu_level=3), "cpu", "mode") == "host-passthrough"
     assert text(described(cpu_level=1), "./cpu/model") == "qemu64"
-    modern = described(cpu_level=2)
-    assert attribute(modern, "cpu", "mode") == "maximum"
-    assert attribute(modern, "./cpu/feature", "name") == "la57"
-    assert attribute(modern, "./cpu/feature", "policy") == "disable"
+    for level in (2, 3, None):
+        modern = described(cpu_level=level)
+        assert attribute(modern, "cpu", "mode") == "maximum"
+        assert attribute(modern, "./cpu/feature", "name") == "la57"
+        assert attribute(modern, "./cpu/feature", "policy") == "disable"
+
+
+class Comparing:
+    """A libvirt whose hosts have some features; what it was asked is in asked."""
+
+    def __init__(self, *features: str, error: int = libvirt.VIR_ERR_CPU_INCOMPATIBLE) -> None:
+        self.features, self.error = features, error
+        self.asked: list[tuple[str, str, list[str | None]]] = []
+
+    def compareHypervisorCPU(self, *arguments: Any) -> int:  # noqa: N802  # libvirt's own name
+        _, arch, _, kind, cpu, flags = arguments
+        root = ElementTree.fromstring(cpu)
+        wanted = [feature.get("name") for feature in root.findall("feature")]
+        self.asked.append((arch, kind, wanted))
+        assert flags == libvirt.VIR_CONNECT_COMPARE_CPU_FAIL_INCOMPATIBLE
+        missing = [str(name) for name in wanted if name not in self.features]
+        if missing:
+            raised = libvirt.libvirtError("")
+            said = f"the CPU is incompatible: Host CPU does not provide required features: {', '.join(missing)}"
+            raised.err = (self.error, 0, said, 0, "", None, None, 0, 0)
+            raise raised
+        return int(libvirt.VIR_CPU_COMPARE_SUPERSET)
+
+
+V2 = ("cx16", "lahf_lm", "popcnt", "pni", "sse4.1", "sse4.2", "ssse3")
+
+
+def lacks(connection: Comparing, accelerator: str, level: int) -> str | None:
+    hypervisor = object.__new__(Hypervisor)
+    hypervisor._connection = connection
+    return hypervisor.lacks(accelerator, level)
+
+
+def test_every_processor_will_do_for_the_first_level() -> None:
+    connection = Comparing()
+    assert lacks(connection, "kvm", 1) is None
+    assert connection.asked == []
+
+
+@pytest.mark.parametrize(("accelerator", "kind"), [("kvm", "kvm"), ("tcg", "qemu")])
+def test_libvirt_is_asked_for_all_features_of_the_level_under_the_accelerator(accelerator: str, kind: str) -> None:
+    connection = Comparing(*V2)
+    assert lacks(connection, accelerator, 2) is None
+    assert connection.asked == [("x86_64", kind, list(V2))]
+    missing = lacks(connection, accelerator, 3)
+    assert missing is not None
+    assert set(missing.split(", ")) == {"abm", "avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "movbe", "xsave"}
+
+
+def test_a_libvirt_that_cannot_compare_does_not_stand_in_the_way() -> None:
+    assert lacks(Comparing(error=libvirt.VIR_ERR_NO_SUPPORT), "kvm", 3) is None
+
+
+def test_every_level_of_the_catalogue_is_known_here() -> None:
+    for level in CPU_LEVELS:
+        assert lacks(Comparing(error=libvirt.VIR_ERR_NO_SUPPORT), "kvm", level) is None
+
+
+def fitted(machine: Machine, *, needs: int | None, accelerator: str = "tcg", features: tuple[str, ...] = V2) -> Machine:
+    run: Any = object.__new__(Run)
+    run.accelerator = accelerator
+    run.hypervisor = object.__new__(Hypervisor)
+    run.hypervisor._connection = Comparing(*features)
+    return Run.fit(run, machine, needs=needs)
+
+
+def test_a_machine_gets_the_processor_that_the_image_needs_unless_it_names_one() -> None:
+    assert fitted(Machine(), needs=2).cpu_level == 2
+    assert fitted(Machine(cpu_level=1), needs=2).cpu_level == 1
+    assert fitted(Machine(memory_mib=2048), needs=None) == Machine(memory_mib=2048), "all there is"
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "sentence"),
+    [
+        ("kvm", r"^the guest needs a processor of x86-64-v3, and this host's lacks abm, avx, .* \(--accelerator tcg"),
+        ("tcg", r"^the guest needs a processor of x86-64-v3, and the one that this QEMU emulates lacks abm, avx, .*"),
+    ],
+)
+def test_a_host_that_has_no_such_processor_says_so_in_one_sentence(accelerator: str, sentence: str) -> None:
+    with pytest.raises(HostError, match=sentence) as caught:
+        fitted(Machine(), needs=3, accelerator=accelerator)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(HostError):
+        fitted(Machine(cpu_level=3), needs=1, accelerator=accelerator)
 
 
 def test_a_panic_is_seen_and_nothing_but_the_guest_restarts_it() -> None:

@@ -1,4 +1,4 @@
-"""The image cache against a web site on loopback that cuts, lies, redirects and forgets as a test asks."""
+"""The image cache against a web site that cuts, lies, redirects and forgets."""
 
 from __future__ import annotations
 
@@ -6,23 +6,33 @@ import dataclasses
 import errno
 import fcntl
 import hashlib
-import http.server
 import json
 import multiprocessing
 import os
 import resource
 import shutil
-import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
+from image_site import (
+    CONTENT,
+    NEWER,
+    PATIENT,
+    Site,
+    by_hand,
+    closed_port,
+    make_image,
+    name_of,
+    serve,
+    start_partial,
+)
 
 from harness import download
-from harness.catalog import Catalog, Image
+from harness.catalog import Image
 from harness.checksums import NoChecksum
 from harness.download import (
     ChecksumMismatch,
@@ -32,86 +42,9 @@ from harness.download import (
     cached,
     fetch,
     make_client,
-    prune,
-    refresh,
     resolve,
 )
 from harness.errors import HostError
-
-CONTENT = b"QFI\xfb" + bytes(range(256)) * 4096  # 1 MiB and a little: several chunks
-NEWER = b"QFI\xfb" + bytes(reversed(range(256))) * 4096
-PATIENT = make_client(attempts=3, pause_s=0.0)
-
-
-class Site:
-    """A web site and its manners; what it was asked is in requests."""
-
-    def __init__(self) -> None:
-        self.files: dict[str, bytes] = {}
-        self.redirects: dict[str, str] = {}
-        self.statuses: dict[str, list[int]] = {}  # answered first, in this order
-        self.cuts: list[int] = []  # bytes after which the next transfers of an image break off
-        self.document_cuts: list[int] = []  # the same for checksum documents
-        self.ranges = True
-        self.lengths = True
-        self.before: Callable[[str], None] = lambda path: None
-        self.requests: list[tuple[str, str, str | None]] = []
-        self.url = ""
-
-    def publish(self, content: bytes, *, name: str = "demo.qcow2", promised: bytes | None = None) -> None:
-        """Put an image on the site and the digest of promised (or of the image itself) into its listing."""
-        self.files[f"/{name}"] = content
-        digest = hashlib.sha256(content if promised is None else promised).hexdigest()
-        self.files["/SHA256SUMS"] = f"{digest}  {name}\n".encode()
-
-    def asked(self, path: str = "/demo.qcow2", method: str = "GET") -> list[str | None]:
-        """The Range headers of the requests for a path."""
-        return [span for verb, at, span in self.requests if (verb, at) == (method, path)]
-
-
-class Handler(http.server.BaseHTTPRequestHandler):
-    site: Site
-
-    def do_HEAD(self) -> None:
-        self.answer(with_body=False)
-
-    def do_GET(self) -> None:
-        self.answer(with_body=True)
-
-    def answer(self, *, with_body: bool) -> None:
-        site, path = self.site, self.path
-        site.requests.append((self.command, path, self.headers.get("Range")))
-        site.before(path)
-        if statuses := site.statuses.get(path):
-            return self.send_error(statuses.pop(0))
-        if path in site.redirects:
-            self.send_response(302)
-            self.send_header("Location", site.redirects[path])
-            return self.end_headers()
-        body = site.files.get(path)
-        if body is None:
-            return self.send_error(404)
-        start = 0
-        if site.ranges and (span := self.headers.get("Range")):
-            start = int(span.removeprefix("bytes=").removesuffix("-"))
-            if start >= len(body):
-                return self.send_error(416)
-            self.send_response(206)
-            self.send_header("Content-Range", f"bytes {start}-{len(body) - 1}/{len(body)}")
-        else:
-            self.send_response(200)
-        if site.lengths:
-            self.send_header("Content-Length", str(len(body) - start))
-        self.end_headers()
-        if with_body:
-            end = len(body)
-            if cuts := site.cuts if path.endswith(".qcow2") else site.document_cuts:
-                end = start + cuts.pop(0)
-            self.wfile.write(body[start:end])
-        return None
-
-    def log_message(self, *args: Any) -> None:
-        pass
 
 
 @pytest.fixture(autouse=True)
@@ -123,16 +56,8 @@ def no_proxy(monkeypatch):
 
 @pytest.fixture
 def site() -> Iterator[Site]:
-    site = Site()
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (Handler,), {"site": site}))
-    site.url = f"http://127.0.0.1:{server.server_address[1]}"
-    thread = threading.Thread(target=lambda: server.serve_forever(poll_interval=0.01))
-    thread.start()
-    site.publish(CONTENT)
-    yield site
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with serve() as site:
+        yield site
 
 
 @pytest.fixture
@@ -150,36 +75,8 @@ def told() -> list[str]:
     return []
 
 
-def make_image(base: str, **changes: Any) -> Image:
-    row = {
-        "name": "demo-1",
-        "family": "debian",
-        "release": "1",
-        "login": "demo",
-        "url": f"{base}/demo.qcow2",
-        "checksums": f"{base}/SHA256SUMS",
-    }
-    return Image(**{**row, **changes})
-
-
 def files_in(cache: Path) -> list[str]:
     return sorted(path.name for path in (cache / "demo-1").iterdir() if path.name != "lock")
-
-
-def name_of(content: bytes, suffix: str = ".qcow2") -> str:
-    return f"sha256-{hashlib.sha256(content).hexdigest()}{suffix}"
-
-
-def start_partial(cache: Path, content: bytes, size_bytes: int) -> None:
-    """What a download of content leaves behind that was stopped."""
-    (cache / "demo-1").mkdir(parents=True)
-    (cache / "demo-1" / name_of(CONTENT, ".part")).write_bytes(content[:size_bytes])
-
-
-def closed_port() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"http://127.0.0.1:{probe.getsockname()[1]}"
 
 
 # --- the plain way ---
@@ -525,11 +422,7 @@ def test_the_second_says_what_it_waits_for(site, image, cache):
     assert cached(image, cache) is not None
 
 
-# --- by hand, prune, refresh ---
-
-
-def by_hand() -> Image:
-    return make_image("", url="", checksums="", file="rhel-9.*-x86_64-kvm.qcow2", manual="the customer portal")
+# --- by hand ---
 
 
 def test_an_image_behind_a_login_says_which_file_goes_where(cache):
@@ -537,63 +430,8 @@ def test_an_image_behind_a_login_says_which_file_goes_where(cache):
         fetch(by_hand(), cache)
 
 
-def test_an_image_that_was_brought_is_used_and_never_pruned(cache):
+def test_an_image_that_was_brought_is_used(cache):
     (cache / "demo-1").mkdir(parents=True)
     path = cache / "demo-1" / "rhel-9.8-x86_64-kvm.qcow2"
     path.write_bytes(CONTENT)
     assert fetch(by_hand(), cache) == path
-    assert prune(cache, keep=()) == ()
-    assert path.exists()
-
-
-def test_prune_removes_what_is_not_kept_and_tells_the_sizes(site, image, cache):
-    old = fetch(image, cache, client=PATIENT)
-    site.publish(NEWER)
-    new = fetch(image, cache, client=PATIENT)
-    partial = new.parent / name_of(b"", ".part")
-    partial.write_bytes(b"abc")
-    removed = {entry.path: entry.size_bytes for entry in prune(cache, keep=[new])}
-    assert removed == {old: len(CONTENT), partial: 3}
-    assert files_in(cache) == [new.name]
-
-
-def test_prune_leaves_alone_what_is_being_downloaded(site, image, cache):
-    start_partial(cache, CONTENT, 1000)
-    with (cache / "demo-1" / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        assert prune(cache, keep=()) == ()
-    assert files_in(cache) == [name_of(CONTENT, ".part")]
-    assert len(prune(cache, keep=())) == 1
-
-
-def test_prune_of_a_cache_that_is_not_there_does_nothing(cache):
-    assert prune(cache, keep=()) == ()
-
-
-def test_refresh_tells_what_rotted_without_downloading(site):
-    site.files["/SHA256SUMS"] += b"1" * 64 + b"  gone.qcow2\n"
-    site.statuses["/shy.qcow2"] = [405]
-    site.files["/SHA256SUMS"] += b"2" * 64 + b"  shy.qcow2\n"
-    site.files["/shy.qcow2"] = b"x"
-    rows = (
-        make_image(site.url, name="fine"),
-        make_image(site.url, name="gone", url=f"{site.url}/gone.qcow2"),
-        make_image(site.url, name="unlisted", url=f"{site.url}/unlisted.qcow2"),
-        make_image(site.url, name="moved", checksums=f"{site.url}/old/SHA256SUMS"),
-        make_image(site.url, name="no-head", url=f"{site.url}/shy.qcow2"),
-        make_image(closed_port(), name="down"),
-        by_hand(),
-    )
-    states = {row.name: row for row in refresh(Catalog(rows, Path("catalog.toml")), PATIENT)}
-    assert {name: row.state for name, row in states.items()} == {
-        "fine": "ok",
-        "gone": "rotted",
-        "unlisted": "rotted",
-        "moved": "rotted",
-        "no-head": "ok",
-        "down": "unreachable",
-        "demo-1": "by hand",
-    }
-    assert "HTTP 404" in states["gone"].detail
-    assert "1 MiB" in states["fine"].detail
-    assert site.asked() == []

@@ -15,7 +15,7 @@ LAYERS = (
     ("errors", "stage", "facts"),
     ("timing", "mirror", "checksums", "verdict", "config", "plot", "matrix", "records"),
     ("evidence", "catalog", "seed", "progress", "family"),
-    ("vmcore", "diagnosis", "download", "build", "packages", "state"),
+    ("vmcore", "diagnosis", "download", "build", "packages", "state", "refresh", "prune"),
     ("console", "shell", "triage"),
     ("domain",),
     ("accel", "guest"),

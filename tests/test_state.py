@@ -161,7 +161,37 @@ def test_armed_disks_are_removed_before_what_they_are_based_on(state: State) -> 
     assert whats == ["armed/k1", "built/b1", "images/debian-12"]
 
 
+def test_what_people_put_into_the_cache_is_not_ours_to_remove(state: State) -> None:
+    theirs = state.images / "rhel-9" / "rhel-9.8-x86_64-kvm.qcow2"
+    ours = state.images / "debian-12" / f"sha512-{'0' * 128}.qcow2"
+    beside = ours.with_name("notes.txt")
+    for path in (theirs, ours, beside):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("disk", encoding="utf-8")
+    (found,) = state.cached()
+    assert found.what == "images/debian-12"
+    assert found.remove()
+    assert (theirs.exists(), ours.exists(), beside.exists()) == (True, False, True)
+    assert state.cached() == []
+
+
+def test_the_disks_that_rest_on_a_file_are_found(state: State) -> None:
+    base = state.images / "debian-12" / "base.qcow2"
+    for key, meta in (("k1", {"base": {"path": base}}), ("k2", {"base": {"path": "/elsewhere"}}), ("k3", {})):
+        state.make_once("armed", key, lambda _part, meta=meta: meta, say=lambda _text: None, what="a disk")  # type: ignore[misc]
+    (state.directory / "armed" / "k3" / "meta.json").write_text("[", encoding="utf-8")
+    assert state.resting_on(base) == [state.directory / "armed" / "k1"]
+
+
 # ---------------------------------------------------------------- runs
+
+
+def test_the_oldest_living_run_tells_since_when_files_may_be_in_use(state: State) -> None:
+    assert state.running_since() is None
+    with state.run() as first, state.run():
+        os.utime(first.path / "lock", (1000, 1000))
+        assert state.running_since() == 1000
+    assert state.running_since() is None
 
 
 def test_a_run_has_a_directory_of_its_own_that_goes_with_it(state: State) -> None:
