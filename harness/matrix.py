@@ -16,6 +16,7 @@ from typing import Any
 
 SCHEMA = 1
 UNFINISHED = "it did not come to its end"
+REASON_LINES = 3  # the evidence has it all
 MIN_WIDTH = 40  # a narrower terminal wraps by itself
 _GAP = "  "
 _INDENT = "    "
@@ -177,7 +178,13 @@ class Matrix:
                     yield _short(f"{label} {entry.name}:", width)
                     yield _INDENT + (entry.reason or "").removeprefix("known issue: ")
                     continue
-                yield _short(f"{label} {entry.name}: {entry.reason}", width)
+                yield from textwrap.wrap(
+                    f"{label} {entry.name}: {entry.reason}",
+                    width,
+                    subsequent_indent=_INDENT,
+                    max_lines=REASON_LINES,
+                    placeholder="…",
+                )
                 if outcome is not Outcome.SKIPPED and (evidence := entry.failing_evidence()):
                     yield f"{_INDENT}evidence: {evidence}"
         for image, reason in self.unavailable.items():

@@ -217,7 +217,7 @@ def test_each_test_is_told_in_the_table_in_json_and_in_junit(run_matrix: Any, ho
     for name, label in (("bad[debian-12]", "FAILED (RECOVERED)"), ("broken[debian-13]", "error")):
         evidence = found.test(name)["evidence"][-1]
         head, path = re.escape(f"{label} test_some.py::test_{name}: "), re.escape(evidence)
-        assert re.search(rf"^{head}.*\n    evidence: {path}$", below, re.MULTILINE)
+        assert re.search(rf"^{head}.*\n(    (?!evidence).*\n){{0,2}}    evidence: {path}$", below, re.MULTILINE)
         assert Path(evidence).is_dir()
     assert f"known issue test_some.py::test_known[debian-12]:\n    {TRACKER}\n" in below
     assert "skipped test_some.py::test_skipped[debian-12]: no time for it" in below
@@ -417,6 +417,13 @@ def test_no_line_is_wider_than_the_terminal(width: int) -> None:
     lines = list(matrix.lines(width))
     assert max(map(len, lines)) <= max(width, 40)
     assert sum(line.startswith("debian-12") for line in lines) >= 2  # in parts
+
+
+def test_a_long_reason_has_three_lines() -> None:
+    found = entry("a", "t.py::t", Outcome.ERROR, reason="word " * 99, evidence=["evidence/of it"])
+    lines = list(matrix_of(found).lines(60))[3:]
+    assert (len(lines), lines[0][:22], lines[2][-5:]) == (4, "error t.py::t[a]: word", "word…")
+    assert lines[3] == "    evidence: evidence/of it"
 
 
 def test_the_way_to_bring_an_image_is_told_in_full() -> None:
