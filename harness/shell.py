@@ -59,8 +59,8 @@ class Access:
             raise UsageError(f"{self.key_file} is protected by a passphrase; a drill needs a key without") from None
         except OSError as error:
             raise UsageError(f"{self.key_file} cannot be read ({error.strerror})") from None
-        except (paramiko.SSHException, ValueError) as error:
-            raise UsageError(f"{self.key_file} is no private key for SSH ({error})") from None
+        except (paramiko.SSHException, ValueError):
+            raise UsageError(f"{self.key_file} is no private key for SSH") from None
 
 
 class Shell:
