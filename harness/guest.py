@@ -40,7 +40,8 @@ def boot_trouble(line: Line) -> str | None:
     for sign, meaning in (
         ("(initramfs) ", "the initramfs dropped to a shell"),
         ("No bootable device", "the firmware finds nothing to boot"),
-        ("grub rescue>", "GRUB does not find its files"),
+        ("Entering rescue mode...", "GRUB does not find its files"),
+        ("Minimal BASH-like line editing is supported", "GRUB has nothing to boot"),
         ("You are in emergency mode", "the guest is in emergency mode"),
         ("Give root password for maintenance", "the guest is in emergency mode"),
     ):

@@ -19,8 +19,9 @@ from .timing import poll
 MIB = 1 << 20
 # Unscaled, as for a guest under KVM.
 INSTALL_TIMEOUT_S = 300.0
-BUILD_TIMEOUT_S = 150.0
+BUILD_TIMEOUT_S = 300.0  # dracut on a busy host; what fails ends by itself
 COMMAND_TIMEOUT_S = 20.0
+LAST_LINES = 6  # of an output that is quoted in a message
 
 # Our own serial console last and every message on it; "quiet" would hide the capture kernel's troubles.
 CONSOLE_ARGUMENTS = "console=tty0 console=ttyS0,115200n8 ignore_loglevel"
@@ -371,8 +372,12 @@ class Stack:
         self.guest.shell.run("rm -f %s", _CLOUD_INIT_OFF)
 
     def arm(self) -> None:
-        """(Re)start the service and wait until the capture kernel is loaded."""
-        self.guest.shell.run(self.family.commands.arm, timeout_s=BUILD_TIMEOUT_S * self.guest.factor, check=False)
+        """(Re)start the service and wait until the capture kernel is loaded; CommandFailed quotes why it is not."""
+        command = self.family.commands.arm
+        # A started service that is told to restart may fail and still be called active: only its status tells.
+        armed = self.guest.shell.run(f"{command} 2>&1", timeout_s=BUILD_TIMEOUT_S * self.guest.factor, check=False)
+        if not armed.ok and not self.is_loaded():
+            raise CommandFailed(f"{command!r} ended with status {armed.status}: {_last_words(armed.out)}")
         self.wait_until_loaded()
 
     def is_loaded(self) -> bool:
@@ -398,8 +403,18 @@ class Stack:
                 give_up=failed,
             )
         except Exception as error:
-            said = self.guest.shell.run(f"{self.family.commands.status} 2>&1 | tail -20", check=False).out.strip()
-            raise CommandFailed(f"{error}; {self.family.commands.status} says: {said}") from None
+            raise CommandFailed(f"{error}; {self.family.commands.status} says: {self._says()}") from None
+
+    def _says(self) -> str:
+        """What kdump's own status says, which may wait for a lock that nobody lets go, and the service's last words."""
+        journal = f"journalctl -b -u {self.family.service} -o cat --no-pager -n 8"
+        command = f"{{ {self.family.commands.status}; {journal}; }} 2>&1 | tail -30"
+        try:
+            return self.guest.shell.run(
+                command, timeout_s=COMMAND_TIMEOUT_S * self.guest.factor, check=False
+            ).out.strip()
+        except CommandFailed as error:
+            return str(error)
 
     def settle(self) -> None:
         """Wait until the service is done with starting, whatever comes of it."""
@@ -433,6 +448,12 @@ def built_in(version_text: str) -> tuple[str, ...]:
     """The compressions in what makedumpfile -v prints; it does not speak of none and zlib, which are always there."""
     enabled = set(re.findall(r"^(\w+)\s+enabled\s*$", version_text, re.MULTILINE))
     return tuple(name for name in COMPRESS_FLAGS if name in ("none", "zlib") or name in enabled)
+
+
+def _last_words(text: str) -> str:
+    """The end of an output, on one line."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return " | ".join(lines[-LAST_LINES:]) or "nothing"
 
 
 def _unquoted(line: str) -> tuple[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -603,3 +604,76 @@ def test_a_service_that_is_still_starting_is_given_time() -> None:
     shell.run = lambda *_, **__: SimpleNamespace(out=next(states), ok=True)  # type: ignore[method-assign]
     stack.settle()
     assert next(states, None) is None
+
+
+# ---------------------------------------------------------------- arming a started service again
+
+# What kdumpctl of kdump-utils 1.0.61 answered in a Debian 12 guest of 1 GiB: armed, and after two bad configurations.
+COMMANDS = (Path(__file__).parent / "data" / "commands" / "kdumpctl.log").read_text()
+
+
+def recorded(command: str) -> list[tuple[str, int]]:
+    """All answers to a command: what it printed, and its status."""
+    pattern = rf"^\$ {re.escape(command)}(?: 2>&1)?\n(.*?)^\[(\d+) after [\d.]+ s\]$"
+    return [(out, int(status)) for out, status in re.findall(pattern, COMMANDS, re.MULTILINE | re.DOTALL)]
+
+
+@pytest.mark.parametrize(
+    ("number", "cause"),
+    [
+        (0, "kdump: Deprecated kdump config option: net. Refer to kdump.conf manpage for alternatives."),
+        (1, "kdump: Dump target is invalid"),
+    ],
+)
+def test_a_restart_that_fails_is_quoted_and_not_awaited(number: int, cause: str) -> None:
+    """kdumpctl unloads before it looks at the configuration, and systemd goes on calling the service active."""
+    stack, shell = stack_of(family=REDHAT)
+    shell.answers = {
+        "kdumpctl restart": recorded("kdumpctl restart")[number],
+        "is-active": recorded("systemctl is-active kdump.service")[0],
+        "crash_loaded": ("0\n", 0),
+    }
+    assert shell.answers["is-active"] == ("active\n", 0)
+    with pytest.raises(CommandFailed) as raised:
+        stack.arm()
+    said = str(raised.value)
+    assert said.startswith("'kdumpctl restart' ended with status 1: kdump: kexec: unloaded kdump kernel | ")
+    assert said.endswith(f" | {cause} | kdump: Starting kdump: [FAILED]")
+    assert not [command for command in shell.commands if "is-active" in command]
+
+
+def test_a_restart_that_complains_but_has_loaded_is_armed() -> None:
+    stack, shell = stack_of(family=REDHAT)
+    shell.answers = {"kdumpctl restart": (recorded("kdumpctl start")[0][0], 1), "crash_loaded": ("1\n", 0)}
+    stack.arm()
+
+
+def test_what_was_not_loaded_is_told_with_the_status_and_the_last_words_of_the_service() -> None:
+    stack, shell = stack_of(family=REDHAT)
+    (stopped,) = (out for out, status in recorded("kdumpctl status") if status == 3)
+    shell.answers = {"kdumpctl status": (stopped, 3), "is-active": ("failed\n", 3), "crash_loaded": ("0\n", 0)}
+    with pytest.raises(CommandFailed, match=r"kdump\.service has failed; .* says: kdump: Kdump is not operational"):
+        stack.wait_until_loaded()
+    assert "journalctl -b -u kdump.service" in shell.commands[-1]
+
+
+def test_a_status_that_waits_for_a_lock_does_not_hide_why_nothing_was_loaded() -> None:
+    stack, shell = stack_of(family=REDHAT)
+    shell.answers = {"crash_loaded": ("0\n", 0), "is-active": ("failed\n", 3)}
+    run = shell.run
+
+    def locked(command: str, *arguments: object, **how: Any) -> Any:
+        if "kdumpctl status" in command:
+            raise CommandFailed("'kdumpctl status' was not done after 20 s")
+        return run(command, *arguments, **how)
+
+    shell.run = locked  # type: ignore[method-assign]
+    with pytest.raises(CommandFailed, match=r"kdump\.service has failed; .*was not done after 20 s"):
+        stack.wait_until_loaded()
+
+
+def test_the_suggestion_for_a_small_guest_is_no_more_than_what_was_counted() -> None:
+    """Below 2 GiB there is no packaged value, and the sum alone is less than a capture kernel needs."""
+    stack, shell = stack_of(family=REDHAT)
+    shell.answers = {"kdumpctl estimate": recorded("kdumpctl estimate")[0]}
+    assert stack.suggested_mib() == 97
