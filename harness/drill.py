@@ -33,7 +33,7 @@ from .timing import PhaseClock
 from .trigger import Trigger, find_trigger
 from .verdict import Verdict
 from .vmcore import VmcoreError, open_vmcore
-from .watch import PANIC_TIMEOUT_S, SILENCE_TIMEOUT_S, TOTAL_TIMEOUT_S, CrashWatch
+from .watch import PANIC_TIMEOUT_S, TOTAL_TIMEOUT_S, CrashWatch
 
 # From the panic to the login prompt; unscaled, as for a guest under KVM.
 REBOOT_BUDGET_S = 90.0
@@ -300,7 +300,7 @@ class _Drill:
                 return f"no panic within {fired_s:.0f} s of the trigger {self.trigger.name}"
             return None
         since_panic_s = self.clock.elapsed_s() - self.clock.marks_s["panic"]
-        if guest.console.silent_s > SILENCE_TIMEOUT_S * factor:
+        if guest.console.silent_s > watch.silence_s * factor:
             return f"the console has been silent for {guest.console.silent_s:.0f} s while waiting for {waiting}"
         if since_panic_s > TOTAL_TIMEOUT_S * factor:
             return f"{since_panic_s:.0f} s after the panic still waiting for {waiting}"
