@@ -18,7 +18,7 @@ from .checks import CrashFacts
 from .console import Line
 from .diagnosis import diagnose_text
 from .disk import ArmedDisk, BaseDisk, Subject, armed_disk, base_disk
-from .errors import CommandFailed, ConsoleLost, GuestError, HarnessError
+from .errors import CommandFailed, ConsoleLost, GuestError, HarnessError, NotArmed
 from .evidence import Evidence
 from .guest import Guest
 from .known import DRILL, judge, load_known_issues
@@ -81,7 +81,10 @@ def run_drill(run: Run, plan: Plan) -> Verdict:
         disk = base_disk(run, plan.subject, ())
         base_format = disk.format
     else:
-        disk = armed_disk(run, plan.subject, plan.machine, plan.config, plan.packages)
+        try:
+            disk = armed_disk(run, plan.subject, plan.machine, plan.config, plan.packages)
+        except NotArmed as error:
+            return _not_armed(run, plan, error)
         base_format = "qcow2"
     need_mib = plan.machine.memory_mib * (2 if plan.oracle else 1) + 512
     run.state.require_space(need_mib, f"the drill of {plan.subject.name}")
@@ -97,6 +100,17 @@ def run_drill(run: Run, plan: Plan) -> Verdict:
         if error.see is None:
             error.see = evidence.directory
         raise
+    finally:
+        evidence.close()
+
+
+def _not_armed(run: Run, plan: Plan, error: NotArmed) -> Verdict:
+    """The verdict on a guest whose kdump could not be armed: there is nothing to crash it for."""
+    evidence = run.evidence(plan.name or plan.subject.name)
+    try:
+        drill = _Drill(run, plan, evidence)
+        drill.refuse(error)
+        return drill.verdict
     finally:
         evidence.close()
 
@@ -131,12 +145,27 @@ class _Drill:
         guest.console.subscribe(lambda line: self.console.append(line.text))
         self._boot(guest)
         stack = Stack(guest, self.plan.subject.family)
-        before, dumps_before = self._prepare(guest, stack)
+        try:
+            before, dumps_before = self._prepare(guest, stack)
+        except NotArmed as error:
+            error.state = stack.state()
+            self.refuse(error)
+            return self.verdict
         facts, watch = self._crash(guest, stack, before)
         if watch.done:
             self._recover(guest, stack, facts, dumps_before)
         self._judge(watch)
         return self.verdict
+
+    def refuse(self, error: NotArmed) -> None:
+        """Judge a guest that is not armed by what its kdump said."""
+        self.evidence.event("not armed", error=error.reason, see=str(error.see or ""))
+        self.evidence.text("status.txt", error.said + "\n")
+        self.console += error.said.splitlines()
+        self.verdict.stopped_by = error.reason
+        if error.state is not None:
+            self._note(error.state)
+        self._judge(None)
 
     def _boot(self, guest: Guest) -> None:
         with self.progress.step(f"{self.plan.subject.name}: booting", usual_s=60 if self.run.factor > 1 else 15):
@@ -169,17 +198,24 @@ class _Drill:
                     stack.wait_until_loaded()
             if self.plan.before_crash is not None:
                 self.plan.before_crash(guest, stack)
+            # What follows the reading takes a busy host many seconds, which count: CRASHTIME lies behind all of them.
+            self.clock.mark("asked")
             before = stack.state()
             dumps = self.target.list(guest.shell, before.directory)
             self.memory = self._memory_state(guest, before)
-        verdict.kernel, verdict.makedumpfile = before.kernel, before.makedumpfile
-        verdict.crashkernel, verdict.reserved_mib = before.crashkernel, before.reserved_bytes // MIB
-        verdict.level, verdict.compress = before.level, before.compress
+        self._note(before)
         if before.loaded:
             self._reach(Stage.ARMED)
         facts = {"dumps": [vars(file) for file in dumps.values()], "pages": dict(self.memory.pages)}
         self.evidence.json("before.json", {**vars(before), **facts})
         return before, dumps
+
+    def _note(self, state: GuestState) -> None:
+        """What the verdict tells of the guest."""
+        verdict = self.verdict
+        verdict.kernel, verdict.makedumpfile = state.kernel, state.makedumpfile
+        verdict.crashkernel, verdict.reserved_mib = state.crashkernel, state.reserved_bytes // MIB
+        verdict.level, verdict.compress = state.level, state.compress
 
     def _memory_state(self, guest: Guest, before: GuestState) -> MemoryState:
         """What the memory holds now; the guest's own account of each page frame, or at least the sums."""
@@ -197,7 +233,6 @@ class _Drill:
     def _crash(self, guest: Guest, stack: Stack, before: GuestState) -> tuple[CrashFacts, CrashWatch]:
         """Leave the nonce, pull the trigger, follow the console."""
         nonce = secrets.token_hex(8)
-        self.clock.mark("asked")  # "before" was read a moment ago; its clock is compared with ours from here
         guest.shell.run("echo %s > /dev/kmsg; sync", f"kdump-harness: this is crash {nonce}")
         watch = CrashWatch(stack.family.console, self.trigger.panic, self.clock, on_change=self._reach)
         watch.stage = self.verdict.reached if self.verdict.reached >= Stage.ARMED else Stage.ARMED
@@ -379,7 +414,7 @@ class _Drill:
             return False
         return True
 
-    def _judge(self, watch: CrashWatch) -> None:
+    def _judge(self, watch: CrashWatch | None) -> None:
         """Phases, symptoms, and whether it all adds up to verified."""
         verdict, clock = self.verdict, self.clock
         pairs = {
@@ -392,9 +427,9 @@ class _Drill:
         }
         spans = {name: clock.between_s(start, end) for name, (start, end) in pairs.items()}
         verdict.phases_s = {name: round(span, 3) for name, span in spans.items() if span is not None}
-        if watch.panic_text is not None:
+        if watch is not None and watch.panic_text is not None:
             self.evidence.text("panic.txt", watch.panic_text + "\n")
-        if verdict.stopped_by is None and watch.failed:
+        if verdict.stopped_by is None and watch is not None and watch.failed:
             verdict.stopped_by = f"the capture kernel says: {watch.failed}"
         verdict.symptoms = self._symptoms()
         complete = {check.name for check in verdict.checks} >= REQUIRED_CHECKS

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from .config import Collection
-from .errors import CommandFailed, UsageError, WaitedInVain
+from .errors import NotArmed, UsageError, WaitedInVain
 from .family import COMPRESS_FLAGS, MAX_LEVEL, Family, choose_release, fill
 from .guest import Guest
 from .timing import poll
@@ -282,7 +282,7 @@ class Stack:
         return self.guest.shell.run(_LOADED, check=False).out.strip() == "1"
 
     def wait_until_loaded(self) -> None:
-        """Wait for kexec_crash_loaded; CommandFailed quotes what kdump's own status says."""
+        """Wait for kexec_crash_loaded; NotArmed quotes what kdump's own status says."""
 
         def failed() -> str | None:
             line = self._service_state()
@@ -299,9 +299,9 @@ class Stack:
                 every_s=1.0,
                 give_up=failed,
             )
-        except Exception as error:
+        except WaitedInVain as error:
             said = self.guest.shell.run(f"{self.family.commands.status} 2>&1 | tail -20", check=False).out.strip()
-            raise CommandFailed(f"{error}; {self.family.commands.status} says: {said}") from None
+            raise NotArmed(f"kdump is not armed: {error}", said=said) from None
 
     def settle(self) -> None:
         """Wait until the service is done with starting, whatever comes of it."""

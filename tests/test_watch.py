@@ -344,7 +344,7 @@ def test_the_consoles_of_red_hat_and_suse_are_followed(
                 "Saved final README.txt",
             ],
             Stage.SAVED,
-            "Deleting vmcore",
+            "Remaining space (3 MB) less than KDUMP_FREE_DISK_SIZE (64 MB)",
         ),
         ("suse", ["Extracting dmesg", "Saving dump using makedumpfile", "Generating README"], Stage.SAVED, None),
     ],
@@ -362,6 +362,23 @@ def test_what_the_capture_kernels_say_moves_the_stage(
     for text in (*start, *lines):
         watch.feed(Line(text, 0.0))
     assert (watch.stage, watch.failed) == (stage, failed)
+
+
+@pytest.mark.parametrize(
+    ("lines", "silence_s"),
+    [
+        (["Starting kdump-save.service - save kernel crash dump...", "Saved temporary README.txt"], 20.0),
+        (["Saved temporary README.txt", "Saved dmesg"], 120.0),
+        (["Saved temporary README.txt", "Saved dmesg", "Saved vmcore"], 20.0),
+        (["Saved dmesg", "reboot: Restarting system"], 20.0),
+    ],
+    ids=["before", "dumping", "saved", "rebooting"],
+)
+def test_only_a_dump_that_tells_no_progress_may_be_silent_for_longer(lines: list[str], silence_s: float) -> None:
+    watch = CrashWatch(find_family("suse").console, find_trigger("sysrq-c").panic, PhaseClock())
+    for text in ("Kernel panic - not syncing: sysrq triggered crash", "Command line: elfcorehdr=0x6f000000", *lines):
+        watch.feed(Line(text, 0.0))
+    assert watch.silence_s == silence_s
 
 
 # ---------------------------------------------------------------- the drill's deadlines, with a console that stops
