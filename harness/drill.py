@@ -357,7 +357,7 @@ class _Drill:
             if chosen is not None:
                 checks.check_permissions(verdict, chosen)
                 self._fetch_and_check(guest, stack, chosen, facts)
-            if facts.before.loaded:
+            if facts.before.loaded or verdict.reached >= Stage.CAPTURING:
                 with self.progress.step("waiting for kdump to be armed again"):
                     armed = self._armed_again(stack)
         except GuestError as error:

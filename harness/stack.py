@@ -26,7 +26,8 @@ CONSOLE_ARGUMENTS = "console=tty0 console=ttyS0,115200n8 ignore_loglevel"
 
 # Kernels since about 6.19 moved the files below /sys/kernel/kexec; the old names are deprecated links.
 _LOADED = "cat /sys/kernel/kexec_crash_loaded 2>/dev/null || cat /sys/kernel/kexec/crash_loaded"
-_SIZE = "cat /sys/kernel/kexec_crash_size 2>/dev/null || cat /sys/kernel/kexec/crash_size"
+# Reading it fails (EBUSY) while a capture kernel is being loaded; that must not look like another kernel's layout.
+_SIZE = "f=/sys/kernel/kexec_crash_size; [ -e $f ] || f=/sys/kernel/kexec/crash_size; cat $f"
 
 # https://cloudinit.readthedocs.io/en/latest/howto/disable_cloud_init.html
 _CLOUD_INIT_OFF = "/etc/cloud/cloud-init.disabled"
@@ -282,7 +283,9 @@ class Stack:
         return self.guest.shell.run(_LOADED, check=False).out.strip() == "1"
 
     def wait_until_loaded(self) -> None:
-        """Wait for kexec_crash_loaded; NotArmed quotes what kdump's own status says."""
+        """Wait for the service and kexec_crash_loaded; NotArmed quotes what kdump's own status says."""
+        # SUSE loads early in the boot and again when the service starts: in between, nothing is loaded.
+        self.settle()
 
         def failed() -> str | None:
             line = self._service_state()
@@ -308,10 +311,15 @@ class Stack:
         with contextlib.suppress(WaitedInVain):
             poll(
                 f"{self.family.service} to have started",
-                lambda: None if self._service_state() == "activating" else True,
+                lambda: None if self._has_a_job() else True,
                 timeout_s=self.family.load_timeout_s * self.guest.factor,
                 every_s=1.0,
             )
+
+    def _has_a_job(self) -> bool:
+        """Whether the service is starting, or will as soon as others have: until then it is merely inactive."""
+        told = self.guest.shell.run("systemctl list-jobs --no-legend %s", self.family.service, check=False)
+        return bool(told.out.strip())
 
     def _service_state(self) -> str:
         return self.guest.shell.run("systemctl is-active %s", self.family.service, check=False).out.strip()

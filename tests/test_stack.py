@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,7 +11,7 @@ import pytest
 
 from harness.errors import NotArmed, UsageError
 from harness.family import COMPRESS_FLAGS, Family, choose_release, find_family
-from harness.stack import GuestState, KdumpConfig, Stack, parse_os_release
+from harness.stack import _SIZE, GuestState, KdumpConfig, Stack, parse_os_release
 
 DEBIAN = find_family("debian")
 SHIPPED = """\
@@ -332,13 +334,14 @@ def test_an_elf_dump_is_not_taken_for_one_without_compression() -> None:
         (
             SUSE,
             'KDUMP_IMMEDIATE_REBOOT="no"\n',
-            'KDUMP_IMMEDIATE_REBOOT="yes"\nKDUMP_CONTINUE_ON_ERROR="true"\nKDUMP_UPDATE_BOOTLOADER="false"\n',
+            'KDUMP_IMMEDIATE_REBOOT="yes"\nKDUMP_CONTINUE_ON_ERROR="true"\nKDUMP_VERBOSE="3"\n'
+            'KDUMP_UPDATE_BOOTLOADER="false"\n',
             0o600,
         ),
         (
             row("suse", "sles", "12.5"),
             "",
-            'KDUMP_IMMEDIATE_REBOOT="yes"\nKDUMP_CONTINUE_ON_ERROR="true"\n',
+            'KDUMP_IMMEDIATE_REBOOT="yes"\nKDUMP_CONTINUE_ON_ERROR="true"\nKDUMP_VERBOSE="3"\n',
             0o600,
         ),
         (row("redhat", "rhel", "7"), "default shell\n", "default reboot\n", 0o644),
@@ -482,7 +485,33 @@ def test_a_service_that_was_skipped_for_want_of_memory_is_not_awaited() -> None:
 
 def test_a_service_that_is_still_starting_is_given_time() -> None:
     stack, shell = stack_of(family=SUSE)
-    states = iter(["activating", "active"])
-    shell.run = lambda *_, **__: SimpleNamespace(out=next(states), ok=True)  # type: ignore[method-assign]
+    # First it waits for others and is "inactive", then it runs, then there is no job any more.
+    jobs = iter(["151 kdump.service start waiting\n", "151 kdump.service start running\n", ""])
+    shell.run = lambda *_, **__: SimpleNamespace(out=next(jobs), ok=True)  # type: ignore[method-assign]
     stack.settle()
-    assert next(states, None) is None
+    assert next(jobs, None) is None
+
+
+def test_a_kernel_that_was_loaded_early_does_not_count_before_the_service_has_loaded_it_again() -> None:
+    stack, shell = stack_of(family=SUSE)
+    told = {"list-jobs": iter(["151 kdump.service start running\n", ""]), "crash_loaded": iter(["1\n"])}
+    asked: list[str] = []
+
+    def run(command: str, *_: object, **__: object) -> Any:
+        asked.append(next(part for part in told if part in command))
+        return SimpleNamespace(out=next(told[asked[-1]]), ok=True)
+
+    shell.run = run  # type: ignore[method-assign]
+    stack.wait_until_loaded()
+    assert asked == ["list-jobs", "list-jobs", "crash_loaded"]
+
+
+def test_a_reservation_that_cannot_be_read_now_is_not_looked_for_elsewhere(tmp_path: Path) -> None:
+    """The file is there and busy, as while kexec loads a kernel."""
+    busy = tmp_path / "kexec_crash_size"
+    busy.mkdir()  # reading it fails for everybody, root included
+    script = _SIZE.replace("/sys/kernel/kexec/", f"{tmp_path}/new/").replace("/sys/kernel/", f"{tmp_path}/")
+    told = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=False)
+    assert told.returncode != 0
+    assert "kexec_crash_size" in told.stderr
+    assert "new/crash_size" not in told.stderr

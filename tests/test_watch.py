@@ -15,7 +15,7 @@ from harness.domain import DomainEvents
 from harness.drill import Plan, _Drill
 from harness.errors import ConsoleLost
 from harness.evidence import Evidence
-from harness.family import find_family
+from harness.family import choose_release, find_family
 from harness.progress import Progress
 from harness.stage import Stage
 from harness.timing import PhaseClock
@@ -297,6 +297,48 @@ def test_the_consoles_of_red_hat_and_suse_are_followed(
     assert watch.right_panic()
     assert watch.done == ("login" in marks)  # most recordings end before the login prompt
     assert watch.waiting_for() == "the login prompt"
+
+
+# Drills of our own of both generations of SUSE's kdump in a guest of Debian 12; most lines are cut out.
+DRILLS = Path(__file__).parent / "data" / "drills"
+TO_THE_LOGIN = [*SAVED_MARKS, "login"]
+
+
+def follow_drill(name: str, version: str) -> CrashWatch:
+    """Feed a recording of a drill from its trigger on to the watch of that version of SLES."""
+    family, _ = choose_release(find_family("suse"), {"ID": "sles", "VERSION_ID": version})
+    watch = CrashWatch(family.console, find_trigger("sysrq-c").panic, PhaseClock())
+    lines = (DRILLS / f"{name}.log").read_bytes().split(b"\n")
+    start = next(number for number, raw in enumerate(lines) if b"sysrq: Trigger a crash" in raw)
+    for at_s, raw in enumerate(lines[start:]):
+        watch.feed(Line(clean(raw), float(at_s)))
+    return watch
+
+
+@pytest.mark.parametrize(("name", "version"), [("suse-2.1-saved", "16.0"), ("suse-1.0-saved", "15.6")])
+def test_a_drill_of_either_generation_of_suse_is_followed_to_the_login(name: str, version: str) -> None:
+    watch = follow_drill(name, version)
+    assert (watch.stage, watch.failed, watch.hopeless, watch.done) == (Stage.SAVED, None, None, True)
+    assert list(watch.clock.marks_s) == TO_THE_LOGIN
+
+
+def test_the_readme_of_an_older_kdump_does_not_make_a_dump_of_a_failed_one() -> None:
+    """Told to go on after errors, it writes README.txt all the same."""
+    family, _ = choose_release(find_family("suse"), {"ID": "sles", "VERSION_ID": "15.6"})
+    watch = CrashWatch(family.console, find_trigger("sysrq-c").panic, PhaseClock())
+    for text in (
+        "Kernel panic - not syncing: sysrq triggered crash",
+        "Command line: elfcorehdr=0x22000000",
+        "Extracting dmesg",
+        "Running makedumpfile --dump-dmesg /proc/vmcore failed (1).",
+        "Saving dump using makedumpfile",
+        "makedumpfile Failed.",
+        "Running makedumpfile  -d 31 -c /proc/vmcore failed (1).",
+        "Generating README              Finished.",
+    ):
+        watch.feed(Line(text, 0.0))
+    assert watch.stage is Stage.CAPTURING
+    assert watch.failed == "Running makedumpfile  -d 31 -c /proc/vmcore failed (1)."
 
 
 @pytest.mark.parametrize(
