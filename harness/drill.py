@@ -357,6 +357,9 @@ class _Drill:
             if chosen is not None:
                 checks.check_permissions(verdict, chosen)
                 self._fetch_and_check(guest, stack, chosen, facts)
+            for path, file in found.items():
+                if chosen is None and path not in dumps_before:
+                    self._pull_small_files(guest, file)  # what kdump wrote about a dump that it did not finish
             if facts.before.loaded or verdict.reached >= Stage.CAPTURING:
                 with self.progress.step("waiting for kdump to be armed again"):
                     armed = self._armed_again(stack)

@@ -322,6 +322,12 @@ def test_a_drill_of_either_generation_of_suse_is_followed_to_the_login(name: str
     assert list(watch.clock.marks_s) == TO_THE_LOGIN
 
 
+def test_an_aborted_makedumpfile_of_suse_is_told_in_its_own_words() -> None:
+    watch = follow_drill("suse-2.1-aborted", "16.0")
+    assert (watch.stage, watch.failed, watch.done) == (Stage.CAPTURING, "Error: Failed saving vmcore", True)
+    assert list(watch.clock.marks_s) == ["panic", "capture", "dump", "restart", "login"]
+
+
 def test_the_readme_of_an_older_kdump_does_not_make_a_dump_of_a_failed_one() -> None:
     """Told to go on after errors, it writes README.txt all the same."""
     family, _ = choose_release(find_family("suse"), {"ID": "sles", "VERSION_ID": "15.6"})
