@@ -304,7 +304,7 @@ class Stack:
             )
         except WaitedInVain as error:
             said = self.guest.shell.run(f"{self.family.commands.status} 2>&1 | tail -20", check=False).out.strip()
-            raise NotArmed(f"kdump is not armed: {error}", said=said) from None
+            raise NotArmed(f"kdump is not armed: {failed() or error}", said=said) from None
 
     def settle(self) -> None:
         """Wait until the service is done with starting, whatever comes of it."""

@@ -451,6 +451,7 @@ Large modules:
     xfs: 1556480
 """
 CALIBRATE = "Total: 1984\nLow: 72\nHigh: 212\nMinLow: 0\nMaxLow: 1700\nMinHigh: 0\nMaxHigh: 0\n"
+CALIBRATE_LATEST = "Total: 1023\nLow: 0\nHigh: 322\nMinLow: 0\nMaxLow: 327\nMinHigh: 0\nMaxHigh: 327\n"  # kdump 2.1.9
 SHOW = "DUMP_MODE:        kdump\ncrashkernel addr: 0x\ncrashkernel suggested size: 199M\n"
 
 
@@ -459,6 +460,7 @@ SHOW = "DUMP_MODE:        kdump\ncrashkernel addr: 0x\ncrashkernel suggested siz
     [
         (REDHAT, "kdumpctl estimate", ESTIMATE, 256),
         (SUSE, "kdumptool calibrate", CALIBRATE, 284),
+        (SUSE, "kdumptool calibrate", CALIBRATE_LATEST, 322),
         (row("debian", "debian", "13"), "kdump-config show", SHOW, 199),
         (REDHAT, "kdumpctl estimate", "kdump: Invalid kdump config option foo\n", None),
         (row("debian", "debian", "12"), "kdump-config show", SHOW, None),
@@ -481,6 +483,16 @@ def test_a_service_that_was_skipped_for_want_of_memory_is_not_awaited() -> None:
     }
     with pytest.raises(NotArmed, match=r"the kernel reserved no memory.*; its status says: kdump: Kdump is not"):
         stack.wait_until_loaded()
+
+
+def test_a_kernel_that_does_not_fit_is_told_with_the_words_of_kexec() -> None:
+    said = (Path(__file__).parent / "data" / "drills" / "suse-not-loaded.txt").read_text(encoding="utf-8")
+    stack, shell = stack_of(family=SUSE)
+    shell.answers = {"crash_loaded": ("0\n", 0), "is-active": ("failed\n", 3), "systemctl --no-pager status": (said, 3)}
+    with pytest.raises(NotArmed) as caught:
+        stack.wait_until_loaded()
+    assert caught.value.reason == "kdump is not armed: kdump.service has failed"
+    assert "kexec_file_load failed: Cannot assign requested address" in caught.value.said
 
 
 def test_a_service_that_is_still_starting_is_given_time() -> None:
