@@ -48,6 +48,7 @@ def test_recorded_drills_get_the_mode_that_they_are_named_for(path: Path) -> Non
     ("name", "mode"),
     [
         ("suse-2.1-saved", "ok"),
+        ("suse-2.1-lzo-verified", "ok"),
         ("suse-1.0-saved", "ok"),
         ("suse-2.1-aborted", "makedumpfile-crashed"),
     ],

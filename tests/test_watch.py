@@ -315,9 +315,17 @@ def follow_drill(name: str, version: str) -> CrashWatch:
     return watch
 
 
-@pytest.mark.parametrize(("name", "version"), [("suse-2.1-saved", "16.0"), ("suse-1.0-saved", "15.6")])
-def test_a_drill_of_either_generation_of_suse_is_followed_to_the_login(name: str, version: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "version", "progress"),
+    [
+        ("suse-2.1-saved", "16.0", ""),  # as it comes
+        ("suse-2.1-lzo-verified", "16.0", "100.0 %"),  # as we configure it
+        ("suse-1.0-saved", "15.6", "100.0 %"),
+    ],
+)
+def test_a_drill_of_either_generation_of_suse_is_followed_to_the_login(name: str, version: str, progress: str) -> None:
     watch = follow_drill(name, version)
+    assert watch.progress == progress
     assert (watch.stage, watch.failed, watch.hopeless, watch.done) == (Stage.SAVED, None, None, True)
     assert list(watch.clock.marks_s) == TO_THE_LOGIN
 
