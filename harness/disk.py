@@ -15,7 +15,7 @@ from pathlib import Path
 from . import build
 from .catalog import Image
 from .download import Unreachable, cached, fetch
-from .errors import GuestError, HarnessError, HostError, UsageError
+from .errors import GuestError, HarnessError, HostError, NotArmed, UsageError
 from .evidence import Evidence
 from .family import Family
 from .guest import Guest
@@ -347,7 +347,11 @@ def _arm(
                 )
             if config.crashkernel != "none":
                 with run.progress.step("arming: loading the capture kernel"):
-                    loading.wait_until_loaded()
+                    try:
+                        loading.wait_until_loaded()
+                    except NotArmed as error:
+                        error.state = loading.state()
+                        raise
             _shut_down(run, guest)
         return {
             "subject": subject.name,

@@ -20,7 +20,7 @@ from .console import Line
 from .crasher import put_module
 from .diagnosis import diagnose_text
 from .disk import ArmedDisk, BaseDisk, Subject, armed_disk, base_disk
-from .errors import CommandFailed, ConsoleLost, GuestError, HarnessError, UsageError
+from .errors import CommandFailed, ConsoleLost, GuestError, HarnessError, NotArmed, UsageError
 from .evidence import Evidence
 from .guest import Guest
 from .known import DRILL, judge, load_known_issues
@@ -35,7 +35,7 @@ from .timing import Deadline, PhaseClock
 from .trigger import Trigger, find_trigger
 from .verdict import Verdict
 from .vmcore import VmcoreError, open_vmcore
-from .watch import PANIC_TIMEOUT_S, SILENCE_TIMEOUT_S, TOTAL_TIMEOUT_S, CrashWatch
+from .watch import PANIC_TIMEOUT_S, TOTAL_TIMEOUT_S, CrashWatch
 
 # From the panic to the login prompt; unscaled, as for a guest under KVM.
 REBOOT_BUDGET_S = 90.0
@@ -88,7 +88,10 @@ def run_drill(run: Run, plan: Plan) -> Verdict:
         disk = base_disk(run, plan.subject, ())
         base_format = disk.format
     else:
-        disk = armed_disk(run, plan.subject, plan.machine, plan.config, plan.packages)
+        try:
+            disk = armed_disk(run, plan.subject, plan.machine, plan.config, plan.packages)
+        except NotArmed as error:
+            return _not_armed(run, plan, error)
         base_format = "qcow2"
     need_mib = plan.machine.memory_mib * (2 if plan.oracle else 1) + 512
     run.state.require_space(need_mib, f"the drill of {plan.subject.name}")
@@ -108,6 +111,17 @@ def run_drill(run: Run, plan: Plan) -> Verdict:
         if error.see is None:
             error.see = evidence.directory
         raise
+    finally:
+        evidence.close()
+
+
+def _not_armed(run: Run, plan: Plan, error: NotArmed) -> Verdict:
+    """The verdict on a guest whose kdump could not be armed: there is nothing to crash it for."""
+    evidence = run.evidence(plan.name or plan.subject.name)
+    try:
+        drill = _Drill(run, plan, evidence)
+        drill.refuse(error)
+        return drill.verdict
     finally:
         evidence.close()
 
@@ -143,7 +157,12 @@ class _Drill:
         guest.console.subscribe(lambda line: self.console.append(line.text))
         self._boot(guest)
         stack = Stack(guest, self.plan.subject.family)
-        before, dumps_before = self._prepare(guest, stack)
+        try:
+            before, dumps_before = self._prepare(guest, stack)
+        except NotArmed as error:
+            error.state = stack.state()
+            self.refuse(error)
+            return self.verdict
         if not self.trigger.panics:
             self._survive(guest, stack, before, dumps_before)
             return self.verdict
@@ -184,6 +203,16 @@ class _Drill:
         self.verdict.check("rearmed", after.loaded == before.loaded, expected=before.loaded, seen=after.loaded)
         self._judge(None)
 
+    def refuse(self, error: NotArmed) -> None:
+        """Judge a guest that is not armed by what its kdump said."""
+        self.evidence.event("not armed", error=error.reason, see=str(error.see or ""))
+        self.evidence.text("status.txt", error.said + "\n")
+        self.console += error.said.splitlines()
+        self.verdict.stopped_by = error.reason
+        if error.state is not None:
+            self._note(error.state)
+        self._judge(None)
+
     def _boot(self, guest: Guest) -> None:
         with self.progress.step(f"{self.plan.subject.name}: booting", usual_s=60 if self.run.factor > 1 else 15):
             self.clock.mark("power-on")
@@ -218,19 +247,24 @@ class _Drill:
                 put_module(self.run, self.plan.subject, guest)
             if self.plan.before_crash is not None:
                 self.plan.before_crash(guest, stack)
-            # The guest's clock is compared with ours from here; what follows may take long on a busy host.
+            # What follows the reading takes a busy host many seconds, which count: CRASHTIME lies behind all of them.
             self.clock.mark("asked")
             before = stack.state()
             dumps = self.target.list(guest.shell, before.directory)
             self.memory = self._memory_state(guest, before)
-        verdict.kernel, verdict.makedumpfile = before.kernel, before.makedumpfile
-        verdict.crashkernel, verdict.reserved_mib = before.crashkernel, before.reserved_bytes // MIB
-        verdict.level, verdict.compress = before.level, before.compress
+        self._note(before)
         if before.loaded:
             self._reach(Stage.ARMED)
         facts = {"dumps": [vars(file) for file in dumps.values()], "pages": dict(self.memory.pages)}
         self.evidence.json("before.json", {**vars(before), **facts})
         return before, dumps
+
+    def _note(self, state: GuestState) -> None:
+        """What the verdict tells of the guest."""
+        verdict = self.verdict
+        verdict.kernel, verdict.makedumpfile = state.kernel, state.makedumpfile
+        verdict.crashkernel, verdict.reserved_mib = state.crashkernel, state.reserved_bytes // MIB
+        verdict.level, verdict.compress = state.level, state.compress
 
     def _memory_state(self, guest: Guest, before: GuestState) -> MemoryState:
         """What the memory holds now; the guest's own account of each page frame, or at least the sums."""
@@ -351,7 +385,7 @@ class _Drill:
                 return f"no panic within {fired_s:.0f} s of the trigger {self.trigger.name}"
             return None
         since_panic_s = self.clock.elapsed_s() - self.clock.marks_s["panic"]
-        if guest.console.silent_s > SILENCE_TIMEOUT_S * factor:
+        if guest.console.silent_s > watch.silence_s * factor:
             return f"the console has been silent for {guest.console.silent_s:.0f} s while waiting for {waiting}"
         if since_panic_s > TOTAL_TIMEOUT_S * factor:
             return f"{since_panic_s:.0f} s after the panic still waiting for {waiting}"
@@ -373,7 +407,10 @@ class _Drill:
             if chosen is not None:
                 checks.check_permissions(verdict, chosen)
                 self._fetch_and_check(guest, stack, chosen, facts)
-            if facts.before.loaded:
+            for path, file in found.items():
+                if chosen is None and path not in dumps_before:
+                    self._pull_small_files(guest, file)  # what kdump wrote about a dump that it did not finish
+            if facts.before.loaded or verdict.reached >= Stage.CAPTURING:
                 with self.progress.step("waiting for kdump to be armed again"):
                     armed = self._armed_again(stack)
         except GuestError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 EXIT_OK = 0
 EXIT_FAILED = 1  # the judged thing failed: no verified dump, a damaged file, a regression
@@ -63,3 +64,13 @@ class UnexpectedPanic(GuestError):
 
 class CommandFailed(GuestError):
     """A command in the guest or on the host returned non-zero where zero was needed."""
+
+
+class NotArmed(CommandFailed):
+    """The guest's kdump did not load its capture kernel; a drill makes a verdict of it."""
+
+    def __init__(self, reason: str, *, said: str, see: Path | str | None = None) -> None:
+        super().__init__(f"{reason}; its status says: {said}", see=see)
+        self.reason = reason
+        self.said = said  # by the service's status
+        self.state: Any = None  # of the guest (stack.GuestState), where it was asked

@@ -93,6 +93,7 @@ class ConsoleSigns:
     dumping: str
     saved: str
     failed: str
+    dump_silence_s: float = 0.0  # how long a good dump prints nothing, where that is longer than elsewhere; unscaled
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -268,7 +269,7 @@ def _family(table: Mapping[str, Any], *, where: str) -> Family:
     if family.compress not in family.config.compressions:
         raise TableError(f"{where}: compress must be one of {', '.join(family.config.compressions)}")
     for part, patterns in (
-        ("console", dataclasses.asdict(family.console)),
+        ("console", {key: value for key, value in vars(family.console).items() if isinstance(value, str)}),
         ("dumps", {"refuted": family.dumps.refuted}),
         ("", {"suggestion": family.suggestion, "suites": family.suites}),
     ):

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from .config import Collection
-from .errors import CommandFailed, UsageError, WaitedInVain
+from .errors import CommandFailed, NotArmed, UsageError, WaitedInVain
 from .family import COMPRESS_FLAGS, MAX_LEVEL, Family, choose_release, fill
 from .guest import Guest
 from .packages import KernelChoice, LocalPackage
@@ -28,7 +28,8 @@ CONSOLE_ARGUMENTS = "console=tty0 console=ttyS0,115200n8 ignore_loglevel"
 
 # Kernels since about 6.19 moved the files below /sys/kernel/kexec; the old names are deprecated links.
 _LOADED = "cat /sys/kernel/kexec_crash_loaded 2>/dev/null || cat /sys/kernel/kexec/crash_loaded"
-_SIZE = "cat /sys/kernel/kexec_crash_size 2>/dev/null || cat /sys/kernel/kexec/crash_size"
+# Reading it fails (EBUSY) while a capture kernel is being loaded; that must not look like another kernel's layout.
+_SIZE = "f=/sys/kernel/kexec_crash_size; [ -e $f ] || f=/sys/kernel/kexec/crash_size; cat $f"
 
 # https://cloudinit.readthedocs.io/en/latest/howto/disable_cloud_init.html
 _CLOUD_INIT_OFF = "/etc/cloud/cloud-init.disabled"
@@ -372,12 +373,13 @@ class Stack:
         self.guest.shell.run("rm -f %s", _CLOUD_INIT_OFF)
 
     def arm(self) -> None:
-        """(Re)start the service and wait until the capture kernel is loaded; CommandFailed quotes why it is not."""
+        """(Re)start the service and wait until the capture kernel is loaded; NotArmed quotes why it is not."""
         command = self.family.commands.arm
         # A started service that is told to restart may fail and still be called active: only its status tells.
         armed = self.guest.shell.run(f"{command} 2>&1", timeout_s=BUILD_TIMEOUT_S * self.guest.factor, check=False)
         if not armed.ok and not self.is_loaded():
-            raise CommandFailed(f"{command!r} ended with status {armed.status}: {_last_words(armed.out)}")
+            reason = f"kdump is not armed: {command!r} ended with status {armed.status}: {_last_words(armed.out)}"
+            raise NotArmed(reason, said=armed.out.strip())
         self.wait_until_loaded()
 
     def is_loaded(self) -> bool:
@@ -385,7 +387,9 @@ class Stack:
         return self.guest.shell.run(_LOADED, check=False).out.strip() == "1"
 
     def wait_until_loaded(self) -> None:
-        """Wait for kexec_crash_loaded; CommandFailed quotes what kdump's own status says."""
+        """Wait for the service and kexec_crash_loaded; NotArmed quotes what kdump's own status says."""
+        # SUSE loads early in the boot and again when the service starts: in between, nothing is loaded.
+        self.settle()
 
         def failed() -> str | None:
             line = self._service_state()
@@ -402,8 +406,8 @@ class Stack:
                 every_s=1.0,
                 give_up=failed,
             )
-        except Exception as error:
-            raise CommandFailed(f"{error}; {self.family.commands.status} says: {self._says()}") from None
+        except WaitedInVain as error:
+            raise NotArmed(f"kdump is not armed: {failed() or error}", said=self._says()) from None
 
     def _says(self) -> str:
         """What kdump's own status says, which may wait for a lock that nobody lets go, and the service's last words."""
@@ -421,10 +425,15 @@ class Stack:
         with contextlib.suppress(WaitedInVain):
             poll(
                 f"{self.family.service} to have started",
-                lambda: None if self._service_state() == "activating" else True,
+                lambda: None if self._has_a_job() else True,
                 timeout_s=self.family.load_timeout_s * self.guest.factor,
                 every_s=1.0,
             )
+
+    def _has_a_job(self) -> bool:
+        """Whether the service is starting, or will as soon as others have: until then it is merely inactive."""
+        told = self.guest.shell.run("systemctl list-jobs --no-legend %s", self.family.service, check=False)
+        return bool(told.out.strip())
 
     def _service_state(self) -> str:
         return self.guest.shell.run("systemctl is-active %s", self.family.service, check=False).out.strip()

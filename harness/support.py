@@ -31,7 +31,8 @@ _REST = """
 says which. Where there is no record, the word is that of the family's table.
 
 The console lines of redhat and suse were compared with recordings of their own code, kdump-utils and kdump 2.1,
-in a Debian guest (`tests/data/consoles`).
+in a Debian guest (`tests/data/consoles`). Guests with SUSE's kdump 2.1.9 and 1.0.3 were crashed and judged by the
+harness itself.
 """
 _RUN_HEAD = ("release", "image", "kernel", "makedumpfile", "on", "drill", "day", "result")
 _UNRECORDED = {

@@ -289,6 +289,8 @@ class _Sweep:
         plan = self.plan.drill(f"{self.name}/crash-{number}", level=level, compress=compress)
         started_s = now_s()
         verdict = run_drill(self.run, replace(plan, **hooks))
+        if not cell and not self.crashes.real:  # it ended before _settle() could ask the guest
+            raise CommandFailed(f"there is nothing to sweep: {verdict.reason()}", see=verdict.evidence)
         self.result.crashes = number
         level, compress = cell or self.crashes.real[0]
         self.result.kernel, self.result.makedumpfile = verdict.kernel, verdict.makedumpfile

@@ -10,17 +10,20 @@ from typing import Any
 
 import pytest
 
-from harness import disk
+from harness import disk, drill
 from harness.catalog import load_catalog
 from harness.disk import Subject
 from harness.drill import Plan, _Drill
-from harness.errors import GuestError, UsageError
+from harness.errors import GuestError, NotArmed, UsageError
 from harness.evidence import Evidence
 from harness.family import choose_release, find_family
 from harness.packages import KernelChoice, LocalPackage
 from harness.progress import Progress
 from harness.runtime import Machine
 from harness.stack import GuestState, KdumpConfig
+from harness.stage import Stage
+from harness.target import FoundFile
+from harness.timing import PhaseClock
 from harness.verbs import find_subject
 
 ROCKY_9 = 'ID="rocky"\nID_LIKE="rhel centos fedora"\nVERSION_ID="9.8"\nPRETTY_NAME="Rocky Linux 9.8"\n'
@@ -28,6 +31,7 @@ SLES_16 = 'ID="sles"\nID_LIKE="suse"\nVERSION_ID="16.0"\nPRETTY_NAME="SLES 16.0"
 DEBIAN_12 = 'ID=debian\nVERSION_ID="12"\nPRETTY_NAME="Debian GNU/Linux 12 (bookworm)"\n'
 MAKEDUMPFILE = "makedumpfile: version 1.7.2 (released on 20 Oct 2022)\nlzo\tenabled\n"
 CONFIG = KdumpConfig(crashkernel=None, level=None, compress=None)
+DRILLS = Path(__file__).parent / "data" / "drills"
 
 
 class Guest:
@@ -222,12 +226,15 @@ class Stack:
         self.family, self.remark = choose_release(find_family(family), {"ID": identity, "VERSION_ID": version})
         self.changes = changes
         self.asked: list[str] = []
+        self.marks: list[str] = []  # of the drill's clock when the state was read
+        self.clock = PhaseClock()
 
     def collect_with(self, level: int, compress: str) -> bool:
         self.asked.append(f"collect {level} {compress}")
         return self.changes
 
     def state(self) -> GuestState:
+        self.marks = list(self.clock.marks_s)
         return GuestState(
             boot_id="b", kernel="6.12.0", cmdline="crashkernel=256M", loaded=True, reserved_bytes=1 << 28,
             meminfo_kib={}, clock_s=0.0, os_release={}, makedumpfile="1.7.2", level=31, compress="lzo",
@@ -248,6 +255,7 @@ def prepare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         subject = Subject(name="mine", family=find_family(stack.family.name))
         evidence = Evidence(tmp_path / "drill")
         drill = _Drill(run, Plan(subject=subject, **plan), evidence)
+        stack.clock = drill.clock
         guest: Any = Guest("")
         marked: list[str] = []
         state = stack.state
@@ -286,6 +294,12 @@ def test_a_guest_as_it_is_found_is_only_awaited(prepare: Any) -> None:
     assert stack.asked == ["identify", "settle"]
 
 
+def test_the_guests_clock_is_not_read_before_the_moment_that_it_is_counted_from(prepare: Any) -> None:
+    stack = Stack("suse", "sles", "16.0", changes=False)
+    prepare(stack)
+    assert stack.marks == ["asked"]
+
+
 def test_the_verdict_carries_the_remark_about_an_unknown_release(prepare: Any) -> None:
     verdict = prepare(Stack("redhat", "rhel", "11.0", changes=False))
     assert verdict.to_json()["remarks"] == [
@@ -297,3 +311,77 @@ def test_a_plan_that_the_family_cannot_follow_is_refused_before_there_is_a_guest
     config = KdumpConfig(crashkernel=None, level=None, compress="none")
     with pytest.raises(UsageError, match="family suse has no setting for compression none"):
         Plan(subject=Subject(name="mine", family=find_family("suse")), config=config).check()
+
+
+# ---------------------------------------------------------------- a kdump that cannot be armed
+
+NOT_LOADED = (DRILLS / "suse-not-loaded.txt").read_text(encoding="utf-8")
+
+
+def test_a_kdump_that_does_not_load_its_kernel_is_judged_without_a_crash(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reservation was too small for kexec itself; that is kdump's failure and not the harness's."""
+
+    def armed_disk(*_: object) -> None:
+        error = NotArmed("kdump is not armed: kdump.service has failed", said=NOT_LOADED)
+        error.state = Stack("suse", "sles", "16.0", changes=False).state()
+        raise error
+
+    monkeypatch.setattr(drill, "armed_disk", armed_disk)
+    run: Any = SimpleNamespace(
+        fit=lambda machine, needs: machine,
+        factor=1.0, accelerator="tcg", progress=Progress(quiet=True), open_evidence=lambda: None,
+        evidence=lambda name: Evidence(tmp_path / name), options=SimpleNamespace(keep="failed"),
+    )  # fmt: skip
+    plan = Plan(subject=Subject(name="mine", family=find_family("suse")), config=CONFIG)
+    verdict = drill.run_drill(run, plan)
+    assert (verdict.reached, verdict.verified) == (Stage.NOTHING, False)
+    assert verdict.reason() == "kexec-load-bad-segments; kdump is not armed: kdump.service has failed"
+    assert "Cannot assign requested address" in verdict.symptoms[0]["line"]
+    assert (verdict.kernel, verdict.crashkernel, verdict.reserved_mib) == ("6.12.0", "256M", 256)
+    assert (tmp_path / "mine" / "verdict.json").exists()
+    assert (tmp_path / "mine" / "status.txt").read_text(encoding="utf-8").strip() == NOT_LOADED.strip()
+
+
+def test_an_armed_disk_that_does_not_load_tells_the_guests_state(arm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_stack: object) -> None:
+        raise NotArmed("kdump is not armed: kdump.service has failed", said=NOT_LOADED)
+
+    monkeypatch.setattr(disk.Stack, "wait_until_loaded", refuse)
+    monkeypatch.setattr(disk.Stack, "state", lambda _stack: "the state")
+    with pytest.raises(NotArmed) as caught:
+        arm(Guest(SLES_16), "suse")
+    assert caught.value.state == "the state"
+    assert caught.value.see is not None
+    assert caught.value.exit_code == 4  # for those who asked for a disk and not for a verdict
+
+
+# ---------------------------------------------------------------- after the crash
+
+
+def test_what_kdump_wrote_beside_an_unfinished_dump_is_kept(tmp_path: Path) -> None:
+    run: Any = SimpleNamespace(factor=1.0, accelerator="tcg", progress=Progress(quiet=True))
+    evidence = Evidence(tmp_path / "drill")
+    drilled = _Drill(run, Plan(subject=Subject(name="mine", family=find_family("suse"))), evidence)
+    vmcore = FoundFile(
+        path="/var/crash/now/vmcore", size_bytes=6_498_620, mode=0o600, owner="root", directory_mode=0o700,
+        final=False, unfinished="README.txt: vmcore status: error while saving, return code: 134",
+    )  # fmt: skip
+    drilled.target = SimpleNamespace(list=lambda *_: {vmcore.path: vmcore})  # type: ignore[assignment]
+
+    class Shell:
+        def run(self, *_: object, **__: object) -> Any:
+            return SimpleNamespace(out="/var/crash/now/README.txt\n/var/crash/now/vmcore\n")
+
+        def fetch(self, path: str, to: Path) -> None:
+            to.write_text(path, encoding="utf-8")
+
+    guest: Any = SimpleNamespace(shell=Shell(), connect=lambda: "new boot")
+    stack: Any = Stack("suse", "sles", "16.0", changes=False)
+    facts: Any = SimpleNamespace(before=stack.state())
+    drilled._recover(guest, stack, facts, {})
+    evidence.close()
+    assert (tmp_path / "drill" / "README.txt").exists()
+    assert not (tmp_path / "drill" / "vmcore").exists()
+    assert "return code: 134" in drilled.verdict.reason()

@@ -44,6 +44,20 @@ def test_recorded_drills_get_the_mode_that_they_are_named_for(path: Path) -> Non
     assert diagnosis.mode == expected.group(1).decode(), diagnosis.explain()
 
 
+@pytest.mark.parametrize(
+    ("name", "mode"),
+    [
+        ("suse-2.1-saved", "ok"),
+        ("suse-2.1-lzo-verified", "ok"),
+        ("suse-1.0-saved", "ok"),
+        ("suse-2.1-aborted", "makedumpfile-crashed"),
+    ],
+)
+def test_drills_of_suse_are_told_from_one_another(name: str, mode: str) -> None:
+    diagnosis = diagnose_file(CONSOLES.parent / "drills" / f"{name}.log")
+    assert diagnosis.mode == mode, diagnosis.explain()
+
+
 # ---------------------------------------------------------------- stages of a whole crash
 
 
@@ -387,6 +401,28 @@ def test_json_has_the_fields_of_the_contract() -> None:
     symptom = diagnose_text(CAPTURING + OOM).to_json()["symptoms"][0]
     assert {"name", "severity", "stage", "line", "remedy"} <= set(symptom)
     assert symptom["stage"] == "CAPTURING"
+
+
+def test_the_remedy_for_suse_sets_what_kdumptool_understands() -> None:
+    """kdumptool ignores a KDUMP_CRASHKERNEL without "crashkernel=" and then refuses the rest of the file."""
+    said = (CONSOLES.parent / "drills" / "suse-not-loaded.txt").read_text(encoding="utf-8")
+    diagnosis = diagnose_text(said, family="suse", facts={"crashkernel": "64M"})
+    assert diagnosis.mode == "kexec-load-bad-segments"
+    assert 'KDUMP_CRASHKERNEL="crashkernel=128M"/' in diagnosis.symptoms[0].remedy
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        'load.sh[413]: /sbin/kexec -p /var/lib/kdump/kernel --append=" reset_devices root=kdump panic=1" --initrd=/x',
+        'kdump-config[413]: /sbin/kexec -p -s --command-line="ro reset_devices systemd.unit=kdump-tools-dump.service'
+        ' nr_cpus=1" --initrd=/var/lib/kdump/initrd.img /var/lib/kdump/vmlinuz',
+    ],
+    ids=["suse", "debian"],
+)
+def test_the_command_that_loads_a_capture_kernel_is_none_of_its_lines(command: str) -> None:
+    failed = "Nov 22 23:25:33 guest kexec[472]: kexec_file_load failed: Cannot assign requested address"
+    assert diagnose_text(f"Nov 22 23:25:32 guest {command}\n{failed}\n").mode == "kexec-load-bad-segments"
 
 
 def test_every_remedy_can_be_filled_for_every_family() -> None:

@@ -242,22 +242,26 @@ GRUB = (
     ' crashkernel=72M,low crashkernel=128M,high"\n'
     'GRUB_CMDLINE_LINUX=""\n'
 )
-CALIBRATE = "Total: 16384\nLow: 72\nHigh: 443\nMinLow: 0\nMaxLow: 2000\nMinHigh: 0\nMaxHigh: 14000\n"
+CALIBRATE = "Total: 16384\nLow: {low}\nHigh: {high}\nMinLow: 0\nMaxLow: 2000\nMinHigh: 0\nMaxHigh: 14000\n"
 
 
 @pytest.mark.parametrize(
-    ("crashkernel", "reserved"),
+    ("crashkernel", "high", "low", "reserved"),
     [
-        ("256M", " crashkernel=256M"),
-        ("1G-4G:192M,4G-:256M", " crashkernel=1G-4G:192M,4G-:256M"),
-        ("default", " crashkernel=72M,low crashkernel=443M,high"),
-        ("none", ""),
+        ("256M", 443, 72, " crashkernel=256M"),
+        ("1G-4G:192M,4G-:256M", 443, 72, " crashkernel=1G-4G:192M,4G-:256M"),
+        ("default", 443, 72, " crashkernel=72M,low crashkernel=443M,high"),
+        ("default", 322, 0, " crashkernel=322M,high"),
+        ("default", 0, 288, " crashkernel=288M"),
+        ("none", 443, 72, ""),
     ],
 )
-def test_older_suse_gets_its_arguments_in_etc_default_grub(tmp_path: Path, crashkernel: str, reserved: str) -> None:
+def test_older_suse_gets_its_arguments_in_etc_default_grub(
+    tmp_path: Path, crashkernel: str, high: int, low: int, reserved: str
+) -> None:
     grub = tmp_path / "grub"
     grub.write_text(GRUB)
-    for tool, says in (("grub2-mkconfig", ""), ("kdumptool", CALIBRATE)):
+    for tool, says in (("grub2-mkconfig", ""), ("kdumptool", CALIBRATE.format(low=low, high=high))):
         (tmp_path / tool).write_text(f'#!/bin/sh\nprintf "%s" "{says}"\n')
         (tmp_path / tool).chmod(0o755)
     guest: Any = None

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from harness.errors import CommandFailed, UsageError
+from harness.errors import CommandFailed, NotArmed, UsageError
 from harness.family import COMPRESS_FLAGS, Family, choose_release, find_family
 from harness.packages import KernelChoice, LocalPackage
-from harness.stack import GuestState, KdumpConfig, Stack, parse_os_release
+from harness.stack import _SIZE, GuestState, KdumpConfig, Stack, parse_os_release
 
 DEBIAN = find_family("debian")
 SHIPPED = """\
@@ -340,13 +341,14 @@ def test_an_elf_dump_is_not_taken_for_one_without_compression() -> None:
         (
             SUSE,
             'KDUMP_IMMEDIATE_REBOOT="no"\n',
-            'KDUMP_IMMEDIATE_REBOOT="yes"\nKDUMP_CONTINUE_ON_ERROR="true"\nKDUMP_UPDATE_BOOTLOADER="false"\n',
+            'KDUMP_IMMEDIATE_REBOOT="yes"\nKDUMP_CONTINUE_ON_ERROR="true"\nKDUMP_VERBOSE="3"\n'
+            'KDUMP_UPDATE_BOOTLOADER="false"\n',
             0o600,
         ),
         (
             row("suse", "sles", "12.5"),
             "",
-            'KDUMP_IMMEDIATE_REBOOT="yes"\nKDUMP_CONTINUE_ON_ERROR="true"\n',
+            'KDUMP_IMMEDIATE_REBOOT="yes"\nKDUMP_CONTINUE_ON_ERROR="true"\nKDUMP_VERBOSE="3"\n',
             0o600,
         ),
         (row("redhat", "rhel", "7"), "default shell\n", "default reboot\n", 0o644),
@@ -564,6 +566,7 @@ Large modules:
     xfs: 1556480
 """
 CALIBRATE = "Total: 1984\nLow: 72\nHigh: 212\nMinLow: 0\nMaxLow: 1700\nMinHigh: 0\nMaxHigh: 0\n"
+CALIBRATE_LATEST = "Total: 1023\nLow: 0\nHigh: 322\nMinLow: 0\nMaxLow: 327\nMinHigh: 0\nMaxHigh: 327\n"  # kdump 2.1.9
 SHOW = "DUMP_MODE:        kdump\ncrashkernel addr: 0x\ncrashkernel suggested size: 199M\n"
 
 
@@ -572,6 +575,7 @@ SHOW = "DUMP_MODE:        kdump\ncrashkernel addr: 0x\ncrashkernel suggested siz
     [
         (REDHAT, "kdumpctl estimate", ESTIMATE, 256),
         (SUSE, "kdumptool calibrate", CALIBRATE, 284),
+        (SUSE, "kdumptool calibrate", CALIBRATE_LATEST, 322),
         (row("debian", "debian", "13"), "kdump-config show", SHOW, 199),
         (REDHAT, "kdumpctl estimate", "kdump: Invalid kdump config option foo\n", None),
         (row("debian", "debian", "12"), "kdump-config show", SHOW, None),
@@ -592,18 +596,52 @@ def test_a_service_that_was_skipped_for_want_of_memory_is_not_awaited() -> None:
         "is-active": ("inactive\n", 3),
         "kdumpctl status": ("kdump: Kdump is not operational\n", 3),
     }
-    with pytest.raises(
-        CommandFailed, match=r"the kernel reserved no memory.*; kdumpctl status says: kdump: Kdump is not"
-    ):
+    with pytest.raises(NotArmed, match=r"the kernel reserved no memory.*; its status says: kdump: Kdump is not"):
         stack.wait_until_loaded()
+
+
+def test_a_kernel_that_does_not_fit_is_told_with_the_words_of_kexec() -> None:
+    said = (Path(__file__).parent / "data" / "drills" / "suse-not-loaded.txt").read_text(encoding="utf-8")
+    stack, shell = stack_of(family=SUSE)
+    shell.answers = {"crash_loaded": ("0\n", 0), "is-active": ("failed\n", 3), "systemctl --no-pager status": (said, 3)}
+    with pytest.raises(NotArmed) as caught:
+        stack.wait_until_loaded()
+    assert caught.value.reason == "kdump is not armed: kdump.service has failed"
+    assert "kexec_file_load failed: Cannot assign requested address" in caught.value.said
 
 
 def test_a_service_that_is_still_starting_is_given_time() -> None:
     stack, shell = stack_of(family=SUSE)
-    states = iter(["activating", "active"])
-    shell.run = lambda *_, **__: SimpleNamespace(out=next(states), ok=True)  # type: ignore[method-assign]
+    # First it waits for others and is "inactive", then it runs, then there is no job any more.
+    jobs = iter(["151 kdump.service start waiting\n", "151 kdump.service start running\n", ""])
+    shell.run = lambda *_, **__: SimpleNamespace(out=next(jobs), ok=True)  # type: ignore[method-assign]
     stack.settle()
-    assert next(states, None) is None
+    assert next(jobs, None) is None
+
+
+def test_a_kernel_that_was_loaded_early_does_not_count_before_the_service_has_loaded_it_again() -> None:
+    stack, shell = stack_of(family=SUSE)
+    told = {"list-jobs": iter(["151 kdump.service start running\n", ""]), "crash_loaded": iter(["1\n"])}
+    asked: list[str] = []
+
+    def run(command: str, *_: object, **__: object) -> Any:
+        asked.append(next(part for part in told if part in command))
+        return SimpleNamespace(out=next(told[asked[-1]]), ok=True)
+
+    shell.run = run  # type: ignore[method-assign]
+    stack.wait_until_loaded()
+    assert asked == ["list-jobs", "list-jobs", "crash_loaded"]
+
+
+def test_a_reservation_that_cannot_be_read_now_is_not_looked_for_elsewhere(tmp_path: Path) -> None:
+    """The file is there and busy, as while kexec loads a kernel."""
+    busy = tmp_path / "kexec_crash_size"
+    busy.mkdir()  # reading it fails for everybody, root included
+    script = _SIZE.replace("/sys/kernel/kexec/", f"{tmp_path}/new/").replace("/sys/kernel/", f"{tmp_path}/")
+    told = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=False)
+    assert told.returncode != 0
+    assert "kexec_crash_size" in told.stderr
+    assert "new/crash_size" not in told.stderr
 
 
 # ---------------------------------------------------------------- arming a started service again
@@ -634,10 +672,12 @@ def test_a_restart_that_fails_is_quoted_and_not_awaited(number: int, cause: str)
         "crash_loaded": ("0\n", 0),
     }
     assert shell.answers["is-active"] == ("active\n", 0)
-    with pytest.raises(CommandFailed) as raised:
+    with pytest.raises(NotArmed) as raised:
         stack.arm()
-    said = str(raised.value)
-    assert said.startswith("'kdumpctl restart' ended with status 1: kdump: kexec: unloaded kdump kernel | ")
+    said = raised.value.reason
+    assert said.startswith(
+        "kdump is not armed: 'kdumpctl restart' ended with status 1: kdump: kexec: unloaded kdump kernel | "
+    )
     assert said.endswith(f" | {cause} | kdump: Starting kdump: [FAILED]")
     assert not [command for command in shell.commands if "is-active" in command]
 

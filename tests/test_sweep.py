@@ -530,6 +530,21 @@ def test_what_was_measured_is_written_down_when_a_later_crash_breaks(
     assert len(json.loads(told.read_text(encoding="utf-8"))["cells"]) == 11
 
 
+def test_a_guest_whose_kdump_cannot_be_armed_ends_the_sweep_with_the_reason(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def drill(_run: object, plan: Plan) -> Verdict:
+        verdict = Verdict(
+            image="mine", family="suse", trigger="sysrq-c", target="local", accelerator="tcg", memory_mib=1024, vcpus=2
+        )
+        verdict.stopped_by = "kdump is not armed: kdump.service has failed"
+        return verdict
+
+    monkeypatch.setattr(sweeping, "run_drill", drill)
+    with pytest.raises(CommandFailed, match="nothing to sweep: kdump is not armed"):
+        world.sweep()
+
+
 # ---------------------------------------------------------------- other families
 
 
