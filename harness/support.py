@@ -30,9 +30,10 @@ _REST = """
 "Not verified" means that a drill was made and failed, or lacked a check that is required today; "What was really run"
 says which. Where there is no record, the word is that of the family's table.
 
-The console lines of redhat and suse were compared with recordings of their own code, kdump-utils and kdump 2.1,
-in a Debian guest (`tests/data/consoles`). Guests with SUSE's kdump 2.1.9 and 1.0.3 were crashed and judged by the
-harness itself.
+The code of redhat is kdump-utils 1.0.61, that of suse kdump 2.1.9 and 1.0.3, each unchanged in a Debian 12 guest with
+stand-ins for grubby, update-bootloader and entries of the rpm database. The harness drove their tools, followed their
+consoles, found and judged their dumps, good and broken ones (recordings in `tests/data`). No image of these
+distributions has been drilled yet.
 """
 _RUN_HEAD = ("release", "image", "kernel", "makedumpfile", "on", "drill", "day", "result")
 _UNRECORDED = {

@@ -265,7 +265,7 @@ def test_the_panic_of_the_trigger_is_told_from_another(replay: Any, text: str, r
 
 # ---------------------------------------------------------------- the consoles of the other families
 
-# Whole recordings of the real code of both, each in a guest of its own.
+# Recordings of the real code of both, each in a guest of its own; of some most lines are cut out.
 CONSOLES = Path(__file__).parent / "data" / "consoles"
 SAVED_MARKS = ["panic", "capture", "dump", "saved", "restart"]
 
@@ -274,6 +274,13 @@ SAVED_MARKS = ["panic", "capture", "dump", "saved", "restart"]
     ("name", "stage", "marks", "failed"),
     [
         ("rhel-local-path-zlib-ok", Stage.SAVED, SAVED_MARKS, None),
+        ("rhel-local-without-grep-ok", Stage.SAVED, [*SAVED_MARKS, "login"], None),
+        (
+            "rhel-local-no-space",
+            Stage.CAPTURING,
+            ["panic", "capture", "dump", "restart", "login"],
+            "[   80.625990] kdump[321]: saving vmcore failed, exitcode:1",
+        ),
         ("rhel-ssh-ok", Stage.SAVED, SAVED_MARKS, None),
         ("suse-local-ok", Stage.SAVED, SAVED_MARKS, None),
         ("suse-ssh-lzo-ok", Stage.SAVED, SAVED_MARKS, None),
