@@ -50,6 +50,11 @@ class Subject:
         """What it boots with unless told otherwise."""
         return "bios" if self.image is None or "bios" in self.image.firmware else self.image.firmware[0]
 
+    @property
+    def usual_kernel(self) -> str:
+        """The package of the image's own kernel, where it is known."""
+        return self.image.build.kernel if self.image is not None and self.image.build is not None else ""
+
     def check(self, machine: Machine) -> None:
         """UsageError for a machine that the image cannot boot on."""
         kind = machine.firmware.removesuffix("-secure")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 import shutil
@@ -15,6 +16,7 @@ import pytest
 
 from .catalog import load_catalog
 from .disk import ArmedDisk, BaseDisk, Subject, armed_disk, base_disk
+from .domain import FIRMWARE
 from .download import Unreachable
 from .drill import Plan, run_drill
 from .errors import HarnessError, UsageError
@@ -22,6 +24,7 @@ from .evidence import Evidence, EvidenceRoot, run_stamp
 from .family import Family, find_family
 from .guest import Guest
 from .matrix import Entry, Matrix, Outcome
+from .packages import local_packages, parse_kernel
 from .runtime import Machine, Options, Run
 from .stack import KdumpConfig, Stack
 from .sweep import Sweep, SweepPlan, run_sweep
@@ -79,6 +82,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--keep", choices=("never", "failed", "always"), default="failed", help="when vmcores stay in the evidence"
     )
+    group.addoption("--kernel", metavar="K", help="another kernel, as kdump-harness drill --kernel takes it")
+    group.addoption("--packages", metavar="DIR", help="package files to install instead of the repositories'")
+    group.addoption("--firmware", choices=tuple(FIRMWARE), help="of the guests (default: bios where the image has it)")
     group.addoption("--timeout-factor", type=float, default=1.0, metavar="F", help="stretch all waits by F")
     group.addoption("--run-known", action="store_true", help="run scenarios with a known issue without excusing them")
     group.addoption("--uri", metavar="URI", help="the hypervisor (default: LIBVIRT_DEFAULT_URI, else qemu:///system)")
@@ -348,7 +354,13 @@ class _nothing:  # noqa: N801  # used like contextlib.nullcontext, without its t
 def image(request: pytest.FixtureRequest) -> Subject:
     """What is drilled; chosen with --image or pin_image()."""
     row = load_catalog().find(request.param)
-    return Subject(name=row.name, family=find_family(row.family), image=row)
+    subject = Subject(name=row.name, family=find_family(row.family), image=row)
+    kernel, packages = request.config.getoption("--kernel"), request.config.getoption("--packages")
+    return dataclasses.replace(
+        subject,
+        kernel=parse_kernel(kernel, subject.family, usual=subject.usual_kernel) if kernel else None,
+        files=local_packages(Path(packages), subject.family) if packages else (),
+    )
 
 
 @pytest.fixture
@@ -394,9 +406,15 @@ def target(request: pytest.FixtureRequest, image: Subject) -> LocalTarget:
 
 
 @pytest.fixture
-def machine(memory_mib: int, vcpus: int, image: Subject) -> Machine:
+def firmware(request: pytest.FixtureRequest, image: Subject) -> str:
+    """bios, uefi or uefi-secure; override with indirect parametrize. Default: --firmware, else the image's."""
+    return getattr(request, "param", None) or request.config.getoption("--firmware") or image.firmware
+
+
+@pytest.fixture
+def machine(memory_mib: int, vcpus: int, firmware: str, image: Subject) -> Machine:
     """The virtual hardware."""
-    return Machine(memory_mib=memory_mib, vcpus=vcpus, cpu_level=image.needs_cpu)
+    return Machine(memory_mib=memory_mib, vcpus=vcpus, firmware=firmware, cpu_level=image.needs_cpu)
 
 
 @pytest.fixture

@@ -99,17 +99,18 @@ def images(arguments: argparse.Namespace) -> int:
 def _subject(arguments: argparse.Namespace) -> Subject:
     """What is to be drilled, with the kernel, the packages and the way in that the user chose."""
     subject = find_subject(arguments.image, family=arguments.family, login=arguments.login)
-    row, family = subject.image, subject.family
-    usual = row.build.kernel if row is not None and row.build is not None else ""
+    family = subject.family
     access = None
     if arguments.key is not None or arguments.password_file is not None:
-        if row is not None:
+        if subject.image is not None:
             raise UsageError("--key and --password-file are for files; images of the catalogue get a key of the run")
         access = Access(key_file=arguments.key, password=_password(arguments.password_file))
     return dataclasses.replace(
         subject,
         access=access,
-        kernel=parse_kernel(arguments.kernel, family, usual=usual) if arguments.kernel is not None else None,
+        kernel=parse_kernel(arguments.kernel, family, usual=subject.usual_kernel)
+        if arguments.kernel is not None
+        else None,
         files=local_packages(arguments.packages, family) if arguments.packages is not None else (),
     )
 
