@@ -362,6 +362,16 @@ def test_the_readme_of_an_older_kdump_does_not_make_a_dump_of_a_failed_one() -> 
     assert watch.failed == "Running makedumpfile  -d 31 -c /proc/vmcore failed (1)."
 
 
+def test_a_capture_kernel_without_memory_is_hopeless_when_it_says_so() -> None:
+    """RHEL's panic=10 would restart it ten seconds later; there is no dump to wait for."""
+    watch = CrashWatch(find_family("redhat").console, find_trigger("sysrq-c").panic, PhaseClock())
+    for at_s, raw in enumerate((CONSOLES / "rhel-96m-oom.log").read_bytes().split(b"\n")):
+        if watch.hopeless is None:
+            watch.feed(Line(clean(raw), float(at_s)))
+    assert watch.stage is Stage.CAPTURING
+    assert watch.hopeless == ("the capture kernel panicked: Kernel panic - not syncing: System is deadlocked on memory")
+
+
 @pytest.mark.parametrize(
     ("family", "lines", "stage", "failed"),
     [
