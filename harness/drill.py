@@ -206,8 +206,7 @@ class _Drill:
     def refuse(self, error: NotArmed) -> None:
         """Judge a guest that is not armed by what its kdump said."""
         self.evidence.event("not armed", error=error.reason, see=str(error.see or ""))
-        self.evidence.text("status.txt", error.said + "\n")
-        self.console += error.said.splitlines()
+        self._note_status(error.said)
         self.verdict.stopped_by = error.reason
         if error.state is not None:
             self._note(error.state)
@@ -255,9 +254,16 @@ class _Drill:
         self._note(before)
         if before.loaded:
             self._reach(Stage.ARMED)
+        else:
+            self._note_status(stack.says())
         facts = {"dumps": [vars(file) for file in dumps.values()], "pages": dict(self.memory.pages)}
         self.evidence.json("before.json", {**vars(before), **facts})
         return before, dumps
+
+    def _note_status(self, said: str) -> None:
+        """What kdump says of itself where it has loaded nothing; the console does not tell why."""
+        self.evidence.text("status.txt", said + "\n")
+        self.console += said.splitlines()
 
     def _note(self, state: GuestState) -> None:
         """What the verdict tells of the guest."""

@@ -407,9 +407,9 @@ class Stack:
                 give_up=failed,
             )
         except WaitedInVain as error:
-            raise NotArmed(f"kdump is not armed: {failed() or error}", said=self._says()) from None
+            raise NotArmed(f"kdump is not armed: {failed() or error}", said=self.says()) from None
 
-    def _says(self) -> str:
+    def says(self) -> str:
         """What kdump's own status says, which may wait for a lock that nobody lets go, and the service's last words."""
         journal = f"journalctl -b -u {self.family.service} -o cat --no-pager -n 8"
         command = f"{{ {self.family.commands.status}; {journal}; }} 2>&1 | tail -30"
