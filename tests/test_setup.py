@@ -67,7 +67,11 @@ def test_make_scenarios_hands_globs_on_as_they_are(tmp_path: Path, settings: tup
         (tmp_path / name).write_text((ROOT / name).read_text(encoding="utf-8"), encoding="utf-8")
     (tmp_path / "debian-in-the-way").touch()
     told = subprocess.run(
-        ["make", "-n", "scenarios", *settings], cwd=tmp_path, capture_output=True, text=True, check=True
+        ["make", "--no-print-directory", "-n", "scenarios", *settings],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     (line,) = (line for line in told.stdout.splitlines() if "pytest" in line)
     show = line.replace(".venv/bin/pytest", "printf '%s ' pytest").replace("id -u", "echo 0")  # the shell's view of it
