@@ -152,17 +152,12 @@ def _cpu_xml(kvm: bool, level: int | None) -> str:
     """The processor: the host's under KVM, the cheapest that will do under emulation.
 
     With TCG "max" costs a fifth more time than qemu64, and Intel models make the kernel isolate its page
-    tables, which is slower still; five-level paging (la57) is left out because crash tools trip over it. QEMU 7.2
-    emulates cmpxchg16b with wrong flags now and then, which kernels since 6.7 or so do not survive (a double fault in
-    the slab allocator), so it is left out where the guest's userland does not need it.
+    tables, which is slower still; five-level paging (la57) is left out because crash tools trip over it.
     """
     if kvm:
         return '<cpu mode="host-passthrough"/>'
     if level == 1:
-        return (
-            '<cpu mode="custom" match="exact" check="none"><model fallback="forbid">qemu64</model>'
-            '<feature policy="disable" name="cx16"/></cpu>'
-        )
+        return '<cpu mode="custom" match="exact" check="none"><model fallback="forbid">qemu64</model></cpu>'
     return '<cpu mode="maximum" check="none"><feature policy="disable" name="la57"/></cpu>'
 
 
