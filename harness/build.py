@@ -8,7 +8,6 @@ that work on files: sfdisk, mke2fs -d, mtools; so an ordinary user can do it whe
 from __future__ import annotations
 
 import hashlib
-import re
 import shlex
 import shutil
 import struct
@@ -20,7 +19,7 @@ from pathlib import Path
 
 from .errors import CommandFailed, HostError, UsageError
 from .mirror import Mirror
-from .packages import LocalPackage
+from .packages import GUEST_PLACE, LocalPackage, refusal
 
 RECIPE_VERSION = 1  # raise it when the files below change: cached disks are then made anew
 DISK_MIB = 8192  # sparse; room for a full dump (-d 0) of a 4 GiB guest beside the system
@@ -42,12 +41,6 @@ EXT4_FEATURES = (
 
 # The consoles of Debian's official cloud images: the serial line last, so that it is /dev/console.
 KERNEL_ARGUMENTS = "console=tty0 console=ttyS0,115200 earlyprintk=ttyS0,115200 consoleblank=0"
-
-_NO_SUCH_PACKAGE = re.compile(
-    r"E: (?:Unable to locate package|Version .* was not found|Release .* was not found"
-    r"|Package .* has no installation candidate|The repository .* does not have a Release file"
-    r"|Unable to correct problems)| .* does not match system \(|.* : Depends: "
-)
 
 BASE_PACKAGES = (
     "ca-certificates",
@@ -132,32 +125,17 @@ def build(recipe: Recipe, disk: Path, *, workdir: Path, log: Path, progress: Cal
     hook = workdir / "finish"
     hook.write_text(_finish_hook(disk, boot, root_uuid), encoding="utf-8")
     hook.chmod(0o755)
-    command = [
-        "mmdebstrap",
-        "--mode=auto",
-        "--variant=apt",
-        "--format=null",
-        f"--include={','.join(filter(None, (*BASE_PACKAGES, recipe.kernel, *recipe.packages)))}",
-        # A mirror may lag behind the date until which its index vouches for itself; signatures are checked anyway.
-        '--aptopt=Acquire::Check-Valid-Until "false"',
-        "--dpkgopt=path-exclude=/usr/share/doc/*",
-        "--dpkgopt=path-exclude=/usr/share/man/*",
-        "--dpkgopt=path-exclude=/usr/share/locale/*",
+    progress(f"installing {recipe.suite} with {recipe.kernel} from {recipe.mirror.archive}")
+    hooks = (
         f"--essential-hook=sync-in {shlex.quote(str(early))} /",
         f"--customize-hook=sync-in {shlex.quote(str(late))} /",
         *(_file_hooks(files) if recipe.files else ()),
-        f"--customize-hook={shlex.quote(str(hook))} \"$1\"",
-        recipe.suite,
-        "-",
-        *recipe.sources(),
-    ]  # fmt: skip
-    progress(f"installing {recipe.suite} with {recipe.kernel} from {recipe.mirror.archive}")
+        f'--customize-hook={shlex.quote(str(hook))} "$1"',
+    )
     try:
-        _run_logged(command, log, progress)
-    except CommandFailed:
-        if refused := _refused(log):
-            raise UsageError(f"{recipe.name} cannot be built with what was asked for: {refused}", see=log) from None
-        raise
+        make_tree(recipe, (*BASE_PACKAGES, recipe.kernel, *recipe.packages), hooks, log=log, progress=progress)
+    except Refused as error:
+        raise Refused(f"{recipe.name} cannot be built with what was asked for: {error.args[0]}", see=log) from None
     progress("writing the boot loader")
     _install_bios_grub(disk, boot)
     _install_esp(disk, boot, root_uuid)
@@ -174,7 +152,7 @@ def _copy_files(directory: Path, files: tuple[LocalPackage, ...]) -> None:
 
 def _file_hooks(files: Path) -> tuple[str, ...]:
     """Install the package files with the tree's own apt, which gets what they depend on from the mirror."""
-    place = "/var/tmp/kdump-harness-packages"
+    place = GUEST_PLACE
     install = "DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends --allow-downgrades"
     return (
         f'--customize-hook=mkdir "$1{place}"',
@@ -183,10 +161,39 @@ def _file_hooks(files: Path) -> tuple[str, ...]:
     )
 
 
-def _refused(log: Path) -> str | None:
-    """What apt said of a package or suite that is not there, or does not fit."""
-    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
-    return next((line.strip().removeprefix("E: ") for line in lines if _NO_SUCH_PACKAGE.match(line)), None)
+class Refused(UsageError):
+    """The package manager does not have what was asked for."""
+
+
+def make_tree(
+    recipe: Recipe, packages: tuple[str, ...], hooks: tuple[str, ...], *, log: Path, progress: Callable[[str], None]
+) -> None:
+    """A throw-away tree of the recipe's release with these packages, on which the hooks work.
+
+    Raises Refused, with the package manager's own words, where the release does not have them, else CommandFailed.
+    """
+    command = [
+        "mmdebstrap",
+        "--mode=auto",
+        "--variant=apt",
+        "--format=null",
+        f"--include={','.join(filter(None, packages))}",
+        # A mirror may lag behind the date until which its index vouches for itself; signatures are checked anyway.
+        '--aptopt=Acquire::Check-Valid-Until "false"',
+        "--dpkgopt=path-exclude=/usr/share/doc/*",
+        "--dpkgopt=path-exclude=/usr/share/man/*",
+        "--dpkgopt=path-exclude=/usr/share/locale/*",
+        *hooks,
+        recipe.suite,
+        "-",
+        *recipe.sources(),
+    ]
+    try:
+        _run_logged(command, log, progress)
+    except CommandFailed:
+        if refused := refusal(log.read_text(encoding="utf-8", errors="replace")):
+            raise Refused(refused.removeprefix("E: "), see=log) from None
+        raise
 
 
 def remove_workdir(workdir: Path) -> None:

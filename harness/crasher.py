@@ -5,12 +5,10 @@ from __future__ import annotations
 import hashlib
 import shlex
 import shutil
-import subprocess
 from pathlib import Path
 
-from . import facts
+from . import build, facts
 from .disk import Subject, recipe_of
-from .errors import HostError
 from .guest import Guest
 from .runtime import Run
 from .trigger import MODULE_PATH, CannotTrigger
@@ -70,33 +68,18 @@ def _built(run: Run, subject: Subject, release: str) -> Path:
             path.chmod(0o755 if path.is_dir() else 0o644)
         part.chmod(0o777)  # in a user namespace the hook that copies the result out runs under another id
         headers = f"linux-headers-{release}" + (f"/{recipe.kernel_suite}" if recipe.kernel_suite else "")
-        command = [
-            "mmdebstrap",
-            "--mode=auto",
-            "--variant=apt",
-            "--format=null",
-            f"--include=make,{headers}",
-            '--aptopt=Acquire::Check-Valid-Until "false"',
-            '--aptopt=APT::Install-Recommends "false"',
-            "--dpkgopt=path-exclude=/usr/share/doc/*",
-            "--dpkgopt=path-exclude=/usr/share/man/*",
-            "--dpkgopt=path-exclude=/usr/share/locale/*",
+        hooks = (
             '--customize-hook=mkdir "$1/source"',
             f"--customize-hook=sync-in {shlex.quote(str(sources))} /source",
             f'--customize-hook=chroot "$1" make -C /lib/modules/{release}/build M=/source modules',
             f"--customize-hook=copy-out /source/{NAME}.ko {shlex.quote(str(part))}",
-            recipe.suite,
-            "-",
-            *recipe.sources(),
-        ]
+        )
         log = run.log_path(f"build-module-{release}.log")
-        with run.progress.step(f"building the crash module for {release}", usual_s=60), log.open("w") as out:
-            made = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, check=False)
-        if made.returncode != 0 or not (part / f"{NAME}.ko").exists():
-            last = next(
-                (line for line in reversed(log.read_text().splitlines()) if "E: " in line or "rror" in line), ""
-            )
-            raise HostError(f"the crash module for {release} cannot be built: {last.strip()}", see=log)
+        with run.progress.step(f"building the crash module for {release}", usual_s=60):
+            try:
+                build.make_tree(recipe, ("make", headers), hooks, log=log, progress=run.progress.detail)
+            except build.Refused as error:
+                raise CannotTrigger(f"no crash module for {release}: {error.args[0]}", see=log) from None
         part.chmod(0o755)
         shutil.rmtree(sources)
         return {"kernel": release, "suite": recipe.suite}

@@ -227,7 +227,7 @@ def _built(run: Run, subject: Subject, packages: tuple[str, ...]) -> BaseDisk:
 # ---------------------------------------------------------------- installed: with everything that kdump needs
 
 
-def _has_all(base: BaseDisk, subject: Subject, packages: tuple[str, ...]) -> bool:
+def _has_all(base: BaseDisk, packages: tuple[str, ...]) -> bool:
     """Whether the disk was built with everything that is asked for."""
     return base.kernel is not None and set(packages) <= set(base.packages)
 
@@ -236,7 +236,7 @@ def _installed_disk(
     run: Run, subject: Subject, machine: Machine, base: BaseDisk, packages: tuple[str, ...] | None
 ) -> BaseDisk:
     """The base disk with packages and kernel installed in the guest; made once, whatever is armed on it later."""
-    if _has_all(base, subject, subject.family.packages if packages is None else packages):
+    if _has_all(base, subject.family.packages if packages is None else packages):
         return base
     parts = (INSTALLED_VERSION, base.key, subject.family, packages, subject.kernel, subject.files, machine.firmware)
     key = hashlib.sha256(repr((*parts, subject.login)).encode()).hexdigest()[:16]

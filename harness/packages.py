@@ -10,6 +10,17 @@ from pathlib import Path
 from .errors import UsageError
 from .family import Family
 
+GUEST_PLACE = "/var/tmp/kdump-harness-packages"  # where package files are put while they are installed
+
+# What apt, dpkg, dnf and zypper say when the user asked for something that is not there or does not fit.
+_REFUSED = re.compile(
+    r"^E: (?:Unable to locate package|Unable to correct problems|Version .* was not found|Release .* was not found"
+    r"|The value .* is invalid|Package .* has no installation candidate"
+    r"|The repository .* does not have a Release file)"
+    r"|does not match system \(|^\S.* : Depends: "
+    r"|^(?:Error: )?(?:No match for argument|Unable to find a match|Unknown repo)"
+    r"|No provider of .* found|^Repository .* not found"
+)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9+.~_:=-]*")
 
 
@@ -67,6 +78,12 @@ def parse_kernel(text: str, family: Family, *, usual: str = "") -> KernelChoice:
             f"{text!r} names no kernel (PACKAGE, PACKAGE/SUITE, a suite, or a file or directory of packages)"
         )
     return KernelChoice(package=package, suite=suite, asked=text)
+
+
+def refusal(output: str) -> str | None:
+    """The line by which a package manager refuses what was asked for; None when it failed otherwise."""
+    lines = (line.strip() for line in output.splitlines())
+    return next((line for line in lines if _REFUSED.search(line)), None)
 
 
 def _sha256(path: Path) -> str:

@@ -13,7 +13,7 @@ from .config import Collection
 from .errors import CommandFailed, NotArmed, UsageError, WaitedInVain
 from .family import COMPRESS_FLAGS, MAX_LEVEL, Family, choose_release, fill
 from .guest import Guest
-from .packages import KernelChoice, LocalPackage
+from .packages import GUEST_PLACE, KernelChoice, LocalPackage, refusal
 from .timing import poll
 
 MIB = 1 << 20
@@ -104,15 +104,6 @@ Say = Callable[[str], None]
 
 def _silent(_line: str) -> None:
     return
-
-
-# What apt, dnf and zypper say when the user asked for something that is not there or does not fit.
-_NO_SUCH_PACKAGE = re.compile(
-    r"^E: (?:Unable to locate package|Unable to correct problems|Version .* was not found|The value .* is invalid"
-    r"|Package .* has no installation candidate|The repository .* does not have a Release file)"
-    r"|does not match system \(|^(?:Error: )?(?:No match for argument|Unable to find a match|Unknown repo)"
-    r"|No provider of .* found|^Repository .* not found"
-)
 
 
 class Stack:
@@ -214,7 +205,7 @@ class Stack:
         if not files:
             return
         command = self._must_have("install_files", "package files")
-        place = "/var/tmp/kdump-harness-packages"
+        place = GUEST_PLACE
         self.guest.shell.run("rm -rf %s && mkdir %s", place, place)
         for number, file in enumerate(files, start=1):
             say(f"copying {number} of {len(files)}: {file.name}")
@@ -274,7 +265,7 @@ class Stack:
         if result.ok:
             return
         lines = [line.strip() for line in f"{result.out}\n{result.err}".splitlines() if line.strip()]
-        if refused := next((line for line in lines if _NO_SUCH_PACKAGE.search(line)), None):
+        if refused := refusal("\n".join(lines)):
             raise UsageError(f"the guest's package manager refuses: {refused}")
         raise CommandFailed(f"{command!r} ended with status {result.status}: {lines[-1] if lines else 'no output'}")
 

@@ -179,10 +179,10 @@ class State:
             Leftover(f"files of the dead run {name}", lambda path=path: remove_tree(path))  # type: ignore[misc]
             for name, path in self.dead_runs().items()
         ]
-        for cache in ("built", "installed", "armed", "debuginfo"):
+        for cache in ("built", "installed", "armed", "modules", "debuginfo"):
             for part in sorted((self.directory / cache).glob("*.part")):
                 if not _held(part.with_suffix(".lock")):
-                    what = "debug info" if cache == "debuginfo" else f"{cache} disk"
+                    what = {"debuginfo": "debug info", "modules": "crash module"}.get(cache, f"{cache} disk")
                     found.append(Leftover(f"unfinished {what} {part.stem}", lambda path=part: remove_tree(path)))  # type: ignore[misc]
         return found
 

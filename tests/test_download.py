@@ -12,7 +12,6 @@ import os
 import resource
 import shutil
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -22,12 +21,10 @@ from image_site import (
     CONTENT,
     NEWER,
     PATIENT,
-    Site,
     by_hand,
     closed_port,
     make_image,
     name_of,
-    serve,
     start_partial,
 )
 
@@ -45,19 +42,6 @@ from harness.download import (
     resolve,
 )
 from harness.errors import HostError
-
-
-@pytest.fixture(autouse=True)
-def no_proxy(monkeypatch):
-    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.delenv(name.upper(), raising=False)
-
-
-@pytest.fixture
-def site() -> Iterator[Site]:
-    with serve() as site:
-        yield site
 
 
 @pytest.fixture

@@ -4,31 +4,17 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from image_site import CONTENT, NEWER, PATIENT, Site, by_hand, closed_port, make_image, serve
+from image_site import CONTENT, NEWER, PATIENT, Site, by_hand, closed_port, make_image
 
 from harness import download
 from harness import refresh as refresh_module
 from harness.catalog import Image
 from harness.download import fetch, make_client
 from harness.refresh import RowState, refresh
-
-
-@pytest.fixture(autouse=True)
-def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("http_proxy", "https_proxy", "all_proxy"):
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.delenv(name.upper(), raising=False)
-
-
-@pytest.fixture
-def site() -> Iterator[Site]:
-    with serve() as site:
-        yield site
 
 
 @pytest.fixture
