@@ -23,7 +23,6 @@ from .vmcore.registers import unreadable_tasks
 CLOCK_SLACK_S = 5.0
 # Who may read a dump can read every secret of the machine.
 DUMP_MODE = 0o600
-ROOT = "root"
 # RHEL makes the directory 0755, and that is safe: its files are 0600, so others learn no more than names.
 WORLD_WRITE = 0o002
 # How many pages may have changed their class between the look at the memory and the crash, a few seconds later:
@@ -53,29 +52,31 @@ def choose_dump(verdict: Verdict, files: dict[str, FoundFile], before: dict[str,
     new = [file for path, file in sorted(files.items()) if path not in before or file != before[path]]
     finished = [file for file in new if file.final]
     unfinished = [file for file in new if not file.final]
-    seen = ", ".join(f"{file.path} ({file.size_bytes:,} bytes)" for file in new) or "none"
-    verdict.check("single-dump", len(finished) == 1, expected="exactly one new dump", seen=seen)
+    wanted = [file for file in finished if file.wanted]
+    seen = ", ".join(f"{file.where} ({file.size_bytes:,} bytes)" for file in new) or "none"
+    place = "" if verdict.target == "local" else f", by the target {verdict.target}, and none elsewhere"
+    verdict.check("single-dump", len(finished) == len(wanted) == 1, expected=f"exactly one new dump{place}", seen=seen)
     verdict.check(
         "final-name",
         bool(finished) and not unfinished,
         expected="only dumps under their final name",
         seen=", ".join(_with_reason(file) for file in unfinished)
-        or ", ".join(file.path for file in finished)
+        or ", ".join(file.where for file in finished)
         or "none",
     )
-    return finished[0] if finished else None
+    return wanted[0] if wanted else None
 
 
 def _with_reason(file: FoundFile) -> str:
-    return f"{file.path} ({file.unfinished})" if file.unfinished else file.path
+    return f"{file.where} ({file.unfinished})" if file.unfinished else file.where
 
 
-def check_permissions(verdict: Verdict, file: FoundFile) -> None:
+def check_permissions(verdict: Verdict, file: FoundFile, *, owner: str) -> None:
     """Mode, owner and directory of the dump where it was written."""
     verdict.check(
         "permissions",
-        file.mode == DUMP_MODE and file.owner == ROOT and not file.directory_mode & WORLD_WRITE,
-        expected=f"{DUMP_MODE:04o} {ROOT}, in a directory that others cannot write",
+        file.mode == DUMP_MODE and file.owner == owner and not file.directory_mode & WORLD_WRITE,
+        expected=f"{DUMP_MODE:04o} {owner}, in a directory that others cannot write",
         seen=f"{file.mode:04o} {file.owner}, in a directory {file.directory_mode:04o}",
     )
 

@@ -24,6 +24,7 @@ LOGIN = re.compile(r"^[\w.-]+ login: ?(?=$|\[)")
 _LINE = re.compile(rb"([^\n]*)\n")
 _ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[()][A-Z0-9]|[=>78cDM])")
 TICK_S = 0.5
+_PENDING_BYTES = 400  # a progress bar is one very long line; its last state is enough
 
 
 @dataclass(frozen=True)
@@ -97,14 +98,16 @@ class Console:
     def __init__(self, name: str, source: ByteQueue, *, see: Any = None) -> None:
         self.name = name
         self._source = source
-        self._see = see
+        self.see = see
         self._panic_expected = False
         self._on_line: list[Callable[[Line], None]] = []
         self.last_line = ""
+        self.pending = ""  # the end of a line that is not complete yet, when last looked
 
-    def subscribe(self, listener: Callable[[Line], None]) -> None:
-        """Tell listener of every line read from now on."""
+    def subscribe(self, listener: Callable[[Line], None]) -> Callable[[], None]:
+        """Tell listener of every line read from now on, until what is returned is called."""
         self._on_line.append(listener)
+        return lambda: self._on_line.remove(listener)
 
     @property
     def silent_s(self) -> float:
@@ -127,13 +130,13 @@ class Console:
         """
         which = self._source.expect_list([_LINE, PROMPT, pexpect.TIMEOUT, pexpect.EOF], timeout=timeout_s)
         if which == 2:
+            self.pending = clean(self._source.before[-_PENDING_BYTES:])
             return None
+        self.pending = ""
         if which == 3:
             if self._source.failure is not None:
                 raise self._source.failure
-            raise ConsoleLost(
-                f"{self.name}: the serial line ended; its last line was {self.last_line!r}", see=self._see
-            )
+            raise ConsoleLost(f"{self.name}: the serial line ended; its last line was {self.last_line!r}", see=self.see)
         raw: bytes = self._source.match.group(0)
         if which == 1:  # pexpect leaves the text before a prompt in .before
             raw = self._source.before + raw
@@ -143,7 +146,7 @@ class Console:
         for listener in self._on_line:
             listener(line)
         if not self._panic_expected and (panic := PANIC.search(line.text)):
-            raise UnexpectedPanic(f"{self.name} panicked when nobody had asked for it: {panic.group()}", see=self._see)
+            raise UnexpectedPanic(f"{self.name} panicked when nobody had asked for it: {panic.group()}", see=self.see)
         return line
 
     def drain(self) -> None:
@@ -177,15 +180,15 @@ class Console:
                     raise WaitedInVain(
                         f"{self.name}: no {what}: the console has been silent for {self.silent_s:.0f} s"
                         f" after {self.last_line!r}",
-                        see=self._see,
+                        see=self.see,
                     )
                 continue
             if wanted.search(line.text):
                 return line
             if give_up is not None and (reason := give_up(line)):
-                raise WaitedInVain(f"{self.name}: no {what}: {reason}", see=self._see)
+                raise WaitedInVain(f"{self.name}: no {what}: {reason}", see=self.see)
         raise WaitedInVain(
-            f"{self.name}: no {what} in {timeout_s:.0f} s; the last line was {self.last_line!r}", see=self._see
+            f"{self.name}: no {what} in {timeout_s:.0f} s; the last line was {self.last_line!r}", see=self.see
         )
 
 

@@ -27,7 +27,7 @@ from .stack import KdumpConfig, Stack
 
 # Raise them when installing or arming itself changes: cached disks are then made anew.
 INSTALLED_VERSION = 1
-ARMED_VERSION = 3
+ARMED_VERSION = 4
 INSTALLED_NEED_MIB = 2048
 ARMED_NEED_MIB = 1024
 
@@ -232,20 +232,28 @@ def _has_all(base: BaseDisk, packages: tuple[str, ...]) -> bool:
     return base.kernel is not None and set(packages) <= set(base.packages)
 
 
-def _installed_disk(
-    run: Run, subject: Subject, machine: Machine, base: BaseDisk, packages: tuple[str, ...] | None
+def installed_disk(
+    run: Run, subject: Subject, machine: Machine, packages: tuple[str, ...] | None, more: tuple[str, ...] = ()
 ) -> BaseDisk:
-    """The base disk with packages and kernel installed in the guest; made once, whatever is armed on it later."""
-    if _has_all(base, subject.family.packages if packages is None else packages):
+    """The base disk with packages and kernel in it; made once, whatever is armed on it later.
+
+    packages are the family's unless told; more is beside them. What a base disk lacks is installed in the guest.
+    """
+    wanted = (*(subject.family.packages if packages is None else packages), *more)
+    base = base_disk(run, subject, wanted)
+    if _has_all(base, wanted):
         return base
-    parts = (INSTALLED_VERSION, base.key, subject.family, packages, subject.kernel, subject.files, machine.firmware)
+    parts = (
+        INSTALLED_VERSION, base.key, _what_arms(subject.family), packages, subject.kernel, subject.files,
+        machine.firmware, *((more,) if more else ()),
+    )  # fmt: skip
     key = hashlib.sha256(repr((*parts, subject.login)).encode()).hexdigest()[:16]
 
     def make(part: Path) -> dict[str, object]:
         run.state.require_space(INSTALLED_NEED_MIB, f"installing packages in {subject.name}")
         disk = part / "disk.qcow2"
         create_overlay(disk, base.path, base_format=base.format)
-        return {"kernel": _install(run, subject, machine, disk, packages), "base": asdict(base)}
+        return {"kernel": _install(run, subject, machine, disk, packages, more), "base": asdict(base)}
 
     what = f"the disk of {subject.name} with its packages"
     directory = run.state.make_once("installed", key, make, say=run.progress.say, what=what)
@@ -260,7 +268,14 @@ def _installed_disk(
     )
 
 
-def _install(run: Run, subject: Subject, machine: Machine, disk: Path, packages: tuple[str, ...] | None) -> str | None:
+def _install(
+    run: Run,
+    subject: Subject,
+    machine: Machine,
+    disk: Path,
+    packages: tuple[str, ...] | None,
+    more: tuple[str, ...] = (),
+) -> str | None:
     """Boot the disk and install what is missing; returns the release of the kernel that was asked for."""
     kernel = None
     with (
@@ -268,7 +283,7 @@ def _install(run: Run, subject: Subject, machine: Machine, disk: Path, packages:
         _booted(run, subject, machine, disk, evidence, run.identity(f"install-{subject.name}"), "booting") as guest,
     ):
         stack = _identified(run, subject, guest)
-        wanted = stack.family.packages if packages is None else packages
+        wanted = (*(stack.family.packages if packages is None else packages), *more)
         detail = run.progress.detail
         if subject.files:
             with run.progress.step(f"installing {len(subject.files)} package files", usual_s=120):
@@ -298,18 +313,25 @@ class ArmedDisk:
 
 
 def armed_disk(
-    run: Run, subject: Subject, machine: Machine, config: KdumpConfig, packages: tuple[str, ...] | None = None
+    run: Run,
+    subject: Subject,
+    machine: Machine,
+    config: KdumpConfig,
+    packages: tuple[str, ...] | None = None,
+    more: tuple[str, ...] = (),
 ) -> ArmedDisk:
-    """The disk with kdump installed, configured, reserved and armed once; made once for all that ask."""
+    """The disk with kdump installed, configured, reserved and armed once; made once for all that ask.
+
+    packages are the family's unless told; more is beside them.
+    """
     family = subject.family
-    wanted = family.packages if packages is None else packages
     machine = run.fit(machine, needs=subject.needs_cpu)
-    base = _installed_disk(run, subject, machine, base_disk(run, subject, wanted), packages)
+    base = installed_disk(run, subject, machine, packages, more)
     # A new initramfs for each drill would take minutes: where it has a copy of them, settings are part of the disk.
     settings = (config.level, config.compress) if family.config.in_initramfs else ()
     parts = (
-        ARMED_VERSION, base.key, family, packages, config.crashkernel, settings, machine.cpu_level, machine.firmware,
-        subject.login,
+        ARMED_VERSION, base.key, _what_arms(family), packages, config.crashkernel, settings, machine.cpu_level,
+        machine.firmware, subject.login,
     )  # fmt: skip
     key = hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
@@ -322,6 +344,16 @@ def armed_disk(
     directory = run.state.make_once("armed", key, make, say=run.progress.say, what=f"the armed disk of {subject.name}")
     meta = json.loads((directory / "meta.json").read_text(encoding="utf-8"))
     return ArmedDisk(path=directory / "disk.qcow2", kernel=meta["kernel"], base=base)
+
+
+def _what_arms(family: Family) -> tuple[object, ...]:
+    """What a disk depends on: not how its console and its dumps look, nor the targets, which a drill chooses."""
+    rows = (family, *(row for _, row in family.releases))
+    return tuple(
+        (row.packages, row.service, row.crashkernel, row.level, row.compress, row.config, row.commands,
+         row.bootloader, row.drop_ins, row.updates)
+        for row in rows
+    )  # fmt: skip
 
 
 def _arm(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping
@@ -74,6 +75,47 @@ KEYS_HELD_MS = 200
 DEVICES: Mapping[str, str] = {"watchdog": '<watchdog model="i6300esb" action="inject-nmi"/>'}
 
 
+def new_mac() -> str:
+    """An address of QEMU's range that no other guest has."""
+    return "52:54:00:" + ":".join(f"{byte:02x}" for byte in secrets.token_bytes(3))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Nic:
+    """A network card, and the network that it is plugged into."""
+
+    mac: str
+    network: str = NETWORK
+
+    def xml(self, *, up: bool = True) -> str:
+        """libvirt's description of it; the cable is in or out."""
+        link = "" if up else '<link state="down"/>'
+        return (
+            f'<interface type="network"><mac address="{self.mac}"/><source network={quoteattr(self.network)}/>'
+            f'<model type="virtio"/>{link}</interface>'
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Disk:
+    """A disk beside that of the system: a qcow2 file, or what an NBD server offers at a socket."""
+
+    path: Path | None = None
+    socket: Path | None = None
+    serial: str = ""  # as the guest sees it below /dev/disk/by-id, after virtio-
+
+    def xml(self, target: str) -> str:
+        """libvirt's description of it."""
+        serial = f"<serial>{escape(self.serial)}</serial>" if self.serial else ""
+        if self.path is not None:
+            return _disk_xml(self.path, target, "qcow2", more=serial)
+        return (
+            '<disk type="network" device="disk"><driver name="qemu" type="raw" error_policy="report"/>'
+            f'<source protocol="nbd"><host transport="unix" socket={quoteattr(str(self.socket))}/></source>'
+            f'<target dev="{target}" bus="virtio"/>{serial}</disk>'
+        )
+
+
 @dataclass(frozen=True, kw_only=True)
 class DomainSpec:
     """The virtual machine that a guest runs on."""
@@ -89,7 +131,8 @@ class DomainSpec:
     firmware: str = "bios"  # one of FIRMWARE
     devices: tuple[str, ...] = ()  # of DEVICES
     nvram: Path | None = None  # where UEFI keeps its variables; a place that goes with the run
-    extra_disks: tuple[Path, ...] = ()
+    nics: tuple[Nic, ...] = ()  # beside the one that we reach it by
+    extra_disks: tuple[Disk, ...] = ()
 
     def xml(self) -> str:
         """libvirt's description of it."""
@@ -97,7 +140,8 @@ class DomainSpec:
         disks = [_disk_xml(self.disk, "vda", "qcow2")]
         if self.seed is not None:
             disks.append(_disk_xml(self.seed, "vdb", "raw", read_only=True))
-        disks += [_disk_xml(path, f"vd{chr(ord('c') + n)}", "qcow2") for n, path in enumerate(self.extra_disks)]
+        disks += [disk.xml(f"vd{chr(ord('c') + n)}") for n, disk in enumerate(self.extra_disks)]
+        nics = (Nic(mac=self.mac), *self.nics)
         return f"""<domain type="{"kvm" if kvm else "qemu"}">
   <name>{escape(self.name)}</name>
   <memory unit="MiB">{self.memory_mib}</memory>
@@ -111,9 +155,7 @@ class DomainSpec:
   <on_crash>preserve</on_crash>
   <devices>
     {"".join(disks)}
-    <interface type="network">
-      <mac address="{self.mac}"/><source network="{NETWORK}"/><model type="virtio"/>
-    </interface>
+    {"".join(nic.xml() for nic in nics)}
     <serial type="pty"><target port="0"/></serial>
     <console type="pty"><target type="serial" port="0"/></console>
     <rng model="virtio"><backend model="random">/dev/urandom</backend></rng>
@@ -138,13 +180,13 @@ def _os_xml(firmware: str, nvram: Path | None) -> str:
     )
 
 
-def _disk_xml(path: Path, target: str, kind: str, *, read_only: bool = False) -> str:
+def _disk_xml(path: Path, target: str, kind: str, *, read_only: bool = False, more: str = "") -> str:
     """One virtio disk; nothing on a throw-away overlay is worth waiting for the host's disk (cache=unsafe)."""
     only = "<readonly/>" if read_only else ""
     return (
         f'<disk type="file" device="disk"><driver name="qemu" type="{kind}" cache="unsafe" discard="unmap"/>'
         f"<source file={quoteattr(str(path))}/>"
-        f'<target dev="{target}" bus="virtio"/>{only}</disk>'
+        f'<target dev="{target}" bus="virtio"/>{only}{more}</disk>'
     )
 
 
@@ -186,11 +228,12 @@ class DomainEvents:
 class Domain:
     """A running transient domain; libvirt destroys it when our connection ends, whatever ended us."""
 
-    def __init__(self, hypervisor: Hypervisor, handle: Any, name: str, mac: str) -> None:
+    def __init__(self, hypervisor: Hypervisor, handle: Any, name: str, mac: str, nics: tuple[Nic, ...] = ()) -> None:
         self._hypervisor = hypervisor
         self._handle = handle
         self.name = name
         self.mac = mac
+        self.nics = nics  # beside the one that it is reached by
         self.events = DomainEvents()
         self._console_source: ByteQueue | None = None
         self._stream: Any = None
@@ -269,12 +312,9 @@ class Domain:
         with _saying(f"{self.name}: refuses the keys {', '.join(names)}"):
             self._handle.sendKey(libvirt.VIR_KEYCODE_SET_LINUX, KEYS_HELD_MS, codes, len(codes))
 
-    def set_link(self, up: bool) -> None:
-        """Plug the network cable in or out."""
-        xml = (
-            f'<interface type="network"><mac address="{self.mac}"/><source network="{NETWORK}"/>'
-            f'<model type="virtio"/><link state="{"up" if up else "down"}"/></interface>'
-        )
+    def set_link(self, up: bool, nic: Nic | None = None) -> None:
+        """Plug a network cable in or out: that by which we reach the guest, unless another is named."""
+        xml = (nic or Nic(mac=self.mac)).xml(up=up)
         with _saying(f"{self.name}: its network link cannot be changed"):
             self._handle.updateDeviceFlags(xml, libvirt.VIR_DOMAIN_AFFECT_LIVE)
 
@@ -453,6 +493,26 @@ class Hypervisor:
                 " (kdump-harness doctor tells what is missing)"
             ) from None
 
+    def make_network(self, name: str, address: str, prefix: int) -> None:
+        """Start a transient network that leads nowhere, with this host at address; HostError where that is taken."""
+        xml = (
+            f'<network><name>{escape(name)}</name><dns enable="no"/>'  # so that no dnsmasq is started
+            f'<ip address="{address}" prefix="{prefix}"/></network>'
+        )
+        try:
+            self._connection.networkCreateXML(xml)
+        except libvirt.libvirtError as error:
+            raise HostError(f"libvirt at {self.uri} cannot start the network {name}: {_first_line(error)}") from None
+
+    def our_networks(self) -> tuple[str, ...]:
+        """Names of the networks that carry our prefix."""
+        return tuple(sorted(n.name() for n in self._connection.listAllNetworks() if n.name().startswith(PREFIX)))
+
+    def remove_network(self, name: str) -> None:
+        """Stop a network of ours; one that is gone already is fine."""
+        with contextlib.suppress(libvirt.libvirtError):
+            self._connection.networkLookupByName(name).destroy()
+
     def network_problem(self) -> str | None:
         """Why the default network cannot be used, or None."""
         try:
@@ -463,19 +523,19 @@ class Hypervisor:
 
     def spawn(self, spec: DomainSpec) -> Domain:
         """Start a transient domain, paused, so that its console can be opened before its first byte."""
-        return self._spawn(spec.name, spec.xml(), mac=spec.mac)
+        return self._spawn(spec.name, spec.xml(), mac=spec.mac, nics=spec.nics)
 
     def spawn_raw(self, name: str, xml: str) -> Domain:
         """Start a domain from its description, paused; for probes that are no guests."""
         return self._spawn(name, xml)
 
-    def _spawn(self, name: str, xml: str, mac: str = "") -> Domain:
+    def _spawn(self, name: str, xml: str, mac: str = "", nics: tuple[Nic, ...] = ()) -> Domain:
         flags = libvirt.VIR_DOMAIN_START_PAUSED | libvirt.VIR_DOMAIN_START_AUTODESTROY
         try:
             handle = self._connection.createXML(xml, flags)
         except libvirt.libvirtError as error:
             raise HostError(f"libvirt at {self.uri} cannot start {name}: {_first_line(error)}") from None
-        return Domain(self, handle, name, mac)
+        return Domain(self, handle, name, mac, nics)
 
     def ours(self) -> tuple[str, ...]:
         """Names of the domains that carry our prefix."""

@@ -9,17 +9,19 @@ from __future__ import annotations
 import contextlib
 import re
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from . import checks
 from .checks import CrashFacts
+from .collector import open_collector
 from .console import Line
 from .crasher import put_module
 from .diagnosis import diagnose_text
 from .disk import ArmedDisk, BaseDisk, Subject, armed_disk, base_disk
+from .domain import Disk
 from .errors import CommandFailed, ConsoleLost, GuestError, HarnessError, NotArmed, UsageError
 from .evidence import Evidence
 from .guest import Guest
@@ -30,8 +32,8 @@ from .runtime import Machine, Run
 from .stack import GuestState, KdumpConfig, Stack
 from .stage import Stage
 from .state import require_space
-from .target import FoundFile, LocalTarget, find_target
-from .timing import Deadline, PhaseClock
+from .target import LABEL, ON_DISK, ON_SERVER, FoundFile, Server, Target, find_target
+from .timing import Deadline, PhaseClock, now_s
 from .trigger import Trigger, find_trigger
 from .verdict import Verdict
 from .vmcore import VmcoreError, open_vmcore
@@ -40,6 +42,7 @@ from .watch import PANIC_TIMEOUT_S, TOTAL_TIMEOUT_S, CrashWatch
 # From the panic to the login prompt; unscaled, as for a guest under KVM.
 REBOOT_BUDGET_S = 90.0
 MIB = 1 << 20
+TARGET_DISK_MIB = 4096  # sparse
 EVIDENCE_NEED_MIB = 64  # logs, and a vmcore of a small guest
 _TICK_S = 0.5
 LAST_WORDS_S = 1.0
@@ -58,11 +61,16 @@ class Plan:
     target: str = "local"
     as_is: bool = False  # judge the guest as it was found
     packages: tuple[str, ...] | None = None  # instead of the family's
+    more_packages: tuple[str, ...] = ()  # beside those, and those that the target needs
+    server: Server | None = None  # that dumps are sent to; one is made where the target needs it
+    target_disk: Disk | None = None  # for dumps; a blank one is made where the target needs it
     budget_s: float | None = None  # panic to login
     oracle: bool = False  # compare the vmcore with the hypervisor's picture of the memory
     name: str = ""  # of the evidence directory
     scenario: str = DRILL  # whose known issues count
     before_crash: Callable[[Guest, Stack], None] | None = None  # has the last word on the guest's configuration
+    on_trigger: Callable[[Guest], None] | None = None  # is called just before the trigger is pulled
+    meanwhile: Callable[[Guest, CrashWatch], None] | None = None  # is called all the time, from the trigger to the end
     on_dump: Callable[[Path, CrashFacts], None] | None = None  # is shown the vmcore, which may be removed afterwards
 
     def check(self) -> None:
@@ -79,6 +87,20 @@ class Plan:
 
 def run_drill(run: Run, plan: Plan) -> Verdict:
     """Drill once: boot, armed, crash, capture, saved, recovered, verified."""
+    with open_session(run, plan) as session:
+        return session.drill()
+
+
+def _no_report(_verdict: Verdict) -> None:
+    return
+
+
+@contextlib.contextmanager
+def open_session(run: Run, plan: Plan, *, on_verdict: Callable[[Verdict], None] = _no_report) -> Iterator[Session]:
+    """A guest for one drill or more, one after the other in the same guest; destroyed at the end of the block.
+
+    on_verdict is told of each.
+    """
     plan.check()
     machine = run.fit(plan.machine, needs=plan.subject.needs_cpu)
     plan = replace(plan, machine=replace(machine, devices=find_trigger(plan.trigger, vcpus=machine.vcpus).devices))
@@ -88,31 +110,102 @@ def run_drill(run: Run, plan: Plan) -> Verdict:
         disk = base_disk(run, plan.subject, ())
         base_format = disk.format
     else:
+        more = (*plan.subject.family.targets[plan.target].packages, *plan.more_packages)
         try:
-            disk = armed_disk(run, plan.subject, plan.machine, plan.config, plan.packages)
+            disk = armed_disk(run, plan.subject, plan.machine, plan.config, plan.packages, tuple(sorted(set(more))))
         except NotArmed as error:
-            return _not_armed(run, plan, error)
+            verdict = _not_armed(run, plan, error)
+            yield _Refused(verdict, on_verdict)
+            return
         base_format = "qcow2"
     need_mib = plan.machine.memory_mib * (2 if plan.oracle else 1) + 512
     run.state.require_space(need_mib, f"the drill of {plan.subject.name}")
     require_space(run.evidence_directory, EVIDENCE_NEED_MIB, "the evidence of a drill", option="--evidence")
-    evidence = run.evidence(plan.name or plan.subject.name)
-    drill = _Drill(run, plan, evidence)
-    drill.verdict.disk = (disk.base if isinstance(disk, ArmedDisk) else disk).source
-    overlay = run.overlay(disk.path, base_format=base_format)
-    try:
+    with contextlib.ExitStack() as stack:
+        if plan.server is None and plan.target in ON_SERVER:
+            plan = replace(plan, server=stack.enter_context(open_collector(run)).server)
+        target_disk = plan.target_disk
+        if target_disk is None and plan.target in ON_DISK:
+            target_disk = run.blank_disk(TARGET_DISK_MIB, serial=LABEL)
+        evidence = run.evidence(plan.name or plan.subject.name)
+        stack.callback(evidence.close)
         subject = plan.subject
-        with run.guest(
-            overlay, plan.machine, evidence, label=subject.name, user=subject.login, access=subject.access
-        ) as guest:
-            return drill.take(guest)
+        guest = run.guest(
+            run.overlay(disk.path, base_format=base_format),
+            plan.machine,
+            evidence,
+            label=subject.name,
+            user=subject.login,
+            access=subject.access,
+            ports=(run.crash_network().port(),) if plan.server is not None else (),
+            disks=(target_disk,) if target_disk is not None else (),
+        )
+        source = (disk.base if isinstance(disk, ArmedDisk) else disk).source
+        with _blamed(evidence):
+            yield Session(run, plan, stack.enter_context(guest), evidence, source, on_verdict)
+
+
+@contextlib.contextmanager
+def _blamed(evidence: Evidence) -> Iterator[None]:
+    """Errors of ours point to where the rest is."""
+    try:
+        yield
     except HarnessError as error:
         evidence.event("broken", error=str(error))
         if error.see is None:
             error.see = evidence.directory
         raise
-    finally:
-        evidence.close()
+
+
+class Session:
+    """A guest that is drilled, perhaps more than once."""
+
+    def __init__(
+        self,
+        run: Run,
+        plan: Plan,
+        guest: Guest,
+        evidence: Evidence,
+        source: str,
+        on_verdict: Callable[[Verdict], None],
+    ) -> None:
+        self.run, self.plan, self.guest = run, plan, guest
+        self.stack = Stack(guest, plan.subject.family)
+        self._evidence: Evidence | None = evidence  # of the first drill
+        self._source, self._on_verdict = source, on_verdict
+
+    def drill(self, **changes: Any) -> Verdict:
+        """One drill by the session's plan with these changes; the first one boots the guest.
+
+        The target may be changed to one whose disk or server the session was opened with.
+        """
+        plan = replace(self.plan, **changes)
+        plan.check()
+        with contextlib.ExitStack() as stack:
+            boot = self._evidence is not None
+            if self._evidence is None:
+                evidence = self.run.evidence(plan.name or plan.subject.name)
+                stack.callback(evidence.close)
+                self.guest.hand_over(evidence)
+            else:
+                evidence, self._evidence = self._evidence, None
+            drill = _Drill(self.run, plan, evidence)
+            drill.verdict.disk = self._source
+            verdict = drill.take(self.guest, self.stack, boot=boot)
+        self._on_verdict(verdict)
+        return verdict
+
+
+class _Refused(Session):
+    """What stands for a guest whose disk could not be armed: there is nothing to crash it for."""
+
+    def __init__(self, verdict: Verdict, on_verdict: Callable[[Verdict], None]) -> None:
+        self._verdict, self._on_verdict = verdict, on_verdict
+
+    def drill(self, **_changes: Any) -> Verdict:
+        """The verdict on what could not be armed."""
+        self._on_verdict(self._verdict)
+        return self._verdict
 
 
 def _not_armed(run: Run, plan: Plan, error: NotArmed) -> Verdict:
@@ -134,7 +227,7 @@ class _Drill:
         self.progress = run.progress
         self.clock = PhaseClock()
         self.trigger: Trigger = find_trigger(plan.trigger, vcpus=plan.machine.vcpus)
-        self.target: LocalTarget = find_target(plan.target, plan.subject.family)
+        self.target: Target = find_target(plan.target, plan.subject.family, plan.server)
         self.verdict = Verdict(
             image=plan.subject.name,
             family=plan.subject.family.name,
@@ -152,25 +245,28 @@ class _Drill:
         self.picture: Path | None = None  # the guest's memory from the hypervisor
         self.known_issues = load_known_issues()
 
-    def take(self, guest: Guest) -> Verdict:
+    def take(self, guest: Guest, stack: Stack, *, boot: bool = True) -> Verdict:
         """All steps; whatever the guest did ends up in the verdict."""
-        guest.console.subscribe(lambda line: self.console.append(line.text))
-        self._boot(guest)
-        stack = Stack(guest, self.plan.subject.family)
+        unsubscribe = guest.console.subscribe(lambda line: self.console.append(line.text))
         try:
-            before, dumps_before = self._prepare(guest, stack)
-        except NotArmed as error:
-            error.state = stack.state()
-            self.refuse(error)
+            if boot:
+                self._boot(guest)
+            try:
+                before, dumps_before = self._prepare(guest, stack)
+            except NotArmed as error:
+                error.state = stack.state()
+                self.refuse(error)
+                return self.verdict
+            if not self.trigger.panics:
+                self._survive(guest, stack, before, dumps_before)
+                return self.verdict
+            facts, watch = self._crash(guest, stack, before)
+            if watch.done:
+                self._recover(guest, stack, facts, dumps_before)
+            self._judge(watch)
             return self.verdict
-        if not self.trigger.panics:
-            self._survive(guest, stack, before, dumps_before)
-            return self.verdict
-        facts, watch = self._crash(guest, stack, before)
-        if watch.done:
-            self._recover(guest, stack, facts, dumps_before)
-        self._judge(watch)
-        return self.verdict
+        finally:
+            unsubscribe()
 
     def _survive(self, guest: Guest, stack: Stack, before: GuestState, dumps_before: dict[str, FoundFile]) -> None:
         """Pull a trigger that must do no harm: the guest notices it, goes on, and nothing is dumped."""
@@ -188,7 +284,7 @@ class _Drill:
                     if line is not None and (found := wanted.search(line.text)):
                         noticed = found.group()
                 after = stack.state()
-                left = self.target.list(guest.shell, before.directory)
+                left = self.target.look(guest, before.directory)
             except GuestError as error:  # an unexpected panic is one
                 self.verdict.check("lives", False, expected="the guest goes on", seen=str(error.args[0]))
                 self.verdict.stopped_by = f"after the trigger {self.trigger.name}: {error.args[0]}"
@@ -230,15 +326,17 @@ class _Drill:
             if stack.remark:
                 verdict.remarks.append(stack.remark)
                 self.progress.say(f"{self.plan.subject.name}: {stack.remark}")
-            self.target = find_target(self.plan.target, family)
+            self.target = find_target(self.plan.target, family, self.plan.server)
             if self.plan.as_is:
                 stack.settle()
             else:
+                stack.family = family = self.target.adapt(family)
                 changed = stack.collect_with(
                     family.level if wanted.level is None else wanted.level, wanted.compress or family.compress
                 )
+                aimed = self.target.aim(guest, stack)
                 if wanted.crashkernel != "none":
-                    if changed and family.config.in_initramfs:
+                    if aimed or (changed and family.config.in_initramfs):
                         stack.arm()
                     stack.wait_until_loaded()
             self.trigger.check_guest(guest)
@@ -249,7 +347,7 @@ class _Drill:
             # What follows the reading takes a busy host many seconds, which count: CRASHTIME lies behind all of them.
             self.clock.mark("asked")
             before = stack.state()
-            dumps = self.target.list(guest.shell, before.directory)
+            dumps = self.target.look(guest, before.directory)
             self.memory = self._memory_state(guest, before)
         self._note(before)
         if before.loaded:
@@ -290,14 +388,21 @@ class _Drill:
         nonce = secrets.token_hex(8)
         guest.shell.run("echo %s > /dev/kmsg; sync", f"kdump-harness: this is crash {nonce}")
         self.trigger.make_ready(guest)
+        if self.plan.on_trigger is not None:
+            self.plan.on_trigger(guest)
         watch = CrashWatch(stack.family.console, self.trigger.panic, self.clock, on_change=self._reach)
         watch.stage = self.verdict.reached if self.verdict.reached >= Stage.ARMED else Stage.ARMED
+        if self.trigger.while_booting:
+            with self.progress.step("waiting for the guest to reboot"):
+                guest.boot_until(self.trigger.while_booting)
         guest.console.drain()
         with guest.console.expecting_panic():
             self.evidence.event("trigger", trigger=self.trigger.name)
             self.clock.mark("trigger")
             self.trigger.fire(guest)
             self.verdict.stopped_by = self._follow(guest, watch)
+            if guest.console.pending:
+                self.console.append(guest.console.pending)  # the last word of a console that stopped in mid-line
         guest.close_shell()
         if watch.stage > Stage.ARMED:
             self._reach(watch.stage)
@@ -329,6 +434,10 @@ class _Drill:
                     if line is not None:
                         watch.feed(line)
                         self._take_memory(guest, watch)
+                    else:
+                        watch.glance(guest.console.pending)
+                    if self.plan.meanwhile is not None:
+                        self.plan.meanwhile(guest, watch)
                     self.progress.detail(watch.progress)
                     if watch.hopeless:
                         return watch.hopeless
@@ -391,6 +500,9 @@ class _Drill:
                 return f"no panic within {fired_s:.0f} s of the trigger {self.trigger.name}"
             return None
         since_panic_s = self.clock.elapsed_s() - self.clock.marks_s["panic"]
+        waited_s = now_s() - watch.news_s
+        if watch.job and waited_s > watch.silence_s * factor:
+            return f"systemd has been waiting for {watch.job} for {waited_s:.0f} s, without a limit"
         if guest.console.silent_s > watch.silence_s * factor:
             return f"the console has been silent for {guest.console.silent_s:.0f} s while waiting for {waiting}"
         if since_panic_s > TOTAL_TIMEOUT_S * factor:
@@ -407,14 +519,16 @@ class _Drill:
                 new_boot = guest.connect()
                 if new_boot != facts.before.boot_id and verdict.reached >= Stage.SAVED:
                     self._reach(Stage.RECOVERED)
-            found = self.target.list(guest.shell, facts.before.directory)
+            found = self.target.look(guest, facts.before.directory)
             self.evidence.json("found.json", [vars(file) for file in found.values()])
             chosen = checks.choose_dump(verdict, found, dumps_before)
+            if trouble := self.target.trouble:
+                self._note_status(f"kdump-harness: {trouble}")
             if chosen is not None:
-                checks.check_permissions(verdict, chosen)
+                checks.check_permissions(verdict, chosen, owner=self.target.owner)
                 self._fetch_and_check(guest, stack, chosen, facts)
-            for path, file in found.items():
-                if chosen is None and path not in dumps_before:
+            for where, file in found.items():
+                if chosen is None and where not in dumps_before:
                     self._pull_small_files(guest, file)  # what kdump wrote about a dump that it did not finish
             if facts.before.loaded or verdict.reached >= Stage.CAPTURING:
                 with self.progress.step("waiting for kdump to be armed again"):
@@ -436,7 +550,8 @@ class _Drill:
         local = self.evidence.directory / chosen.name
         require_space(self.evidence.directory, chosen.size_bytes // MIB + 16, "the vmcore", option="--evidence")
         with self.progress.step(f"fetching the vmcore, {chosen.size_bytes / MIB:.1f} MiB"):
-            guest.shell.fetch(chosen.path, local, progress=lambda done: self.progress.detail(f"{done / MIB:.1f} MiB"))
+            shell = self.target.shell(guest)
+            shell.fetch(chosen.path, local, progress=lambda done: self.progress.detail(f"{done / MIB:.1f} MiB"))
             local.chmod(0o600)
         self.dumps.append(local)
         self._pull_small_files(guest, chosen)
@@ -446,6 +561,7 @@ class _Drill:
         self._ask_oracle(local)
         self.verdict.dump = {
             "path": chosen.path,
+            "place": chosen.place or None,
             "format": found.format if found else None,
             "size_bytes": chosen.size_bytes,
             "pages_total": found.pages_total if found else None,
@@ -459,11 +575,12 @@ class _Drill:
     def _pull_small_files(self, guest: Guest, chosen: FoundFile) -> None:
         """The kernel log and notes that kdump wrote beside the dump."""
         directory = str(PurePosixPath(chosen.path).parent)
-        listed = guest.shell.run("find %s -maxdepth 1 -type f -size -2048k", directory, check=False).out
+        shell = self.target.shell(guest) if chosen.wanted else guest.shell
+        listed = shell.run("find %s -maxdepth 1 -type f -size -2048k", directory, check=False).out
         for path in listed.splitlines():
             name = PurePosixPath(path).name
             if path != chosen.path and not (self.evidence.directory / name).exists():
-                guest.shell.fetch(path, self.evidence.directory / name)
+                shell.fetch(path, self.evidence.directory / name)
 
     def _armed_again(self, stack: Stack) -> bool:
         try:

@@ -27,6 +27,9 @@ SHOWN = {
     "code": "drilled with this release's kdump code in a guest of another distribution",
     "facts": "by documentation and source only, never driven",
 }
+# What the settings of a target are filled with: where the dumps of the guest went before, a disk's mount point, and
+# the collector's name, user, directory and the key that it knows the guest by.
+TARGET_HOLES = frozenset(["before", "mount", "host", "user", "directory", "key"])
 _HOLE = re.compile(r"(?<!\$)\{([a-z_]+)\}")  # ${name} is the shell's
 
 
@@ -57,7 +60,7 @@ class Commands:
     install_files: str = _text("files", default="")
     kernels: str = _text(default="ls -1 /boot | sed -n 's/^vmlinuz-//p'")  # the installed releases
     estimate: str = _text(default="")  # how much memory the guest's own tool would reserve
-    propagate: str = _text(default="")  # make a key and take it to the SSH target
+    propagate: str = _text("key", "user", "host", default="")  # take the key to the SSH target
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +86,15 @@ class Dumps:
     formats: Mapping[str, tuple[str, ...]]  # that a dump may have, by target
     companion: str = ""  # the file beside it without which a dump is not finished, whatever its name
     refuted: str = ""  # what the companion says of a dump that is not finished or not good
+
+
+@dataclass(frozen=True, kw_only=True)
+class TargetSettings:
+    """How a family is told to dump to one kind of place."""
+
+    settings: Mapping[str, str] = field(default_factory=dict)  # of the configuration file, by setting
+    packages: tuple[str, ...] = ()  # beside the family's
+    options: str = ""  # of makedumpfile, instead of the usual ones
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,6 +144,7 @@ class Family:
     bootloader: Bootloader
     dumps: Dumps
     console: ConsoleSigns
+    targets: Mapping[str, TargetSettings]
     load_timeout_s: float = 60.0  # from the login prompt until the capture kernel is loaded; unscaled
     suites: str = ""  # what a word for a kernel looks like that is a suite and not a package
     updates: tuple[str, ...] = ()  # units that change packages by themselves, in the middle of a drill
@@ -282,7 +295,22 @@ def _family(table: Mapping[str, Any], *, where: str) -> Family:
                 ) from None
     for name in ("config", "commands", "bootloader", "dumps"):
         _check_holes(getattr(family, name), where=f"{where}: [{name}]")
+    _check_targets(family, where)
     return family
+
+
+def _check_targets(family: Family, where: str) -> None:
+    """TableError for a target with a setting that the configuration file does not have, or a word nobody fills."""
+    for name, target in family.targets.items():
+        for setting, text in target.settings.items():
+            if setting not in family.config.keys:
+                known = ", ".join(family.config.keys)
+                raise TableError(f"{where}: [targets.{name}]: settings: unknown {setting} (known: {known})")
+            if unknown := set(_HOLE.findall(text)) - TARGET_HOLES:
+                known = ", ".join(f"{{{hole}}}" for hole in sorted(TARGET_HOLES))
+                raise TableError(
+                    f"{where}: [targets.{name}]: settings: {setting}: unknown {{{min(unknown)}}} (known: {known})"
+                )
 
 
 def _check_holes(part: Any, *, where: str) -> None:

@@ -71,10 +71,15 @@ class Guest:
         self._user, self._access, self._host_key = user, access, host_key
         self._tick = tick
         self._shell: Shell | None = None
-        source = domain.open_console(evidence.console_bytes)
+        source = domain.open_console(lambda data: self.evidence.console_bytes(data))
         self.console = Console(self.name, source, see=evidence.console_path)
         self.console.subscribe(self._note_cloud_init)
         self._cloud_init_trouble = ""
+
+    def hand_over(self, evidence: Evidence) -> None:
+        """From here on everything goes into this directory."""
+        self.evidence = evidence
+        self.console.see = evidence.console_path
 
     @property
     def shell(self) -> Shell:
@@ -187,17 +192,27 @@ class Guest:
         """The kernel's random identity of this boot."""
         return self.shell.read_text("/proc/sys/kernel/random/boot_id").strip()
 
-    def reboot(self) -> str:
-        """Reboot in the ordinary way and return the new boot id, which differs from the old."""
-        before = self.boot_id()
+    def boot_until(self, pattern: str) -> Line:
+        """Reboot, hang up, and return the line of the console that pattern matches."""
         self.shell.start("systemctl reboot")
-        self.console.wait_for(
-            "restart of the guest",
-            r"reboot: Restarting system",
+        self.close_shell()
+        self._wait_for("restart of the guest", r"reboot: Restarting system")
+        return self._wait_for(f"line like {pattern!r}", pattern)
+
+    def _wait_for(self, what: str, pattern: str) -> Line:
+        return self.console.wait_for(
+            what,
+            pattern,
             timeout_s=BOOT_TIMEOUT_S * self.factor,
             silence_s=SILENCE_TIMEOUT_S * self.factor,
             tick=self._tick,
         )
+
+    def reboot(self) -> str:
+        """Reboot in the ordinary way and return the new boot id, which differs from the old."""
+        before = self.boot_id()
+        self.shell.start("systemctl reboot")
+        self._wait_for("restart of the guest", r"reboot: Restarting system")
         self.wait_for_login()
         after = self.connect()
         if after == before:
@@ -210,13 +225,7 @@ class Guest:
             self.shell.start("systemctl poweroff")
         self.close_shell()
         with contextlib.suppress(GuestError):  # the end of the serial line is what we wait for
-            self.console.wait_for(
-                "power off",
-                r"reboot: Power down",
-                timeout_s=BOOT_TIMEOUT_S * self.factor,
-                silence_s=SILENCE_TIMEOUT_S * self.factor,
-                tick=self._tick,
-            )
+            self._wait_for("power off", r"reboot: Power down")
         poll(
             f"{self.name} to power off",
             lambda: True if self.domain.state() == "gone" else None,

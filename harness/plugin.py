@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import re
@@ -15,10 +16,11 @@ from typing import Any, TypeVar
 import pytest
 
 from .catalog import load_catalog
+from .collector import Collector, open_collector
 from .disk import ArmedDisk, BaseDisk, Subject, armed_disk, base_disk
 from .domain import FIRMWARE
 from .download import Unreachable
-from .drill import Plan, run_drill
+from .drill import Plan, Session, open_session, run_drill
 from .errors import HarnessError, UsageError
 from .evidence import Evidence, EvidenceRoot, run_stamp
 from .family import Family, find_family
@@ -28,7 +30,7 @@ from .packages import local_packages, parse_kernel
 from .runtime import Machine, Options, Run
 from .stack import KdumpConfig, Stack
 from .sweep import Sweep, SweepPlan, run_sweep
-from .target import LocalTarget, find_target
+from .target import ON_SERVER, Target, find_target
 from .trigger import CannotTrigger, Trigger, find_trigger
 from .verdict import Verdict
 
@@ -400,7 +402,7 @@ def trigger(request: pytest.FixtureRequest) -> Trigger:
 
 
 @pytest.fixture
-def target(request: pytest.FixtureRequest, image: Subject) -> LocalTarget:
+def target(request: pytest.FixtureRequest, image: Subject) -> Target:
     """Where the dump goes; override with indirect parametrize. Default: local."""
     return find_target(getattr(request, "param", "local"), image.family)
 
@@ -486,19 +488,25 @@ def _stack(guest: Guest, image: Subject) -> Stack:
     return stack
 
 
+@pytest.fixture(scope="session")
+def collector(harness_run: Run) -> Iterator[Collector]:
+    """The machine that dumps are sent to by the targets ssh and nfs; one for all scenarios."""
+    with open_collector(harness_run) as running:
+        yield running
+
+
 @pytest.fixture
-def drill(
+def plan_drill(
     request: pytest.FixtureRequest,
-    harness_run: Run,
     image: Subject,
     machine: Machine,
     kdump_config: KdumpConfig,
     trigger: Trigger,
-    target: LocalTarget,
-) -> Callable[..., Verdict]:
-    """Drill the image with this test's dimensions; keyword arguments replace fields of the Plan."""
+    target: Target,
+) -> Callable[..., Plan]:
+    """The plan of a drill with this test's dimensions; keyword arguments replace its fields."""
 
-    def take(**changes: Any) -> Verdict:
+    def plan(**changes: Any) -> Plan:
         settings: dict[str, Any] = {
             "subject": image,
             "machine": machine,
@@ -507,13 +515,41 @@ def drill(
             "target": target.name,
             "name": evidence_name(request.node),
             "scenario": scenario_name(request.node),
+            **changes,
         }
-        plan = Plan(**{**settings, **changes})
+        if settings["target"] in ON_SERVER and "server" not in settings:
+            settings["server"] = request.getfixturevalue("collector").server
+        return Plan(**settings)
+
+    return plan
+
+
+@pytest.fixture
+def drill(request: pytest.FixtureRequest, harness_run: Run, plan_drill: Callable[..., Plan]) -> Callable[..., Verdict]:
+    """Drill the image with this test's dimensions; keyword arguments replace fields of the Plan."""
+
+    def take(**changes: Any) -> Verdict:
+        plan = plan_drill(**changes)
         verdict = _available(request.config, plan.subject, lambda: run_drill(harness_run, plan))
         report_verdict(request.node, verdict)
         return verdict
 
     return take
+
+
+@pytest.fixture
+def drill_session(
+    request: pytest.FixtureRequest, harness_run: Run, plan_drill: Callable[..., Plan]
+) -> Iterator[Callable[..., Session]]:
+    """Open one guest for several drills, by session.drill(**changes); it goes at the end of the test."""
+    with contextlib.ExitStack() as stack:
+
+        def enter(**changes: Any) -> Session:
+            plan = plan_drill(**changes)
+            session = open_session(harness_run, plan, on_verdict=lambda verdict: report_verdict(request.node, verdict))
+            return _available(request.config, plan.subject, lambda: stack.enter_context(session))
+
+        yield enter
 
 
 @pytest.fixture

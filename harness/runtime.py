@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-import secrets
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -13,7 +12,8 @@ from pathlib import Path
 
 from . import accel
 from .catalog import CPU_LEVELS
-from .domain import FIRMWARE, PREFIX, DomainSpec, Hypervisor
+from .crashnet import CrashNetwork, Port
+from .domain import FIRMWARE, PREFIX, Disk, DomainSpec, Hypervisor, new_mac
 from .errors import CommandFailed, GuestError, HostError, UsageError
 from .evidence import Evidence, EvidenceRoot
 from .guest import Guest
@@ -87,6 +87,7 @@ class Run:
         self._stack = contextlib.ExitStack()
         self._numbers = itertools.count(1)
         self._evidence: EvidenceRoot | None = None
+        self._crash_network: CrashNetwork | None = None
         self.accelerator = ""
 
     def __enter__(self) -> Run:
@@ -141,6 +142,14 @@ class Run:
         if self._evidence is None:
             self._evidence = EvidenceRoot(self.options.evidence, part=self.options.evidence_part)
 
+    def crash_network(self) -> CrashNetwork:
+        """The network of this run that dumps travel over, made when it is first asked for."""
+        if self._crash_network is None:
+            name = f"{PREFIX}{self.directory.identity}-crash"
+            self._crash_network = CrashNetwork(self.hypervisor, name)
+            self._stack.callback(self.hypervisor.remove_network, name)
+        return self._crash_network
+
     def fit(self, machine: Machine, *, needs: int | None) -> Machine:
         """The machine with the processor that a guest needs, unless it names another; HostError where there is none."""
         level = needs if machine.cpu_level is None else machine.cpu_level
@@ -158,12 +167,17 @@ class Run:
         create_overlay(path, base, base_format=base_format)
         return path
 
+    def blank_disk(self, size_mib: int, *, serial: str) -> Disk:
+        """A throw-away disk with nothing on it in the run's private directory."""
+        path = self.directory.path / f"disk-{next(self._numbers)}.qcow2"
+        _create_qcow2(path, size=f"{size_mib}M")
+        return Disk(path=path, serial=serial)
+
     def identity(self, label: str) -> Identity:
         """A new identity for a guest."""
         number = next(self._numbers)
         name = f"{PREFIX}{self.directory.identity}-{number}-{label}"[:60]
-        mac = "52:54:00:" + ":".join(f"{byte:02x}" for byte in secrets.token_bytes(3))
-        return Identity(name=name, host_name=_host_name(label, number), mac=mac, host_key=make_key(name))
+        return Identity(name=name, host_name=_host_name(label, number), mac=new_mac(), host_key=make_key(name))
 
     @contextlib.contextmanager
     def guest(
@@ -176,6 +190,8 @@ class Run:
         user: str = "root",
         identity: Identity | None = None,
         access: Access | None = None,
+        ports: tuple[Port, ...] = (),
+        disks: tuple[Disk, ...] = (),
     ) -> Iterator[Guest]:
         """A guest that is defined and paused; destroyed at the end of the block, whatever happens in it.
 
@@ -195,6 +211,7 @@ class Run:
             login=self.login,
             host=host_key,
             identity=identity.name,
+            nics=tuple(port.seed for port in ports),
         )
         spec = DomainSpec(
             name=identity.name,
@@ -208,10 +225,11 @@ class Run:
             firmware=machine.firmware,
             nvram=nvram,
             devices=machine.devices,
+            nics=tuple(port.nic for port in ports),
+            extra_disks=disks,
         )
         domain = self.hypervisor.spawn(spec)
         try:
-            domain.events.listener = lambda what: evidence.event("domain", what=what)
             evidence.text("domain.xml", domain.xml())
             guest = Guest(
                 domain,
@@ -223,6 +241,7 @@ class Run:
                 timeout_factor=self.factor,
                 tick=self.progress.tick,
             )
+            domain.events.listener = lambda what: guest.evidence.event("domain", what=what)
             yield guest
             guest.close_shell()
         except GuestError as error:
@@ -232,8 +251,8 @@ class Run:
             raise
         finally:
             domain.destroy()
-            for path in (seed, nvram, disk):
-                if path.parent == self.directory.path:
+            for path in (seed, nvram, disk, *(extra.path for extra in disks)):
+                if path is not None and path.parent == self.directory.path:
                     path.unlink(missing_ok=True)
 
 
@@ -243,12 +262,11 @@ def _host_name(label: str, number: int) -> str:
 
 def create_overlay(path: Path, base: Path, *, base_format: str) -> None:
     """A qcow2 whose unchanged parts are read from base."""
-    command = [
-        "qemu-img", "create", "-q",
-        "-f", "qcow2",
-        "-b", os.fspath(base), "-F", base_format,
-        os.fspath(path),
-    ]  # fmt: skip
+    _create_qcow2(path, "-b", os.fspath(base), "-F", base_format)
+
+
+def _create_qcow2(path: Path, *options: str, size: str | None = None) -> None:
+    command = ["qemu-img", "create", "-q", "-f", "qcow2", *options, os.fspath(path), *([size] if size else [])]
     try:
         made = subprocess.run(command, capture_output=True, text=True, check=False)
     except FileNotFoundError:

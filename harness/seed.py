@@ -57,19 +57,41 @@ def user_data(*, user: str, login: KeyPair, host: KeyPair) -> str:
     return "#cloud-config\n" + json.dumps(config, indent=1) + "\n"
 
 
-def network_config(mac: str) -> str:
-    """DHCP on our one network card; the client identifier is the MAC, since copies share a machine id."""
+@dataclass(frozen=True, kw_only=True)
+class StaticNic:
+    """A network card with a fixed address."""
+
+    mac: str
+    address: str  # with its prefix, as in 192.0.2.7/24
+
+
+def network_config(mac: str, more: tuple[StaticNic, ...] = ()) -> str:
+    """DHCP on the card that we reach the guest by, with its MAC as client identifier: copies share a machine id."""
     # cloud-init before 22.4 (Debian 11) takes the name for the card's unless it is told to rename the card.
     nic = {"match": {"macaddress": mac}, "set-name": NIC, "dhcp4": True, "dhcp6": False, "dhcp-identifier": "mac"}
-    return json.dumps({"version": 2, "ethernets": {NIC: nic}}) + "\n"
+    nics: dict[str, object] = {NIC: nic}
+    for number, other in enumerate(more, start=1):
+        name = f"eth{number}"
+        nics[name] = {"match": {"macaddress": other.mac}, "set-name": name, "addresses": [other.address]}
+    return json.dumps({"version": 2, "ethernets": nics}) + "\n"
 
 
-def write_seed(path: Path, *, name: str, identity: str, mac: str, user: str, login: KeyPair, host: KeyPair) -> None:
+def write_seed(
+    path: Path,
+    *,
+    name: str,
+    identity: str,
+    mac: str,
+    user: str,
+    login: KeyPair,
+    host: KeyPair,
+    nics: tuple[StaticNic, ...] = (),
+) -> None:
     """An ISO image with the seed; name is the host name, identity makes cloud-init take every guest for a new one."""
     files = {
         "user-data": user_data(user=user, login=login, host=host),
         "meta-data": json.dumps({"instance-id": identity, "local-hostname": name}) + "\n",
-        "network-config": network_config(mac),
+        "network-config": network_config(mac, nics),
     }
     iso = pycdlib.PyCdlib()
     iso.new(joliet=3, rock_ridge="1.09", vol_ident=VOLUME)

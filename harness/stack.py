@@ -111,8 +111,10 @@ class Stack:
 
     def __init__(self, guest: Guest, family: Family) -> None:
         self.guest = guest
+        self._table = family
         self.family = family  # as such until identify(); then as it is on this guest's release
         self.remark: str | None = None  # why that is only the nearest row of the table
+        self._directory: str | None = None  # where the guest's own configuration puts dumps
         self.compressors: tuple[str, ...] | None = None  # that the guest's makedumpfile knows; None when not told
 
     def identify(self) -> None:
@@ -120,7 +122,7 @@ class Stack:
         told = self._ask({"os_release": _PROBE["os_release"], "makedumpfile": self.family.commands.makedumpfile})
         os_release = parse_os_release(told["os_release"])
         self.check_family(os_release)
-        self.family, self.remark = choose_release(self.family, os_release, self.guest.shell.succeeds)
+        self.family, self.remark = choose_release(self._table, os_release, self.guest.shell.succeeds)
         version = told["makedumpfile"]
         self.compressors = built_in(version) if "makedumpfile: version" in version else None
 
@@ -287,8 +289,15 @@ class Stack:
         if settings := {name: value for name, value in config.settings.items() if config.keys.get(name)}:
             self.configure(settings)
 
-    def configure(self, settings: Mapping[str, str]) -> bool:
-        """Write settings into the guest's configuration, where they differ from it; whether any did."""
+    def original_directory(self) -> str:
+        """Where dumps went by the configuration that the guest had before we changed the target."""
+        if self._directory is None:
+            config = self.family.config
+            self._directory = config.directory(self.guest.shell.read_text(config.file)) or config.directory("") or ""
+        return self._directory
+
+    def configure(self, settings: Mapping[str, str | None]) -> bool:
+        """Write settings into the guest's configuration, where they differ from it, None for none; whether any did."""
         text = self.guest.shell.read_text(self.family.config.file)
         return self._replace_config(text, self.family.config.edit(text, settings))
 

@@ -4,18 +4,30 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from .errors import UsageError
+from .errors import GuestError, UsageError
 from .family import Family, fill
+from .seed import make_key
 
 if TYPE_CHECKING:
+    from .guest import Guest
     from .shell import Shell
+    from .stack import Stack
 
-TARGETS = ("local",)
+TARGETS = ("local", "ext4", "xfs", "ssh", "nfs")
+ON_DISK = ("ext4", "xfs")
+ON_SERVER = ("ssh", "nfs")
+MOUNT = "/mnt/kdump-target"  # of a disk for dumps
+LABEL = "kdump-target"  # of its filesystem, and the disk's serial number
+_DEVICE = f"/dev/disk/by-id/virtio-{LABEL}"
+KEY = "/root/.ssh/kdump_id_ed25519"
+_OUR_IDENTITY = "/root/.ssh/kdump-harness"
+PROPAGATE_TIMEOUT_S = 30.0  # unscaled
+ROOT = "root"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,33 +41,175 @@ class FoundFile:
     directory_mode: int
     final: bool  # carries the name, and has the companion, that the family gives to finished dumps
     unfinished: str = ""  # why it is not final in spite of its name
+    place: str = ""  # the machine or disk that it is on; nothing for the guest's own system
+    wanted: bool = True  # it is where it should be
 
     @property
     def name(self) -> str:
         """The last part of the path."""
         return PurePosixPath(self.path).name
 
+    @property
+    def where(self) -> str:
+        """Place and path."""
+        return f"{self.place}:{self.path}" if self.place else self.path
 
-class LocalTarget:
-    """A directory on the guest's own root filesystem."""
 
-    name = "local"
+@dataclass(frozen=True, kw_only=True)
+class Server:
+    """What a guest must know of the machine that its dumps go to."""
 
-    def __init__(self, family: Family) -> None:
+    name: str
+    address: str
+    host_key: str  # its public key
+    user: str  # who receives dumps over SSH
+    directory: str  # where they go, also as the export of NFS
+    shell: Shell  # ours, as root
+
+    def admit(self, public_key: str) -> None:
+        """Let the owner of this key send dumps."""
+        self.shell.run(f"echo %s >> ~{self.user}/.ssh/authorized_keys", public_key)
+
+    def dismiss(self, public_key: str) -> None:
+        """Let the owner of this key in no longer."""
+        body = public_key.split()[1].replace("/", r"\/")
+        self.shell.run(f"sed -i %s ~{self.user}/.ssh/authorized_keys", f"/{body}/d")
+
+
+class Target:
+    """One place for dumps, as one family reaches it."""
+
+    def __init__(self, name: str, family: Family, server: Server | None = None) -> None:
+        self.name = name
         self.family = family
+        self._server = server
+        self.trouble = ""  # what is wrong with the place, when last looked
+        self._before = ""  # where the guest's own configuration puts dumps
 
-    def list(self, shell: Shell, directory: str | None = None) -> dict[str, FoundFile]:
-        """Everything below directory (the family's unless told) that is a dump or the beginning of one, by path."""
-        dumps = self.family.dumps
-        directory = directory or self.family.config.directory("") or "/var/crash"
+    @property
+    def server(self) -> Server:
+        """The machine that dumps go to."""
+        assert self._server is not None, f"the target {self.name} has been given no server"
+        return self._server
+
+    def adapt(self, family: Family) -> Family:
+        """The family as it must be driven to dump there."""
+        options = family.targets[self.name].options
+        return replace(family, config=replace(family.config, options=options)) if options else family
+
+    @property
+    def owner(self) -> str:
+        """Who owns a dump there."""
+        return self.server.user if self.name == "ssh" else ROOT
+
+    def shell(self, guest: Guest) -> Shell:
+        """How to get at the dumps."""
+        return self.server.shell if self.name in ON_SERVER else guest.shell
+
+    # ------------------------------------------------------------ before the crash
+
+    def aim(self, guest: Guest, stack: Stack) -> bool:
+        """Make the place ready and tell kdump to dump there; whether the guest's configuration was changed."""
+        if self.name in ON_DISK:
+            self._mount(guest.shell)
+        elif self.name in ON_SERVER:
+            self._introduce(guest.shell)
+        self._before = stack.original_directory()
+        words = {"before": self._before, "mount": MOUNT, "key": KEY}
+        if self._server is not None:
+            words |= {"host": self._server.name, "user": self._server.user, "directory": self._server.directory}
+        wanted = stack.family.targets[self.name].settings
+        known = {setting for target in stack.family.targets.values() for setting in target.settings}
+        changed = stack.configure(
+            {setting: fill(wanted[setting], **words) if setting in wanted else None for setting in sorted(known)}
+        )
+        if self.name == "ssh":
+            changed = self._propagate(guest, words) or changed
+        return changed
+
+    def _mount(self, shell: Shell) -> None:
+        """A filesystem on the empty disk, and a place for it that outlives a reboot."""
+        if shell.succeeds("mountpoint -q %s", MOUNT):
+            return
+        force = "-F" if self.name == "ext4" else "-f"
+        shell.run(f"blkid -L {LABEL} >/dev/null || mkfs.{self.name} -q {force} -L {LABEL} {_DEVICE}", timeout_s=300)
+        line = f"LABEL={LABEL} {MOUNT} {self.name} defaults 0 0"
+        shell.run(f"mkdir -p {MOUNT}; grep -q {LABEL} /etc/fstab || echo %s >> /etc/fstab; mount {MOUNT}", line)
+
+    def _introduce(self, shell: Shell) -> None:
+        """The server's name and host key; a crashed machine should ask nobody for an address."""
+        server = self.server
+        line = f"{server.address} {server.name}"
+        shell.run("grep -qxF %s /etc/hosts || echo %s >> /etc/hosts", line, line)
+        host_key = f"{server.name} {' '.join(server.host_key.split()[:2])}"
+        shell.run(
+            "mkdir -p -m 700 /root/.ssh; cd /root/.ssh; grep -qxF %s known_hosts 2>/dev/null || echo %s >> known_hosts",
+            host_key,
+            host_key,
+        )
+
+    def _propagate(self, guest: Guest, words: Mapping[str, str]) -> bool:
+        """A key of kdump's own, taken to the server by the family's own means; whether it was made now."""
+        shell, server = guest.shell, self.server
+        if shell.succeeds("test -e %s", KEY):
+            return False
+        key, ours = make_key("kdump"), make_key("kdump-harness")
+        shell.write_text(KEY, key.private, mode=0o600)
+        shell.write_text(f"{KEY}.pub", key.public + "\n")
+        # ssh-copy-id needs another way in until the key is known there.
+        shell.write_text(_OUR_IDENTITY, ours.private, mode=0o600)
+        config = f"Host {server.name}\n IdentityFile {_OUR_IDENTITY}\n BatchMode yes\n"
+        server.admit(ours.public)
+        try:
+            before = shell.run("cat /root/.ssh/config", check=False).out
+            shell.write_text("/root/.ssh/config", config + before, mode=0o600)
+            command = fill(self.family.commands.propagate, **words)
+            told = shell.run(f"{command} 2>&1", timeout_s=PROPAGATE_TIMEOUT_S * guest.factor, check=False)
+            if not told.ok:
+                raise GuestError(
+                    f"the guest cannot take its key to {server.name}: {command!r} ended with status {told.status}:"
+                    f" {' | '.join(told.out.split(chr(10))[-3:]).strip(' |')}"
+                )
+            if before:
+                shell.write_text("/root/.ssh/config", before, mode=0o600)
+            else:
+                shell.run("rm -f /root/.ssh/config")
+        finally:
+            server.dismiss(ours.public)
+            shell.run("rm -f %s", _OUR_IDENTITY)
+        return True
+
+    # ------------------------------------------------------------ afterwards
+
+    def look(self, guest: Guest, directory: str | None = None) -> dict[str, FoundFile]:
+        """Everything that is a dump or the beginning of one, by place and path, also where it should not be.
+
+        directory is where the guest's configuration puts dumps; the family's own when it is not told.
+        """
+        here = self._before or directory or self.family.config.directory("") or "/var/crash"
         found: dict[str, FoundFile] = {}
+        places: list[tuple[Shell, str, str, bool]] = [(guest.shell, "", here, self.name == "local")]
+        if self.name in ON_DISK:
+            mounted = guest.shell.succeeds("mountpoint -q %s", MOUNT)
+            self.trouble = "" if mounted else f"{MOUNT} is not mounted"
+            places.append((guest.shell, LABEL if mounted else "", MOUNT, mounted))
+        if self._server is not None:
+            server = self._server
+            places.append((server.shell, server.name, server.directory, self.name in ON_SERVER))
+        for shell, place_name, where, wanted in places:
+            for file in self._files(shell, where):
+                described = replace(file, place=place_name, wanted=wanted)
+                found[described.where] = described
+        return found
+
+    def _files(self, shell: Shell, directory: str) -> Iterator[FoundFile]:
+        dumps = self.family.dumps
         for final, patterns in ((True, dumps.finished), (False, dumps.unfinished)):
             for path, facts in _stat(shell, [fill(pattern, directory=shlex.quote(directory)) for pattern in patterns]):
                 unfinished = ""
                 if final and dumps.companion:
                     unfinished = self._refuted(shell, PurePosixPath(path).with_name(dumps.companion))
-                found[path] = FoundFile(path=path, final=final and not unfinished, unfinished=unfinished, **facts)
-        return found
+                yield FoundFile(path=path, final=final and not unfinished, unfinished=unfinished, **facts)
 
     def _refuted(self, shell: Shell, companion: PurePosixPath) -> str:
         """What the file beside a dump says against it; empty when it says that the dump is finished."""
@@ -87,8 +241,10 @@ def _stat(shell: Shell, patterns: Sequence[str]) -> Iterator[tuple[str, dict[str
         )
 
 
-def find_target(name: str, family: Family) -> LocalTarget:
-    """A target by name; UsageError names the known ones."""
+def find_target(name: str, family: Family, server: Server | None = None) -> Target:
+    """A target by name; UsageError names the known ones, and those that the family has."""
     if name not in TARGETS:
         raise UsageError(f"unknown target {name!r} (known: {', '.join(TARGETS)})")
-    return LocalTarget(family)
+    if name not in family.targets:
+        raise UsageError(f"kdump of the family {family.name} has no target {name} (it has {', '.join(family.targets)})")
+    return Target(name, family, server)

@@ -44,6 +44,7 @@ class Trigger:
     any_cpu: bool = False
     panics: bool = True
     memory_moves: bool = False
+    while_booting: str = ""  # regular expression
 
     def check_guest(self, guest: Guest) -> None:
         """CannotTrigger when the guest lacks what this needs."""
@@ -86,7 +87,9 @@ def _fault(row: Trigger) -> str | None:
         return f"devices must be a choice of {', '.join(DEVICES)}"
     if bool(row.probe) != bool(row.lacks):
         return "probe and lacks must be there both, or neither"
-    for key, pattern in (("panic", row.panic), ("also", row.also)):
+    if row.while_booting and not row.from_host:
+        return "while_booting needs from_host: nobody can run a command in a guest that boots"
+    for key, pattern in (("panic", row.panic), ("also", row.also), ("while_booting", row.while_booting)):
         try:
             re.compile(pattern)
         except re.error as error:

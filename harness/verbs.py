@@ -506,6 +506,12 @@ def clean(arguments: argparse.Namespace) -> int:
                     hypervisor.destroy_named(name)
                 out.print(f"{doing} domain {name}")
                 count += 1
+        for name in hypervisor.our_networks():
+            if name.split("-")[1] not in living:
+                if not arguments.dry_run:
+                    hypervisor.remove_network(name)
+                out.print(f"{doing} network {name}")
+                count += 1
         hypervisor.close()
     for leftover in (*state.leftovers(), *(state.cached() if arguments.caches else ())):
         count += 1

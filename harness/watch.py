@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 
 from .console import LOGIN, PANIC, Line
 from .family import ConsoleSigns
+from .guest import boot_trouble
 from .stage import Stage
-from .timing import PhaseClock
+from .timing import PhaseClock, now_s
 
 # Unscaled, as for a guest under KVM on an idle machine.
 PANIC_TIMEOUT_S = 15.0  # from the trigger to the panic text
@@ -29,6 +30,8 @@ _SHELL = re.compile(
     r"Dump saving completed\. Running a shell|You can try to debug (?:it|that) here|"  # SUSE, when told not to reboot
     r"BusyBox v\S+ .*built-in shell"  # its prompt ends in a question to the terminal, so it may not look like one
 )
+# systemd tells again and again what it waits for, on one line.
+_JOB = re.compile(r"(?:A (?:start|stop) job is running for|Job) (.{1,120}?) ?\((?:\d+\w+ )*\d+\w+ / no limit\)")
 _PROGRESS = re.compile(r"(?:Copying data|Excluding unnecessary pages|Checking for memory holes)\s*: \[\s*([\d.]+) ?%\]")
 
 
@@ -47,6 +50,9 @@ class CrashWatch:
     capture_seen: bool = False
     restart_seen: bool = False
     progress: str = ""
+    percent: float = 0.0  # of the step of makedumpfile's that goes on
+    job: str = ""  # that systemd waits for without a limit, when there is nothing else to see
+    news_s: float = field(default_factory=now_s)  # when something else than that was seen
     on_change: Callable[[Stage], None] = field(default=lambda _stage: None)
 
     def __post_init__(self) -> None:
@@ -60,6 +66,7 @@ class CrashWatch:
     def feed(self, line: Line) -> None:
         """Look at one more line of the console."""
         text = line.text
+        self.job, self.news_s = "", line.at_s
         if self.stage < Stage.CRASHED:
             self._before_panic(line)
         elif self.capture_seen and not self.restart_seen:
@@ -102,8 +109,7 @@ class CrashWatch:
 
     def _in_capture(self, line: Line) -> None:
         text = line.text
-        if found := _PROGRESS.search(text):
-            self.progress = f"{found.group(1)} %"
+        self._note_progress(text)
         if self._saved.search(text):
             self.clock.mark("saved", line.at_s)
             self._reach(Stage.SAVED)
@@ -124,6 +130,17 @@ class CrashWatch:
             self._restarts(line.at_s)
             self._logged_in(line.at_s)
 
+    def glance(self, text: str) -> None:
+        """Look at the end of a line that is not complete: a progress bar, or systemd's waiting."""
+        found = _JOB.search(text)
+        self.job = found.group(1) if found else ""
+        if self.capture_seen and not self.restart_seen:
+            self._note_progress(text)
+
+    def _note_progress(self, text: str) -> None:
+        if found := _PROGRESS.search(text):
+            self.progress, self.percent, self.news_s = f"{found.group(1)} %", float(found.group(1)), now_s()
+
     def _restarts(self, at_s: float) -> None:
         self.restart_seen = True
         self.clock.mark("restart", at_s)
@@ -143,6 +160,8 @@ class CrashWatch:
             self.hopeless = f"a second panic {when}: {found.group()}"
         elif _SHELL.search(text):
             self.hopeless = f"the guest dropped to a shell while rebooting ({text.strip()!r})"
+        elif trouble := boot_trouble(line):
+            self.hopeless = f"the guest does not come back: {trouble}"
         elif _POWER_DOWN.search(text):
             self.hopeless = "the guest powered off instead of coming back"
         elif self.restart_seen and LOGIN.search(text):

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from harness.drill import Session
 from harness.plugin import pin_trigger
+from harness.runtime import Run
 from harness.trigger import load_triggers
 from harness.verdict import Verdict
 
-CRASHING = [trigger.name for trigger in load_triggers().values() if trigger.panics]
-HARMLESS = [trigger.name for trigger in load_triggers().values() if not trigger.panics]
+TRIGGERS = load_triggers().values()
+CRASHING = [trigger.name for trigger in TRIGGERS if trigger.panics and not trigger.while_booting]
+HARMLESS = [trigger.name for trigger in TRIGGERS if not trigger.panics]
+MEETING_TIMEOUT_S = 300.0  # unscaled: one guest may boot while the other is armed
 
 
 @pytest.mark.slow
@@ -27,3 +33,31 @@ def test_what_must_not_crash_a_guest_does_not(drill: Callable[..., Verdict]) -> 
     """The guest notices, goes on, and no dump appears."""
     verdict = drill()
     assert verdict.verified, verdict.explain()
+
+
+def test_a_second_crash_is_dumped_like_the_first(drill_session: Callable[..., Session]) -> None:
+    """The guest comes back armed, and its next crash leaves a dump of its own beside the first."""
+    session = drill_session()
+    first, second = session.drill(), session.drill(trigger="panic")
+    assert first.verified, first.explain()
+    assert second.verified, second.explain()
+    assert first.dump is not None
+    assert second.dump is not None
+    assert first.dump["path"] != second.dump["path"]
+
+
+def test_two_guests_crash_at_the_same_moment(drill: Callable[..., Verdict], harness_run: Run) -> None:
+    """Neither minds the other."""
+    both = threading.Barrier(2)
+
+    def take(number: int) -> Verdict:
+        try:
+            return drill(
+                name=f"two-guests/{number}", on_trigger=lambda _guest: both.wait(MEETING_TIMEOUT_S * harness_run.factor)
+            )
+        finally:
+            both.abort()  # who has not come by now waits in vain
+
+    with ThreadPoolExecutor(2) as pool:
+        for verdict in pool.map(take, (1, 2)):
+            assert verdict.verified, verdict.explain()

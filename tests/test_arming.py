@@ -241,6 +241,12 @@ class Stack:
             hostname="g", directory="/srv/dumps",
         )  # fmt: skip
 
+    def original_directory(self) -> str:
+        return "/srv/dumps"
+
+    def configure(self, settings: Any) -> bool:
+        return False  # the target is what it was
+
     def __getattr__(self, name: str) -> Any:
         return lambda: self.asked.append(name)
 
@@ -368,7 +374,7 @@ def test_what_kdump_wrote_beside_an_unfinished_dump_is_kept(tmp_path: Path) -> N
         path="/var/crash/now/vmcore", size_bytes=6_498_620, mode=0o600, owner="root", directory_mode=0o700,
         final=False, unfinished="README.txt: vmcore status: error while saving, return code: 134",
     )  # fmt: skip
-    drilled.target = SimpleNamespace(list=lambda *_: {vmcore.path: vmcore})  # type: ignore[assignment]
+    drilled.target = SimpleNamespace(look=lambda *_: {vmcore.path: vmcore}, shell=lambda guest: guest.shell, trouble="")  # type: ignore[assignment]
 
     class Shell:
         def run(self, *_: object, **__: object) -> Any:

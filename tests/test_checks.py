@@ -113,12 +113,12 @@ def test_a_dump_that_was_written_again_is_new(verdict: Verdict) -> None:
     ],
 )
 def test_a_dump_belongs_to_root_alone(verdict: Verdict, facts: dict[str, Any], good: bool) -> None:
-    check_permissions(verdict, found(**facts))
+    check_permissions(verdict, found(**facts), owner="root")
     assert outcome(verdict) == {"permissions": good}
 
 
 def test_the_permissions_seen_are_told_as_people_write_them(verdict: Verdict) -> None:
-    check_permissions(verdict, found(mode=0o644, owner="nobody", directory_mode=0o755))
+    check_permissions(verdict, found(mode=0o644, owner="nobody", directory_mode=0o755), owner="root")
     assert verdict.checks[0].seen == "0644 nobody, in a directory 0755"
 
 

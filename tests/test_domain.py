@@ -10,7 +10,7 @@ import libvirt
 import pytest
 
 from harness.catalog import CPU_LEVELS
-from harness.domain import DomainEvents, DomainSpec, Hypervisor, default_uri
+from harness.domain import Disk, DomainEvents, DomainSpec, Hypervisor, default_uri
 from harness.errors import HostError
 from harness.runtime import Machine, Run
 
@@ -61,7 +61,7 @@ def test_a_guest_without_a_seed_has_one_disk() -> None:
 
 
 def test_more_disks_come_after_the_seed() -> None:
-    root = described(extra_disks=(Path("/a"), Path("/b")))
+    root = described(extra_disks=(Disk(path=Path("/a")), Disk(path=Path("/b"))))
     assert [disk.get("dev") for disk in root.findall("./devices/disk/target")] == ["vda", "vdb", "vdc", "vdd"]
 
 

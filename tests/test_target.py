@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shlex
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from harness.checks import choose_dump
+from harness.errors import UsageError
 from harness.family import find_family
 from harness.shell import Result
-from harness.target import FoundFile, find_target
+from harness.stack import Stack
+from harness.target import KEY, FoundFile, Server, find_target
+from harness.verdict import Verdict
 
 # What kdump-save writes first and last; the status of a dump whose makedumpfile was killed (SIGABRT) is 134.
 TEMPORARY = (
@@ -40,7 +46,8 @@ class LocalShell:
 
 def look(family: str, directory: Path) -> dict[str, FoundFile]:
     shell: Any = LocalShell()
-    found = find_target("local", find_family(family)).list(shell, str(directory))
+    guest: Any = SimpleNamespace(shell=shell)
+    found = find_target("local", find_family(family)).look(guest, str(directory))
     return {str(Path(path).relative_to(directory)): file for path, file in found.items()}
 
 
@@ -130,3 +137,124 @@ def test_size_rights_and_owner_are_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize("family", ["debian", "redhat", "suse"])
 def test_an_empty_place_holds_nothing(tmp_path: Path, family: str) -> None:
     assert look(family, tmp_path / "nowhere") == {}
+
+
+# ---------------------------------------------------------------- aiming kdump at a target
+
+
+class Machine:
+    """A guest or a server: files that can be read and written, and every command a success."""
+
+    factor = 1.0
+
+    def __init__(self, **files: str) -> None:
+        self.files = {path.replace("__", "/"): text for path, text in files.items()}
+        self.asked: list[str] = []
+        self.shell = self
+
+    def run(self, command: str, *arguments: object, timeout_s: float = 60.0, check: bool = True) -> Result:
+        line = command % arguments if arguments else command
+        self.asked.append(line)
+        return Result(command=line, status=0, out="", err="", took_s=0.0)
+
+    def succeeds(self, command: str, *arguments: object, timeout_s: float = 60.0) -> bool:
+        self.asked.append(command)
+        return False
+
+    def read_text(self, path: str) -> str:
+        return self.files.get(path, "")
+
+    def write_text(self, path: str, text: str, *, mode: int = 0o644) -> None:
+        self.files[path] = text
+
+
+def a_server() -> Server:
+    shell: Any = Machine()
+    return Server(
+        name="collector", address="198.18.1.2", host_key="ssh-ed25519 AAAA x", user="kdump", directory="/srv/crash",
+        shell=shell,
+    )  # fmt: skip
+
+
+FOUND = {
+    "debian": 'USE_KDUMP=1\nKDUMP_COREDIR="/data/crash"\n',
+    "redhat": "path /data/crash\ncore_collector makedumpfile -l --message-level 7 -d 31\n",
+    "suse": 'KDUMP_SAVEDIR="file:///data/crash"\n',
+}
+
+
+@pytest.mark.parametrize(
+    ("family", "target", "lines"),
+    [
+        ("debian", "ext4", ['KDUMP_COREDIR="/mnt/kdump-target"']),
+        ("debian", "ssh", ['SSH="kdump@collector"', f'SSH_KEY="{KEY}"', 'KDUMP_COREDIR="/srv/crash"']),
+        ("debian", "nfs", ['NFS="collector:/srv/crash"', 'KDUMP_COREDIR="/data/crash"']),
+        ("redhat", "xfs", ["xfs LABEL=kdump-target", "path /"]),
+        ("redhat", "ssh", ["ssh kdump@collector", f"sshkey {KEY}", "path /srv/crash"]),
+        ("redhat", "nfs", ["nfs collector:/srv/crash", "path /"]),
+        ("suse", "ext4", ['KDUMP_SAVEDIR="file:///mnt/kdump-target"']),
+        ("suse", "ssh", ['KDUMP_SAVEDIR="ssh://kdump@collector/srv/crash"', f'KDUMP_SSH_IDENTITY="{KEY}"']),
+        ("suse", "nfs", ['KDUMP_SAVEDIR="nfs://collector/srv/crash"']),
+    ],
+)
+def test_a_target_is_written_as_its_family_says_it_and_goes_without_a_trace(
+    family: str, target: str, lines: list[str]
+) -> None:
+    driven = find_family(family)
+    guest: Any = Machine(**{driven.config.file: FOUND[family]})
+    stack = Stack(guest, driven)
+    assert find_target(target, driven, a_server()).aim(guest, stack)
+    written = guest.files[driven.config.file].splitlines()
+    assert set(lines) <= set(written)
+    assert not find_target(target, driven, a_server()).aim(guest, stack) or target == "ssh"  # a key is made each time
+    assert find_target("local", driven).aim(guest, stack)
+    assert sorted(guest.files[driven.config.file].replace("file://", "").splitlines()) == sorted(
+        FOUND[family].replace("file://", "").splitlines()
+    )
+
+
+def test_a_local_target_leaves_the_configuration_as_it_is() -> None:
+    driven = find_family("debian")
+    guest: Any = Machine(**{driven.config.file: FOUND["debian"]})
+    assert not find_target("local", driven).aim(guest, Stack(guest, driven))
+    assert guest.files[driven.config.file] == FOUND["debian"]
+
+
+def test_red_hat_sends_a_flattened_dump_over_ssh() -> None:
+    driven = find_target("ssh", find_family("redhat"), a_server()).adapt(find_family("redhat"))
+    assert "makedumpfile -F -l" in driven.config.with_collection("", 31, "lzo")
+    assert find_target("local", driven).adapt(driven) == driven
+
+
+def test_the_key_of_kdump_is_taken_to_the_server_and_ours_does_not_stay() -> None:
+    driven = find_family("debian")
+    guest: Any = Machine(**{driven.config.file: "", "/root/.ssh/config": "Host *\n"})
+    server = a_server()
+    find_target("ssh", driven, server).aim(guest, Stack(guest, driven))
+    assert any(command.startswith("kdump-config propagate") for command in guest.asked)
+    assert "PRIVATE KEY" in guest.files[KEY]
+    told: Any = server.shell
+    assert [command.split()[0] for command in told.asked] == ["echo", "sed"]  # admitted, and dismissed
+    assert any(command.startswith("rm -f /root/.ssh/kdump-harness") for command in guest.asked)
+
+
+def test_a_dump_in_the_wrong_place_is_found_and_told() -> None:
+    verdict = Verdict(
+        image="i", family="debian", trigger="t", target="ssh", accelerator="tcg", memory_mib=1, vcpus=1
+    )  # fmt: skip
+    local = FoundFile(
+        path="/var/crash/2/dump.2", size_bytes=1, mode=0o600, owner="root", directory_mode=0o755, final=True,
+        wanted=False,
+    )  # fmt: skip
+    assert choose_dump(verdict, {local.where: local}, {}) is None
+    (failed,) = [check for check in verdict.failed() if check.name == "single-dump"]
+    assert "none elsewhere" in failed.expected
+    assert "/var/crash/2/dump.2" in failed.seen
+
+
+def test_unknown_targets_are_named() -> None:
+    with pytest.raises(UsageError, match=r"unknown target 'ftp' \(known: local, ext4, xfs, ssh, nfs\)"):
+        find_target("ftp", find_family("debian"))
+    few = dataclasses.replace(find_family("debian"), targets={"local": find_family("debian").targets["local"]})
+    with pytest.raises(UsageError, match="kdump of the family debian has no target ssh"):
+        find_target("ssh", few)

@@ -345,7 +345,7 @@ class Judge:
         """The row's severity; in the boot after a saved dump a failure is a warning about the next crash."""
         if row.severity != "failure":
             return row.severity
-        if at is Phase.NEXT and any(earlier.saved for earlier in self.boots[:number]):
+        if at is Phase.NEXT and row.past != "never" and any(earlier.saved for earlier in self.boots[:number]):
             return "warning"
         return row.severity
 

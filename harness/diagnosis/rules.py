@@ -12,6 +12,7 @@ from .lines import Line
 _KERNEL_VERSION = re.compile(r"(\d{1,2})\.(\d{1,3})")
 _KDUMP_LOADED_SINCE = (4, 16)  # https://git.kernel.org/linus/b7fe5ff4bfa0: traces say "Kdump: loaded" since then
 _HANGS = re.compile(r"blocked for more than|soft lockup|hard LOCKUP|rcu: INFO|stall on CPU")
+_SENDING = re.compile(r"sending makedumpfile .{1,200} to ")
 _EXCERPT_LINES = 5
 
 
@@ -94,9 +95,14 @@ def poweroff_mid_dump(scene: Scene) -> Line | None:
     """The copying of pages had begun, and the log or the machine ended before it was done."""
     boot = scene.boot
     percent = boot.progress_percent
-    if percent is None or percent >= 100.0 or scene.failed or boot.saved or boot.save_failed or boot.panic:
+    if scene.failed or boot.saved or boot.save_failed or boot.panic:
         return None
-    return boot.progress
+    if percent is None:
+        # On the way to a server there may be no progress to see: then the last word is that sending has begun.
+        sending = boot.dump_start is not None and _SENDING.search(boot.dump_start.text) is not None
+        ended = boot.restart is None and boot.shutdown is None and scene.after is None
+        return boot.dump_start if sending and ended and scene.phase is Phase.CAPTURE else None
+    return boot.progress if percent < 100.0 else None
 
 
 def reboot_hang_after_dump(scene: Scene) -> Line | None:

@@ -1,0 +1,276 @@
+"""Failures that really happen, made on purpose: each must stop where it should, be named, and come with a remedy."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from harness import facts
+from harness.collector import Collector
+from harness.disk import Subject
+from harness.drill import Session
+from harness.family import fill
+from harness.faults import failing_disk
+from harness.guest import Guest
+from harness.plugin import pin_image
+from harness.runtime import Run
+from harness.stack import KdumpConfig, Stack
+from harness.stage import Stage
+from harness.target import KEY, LABEL, MOUNT
+from harness.timing import Deadline
+from harness.verdict import Verdict
+from harness.watch import CrashWatch
+
+HALF_BYTES = 4 << 20  # of a dump that is some 20 MiB long
+SEND_LOOK_EVERY_S = 2.0
+LINK_DOWN_S = 20.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sabotage:
+    """A row of sabotage.toml."""
+
+    name: str
+    reached: str
+    symptom: tuple[str, ...]
+    breaks: dict[str, str]
+    stops: str = ""
+    failed: tuple[str, ...] = ()
+
+
+SABOTAGES = facts.load_rows(Path(__file__).with_name("sabotage.toml"), "sabotage", Sabotage)
+
+
+@pytest.fixture
+def vcpus() -> int:
+    """One processor will do for a failure, and is cheaper to emulate."""
+    return 1
+
+
+def expect(verdict: Verdict, reached: Stage, *symptoms: str, stops: str = "", failed: tuple[str, ...] = ()) -> None:
+    """The drill stopped there, for one of these reasons, which its verdict says in one line and with a remedy."""
+    assert not verdict.verified
+    assert verdict.reached is reached, verdict.explain()
+    failures = [symptom for symptom in verdict.symptoms if symptom["severity"] == "failure"]
+    assert failures, verdict.explain()
+    assert failures[0]["name"] in symptoms, verdict.explain()
+    assert failures[0]["remedy"], failures[0]
+    assert "\n" not in verdict.reason()
+    assert not re.search(r"s after the panic still waiting", verdict.stopped_by or ""), verdict.explain()
+    assert re.search(stops, verdict.stopped_by or ""), verdict.explain()
+    assert set(failed) <= {check.name for check in verdict.failed()}, verdict.explain()
+
+
+# ------------------------------------------------------------------------------------------------ in the guest
+
+
+@pytest.mark.parametrize("sabotage", SABOTAGES, ids=lambda row: row.name)
+def test_a_broken_guest_is_told_what_is_broken(
+    drill: Callable[..., Verdict], image: Subject, sabotage: Sabotage
+) -> None:
+    """One thing in the guest is broken; the rest is in order."""
+    if image.family.name not in sabotage.breaks:
+        pytest.skip(f"sabotage.toml does not say how to break the family {image.family.name} so")
+
+    def break_it(guest: Guest, _stack: Stack) -> None:
+        kernel = guest.shell.run("uname -r").out.strip()
+        guest.shell.run(fill(sabotage.breaks[image.family.name], kernel=kernel), timeout_s=60 * guest.factor)
+
+    verdict = drill(before_crash=break_it)
+    expect(verdict, Stage[sabotage.reached], *sabotage.symptom, stops=sabotage.stops, failed=sabotage.failed)
+
+
+def test_no_reservation(drill: Callable[..., Verdict]) -> None:
+    """No crashkernel=: the panic is the end, and nobody waits for anything more."""
+    verdict = drill(config=KdumpConfig(crashkernel="none", level=None, compress=None))
+    expect(verdict, Stage.CRASHED, "no-reserved-memory")
+
+
+@pin_image("debian-12")
+def test_a_reservation_that_is_too_small(drill: Callable[..., Verdict]) -> None:
+    """The capture kernel starts and runs out of memory. A reservation can be made smaller at run time."""
+
+    def shrink(guest: Guest, stack: Stack) -> None:
+        guest.shell.run("systemctl stop kdump-tools.service && echo $((88 << 20)) > /sys/kernel/kexec_crash_size")
+        stack.arm()
+
+    verdict = drill(before_crash=shrink)
+    expect(verdict, Stage.CAPTURING, "capture-oom")
+
+
+@pin_image("debian-12")
+def test_a_reservation_that_the_kernel_refuses(drill: Callable[..., Verdict]) -> None:
+    """crashkernel=auto is understood by the kernels of RHEL 8 and earlier only."""
+
+    def ask_for_auto(guest: Guest, _stack: Stack) -> None:
+        guest.shell.run("sed -i 's/crashkernel=[^ ]*/crashkernel=auto/' /boot/grub/grub.cfg")
+        guest.reboot()
+
+    verdict = drill(before_crash=ask_for_auto)
+    expect(verdict, Stage.CRASHED, "crashkernel-syntax-invalid")
+
+
+def test_a_crash_before_the_service_is_up(drill: Callable[..., Verdict]) -> None:
+    """Nothing is loaded yet: that is known at the panic."""
+    verdict = drill(trigger="nmi-while-booting")
+    expect(verdict, Stage.CRASHED, "panic-without-kdump")
+
+
+def test_a_dump_that_is_reset_at_half(drill: Callable[..., Verdict]) -> None:
+    """What is there afterwards is no dump, whatever its size."""
+    done: list[float] = []
+
+    def pull_the_plug(guest: Guest, watch: CrashWatch) -> None:
+        if not done and watch.percent >= 20:
+            done.append(watch.percent)
+            guest.domain.reset()
+
+    verdict = drill(meanwhile=pull_the_plug)
+    assert done, verdict.explain()
+    expect(verdict, Stage.CAPTURING, "watchdog-reset", "poweroff-mid-dump", failed=("single-dump",))
+
+
+# ------------------------------------------------------------------------------------------------ the disk for dumps
+
+
+def test_a_target_disk_that_fails(drill: Callable[..., Verdict], harness_run: Run) -> None:
+    """Every write ends with an I/O error from the moment of the crash."""
+    with failing_disk(harness_run, 2048, serial=LABEL) as broken:
+        verdict = drill(target="ext4", target_disk=broken.disk, on_trigger=lambda _guest: broken.fail())
+    expect(verdict, Stage.CAPTURING, "target-io-error", "target-read-only", "target-mount-failed")
+
+
+def test_a_target_disk_that_is_not_mounted(drill: Callable[..., Verdict]) -> None:
+    """The dump lands where the mount point is; that is not where it was to go."""
+
+    def forget(guest: Guest, _stack: Stack) -> None:
+        guest.shell.run("sed -i '/LABEL=%s/d' /etc/fstab && umount %s", LABEL, MOUNT)
+
+    verdict = drill(target="ext4", before_crash=forget)
+    assert not verdict.verified
+    check = next(check for check in verdict.failed() if check.name == "single-dump")
+    assert check.seen.startswith(f"{MOUNT}/"), verdict.explain()
+    assert [s["name"] for s in verdict.symptoms if s["severity"] == "failure"] == ["target-not-mounted"]
+
+
+# ------------------------------------------------------------------------------------------------ the collector
+
+
+@pytest.fixture
+def kept(collector: Collector) -> Iterator[None]:
+    """Whatever happens, nothing that was on the collector is lost, and it is ready for the next."""
+    before = collector.guest.shell.run(f"find {collector.server.directory} -type f -printf '%p %s %T@\n' | sort").out
+    yield
+    collector.guest.domain.set_link(True, collector.port.nic)
+    after = collector.guest.shell.run(f"find {collector.server.directory} -type f -printf '%p %s %T@\n' | sort").out
+    lost = set(before.splitlines()) - set(after.splitlines())
+    assert not lost, f"lost or changed on the collector: {lost}"
+
+
+def test_a_collector_that_is_down(drill: Callable[..., Verdict], collector: Collector, kept: None) -> None:
+    """The capture kernel says that it cannot be reached."""
+    verdict = drill(target="ssh", on_trigger=lambda _guest: collector.guest.domain.set_link(False, collector.port.nic))
+    expect(verdict, Stage.CAPTURING, "network-not-ready")
+
+
+def test_a_collector_that_refuses_the_key(drill: Callable[..., Verdict], collector: Collector, kept: None) -> None:
+    """The key was taken to the collector, and is not accepted there any more."""
+    verdict = drill(
+        target="ssh",
+        on_trigger=lambda guest: collector.server.dismiss(guest.shell.read_text(f"{KEY}.pub")),
+    )
+    expect(verdict, Stage.CAPTURING, "ssh-auth-failed")
+
+
+def test_a_collector_with_another_host_key(drill: Callable[..., Verdict], collector: Collector, kept: None) -> None:
+    """Somebody else answers under its name, for all that the guest knows."""
+
+    def change(guest: Guest) -> None:
+        guest.shell.run("rm -f /root/other*; ssh-keygen -q -t ed25519 -N '' -f /root/other")
+        guest.shell.run(
+            "echo %s $(cut -d' ' -f1,2 /root/other.pub) > /root/.ssh/known_hosts; sync", collector.server.name
+        )
+
+    verdict = drill(target="ssh", on_trigger=change)
+    expect(verdict, Stage.CAPTURING, "ssh-host-key")
+
+
+class Cutter:
+    """Cuts the guest's link to the collector when a part of the dump has arrived, and may restore it."""
+
+    def __init__(self, collector: Collector, *, restore: bool) -> None:
+        self._collector, self._restore = collector, restore
+        self._look = Deadline(0.0)
+        self._down: Deadline | None = None
+        self.cut_at_bytes = 0
+
+    def __call__(self, guest: Guest, watch: CrashWatch) -> None:
+        (nic,) = guest.domain.nics
+        if self._down is None:
+            if not watch.capture_seen or not self._look.passed:
+                return
+            self._look = Deadline(SEND_LOOK_EVERY_S)
+            if (arrived := self._arrived()) >= HALF_BYTES:
+                guest.domain.set_link(False, nic)
+                self.cut_at_bytes, self._down = arrived, Deadline(LINK_DOWN_S)
+        elif self._restore and self._down.passed:
+            guest.domain.set_link(True, nic)
+            self._restore = False
+
+    def _arrived(self) -> int:
+        server = self._collector.server
+        told = server.shell.run(
+            f"stat -c %s {server.directory}/*/*-incomplete 2>/dev/null | sort -n | tail -n 1", check=False
+        )
+        return int(told.out or 0)
+
+
+def test_a_link_that_is_cut_in_mid_dump(drill: Callable[..., Verdict], collector: Collector, kept: None) -> None:
+    """A part of the dump is on the collector, and is not taken for a dump."""
+    cutter = Cutter(collector, restore=False)
+    verdict = drill(target="ssh", meanwhile=cutter)
+    assert cutter.cut_at_bytes, verdict.explain()
+    expect(verdict, Stage.CAPTURING, "dump-truncated", "network-lost")
+
+
+def test_a_link_that_is_cut_and_restored(drill: Callable[..., Verdict], collector: Collector, kept: None) -> None:
+    """The dump arrives all the same, and is whole."""
+    cutter = Cutter(collector, restore=True)
+    verdict = drill(target="ssh", meanwhile=cutter)
+    assert cutter.cut_at_bytes, verdict.explain()
+    assert verdict.verified, verdict.explain()
+
+
+# ------------------------------------------------------------------------------------------------ Secure Boot
+
+_UNSIGNED = """
+import shutil, struct
+shutil.copyfile("/boot/vmlinuz-{kernel}", "/root/vmlinuz-unsigned")
+with open("/root/vmlinuz-unsigned", "r+b") as file:
+    head = file.read(4096)
+    directories = struct.unpack_from("<I", head, 0x3C)[0] + 24 + 112  # of a PE32+ image
+    file.seek(directories + 4 * 8)  # the certificate table
+    file.write(bytes(8))
+"""
+
+
+@pin_image("debian-12")
+@pytest.mark.parametrize("firmware", ["uefi-secure"], indirect=True)
+def test_secure_boot(drill_session: Callable[..., Session]) -> None:
+    """The signed kernel is loaded and dumps; without its signature it is refused, and named so."""
+    session = drill_session()
+    signed = session.drill()
+    assert signed.verified, signed.explain()
+
+    def take_the_signature_away(guest: Guest, _stack: Stack) -> None:
+        kernel = guest.shell.run("uname -r").out.strip()
+        guest.shell.run("python3 -c %s", fill(_UNSIGNED, kernel=kernel))
+        guest.shell.run("sed -i 's,^KDUMP_KERNEL=.*,KDUMP_KERNEL=/root/vmlinuz-unsigned,' /etc/default/kdump-tools")
+        guest.shell.run("systemctl restart kdump-tools.service", check=False, timeout_s=60 * guest.factor)
+
+    unsigned = session.drill(before_crash=take_the_signature_away)
+    expect(unsigned, Stage.CRASHED, "kexec-signature-rejected")

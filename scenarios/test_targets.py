@@ -1,0 +1,50 @@
+"""Every place that a dump can go to: it must be there, whole, and nowhere else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from harness.collector import Collector
+from harness.disk import Subject
+from harness.drill import Session
+from harness.family import Family
+from harness.target import ON_SERVER
+from harness.verdict import Verdict
+
+
+def packages(family: Family) -> tuple[str, ...]:
+    """What the targets of this file need, so that one armed disk serves all of them."""
+    return tuple(sorted({package for target in family.targets.values() for package in target.packages}))
+
+
+@pytest.mark.parametrize("target", ["ext4", "xfs", "ssh", "nfs"], indirect=True)
+def test_a_dump_arrives_at_each_target(drill: Callable[..., Verdict], image: Subject) -> None:
+    """Judged where it arrived: format, permissions, and every check that a local dump goes through."""
+    verdict = drill(more_packages=packages(image.family))
+    assert verdict.verified, verdict.explain()
+    assert verdict.dump is not None
+    assert verdict.dump["place"] == ("collector" if verdict.target in ON_SERVER else "kdump-target")
+
+
+def test_the_target_of_a_running_guest_changes_without_a_reboot(
+    drill_session: Callable[..., Session], collector: Collector, image: Subject
+) -> None:
+    """Local first; then the configuration is edited and the service restarted: the next dump goes to the collector."""
+    session = drill_session(more_packages=packages(image.family), server=collector.server)
+    local = session.drill()
+    assert local.verified, local.explain()
+    assert local.dump is not None
+    assert local.dump["place"] is None
+    booted = session.guest.boot_id()
+    moved = session.drill(target="ssh", on_trigger=lambda guest: check_boot(guest.boot_id(), booted))
+    assert moved.verified, moved.explain()
+    assert moved.dump is not None
+    assert moved.dump["place"] == "collector"
+    check = next(check for check in moved.checks if check.name == "single-dump")
+    assert "none elsewhere" in check.expected
+
+
+def check_boot(now: str, before: str) -> None:
+    assert now == before, "the guest was rebooted to change its target"
