@@ -294,3 +294,24 @@ def test_a_warning_does_not_spoil_a_saved_dump(name: str, line: str) -> None:
     assert diagnosis.mode == "ok"
     assert [symptom.name for symptom in diagnosis.symptoms] == [name]
     assert diagnose_text(CAPTURING + USERSPACE + line + "\n").mode == name
+
+
+SENDING = (
+    USERSPACE
+    + """\
+[   31.000000] kdump-tools[410]: The dmesg log is saved to /tmp/dmesg.ssh.202601010000.
+[   32.000000] kdump-tools[411]: sending makedumpfile -d 31 -F /proc/vmcore to kdump@c : /srv/crash/1/dump-incomplete.
+"""
+)
+
+
+def test_a_dump_that_is_being_sent_when_the_console_ends_is_cut() -> None:
+    found = diagnose_text(FIRST_BOOT + ARMED_CRASH + CAPTURE_BOOT + SENDING)
+    assert (found.mode, found.stage) == ("poweroff-mid-dump", Stage.CAPTURING)
+
+
+def test_a_guest_that_does_not_boot_after_its_dump_is_a_failure() -> None:
+    grub = "GNU GRUB  version 2.06\n   Minimal BASH-like line editing is supported. For the first word, TAB\n"
+    found = diagnose_text(FIRST_BOOT + ARMED_CRASH + CAPTURE_BOOT + REDHAT_SAVED + grub)
+    assert (found.mode, found.stage) == ("no-boot-after-dump", Stage.SAVED)
+    assert "update-grub" in found.symptoms[0].remedy

@@ -133,3 +133,11 @@ def test_a_bad_row_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, row
 def test_known_names_are_told() -> None:
     with pytest.raises(UsageError, match=r"unknown trigger 'sysrq-d' \(known: .*did you mean sysrq-c\?"):
         find_trigger("sysrq-d")
+
+
+def test_nobody_can_run_a_command_in_a_guest_that_boots() -> None:
+    row = {"name": "x", "panic": "p", "meaning": "m", "command": "true", "while_booting": "y"}
+    assert (
+        trigger._fault(Trigger(**row))
+        == "while_booting needs from_host: nobody can run a command in a guest that boots"
+    )

@@ -529,3 +529,37 @@ def test_a_panic_event_of_the_hypervisor_means_that_nothing_was_loaded(follow: A
     stopped = follow(PANIC_ONLY, factor=1, events=("crashed/0",))
     assert follow.watch.stage is Stage.CRASHED
     assert "pvpanic" in stopped
+
+
+def seen_so_far(data: bytes) -> tuple[CrashWatch, Console]:
+    """A watch that has seen all complete lines, and the console with what is left."""
+    watch, console = make_watch(), make_console(data, 4096, ends=False)
+    with console.expecting_panic():
+        while (line := console.read_line(timeout_s=0.05)) is not None:
+            watch.feed(line)
+    return watch, console
+
+
+def test_a_job_that_systemd_waits_for_without_a_limit_is_no_news() -> None:
+    job = b"\r\x1b[K[**    ] A start job is running for kdump-tools-dump.service (1min 3s / no limit)"
+    watch, console = seen_so_far(DUMPING + job)
+    news_s = watch.news_s
+    watch.glance(console.pending)
+    assert watch.job == "kdump-tools-dump.service"
+    assert watch.news_s == news_s
+
+
+def test_a_progress_bar_is_seen_before_its_line_ends() -> None:
+    watch, console = seen_so_far(DUMPING + b"\rCopying data  : [  3.0 %] |\rCopying data  : [ 41.5 %] /")
+    watch.glance(console.pending)
+    assert (watch.percent, watch.progress, watch.job) == (41.5, "41.5 %", "")
+
+
+def test_a_boot_loader_without_a_menu_after_the_dump_is_the_end() -> None:
+    watch, _ = seen_so_far(until(b"reboot: machine restart"))
+    watch.feed(Line("GNU GRUB  version 2.06", 0.0))
+    assert watch.hopeless is None
+    watch.feed(Line("   Minimal BASH-like line editing is supported. For the first word, TAB lists", 0.0))
+    assert watch.hopeless is not None
+    assert "does not come back: GRUB has nothing to boot" in watch.hopeless
+    assert watch.stage is Stage.SAVED

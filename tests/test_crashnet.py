@@ -1,0 +1,54 @@
+"""The network that dumps travel over, and hardware that fails, without a hypervisor."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from harness import faults
+from harness.crashnet import SUBNETS, TRIES, CrashNetwork
+from harness.errors import HostError
+
+
+class Hypervisor:
+    """Refuses the first few networks."""
+
+    def __init__(self, refusals: int) -> None:
+        self.refusals = refusals
+        self.made: list[str] = []
+
+    def make_network(self, name: str, address: str, prefix: int) -> None:
+        if self.refusals:
+            self.refusals -= 1
+            raise HostError("the address is taken")
+        self.made.append(f"{name} {address}/{prefix}")
+
+
+def test_each_guest_has_a_place_of_its_own() -> None:
+    hypervisor: Any = Hypervisor(refusals=2)
+    network = CrashNetwork(hypervisor, "kdh-1-crash")
+    (made,) = hypervisor.made
+    subnet = made.split()[1].removesuffix(".1/24")
+    assert subnet in SUBNETS
+    first, second = network.port(), network.port()
+    assert [first.address, second.address] == [f"{subnet}.2", f"{subnet}.3"]
+    assert first.nic.mac != second.nic.mac
+    assert first.seed.address == f"{subnet}.2/24"
+    assert 'network="kdh-1-crash"' in first.nic.xml()
+
+
+def test_a_host_without_a_free_subnet_is_told() -> None:
+    hypervisor: Any = Hypervisor(refusals=TRIES)
+    with pytest.raises(HostError, match="the address is taken"):
+        CrashNetwork(hypervisor, "kdh-1-crash")
+
+
+def test_a_disk_that_fails_needs_its_server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(faults.shutil, "which", lambda _name: None)
+    run: Any = SimpleNamespace(directory=SimpleNamespace(path=tmp_path))
+    with pytest.raises(HostError, match="needs nbdkit"), faults.failing_disk(run, 1, serial="x"):
+        pass
+    assert not list(tmp_path.iterdir())
