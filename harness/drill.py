@@ -34,7 +34,7 @@ from .stage import Stage
 from .state import require_space
 from .target import LABEL, ON_DISK, ON_SERVER, FoundFile, Server, Target, find_target
 from .timing import Deadline, PhaseClock, now_s
-from .trigger import Trigger, find_trigger
+from .trigger import CannotTrigger, Trigger, find_trigger
 from .verdict import Verdict
 from .vmcore import VmcoreError, open_vmcore
 from .watch import PANIC_TIMEOUT_S, TOTAL_TIMEOUT_S, CrashWatch
@@ -103,7 +103,8 @@ def open_session(run: Run, plan: Plan, *, on_verdict: Callable[[Verdict], None] 
     """
     plan.check()
     machine = run.fit(plan.machine, needs=plan.subject.needs_cpu)
-    plan = replace(plan, machine=replace(machine, devices=find_trigger(plan.trigger, vcpus=machine.vcpus).devices))
+    devices = {*machine.devices, *find_trigger(plan.trigger, vcpus=machine.vcpus).devices}
+    plan = replace(plan, machine=replace(machine, devices=tuple(sorted(devices))))
     run.open_evidence()
     disk: ArmedDisk | BaseDisk
     if plan.as_is:
@@ -173,6 +174,7 @@ class Session:
         self.stack = Stack(guest, plan.subject.family)
         self._evidence: Evidence | None = evidence  # of the first drill
         self._source, self._on_verdict = source, on_verdict
+        self._last: Verdict | None = None
 
     def drill(self, **changes: Any) -> Verdict:
         """One drill by the session's plan with these changes; the first one boots the guest.
@@ -181,6 +183,9 @@ class Session:
         """
         plan = replace(self.plan, **changes)
         plan.check()
+        needed = find_trigger(plan.trigger, vcpus=plan.machine.vcpus).devices
+        if missing := set(needed) - set(plan.machine.devices):
+            raise UsageError(f"the guest was started without {', '.join(missing)}, which {plan.trigger} needs")
         with contextlib.ExitStack() as stack:
             boot = self._evidence is not None
             if self._evidence is None:
@@ -191,21 +196,35 @@ class Session:
                 evidence, self._evidence = self._evidence, None
             drill = _Drill(self.run, plan, evidence)
             drill.verdict.disk = self._source
-            verdict = drill.take(self.guest, self.stack, boot=boot)
+            before, self._last = self._last, drill.verdict
+            try:
+                verdict = drill.take(self.guest, self.stack, boot=boot)
+            except CannotTrigger:
+                self._last = before  # nothing was done to the guest
+                raise
         self._on_verdict(verdict)
         return verdict
+
+    @property
+    def ready(self) -> bool:
+        """Whether the guest can be drilled once more: it has not been yet, or it came back armed."""
+        if self._last is None:
+            return True
+        seen = {check.name for check in self._last.checks if check.ok}
+        return "rearmed" in seen and ("rebooted" in seen or "lives" in seen)
 
 
 class _Refused(Session):
     """What stands for a guest whose disk could not be armed: there is nothing to crash it for."""
 
     def __init__(self, verdict: Verdict, on_verdict: Callable[[Verdict], None]) -> None:
-        self._verdict, self._on_verdict = verdict, on_verdict
+        self._refusal, self._on_verdict = verdict, on_verdict
+        self._last = verdict
 
     def drill(self, **_changes: Any) -> Verdict:
         """The verdict on what could not be armed."""
-        self._on_verdict(self._verdict)
-        return self._verdict
+        self._on_verdict(self._refusal)
+        return self._refusal
 
 
 def _not_armed(run: Run, plan: Plan, error: NotArmed) -> Verdict:

@@ -552,6 +552,65 @@ def drill_session(
         yield enter
 
 
+class Turns:
+    """At most one guest at a time that tests drill one after the other."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._stack = contextlib.ExitStack()
+        self._opened: tuple[Plan, Session] | None = None
+
+    def session(self, plan: Plan) -> Session:
+        """The guest of the test before, where it is alike and came back; else a new one."""
+        kind = dataclasses.replace(
+            plan, trigger="sysrq-c", name="", before_crash=None, on_trigger=None, meanwhile=None, on_dump=None
+        )
+        if self._opened is None or self._opened[0] != kind or not self._opened[1].ready:
+            self.close()
+            self._opened = (kind, self._stack.enter_context(open_session(self._run, plan)))
+        return self._opened[1]
+
+    def close(self) -> None:
+        """Let the guest go."""
+        self._opened = None
+        self._stack.close()
+
+
+@pytest.fixture(scope="session")
+def turns(harness_run: Run) -> Iterator[Turns]:
+    """The guest that tests share by drill_in_turn."""
+    shared = Turns(harness_run)
+    yield shared
+    shared.close()
+
+
+@pytest.fixture
+def drill_in_turn(
+    request: pytest.FixtureRequest, plan_drill: Callable[..., Plan], turns: Turns
+) -> Callable[..., Verdict]:
+    """Drill like drill(), but in the guest that the test before has crashed, where that came back: it saves a boot."""
+
+    def take(**changes: Any) -> Verdict:
+        plan = plan_drill(**changes)
+
+        def once() -> Verdict:
+            session = turns.session(plan)
+            return session.drill(
+                trigger=plan.trigger,
+                name=plan.name,
+                before_crash=plan.before_crash,
+                on_trigger=plan.on_trigger,
+                meanwhile=plan.meanwhile,
+                on_dump=plan.on_dump,
+            )
+
+        verdict = _available(request.config, plan.subject, once)
+        report_verdict(request.node, verdict)
+        return verdict
+
+    return take
+
+
 @pytest.fixture
 def sweep(
     request: pytest.FixtureRequest, harness_run: Run, image: Subject, machine: Machine, crashkernel: str | None
