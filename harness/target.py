@@ -25,7 +25,7 @@ MOUNT = "/mnt/kdump-target"  # of a disk for dumps
 LABEL = "kdump-target"  # of its filesystem, and the disk's serial number
 _DEVICE = f"/dev/disk/by-id/virtio-{LABEL}"
 KEY = "/root/.ssh/kdump_id_ed25519"
-_OUR_IDENTITY = "/root/.ssh/kdump-harness"
+_IDENTITIES = tuple(f"/root/.ssh/id_{kind}" for kind in ("ed25519", "ecdsa", "rsa"))  # that OpenSSH tries by itself
 PROPAGATE_TIMEOUT_S = 30.0  # unscaled
 ROOT = "root"
 
@@ -156,28 +156,29 @@ class Target:
         key, ours = make_key("kdump"), make_key("kdump-harness")
         shell.write_text(KEY, key.private, mode=0o600)
         shell.write_text(f"{KEY}.pub", key.public + "\n")
-        # ssh-copy-id needs another way in until the key is known there.
-        shell.write_text(_OUR_IDENTITY, ours.private, mode=0o600)
-        config = f"Host {server.name}\n IdentityFile {_OUR_IDENTITY}\n BatchMode yes\n"
+        # ssh-copy-id needs another way in until the key is known there: an identity that ssh tries by itself. One
+        # that its configuration names would be tried for the new key as well, which would then look known already.
+        identity = next((path for path in _IDENTITIES if not shell.succeeds("test -e %s", path)), None)
+        if identity is None:
+            raise GuestError(f"the guest has keys under all of ssh's names ({', '.join(_IDENTITIES)})")
         server.admit(ours.public)
         try:
-            before = shell.run("cat /root/.ssh/config", check=False).out
-            shell.write_text("/root/.ssh/config", config + before, mode=0o600)
+            shell.write_text(identity, ours.private, mode=0o600)
             command = fill(self.family.commands.propagate, **words)
-            told = shell.run(f"{command} 2>&1", timeout_s=PROPAGATE_TIMEOUT_S * guest.factor, check=False)
-            if not told.ok:
-                raise GuestError(
-                    f"the guest cannot take its key to {server.name}: {command!r} ended with status {told.status}:"
-                    f" {' | '.join(told.out.split(chr(10))[-3:]).strip(' |')}"
-                )
-            if before:
-                shell.write_text("/root/.ssh/config", before, mode=0o600)
-            else:
-                shell.run("rm -f /root/.ssh/config")
+            self._must(guest, command, f"the guest cannot take its key to {server.name}")
         finally:
             server.dismiss(ours.public)
-            shell.run("rm -f %s", _OUR_IDENTITY)
+            shell.run("rm -f %s", identity)
+        login = f"ssh -n -i {KEY} -o BatchMode=yes {server.user}@{server.name} true"
+        self._must(guest, login, f"{server.name} does not know the guest's key after {command!r}")
         return True
+
+    def _must(self, guest: Guest, command: str, otherwise: str) -> None:
+        """GuestError, with the command's last words, unless it succeeds."""
+        told = guest.shell.run(f"{command} 2>&1", timeout_s=PROPAGATE_TIMEOUT_S * guest.factor, check=False)
+        if not told.ok:
+            words = " | ".join(line.strip() for line in told.out.splitlines()[-3:])
+            raise GuestError(f"{otherwise}: {command!r} ended with status {told.status}: {words or 'no output'}")
 
     # ------------------------------------------------------------ afterwards
 

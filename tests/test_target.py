@@ -228,14 +228,15 @@ def test_red_hat_sends_a_flattened_dump_over_ssh() -> None:
 
 def test_the_key_of_kdump_is_taken_to_the_server_and_ours_does_not_stay() -> None:
     driven = find_family("debian")
-    guest: Any = Machine(**{driven.config.file: "", "/root/.ssh/config": "Host *\n"})
+    guest: Any = Machine(**{driven.config.file: ""})
     server = a_server()
     find_target("ssh", driven, server).aim(guest, Stack(guest, driven))
     assert any(command.startswith("kdump-config propagate") for command in guest.asked)
     assert "PRIVATE KEY" in guest.files[KEY]
     told: Any = server.shell
     assert [command.split()[0] for command in told.asked] == ["echo", "sed"]  # admitted, and dismissed
-    assert any(command.startswith("rm -f /root/.ssh/kdump-harness") for command in guest.asked)
+    assert any(command.startswith("rm -f /root/.ssh/id_ed25519") for command in guest.asked)
+    assert guest.asked[-1] == f"ssh -n -i {KEY} -o BatchMode=yes kdump@collector true 2>&1"  # it was seen to work
 
 
 def test_a_dump_in_the_wrong_place_is_found_and_told() -> None:
