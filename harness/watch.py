@@ -89,6 +89,13 @@ class CrashWatch:
             self.panic_text = found.group()
             self.clock.mark("panic", line.at_s)
             self._reach(Stage.CRASHED)
+        elif _LINUX.search(line.text):
+            self._kernel_at_s = line.at_s
+        elif self._kernel_at_s is not None and _CAPTURE_COMMAND_LINE.search(line.text):
+            # From an NMI the kernel jumps before its words have reached the console; the dump's own log has them.
+            self.clock.mark("panic", self._kernel_at_s)
+            self._reach(Stage.CRASHED)
+            self._capture_starts(self._kernel_at_s)
 
     def _after_panic(self, line: Line) -> None:
         if _LINUX.search(line.text):

@@ -563,3 +563,14 @@ def test_a_boot_loader_without_a_menu_after_the_dump_is_the_end() -> None:
     assert watch.hopeless is not None
     assert "does not come back: GRUB has nothing to boot" in watch.hopeless
     assert watch.stage is Stage.SAVED
+
+
+def test_a_capture_kernel_without_a_panic_on_the_console_is_a_crash() -> None:
+    watch = make_watch()
+    watch.feed(Line("[  170.2] kdump-harness: this is crash 78198fa1e45796a5", 1.0))
+    watch.feed(Line("[    0.000000] Linux version 6.1.0-56-cloud-amd64 (gcc-12) #1 SMP", 2.0))
+    assert watch.stage is Stage.ARMED  # any kernel starts like this
+    watch.feed(Line("[    0.000000] Command line: root=/dev/vda1 ro console=ttyS0 elfcorehdr=0x6f000000", 3.0))
+    assert watch.stage is Stage.CAPTURING
+    assert watch.clock.between_s("panic", "capture") == 0.0
+    assert watch.panic_text is None
