@@ -88,6 +88,7 @@ class CrashWatch:
         if found := PANIC.search(line.text) or self._wanted_panic.search(line.text):
             self.panic_text = found.group()
             self.clock.mark("panic", line.at_s)
+            self._kernel_at_s = None  # what booted before it has nothing to do with it
             self._reach(Stage.CRASHED)
         elif _LINUX.search(line.text):
             self._kernel_at_s = line.at_s
