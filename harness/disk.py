@@ -27,7 +27,7 @@ from .stack import KdumpConfig, Stack
 
 # Raise them when installing or arming itself changes: cached disks are then made anew.
 INSTALLED_VERSION = 1
-ARMED_VERSION = 4
+ARMED_VERSION = 5
 INSTALLED_NEED_MIB = 2048
 ARMED_NEED_MIB = 1024
 

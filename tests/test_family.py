@@ -14,7 +14,7 @@ from harness.config import ConfigFile
 from harness.errors import TableError, UsageError
 from harness.family import Family, Release, choose_release, fill, find_family, load_families, load_family
 from harness.records import load_records
-from harness.stack import CONSOLE_ARGUMENTS, Stack, parse_os_release
+from harness.stack import DRILL_ARGUMENTS, Stack, parse_os_release
 from harness.support import support_page
 
 FAMILIES = load_families()
@@ -22,7 +22,7 @@ ROWS = [(release, driven) for family in FAMILIES.values() for release, driven in
 each_row = pytest.mark.parametrize(
     ("release", "driven"), ROWS, ids=[f"{driven.name}-{release.name}".replace(" ", "-") for release, driven in ROWS]
 )
-ARGUMENTS = f"{CONSOLE_ARGUMENTS} crashkernel=256M"
+ARGUMENTS = f"{DRILL_ARGUMENTS} crashkernel=256M"
 
 
 def os_release(identity: str, version: str = "", like: str = "") -> dict[str, str]:
@@ -270,7 +270,7 @@ def test_older_suse_gets_its_arguments_in_etc_default_grub(
     subprocess.run(["sh", "-c", script], env={"PATH": f"{tmp_path}:/usr/bin:/bin"}, check=True)
     line = next(line for line in grub.read_text().splitlines() if line.startswith("GRUB_CMDLINE_LINUX_DEFAULT"))
     words = line.partition("=")[2].strip('"').split()
-    assert words == f"rw systemd.show_status=1 net.ifnames=0 {CONSOLE_ARGUMENTS}{reserved}".split()
+    assert words == f"rw systemd.show_status=1 net.ifnames=0 {DRILL_ARGUMENTS}{reserved}".split()
     assert grub.read_text().count("\n") == GRUB.count("\n")
 
 
