@@ -500,27 +500,27 @@ def test_an_initramfs_for_another_kernel_is_left_to_the_service_where_the_family
             REDHAT,
             "256M",
             "grubby --update-kernel=ALL --remove-args='quiet rhgb'"
-            " --args='console=tty0 console=ttyS0,115200n8 ignore_loglevel crashkernel=256M'",
+            " --args='console=tty0 console=ttyS0,115200n8 ignore_loglevel no_timer_check crashkernel=256M'",
         ),
         (
             REDHAT,
             "default",
             "grubby --update-kernel=ALL --remove-args='quiet rhgb'"
-            " --args='console=tty0 console=ttyS0,115200n8 ignore_loglevel'"
+            " --args='console=tty0 console=ttyS0,115200n8 ignore_loglevel no_timer_check'"
             " && kdumpctl reset-crashkernel --kernel=ALL",
         ),
         (
             REDHAT,
             "none",
             "grubby --update-kernel=ALL --remove-args='quiet rhgb'"
-            " --args='console=tty0 console=ttyS0,115200n8 ignore_loglevel'"
+            " --args='console=tty0 console=ttyS0,115200n8 ignore_loglevel no_timer_check'"
             " && grubby --update-kernel=ALL --remove-args='crashkernel'",
         ),
         (
             SUSE,
             "default",
             "update-bootloader --del-option quiet --del-option crashkernel --del-option ignore_loglevel"
-            " --add-option 'console=tty0 console=ttyS0,115200n8 ignore_loglevel' --config && kdumptool commandline -u",
+            " --add-option 'console=tty0 console=ttyS0,115200n8 ignore_loglevel no_timer_check' --config && kdumptool commandline -u",
         ),
     ],
 )
