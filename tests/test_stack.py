@@ -140,7 +140,7 @@ def test_what_is_not_asked_for_is_kept() -> None:
 )
 def test_the_boot_arguments_hold_the_reservation_and_our_console(crashkernel: str | None, expected: str) -> None:
     arguments = stack_of()[0].boot_arguments(crashkernel)
-    assert arguments.endswith(f"ignore_loglevel{expected}")
+    assert arguments.endswith(f"ignore_loglevel no_timer_check{expected}")
     assert "console=ttyS0,115200" in arguments
     assert "quiet" not in arguments
 
@@ -520,7 +520,8 @@ def test_an_initramfs_for_another_kernel_is_left_to_the_service_where_the_family
             SUSE,
             "default",
             "update-bootloader --del-option quiet --del-option crashkernel --del-option ignore_loglevel"
-            " --add-option 'console=tty0 console=ttyS0,115200n8 ignore_loglevel no_timer_check' --config && kdumptool commandline -u",
+            " --add-option 'console=tty0 console=ttyS0,115200n8 ignore_loglevel no_timer_check' --config"
+            " && kdumptool commandline -u",
         ),
     ],
 )
