@@ -159,6 +159,7 @@ def _add_drill(verbs: Verbs) -> None:
         "examples:\n  kdump-harness drill debian-12\n"
         "  kdump-harness drill debian-13 --crashkernel 512M --level 1 --compress lzo\n"
         "  kdump-harness drill debian-12 --kernel bookworm-backports --firmware uefi\n"
+        "  kdump-harness drill debian-12 --trigger nmi --target nfs\n"
         "  kdump-harness drill ./my.qcow2 --family debian --as-is",
     )
     _add_subject(parser)

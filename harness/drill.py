@@ -79,6 +79,8 @@ class Plan:
         self.subject.check(self.machine)
         if self.as_is and (self.subject.kernel or self.subject.files):
             raise UsageError("--as-is installs nothing, so it cannot go with --kernel or --packages")
+        if self.as_is and self.target != "local":
+            raise UsageError("--as-is leaves the guest's target as it is, so it cannot go with --target")
         self.config.check(self.subject.family)
         find_trigger(self.trigger, vcpus=self.machine.vcpus)
         find_target(self.target, self.subject.family)

@@ -145,6 +145,10 @@ class Run:
     def crash_network(self) -> CrashNetwork:
         """The network of this run that dumps travel over, made when it is first asked for."""
         if self._crash_network is None:
+            living = self.state.living_runs()
+            for left in self.hypervisor.our_networks():  # of runs that were killed: nothing else takes them down
+                if left.split("-")[1] not in living:
+                    self.hypervisor.remove_network(left)
             name = f"{PREFIX}{self.directory.identity}-crash"
             self._crash_network = CrashNetwork(self.hypervisor, name)
             self._stack.callback(self.hypervisor.remove_network, name)
