@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import importlib
 import os
 import signal
 import sys
@@ -14,6 +15,7 @@ from typing import Any
 from . import __version__
 from .errors import EXIT_BROKEN, EXIT_HOST, EXIT_OK, HarnessError
 from .family import COMPRESS_FLAGS, load_families
+from .store.arguments import add_store
 from .target import TARGETS
 from .trigger import load_triggers
 
@@ -37,8 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, _terminate)
     try:
         arguments = make_parser().parse_args(argv)
-        from . import verbs  # late: it brings libvirt, paramiko and numpy, which --help does not need
-
+        # Late: the verbs bring libvirt, paramiko and numpy, which --help does not need.
+        verbs = importlib.import_module(f".{arguments.module}", __package__)
         return int(getattr(verbs, arguments.verb)(arguments))
     except HarnessError as error:
         print(f"kdump-harness: {error}", file=sys.stderr)
@@ -78,13 +80,14 @@ def make_parser() -> argparse.ArgumentParser:
     _add_sweep(verbs)
     _add_inspect(verbs)
     _add_diagnose(verbs)
+    add_store(verbs, _add_json, Formatter)
     _add_clean(verbs)
     return parser
 
 
 def _verb(verbs: Verbs, name: str, help_text: str, epilog: str = "") -> Any:
     parser = verbs.add_parser(name, help=help_text, description=help_text, epilog=epilog, formatter_class=Formatter)
-    parser.set_defaults(verb=name)
+    parser.set_defaults(verb=name, module="verbs")
     return parser
 
 

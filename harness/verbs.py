@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import re
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console as RichConsole
 from rich.markup import escape
 from rich.table import Table
 
@@ -28,6 +25,7 @@ from .drill import Plan, run_drill
 from .errors import EXIT_FAILED, EXIT_HOST, EXIT_OK, HostError, UsageError
 from .evidence import check_writable
 from .family import find_family, load_families
+from .output import check_output, out, print_table, write_json, write_text
 from .packages import local_packages, parse_kernel
 from .progress import Progress, err
 from .prune import prune
@@ -43,8 +41,6 @@ from .vmcore import VmcoreError, open_vmcore
 from .vmcore import inspect as inspect_vmcore
 
 MIB = 1 << 20
-
-out = RichConsole(highlight=False, emoji=False)
 
 
 def _options(arguments: argparse.Namespace) -> Options:
@@ -62,7 +58,7 @@ def _options(arguments: argparse.Namespace) -> Options:
 
 def doctor(arguments: argparse.Namespace) -> int:
     findings = examine(uri=arguments.uri, state_directory=arguments.state)
-    _write_json(
+    write_json(
         arguments.json, {"fit": all(f.ok or f.optional for f in findings), "findings": [vars(f) for f in findings]}
     )
     if arguments.json != "-":
@@ -76,7 +72,7 @@ def doctor(arguments: argparse.Namespace) -> int:
 def images(arguments: argparse.Namespace) -> int:
     if not arguments.prune and (arguments.dry_run or arguments.keep is not None):
         raise UsageError(f"{'--dry-run' if arguments.dry_run else '--keep'} is for --prune")
-    _check_output(arguments.json)
+    check_output(arguments.json)
     catalog, state = load_catalog(), State(arguments.state)
     if arguments.prune:
         return _prune_images(arguments, catalog, state)
@@ -89,10 +85,10 @@ def images(arguments: argparse.Namespace) -> int:
         return _fetch_images(arguments, chosen, state)
     built = {str(meta.get("recipe", {}).get("name")) for meta in state.metas("built")}
     rows = [_listed(image, state, built) for image in chosen]
-    _write_json(arguments.json, rows)
+    write_json(arguments.json, rows)
     if arguments.json != "-":
         shown = [{**row, "cpu": f"v{row['cpu']}"} for row in rows]
-        _print_table(("name", "family", "release", "cpu", "cached", "how", "source"), shown)
+        print_table(("name", "family", "release", "cpu", "cached", "how", "source"), shown)
     return EXIT_OK
 
 
@@ -164,12 +160,12 @@ def _refresh_images(arguments: argparse.Namespace, chosen: Sequence[Image], stat
 
     with progress.step(f"asking after {len(chosen)} images", usual_s=20):
         rows = refresh(chosen, state.images, on_row=on_row)
-    _write_json(arguments.json, [row.to_json() for row in rows])
+    write_json(arguments.json, [row.to_json() for row in rows])
     asked = [row for row in rows if row.state != BY_HAND]
     if asked and not any(row.answered for row in asked):
         raise HostError(f"none of {len(asked)} images could be asked after, as without a network: {asked[0].detail}")
     if arguments.json != "-":
-        _print_table(("name", "state", "cached", "detail"), [row.to_json() for row in rows])
+        print_table(("name", "state", "cached", "detail"), [row.to_json() for row in rows])
         counts = Counter(row.state for row in rows)
         out.print(", ".join(f"{counts[state]} {state}" for state in STATES if counts[state]))
     return EXIT_FAILED if any(row.state in (ROTTED, UNREACHABLE) for row in rows) else EXIT_OK
@@ -187,7 +183,7 @@ def _fetch_images(arguments: argparse.Namespace, chosen: Sequence[Image], state:
             rows.append({"name": image.name, "path": None, "problem": str(error)})
         else:
             rows.append({"name": image.name, "path": str(path), "problem": ""})
-    _write_json(arguments.json, rows)
+    write_json(arguments.json, rows)
     if arguments.json != "-":
         for row in rows:
             out.print(escape(f"{row['name']}: {row['path'] or row['problem']}"), soft_wrap=True)
@@ -198,7 +194,7 @@ def _prune_images(arguments: argparse.Namespace, catalog: Catalog, state: State)
     keep = 1 if arguments.keep is None else arguments.keep
     found = prune(state, catalog, arguments.pattern or ["*"], keep=keep, dry_run=arguments.dry_run)
     freed_bytes = sum(one.size_bytes for one in found if not one.kept_because)
-    _write_json(
+    write_json(
         arguments.json,
         {"dry_run": arguments.dry_run, "freed_bytes": freed_bytes, "found": [one.to_json() for one in found]},
     )
@@ -210,18 +206,6 @@ def _prune_images(arguments: argparse.Namespace, catalog: Catalog, state: State)
             out.print(escape(text), soft_wrap=True)
         out.print(f"{freeing} {freed_bytes / MIB:.0f} MiB" if found else "nothing to remove")
     return EXIT_OK
-
-
-def _print_table(columns: Sequence[str], rows: Sequence[dict[str, Any]]) -> None:
-    """A table whose last column takes the lines that it needs."""
-    table = Table(box=None, pad_edge=False)
-    for column in columns:
-        table.add_column(
-            column, overflow="fold" if column == columns[-1] else "ellipsis", no_wrap=column != columns[-1]
-        )
-    for row in rows:
-        table.add_row(*(escape(str(row[column])) for column in columns))
-    out.print(table)
 
 
 def find_subject(image: str, *, family: str | None, login: str = "root") -> Subject:
@@ -255,10 +239,10 @@ def drill(arguments: argparse.Namespace) -> int:
     )
     plan.check()
     check_writable(arguments.evidence)
-    _check_output(arguments.json)
+    check_output(arguments.json)
     with Run(_options(arguments)) as run:
         verdict = run_drill(run, plan)
-    _write_json(arguments.json, verdict.to_json())
+    write_json(arguments.json, verdict.to_json())
     if arguments.json != "-":
         show_verdict(verdict)
     return EXIT_OK if verdict.verified else EXIT_FAILED
@@ -336,12 +320,12 @@ def sweep(arguments: argparse.Namespace) -> int:
     if arguments.plot is not None:
         plot.check_format(Path(arguments.plot))
     for to in (arguments.json, arguments.plot):
-        _check_output(to)
+        check_output(to)
     with Run(_options(arguments)) as run:
         found = run_sweep(run, plan)
     if arguments.plot is not None:
         found.draw(Path(arguments.plot))
-    _write_json(arguments.json, found.to_json())
+    write_json(arguments.json, found.to_json())
     if arguments.json != "-":
         show_sweep(found)
     return EXIT_OK if found.ok else EXIT_FAILED
@@ -397,7 +381,7 @@ def _cell_text(cell: Cell | None) -> str:
 
 def inspect(arguments: argparse.Namespace) -> int:
     for to in (arguments.json, arguments.dmesg):
-        _check_output(to, not_over=arguments.vmcore)
+        check_output(to, not_over=arguments.vmcore)
     wanted = arguments.triage or arguments.debuginfo is not None or arguments.debuginfo_package
     crash = _triage(arguments) if wanted else None
     found = inspect_vmcore(arguments.vmcore[0], *arguments.vmcore[1:], quick=arguments.quick)
@@ -408,9 +392,9 @@ def inspect(arguments: argparse.Namespace) -> int:
         except VmcoreError as error:
             err.print(f"kdump-harness: no kernel log: {error}", markup=False)
         else:
-            _write_text(arguments.dmesg, text if text.endswith("\n") else text + "\n")
+            write_text(arguments.dmesg, text if text.endswith("\n") else text + "\n")
     about_crash = {"triage": crash.to_json() if crash is not None else None} if wanted else {}
-    _write_json(arguments.json, {**found.to_json(), **about_crash})
+    write_json(arguments.json, {**found.to_json(), **about_crash})
     if "-" not in (arguments.json, arguments.dmesg):
         for name, value in found.to_json().items():
             if name == "classes":
@@ -469,9 +453,9 @@ def _show_triage(crash: Triage) -> None:
 
 
 def diagnose(arguments: argparse.Namespace) -> int:
-    _check_output(arguments.json, not_over=[arguments.log])
+    check_output(arguments.json, not_over=[arguments.log])
     found = diagnose_file(Path(arguments.log), family=arguments.family)
-    _write_json(arguments.json, found.to_json())
+    write_json(arguments.json, found.to_json())
     failures = [symptom for symptom in found.symptoms if symptom.severity == "failure"]
     if arguments.json != "-":
         out.print(f"{found.mode} (stage {found.stage.name})")
@@ -524,34 +508,3 @@ def clean(arguments: argparse.Namespace) -> int:
     if stuck:
         raise HostError(f"cannot remove {', '.join(stuck)} in {state.directory}: run clean as who made them")
     return EXIT_OK
-
-
-def _write_json(to: str | None, data: Any) -> None:
-    if to is not None:
-        _write_text(to, json.dumps(data, indent=1, default=str) + "\n")
-
-
-def _check_output(to: str | None, *, not_over: Sequence[str] = ()) -> None:
-    """UsageError, before any work is done, for a place where the result cannot go."""
-    if to in (None, "-"):
-        return
-    path = Path(to)
-    if path.exists() and any(Path(source).exists() and path.samefile(source) for source in not_over):
-        raise UsageError(f"{to} is what is read; the result needs another place")
-    fresh = not path.exists()
-    try:
-        path.open("a").close()  # asking for permission is not enough: /proc says yes and means no
-        if fresh:
-            path.unlink()
-    except OSError as error:
-        raise UsageError(f"{to} cannot be written: {error.strerror}") from None
-
-
-def _write_text(to: str, text: str) -> None:
-    if to == "-":
-        sys.stdout.write(text)
-        return
-    try:
-        Path(to).write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise UsageError(f"{to} cannot be written: {error.strerror}") from None

@@ -20,7 +20,7 @@ from harness.cli import main
 DATA = Path(__file__).parent / "data"
 DUMP = DATA / "vmcore" / "zlib.kdump"
 CONSOLE = DATA / "drills" / "debian-12-verified.log"
-VERBS = ("doctor", "images", "drill", "sweep", "inspect", "diagnose", "clean")
+VERBS = ("doctor", "images", "drill", "sweep", "inspect", "diagnose", "store", "clean")
 
 
 @pytest.fixture(autouse=True)

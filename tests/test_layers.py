@@ -13,11 +13,11 @@ HARNESS = Path(__file__).parent.parent / "harness"
 # From the bottom up; a module may import from its own row and from the rows above it in this list.
 LAYERS = (
     ("errors", "stage", "facts"),
-    ("timing", "mirror", "checksums", "verdict", "config", "plot", "matrix", "records"),
+    ("timing", "database", "output", "mirror", "checksums", "verdict", "config", "plot", "matrix", "records"),
     ("evidence", "catalog", "seed", "progress", "family"),
     ("vmcore", "diagnosis", "download", "build", "packages", "state", "refresh", "prune"),
     ("console", "shell", "triage"),
-    ("domain",),
+    ("domain", "store"),
     ("accel", "crashnet", "guest"),
     ("runtime",),
     ("faults", "stack", "trigger", "target", "memstate"),

@@ -4,6 +4,7 @@ from .check import check
 from .classes import Leftover, PageClass, Tally, classify, count_classes, leftover
 from .damage import Damage, NotInDump, Unreadable, VmcoreError
 from .inspection import Inspection, inspect, inspect_opened
+from .rearrange import rearrange
 from .vmcore import Vmcore, open_vmcore
 
 __all__ = [
@@ -23,4 +24,5 @@ __all__ = [
     "inspect_opened",
     "leftover",
     "open_vmcore",
+    "rearrange",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from array import array
+from collections.abc import Iterator
 from pathlib import Path
 from struct import Struct
 from typing import Protocol
@@ -210,6 +211,10 @@ class FlattenedFile:
             piece = self.file.read(int(self._places[index]) + low - start, high - low)
             data[low - offset : low - offset + len(piece)] = piece
         return bytes(data)
+
+    def written(self) -> Iterator[tuple[int, int]]:
+        """Start and end of each stretch without a gap, in order."""
+        return zip(self._run_starts.tolist(), self._run_ends.tolist(), strict=True)
 
     def covered(self, starts: Int64s, ends: Int64s) -> NDArray[np.bool_]:
         """Which of the ranges were written without a gap."""

@@ -1,0 +1,99 @@
+"""SQLite files that several processes write to: opened, brought up to date, their errors told as sentences."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from .errors import HostError, UsageError
+
+_WAIT_S = 60.0  # for another process that writes
+
+
+class Database:
+    """One file; every write is a transaction that is there as a whole or not at all, also after kill -9."""
+
+    def __init__(self, path: Path, *, application: int, migrations: Sequence[str], mode: int = 0o600) -> None:
+        """Open or create the file and apply the migrations that it has not seen; there is one per version.
+
+        application tells our databases from one another. UsageError for a file that is none of them or is newer.
+        """
+        self.path = path
+        with self._told():
+            with contextlib.suppress(FileExistsError):
+                # Made by ourselves, so that it never has another mode; SQLite's own files beside it take after it.
+                descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, mode)
+                os.fchmod(descriptor, mode)
+                os.close(descriptor)
+            self._connection = sqlite3.connect(path, timeout=_WAIT_S, isolation_level=None)
+            self._connection.row_factory = sqlite3.Row
+            try:
+                self._prepare(application, migrations)
+            except BaseException:
+                self._connection.close()
+                raise
+
+    def _prepare(self, application: int, migrations: Sequence[str]) -> None:
+        found = self._pragma("application_id")
+        if found != application and (found or self._pragma("schema_version")):
+            raise UsageError(f"{self.path} is a database, but none of this kind")
+        if self._pragma("user_version") > len(migrations):
+            raise UsageError(f"{self.path} was written by a newer kdump-harness")
+        self._connection.execute("PRAGMA journal_mode = WAL")
+        self._connection.execute("PRAGMA foreign_keys = ON")
+        if found == application and self._pragma("user_version") == len(migrations):
+            return
+        with self.writing():  # asked again inside: another process may have been quicker
+            for version in range(self._pragma("user_version"), len(migrations)):
+                for statement in filter(str.strip, migrations[version].split(";")):
+                    self._connection.execute(statement)
+                self._connection.execute(f"PRAGMA user_version = {version + 1}")
+            self._connection.execute(f"PRAGMA application_id = {application}")
+
+    def _pragma(self, name: str) -> int:
+        return int(self._connection.execute(f"PRAGMA {name}").fetchone()[0])
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[None]:
+        """Nobody else writes within the block; what it wrote is undone when it ends with an exception."""
+        with self._told():
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._connection.execute("COMMIT")
+            except BaseException:
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
+                raise
+
+    def rows(self, query: str, *values: Any) -> list[sqlite3.Row]:
+        """All rows that a query gives."""
+        with self._told():
+            return self._connection.execute(query, values).fetchall()
+
+    def run(self, statement: str, *values: Any) -> int:
+        """How many rows a statement changed."""
+        with self._told():
+            return self._connection.execute(statement, values).rowcount
+
+    def run_many(self, statement: str, values: Sequence[Sequence[Any]]) -> None:
+        """One statement for many rows."""
+        with self._told():
+            self._connection.executemany(statement, values)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._connection.close()
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            if getattr(error, "sqlite_errorcode", None) in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
+                raise UsageError(f"{self.path} is no database, or a damaged one ({error})") from None
+            raise HostError(f"{self.path}: {error}") from None

@@ -1,0 +1,62 @@
+"""What a verb prints and writes: tables for people, JSON for scripts."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console as RichConsole
+from rich.markup import escape
+from rich.table import Table
+
+from .errors import UsageError
+
+out = RichConsole(highlight=False, emoji=False)
+
+
+def print_table(columns: Sequence[str], rows: Sequence[dict[str, Any]]) -> None:
+    """A table whose last column takes the lines that it needs."""
+    table = Table(box=None, pad_edge=False)
+    for column in columns:
+        table.add_column(
+            column, overflow="fold" if column == columns[-1] else "ellipsis", no_wrap=column != columns[-1]
+        )
+    for row in rows:
+        table.add_row(*(escape(str(row[column])) for column in columns))
+    out.print(table)
+
+
+def write_json(to: str | None, data: Any) -> None:
+    """Write data as JSON to a file, to standard output (-), or nowhere (None)."""
+    if to is not None:
+        write_text(to, json.dumps(data, indent=1, default=str) + "\n")
+
+
+def check_output(to: str | None, *, not_over: Sequence[str] = ()) -> None:
+    """UsageError, before any work is done, for a place where the result cannot go."""
+    if to in (None, "-"):
+        return
+    path = Path(to)
+    if path.exists() and any(Path(source).exists() and path.samefile(source) for source in not_over):
+        raise UsageError(f"{to} is what is read; the result needs another place")
+    fresh = not path.exists()
+    try:
+        path.open("a").close()  # asking for permission is not enough: /proc says yes and means no
+        if fresh:
+            path.unlink()
+    except OSError as error:
+        raise UsageError(f"{to} cannot be written: {error.strerror}") from None
+
+
+def write_text(to: str, text: str) -> None:
+    """Write a text to a file or to standard output (-); UsageError when it cannot be."""
+    if to == "-":
+        sys.stdout.write(text)
+        return
+    try:
+        Path(to).write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"{to} cannot be written: {error.strerror}") from None

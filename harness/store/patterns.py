@@ -1,0 +1,135 @@
+"""What dumps have in common: seen before, and what stands out across a cluster."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from .index import Dump, Index
+
+_MOST = 0.8  # of a crash's dumps must share a trait for it to stand out
+_RARER = 0.5  # and of all other dumps at most this part of that share
+_FEW = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Suspect:
+    """Something that nearly all dumps of one crash share and the others do not."""
+
+    name: str
+    value: str
+    share: float  # of this crash's dumps that tell it
+    elsewhere: float  # of all others that tell it
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pattern:
+    """One crash, seen more than once."""
+
+    signature: str
+    text: str
+    dumps: tuple[str, ...]
+    hosts: Mapping[str, int]
+    kernels: Mapping[str, int]
+    first_s: float
+    last_s: float
+    suspects: tuple[Suspect, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """The record as JSON takes it."""
+        return asdict(self)
+
+
+def find_patterns(index: Index, *, least: int = _FEW) -> list[Pattern]:
+    """The crashes with at least so many dumps, the most frequent first."""
+    dumps, traits = index.dumps(), index.traits()
+    told = {dump.id: _told(dump, traits.get(dump.id, {})) for dump in dumps}
+    groups: dict[str, list[Dump]] = defaultdict(list)
+    for dump in dumps:
+        if dump.signature:
+            groups[dump.signature].append(dump)
+    everywhere = _count(list(told.values()))
+    found = [_pattern(group, told, everywhere) for group in groups.values() if len(group) >= least]
+    return sorted(found, key=lambda one: (-len(one.dumps), -one.last_s))
+
+
+def _told(dump: Dump, traits: Mapping[str, str]) -> dict[str, str]:
+    return {**traits, **({"kernel": dump.kernel} if dump.kernel else {}), "host": dump.host}
+
+
+class _Counts:
+    """How many dumps tell a trait at all, and how many give it a value."""
+
+    def __init__(self) -> None:
+        self.of: Counter[tuple[str, str]] = Counter()
+        self.told: Counter[str] = Counter()
+
+
+def _count(dumps: Sequence[Mapping[str, str]]) -> _Counts:
+    counts = _Counts()
+    for traits in dumps:
+        counts.told.update(traits.keys())
+        counts.of.update(traits.items())
+    return counts
+
+
+def _pattern(group: list[Dump], told: Mapping[str, Mapping[str, str]], everywhere: _Counts) -> Pattern:
+    here = _count([told[dump.id] for dump in group])
+    moments = [dump.crash_s or dump.added_s for dump in group]
+    suspects = []
+    for (name, value), count in here.of.items():
+        others = everywhere.told[name] - here.told[name]
+        share = count / here.told[name]
+        elsewhere = (everywhere.of[name, value] - count) / others if others else 0.0
+        if count >= _FEW and share >= _MOST and others and elsewhere <= _RARER * share:
+            suspects.append(Suspect(name=name, value=value, share=round(share, 3), elsewhere=round(elsewhere, 3)))
+    return Pattern(
+        signature=group[0].signature or "",
+        text=group[0].signature_text or "",
+        dumps=tuple(dump.id for dump in group),
+        hosts=dict(Counter(dump.host for dump in group).most_common()),
+        kernels=dict(Counter(dump.kernel or "unknown" for dump in group).most_common()),
+        first_s=min(moments),
+        last_s=max(moments),
+        suspects=tuple(sorted(suspects, key=lambda one: (one.elsewhere - one.share, one.name))),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeenBefore:
+    """Other dumps that share something with this one."""
+
+    what: str
+    value: str
+    count: int
+    hosts: int
+    last_s: float
+
+    def to_json(self) -> dict[str, Any]:
+        """The record as JSON takes it."""
+        return asdict(self)
+
+
+def seen_before(index: Index, dump: Dump) -> list[SeenBefore]:
+    """Same host, kernel, crash, firmware, driver: how often among the other dumps."""
+    others = [other for other in index.dumps() if other.id != dump.id]
+    shared: list[tuple[str, str | None, list[Dump]]] = [
+        ("signature", dump.signature, [other for other in others if other.signature == dump.signature]),
+        ("host", dump.host, [other for other in others if other.host == dump.host]),
+        ("kernel", dump.kernel, [o for o in others if (o.kernel, o.build_id) == (dump.kernel, dump.build_id)]),
+    ]
+    for name, value in sorted(index.traits_of(dump.id).items()):
+        shared.append((name, value, [other for other in index.with_trait(name, value) if other.id != dump.id]))
+    return [
+        SeenBefore(
+            what=what,
+            value=value,
+            count=len(found),
+            hosts=len({one.host for one in found}),
+            last_s=max(one.crash_s or one.added_s for one in found),
+        )
+        for what, value, found in shared
+        if value and found
+    ]

@@ -1,0 +1,43 @@
+"""Makes stores, and rows of stores, for the tests and the benchmark of the store."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from harness.store.index import TRIAGED, Dump
+from harness.store.store import VMCORE, Store
+
+LOGS = Path(__file__).parent / "data" / "vmcore" / "logs"
+
+
+def make_dump(number: int = 0, **changes: Any) -> Dump:
+    """A row; number makes it another one."""
+    sha256 = hashlib.sha256(str(number).encode()).hexdigest()
+    facts: dict[str, Any] = {
+        "id": sha256[:12],
+        "sha256": sha256,
+        "size_bytes": 1 << 20,
+        "disk_bytes": 1 << 20,
+        "added_s": 1_800_000_000.0 + number,
+        "origin": f"/srv/incoming/host-{number}/vmcore",
+        "sender": f"host-{number}",
+        "host": "alpha",
+        "state": TRIAGED,
+        "kernel": "6.1.0-50-amd64",
+        "build_id": "ab" * 20,
+        "signature": "0123456789",
+        "signature_text": "crash_here < and_there",
+    }
+    return Dump(**{**facts, **changes})
+
+
+def put(store: Store, dump: Dump, traits: dict[str, str] | None = None, content: bytes = b"KDUMP   ") -> Dump:
+    """A dump in the index, with a directory and a small file."""
+    place = store.place_of(dump)
+    place.mkdir(mode=0o700)
+    (place / VMCORE).write_bytes(content)
+    with store.index.database.writing():
+        store.index.put(dump, traits or {})
+    return dump
