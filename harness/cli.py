@@ -15,6 +15,7 @@ from typing import Any
 from . import __version__
 from .errors import EXIT_BROKEN, EXIT_HOST, EXIT_OK, HarnessError
 from .family import COMPRESS_FLAGS, load_families
+from .history.arguments import HISTORY_HELP, add_history
 from .store.arguments import add_store
 from .target import TARGETS
 from .trigger import load_triggers
@@ -80,6 +81,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_sweep(verbs)
     _add_inspect(verbs)
     _add_diagnose(verbs)
+    add_history(verbs, _add_json, Formatter)
     add_store(verbs, _add_json, Formatter)
     _add_clean(verbs)
     return parser
@@ -95,6 +97,7 @@ def _add_run_options(parser: Any) -> None:
     parser.add_argument("--uri", help="the hypervisor (default: LIBVIRT_DEFAULT_URI, else qemu:///system)")
     parser.add_argument("--state", type=Path, metavar="DIR", help="where disks are kept (default: shared or /var/tmp)")
     parser.add_argument("--evidence", type=Path, default=Path("evidence"), metavar="DIR", help="where evidence goes")
+    parser.add_argument("--history", metavar="FILE", help=HISTORY_HELP)
     parser.add_argument(
         "--accelerator", default="auto", choices=("auto", "kvm", "tcg"), help="auto tries whether KVM works"
     )

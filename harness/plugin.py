@@ -25,6 +25,9 @@ from .errors import HarnessError, UsageError
 from .evidence import Evidence, EvidenceRoot, run_stamp
 from .family import Family, find_family
 from .guest import Guest
+from .history.arguments import HISTORY_HELP
+from .history.database import DRILL, history_path
+from .history.recording import record
 from .matrix import Entry, Matrix, Outcome
 from .packages import local_packages, parse_kernel
 from .runtime import Machine, Options, Run
@@ -91,6 +94,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--run-known", action="store_true", help="run scenarios with a known issue without excusing them")
     group.addoption("--uri", metavar="URI", help="the hypervisor (default: LIBVIRT_DEFAULT_URI, else qemu:///system)")
     group.addoption("--state", metavar="DIR", help="where disks are kept")
+    group.addoption("--history", metavar="FILE", help=HISTORY_HELP)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -638,6 +642,7 @@ def sweep(
 def report_verdict(item: Any, verdict: Verdict) -> None:
     """Put the verdict's figures into the test's properties, which JUnit XML carries, and count it for known issues."""
     item.stash.setdefault(_VERDICTS, []).append(verdict)
+    verdict.remarks += _record(item, verdict)
     properties = {
         "evidence": verdict.evidence,
         "reached": verdict.reached.name,
@@ -650,6 +655,18 @@ def report_verdict(item: Any, verdict: Verdict) -> None:
         if text := getattr(verdict, name):
             properties[name] = text
     item.user_properties.extend(properties.items())
+
+
+def _record(item: Any, verdict: Verdict) -> list[str]:
+    """Put it into the history; what is worse than before."""
+    history, state = item.config.getoption("--history"), item.config.getoption("--state")
+    return record(
+        history_path(history, Path(state) if state else None),
+        DRILL,
+        verdict.to_json(),
+        say=lambda text: item.user_properties.append(("history", text)),
+        scenario=scenario_name(item),
+    )
 
 
 def evidence_name(node: Any) -> str:

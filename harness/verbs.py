@@ -25,6 +25,8 @@ from .drill import Plan, run_drill
 from .errors import EXIT_FAILED, EXIT_HOST, EXIT_OK, HostError, UsageError
 from .evidence import check_writable
 from .family import find_family, load_families
+from .history.database import DRILL, SWEEP, history_path
+from .history.recording import record
 from .output import check_output, out, print_table, write_json, write_text
 from .packages import local_packages, parse_kernel
 from .progress import Progress, err
@@ -242,10 +244,17 @@ def drill(arguments: argparse.Namespace) -> int:
     check_output(arguments.json)
     with Run(_options(arguments)) as run:
         verdict = run_drill(run, plan)
+    verdict.remarks += _record(arguments, DRILL, verdict.to_json())
     write_json(arguments.json, verdict.to_json())
     if arguments.json != "-":
         show_verdict(verdict)
     return EXIT_OK if verdict.verified else EXIT_FAILED
+
+
+def _record(arguments: argparse.Namespace, kind: str, result: dict[str, Any]) -> list[str]:
+    """Put it into the history; what is worse than before."""
+    path = history_path(arguments.history, arguments.state)
+    return record(path, kind, result, say=lambda text: err.print(f"kdump-harness: {text}", markup=False))
 
 
 def show_verdict(verdict: Verdict) -> None:
@@ -321,10 +330,15 @@ def sweep(arguments: argparse.Namespace) -> int:
         plot.check_format(Path(arguments.plot))
     for to in (arguments.json, arguments.plot):
         check_output(to)
+
+    def crashed(verdict: Verdict) -> None:
+        verdict.remarks += _record(arguments, DRILL, verdict.to_json())
+
     with Run(_options(arguments)) as run:
-        found = run_sweep(run, plan)
+        found = run_sweep(run, plan, on_verdict=crashed)
     if arguments.plot is not None:
         found.draw(Path(arguments.plot))
+    _record(arguments, SWEEP, found.to_json())
     write_json(arguments.json, found.to_json())
     if arguments.json != "-":
         show_sweep(found)

@@ -17,7 +17,7 @@ LAYERS = (
     ("evidence", "catalog", "seed", "progress", "family"),
     ("vmcore", "diagnosis", "download", "build", "packages", "state", "refresh", "prune"),
     ("console", "shell", "triage"),
-    ("domain", "store"),
+    ("domain", "store", "history"),
     ("accel", "crashnet", "guest"),
     ("runtime",),
     ("faults", "stack", "trigger", "target", "memstate"),

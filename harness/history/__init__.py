@@ -1,0 +1,6 @@
+"""Past drills and sweeps: recorded, listed, compared with one another."""
+
+from .database import DEFAULT_NAME, History, Run, history_path
+from .trend import Regression, regressions
+
+__all__ = ["DEFAULT_NAME", "History", "Regression", "Run", "history_path", "regressions"]

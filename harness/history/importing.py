@@ -1,0 +1,64 @@
+"""Takes past results into the history: verdict.json, sweep.json, matrix.json, or a directory with some below it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ..errors import UsageError
+from .database import DRILL, SWEEP, History
+
+NAMES = ("verdict.json", "sweep.json", "matrix.json")
+
+
+def import_file(history: History, path: Path) -> tuple[int, int]:
+    """How many results were added, and how many were there already; UsageError for what is none of ours."""
+    added = known = 0
+    table = _read(path)
+    at_s = path.stat().st_mtime
+    try:
+        for kind, result, scenario in _results(path, table):
+            if history.add(kind, result, at_s=at_s, scenario=scenario) is None:
+                known += 1
+            else:
+                added += 1
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UsageError(f"{path} is no result of ours ({type(error).__name__}: {error})") from None
+    return added, known
+
+
+def result_files(path: Path) -> list[Path]:
+    """The file itself, or what a directory has below it; UsageError when there is nothing."""
+    if not path.is_dir():
+        return [path]
+    # Links, as evidence/last is one, would give everything twice.
+    found = [
+        one for name in NAMES for one in path.rglob(name) if not any(up.is_symlink() for up in (one, *one.parents))
+    ]
+    if not found:
+        raise UsageError(f"{path} has no {', '.join(NAMES)} below it")
+    return sorted(found)
+
+
+def _read(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read ({error.strerror})") from None
+    except ValueError as error:
+        raise UsageError(f"{path} is not JSON: {error}") from None
+
+
+def _results(path: Path, table: Any) -> Iterator[tuple[str, dict[str, Any], str]]:
+    """Kind, result and scenario of everything in a file."""
+    if isinstance(table, dict) and "tests" in table:
+        for test in table["tests"]:
+            yield from ((DRILL, verdict, test["scenario"]) for verdict in test["verdicts"])
+    elif isinstance(table, dict) and "checks" in table and "verified" in table:
+        yield DRILL, table, ""
+    elif isinstance(table, dict) and "cells" in table:
+        yield SWEEP, table, ""
+    else:
+        raise UsageError(f"{path} is none of {', '.join(NAMES)}")

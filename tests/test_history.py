@@ -1,0 +1,309 @@
+"""Past drills: recorded whole or not at all, compared with what can be compared, worse only by more than the noise."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from history_factory import VERDICT, drill, failed
+
+from harness.cli import main
+from harness.errors import UsageError
+from harness.history.database import DRILL, SWEEP, History, Run, history_path
+from harness.history.figures import figures_of, load_figures
+from harness.history.importing import import_file
+from harness.history.recording import record
+from harness.history.trend import find, regressions
+
+KERNELS = ("6.1.0-55-cloud-amd64", "6.1.0-56-cloud-amd64")
+SWEEP_RESULT = {
+    "schema": 1,
+    "ok": True,
+    "image": "debian-12",
+    "kernel": KERNELS[0],
+    "accelerator": "tcg",
+    "took_s": 600.0,
+    "relations": [],
+    "cells": [{"level": 31, "compress": "zlib", "size_bytes": 27_000_000, "how": "real"}],
+    "evidence": "evidence/x",
+}
+
+
+@pytest.fixture
+def past(tmp_path: Path) -> Iterator[History]:
+    """An empty history."""
+    with History(tmp_path / "history.sqlite") as made:
+        yield made
+
+
+def _thirty(past: History, *, slower_by: float = 1.6, from_day: int = 24) -> list[Run]:
+    """A drill each night; a new kernel in the end."""
+    runs = []
+    for day in range(30):
+        new = day >= from_day
+        run = past.add(DRILL, drill(day, kernel=KERNELS[new], slower_by=slower_by if new else 1.0))
+        assert run is not None
+        runs.append(run)
+    return runs
+
+
+# ---------------------------------------------------------------- worse than before
+
+
+def test_a_new_kernel_that_is_slower_is_named(past: History) -> None:
+    runs = _thirty(past)
+    found = {one.figure: one for one in regressions(past, runs[-1])}
+    assert set(found) == {"panic_to_login", "capture_boot"}
+    worse = found["panic_to_login"]
+    assert (worse.since_kernel, worse.before_kernel, worse.drills) == (KERNELS[1], KERNELS[0], 6)
+    assert worse.text.startswith("panic to login: 5")
+    assert "usually 338.9 s (+6" in worse.text
+    assert worse.text.endswith(f"slower since {KERNELS[1]}, 6 drills)")
+
+
+def test_it_is_told_from_the_first_slow_drill_on(past: History) -> None:
+    runs = _thirty(past)
+    told = [bool(regressions(past, run)) for run in runs]
+    assert told == [False] * 24 + [True] * 6
+
+
+def test_noise_is_nothing(past: History) -> None:
+    runs = _thirty(past, slower_by=1.1)
+    assert not any(regressions(past, run) for run in runs)
+
+
+def test_one_slow_night_is_no_regression_afterwards(past: History) -> None:
+    for day in range(10):
+        run = past.add(DRILL, drill(day, slower_by=3.0 if day == 6 else 1.0))
+    assert run is not None
+    assert regressions(past, run) == []
+
+
+def test_a_larger_dump_says_so(past: History) -> None:
+    for day in range(8):
+        run = past.add(DRILL, drill(day, larger_by=4.0 if day == 7 else 1.0))
+    assert run is not None
+    (worse,) = regressions(past, run)
+    assert (worse.figure, worse.since_kernel) == ("dump_size", None)
+    assert "larger with the same kernel as before" in worse.text
+
+
+def test_only_what_is_alike_is_compared(past: History) -> None:
+    for day in range(8):
+        past.add(DRILL, drill(day))
+    for changes in ({"memory_mib": 4096}, {"accelerator": "kvm"}, {"level": 1}, {"target": "nfs"}, {"image": "x"}):
+        run = past.add(DRILL, drill(9, slower_by=5.0, **changes))
+        assert run is not None
+        assert regressions(past, run) == []
+
+
+def test_failed_drills_are_no_measure(past: History) -> None:
+    for day in range(8):
+        past.add(DRILL, drill(day, slower_by=9.0, verified=False) if day % 2 else drill(day))
+    run = past.add(DRILL, drill(8, slower_by=1.02))
+    assert run is not None
+    assert regressions(past, run) == []
+
+
+def test_two_drills_are_no_past(past: History) -> None:
+    runs = [past.add(DRILL, drill(day, slower_by=1.0 if day < 2 else 9.0)) for day in range(3)]
+    assert runs[-1] is not None
+    assert find(load_figures()["panic_to_login"], past.series(runs[-1].series)) is None
+
+
+def test_figures_are_taken_from_their_places() -> None:
+    figures = figures_of(VERDICT)
+    assert figures["panic_to_login"] == 338.887
+    assert figures["dump_size"] == 27_749_729
+    assert figures["reserved"] == 256
+    assert set(figures) == set(load_figures())
+    assert figures_of({"phases_s": None, "dump": None, "reserved_mib": None}) == {}
+
+
+# ---------------------------------------------------------------- the file
+
+
+def test_a_result_is_recorded_once(past: History, tmp_path: Path) -> None:
+    assert past.add(DRILL, VERDICT) is not None
+    (tmp_path / "run" / "debian-12").mkdir(parents=True)
+    (tmp_path / "last").symlink_to("run")
+    file = tmp_path / "run" / "debian-12" / "verdict.json"
+    file.write_text(json.dumps({**VERDICT, "remarks": ["said since"], "evidence": "elsewhere"}))
+    assert import_file(past, file) == (0, 1)
+
+
+def test_matrices_and_sweeps_are_imported(past: History, tmp_path: Path) -> None:
+    matrix = {"schema": 1, "tests": [{"scenario": "test_smoke.py::test_dump", "verdicts": [drill(1), failed(2)]}]}
+    (tmp_path / "matrix.json").write_text(json.dumps(matrix))
+    (tmp_path / "sweep.json").write_text(json.dumps(SWEEP_RESULT))
+    assert import_file(past, tmp_path / "matrix.json") == (2, 0)
+    assert import_file(past, tmp_path / "sweep.json") == (1, 0)
+    assert import_file(past, tmp_path / "sweep.json") == (0, 1)
+    sweep = next(run for run in past.newest() if run.kind == SWEEP)
+    assert sweep.figures == {"size_d31_zlib": 27_000_000}
+    bad = next(run for run in past.newest() if not run.ok)
+    assert bad.summary == "capture-oom; the capture kernel ran out of memory; single-dump: none"
+    assert bad.scenario == "test_smoke.py::test_dump"
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"checks": [], "verified": true}', '{"tests": [1]}', "\xff"])
+def test_what_is_no_result_is_refused(past: History, tmp_path: Path, text: str) -> None:
+    path = tmp_path / "verdict.json"
+    path.write_text(text, encoding="latin-1")
+    with pytest.raises(UsageError, match=r"verdict\.json is "):
+        import_file(past, path)
+    assert past.newest() == []
+
+
+def test_retention_keeps_the_last_success(past: History) -> None:
+    past.add(DRILL, drill(0))
+    for day in range(1, 6):
+        past.add(DRILL, failed(day))
+    assert len(past.prune(keep=2, days=None, dry_run=True)) == 3
+    assert len(past.newest()) == 6
+    past.prune(keep=2, days=None, dry_run=False)
+    assert [run.ok for run in past.newest()] == [False, False, True]
+
+
+def test_old_runs_go_by_age(past: History) -> None:
+    past.add(SWEEP, SWEEP_RESULT, at_s=time.time() - 100 * 86400)
+    past.add(SWEEP, {**SWEEP_RESULT, "took_s": 1.0}, at_s=time.time())
+    assert len(past.prune(keep=None, days=30, dry_run=False)) == 1
+
+
+_WRITER = """
+import sys
+from harness.history.database import DRILL, History
+sys.path.insert(0, sys.argv[2])
+from history_factory import drill
+for number in range(int(sys.argv[4])):
+    with History(__import__("pathlib").Path(sys.argv[1])) as history:
+        history.add(DRILL, drill(number, image=sys.argv[3]))
+    print(number, flush=True)
+"""
+
+
+def _writer(path: Path, image: str, count: int) -> subprocess.Popen[str]:
+    here = str(Path(__file__).parent)
+    return subprocess.Popen(
+        [sys.executable, "-c", _WRITER, str(path), here, image, str(count)], stdout=subprocess.PIPE, text=True
+    )
+
+
+def test_two_writers_at_once_lose_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "history.sqlite"  # also made by both at once
+    both = [_writer(path, image, 40) for image in ("a", "b")]
+    assert [process.wait() for process in both] == [0, 0]
+    with History(path) as past:
+        assert sorted(run.image for run in past.newest()) == ["a"] * 40 + ["b"] * 40
+    for process in both:
+        assert process.stdout is not None
+        process.stdout.close()
+
+
+def test_a_writer_that_is_killed_loses_only_its_own_run(tmp_path: Path) -> None:
+    path = tmp_path / "history.sqlite"
+    victim, other = _writer(path, "victim", 100_000), _writer(path, "other", 60)
+    assert victim.stdout is not None
+    said = [victim.stdout.readline() for _ in range(30)]
+    os.kill(victim.pid, signal.SIGKILL)
+    said += victim.stdout.readlines()
+    assert victim.wait() == -signal.SIGKILL
+    assert other.wait() == 0
+    whole = sum(line.endswith("\n") for line in said)
+    with History(path) as past:
+        images = [run.image for run in past.newest()]
+        assert images.count("other") == 60
+        assert whole <= images.count("victim") <= whole + 1
+        assert past._database.rows("PRAGMA integrity_check")[0][0] == "ok"
+        assert past.add(DRILL, VERDICT) is not None
+    for process in (victim, other):
+        assert process.stdout is not None
+        process.stdout.close()
+
+
+def test_a_newer_file_and_a_stranger_s_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "history.sqlite"
+    with History(path) as past:
+        past._database.run("PRAGMA user_version = 99")
+    with pytest.raises(UsageError, match="was written by a newer kdump-harness"):
+        History(path)
+    other = tmp_path / "other.sqlite"
+    with History(other) as past:
+        past._database.run("PRAGMA application_id = 7")
+    with pytest.raises(UsageError, match="none of this kind"):
+        History(other)
+
+
+# ---------------------------------------------------------------- recording and words
+
+
+def test_recording_never_spoils_a_verdict(tmp_path: Path) -> None:
+    said: list[str] = []
+    (tmp_path / "file").write_text("no database")
+    for path in (tmp_path / "file", tmp_path / "file" / "below"):
+        assert record(path, DRILL, VERDICT, say=said.append) == []
+    assert len(said) == 2
+    assert all(text.startswith("this drill was not recorded: ") for text in said)
+    assert record(None, DRILL, VERDICT, say=said.append) == []
+
+
+def test_a_drill_that_passed_says_that_it_is_slower(tmp_path: Path) -> None:
+    path = tmp_path / "history.sqlite"
+    for day in range(6):
+        assert record(path, DRILL, drill(day), say=print) == []
+    (first, second) = record(path, DRILL, drill(6, slower_by=2.0), say=print)
+    assert "slower with the same kernel as before" in first
+    assert first.startswith("panic to login")
+    assert second.startswith("boot of the capture kernel")
+
+
+def test_where_the_history_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert history_path("none", tmp_path) is None
+    assert history_path("x.sqlite", tmp_path) == Path("x.sqlite")
+    assert history_path(None, tmp_path) == tmp_path / "history.sqlite"
+    monkeypatch.setenv("KDUMP_HARNESS_STATE", str(tmp_path / "s"))
+    assert history_path(None, None) == tmp_path / "s" / "history.sqlite"
+
+
+def test_the_verb_lists_and_finds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "history.sqlite"
+    with History(path) as past:
+        _thirty(past)
+        past.add(DRILL, failed(31, image="rocky-9"))
+    assert main(["history", "--history", str(path), "--last", "3"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "rocky-9" in lines[0]
+    assert "capture-oom" in lines[0]
+    assert any("slower since 6.1.0-56-cloud-amd64" in line for line in lines)
+    assert main(["history", "debian-12", "--history", str(path), "--trend", "panic_to_login", "--json", "-"]) == 1
+    (series,) = json.loads(capsys.readouterr().out)["series"]
+    assert [(one["kernel"], one["drills"]) for one in series["kernels"]] == [(KERNELS[0], 24), (KERNELS[1], 6)]
+    assert series["worse"]["since_kernel"] == KERNELS[1]
+
+
+@pytest.mark.parametrize(
+    ("argv", "sentence"),
+    [
+        ([], "there is no history in "),
+        (["--trend", "speed"], "unknown figure 'speed' (known: panic_to_login, "),
+        (["--keep", "3"], "--keep, --days and --dry-run are for --prune"),
+        (["--import", "no-such-file"], "no-such-file cannot be read"),
+        (["--history", "none"], "a history that is none cannot be shown"),
+    ],
+)
+def test_bad_input_is_a_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], argv: list[str], sentence: str
+) -> None:
+    where = [] if "--history" in argv else ["--history", str(tmp_path / "history.sqlite")]
+    assert main(["history", *where, *argv]) == 2
+    said = capsys.readouterr().err
+    assert sentence in said
+    assert said.count("\n") == 1
