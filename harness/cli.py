@@ -16,6 +16,7 @@ from . import __version__
 from .errors import EXIT_BROKEN, EXIT_HOST, EXIT_OK, HarnessError
 from .family import COMPRESS_FLAGS, load_families
 from .history.arguments import HISTORY_HELP, add_history
+from .report.arguments import add_report
 from .store.arguments import add_store
 from .target import TARGETS
 from .trigger import load_triggers
@@ -82,6 +83,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_inspect(verbs)
     _add_diagnose(verbs)
     add_history(verbs, _add_json, Formatter)
+    add_report(verbs, Formatter)
     add_store(verbs, _add_json, Formatter)
     _add_clean(verbs)
     return parser

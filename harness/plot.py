@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
+import itertools
+import re
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,10 +23,29 @@ _STYLES = {
     "snappy": ("#009E73", "D"),
     "zstd": ("#CC79A7", "v"),
 }
+_TREND_STYLES = (*list(_STYLES.values())[1:], _STYLES["none"])
 _CLASSES = {1: "zero", 2: "cache", 4: "private", 8: "user", 16: "free"}  # bits of -d (makedumpfile(8))
 _WIDTH_IN, _HEIGHT_IN = 7.2, 4.4  # the width of a page between its margins
 _LOG_FROM = 6.0  # largest to smallest
 _LABELLED_LEVELS = 8  # more have no room for words below the axis
+_INLINE_IN = (4.7, 3.3)  # as wide as a phone, so that its letters are as large there as the page's
+_GRID = "#dddddd"
+_BLACK = "#000001"  # what is quite black is not written into an SVG, and stays black on a dark page
+# Text stays text, and the same numbers give the same file. What names a kernel or an image is no formula.
+_STYLE: Any = {"svg.fonttype": "none", "svg.hashsalt": "kdump-harness", "font.size": 10, "text.parse_math": False}
+# A page that is light or dark has its own colours; these stand for them until the SVG is written.
+_INK = "#010203"
+_INKED = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")
+_PLACEHOLDERS: Any = dict.fromkeys(_INKED, _INK) | {"font.family": "sans-serif"}
+_PAGE_COLOURS = {
+    _INK: "currentColor",
+    "#444444": "currentColor",
+    "#555555": "#808080",
+    _BLACK: "currentColor",
+    "#000000": "currentColor",
+    "#ffffff": "var(--page)",
+    _GRID: "var(--line)",
+}
 
 
 @dataclass(frozen=True)
@@ -33,6 +57,15 @@ class Point:
     computed: bool
 
 
+@dataclass(frozen=True)
+class Moment:
+    """A value at a time, in seconds since 1970; changed where the kernel is another one than before."""
+
+    at_s: float
+    value: float
+    changed: bool
+
+
 def check_format(path: Path) -> None:
     """UsageError when a plot cannot be written in the form that the name asks for."""
     if path.suffix.lower() not in FORMATS:
@@ -42,30 +75,131 @@ def check_format(path: Path) -> None:
 def draw_sizes(path: Path, lines: Mapping[str, Sequence[Point]], *, title: str, subtitle: str) -> None:
     """Size by level, one line per compression; computed points are hollow, real ones filled."""
     import matplotlib
+
+    with matplotlib.rc_context(_STYLE):
+        figure = _sizes(lines, title=title, subtitle=subtitle, size_in=(_WIDTH_IN, _HEIGHT_IN))
+        form = path.suffix.lower().lstrip(".")
+        figure.savefig(path, format=form, dpi=200, metadata={"Date": None} if form == "svg" else None)
+
+
+def inline_sizes(lines: Mapping[str, Sequence[Point]], *, title: str, subtitle: str) -> str:
+    """The same as SVG for an HTML page, in the page's own colours and readable on a phone."""
+    import matplotlib
+
+    with matplotlib.rc_context(_STYLE | _PLACEHOLDERS):
+        return _inline(_sizes(lines, title=title, subtitle=subtitle, size_in=_INLINE_IN))
+
+
+def inline_trend(lines: Mapping[str, Sequence[Moment]], *, title: str, unit: str) -> str:
+    """Values over time as SVG for an HTML page, a line each; the first value of another kernel is hollow."""
+    import datetime
+
+    import matplotlib.dates
+    from matplotlib.figure import Figure
+
+    dates: Any = matplotlib.dates
+
+    with matplotlib.rc_context(_STYLE | _PLACEHOLDERS):
+        figure = Figure(figsize=_INLINE_IN, layout="constrained")
+        axes: Any = figure.subplots()
+        for (name, moments), (colour, shape) in zip(lines.items(), itertools.cycle(_TREND_STYLES), strict=False):
+            at = [datetime.datetime.fromtimestamp(moment.at_s, datetime.UTC) for moment in moments]
+            axes.plot(at, [moment.value for moment in moments], color=colour, linewidth=1.4, label=name)
+            for x, moment in zip(at, moments, strict=True):
+                axes.plot(x, moment.value, **{**_marker(colour, shape, hollow=moment.changed), "markersize": 5})
+        axes.set_ylim(0, 1.12 * max(moment.value for moments in lines.values() for moment in moments))
+        axes.set_ylabel(unit)
+        locator = dates.AutoDateLocator(minticks=2, maxticks=5)
+        axes.xaxis.set_major_locator(locator)
+        axes.xaxis.set_major_formatter(dates.ConciseDateFormatter(locator))
+        axes.grid(axis="y", color=_GRID, linewidth=0.8)
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.set_title(title, loc="left", fontsize=11, fontweight="bold")
+        handles = [_line(name, style) for name, style in zip(lines, itertools.cycle(_TREND_STYLES), strict=False)]
+        figure.legend(handles=handles, loc="outside lower left", ncols=2, frameon=False, fontsize=8.5)
+        return _inline(figure)
+
+
+def inline_reservations(images: Mapping[str, Sequence[tuple[float, bool]]], *, title: str) -> str:
+    """Which reservations, in MiB, dumped and which did not, a row for each image, as SVG for an HTML page."""
+    import matplotlib
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+
+    with matplotlib.rc_context(_STYLE | _PLACEHOLDERS):
+        size_in = (_INLINE_IN[0], max(1.6, 0.9 + 0.32 * len(images)))
+        figure = Figure(figsize=size_in, layout="constrained")
+        axes: Any = figure.subplots()
+        for row, drills in enumerate(images.values()):
+            for mib, ok in drills:
+                axes.plot(mib, row, linestyle="none", **_outcome(ok))
+        axes.set_yticks(range(len(images)), list(images))
+        axes.set_ylim(len(images) - 0.5, -0.5)
+        axes.set_xlim(0, 1.1 * max(mib for drills in images.values() for mib, _ in drills))
+        axes.set_xlabel("MiB reserved")
+        axes.grid(axis="x", color=_GRID, linewidth=0.8)
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.set_title(title, loc="left", fontsize=11, fontweight="bold")
+        handles = [
+            Line2D([], [], linestyle="none", label=label, **_outcome(ok))
+            for ok, label in ((True, "verified"), (False, "not verified"))
+        ]
+        figure.legend(handles=handles, loc="outside lower left", ncols=2, frameon=False, fontsize=8.5)
+        return _inline(figure)
+
+
+def _outcome(ok: bool) -> dict[str, Any]:
+    return _marker("#009E73", "o") if ok else _marker("#D55E00", "X", hollow=True)
+
+
+def _line(name: str, style: tuple[str, str]) -> Any:
+    from matplotlib.lines import Line2D
+
+    return Line2D([], [], label=name, **{**_marker(*style), "markersize": 5})
+
+
+def _inline(figure: Any) -> str:
+    """The figure's SVG without what belongs to a file, its stand-ins for colours replaced by the page's."""
+    out = io.StringIO()
+    with warnings.catch_warnings():
+        # The page's fonts, and not matplotlib's, must have the letters.
+        warnings.filterwarnings("ignore", message="Glyph .* missing")
+        figure.savefig(out, format="svg", transparent=True, metadata={"Date": None, "Creator": None, "Type": None})
+    text = out.getvalue()
+    text = text[text.index("<svg") :]
+    for stand_in, colour in _PAGE_COLOURS.items():
+        text = text.replace(stand_in, colour)
+    # Several figures on one page must not share ids.
+    prefix = "f" + hashlib.sha256(text.encode()).hexdigest()[:8]
+    text = re.sub(r'(\bid="|url\(#|href="#)', rf"\1{prefix}-", text)
+    return re.sub(r'<svg [^>]*?viewBox="([^"]*)"[^>]*>', r'<svg viewBox="\1" role="img">', text, count=1)
+
+
+def _sizes(lines: Mapping[str, Sequence[Point]], *, title: str, subtitle: str, size_in: tuple[float, float]) -> Any:
+    """The figure of the sizes."""
     from matplotlib.figure import Figure
 
     levels = sorted({point.level for points in lines.values() for point in points})
-    # Text stays text, and the same numbers give the same file.
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "kdump-harness", "font.size": 10}):
-        figure = Figure(figsize=(_WIDTH_IN, _HEIGHT_IN), layout="constrained")
-        axes = figure.subplots()
-        for name, points in lines.items():
-            ordered = sorted(points, key=lambda point: point.level)
-            at = [levels.index(point.level) for point in ordered]
-            axes.plot(at, [point.mib for point in ordered], color=_STYLES[name][0], linewidth=1.6)
-            for x, point in zip(at, ordered, strict=True):
-                axes.plot(x, point.mib, **_marker(*_STYLES[name], hollow=point.computed))
-        _scale_sizes(axes, [point.mib for points in lines.values() for point in points])
-        _name_levels(axes, levels)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.set_title(title, loc="left", pad=22, fontsize=12, fontweight="bold")
-        axes.annotate(
-            subtitle, (0, 1), xytext=(0, 8),
-            xycoords="axes fraction", textcoords="offset points", fontsize=9, color="#444444",
-        )  # fmt: skip
-        _explain(figure, lines)
-        form = path.suffix.lower().lstrip(".")
-        figure.savefig(path, format=form, dpi=200, metadata={"Date": None} if form == "svg" else None)
+    figure = Figure(figsize=size_in, layout="constrained")
+    axes = figure.subplots()
+    for name, points in lines.items():
+        ordered = sorted(points, key=lambda point: point.level)
+        at = [levels.index(point.level) for point in ordered]
+        axes.plot(at, [point.mib for point in ordered], color=_STYLES[name][0], linewidth=1.6)
+        for x, point in zip(at, ordered, strict=True):
+            axes.plot(x, point.mib, **_marker(*_STYLES[name], hollow=point.computed))
+    _scale_sizes(axes, [point.mib for points in lines.values() for point in points])
+    _name_levels(axes, levels)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_title(title, loc="left", pad=22, fontsize=12, fontweight="bold")
+    axes.annotate(
+        subtitle, (0, 1), xytext=(0, 8),
+        xycoords="axes fraction", textcoords="offset points", fontsize=9, color="#444444",
+    )  # fmt: skip
+    _explain(figure, lines)
+    return figure
 
 
 def _marker(colour: str, shape: str, *, hollow: bool = False) -> dict[str, Any]:
@@ -87,7 +221,7 @@ def _scale_sizes(axes: Any, sizes: Sequence[float]) -> None:
         axes.set_ylim(0, largest * 1.1)
     axes.yaxis.set_major_formatter(FuncFormatter(lambda mib, _: f"{mib:,.0f}" if mib >= 1 else f"{mib:g}"))
     axes.set_ylabel("vmcore, MiB")
-    axes.grid(axis="y", color="#dddddd", linewidth=0.8)
+    axes.grid(axis="y", color=_GRID, linewidth=0.8)
     axes.set_axisbelow(True)
 
 
@@ -107,7 +241,7 @@ def _explain(figure: Any, lines: Mapping[str, Sequence[Point]]) -> None:
     seen = {point.computed for points in lines.values() for point in points}
     for computed, text in ((False, "real crash"), (True, "computed")):
         if computed in seen:
-            handles.append(Line2D([], [], linestyle="none", label=text, **_marker("black", "o", hollow=computed)))
+            handles.append(Line2D([], [], linestyle="none", label=text, **_marker(_BLACK, "o", hollow=computed)))
     figure.legend(
         handles=handles, loc="outside lower center", ncols=len(handles), frameon=False,
         fontsize=9, handletextpad=0.5, columnspacing=1.4,

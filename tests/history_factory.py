@@ -12,21 +12,21 @@ VERDICT = json.loads((Path(__file__).parent / "data" / "verdicts" / "debian-12.j
 _START = datetime.datetime(2026, 11, 1, 3, 0, tzinfo=datetime.UTC)
 
 
-def drill(day: int, *, slower_by: float = 1.0, larger_by: float = 1.0, **changes: Any) -> dict[str, Any]:
+def drill(day: float, *, slower_by: float = 1.0, larger_by: float = 1.0, **changes: Any) -> dict[str, Any]:
     """The real drill as it might have been on another day; times and sizes are multiplied."""
     verdict = copy.deepcopy(VERDICT)
     verdict["started"] = (_START + datetime.timedelta(days=day)).isoformat()
-    wobble = 1 + ((day * 7) % 5 - 2) / 100
+    wobble = 1 + ((int(day) * 7) % 5 - 2) / 100
     verdict["phases_s"] = {
         name: round(seconds * wobble * (slower_by if name in ("capture_boot", "panic_to_login") else 1), 3)
         for name, seconds in verdict["phases_s"].items()
     }
     if verdict["dump"]:
-        verdict["dump"]["size_bytes"] = int(verdict["dump"]["size_bytes"] * (1 + (day % 3) / 500) * larger_by)
+        verdict["dump"]["size_bytes"] = int(verdict["dump"]["size_bytes"] * (1 + (int(day) % 3) / 500) * larger_by)
     return {**verdict, **changes}
 
 
-def failed(day: int, **changes: Any) -> dict[str, Any]:
+def failed(day: float, **changes: Any) -> dict[str, Any]:
     """A drill whose capture kernel ran out of memory."""
     symptom = {
         "name": "capture-oom",

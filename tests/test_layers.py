@@ -23,7 +23,7 @@ LAYERS = (
     ("faults", "stack", "trigger", "target", "memstate"),
     ("disk", "checks", "oracle", "watch", "known", "cells", "refilter"),
     ("collector", "crasher"),
-    ("drill", "doctor"),
+    ("drill", "doctor", "report"),
     ("sweep",),
     ("verbs", "support"),
     ("plugin", "cli"),
@@ -31,6 +31,7 @@ LAYERS = (
 RANK = {module: rank for rank, modules in enumerate(LAYERS) for module in modules}
 ONLY_IN = {
     "drgn": "triage",
+    "jinja2": "report",
     "libvirt": "domain",
     "matplotlib": "plot",
     "paramiko": "shell",
