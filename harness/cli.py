@@ -17,6 +17,7 @@ from .errors import EXIT_BROKEN, EXIT_HOST, EXIT_OK, HarnessError
 from .family import COMPRESS_FLAGS, load_families
 from .history.arguments import HISTORY_HELP, add_history
 from .report.arguments import add_report
+from .schedule.arguments import add_schedule
 from .store.arguments import add_store
 from .target import TARGETS
 from .trigger import load_triggers
@@ -83,6 +84,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_inspect(verbs)
     _add_diagnose(verbs)
     add_history(verbs, _add_json, Formatter)
+    add_schedule(verbs, Formatter)
     add_report(verbs, Formatter)
     add_store(verbs, _add_json, Formatter)
     _add_clean(verbs)

@@ -23,7 +23,7 @@ LAYERS = (
     ("faults", "stack", "trigger", "target", "memstate"),
     ("disk", "checks", "oracle", "watch", "known", "cells", "refilter"),
     ("collector", "crasher"),
-    ("drill", "doctor", "report"),
+    ("drill", "doctor", "report", "schedule"),
     ("sweep",),
     ("verbs", "support"),
     ("plugin", "cli"),

@@ -31,6 +31,7 @@ def add_history(verbs: Any, add_json: Callable[[Any], None], formatter: Any) -> 
         "--import", dest="bring", type=Path, nargs="+", metavar="FILE", help="record what past drills left, each once"
     )
     what.add_argument("--prune", action="store_true", help="forget runs by --keep and --days; the last success stays")
+    what.add_argument("--metrics", type=Path, metavar="FILE", help="write the last drills as a textfile for Prometheus")
     parser.add_argument("--last", type=_count, default=30, metavar="N", help="how many runs are listed")
     parser.add_argument("--keep", type=_count, metavar="N", help="--prune: the newest of each image and kind")
     parser.add_argument("--days", type=_count, metavar="N", help="--prune: no older ones")

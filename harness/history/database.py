@@ -41,6 +41,10 @@ _MIGRATIONS = (
 DRILL = "drill"
 SWEEP = "sweep"
 
+VERIFIED = "verified"
+KNOWN_ISSUE = "known issue"
+FAILED = "failed"
+
 # Drills that differ in one of these have no past in common; the kernel is what one wants to compare.
 _SERIES = (
     "image", "accelerator", "memory_mib", "vcpus", "firmware", "crashkernel", "level", "compress", "trigger", "target",
@@ -141,6 +145,13 @@ class History:
         found = json.loads(rows[0]["result"]) if rows else {}
         return found if isinstance(found, dict) else {}
 
+    def topic(self, run: Run) -> str:
+        """What a drill was about: the test's name, or how it crashed and where the dump went."""
+        if run.scenario:
+            return run.scenario.rpartition("::")[2] or run.scenario
+        verdict = self.result(run)
+        return f"{verdict.get('trigger')} → {verdict.get('target')}"
+
     def images(self) -> list[str]:
         """Every image that was drilled."""
         return [row["image"] for row in self._database.rows("SELECT DISTINCT image FROM run ORDER BY image")]
@@ -224,6 +235,11 @@ def _figures(kind: str, result: Mapping[str, Any]) -> dict[str, float]:
         return figures_of(result)
     cells: Iterable[Mapping[str, Any]] = result.get("cells", ())
     return {f"size_d{one['level']}_{one['compress']}": one["size_bytes"] for one in cells if one.get("size_bytes")}
+
+
+def word_of(run: Run) -> str:
+    """verified, known issue or failed."""
+    return VERIFIED if run.ok else KNOWN_ISSUE if run.known_issue else FAILED
 
 
 def utc(seconds: float) -> str:

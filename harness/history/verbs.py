@@ -16,6 +16,7 @@ from ..output import check_output, out, write_json
 from .database import DRILL, History, Run, history_path, utc
 from .figures import Figure, find_figure
 from .importing import import_file, result_files
+from .metrics import write_metrics
 from .trend import find, regressions
 
 
@@ -35,6 +36,9 @@ def history(arguments: argparse.Namespace) -> int:
             raise UsageError(f"nothing was recorded of {unknown[0]!r} (known: {known})")
         if arguments.prune:
             return _prune(found, arguments)
+        if arguments.metrics is not None:
+            write_metrics(found, arguments.metrics)
+            return EXIT_OK
         if figure is not None:
             return _trend(found, arguments.image, figure, arguments.json)
         return _list(found, arguments)

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..cells import COMPUTED
 from ..config import COMPRESS_FLAGS
-from ..history.database import DRILL, SWEEP, History, Run, utc
+from ..history.database import DRILL, SWEEP, History, Run, utc, word_of
 from ..history.figures import load_figures
 from ..history.trend import Regression, regressions
 from ..history.verbs import conditions
@@ -110,17 +110,12 @@ class Report:
         return dict(found)
 
 
-def word_of(run: Run) -> str:
-    """verified, known issue or failed."""
-    return "verified" if run.ok else "known issue" if run.known_issue else "failed"
-
-
 def gather(history: History, *, images: Sequence[str], days: int | None, drills: int, charts: bool) -> Report:
     """Read the history; drills is how many of the newest are told in full, beside the last of each cell."""
     since_s = time.time() - days * 86400 if days is not None else 0.0
     runs = [run for run in history.newest(images=images) if run.at_s >= since_s]
     crashes = [run for run in runs if run.kind == DRILL]
-    column_of = {run.number: _column(history, run) for run in crashes}
+    column_of = {run.number: history.topic(run) for run in crashes}
     cells = _cells(crashes, column_of)
     chosen = {run.number: run for run in crashes[:drills]} | {cell.last.number: cell.last for cell in cells.values()}
     told = tuple(_drill(history, run) for run in sorted(chosen.values(), key=lambda run: (-run.at_s, -run.number)))
@@ -146,14 +141,6 @@ def _worse(drills: Iterable[Drill]) -> Iterator[tuple[Run, Regression]]:
         if drill.run.series not in seen:
             yield from ((drill.run, one) for one in drill.worse)
         seen.add(drill.run.series)
-
-
-def _column(history: History, run: Run) -> str:
-    """The test's name, or what the drill of the command line was about."""
-    if run.scenario:
-        return run.scenario.rpartition("::")[2] or run.scenario
-    verdict = history.result(run)
-    return f"{verdict.get('trigger')} → {verdict.get('target')}"
 
 
 def _cells(crashes: Sequence[Run], column_of: Mapping[int, str]) -> dict[tuple[str, str], Cell]:
