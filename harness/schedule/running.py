@@ -63,7 +63,7 @@ def run_drill(
 
     options are what makes it another drill; places, the options that say where things go, are not.
     """
-    command = command or (sys.executable, "-m", "harness.cli")
+    command = command or (sys.executable, "-P", "-m", "harness.cli")
     with tempfile.TemporaryDirectory() as scratch:
         to = Path(scratch) / "verdict.json"
         done = subprocess.run(
