@@ -24,11 +24,7 @@ class Database:
         """
         self.path = path
         with self._told():
-            with contextlib.suppress(FileExistsError):
-                # Made by ourselves, so that it never has another mode; SQLite's own files beside it take after it.
-                descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, mode)
-                os.fchmod(descriptor, mode)
-                os.close(descriptor)
+            _make(path, mode)
             self._connection = sqlite3.connect(path, timeout=_WAIT_S, isolation_level=None)
             self._connection.row_factory = sqlite3.Row
             try:
@@ -97,3 +93,15 @@ class Database:
             if getattr(error, "sqlite_errorcode", None) in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
                 raise UsageError(f"{self.path} is no database, or a damaged one ({error})") from None
             raise HostError(f"{self.path}: {error}") from None
+
+
+def _make(path: Path, mode: int) -> None:
+    """An empty file where there is none; SQLite would choose another mode, and its own files beside it take after it."""
+    try:
+        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, mode)
+    except FileExistsError:
+        return
+    except OSError as error:
+        raise HostError(f"{path} cannot be made: {error.strerror}") from None
+    os.fchmod(descriptor, mode)
+    os.close(descriptor)

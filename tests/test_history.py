@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import json
 import os
 import signal
@@ -10,10 +12,13 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from history_factory import VERDICT, drill, failed
 
+from harness import plugin, verbs
 from harness.cli import main
 from harness.errors import UsageError
 from harness.history.database import DRILL, SWEEP, History, Run, history_path
@@ -21,6 +26,8 @@ from harness.history.figures import figures_of, load_figures
 from harness.history.importing import import_file
 from harness.history.recording import record
 from harness.history.trend import find, regressions
+from harness.stage import Stage
+from harness.verdict import Check, Verdict
 
 KERNELS = ("6.1.0-55-cloud-amd64", "6.1.0-56-cloud-amd64")
 SWEEP_RESULT = {
@@ -153,6 +160,14 @@ def test_matrices_and_sweeps_are_imported(past: History, tmp_path: Path) -> None
     assert bad.scenario == "test_smoke.py::test_dump"
 
 
+def test_other_results_are_recorded_too(past: History) -> None:
+    result = {"image": "debian-12", "ok": False, "summary": "192 MiB are too few", "figures": {"smallest": 208.0}}
+    run = past.add("size", result)
+    assert run is not None
+    assert (run.kind, run.ok, run.summary, run.figures) == ("size", False, "192 MiB are too few", {"smallest": 208.0})
+    assert main(["history", "--history", str(past.path)]) == 0
+
+
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"checks": [], "verified": true}', '{"tests": [1]}', "\xff"])
 def test_what_is_no_result_is_refused(past: History, tmp_path: Path, text: str) -> None:
     path = tmp_path / "verdict.json"
@@ -263,6 +278,49 @@ def test_a_drill_that_passed_says_that_it_is_slower(tmp_path: Path) -> None:
     assert "slower with the same kernel as before" in first
     assert first.startswith("panic to login")
     assert second.startswith("boot of the capture kernel")
+
+
+def _verdict(day: int, **changes: Any) -> Verdict:
+    told = drill(day, **changes)
+    names = {field.name for field in dataclasses.fields(Verdict)}
+    facts = {name: value for name, value in told.items() if name in names}
+    facts |= {"reached": Stage[told["reached"]], "checks": [Check(**check) for check in told["checks"]]}
+    return Verdict(**facts)
+
+
+def test_a_drill_of_the_command_line_is_recorded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "h.sqlite"
+    monkeypatch.setattr(verbs, "Run", lambda _options: contextlib.nullcontext())
+    for day in range(5):
+        made = _verdict(day, slower_by=2.0 if day == 4 else 1.0)
+        monkeypatch.setattr(verbs, "run_drill", lambda _run, _plan, made=made: made)
+        where = ["--evidence", str(tmp_path / "evidence"), "--history", str(path)]
+        assert main(["drill", "debian-12", *where]) == 0
+        told = capsys.readouterr().out
+        assert ("remark panic to login" in told) is (day == 4)
+    with History(path) as past:
+        assert len(past.newest()) == 5
+    assert main(["drill", "debian-12", "--evidence", str(tmp_path / "e"), "--history", "none"]) == 0
+    assert not (tmp_path / "state" / "history.sqlite").exists()
+
+
+def test_a_drill_of_pytest_is_recorded_with_its_scenario(tmp_path: Path) -> None:
+    options = {"--history": str(tmp_path / "h.sqlite"), "--state": None}
+    item = SimpleNamespace(
+        stash=pytest.Stash(),
+        user_properties=[],
+        config=SimpleNamespace(getoption=options.__getitem__),
+        path=tmp_path / "test_smoke.py",
+        nodeid="scenarios/test_smoke.py::test_dump[debian-12]",
+    )
+    plugin.report_verdict(item, _verdict(1))
+    with History(tmp_path / "h.sqlite") as past:
+        assert [run.scenario for run in past.newest()] == ["test_smoke.py::test_dump"]
+    options["--history"] = str(tmp_path / "h.sqlite" / "below")
+    plugin.report_verdict(item, _verdict(2))
+    assert any(name == "history" and "was not recorded" in text for name, text in item.user_properties)
 
 
 def test_where_the_history_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

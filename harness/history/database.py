@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..database import Database
-from ..errors import UsageError
+from ..errors import HostError, UsageError
 from ..state import default_directory
 from .figures import figures_of
 
@@ -50,7 +50,7 @@ _SERIES = (
     "image", "accelerator", "memory_mib", "vcpus", "firmware", "crashkernel", "level", "compress", "trigger", "target",
 )  # fmt: skip
 # Two results that are the same in these are one, recorded at once and imported later.
-_IDENTITY = (*_SERIES, "started", "kernel", "verified", "phases_s", "took_s", "cells")
+_IDENTITY = (*_SERIES, "started", "kernel", "verified", "phases_s", "took_s", "cells", "figures")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +92,11 @@ class History:
         if not create and not path.exists():
             raise UsageError(f"there is no history in {path} (--history FILE, or --import what past drills left)")
         if create:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise HostError(f"{path.parent} cannot be made: {error.strerror}") from None
+        self.path = path
         self._database = Database(path, application=_APPLICATION, migrations=_MIGRATIONS, mode=_MODE)
 
     def __enter__(self) -> History:
@@ -102,9 +106,10 @@ class History:
         self._database.close()
 
     def add(self, kind: str, result: Mapping[str, Any], *, at_s: float | None = None, scenario: str = "") -> Run | None:
-        """Record a verdict.json or sweep.json; None when it is there already.
+        """Record a result; None when it is there already.
 
-        at_s is when it began, where it does not tell that itself.
+        A drill is a verdict.json. Anything else has image and ok, and may have kernel, accelerator, evidence, cells (as
+        a sweep.json has), a summary, and figures by name. at_s is when it began, where it does not tell that itself.
         """
         row = _row(kind, result, at_s=at_s, scenario=scenario)
         columns = ", ".join(row)
@@ -219,7 +224,9 @@ def _digest(value: Any) -> str:
 
 def _summary(kind: str, result: Mapping[str, Any]) -> str:
     """One line that says what came of it."""
-    if kind == SWEEP:
+    if kind != DRILL:
+        if result.get("summary"):
+            return str(result["summary"])[:300]
         broken = [one["name"] for one in result.get("relations", []) if not one["ok"]]
         return "holds" if result["ok"] else f"does not hold: {', '.join(broken) or 'a cell'}"
     if result["verified"]:
@@ -234,7 +241,8 @@ def _figures(kind: str, result: Mapping[str, Any]) -> dict[str, float]:
     if kind == DRILL:
         return figures_of(result)
     cells: Iterable[Mapping[str, Any]] = result.get("cells", ())
-    return {f"size_d{one['level']}_{one['compress']}": one["size_bytes"] for one in cells if one.get("size_bytes")}
+    sizes = {f"size_d{one['level']}_{one['compress']}": one["size_bytes"] for one in cells if one.get("size_bytes")}
+    return {**sizes, **result.get("figures", {})}
 
 
 def word_of(run: Run) -> str:

@@ -36,6 +36,8 @@ _MIGRATIONS = (
     """,
 )
 
+_MOST_ARRIVALS = 100_000
+
 TRIAGED = "triaged"
 UNTRIAGED = "untriaged"  # whole, but the triage came to no end
 DAMAGED = "damaged"  # and taken all the same, since somebody asked for it
@@ -146,6 +148,11 @@ class Index:
         self.database.run(
             "INSERT OR REPLACE INTO arrival VALUES (?, ?, ?, ?, ?, ?)", path, mark, outcome, reason, dump, at_s
         )
+
+    def forget_arrivals(self) -> None:
+        """Keep the newest: a sender can make files without end."""
+        newest = "SELECT path FROM arrival ORDER BY at_s DESC LIMIT ?"
+        self.database.run(f"DELETE FROM arrival WHERE path NOT IN ({newest})", _MOST_ARRIVALS)
 
     def arrival(self, path: str, mark: str) -> sqlite3.Row | None:
         """What became of this very file before."""

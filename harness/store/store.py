@@ -134,6 +134,7 @@ class Store:
             for path in self.dumps.iterdir():
                 if path.name not in known:
                     remove_tree(path)
+            self.index.forget_arrivals()
 
     # ---------------------------------------------------------------- taking in
 
