@@ -96,7 +96,7 @@ class Database:
 
 
 def _make(path: Path, mode: int) -> None:
-    """An empty file where there is none; SQLite would choose another mode, and its own files beside it take after it."""
+    """An empty file where there is none: SQLite would choose the mode, and its own files beside it take after it."""
     try:
         descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, mode)
     except FileExistsError:
