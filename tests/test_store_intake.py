@@ -22,6 +22,7 @@ from harness.errors import HostError, TableError, UsageError
 from harness.store import copying, store, watching
 from harness.store.arrivals import place_of, shown
 from harness.store.copying import NoRoom
+from harness.store.examine import examine
 from harness.store.store import KNOWN, REFUSED, STORED, WAITING, Outcome, Store, host_of
 from harness.store.watching import Watcher
 
@@ -401,14 +402,30 @@ def test_a_full_disk_refuses_and_keeps_what_is_there(
     assert _look(kept, incoming)["vmcore"].outcome == STORED  # as soon as there is room
 
 
-def test_a_disk_that_fills_while_it_is_written_to_leaves_nothing(kept: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(_out: int, _chunk: bytes, _at: int) -> None:
+@pytest.mark.parametrize(
+    "where", ["copying._write", "store.rearrange", "store.Store._write_facts", "copying.sha256_of"]
+)
+def test_a_disk_that_fills_meanwhile_makes_the_dump_wait(
+    kept: Store, incoming: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    def full(*_arguments: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(copying, "_write", full)
-    with pytest.raises(NoRoom, match="No space left on device"):
-        _add(kept, WHOLE)
+    shutil.copy(DATA / "lzo.flat", incoming / "vmcore")
+    with monkeypatch.context() as patch:
+        patch.setattr(f"harness.store.{where}", full)
+        outcome = _look(kept, incoming)["vmcore"]
+        assert (outcome.outcome, outcome.dump) == (WAITING, None)
+        assert outcome.reason.startswith("the store's disk is full (No space left on device)")
     assert list(kept.incoming.iterdir()) == []
+    assert list(kept.dumps.iterdir()) == []
+    assert _look(kept, incoming)["vmcore"].outcome == STORED
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")
+def test_a_log_that_has_no_room_is_no_fault_of_the_dump(tmp_path: Path) -> None:
+    with pytest.raises(NoRoom, match="the store's disk is full"):
+        examine(LOGS / "6.1.0.kdump", log_to=Path("/dev/full"))
 
 
 def test_the_budget_refuses_what_is_too_much(kept: Store, tmp_path: Path) -> None:

@@ -139,10 +139,14 @@ def _any(patterns: Iterator[str]) -> re.Pattern[str]:
 
 
 def is_candidate(place: Place, name: str) -> bool:
-    """Whether this may be a dump, by its name or by how it begins."""
+    """Whether this may be a dump, by its name or by how it begins; not when it cannot be looked at."""
+    try:
+        mode = place.status(name).st_mode
+    except OSError:
+        return False
     if _names().finished.fullmatch(name) or _names().unfinished.fullmatch(name):
-        return not stat.S_ISDIR(place.status(name).st_mode)
-    if not stat.S_ISREG(place.status(name).st_mode):
+        return not stat.S_ISDIR(mode)
+    if not stat.S_ISREG(mode):
         return False
     try:
         descriptor = place.open(name)

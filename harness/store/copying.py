@@ -13,6 +13,8 @@ from ..errors import HostError, UsageError
 
 MIB = 1 << 20
 _CHUNK_BYTES = MIB
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+NO_ROOM_STATUS = 28  # of the process that looks at a dump, and cannot write its log
 _ZEROS = bytes(_CHUNK_BYTES)
 _LOOK_BYTES = 64 * MIB  # between two looks at the free space
 # A dump of memory with many pages of zeros may be sparse; this much emptier than full it is a bomb.
@@ -45,7 +47,7 @@ def take_copy(source: int, to: Path, *, max_bytes: int, free_bytes: int) -> None
     if size_bytes > _MOST_HOLES * max(disk_bytes, _CHUNK_BYTES):
         raise UsageError(f"of its {size_bytes:,} bytes only {disk_bytes:,} are there: the rest is a hole")
     _require(to.parent, disk_bytes + free_bytes)
-    with _enough(to.parent):
+    with enough_room():
         out = os.open(to, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             os.ftruncate(out, size_bytes)
@@ -91,13 +93,13 @@ def _write(out: int, chunk: bytes, at: int) -> None:
 
 
 @contextlib.contextmanager
-def _enough(directory: Path) -> Iterator[None]:
-    """A disk that becomes full meanwhile is told as one that was full before."""
+def enough_room() -> Iterator[None]:
+    """A disk that becomes full within the block is told as one that was full before."""
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise NoRoom(f"{directory}: {os.strerror(error.errno)}") from None
+        if error.errno in FULL:
+            raise NoRoom(f"the store's disk is full ({error.strerror}); the store keeps what it has") from None
         raise
 
 
@@ -106,8 +108,8 @@ def _require(directory: Path, need_bytes: int) -> None:
     free_bytes = free.f_bavail * free.f_frsize
     if free_bytes < need_bytes:
         raise NoRoom(
-            f"{directory} has {free_bytes // MIB:,} MiB free, {-(-need_bytes // MIB):,} are needed (with what must stay"
-            " free); the store keeps what it has (kdump-harness store prune --dry-run tells what could go)"
+            f"the store's disk has {free_bytes // MIB:,} MiB free, {-(-need_bytes // MIB):,} are needed (with what must"
+            " stay free); the store keeps what it has (kdump-harness store prune --dry-run tells what could go)"
         )
 
 

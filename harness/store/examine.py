@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .copying import NO_ROOM_STATUS, NoRoom
+
 LOG_NAME = "kernel.log"
 _MEMORY_BYTES = 8 << 30  # of address space: a machine with 4 TiB of memory has bitmaps of 128 MiB
 _LIMIT_S = 300
@@ -45,7 +47,10 @@ class Examination:
 
 
 def examine(dump: Path, *, log_to: Path, debuginfo: Path | None = None, state: Path | None = None) -> Examination:
-    """Check every page, read the kernel log into log_to, and triage; it never raises for what the dump is."""
+    """Check every page, read the kernel log into log_to, and triage; it never raises for what the dump is.
+
+    NoRoom when the log cannot be written.
+    """
     limit_s = _LIMIT_S + dump.stat().st_size // _SLOWEST_BYTES_PER_S
     process = subprocess.Popen(
         # -P: what lies in the current directory is no module of ours.
@@ -68,6 +73,8 @@ def examine(dump: Path, *, log_to: Path, debuginfo: Path | None = None, state: P
     finally:
         _kill(process)
         process.wait()
+    if process.returncode == NO_ROOM_STATUS:
+        raise NoRoom("the store's disk is full; the store keeps what it has")
     if not trouble and process.returncode != 0:
         said = errors.decode("utf-8", "replace").strip().splitlines()[-1:]
         trouble = f"looking at it ended with status {process.returncode}" + (f": {said[0][:300]}" if said else "")

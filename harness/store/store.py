@@ -157,12 +157,14 @@ class Store:
         except (OSError, UsageError) as error:
             return Outcome(path=path, outcome=REFUSED, reason=getattr(error, "strerror", None) or str(error))
         try:
-            with self._part() as part:
+            with copying.enough_room(), self._part() as part:
                 return self._admit(place, path, descriptor, part, sign, damaged_too=damaged_too)
         except StillGrowing as error:
             return Outcome(path=path, outcome=WAITING, reason=str(error))
         except (UsageError, VmcoreError) as error:
             return Outcome(path=path, outcome=REFUSED, reason=str(error).splitlines()[0])
+        except OSError as error:
+            raise HostError(f"{path} could not be taken in: {error.strerror}") from None
         finally:
             os.close(descriptor)
 
@@ -234,10 +236,7 @@ class Store:
         if not (seen.whole and str(seen.inspection["format"]).endswith("-flattened")):
             arrived.rename(to)
             return
-        try:
-            rearrange(arrived, to)
-        except OSError as error:
-            raise NoRoom(f"{to.parent}: {error.strerror} while the dump was rearranged") from None
+        rearrange(arrived, to)
         arrived.unlink()
 
     def _described(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import stat
 import time
 from collections.abc import Callable, Iterator
@@ -11,7 +13,7 @@ from pathlib import Path
 from ..errors import HostError
 from ..timing import now_s
 from .arrivals import Place, is_candidate, shown, unfinished_sign, walk
-from .copying import NoRoom, mark_of
+from .copying import mark_of
 from .store import KNOWN, REFUSED, STORED, WAITING, Outcome, Store
 
 
@@ -38,19 +40,18 @@ class Watcher:
         for place in walk(self._top):
             for name in place.names:
                 try:
-                    outcome = self._consider(place, name, there)
-                except OSError:  # gone meanwhile, or not for us to see
+                    status = place.status(name)
+                except OSError:  # gone meanwhile
                     continue
-                if outcome is not None:
+                if not stat.S_ISDIR(status.st_mode) and (outcome := self._consider(place, name, status, there)):
                     yield outcome
         for path in self._seen.keys() - there:
             del self._seen[path]
 
-    def _consider(self, place: Place, name: str, there: set[str]) -> Outcome | None:
+    def _consider(self, place: Place, name: str, status: os.stat_result, there: set[str]) -> Outcome | None:
         path = shown(place.path / name)
-        status = place.status(name)
         mark = mark_of(status)
-        if stat.S_ISDIR(status.st_mode) or self._store.index.arrival(path, mark):
+        if self._store.index.arrival(path, mark):
             return None
         seen = self._seen.get(path)
         if seen is None and not is_candidate(place, name):
@@ -69,13 +70,15 @@ class Watcher:
             return self._wait(path, seen, sign)
         try:
             outcome = self._store.admit(place, name, sign=sign)
-        except (NoRoom, HostError) as error:
+        except HostError as error:  # no room, for one: it may be better at the next look
             return self._wait(path, seen, str(error))
         if outcome.outcome == WAITING:
             seen.since_s = now_s()
             return self._wait(path, seen, outcome.reason)
-        if self._remove and outcome.outcome in (STORED, KNOWN) and mark_of(place.status(name)) == mark:
-            place.unlink(name)
+        if self._remove and outcome.outcome in (STORED, KNOWN):
+            with contextlib.suppress(OSError):  # gone, or not ours to remove
+                if mark_of(place.status(name)) == mark:
+                    place.unlink(name)
         return self._done(path, mark, outcome)
 
     def _wait(self, path: str, seen: _Seen, why: str) -> Outcome | None:

@@ -12,6 +12,7 @@ from typing import Any
 from ..progress import Progress
 from ..triage import triage
 from ..vmcore import VmcoreError, inspect, open_vmcore
+from .copying import FULL, NO_ROOM_STATUS
 from .signature import signature, traits, uptime_s
 
 
@@ -25,7 +26,10 @@ def main() -> None:
             log = vmcore.dmesg()
     except VmcoreError:
         log = ""
-    Path(log_to).write_text(log, encoding="utf-8")
+    try:
+        Path(log_to).write_text(log, encoding="utf-8")
+    except OSError as error:
+        sys.exit(NO_ROOM_STATUS if error.errno in FULL else str(error))
     try:
         crash = triage(
             dump,
