@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import subprocess
-import tarfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,6 +27,7 @@ from harness.store.remote import Machine
 from harness.store.retention import decide, prune
 from harness.store.signature import signature, traits
 from harness.store.store import Store
+from harness.store.watching import Watcher
 from harness.triage import Module, Task, Triage
 
 DAY_S = 86400.0
@@ -232,8 +232,8 @@ def test_prune_without_a_limit_is_refused(kept: Store, capsys: pytest.CaptureFix
 
 
 def _unpacked(path: Path, to: Path) -> Path:
-    with tarfile.open(path) as tar:
-        tar.extractall(to, filter="data")
+    to.mkdir()
+    subprocess.run(["tar", "-xf", path, "-C", to], check=True)
     (top,) = to.iterdir()
     return top
 
@@ -270,13 +270,14 @@ def test_without_vmcore_the_bundle_tells_place_and_checksum(kept: Store, tmp_pat
 def test_a_redacted_bundle_has_no_secret_and_says_what_it_lacks(
     kept: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))  # no makedumpfile
     dump = _admit(kept, LOGS / "6.1.0.kdump")
     log = kept.place_of(dump) / "kernel.log"
     secret = "root=/dev/vda1 luks.key=5ecret"
     log.write_text(log.read_text() + f"[    8.0] Kernel command line: {secret}\n")
     request = Request(to=tmp_path / "b.tar", redacted=True, change="nfs://u:hunter2@h/x and API_TOKEN='abc def'")
-    manifest = make_bundle(kept, dump, request)
+    with monkeypatch.context() as patch:
+        patch.setenv("PATH", str(tmp_path))  # no makedumpfile
+        manifest = make_bundle(kept, dump, request)
     top = _unpacked(request.to, tmp_path / "out")
     for path in top.rglob("*"):
         if path.is_file():
@@ -385,6 +386,25 @@ def test_a_push_is_verified_and_lets_the_local_dump_go(kept: Store, tmp_path: Pa
     assert (copy / "vmcore").stat().st_mode & 0o777 == 0o600
     assert [(one.dump.id, one.kept_because) for one in prune(kept, policy, dry_run=False)] == [(dump.id, "")]
     assert over_ssh.exists() is form.startswith("collector:")
+
+
+def test_the_central_store_takes_a_pushed_dump_for_the_same_host_s(kept: Store, tmp_path: Path) -> None:
+    """Also while it is copied: its name is that of an unfinished one until it is verified."""
+    dump = _admit(kept, LOGS / "6.1.0.kdump")
+    central = _central(tmp_path, "{}")
+    with Store(tmp_path / "hub", create=True) as hub:
+        object.__setattr__(hub.policy, "settle_s", 0.0)
+        watcher = Watcher(hub, tmp_path / "central dir", remove=True)
+        part = tmp_path / "central dir" / push._directory_name(dump) / "vmcore-incomplete"
+        part.parent.mkdir()
+        part.write_bytes((LOGS / "6.1.0.kdump").read_bytes())
+        assert [one.outcome for one in watcher.look()] == ["waiting"]
+        push.push(kept, dump, central)
+        (outcome,) = watcher.look()
+        assert outcome.outcome == "stored"
+        assert outcome.dump is not None
+        assert (outcome.dump.id, outcome.dump.host) == (dump.id, "witness")
+        assert list((tmp_path / "central dir").rglob("vmcore")) == []
 
 
 def test_a_push_goes_on_where_it_was_interrupted(kept: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
