@@ -14,6 +14,7 @@ from pathlib import Path
 
 from . import build
 from .catalog import Image
+from .diagnosis import diagnose_text
 from .download import Unreachable, cached, fetch
 from .errors import GuestError, HarnessError, HostError, NotArmed, UsageError
 from .evidence import Evidence
@@ -310,6 +311,7 @@ class ArmedDisk:
     path: Path
     kernel: str
     base: BaseDisk
+    remarks: tuple[str, ...] = ()  # what the guest's tools complained of, and were content with
 
 
 def armed_disk(
@@ -343,7 +345,9 @@ def armed_disk(
 
     directory = run.state.make_once("armed", key, make, say=run.progress.say, what=f"the armed disk of {subject.name}")
     meta = json.loads((directory / "meta.json").read_text(encoding="utf-8"))
-    return ArmedDisk(path=directory / "disk.qcow2", kernel=meta["kernel"], base=base)
+    return ArmedDisk(
+        path=directory / "disk.qcow2", kernel=meta["kernel"], base=base, remarks=tuple(meta.get("remarks", ()))
+    )
 
 
 def _what_arms(family: Family) -> tuple[object, ...]:
@@ -367,7 +371,11 @@ def _arm(
     with _evidence(run, f"arm-{subject.name}") as evidence:
         with _booted(run, subject, machine, disk, evidence, identity, "booting") as guest:
             stack = _identified(run, subject, guest)
-            _configure(run, stack, config, kernel if subject.kernel is not None else None)
+            try:
+                remarks = _configure(run, stack, config, kernel if subject.kernel is not None else None)
+            except NotArmed as error:
+                error.state = stack.state()
+                raise
             stack.pause_cloud_init()
             _shut_down(run, guest)
         # A second power-on instead of a reboot: after a reset QEMU's emulation crawls for minutes through what
@@ -395,6 +403,7 @@ def _arm(
             "release": stack.family.release,
             "kernel": running,
             "crashkernel": config.crashkernel or stack.family.crashkernel,
+            "remarks": remarks,
         }
 
 
@@ -421,8 +430,11 @@ def _identified(run: Run, subject: Subject, guest: Guest) -> Stack:
     return stack
 
 
-def _configure(run: Run, stack: Stack, config: KdumpConfig, kernel: str | None) -> None:
-    """Everything that kdump needs before the boot that brings the reservation."""
+def _configure(run: Run, stack: Stack, config: KdumpConfig, kernel: str | None) -> list[str]:
+    """Everything that kdump needs before the boot that brings the reservation; returns what was wrong on the way.
+
+    kdumpctl calls an initramfs built that dracut could not put everything into.
+    """
     family = stack.family
     crashkernel = config.crashkernel or family.crashkernel
     with run.progress.step("arming: boot loader and capture initramfs, by the guest's own tools", usual_s=100):
@@ -434,7 +446,12 @@ def _configure(run: Run, stack: Stack, config: KdumpConfig, kernel: str | None) 
         stack.write_bootloader(crashkernel)
         if kernel is not None:
             stack.choose_kernel(kernel)
-        stack.reserve_and_build(crashkernel, kernel=kernel)
+        said = stack.reserve_and_build(crashkernel, kernel=kernel, say=run.progress.detail)
+    wrong = [one for one in diagnose_text(said, family=family.name).symptoms if one.severity == "failure"]
+    remarks = [f"while the capture initramfs was built: {one.line.strip()} ({one.name})" for one in wrong]
+    for remark in remarks:
+        run.progress.say(remark)
+    return remarks
 
 
 @contextlib.contextmanager

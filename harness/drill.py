@@ -143,9 +143,8 @@ def open_session(run: Run, plan: Plan, *, on_verdict: Callable[[Verdict], None] 
             ports=(run.crash_network().port(),) if plan.server is not None else (),
             disks=(target_disk,) if target_disk is not None else (),
         )
-        source = (disk.base if isinstance(disk, ArmedDisk) else disk).source
         with _blamed(evidence):
-            yield Session(run, plan, stack.enter_context(guest), evidence, source, on_verdict)
+            yield Session(run, plan, stack.enter_context(guest), evidence, disk, on_verdict)
 
 
 @contextlib.contextmanager
@@ -169,13 +168,13 @@ class Session:
         plan: Plan,
         guest: Guest,
         evidence: Evidence,
-        source: str,
+        disk: ArmedDisk | BaseDisk,
         on_verdict: Callable[[Verdict], None],
     ) -> None:
         self.run, self.plan, self.guest = run, plan, guest
         self.stack = Stack(guest, plan.subject.family)
         self._evidence: Evidence | None = evidence  # of the first drill
-        self._source, self._on_verdict = source, on_verdict
+        self._disk, self._on_verdict = disk, on_verdict
         self._last: Verdict | None = None
 
     def drill(self, **changes: Any) -> Verdict:
@@ -197,7 +196,11 @@ class Session:
             else:
                 evidence, self._evidence = self._evidence, None
             drill = _Drill(self.run, plan, evidence)
-            drill.verdict.disk = self._source
+            if isinstance(self._disk, ArmedDisk):
+                drill.verdict.disk = self._disk.base.source
+                drill.verdict.remarks.extend(self._disk.remarks)
+            else:
+                drill.verdict.disk = self._disk.source
             before, self._last = self._last, drill.verdict
             try:
                 verdict = drill.take(self.guest, self.stack, boot=boot)

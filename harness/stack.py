@@ -22,6 +22,7 @@ INSTALL_TIMEOUT_S = 300.0
 BUILD_TIMEOUT_S = 300.0  # dracut on a busy host; what fails ends by itself
 COMMAND_TIMEOUT_S = 20.0
 LAST_LINES = 6  # of an output that is quoted in a message
+_NOT_BUILT = 120  # the status of our script; no boot loader's tool ends with it
 
 # Our own serial console last and every message on it; "quiet" would hide the capture kernel's troubles.
 CONSOLE_ARGUMENTS = "console=tty0 console=ttyS0,115200n8 ignore_loglevel"
@@ -350,22 +351,30 @@ class Stack:
         steps = (fill(bootloader.reserve, arguments=self.boot_arguments(crashkernel)), also)
         return " && ".join(step.strip() for step in steps if step)
 
-    def reserve_and_build(self, crashkernel: str | None, *, kernel: str | None = None) -> None:
+    def reserve_and_build(self, crashkernel: str | None, *, kernel: str | None = None, say: Say = _silent) -> str:
         """Update the boot loader and build the capture initramfs, with the guest's own tools, side by side.
 
-        kernel is the release to build for; the running one unless said.
+        kernel is the release to build for; the running one unless said. Returns what was said; NotArmed quotes a build
+        that failed, CommandFailed a boot loader.
         """
         running = self.guest.shell.run("uname -r").out.strip()
         kernel = kernel or running
         build = fill(self.family.commands.build, kernel=kernel)
         if kernel != running and build == self.family.commands.build:
             build = "true"  # it can only build for the running kernel; the service does it when the other one runs
+        reserve = self.reserve_command(crashkernel)
         script = (
-            f"({self.reserve_command(crashkernel)}) >/tmp/reserve.log 2>&1 & reserve=$!;"
-            f" ({build}); built=$?;"
-            " wait $reserve; reserved=$?; cat /tmp/reserve.log; exit $((reserved ? reserved : built))"
+            f"({reserve}) >/tmp/reserve.log 2>&1 & reserve=$!; ({build}) 2>&1; built=$?;"
+            " wait $reserve || { reserved=$?; cat /tmp/reserve.log; exit $reserved; };"
+            f' [ $built = 0 ] || {{ echo "[status $built]"; exit {_NOT_BUILT}; }}; cat /tmp/reserve.log'
         )
-        self.guest.shell.run(script, timeout_s=BUILD_TIMEOUT_S * self.guest.factor)
+        made = self.guest.shell.run(script, timeout_s=BUILD_TIMEOUT_S * self.guest.factor, check=False, on_line=say)
+        if made.status == _NOT_BUILT:
+            reason = f"kdump is not armed: {build!r} failed: {_last_words(made.out)}"
+            raise NotArmed(reason, said=made.out.strip())
+        if not made.ok:
+            raise CommandFailed(f"{reserve!r} ended with status {made.status}: {_last_words(made.out)}")
+        return made.out
 
     def pause_cloud_init(self) -> None:
         """Leave cloud-init out of the next boots: it has done its work and costs an emulated guest half a minute."""

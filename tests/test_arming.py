@@ -12,7 +12,7 @@ import pytest
 
 from harness import disk, drill
 from harness.catalog import load_catalog
-from harness.disk import Subject
+from harness.disk import ArmedDisk, BaseDisk, Subject
 from harness.drill import Plan, _Drill
 from harness.errors import GuestError, NotArmed, UsageError
 from harness.evidence import Evidence
@@ -131,6 +131,7 @@ def test_red_hat_is_configured_before_its_initramfs_is_built(arm: Any) -> None:
         "release": "RHEL 9 and rebuilds",
         "kernel": "6.12.0",
         "crashkernel": "256M",
+        "remarks": [],
     }
     assert any(command.startswith("cat /sys/kernel/kexec_crash_loaded") for command in second)
 
@@ -361,6 +362,46 @@ def test_an_armed_disk_that_does_not_load_tells_the_guests_state(arm: Any, monke
     assert caught.value.state == "the state"
     assert caught.value.see is not None
     assert caught.value.exit_code == 4  # for those who asked for a disk and not for a verdict
+
+
+def test_a_capture_initramfs_that_cannot_be_built_tells_the_guests_state(
+    arm: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise NotArmed("kdump is not armed: 'kdumpctl rebuild' failed", said="mkdumprd: failed")
+
+    monkeypatch.setattr(disk.Stack, "reserve_and_build", refuse)
+    monkeypatch.setattr(disk.Stack, "state", lambda _stack: "the state")
+    with pytest.raises(NotArmed) as caught:
+        arm(Guest(ROCKY_9), "redhat")
+    assert caught.value.state == "the state"
+
+
+def test_an_initramfs_that_lacks_a_file_is_remarked_although_kdumpctl_is_content(
+    arm: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What kdump-utils 1.0.61 with dracut 059 printed, before status 0."""
+    complaint = "dracut-install: ERROR: installing '/sbin/makedumpfile' to '/sbin/makedumpfile'"
+    said = f"kdump: Rebuilding /boot/initramfs-6.1.0-56-cloud-amd64kdump.img\n{complaint}\n"
+    monkeypatch.setattr(disk.Stack, "reserve_and_build", lambda *_, **__: said)
+    made, _ = arm(Guest(ROCKY_9), "redhat")
+    assert made["remarks"] == [f"while the capture initramfs was built: {complaint} (initramfs-build-failed)"]
+
+
+def test_every_drill_on_such_a_disk_carries_the_remark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = BaseDisk(path=tmp_path, format="qcow2", key="k", packages=(), source="mine.qcow2")
+    armed = ArmedDisk(path=tmp_path, kernel="6.1.0", base=base, remarks=("while the capture initramfs was built: no",))
+    monkeypatch.setattr(drill, "armed_disk", lambda *_: armed)
+    monkeypatch.setattr(_Drill, "take", lambda drilled, _guest: drilled.verdict)
+    run: Any = SimpleNamespace(
+        fit=lambda machine, needs: machine,
+        factor=1.0, accelerator="tcg", progress=Progress(quiet=True), open_evidence=lambda: None,
+        evidence=lambda name: Evidence(tmp_path / name), evidence_directory=tmp_path,
+        state=SimpleNamespace(require_space=lambda *_: None), overlay=lambda path, base_format: path,
+        guest=lambda *_, **__: contextlib.nullcontext(),
+    )  # fmt: skip
+    verdict = drill.run_drill(run, Plan(subject=Subject(name="mine", family=find_family("redhat")), config=CONFIG))
+    assert verdict.remarks == ["while the capture initramfs was built: no"]
 
 
 # ---------------------------------------------------------------- after the crash

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import subprocess
 from pathlib import Path
@@ -359,7 +360,14 @@ def test_arming_makes_the_settings_safe_for_a_drill(family: Family, before: str,
     stack.enable()
     assert shell.files[family.config.file] == after
     assert shell.modes == [mode]
-    assert shell.commands == ["systemctl enable kdump.service"]
+    assert shell.commands == [family.commands.enable]
+
+
+def test_a_build_that_the_service_began_at_the_first_boot_does_not_hold_up_ours() -> None:
+    """kdumpctl waits for another kdumpctl, and would then build the same initramfs once more."""
+    stack, shell = stack_of("", REDHAT)
+    stack.enable()
+    assert "systemctl stop kdump.service" in shell.commands[0]
 
 
 def test_only_missing_packages_are_installed() -> None:
@@ -643,6 +651,51 @@ def test_a_reservation_that_cannot_be_read_now_is_not_looked_for_elsewhere(tmp_p
     assert told.returncode != 0
     assert "kexec_crash_size" in told.stderr
     assert "new/crash_size" not in told.stderr
+
+
+# ---------------------------------------------------------------- building
+
+
+def built_by(tmp_path: Path, *, reserve: str, build: str) -> tuple[str, list[str]]:
+    """The steps of arming, run by a real shell: what the guest's tools said, and what was shown on the way."""
+    family = dataclasses.replace(
+        REDHAT,
+        commands=dataclasses.replace(REDHAT.commands, build=build),
+        bootloader=dataclasses.replace(REDHAT.bootloader, reserve=reserve),
+    )
+    shown: list[str] = []
+
+    def run(command: str, *, on_line: Any = None, **_: object) -> Any:
+        command = command.replace("/tmp/reserve.log", f"{tmp_path}/reserve.log")
+        made = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
+        if on_line is not None:
+            on_line(made.stdout)
+        return SimpleNamespace(out=made.stdout, err=made.stderr, status=made.returncode, ok=made.returncode == 0)
+
+    guest: Any = SimpleNamespace(shell=SimpleNamespace(run=run), factor=1.0)
+    return Stack(guest, family).reserve_and_build("256M", say=shown.append), shown
+
+
+def test_what_the_tools_say_while_they_build_is_shown_and_returned(tmp_path: Path) -> None:
+    said, shown = built_by(tmp_path, reserve="echo menu made", build="echo Rebuilding >&2")
+    assert said.splitlines() == ["Rebuilding", "menu made"]
+    assert shown == [said]
+
+
+def test_a_capture_initramfs_that_cannot_be_built_is_kdumps_failure(tmp_path: Path) -> None:
+    with pytest.raises(NotArmed) as caught:
+        built_by(
+            tmp_path, reserve="echo menu made", build="echo kdump: mkdumprd: failed to make kdump initrd >&2; exit 1"
+        )
+    assert caught.value.reason.endswith("failed: kdump: mkdumprd: failed to make kdump initrd | [status 1]")
+    assert caught.value.said.startswith("kdump: mkdumprd: failed")
+
+
+@pytest.mark.parametrize("build", ["true", "false"])
+def test_a_boot_loader_that_refuses_is_no_verdict_on_kdump(tmp_path: Path, build: str) -> None:
+    with pytest.raises(CommandFailed, match=r"ended with status 3: grubby: no entry$") as caught:
+        built_by(tmp_path, reserve="echo grubby: no entry >&2; exit 3", build=build)
+    assert not isinstance(caught.value, NotArmed)
 
 
 # ---------------------------------------------------------------- arming a started service again
