@@ -21,6 +21,7 @@ MIB = 1 << 20
 INSTALL_TIMEOUT_S = 300.0
 BUILD_TIMEOUT_S = 300.0  # dracut on a busy host; what fails ends by itself
 COMMAND_TIMEOUT_S = 20.0
+LOOK_EVERY_S = 1.0  # each look costs an emulated guest most of a second, while its kdump is at work
 LAST_LINES = 6  # of an output that is quoted in a message
 _NOT_BUILT = 120  # the status of our script; no boot loader's tool ends with it
 
@@ -415,7 +416,7 @@ class Stack:
                 "kexec_crash_loaded to become 1",
                 lambda: True if self.is_loaded() else None,
                 timeout_s=self.family.load_timeout_s * self.guest.factor,
-                every_s=1.0,
+                every_s=LOOK_EVERY_S * self.guest.factor,
                 give_up=failed,
             )
         except WaitedInVain as error:
@@ -439,7 +440,7 @@ class Stack:
                 f"{self.family.service} to have started",
                 lambda: None if self._has_a_job() else True,
                 timeout_s=self.family.load_timeout_s * self.guest.factor,
-                every_s=1.0,
+                every_s=LOOK_EVERY_S * self.guest.factor,
             )
 
     def _has_a_job(self) -> bool:
