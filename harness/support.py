@@ -32,8 +32,9 @@ says which. Where there is no record, the word is that of the family's table.
 
 The code of redhat is kdump-utils 1.0.61, that of suse kdump 2.1.9 and 1.0.3, each unchanged in a Debian 12 guest with
 stand-ins for grubby, update-bootloader and entries of the rpm database. The harness drove their tools, followed their
-consoles, found and judged their dumps, good and broken ones (recordings in `tests/data`). No image of these
-distributions has been drilled yet.
+consoles, found and judged their dumps, good and broken ones (recordings in `tests/data`). The guest of kdump-utils was
+armed by the harness, too: configuration, kernel arguments by grubby's own script (which Debian's GRUB menu was made
+from), `kdumpctl rebuild`, a boot with the reservation. No image of these distributions has been drilled yet.
 """
 _RUN_HEAD = ("release", "image", "kernel", "makedumpfile", "on", "drill", "day", "result")
 _UNRECORDED = {

@@ -392,7 +392,7 @@ def test_every_drill_on_such_a_disk_carries_the_remark(tmp_path: Path, monkeypat
     base = BaseDisk(path=tmp_path, format="qcow2", key="k", packages=(), source="mine.qcow2")
     armed = ArmedDisk(path=tmp_path, kernel="6.1.0", base=base, remarks=("while the capture initramfs was built: no",))
     monkeypatch.setattr(drill, "armed_disk", lambda *_: armed)
-    monkeypatch.setattr(_Drill, "take", lambda drilled, _guest: drilled.verdict)
+    monkeypatch.setattr(_Drill, "take", lambda drilled, *_, **__: drilled.verdict)
     run: Any = SimpleNamespace(
         fit=lambda machine, needs: machine,
         factor=1.0, accelerator="tcg", progress=Progress(quiet=True), open_evidence=lambda: None,
