@@ -278,9 +278,10 @@ def _install(
 ) -> str | None:
     """Boot the disk and install what is missing; returns the release of the kernel that was asked for."""
     kernel = None
+    identity = run.identity(f"install-{subject.name}")
     with (
         _evidence(run, f"install-{subject.name}") as evidence,
-        _booted(run, subject, machine, disk, evidence, run.identity(f"install-{subject.name}"), "booting") as guest,
+        _booted(run, subject, machine, disk, evidence, identity, f"booting {subject.name} to install") as guest,
     ):
         stack = _identified(run, subject, guest)
         wanted = (*(stack.family.packages if packages is None else packages), *more)
@@ -365,7 +366,7 @@ def _arm(
     """
     identity = run.identity(f"arm-{subject.name}")
     with _evidence(run, f"arm-{subject.name}") as evidence:
-        with _booted(run, subject, machine, disk, evidence, identity, "booting") as guest:
+        with _booted(run, subject, machine, disk, evidence, identity, f"booting {subject.name} to arm it") as guest:
             stack = _identified(run, subject, guest)
             _configure(run, stack, config, kernel if subject.kernel is not None else None)
             stack.pause_cloud_init()
@@ -373,7 +374,7 @@ def _arm(
         # A second power-on instead of a reboot: after a reset QEMU's emulation crawls for minutes through what
         # it had translated before, and a user's first boot with the reservation may well be a cold one.
         with _booted(
-            run, subject, machine, disk, evidence, identity, "booting with the reservation", ready=True
+            run, subject, machine, disk, evidence, identity, f"booting {subject.name} with the reservation", ready=True
         ) as guest:
             loading = Stack(guest, stack.family)
             loading.resume_cloud_init()
@@ -425,7 +426,9 @@ def _configure(run: Run, stack: Stack, config: KdumpConfig, kernel: str | None) 
     """Everything that kdump needs before the boot that brings the reservation."""
     family = stack.family
     crashkernel = config.crashkernel or family.crashkernel
-    with run.progress.step("arming: boot loader and capture initramfs, by the guest's own tools", usual_s=100):
+    # dracut starts thousands of processes, each of which QEMU translates anew; initramfs-tools few.
+    usual_s = (400 if family.config.in_initramfs else 100) if run.factor > 1 else 30
+    with run.progress.step("arming: boot loader and capture initramfs, by the guest's own tools", usual_s=usual_s):
         stack.enable()
         if family.config.in_initramfs:
             stack.collect_with(
@@ -453,7 +456,7 @@ def _booted(
     with run.guest(
         disk, machine, evidence, label=label, user=subject.login, identity=identity, access=subject.access
     ) as guest:
-        with run.progress.step(f"arming {subject.name}: {what}", usual_s=80 if run.factor > 1 else 15):
+        with run.progress.step(what, usual_s=80 if run.factor > 1 else 15):
             guest.power_on()
             if ready:
                 guest.wait_for_login()
@@ -464,5 +467,5 @@ def _booted(
 
 
 def _shut_down(run: Run, guest: Guest) -> None:
-    with run.progress.step("arming: shutting down"):
+    with run.progress.step("shutting down"):
         guest.power_off()

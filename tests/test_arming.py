@@ -99,7 +99,10 @@ def arm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         monkeypatch.setattr(disk, "_booted", booted)
         monkeypatch.setattr(disk, "_shut_down", lambda _run, _guest: None)
         run: Any = SimpleNamespace(
-            progress=Progress(quiet=True), evidence=lambda name: Evidence(tmp_path / name), identity=lambda name: name
+            factor=1.0,
+            progress=Progress(quiet=True),
+            evidence=lambda name: Evidence(tmp_path / name),
+            identity=lambda name: name,
         )
         subject = Subject(name="mine", family=find_family(family), **chosen)
         kernel = disk._install(run, subject, Machine(), tmp_path / "disk", None)
