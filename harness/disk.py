@@ -329,7 +329,7 @@ def armed_disk(
     machine = run.fit(machine, needs=subject.needs_cpu)
     base = installed_disk(run, subject, machine, packages, more)
     # A new initramfs for each drill would take minutes: where it has a copy of them, settings are part of the disk.
-    settings = (config.level, config.compress) if family.config.in_initramfs else ()
+    settings = config.collection(family) if family.config.in_initramfs else ()
     parts = (
         ARMED_VERSION, base.key, _what_arms(family), packages, config.crashkernel, settings, machine.cpu_level,
         machine.firmware, subject.login,
@@ -431,9 +431,7 @@ def _configure(run: Run, stack: Stack, config: KdumpConfig, kernel: str | None) 
     with run.progress.step("arming: boot loader and capture initramfs, by the guest's own tools", usual_s=usual_s):
         stack.enable()
         if family.config.in_initramfs:
-            stack.collect_with(
-                family.level if config.level is None else config.level, config.compress or family.compress
-            )
+            stack.collect_with(*config.collection(family))
         stack.write_bootloader(crashkernel)
         if kernel is not None:
             stack.choose_kernel(kernel)
