@@ -32,8 +32,10 @@ says which. Where there is no record, the word is that of the family's table.
 
 The code of redhat is kdump-utils 1.0.61, that of suse kdump 2.1.9 and 1.0.3, each unchanged in a Debian 12 guest with
 stand-ins for grubby, update-bootloader and entries of the rpm database. The harness drove their tools, followed their
-consoles, found and judged their dumps, good and broken ones (recordings in `tests/data`). No image of these
-distributions has been drilled yet.
+consoles, found and judged their dumps, good and broken ones (recordings in `tests/data`). kdump 2.1.9 was also armed by
+the harness itself: configured, reserved for by openSUSE's own update-bootloader (1.25, over Debian's grub-mkconfig),
+built by its mkdumprd, loaded by its service at the next boot; there only rpm and zypper were stand-ins. No image of
+these distributions has been drilled yet.
 """
 _RUN_HEAD = ("release", "image", "kernel", "makedumpfile", "on", "drill", "day", "result")
 _UNRECORDED = {
