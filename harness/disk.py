@@ -279,9 +279,10 @@ def _install(
 ) -> str | None:
     """Boot the disk and install what is missing; returns the release of the kernel that was asked for."""
     kernel = None
+    identity = run.identity(f"install-{subject.name}")
     with (
         _evidence(run, f"install-{subject.name}") as evidence,
-        _booted(run, subject, machine, disk, evidence, run.identity(f"install-{subject.name}"), "booting") as guest,
+        _booted(run, subject, machine, disk, evidence, identity, f"booting {subject.name} to install") as guest,
     ):
         stack = _identified(run, subject, guest)
         wanted = (*(stack.family.packages if packages is None else packages), *more)
@@ -330,7 +331,7 @@ def armed_disk(
     machine = run.fit(machine, needs=subject.needs_cpu)
     base = installed_disk(run, subject, machine, packages, more)
     # A new initramfs for each drill would take minutes: where it has a copy of them, settings are part of the disk.
-    settings = (config.level, config.compress) if family.config.in_initramfs else ()
+    settings = config.collection(family) if family.config.in_initramfs else ()
     parts = (
         ARMED_VERSION, base.key, _what_arms(family), packages, config.crashkernel, settings, machine.cpu_level,
         machine.firmware, subject.login,
@@ -369,7 +370,7 @@ def _arm(
     """
     identity = run.identity(f"arm-{subject.name}")
     with _evidence(run, f"arm-{subject.name}") as evidence:
-        with _booted(run, subject, machine, disk, evidence, identity, "booting") as guest:
+        with _booted(run, subject, machine, disk, evidence, identity, f"booting {subject.name} to arm it") as guest:
             stack = _identified(run, subject, guest)
             try:
                 remarks = _configure(run, stack, config, kernel if subject.kernel is not None else None)
@@ -381,7 +382,7 @@ def _arm(
         # A second power-on instead of a reboot: after a reset QEMU's emulation crawls for minutes through what
         # it had translated before, and a user's first boot with the reservation may well be a cold one.
         with _booted(
-            run, subject, machine, disk, evidence, identity, "booting with the reservation", ready=True
+            run, subject, machine, disk, evidence, identity, f"booting {subject.name} with the reservation", ready=True
         ) as guest:
             loading = Stack(guest, stack.family)
             loading.resume_cloud_init()
@@ -437,12 +438,12 @@ def _configure(run: Run, stack: Stack, config: KdumpConfig, kernel: str | None) 
     """
     family = stack.family
     crashkernel = config.crashkernel or family.crashkernel
-    with run.progress.step("arming: boot loader and capture initramfs, by the guest's own tools", usual_s=100):
+    # dracut starts thousands of processes, each of which QEMU translates anew; initramfs-tools few.
+    usual_s = (400 if family.config.in_initramfs else 100) if run.factor > 1 else 30
+    with run.progress.step("arming: boot loader and capture initramfs, by the guest's own tools", usual_s=usual_s):
         stack.enable()
         if family.config.in_initramfs:
-            stack.collect_with(
-                family.level if config.level is None else config.level, config.compress or family.compress
-            )
+            stack.collect_with(*config.collection(family))
         stack.write_bootloader(crashkernel)
         if kernel is not None:
             stack.choose_kernel(kernel)
@@ -470,7 +471,7 @@ def _booted(
     with run.guest(
         disk, machine, evidence, label=label, user=subject.login, identity=identity, access=subject.access
     ) as guest:
-        with run.progress.step(f"arming {subject.name}: {what}", usual_s=80 if run.factor > 1 else 15):
+        with run.progress.step(what, usual_s=80 if run.factor > 1 else 15):
             guest.power_on()
             if ready:
                 guest.wait_for_login()
@@ -481,5 +482,5 @@ def _booted(
 
 
 def _shut_down(run: Run, guest: Guest) -> None:
-    with run.progress.step("arming: shutting down"):
+    with run.progress.step("shutting down"):
         guest.power_off()

@@ -355,9 +355,7 @@ class _Drill:
                 stack.settle()
             else:
                 stack.family = family = self.target.adapt(family)
-                changed = stack.collect_with(
-                    family.level if wanted.level is None else wanted.level, wanted.compress or family.compress
-                )
+                changed = stack.collect_with(*wanted.collection(family))
                 aimed = self.target.aim(guest, stack)
                 if wanted.crashkernel != "none":
                     if aimed or (changed and family.config.in_initramfs):

@@ -60,6 +60,10 @@ class KdumpConfig:
     level: int | None
     compress: str | None
 
+    def collection(self, family: Family) -> tuple[int, str]:
+        """Dump level and compression, the family's unless told."""
+        return (family.level if self.level is None else self.level, self.compress or family.compress)
+
     def check(self, family: Family) -> None:
         """UsageError for what no guest of this family can do."""
         if self.level is not None and not 0 <= self.level <= MAX_LEVEL:

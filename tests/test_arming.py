@@ -99,7 +99,10 @@ def arm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         monkeypatch.setattr(disk, "_booted", booted)
         monkeypatch.setattr(disk, "_shut_down", lambda _run, _guest: None)
         run: Any = SimpleNamespace(
-            progress=Progress(quiet=True), evidence=lambda name: Evidence(tmp_path / name), identity=lambda name: name
+            factor=1.0,
+            progress=Progress(quiet=True),
+            evidence=lambda name: Evidence(tmp_path / name),
+            identity=lambda name: name,
         )
         subject = Subject(name="mine", family=find_family(family), **chosen)
         kernel = disk._install(run, subject, Machine(), tmp_path / "disk", None)
@@ -140,6 +143,29 @@ def test_level_and_compression_are_part_of_an_armed_disk_where_the_initramfs_has
     guest = Guest(ROCKY_9)
     arm(guest, "redhat", KdumpConfig(crashkernel="512M", level=1, compress="zlib"))
     assert "core_collector makedumpfile -c --message-level 7 -d 1\n" in guest.files["/etc/kdump.conf"]
+
+
+def test_naming_what_is_the_familys_anyway_arms_no_second_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each costs an emulated guest that builds by dracut a quarter of an hour."""
+    keys: list[str] = []
+
+    def make_once(_kind: str, key: str, *_: object, **__: object) -> None:
+        keys.append(key)
+        raise UsageError("that is all")
+
+    base = BaseDisk(path=Path("base"), format="qcow2", key="of the base", packages=(), source="here")
+    monkeypatch.setattr(disk, "installed_disk", lambda *_: base)
+    run: Any = SimpleNamespace(
+        fit=lambda machine, needs: machine,
+        state=SimpleNamespace(make_once=make_once),
+        progress=Progress(quiet=True),
+    )
+    subject = Subject(name="mine", family=find_family("suse"))
+    for level, compress in ((None, None), (31, None), (31, "zlib"), (1, None), (None, "lzo")):
+        with pytest.raises(UsageError, match="that is all"):
+            disk.armed_disk(run, subject, Machine(), KdumpConfig(crashkernel=None, level=level, compress=compress))
+    assert keys[0] == keys[1] == keys[2]
+    assert len(set(keys)) == 3
 
 
 def test_debian_reads_its_configuration_when_it_dumps(arm: Any) -> None:

@@ -403,6 +403,15 @@ def test_json_has_the_fields_of_the_contract() -> None:
     assert symptom["stage"] == "CAPTURING"
 
 
+def test_what_dracut_leaves_out_because_nobody_needs_it_is_no_symptom() -> None:
+    """mkdumprd of kdump 2.1.9 on a Debian guest, which then dumped without fault."""
+    said = (CONSOLES.parent / "commands" / "mkdumprd.log").read_text(encoding="utf-8")
+    assert "could not be found!" in said
+    assert names(diagnose_text(said, family="suse")) == []
+    failed = "dracut-install: ERROR: installing '/usr/sbin/makedumpfile' to '/var/tmp/dracut.x/initramfs'\n"
+    assert names(diagnose_text(said + failed, family="suse")) == ["initramfs-build-failed"]
+
+
 def test_the_remedy_for_suse_sets_what_kdumptool_understands() -> None:
     """kdumptool ignores a KDUMP_CRASHKERNEL without "crashkernel=" and then refuses the rest of the file."""
     said = (CONSOLES.parent / "drills" / "suse-not-loaded.txt").read_text(encoding="utf-8")
