@@ -34,9 +34,9 @@ The code of redhat is kdump-utils 1.0.61, that of suse kdump 2.1.9 and 1.0.3, ea
 stand-ins for grubby, update-bootloader and entries of the rpm database. The harness drove their tools, followed their
 consoles, found and judged their dumps, good and broken ones (recordings in `tests/data`). The guest of kdump-utils was
 armed by the harness, too: configuration, kernel arguments by grubby's own script (which Debian's GRUB menu was made
-from), `kdumpctl rebuild`, a boot with the reservation. So was that of kdump 2.1.9: configured, reserved for by openSUSE's
-own update-bootloader (1.25, over Debian's grub-mkconfig), built by its mkdumprd, loaded by its service at the next boot;
-there only rpm and zypper were stand-ins. No image of these distributions has been drilled yet.
+from), `kdumpctl rebuild`, a boot with the reservation. So was that of kdump 2.1.9: configured, reserved for by
+openSUSE's own update-bootloader (1.25, over Debian's grub-mkconfig), built by its mkdumprd, loaded by its service at
+the next boot; there only rpm and zypper were stand-ins. No image of these distributions has been drilled yet.
 """
 _RUN_HEAD = ("release", "image", "kernel", "makedumpfile", "on", "drill", "day", "result")
 _UNRECORDED = {
