@@ -97,6 +97,15 @@ class Nic:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Layer:
+    """A file that an overlay rests on, and that is only read."""
+
+    path: Path
+    format: str
+    relabel: bool = False  # libvirt may give it to QEMU's user, which cannot read it otherwise
+
+
+@dataclass(frozen=True, kw_only=True)
 class Disk:
     """A disk beside that of the system: a qcow2 file, or what an NBD server offers at a socket."""
 
@@ -125,6 +134,7 @@ class DomainSpec:
     memory_mib: int
     vcpus: int
     disk: Path  # qcow2
+    layers: tuple[Layer, ...]  # below it, from the top down
     seed: Path | None
     mac: str
     cpu_level: int | None = 1  # the x86-64 level that the guest's programs need; None: not known
@@ -137,7 +147,7 @@ class DomainSpec:
     def xml(self) -> str:
         """libvirt's description of it."""
         kvm = self.accelerator == "kvm"
-        disks = [_disk_xml(self.disk, "vda", "qcow2")]
+        disks = [_disk_xml(self.disk, "vda", "qcow2", more=_backing_xml(self.layers))]
         if self.seed is not None:
             disks.append(_disk_xml(self.seed, "vdb", "raw", read_only=True))
         disks += [disk.xml(f"vd{chr(ord('c') + n)}") for n, disk in enumerate(self.extra_disks)]
@@ -187,6 +197,18 @@ def _disk_xml(path: Path, target: str, kind: str, *, read_only: bool = False, mo
         f'<disk type="file" device="disk"><driver name="qemu" type="{kind}" cache="unsafe" discard="unmap"/>'
         f"<source file={quoteattr(str(path))}/>"
         f'<target dev="{target}" bus="virtio"/>{only}{more}</disk>'
+    )
+
+
+def _backing_xml(layers: tuple[Layer, ...]) -> str:
+    """What an overlay rests on, all of it; left to itself libvirt makes each of these files QEMU's user's, for good."""
+    if not layers:
+        return "<backingStore/>"
+    layer, *below = layers
+    label = "" if layer.relabel else '<seclabel model="dac" relabel="no"/>'
+    return (
+        f'<backingStore type="file"><format type="{layer.format}"/>'
+        f"<source file={quoteattr(str(layer.path))}>{label}</source>{_backing_xml(tuple(below))}</backingStore>"
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import json
 import os
 import subprocess
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from pathlib import Path
 from . import accel
 from .catalog import CPU_LEVELS
 from .crashnet import CrashNetwork, Port
-from .domain import FIRMWARE, PREFIX, Disk, DomainSpec, Hypervisor, new_mac
+from .domain import FIRMWARE, PREFIX, Disk, DomainSpec, Hypervisor, Layer, new_mac
 from .errors import CommandFailed, GuestError, HostError, UsageError
 from .evidence import Evidence, EvidenceRoot
 from .guest import Guest
@@ -217,12 +218,14 @@ class Run:
             identity=identity.name,
             nics=tuple(port.seed for port in ports),
         )
+        layers = layers_of(disk)
         spec = DomainSpec(
             name=identity.name,
             accelerator=self.accelerator,
             memory_mib=machine.memory_mib,
             vcpus=machine.vcpus,
             disk=disk,
+            layers=layers,
             seed=seed,
             mac=mac,
             cpu_level=machine.cpu_level,
@@ -232,6 +235,7 @@ class Run:
             nics=tuple(port.nic for port in ports),
             extra_disks=disks,
         )
+        owners = {layer.path: layer.path.stat() for layer in layers if layer.relabel}
         domain = self.hypervisor.spawn(spec)
         try:
             evidence.text("domain.xml", domain.xml())
@@ -255,6 +259,8 @@ class Run:
             raise
         finally:
             domain.destroy()
+            for private, owner in owners.items():
+                os.chown(private, owner.st_uid, owner.st_gid)
             for path in (seed, nvram, disk, *(extra.path for extra in disks)):
                 if path is not None and path.parent == self.directory.path:
                     path.unlink(missing_ok=True)
@@ -269,12 +275,33 @@ def create_overlay(path: Path, base: Path, *, base_format: str) -> None:
     _create_qcow2(path, "-b", os.fspath(base), "-F", base_format)
 
 
+def layers_of(overlay: Path) -> tuple[Layer, ...]:
+    """The files below an overlay, from the top down; UsageError for one that QEMU's user could not read."""
+    told = _qemu_img("info", "--force-share", "--output=json", "--backing-chain", os.fspath(overlay))
+    layers = []
+    for layer in json.loads(told)[1:]:
+        path = Path(layer["filename"])
+        private = not path.stat().st_mode & 0o004
+        if private and os.geteuid() != 0:
+            raise UsageError(
+                f"{path} can be read by its owner alone, and QEMU runs as a user of its own (chmod o+r {path}, or"
+                " drill a copy)"
+            )
+        layers.append(Layer(path=path, format=layer["format"], relabel=private))
+    return tuple(layers)
+
+
 def _create_qcow2(path: Path, *options: str, size: str | None = None) -> None:
-    command = ["qemu-img", "create", "-q", "-f", "qcow2", *options, os.fspath(path), *([size] if size else [])]
+    _qemu_img("create", "-q", "-f", "qcow2", *options, os.fspath(path), *([size] if size else []))
+    path.chmod(0o644)
+
+
+def _qemu_img(*arguments: str) -> str:
+    """What it prints; HostError where it is not installed."""
     try:
-        made = subprocess.run(command, capture_output=True, text=True, check=False)
+        made = subprocess.run(["qemu-img", *arguments], capture_output=True, text=True, check=False)
     except FileNotFoundError:
         raise HostError("qemu-img is not installed (kdump-harness doctor tells which package has it)") from None
     if made.returncode != 0:
         raise CommandFailed(f"qemu-img: {made.stderr.strip()}")
-    path.chmod(0o644)
+    return made.stdout

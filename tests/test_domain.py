@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -9,9 +10,10 @@ from xml.etree import ElementTree
 import libvirt
 import pytest
 
+from harness import runtime
 from harness.catalog import CPU_LEVELS
-from harness.domain import Disk, DomainEvents, DomainSpec, Hypervisor, default_uri
-from harness.errors import HostError
+from harness.domain import Disk, DomainEvents, DomainSpec, Hypervisor, Layer, default_uri
+from harness.errors import HostError, UsageError
 from harness.runtime import Machine, Run
 
 
@@ -22,6 +24,7 @@ def described(**facts: Any) -> ElementTree.Element:
         "memory_mib": 1024,
         "vcpus": 2,
         "disk": Path("/state/runs/abc123/disk-1.qcow2"),
+        "layers": (Layer(path=Path("/a/armed.qcow2"), format="qcow2"), Layer(path=Path("/a/mine.raw"), format="raw")),
         "seed": Path("/state/runs/abc123/seed-1.iso"),
         "mac": "52:54:00:ab:cd:ef",
     }
@@ -223,3 +226,28 @@ def test_the_hypervisor_is_libvirts_own_choice_or_the_systems(monkeypatch: pytes
     assert default_uri() == "qemu:///system"
     monkeypatch.setenv("LIBVIRT_DEFAULT_URI", "qemu:///session")
     assert default_uri() == "qemu:///session"
+
+
+def test_what_a_disk_rests_on_keeps_its_owner() -> None:
+    root = described()
+    stores = root.findall(".//backingStore")
+    assert [store.get("type") for store in stores] == ["file", "file", None]  # the chain has an end
+    for label in (store.find("source/seclabel") for store in stores[:2]):
+        assert label is not None
+        assert (label.get("model"), label.get("relabel")) == ("dac", "no")
+    private = described(layers=(Layer(path=Path("/home/me/mine.qcow2"), format="qcow2", relabel=True),))
+    assert private.find(".//backingStore/source/seclabel") is None
+
+
+def test_a_disk_that_only_its_owner_can_read_is_told_to_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = tmp_path / "base.qcow2"
+    base.touch(mode=0o600)
+    told = [{"filename": "top", "format": "qcow2"}, {"filename": str(base), "format": "qcow2"}]
+    monkeypatch.setattr(runtime, "_qemu_img", lambda *_: json.dumps(told))
+    monkeypatch.setattr(runtime.os, "geteuid", lambda: 0)
+    assert runtime.layers_of(tmp_path / "top") == (Layer(path=base, format="qcow2", relabel=True),)
+    monkeypatch.setattr(runtime.os, "geteuid", lambda: 1000)
+    with pytest.raises(UsageError, match="can be read by its owner alone"):
+        runtime.layers_of(tmp_path / "top")
+    base.chmod(0o644)
+    assert runtime.layers_of(tmp_path / "top") == (Layer(path=base, format="qcow2"),)
