@@ -128,8 +128,8 @@ def build(recipe: Recipe, disk: Path, *, workdir: Path, log: Path, progress: Cal
     progress(f"installing {recipe.suite} with {recipe.kernel} from {recipe.mirror.archive}")
     hooks = (
         f"--essential-hook=sync-in {shlex.quote(str(early))} /",
-        f"--customize-hook=sync-in {shlex.quote(str(late))} /",
         *(_file_hooks(files) if recipe.files else ()),
+        f"--customize-hook=sync-in {shlex.quote(str(late))} /",
         f'--customize-hook={shlex.quote(str(hook))} "$1"',
     )
     try:
