@@ -233,7 +233,7 @@ def test_a_failing_tool_is_quoted_and_its_output_kept(tmp_path: Path) -> None:
 def test_package_files_are_installed_before_there_is_a_boot_menu(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where they find one, kernels and kdump-tools run update-grub, which fails in a tree that is no mounted disk."""
+    """In a tree that is no mounted disk, update-grub and the hook for the capture initramfs would fail."""
     (tmp_path / "a.deb").touch()
     recipe = dataclasses.replace(RECIPE, files=(LocalPackage(name="a.deb", sha256="0" * 64, path=tmp_path / "a.deb"),))
     seen: list[str] = []
@@ -250,6 +250,7 @@ def test_package_files_are_installed_before_there_is_a_boot_menu(
     (menu,) = tmp_path.glob("*/boot/grub/grub.cfg")
     steps = "\n".join(seen)
     assert 0 < steps.index("apt-get install") < steps.index(str(menu.parent.parent.parent))
+    assert steps.index("chmod -x") < steps.index("apt-get install") < steps.index("chmod +x")
 
 
 def test_missing_tools_are_named_before_anything_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
