@@ -128,8 +128,8 @@ def build(recipe: Recipe, disk: Path, *, workdir: Path, log: Path, progress: Cal
     progress(f"installing {recipe.suite} with {recipe.kernel} from {recipe.mirror.archive}")
     hooks = (
         f"--essential-hook=sync-in {shlex.quote(str(early))} /",
-        f"--customize-hook=sync-in {shlex.quote(str(late))} /",
         *(_file_hooks(files) if recipe.files else ()),
+        f"--customize-hook=sync-in {shlex.quote(str(late))} /",
         f'--customize-hook={shlex.quote(str(hook))} "$1"',
     )
     try:
@@ -154,10 +154,15 @@ def _file_hooks(files: Path) -> tuple[str, ...]:
     """Install the package files with the tree's own apt, which gets what they depend on from the mirror."""
     place = GUEST_PLACE
     install = "DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends --allow-downgrades"
+    # The capture initramfs has the drivers of the machine that it is built on, and that is not this one: arming builds
+    # it in the guest. Kernels run only those hooks that may be executed.
+    kdump = "/etc/kernel/postinst.d/kdump-tools"
     return (
         f'--customize-hook=mkdir "$1{place}"',
         f"--customize-hook=sync-in {shlex.quote(str(files))} {place}",
+        f'--customize-hook=test ! -e "$1{kdump}" || chmod -x "$1{kdump}"',
         f"--customize-hook=chroot \"$1\" sh -c '{install} {place}/*.deb && rm -rf {place}'",
+        f'--customize-hook=test ! -e "$1{kdump}" || chmod +x "$1{kdump}"',
     )
 
 

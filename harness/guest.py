@@ -21,9 +21,8 @@ SSH_TIMEOUT_S = 60.0
 SILENCE_TIMEOUT_S = 40.0
 POWER_OFF_TIMEOUT_S = 40.0  # a guest without a serial console does not say how far it is
 CONSOLE_PAUSE_S = 15.0  # a longer pause while SSH answers: there will be no prompt
-# Of this host's network, whatever the guest runs on.
-SSH_LOOK_EVERY_S = 5.0
-BANNER_TIMEOUT_S = 2.0
+SSH_LOOK_EVERY_S = 5.0  # of this host's network, whatever the guest runs on
+BANNER_TIMEOUT_S = 2.0  # of the guest's sshd: up to 2 s were seen of an emulated guest with little else to do
 SSH_PORT = 22
 
 
@@ -100,7 +99,11 @@ class Guest:
             raise WaitedInVain(f"{error.args[0]}; {self._seen_from_outside()}", see=error.see) from None
 
     def wait_until_up(self) -> bool:
-        """The login prompt, or, in a guest that has no serial console yet, SSH; returns whether there is a console."""
+        """The login prompt, or, in a guest that has no serial console yet, SSH; returns whether there is a console.
+
+        A guest that has asked for an address lives, however silent its console is.
+        """
+        deadline = Deadline(BOOT_TIMEOUT_S * self.factor)
         next_look = Deadline(SSH_LOOK_EVERY_S)
 
         def tick() -> None:
@@ -117,8 +120,24 @@ class Guest:
         except _SilentConsole:
             return False
         except WaitedInVain as error:
+            if self.console.silent_s > SILENCE_TIMEOUT_S * self.factor and self._ssh_within(deadline.left_s):
+                return False
             raise WaitedInVain(f"{error.args[0]}; {self._seen_from_outside()}", see=error.see) from None
         return True
+
+    def _ssh_within(self, timeout_s: float) -> bool:
+        """Whether a guest that has an address answers by SSH while there is time and its console does not say no."""
+
+        def answers() -> bool | None:
+            self._look_at_console()
+            return True if self._ssh_answers(self.domain.address()) else None
+
+        if self.domain.address() is None:
+            return False
+        try:
+            return poll(f"{self.name} by SSH", answers, timeout_s=timeout_s, every_s=SSH_LOOK_EVERY_S)
+        except WaitedInVain:
+            return False
 
     def _wait_for_login(self, tick: Callable[[], None] | None) -> Line:
         return self.console.wait_for(
@@ -147,7 +166,8 @@ class Guest:
         if address is None:
             return False
         try:
-            with socket.create_connection((address, SSH_PORT), timeout=BANNER_TIMEOUT_S) as connection:
+            timeout_s = BANNER_TIMEOUT_S * max(1.0, self.factor)
+            with socket.create_connection((address, SSH_PORT), timeout=timeout_s) as connection:
                 return connection.recv(4) == b"SSH-"
         except OSError:
             return False

@@ -16,10 +16,15 @@ GUEST_PLACE = "/var/tmp/kdump-harness-packages"  # where package files are put w
 _REFUSED = re.compile(
     r"^E: (?:Unable to locate package|Unable to correct problems|Version .* was not found|Release .* was not found"
     r"|The value .* is invalid|Package .* has no installation candidate"
-    r"|The repository .* does not have a Release file)"
+    r"|The repository .* does not have a Release file|Could not read meta data from)"
     r"|does not match system \(|^\S.* : Depends: "
     r"|^(?:Error: )?(?:No match for argument|Unable to find a match|Unknown repo)"
     r"|No provider of .* found|^Repository .* not found"
+)
+# Architectures that an x86-64 guest cannot use, as dpkg and rpm put them into the names of package files.
+_FOREIGN = re.compile(
+    r".*[_.](aarch64|arm64|armel|armhf|armv7hl|i[3-6]86|loong(?:arch)?64|mips64el|ppc64(?:el|le)?|riscv64|s390x)"
+    r"\.(?:deb|rpm)"
 )
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9+.~_:=-]*")
 
@@ -56,6 +61,9 @@ def local_packages(place: Path, family: Family) -> tuple[LocalPackage, ...]:
         paths = [place]
     else:
         raise UsageError(f"{place} does not exist")
+    for path in paths:
+        if foreign := _FOREIGN.fullmatch(path.name):
+            raise UsageError(f"{path} is a package for {foreign.group(1)}, and guests are x86-64")
     try:
         return tuple(LocalPackage(name=path.name, sha256=_sha256(path), path=path.resolve()) for path in paths)
     except OSError as error:

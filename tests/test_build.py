@@ -230,6 +230,29 @@ def test_a_failing_tool_is_quoted_and_its_output_kept(tmp_path: Path) -> None:
     assert log.read_text(encoding="utf-8") == "I: unpacking\nE: no such package\n"
 
 
+def test_package_files_are_installed_before_there_is_a_boot_menu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a tree that is no mounted disk, update-grub and the hook for the capture initramfs would fail."""
+    (tmp_path / "a.deb").touch()
+    recipe = dataclasses.replace(RECIPE, files=(LocalPackage(name="a.deb", sha256="0" * 64, path=tmp_path / "a.deb"),))
+    seen: list[str] = []
+
+    def make_tree(recipe: Recipe, packages: tuple[str, ...], hooks: tuple[str, ...], **_: object) -> None:
+        seen.extend(hooks)
+        raise CommandFailed("enough")
+
+    monkeypatch.setattr(build, "missing_tools", lambda: ())
+    monkeypatch.setattr(build, "_partition", Path.touch)
+    monkeypatch.setattr(build, "make_tree", make_tree)
+    with pytest.raises(CommandFailed, match="enough"):
+        build.build(recipe, tmp_path / "disk", workdir=tmp_path, log=tmp_path / "log", progress=lambda _: None)
+    (menu,) = tmp_path.glob("*/boot/grub/grub.cfg")
+    steps = "\n".join(seen)
+    assert 0 < steps.index("apt-get install") < steps.index(str(menu.parent.parent.parent))
+    assert steps.index("chmod -x") < steps.index("apt-get install") < steps.index("chmod +x")
+
+
 def test_missing_tools_are_named_before_anything_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(build, "missing_tools", lambda: ("mmdebstrap", "mcopy"))
     with pytest.raises(HostError, match=r"building debian-12 needs mmdebstrap, mcopy \(make setup installs them\)"):

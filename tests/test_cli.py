@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -16,6 +17,7 @@ import pytest
 
 from harness import domain, facts
 from harness.cli import main
+from harness.disk import probe_format
 
 DATA = Path(__file__).parent / "data"
 DUMP = DATA / "vmcore" / "zlib.kdump"
@@ -112,6 +114,26 @@ def test_a_file_that_is_no_disk_is_refused(refused: Any, tmp_path: Path, content
 
 def test_a_directory_is_no_disk(refused: Any, tmp_path: Path) -> None:
     assert refused("drill", f"{tmp_path}/", "--family", "debian") == (f"{tmp_path} is not a regular file", 2)
+
+
+@pytest.mark.skipif(shutil.which("qemu-img") is None, reason="qemu-img is not installed")
+def test_a_qcow2_that_was_cut_short_or_has_lost_its_backing_file_is_refused(refused: Any, tmp_path: Path) -> None:
+    raw, whole, on_top = tmp_path / "raw", tmp_path / "whole.qcow2", tmp_path / "top.qcow2"
+    raw.write_bytes(os.urandom(1 << 20))
+    qemu_img = ["qemu-img", "create", "-q", "-f", "qcow2", "-b", raw, "-F", "raw", on_top]
+    subprocess.run(["qemu-img", "convert", "-O", "qcow2", raw, whole], check=True)
+    subprocess.run(qemu_img, check=True)
+    probe_format(whole)
+    probe_format(on_top)
+    os.truncate(whole, 1 << 19)
+    raw.unlink()
+    said, status = refused("drill", whole, "--family", "debian")
+    assert (said, status) == (
+        f"{whole} is a damaged qcow2 image, perhaps cut short (qemu-img check tells more)",
+        2,
+    )
+    said, status = refused("drill", on_top, "--family", "debian")
+    assert (str(raw) in said, status) == (True, 2)
 
 
 @pytest.mark.skipif(os.getuid() == 0, reason="root may read everything")

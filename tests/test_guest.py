@@ -75,6 +75,16 @@ def test_a_guest_without_a_serial_console_is_up_when_ssh_answers(booting: Any) -
     assert not booting(GRUB, address="127.0.0.1").wait_until_up()
 
 
+def test_a_guest_that_has_an_address_may_be_silent_until_its_ssh_answers(
+    booting: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """kdump-tools of Debian builds its initramfs before sshd starts: for minutes, when that is emulated."""
+    guest = booting(GRUB, address="127.0.0.1")
+    too_silent_s = 1.5 * guest_module.SILENCE_TIMEOUT_S * guest.factor
+    monkeypatch.setattr(guest, "_ssh_answers", lambda _address: guest.console.silent_s > too_silent_s)
+    assert not guest.wait_until_up()
+
+
 @pytest.mark.usefixtures("ssh_port")
 def test_a_drill_needs_the_serial_console_and_says_so(booting: Any) -> None:
     with pytest.raises(WaitedInVain) as error:

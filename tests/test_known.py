@@ -101,6 +101,15 @@ def test_the_table_speaks_of_images_scenarios_and_checks_that_exist() -> None:
             assert fnmatch.filter(scenarios, glob), glob
 
 
+def test_debian_13_with_its_backports_kernel_shows_two_known_issues_at_once() -> None:
+    rows = load_known_issues()
+    backports = "7.3.4+deb13-cloud-amd64"
+    both = judged(verdict_of("filter", "pages", kernel=backports), *rows, today=rows[-1].until)
+    assert both.known_issue == "https://github.com/makedumpfile/makedumpfile/issues/16"
+    assert judged(verdict_of("filter", "pages"), *rows).known_issue is None
+    assert judged(verdict_of("filter", "pages", "nonce", kernel=backports), *rows).known_issue is None
+
+
 def test_the_free_pages_in_the_dumps_of_debian_13_are_known() -> None:
     (first, *_) = load_known_issues()
     verdict = judged(verdict_of("filter"), first, today=first.until)

@@ -9,7 +9,7 @@ import pytest
 
 from harness.errors import UsageError
 from harness.family import find_family
-from harness.packages import LocalPackage, local_packages, parse_kernel
+from harness.packages import LocalPackage, local_packages, parse_kernel, refusal
 
 DEBIAN, REDHAT = find_family("debian"), find_family("redhat")
 
@@ -46,6 +46,32 @@ def test_what_the_family_cannot_install_is_refused(place: Path, name: str, reaso
     with pytest.raises(UsageError) as error:
         local_packages(place / name, DEBIAN)
     assert str(error.value) == f"{place / name} {reason}"
+
+
+@pytest.mark.parametrize(
+    ("name", "architecture"),
+    [("makedumpfile_1.7.2-1_arm64.deb", "arm64"), ("kexec-tools-2.0.28-1.el9.aarch64.rpm", "aarch64")],
+)
+def test_a_package_for_another_processor_is_refused_by_its_name(tmp_path: Path, name: str, architecture: str) -> None:
+    (tmp_path / name).touch()
+    family = DEBIAN if name.endswith("deb") else REDHAT
+    with pytest.raises(UsageError) as error:
+        local_packages(tmp_path, family)
+    assert str(error.value) == f"{tmp_path / name} is a package for {architecture}, and guests are x86-64"
+
+
+def test_a_package_for_any_or_our_processor_is_taken(tmp_path: Path) -> None:
+    names = ["linux-image-6.1.0-50-cloud-amd64_6.1.176-1_amd64.deb", "ucf_3.0043_all.deb"]
+    for name in names:
+        (tmp_path / name).touch()
+    assert [file.name for file in local_packages(tmp_path, DEBIAN)] == names
+
+
+def test_what_apt_says_of_a_file_that_is_no_package_is_a_refusal() -> None:
+    said = (
+        "E: Invalid archive member header\nE: Could not read meta data from /tmp/cut_1_amd64.deb\nE: The package lists"
+    )
+    assert refusal(said) == "E: Could not read meta data from /tmp/cut_1_amd64.deb"
 
 
 @pytest.mark.parametrize(
