@@ -39,8 +39,9 @@ EXT4_FEATURES = (
     "sparse_super,large_file,huge_file,dir_nlink,extra_isize,metadata_csum"
 )
 
-# The consoles of Debian's official cloud images: the serial line last, so that it is /dev/console.
-KERNEL_ARGUMENTS = "console=tty0 console=ttyS0,115200 earlyprintk=ttyS0,115200 consoleblank=0"
+# The consoles of Debian's official cloud images: the serial line last, so that it is /dev/console. no_timer_check is of
+# Fedora's: without it an emulated guest may panic over a late timer on a busy host, before arming can say so.
+KERNEL_ARGUMENTS = "console=tty0 console=ttyS0,115200 earlyprintk=ttyS0,115200 consoleblank=0 no_timer_check"
 
 BASE_PACKAGES = (
     "ca-certificates",
