@@ -468,6 +468,8 @@ class _Drill:
                         with contextlib.suppress(ConsoleLost):
                             while (line := guest.console.read_line(timeout_s=LAST_WORDS_S)) is not None:
                                 watch.feed(line)
+                        if watch.capture_seen:
+                            return watch.hopeless or "the hypervisor saw the capture kernel panic (pvpanic)"
                         return "the hypervisor saw the guest panic for good (pvpanic): no capture kernel was loaded"
                     if stopped := self._too_late(guest, watch):
                         return stopped
@@ -658,6 +660,10 @@ class _Drill:
             "image": verdict.image,
         }
         found = diagnose_text("\n".join(self.console), family=verdict.family, facts=facts)
+        if not found.failed and verdict.stopped_by:
+            # A console that falls silent tells nothing by itself; that somebody waited for more of it does.
+            lines = [*self.console, f"kdump-harness: {verdict.stopped_by}"]
+            found = diagnose_text("\n".join(lines), family=verdict.family, facts=facts)
         return [symptom.to_json() for symptom in found.symptoms]
 
     def _reach(self, stage: Stage) -> None:
