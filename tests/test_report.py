@@ -12,8 +12,10 @@ from typing import Any
 import pytest
 from history_factory import drill, failed
 
+from harness import plot
 from harness.cli import main
 from harness.history.database import DRILL, SWEEP, History
+from harness.report import gather as gather_module
 from harness.report.gather import Report, gather
 from harness.report.render import render
 
@@ -139,6 +141,17 @@ def test_nothing_in_a_result_acts_on_its_reader(past: History, suffix: str) -> N
         assert len(bars) == 1
     else:
         ET.fromstring(text)
+
+
+def test_a_result_that_tells_little_is_shown(past: History) -> None:
+    """As an old one may."""
+    past.add(DRILL, {"image": "old", "verified": False, "checks": []})
+    for suffix in (".html", ".md", ".xml"):
+        assert "old" in render(_report(past), suffix)
+
+
+def test_every_line_of_a_trend_has_a_look_of_its_own() -> None:
+    assert len(set(plot._TREND_STYLES)) >= gather_module._MOST_LINES
 
 
 def test_junit_counts_what_failed(past: History) -> None:
