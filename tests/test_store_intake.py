@@ -351,6 +351,16 @@ def test_an_unreadable_text_in_the_header_is_damage(kept: Store, tmp_path: Path)
     assert "utsname.nodename is not a text" in _add(kept, path).reason
 
 
+def test_other_dumps_logs_do_not_come_along(kept: Store, incoming: Path) -> None:
+    """Debian may have many in one directory."""
+    shutil.copy(WHOLE, incoming / "dump.202611221011")
+    for stamp in ("202611221011", "202611221012", "1"):
+        (incoming / f"dmesg.{stamp}").write_text(stamp)
+    dump = _look(kept, incoming)["dump.202611221011"].dump
+    assert dump is not None
+    assert [path.name for path in (kept.place_of(dump) / "sender").iterdir()] == ["dmesg.202611221011"]
+
+
 def test_a_huge_file_beside_a_dump_is_left(kept: Store, incoming: Path) -> None:
     shutil.copy(WHOLE, incoming / "vmcore")
     (incoming / "vmcore-dmesg.txt").write_bytes(os.urandom(17 << 20))

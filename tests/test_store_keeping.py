@@ -353,6 +353,22 @@ def test_a_level_alone_is_not_believed(inspection: dict[str, Any], filtered: boo
     assert redact.is_filtered(inspection) is filtered
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[    0.0] Command line: rd.luks.key=SECRET BOOT_IMAGE=/vmlinuz root=/dev/vda",
+        '[    0.1] Unknown kernel command line parameters "foo=SECRET", will be passed to user space.',
+        "proxy http://user:an@SECRET@proxy/",
+        "Authorization: Basic SECRET",
+        "-----BEGIN PRIVATE KEY-----\nSECRET and cut off",
+    ],
+)
+def test_no_secret_gets_through(text: str) -> None:
+    told, counts = redact.redact_text(text)
+    assert "SECRET" not in told
+    assert sum(counts.values()) == 1
+
+
 def test_a_bundle_overwrites_nothing_and_leaves_nothing(
     kept: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

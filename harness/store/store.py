@@ -207,7 +207,7 @@ class Store:
             why = f"damaged: {seen.damage}" + (f" ({sign})" if sign else "")
             return Outcome(path=path, outcome=REFUSED, reason=why)
         self._arrange(arrived, part / VMCORE, seen)
-        _take_beside(place, part / SENDERS)
+        _take_beside(place, Path(path).name, part / SENDERS, free_bytes=self.policy.free_mib * MIB)
         sha256 = copying.sha256_of(part / VMCORE)
         self._write_facts(part, seen)
         dump = self._described(part, seen, sha256=sha256, origin=path, sender=shown(place.path.name), sign=sign)
@@ -246,7 +246,8 @@ class Store:
         if budget_bytes and (total := self.index.total_bytes()) + size_bytes > budget_bytes:
             raise NoRoom(
                 f"the budget of {self.policy.budget_mib:,} MiB has {max(0, budget_bytes - total) // MIB:,} MiB left,"
-                f" the dump needs {-(-size_bytes // MIB):,} (kdump-harness store prune --dry-run tells what could go)"
+                f" the dump needs {-(-size_bytes // MIB):,} (kdump-harness store prune --dry-run --budget-mib N"
+                " tells what would go)"
             )
 
     def _arrange(self, arrived: Path, to: Path, seen: Examination) -> None:
@@ -353,14 +354,14 @@ def _text(told: str | None) -> str | None:
     return shown(told)[:_MAX_TEXT] if told else None
 
 
-def _take_beside(place: Place, to: Path) -> None:
+def _take_beside(place: Place, dump: str, to: Path, *, free_bytes: int) -> None:
     """Copy the small files that came with a dump; one that cannot be had is left out."""
-    for name in beside(place):
+    for name in beside(place, dump):
         with contextlib.suppress(OSError, UsageError, NoRoom):
             descriptor = place.open(name)
             try:
                 to.mkdir(mode=0o700, exist_ok=True)
-                copying.take_copy(descriptor, to / name, max_bytes=_MAX_BESIDE_BYTES, free_bytes=0)
+                copying.take_copy(descriptor, to / name, max_bytes=_MAX_BESIDE_BYTES, free_bytes=free_bytes)
             finally:
                 os.close(descriptor)
 
