@@ -461,6 +461,17 @@ def test_another_user_s_store_is_left_alone(kept: Store) -> None:
         Store(kept.directory)
 
 
+def test_another_user_is_told_to_be_the_store_s(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Who sees nothing in the directory must not hear that there is no store."""
+    (tmp_path / "store").mkdir(mode=0o700)
+    owner = os.geteuid()
+    monkeypatch.setattr(os, "geteuid", lambda: owner + 1)
+    assert main(["store", "list", "--store", str(tmp_path / "store")]) == 3
+    assert f"belongs to user {owner}: run as that user" in capsys.readouterr().err
+
+
 def test_what_a_dead_process_left_is_swept(kept: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     (kept.incoming / "abandoned").mkdir()
     going, _ = put(kept, make_dump(0)), put(kept, make_dump(1))

@@ -87,14 +87,14 @@ class Store:
         self.directory = (directory or default_store()).absolute()
         index = self.directory / "index.sqlite"
         try:
+            if self.directory.is_dir():  # asked first: nobody else can look into it
+                self._require_owner()
             if not index.exists():
                 if not create:
                     raise UsageError(f"there is no store in {self.directory} (store add or store watch makes one)")
                 self._require_empty(index)
             self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            owner = self.directory.stat().st_uid
-            if owner != os.geteuid():
-                raise HostError(f"the store {self.directory} belongs to user {owner}: run as that user")
+            self._require_owner()
             for path in (self.directory, self.dumps, self.incoming):
                 path.mkdir(mode=0o700, exist_ok=True)
                 path.chmod(0o700)
@@ -127,6 +127,11 @@ class Store:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _require_owner(self) -> None:
+        owner = self.directory.stat().st_uid
+        if owner != os.geteuid():
+            raise HostError(f"the store {self.directory} belongs to user {owner}: run as that user")
 
     def _require_empty(self, index: Path) -> None:
         """UsageError where a store would sweep what is somebody else's, or was a store's that lost its index."""
