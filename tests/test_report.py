@@ -150,6 +150,15 @@ def test_a_result_that_tells_little_is_shown(past: History) -> None:
         assert "old" in render(_report(past), suffix)
 
 
+def test_names_of_any_length_are_drawn(past: History) -> None:
+    """matplotlib warns, which is an error here, when it finds no room."""
+    for number in range(4):
+        past.add(DRILL, drill(number, image="x" * 300, target=f"a-target-with-a-long-name-{number % 2}"))
+    svg = "".join(_report(past).charts)
+    assert f"{'x' * 23}…" in svg
+    assert "x" * 61 not in svg
+
+
 def test_every_line_of_a_trend_has_a_look_of_its_own() -> None:
     assert len(set(plot._TREND_STYLES)) >= gather_module._MOST_LINES
 
