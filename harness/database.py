@@ -55,7 +55,6 @@ class Database:
                     self._connection.execute(statement)
                 self._connection.execute(f"PRAGMA user_version = {version + 1}")
             self._connection.execute(f"PRAGMA application_id = {application}")
-
         if before == 0:
             self._make_room()
 

@@ -246,6 +246,14 @@ def test_a_history_that_one_may_only_read_is_read(tmp_path: Path) -> None:
         subprocess.run(["umount", place], check=True)
 
 
+def test_retention_keeps_the_last_success_of_each_scenario(past: History) -> None:
+    past.add(DRILL, drill(1), scenario="test_smoke")
+    past.add(DRILL, drill(2, target="nfs"))
+    past.add(DRILL, drill(3))
+    past.add(DRILL, failed(4))
+    assert past.prune(keep=1, days=None, dry_run=True) == []
+
+
 def test_retention_keeps_the_last_success(past: History) -> None:
     past.add(DRILL, drill(0))
     for day in range(1, 6):

@@ -112,6 +112,19 @@ def test_the_same_bytes_are_kept_once(kept: Store, tmp_path: Path) -> None:
     assert again.dump == first.dump
 
 
+def test_a_dump_whose_file_was_lost_is_taken_again(kept: Store, incoming: Path) -> None:
+    """Else --remove would take the last copy."""
+    dump = _add(kept, WHOLE).dump
+    assert dump is not None
+    kept.hold(dump.id, "INC-4")
+    (kept.place_of(dump) / "vmcore").unlink()
+    shutil.copy(WHOLE, incoming / "vmcore")
+    (outcome,) = Watcher(kept, incoming, remove=True).look()
+    assert (outcome.outcome, outcome.reason) == (STORED, "its file was lost, and is there again")
+    assert (kept.place_of(dump) / "vmcore").read_bytes() == WHOLE.read_bytes()
+    assert kept.index.find(dump.id).hold == "INC-4"
+
+
 def test_two_at_once_bring_one_dump(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "harness.cli", "store", "add", "--store", str(tmp_path / "store"), str(WHOLE)]
     _patient(tmp_path / "store").close()

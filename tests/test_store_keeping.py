@@ -386,6 +386,19 @@ def test_a_bundle_overwrites_nothing_and_leaves_nothing(
     assert list(kept.incoming.iterdir()) == []
 
 
+def test_no_attached_file_is_lost(kept: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dump = _admit(kept, LOGS / "6.1.0.kdump")
+    files = [tmp_path / name / "notes.txt" for name in ("a", "b")]
+    for path in files:
+        path.parent.mkdir()
+        path.write_text("text")
+    with pytest.raises(UsageError, match=r"two attached files are called notes\.txt"):
+        make_bundle(kept, dump, Request(to=tmp_path / "b.tar", attach=files))
+    monkeypatch.setattr(bundle, "_MAX_TEXT_BYTES", 3)
+    with pytest.raises(UsageError, match="is larger than 3 bytes"):
+        make_bundle(kept, dump, Request(to=tmp_path / "b.tar", attach=files[:1]))
+
+
 def test_a_bundle_that_is_made_is_not_swept(kept: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Filtering a large dump again takes longer than what was just begun is spared for."""
     dump = _admit(kept, LOGS / "6.1.0.kdump")
@@ -503,6 +516,14 @@ def test_a_copy_that_comes_out_wrong_is_not_believed(
     assert "has the checksum 000" in capsys.readouterr().out
     assert kept.index.find(dump.id).central is None
     assert [path.name for path in (tmp_path / "central dir").rglob("*")] == [push._directory_name(dump)]
+
+
+def test_a_directory_s_name_is_no_command(tmp_path: Path, kept: Store) -> None:
+    dump = _admit(kept, LOGS / "6.1.0.kdump")
+    name = f"{tmp_path}/none; touch {tmp_path}/made; :"
+    with pytest.raises(HostError, match="no such directory"):
+        push.push(kept, dump, Central.parse(name))
+    assert not (tmp_path / "made").exists()
 
 
 def test_a_second_push_does_not_write_into_the_first_one_s_copies(kept: Store, tmp_path: Path) -> None:

@@ -49,6 +49,11 @@ def make_bundle(store: Store, dump: Dump, request: Request) -> dict[str, Any]:
     """Write the archive and return its manifest; nothing is left behind when that fails."""
     if request.to.exists():
         raise UsageError(f"{request.to} is there already")
+    for path in request.attach:
+        if [other.name for other in request.attach].count(path.name) > 1:
+            raise UsageError(f"two attached files are called {path.name}")
+        if path.exists() and path.stat().st_size > _MAX_TEXT_BYTES:
+            raise UsageError(f"{path} is larger than {_MAX_TEXT_BYTES:,} bytes, the most that a text may have")
     try:
         descriptor, name = tempfile.mkstemp(dir=request.to.absolute().parent, prefix=f".{request.to.name}.")
         try:

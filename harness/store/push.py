@@ -62,7 +62,7 @@ def push(store: Store, dump: Dump, central: Central) -> bool:
     source = store.place_of(dump)
     to = f"{central.directory.rstrip('/')}/{_directory_name(dump)}"
     run = central.machine.run
-    run("test -d %s || { echo 'no such directory: %s' >&2; exit 1; }", central.directory, central.directory)
+    run("test -d %s || { echo no such directory: %s >&2; exit 1; }", central.directory, central.directory)
     run("umask 077; mkdir -p %s", to)
     copied = _sum(central, f"{to}/{VMCORE}") != dump.sha256
     if copied:

@@ -154,8 +154,8 @@ class Store:
                     remove_tree(path)
         with self.index.database.writing():  # nobody takes anything in meanwhile
             # No other directory without a row: an index that is older than the dumps must not cost them.
-            for identity in self.index.removed():
-                remove_tree(self.dumps / identity)
+            for name in {path.name for path in self.dumps.iterdir()} & set(self.index.removed()):
+                remove_tree(self.dumps / name)
             self.index.forget_arrivals()
 
     # ---------------------------------------------------------------- taking in
@@ -217,14 +217,17 @@ class Store:
         self._write_facts(part, seen)
         dump = self._described(part, seen, sha256=sha256, origin=path, sender=shown(place.path.name), sign=sign)
         with self.index.database.writing():
-            if known := self.index.by_content(sha256):
+            known = self.index.by_content(sha256)
+            if known and (self.place_of(known) / VMCORE).exists():
                 return Outcome(path=path, outcome=KNOWN, reason=f"it is {known.id} already", dump=known)
-            if self.index.by_id(dump.id):
+            if not known and self.index.by_id(dump.id):
                 raise UsageError(f"another dump is called {dump.id}, though its bytes are others")
             final = self.place_of(dump)
             remove_tree(final)  # of a process that died between the two steps
             part.rename(final)
             _sync(self.dumps)
+            if known:
+                return Outcome(path=path, outcome=STORED, reason="its file was lost, and is there again", dump=known)
             self.index.put(dump, seen.traits)
         return Outcome(path=path, outcome=STORED, reason=dump.remark or "", dump=dump)
 

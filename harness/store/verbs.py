@@ -137,7 +137,8 @@ def _line(dump: Dump, host_width: int) -> str:
     """One line for each dump, whatever the terminal, so that it can be searched."""
     state = ",".join(filter(None, (dump.state, "held" if dump.hold else "", "central" if dump.central else "")))
     crash = f"{dump.signature} {dump.signature_text}" if dump.signature else dump.panic or ""
-    return f"{dump.id}  {utc(dump.crash_s or dump.added_s)}  {dump.host:<{host_width}}  {dump.kernel}  {state}  {crash}"
+    kernel = dump.kernel or "unknown"
+    return f"{dump.id}  {utc(dump.crash_s or dump.added_s)}  {dump.host:<{host_width}}  {kernel}  {state}  {crash}"
 
 
 def show(arguments: argparse.Namespace) -> int:
