@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"kdump-harness: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print("kdump-harness: interrupted; guests and their disks are removed", file=sys.stderr)
+        print("kdump-harness: interrupted; what was unfinished is removed", file=sys.stderr)
         return EXIT_INTERRUPTED
     except BrokenPipeError:
         # The reader went away (as in "| head"); nothing more can be said to it.

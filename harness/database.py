@@ -12,6 +12,7 @@ from typing import Any
 from .errors import HostError, UsageError
 
 _WAIT_S = 60.0  # for another process that writes
+_ROOM_BYTES = 1 << 17  # of the journal, a few times what one transaction needs
 
 
 class Database:
@@ -34,21 +35,38 @@ class Database:
                 raise
 
     def _prepare(self, application: int, migrations: Sequence[str]) -> None:
-        found = self._pragma("application_id")
-        if found != application and (found or self._pragma("schema_version")):
+        self._connection.execute("BEGIN")  # another process may be making it: all of it is seen, or nothing
+        found, version = self._pragma("application_id"), self._pragma("user_version")
+        strange = found != application and (found or self._pragma("schema_version"))
+        self._connection.execute("COMMIT")
+        if strange:
             raise UsageError(f"{self.path} is a database, but none of this kind")
-        if self._pragma("user_version") > len(migrations):
+        if version > len(migrations):
             raise UsageError(f"{self.path} was written by a newer kdump-harness")
-        self._connection.execute("PRAGMA journal_mode = WAL")
+        # Not WAL, which makes files even for reading: on a full disk or a read-only one nothing could be looked at.
+        self._connection.execute("PRAGMA journal_mode = PERSIST")
         self._connection.execute("PRAGMA foreign_keys = ON")
-        if found == application and self._pragma("user_version") == len(migrations):
+        if found == application and version == len(migrations):
             return
         with self.writing():  # asked again inside: another process may have been quicker
-            for version in range(self._pragma("user_version"), len(migrations)):
+            before = self._pragma("user_version")
+            for version in range(before, len(migrations)):
                 for statement in filter(str.strip, migrations[version].split(";")):
                     self._connection.execute(statement)
                 self._connection.execute(f"PRAGMA user_version = {version + 1}")
             self._connection.execute(f"PRAGMA application_id = {application}")
+        if before == 0:
+            self._make_room()
+
+    def _make_room(self) -> None:
+        """Let the journal become large enough that what removes something also works on a full disk."""
+        for statement in (
+            f"CREATE TABLE room AS SELECT zeroblob({_ROOM_BYTES}) AS bytes",
+            "UPDATE room SET bytes = randomblob(length(bytes))",  # what was there before goes to the journal
+            "DROP TABLE room",
+        ):
+            with self.writing():
+                self._connection.execute(statement)
 
     def _pragma(self, name: str) -> int:
         return int(self._connection.execute(f"PRAGMA {name}").fetchone()[0])

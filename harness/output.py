@@ -17,6 +17,11 @@ from .errors import UsageError
 out = RichConsole(highlight=False, emoji=False)
 
 
+def printable(text: str) -> str:
+    """The text without what drives a terminal, and which XML cannot have."""
+    return "".join(char if char.isprintable() or char in "\n\t" else "�" for char in text)
+
+
 def print_table(columns: Sequence[str], rows: Sequence[dict[str, Any]]) -> None:
     """A table whose last column takes the lines that it needs."""
     table = Table(box=None, pad_edge=False)
@@ -35,7 +40,7 @@ def write_json(to: str | None, data: Any) -> None:
         write_text(to, json.dumps(data, indent=1, default=str) + "\n")
 
 
-def check_output(to: str | None, *, not_over: Sequence[str] = ()) -> None:
+def check_output(to: str | Path | None, *, not_over: Sequence[str | Path] = ()) -> None:
     """UsageError, before any work is done, for a place where the result cannot go."""
     if to in (None, "-"):
         return

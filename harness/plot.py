@@ -29,6 +29,8 @@ _WIDTH_IN, _HEIGHT_IN = 7.2, 4.4  # the width of a page between its margins
 _LOG_FROM = 6.0  # largest to smallest
 _LABELLED_LEVELS = 8  # more have no room for words below the axis
 _INLINE_IN = (4.7, 3.3)  # as wide as a phone, so that its letters are as large there as the page's
+_HALF_A_LINE = 30  # characters of a legend
+_NAME = 24  # characters that an axis has room for
 _GRID = "#dddddd"
 _BLACK = "#000001"  # what is quite black is not written into an SVG, and stays black on a dark page
 # Text stays text, and the same numbers give the same file. What names a kernel or an image is no formula.
@@ -117,7 +119,8 @@ def inline_trend(lines: Mapping[str, Sequence[Moment]], *, title: str, unit: str
         axes.spines[["top", "right"]].set_visible(False)
         axes.set_title(title, loc="left", fontsize=11, fontweight="bold")
         handles = [_line(name, style) for name, style in zip(lines, itertools.cycle(_TREND_STYLES), strict=False)]
-        figure.legend(handles=handles, loc="outside lower left", ncols=2, frameon=False, fontsize=8.5)
+        ncols = 2 if max(map(len, lines)) <= _HALF_A_LINE else 1
+        figure.legend(handles=handles, loc="outside lower left", ncols=ncols, frameon=False, fontsize=8.5)
         return _inline(figure)
 
 
@@ -134,7 +137,9 @@ def inline_reservations(images: Mapping[str, Sequence[tuple[float, bool]]], *, t
         for row, drills in enumerate(images.values()):
             for mib, ok in drills:
                 axes.plot(mib, row, linestyle="none", **_outcome(ok))
-        axes.set_yticks(range(len(images)), list(images))
+        axes.set_yticks(
+            range(len(images)), [name if len(name) <= _NAME else f"{name[: _NAME - 1]}…" for name in images]
+        )
         axes.set_ylim(len(images) - 0.5, -0.5)
         axes.set_xlim(0, 1.1 * max(mib for drills in images.values() for mib, _ in drills))
         axes.set_xlabel("MiB reserved")

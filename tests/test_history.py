@@ -177,6 +177,83 @@ def test_what_is_no_result_is_refused(past: History, tmp_path: Path, text: str) 
     assert past.newest() == []
 
 
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"checks": [{"ok": False}]}, r"verdict\.checks\[0\]\.name is not a text"),
+        ({"symptoms": ["x"]}, r"verdict\.symptoms\[0\] is not a table"),
+        ({"dump": {"size_bytes": 5}}, r"verdict\.dump\.path is not a text"),
+        ({"phases_s": {"dump": "x"}}, r"verdict\.phases_s\.dump is not a number"),
+        ({"phases_s": {"dump": -1}}, r"verdict\.phases_s\.dump is no figure"),
+        ({"phases_s": {"dump": float("inf")}}, "Infinity is no number"),
+        ({"reserved_mib": 10**400}, r"verdict\.reserved_mib is no figure"),
+        ({"kernel": 5}, r"verdict\.kernel is not a text"),
+        ({"started": "9999-12-31T23:59:59-23:59"}, "no date of our time"),
+        ({"started": "0001-01-01T00:00:00+23:59"}, "no date of our time"),
+        ({"stopped_by": "\ud800"}, "is not JSON"),
+    ],
+)
+def test_what_a_report_would_stumble_over_is_refused(
+    past: History, tmp_path: Path, changes: dict[str, Any], sentence: str
+) -> None:
+    (tmp_path / "verdict.json").write_text(json.dumps({**VERDICT, **changes}))
+    with pytest.raises(UsageError, match=sentence):
+        import_file(past, tmp_path / "verdict.json")
+    assert past.newest() == []
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, json.dumps({"image": "x", "ok": True, "cells": [{"compress": "no"}]})])
+def test_what_is_deep_or_no_sweep_is_refused(past: History, tmp_path: Path, text: str) -> None:
+    (tmp_path / "sweep.json").write_text(text)
+    with pytest.raises(UsageError):
+        import_file(past, tmp_path / "sweep.json")
+
+
+def test_names_are_no_markup_and_drive_no_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with History(tmp_path / "history.sqlite") as past:
+        past.add(DRILL, drill(1, image="a[/b]\x1b[31m", kernel="[/x]"))
+    for more in ([], ["--trend", "dump_size"]):
+        assert main(["history", "--history", str(past.path), *more]) == 0
+        said = capsys.readouterr().out
+        assert "a[/b]�[31m" in said
+        assert "[/x]" in said
+
+
+def test_nothing_that_is_read_is_written_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    verdict, history = tmp_path / "evidence" / "verdict.json", str(tmp_path / "history.sqlite")
+    verdict.parent.mkdir()
+    verdict.write_text(json.dumps(VERDICT))
+    assert main(["history", "--import", str(verdict.parent), "--history", history, "--json", str(verdict)]) == 2
+    assert json.loads(verdict.read_text()) == VERDICT
+    assert main(["history", "--import", str(verdict), "--history", history]) == 0
+    assert main(["history", "--metrics", history, "--history", history]) == 2
+    assert main(["history", "--json", history, "--history", history]) == 2
+    assert capsys.readouterr().err.count("is what is read") == 3
+    assert main(["history", "--history", history]) == 0
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts")
+def test_a_history_that_one_may_only_read_is_read(tmp_path: Path) -> None:
+    place = tmp_path / "place"
+    place.mkdir()
+    with History(place / "history.sqlite") as past:
+        past.add(DRILL, VERDICT)
+    if subprocess.run(["mount", "--bind", "-o", "ro", place, place], check=False).returncode:
+        pytest.skip("nothing can be mounted here")
+    try:
+        assert main(["history", "--history", str(past.path)]) == 0
+    finally:
+        subprocess.run(["umount", place], check=True)
+
+
+def test_retention_keeps_the_last_success_of_each_scenario(past: History) -> None:
+    past.add(DRILL, drill(1), scenario="test_smoke")
+    past.add(DRILL, drill(2, target="nfs"))
+    past.add(DRILL, drill(3))
+    past.add(DRILL, failed(4))
+    assert past.prune(keep=1, days=None, dry_run=True) == []
+
+
 def test_retention_keeps_the_last_success(past: History) -> None:
     past.add(DRILL, drill(0))
     for day in range(1, 6):

@@ -12,8 +12,10 @@ from typing import Any
 import pytest
 from history_factory import drill, failed
 
+from harness import plot
 from harness.cli import main
 from harness.history.database import DRILL, SWEEP, History
+from harness.report import gather as gather_module
 from harness.report.gather import Report, gather
 from harness.report.render import render
 
@@ -139,6 +141,26 @@ def test_nothing_in_a_result_acts_on_its_reader(past: History, suffix: str) -> N
         assert len(bars) == 1
     else:
         ET.fromstring(text)
+
+
+def test_a_result_that_tells_little_is_shown(past: History) -> None:
+    """As an old one may."""
+    past.add(DRILL, {"image": "old", "verified": False, "checks": []})
+    for suffix in (".html", ".md", ".xml"):
+        assert "old" in render(_report(past), suffix)
+
+
+def test_names_of_any_length_are_drawn(past: History) -> None:
+    """matplotlib warns, which is an error here, when it finds no room."""
+    for number in range(4):
+        past.add(DRILL, drill(number, image="x" * 300, target=f"a-target-with-a-long-name-{number % 2}"))
+    svg = "".join(_report(past).charts)
+    assert f"{'x' * 23}…" in svg
+    assert "x" * 61 not in svg
+
+
+def test_every_line_of_a_trend_has_a_look_of_its_own() -> None:
+    assert len(set(plot._TREND_STYLES)) >= gather_module._MOST_LINES
 
 
 def test_junit_counts_what_failed(past: History) -> None:

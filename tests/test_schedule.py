@@ -22,6 +22,7 @@ from harness.history.metrics import render, write_metrics
 from harness.schedule import running, units, verbs
 from harness.schedule.running import GoesOn, Result, alone, call_hook, last_words, remember, run_drill
 from harness.schedule.units import Schedule, quote, verify
+from harness.timing import poll
 
 SPANS = {"at": "*-*-* 02:30", "delay": "30min", "limit": "12h"}
 needs_systemd = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd here")
@@ -122,6 +123,19 @@ def test_install_and_remove(tmp_path: Path, fake_systemctl: Path, capsys: pytest
     assert "was not installed" in capsys.readouterr().out
 
 
+def test_the_units_of_others_are_left_alone(
+    tmp_path: Path, fake_systemctl: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    theirs = tmp_path / "system" / "backup.service"
+    theirs.parent.mkdir()
+    theirs.write_text("[Service]\nExecStart=/usr/bin/backup\n")
+    assert main(["schedule", "install", "debian-12", "--name", "backup"]) == 2
+    assert main(["schedule", "remove", "--name", "backup"]) == 2
+    assert capsys.readouterr().err.count("backup.service is no schedule of kdump-harness") == 2
+    assert theirs.read_text() == "[Service]\nExecStart=/usr/bin/backup\n"
+    assert not fake_systemctl.exists()
+
+
 def test_a_failed_install_leaves_what_was_there(tmp_path: Path, fake_systemctl: Path) -> None:
     schedule = Schedule(name="kdump-drill", user=False)
     (tmp_path / "fail").touch()
@@ -211,6 +225,30 @@ def test_a_hook_that_fails_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> Non
     assert call_hook("exec sleep 5", _result()) == "the hook was not done after 0 s"
 
 
+def test_a_stopped_run_lets_its_drill_clean_up(tmp_path: Path) -> None:
+    """Which takes longer than the quarter of a second that subprocess.run would give it."""
+    drill_code = (
+        "import pathlib, signal, sys, time\n"
+        f"place = pathlib.Path({str(tmp_path)!r})\n"
+        "signal.signal(signal.SIGTERM, lambda *_: (time.sleep(1), (place / 'clean').touch(), sys.exit(130)))\n"
+        "(place / 'began').touch()\n"
+        "time.sleep(60)\n"
+    )
+    run_code = (
+        "import pathlib, sys\n"
+        "from harness import cli\n"
+        "from harness.schedule import running, verbs\n"
+        f"command = [sys.executable, '-c', {drill_code!r}]\n"
+        "verbs.run_drill = lambda *one, **more: running.run_drill(*one, **more, command=command)\n"
+        f"sys.exit(cli.main(['schedule', 'run', 'debian-12', '--state', {str(tmp_path)!r}]))\n"
+    )
+    run = subprocess.Popen([sys.executable, "-c", run_code], stderr=subprocess.DEVNULL)
+    poll("the drill to begin", lambda: (tmp_path / "began").exists() or None, timeout_s=60)
+    run.terminate()
+    assert run.wait(30) == 130
+    assert (tmp_path / "clean").exists()
+
+
 def test_the_whole_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     command = _drill_command(tmp_path, failed(1), status=1)
     monkeypatch.setattr(verbs, "run_drill", functools.partial(run_drill, command=command))
@@ -241,6 +279,7 @@ def test_a_run_beside_another_is_left_out(tmp_path: Path, capsys: pytest.Capture
         (["install", "debian-12", "--print", "--delay", "x"], "--delay 'x' is no time span"),
         (["install", "debian-12", "--print", "--name", "a/b"], "'a/b' is no name for a unit"),
         (["run", "debian-12", "--metrics", "m", "--history", "none"], "--metrics are made of the history"),
+        (["run", "debian-12", "--metrics", "no-such/m.prom"], "no-such/m.prom cannot be written"),
     ],
 )
 def test_bad_input_is_a_sentence(capsys: pytest.CaptureFixture[str], argv: list[str], sentence: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -12,9 +13,10 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from store_factory import LOGS
+from store_factory import LOGS, make_dump, put
 from vmcore_factory import Kdump, flat_stream, flatten
 
 from harness.cli import main
@@ -108,6 +110,19 @@ def test_the_same_bytes_are_kept_once(kept: Store, tmp_path: Path) -> None:
     first, again = _add(kept, DATA / "lzo.kdump"), _add(kept, DATA / "lzo.flat")
     assert (first.outcome, again.outcome) == (STORED, KNOWN)
     assert again.dump == first.dump
+
+
+def test_a_dump_whose_file_was_lost_is_taken_again(kept: Store, incoming: Path) -> None:
+    """Else --remove would take the last copy."""
+    dump = _add(kept, WHOLE).dump
+    assert dump is not None
+    kept.hold(dump.id, "INC-4")
+    (kept.place_of(dump) / "vmcore").unlink()
+    shutil.copy(WHOLE, incoming / "vmcore")
+    (outcome,) = Watcher(kept, incoming, remove=True).look()
+    assert (outcome.outcome, outcome.reason) == (STORED, "its file was lost, and is there again")
+    assert (kept.place_of(dump) / "vmcore").read_bytes() == WHOLE.read_bytes()
+    assert kept.index.find(dump.id).hold == "INC-4"
 
 
 def test_two_at_once_bring_one_dump(tmp_path: Path) -> None:
@@ -349,6 +364,16 @@ def test_an_unreadable_text_in_the_header_is_damage(kept: Store, tmp_path: Path)
     assert "utsname.nodename is not a text" in _add(kept, path).reason
 
 
+def test_other_dumps_logs_do_not_come_along(kept: Store, incoming: Path) -> None:
+    """Debian may have many in one directory."""
+    shutil.copy(WHOLE, incoming / "dump.202611221011")
+    for stamp in ("202611221011", "202611221012", "1"):
+        (incoming / f"dmesg.{stamp}").write_text(stamp)
+    dump = _look(kept, incoming)["dump.202611221011"].dump
+    assert dump is not None
+    assert [path.name for path in (kept.place_of(dump) / "sender").iterdir()] == ["dmesg.202611221011"]
+
+
 def test_a_huge_file_beside_a_dump_is_left(kept: Store, incoming: Path) -> None:
     shutil.copy(WHOLE, incoming / "vmcore")
     (incoming / "vmcore-dmesg.txt").write_bytes(os.urandom(17 << 20))
@@ -449,13 +474,117 @@ def test_another_user_s_store_is_left_alone(kept: Store) -> None:
         Store(kept.directory)
 
 
+def test_another_user_is_told_to_be_the_store_s(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Who sees nothing in the directory must not hear that there is no store."""
+    (tmp_path / "store").mkdir(mode=0o700)
+    owner = os.geteuid()
+    monkeypatch.setattr(os, "geteuid", lambda: owner + 1)
+    assert main(["store", "list", "--store", str(tmp_path / "store")]) == 3
+    assert f"belongs to user {owner}: run as that user" in capsys.readouterr().err
+
+
 def test_what_a_dead_process_left_is_swept(kept: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     (kept.incoming / "abandoned").mkdir()
-    (kept.dumps / "orphan").mkdir()
+    going, _ = put(kept, make_dump(0)), put(kept, make_dump(1))
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "remove_tree", lambda _: None)  # it dies before
+        assert kept.remove(going, why="old", unless=lambda _: False)
+    assert kept.place_of(going).exists()
     monkeypatch.setattr(store, "_STARTING_S", -1.0)
     with Store(kept.directory):
         assert list(kept.incoming.iterdir()) == []
-        assert list(kept.dumps.iterdir()) == []
+        assert not kept.place_of(going).exists()
+
+
+def test_an_index_older_than_the_dumps_does_not_cost_them(kept: Store) -> None:
+    """As one from a backup: what it does not know stays for whoever can tell."""
+    (kept.dumps / "0123456789ab").mkdir()
+    with Store(kept.directory):
+        assert (kept.dumps / "0123456789ab").exists()
+
+
+@pytest.mark.parametrize("there", ["dumps/precious/vmcore", "incoming/mail", "letters", "index.sqlite-journal"])
+def test_a_store_is_made_in_no_directory_that_has_something(tmp_path: Path, there: str) -> None:
+    """Not in one that has dumps without an index either: they would be swept."""
+    path = tmp_path / "home" / there
+    path.mkdir(parents=True)
+    (tmp_path / "home").chmod(0o755)
+    with pytest.raises(UsageError, match="a store begins in an empty directory"):
+        Store(tmp_path / "home", create=True)
+    assert path.exists()
+    assert (tmp_path / "home").stat().st_mode & 0o777 == 0o755
+
+
+@pytest.mark.parametrize("top", [".", "store", "store/dumps"])
+def test_a_store_does_not_take_in_itself(kept: Store, capsys: pytest.CaptureFixture[str], top: str) -> None:
+    """With --remove its dumps would be the known files that go."""
+    dump = _add(kept, WHOLE).dump
+    assert dump is not None
+    path = kept.directory.parent / top
+    assert main(["store", "watch", str(path), "--once", "--remove", "--store", str(kept.directory)]) == 2
+    assert main(["store", "add", str(path), "--store", str(kept.directory)]) == 2
+    assert "must not lie in one another" in capsys.readouterr().err
+    assert (kept.place_of(dump) / "vmcore").read_bytes() == WHOLE.read_bytes()
+
+
+def test_a_dump_is_not_taken_for_another_of_the_same_id(kept: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "_ID_CHARACTERS", 0)
+    first = _add(kept, WHOLE).dump
+    outcome = _add(kept, DATA / "lzo.kdump")
+    assert (outcome.outcome, outcome.reason) == (REFUSED, "another dump is called , though its bytes are others")
+    assert kept.index.dumps() == [first]
+
+
+def test_a_dump_that_comes_again_while_it_is_removed_stays(kept: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    dump = _add(kept, WHOLE).dump
+    assert dump is not None
+    put(kept, make_dump(1, host=dump.host))
+    forget = kept.index.remove
+
+    def forget_and_wait(*arguments: Any, **named: Any) -> None:
+        forget(*arguments, **named)
+        monkeypatch.setattr(kept.index, "by_id", lambda _: dump)  # as it is when another process took it in
+
+    monkeypatch.setattr(kept.index, "remove", forget_and_wait)
+    assert kept.remove(dump, why="old", unless=lambda _: False)
+    assert (kept.place_of(dump) / "vmcore").exists()
+
+
+def test_a_dump_on_a_full_disk_can_be_looked_at_and_removed(tmp_path: Path) -> None:
+    """SQLite's own files must find their room, too."""
+    if os.geteuid() != 0:
+        pytest.skip("only root mounts")
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "none", disk], check=False).returncode:
+        pytest.skip("nothing can be mounted here")
+    try:
+        with _patient(disk / "store") as kept:
+            for name in ("zlib.kdump", "lzo.kdump"):
+                _add(kept, DATA / name)
+        with (disk / "rest").open("wb", buffering=0) as file, contextlib.suppress(OSError):
+            while file.write(bytes(4096)):
+                pass
+        assert os.statvfs(disk).f_bavail == 0
+        arguments = ["--store", str(disk / "store")]
+        assert main(["store", "list", *arguments]) == 0
+        assert main(["store", "prune", "--keep-days", "1", *arguments]) == 0
+        with Store(disk / "store") as kept:
+            old, _ = kept.index.dumps()
+            assert kept.remove(old, why="no room", unless=lambda _: False)
+            assert len(kept.index.dumps()) == 1
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+def test_what_is_read_is_not_written_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "vmcore"
+    shutil.copy(WHOLE, path)
+    assert main(["store", "add", str(path), "--json", str(path), "--store", str(tmp_path / "store")]) == 2
+    assert "is what is read" in capsys.readouterr().err
+    assert path.read_bytes() == WHOLE.read_bytes()
 
 
 def test_a_process_killed_at_work_leaves_a_whole_store(tmp_path: Path) -> None:
@@ -471,8 +600,8 @@ def test_a_process_killed_at_work_leaves_a_whole_store(tmp_path: Path) -> None:
     assert done.returncode == -9
     with Store(tmp_path / "store") as kept:
         assert kept.index.dumps() == []
-        assert list(kept.dumps.iterdir()) == []
         assert _add(kept, WHOLE).outcome == STORED
+        assert len(list(kept.dumps.iterdir())) == 1
 
 
 def test_remove_takes_only_what_is_in_the_store(kept: Store, incoming: Path) -> None:
@@ -521,6 +650,8 @@ def test_a_dump_is_put_down_to_its_host(nodename: str | None, sender: str, host:
         ("keep = 1\n", "store.toml: unknown keep"),
         ('keep_days = "7"\n', "store.toml: keep_days must be a whole number, not '7'"),
         ("keep_days\n", "store.toml: not valid TOML"),
+        ("settle_s = nan\n", "store.toml: settle_s must not be negative"),
+        ('central = "here"\n', "store.toml: central must be HOST:DIR or an absolute path, not 'here'"),
     ],
 )
 def test_a_slip_in_the_policy_is_named(tmp_path: Path, text: str, sentence: str) -> None:

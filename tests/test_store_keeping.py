@@ -216,6 +216,34 @@ def test_a_hold_that_comes_in_between_is_seen(kept: Store) -> None:
     assert kept.place_of(old).exists()
 
 
+def test_a_hold_that_comes_while_a_dump_is_triaged_stays(kept: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    dump = _admit(kept, LOGS / "6.1.0.kdump")
+    look = kept._examine
+
+    def look_meanwhile(*arguments: Any) -> Any:
+        kept.hold(dump.id, "INC-3")
+        return look(*arguments)
+
+    monkeypatch.setattr(kept, "_examine", look_meanwhile)
+    assert kept.triage_again(dump).hold == "INC-3"
+    assert kept.index.find(dump.id).hold == "INC-3"
+
+
+def test_a_dump_that_goes_while_it_is_triaged_does_not_come_back(kept: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    dump, _ = _admit(kept, LOGS / "6.1.0.kdump"), _admit(kept, LOGS / "6.12.107.kdump")
+    describe = kept._described
+
+    def describe_meanwhile(*arguments: Any, **named: Any) -> Dump:
+        fresh = describe(*arguments, **named)
+        assert kept.remove(dump, why="old", unless=lambda _: False)
+        return fresh
+
+    monkeypatch.setattr(kept, "_described", describe_meanwhile)
+    with pytest.raises(UsageError, match="the store has no dump"):
+        kept.triage_again(dump)
+    assert [one.host for one in kept.index.dumps()] == ["witness"]
+
+
 def test_two_that_prune_at_once_leave_the_last_one(kept: Store) -> None:
     """Each has decided when the host still had two."""
     one, other = put(kept, make_dump(0)), put(kept, make_dump(1))
@@ -325,6 +353,22 @@ def test_a_level_alone_is_not_believed(inspection: dict[str, Any], filtered: boo
     assert redact.is_filtered(inspection) is filtered
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[    0.0] Command line: rd.luks.key=SECRET BOOT_IMAGE=/vmlinuz root=/dev/vda",
+        '[    0.1] Unknown kernel command line parameters "foo=SECRET", will be passed to user space.',
+        "proxy http://user:an@SECRET@proxy/",
+        "Authorization: Basic SECRET",
+        "-----BEGIN PRIVATE KEY-----\nSECRET and cut off",
+    ],
+)
+def test_no_secret_gets_through(text: str) -> None:
+    told, counts = redact.redact_text(text)
+    assert "SECRET" not in told
+    assert sum(counts.values()) == 1
+
+
 def test_a_bundle_overwrites_nothing_and_leaves_nothing(
     kept: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -340,6 +384,36 @@ def test_a_bundle_overwrites_nothing_and_leaves_nothing(
         make_bundle(kept, dump, request)
     assert [path.name for path in tmp_path.iterdir()] == ["store"]
     assert list(kept.incoming.iterdir()) == []
+
+
+def test_no_attached_file_is_lost(kept: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dump = _admit(kept, LOGS / "6.1.0.kdump")
+    files = [tmp_path / name / "notes.txt" for name in ("a", "b")]
+    for path in files:
+        path.parent.mkdir()
+        path.write_text("text")
+    with pytest.raises(UsageError, match=r"two attached files are called notes\.txt"):
+        make_bundle(kept, dump, Request(to=tmp_path / "b.tar", attach=files))
+    monkeypatch.setattr(bundle, "_MAX_TEXT_BYTES", 3)
+    with pytest.raises(UsageError, match="is larger than 3 bytes"):
+        make_bundle(kept, dump, Request(to=tmp_path / "b.tar", attach=files[:1]))
+
+
+def test_a_bundle_that_is_made_is_not_swept(kept: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Filtering a large dump again takes longer than what was just begun is spared for."""
+    dump = _admit(kept, LOGS / "6.1.0.kdump")
+    filtered = []
+
+    def filter_slowly(path: Path, to: Path, _inspection: object) -> None:
+        to.write_bytes(path.read_bytes())
+        monkeypatch.setattr("harness.store.store._STARTING_S", -1.0)
+        Store(kept.directory).close()  # any other action
+        filtered.append(to.exists())
+
+    monkeypatch.setattr(redact, "is_filtered", lambda _: False)
+    monkeypatch.setattr(redact, "filter_again", filter_slowly)
+    make_bundle(kept, dump, Request(to=tmp_path / "b.tar", redacted=True))
+    assert filtered == [True]
 
 
 def test_what_the_machine_cannot_tell_is_left_out(kept: Store, tmp_path: Path) -> None:
@@ -442,6 +516,28 @@ def test_a_copy_that_comes_out_wrong_is_not_believed(
     assert "has the checksum 000" in capsys.readouterr().out
     assert kept.index.find(dump.id).central is None
     assert [path.name for path in (tmp_path / "central dir").rglob("*")] == [push._directory_name(dump)]
+
+
+def test_a_directory_s_name_is_no_command(tmp_path: Path, kept: Store) -> None:
+    dump = _admit(kept, LOGS / "6.1.0.kdump")
+    name = f"{tmp_path}/none; touch {tmp_path}/made; :"
+    with pytest.raises(HostError, match="no such directory"):
+        push.push(kept, dump, Central.parse(name))
+    assert not (tmp_path / "made").exists()
+
+
+def test_a_second_push_does_not_write_into_the_first_one_s_copies(kept: Store, tmp_path: Path) -> None:
+    arguments = ["store", "push", "--to", str(tmp_path), "--store", str(kept.directory)]
+    with push.alone(kept):
+        assert main(arguments) == 3
+    assert main(arguments) == 0
+
+
+def test_the_central_place_of_the_policy_may_be_written_with_a_slash(kept: Store, tmp_path: Path) -> None:
+    dump, _ = _admit(kept, LOGS / "6.1.0.kdump"), _admit(kept, LOGS / "6.12.107.kdump")
+    push.push(kept, dump, _central(tmp_path, "{}/"))
+    policy = Policy(keep_per_host=1, central=str(tmp_path / "central dir") + "/")
+    assert [one.kept_because for one in prune(kept, policy, dry_run=True)] == [""]
 
 
 def test_a_place_that_is_not_mounted_is_not_written_to(kept: Store, tmp_path: Path) -> None:

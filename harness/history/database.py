@@ -164,17 +164,17 @@ class History:
     def prune(self, *, keep: int | None, days: int | None, dry_run: bool) -> list[Run]:
         """Forget the runs that are older than days, and those beyond the newest keep of each image and kind.
 
-        The newest success of an image stays, since reports tell when it last worked.
+        The newest success of each series stays, since reports tell when a scenario last worked.
         """
         runs = self.newest()
         seen: dict[tuple[str, str], int] = {}
-        worked: set[tuple[str, str]] = set()
+        worked: set[tuple[str, str]] = set()  # scenario and series
         gone = []
         for run in runs:
             key = (run.image, run.kind)
             seen[key] = seen.get(key, 0) + 1
-            last_success = run.ok and key not in worked
-            worked |= {key} if run.ok else set()
+            last_success = run.ok and (run.scenario, run.series) not in worked
+            worked |= {(run.scenario, run.series)} if run.ok else set()
             too_old = days is not None and run.at_s < time.time() - days * 86400
             if (too_old or (keep is not None and seen[key] > keep)) and not last_success:
                 gone.append(run)

@@ -9,6 +9,7 @@ from typing import Any
 
 from ..errors import UsageError
 from .database import DRILL, SWEEP, History
+from .shape import DRILL_SHAPE, SWEEP_SHAPE, require
 
 NAMES = ("verdict.json", "sweep.json", "matrix.json")
 
@@ -19,7 +20,7 @@ def import_file(history: History, path: Path) -> tuple[int, int]:
     table = _read(path)
     at_s = path.stat().st_mtime
     try:
-        for kind, result, scenario in _results(path, table):
+        for kind, result, scenario in list(_results(path, table)):  # all of a file or nothing
             if history.add(kind, result, at_s=at_s, scenario=scenario) is None:
                 known += 1
             else:
@@ -44,21 +45,30 @@ def result_files(path: Path) -> list[Path]:
 
 def _read(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        table = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_constant)
+        json.dumps(table, ensure_ascii=False).encode()  # half a surrogate pair can be stored, but never written again
     except OSError as error:
         raise UsageError(f"{path} cannot be read ({error.strerror})") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"{path} is not JSON: {error}") from None
+    return table
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is no number")
 
 
 def _results(path: Path, table: Any) -> Iterator[tuple[str, dict[str, Any], str]]:
     """Kind, result and scenario of everything in a file."""
     if isinstance(table, dict) and "tests" in table:
         for test in table["tests"]:
+            require(test, {"scenario": str, "verdicts": [DRILL_SHAPE]}, "test")
             yield from ((DRILL, verdict, test["scenario"]) for verdict in test["verdicts"])
     elif isinstance(table, dict) and "checks" in table and "verified" in table:
+        require(table, DRILL_SHAPE, "verdict")
         yield DRILL, table, ""
     elif isinstance(table, dict) and "cells" in table:
+        require(table, SWEEP_SHAPE, "sweep")
         yield SWEEP, table, ""
     else:
         raise UsageError(f"{path} is none of {', '.join(NAMES)}")

@@ -9,10 +9,10 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from rich.markup import escape
+from rich.text import Text
 
 from ..errors import EXIT_FAILED, EXIT_OK, UsageError
-from ..output import check_output, out, write_json
+from ..output import check_output, out, printable, write_json
 from .database import DRILL, History, Run, history_path, utc
 from .figures import Figure, find_figure
 from .importing import import_file, result_files
@@ -21,16 +21,18 @@ from .trend import find, regressions
 
 
 def history(arguments: argparse.Namespace) -> int:
-    check_output(arguments.json)
     path = history_path(arguments.history, arguments.state)
     if path is None:
         raise UsageError("a history that is none cannot be shown")
+    files = [file for place in arguments.bring or () for file in result_files(place)]
+    check_output(arguments.json, not_over=[path, *files])
+    check_output(arguments.metrics, not_over=[path])
     if not arguments.prune and (arguments.keep is not None or arguments.days is not None or arguments.dry_run):
         raise UsageError("--keep, --days and --dry-run are for --prune")
     figure = find_figure(arguments.trend) if arguments.trend else None
     with History(path, create=bool(arguments.bring)) as found:
         if arguments.bring:
-            return _import(found, arguments.bring, arguments.json)
+            return _import(found, files, arguments.json)
         if unknown := sorted(set(arguments.image) - set(found.images())):
             known = ", ".join(found.images()) or "none"
             raise UsageError(f"nothing was recorded of {unknown[0]!r} (known: {known})")
@@ -54,17 +56,21 @@ def _list(found: History, arguments: argparse.Namespace) -> int:
         for run in runs:
             out.print(_line(run, width), soft_wrap=True)
             for one in worse.get(run.number, []):
-                out.print(f"  [yellow]{escape(one.text)}[/]", soft_wrap=True)
+                _say(f"  {one.text}", "yellow")
         if not runs:
-            out.print("nothing was recorded yet")
+            _say("nothing was recorded yet")
     return EXIT_OK
 
 
-def _line(run: Run, width: int) -> str:
+def _say(text: str, style: str = "") -> None:
+    out.print(printable(text), style=style, markup=False, soft_wrap=True)
+
+
+def _line(run: Run, width: int) -> Text:
     colour = "green" if run.ok else "yellow" if run.known_issue else "red"
     took = f", panic to login {run.figures['panic_to_login']:.0f} s" if "panic_to_login" in run.figures else ""
-    text = escape(run.summary + took)
-    return f"{utc(run.at_s)}  {run.image:<{width}}  {run.kind}  {run.kernel or 'unknown'}  [{colour}]{text}[/]"
+    what = f"{utc(run.at_s)}  {run.image:<{width}}  {run.kind}  {run.kernel or 'unknown'}  "
+    return Text.assemble(printable(what), (printable(run.summary + took), colour))
 
 
 def _trend(found: History, images: Sequence[str], figure: Figure, json_to: str | None) -> int:
@@ -113,25 +119,23 @@ def conditions(result: dict[str, Any]) -> str:
 
 def _tell_trend(figure: Figure, rows: Sequence[dict[str, Any]]) -> None:
     for row in rows:
-        out.print(f"[bold]{escape(row['image'])}[/] {escape(row['conditions'])}: {figure.label}", soft_wrap=True)
+        _say(f"{row['image']} {row['conditions']}: {figure.label}", "bold")
         for one in row["kernels"]:
             span = f"{figure.text(one['least'])} to {figure.text(one['most'])}"
-            text = (
+            _say(
                 f"  {one['kernel']}: {figure.text(one['median'])} ({one['drills']} drills, {span}, last {one['last']})"
             )
-            out.print(escape(text), soft_wrap=True)
         if row["worse"]:
-            out.print(f"  [red]{escape(row['worse']['text'])}[/]", soft_wrap=True)
+            _say(f"  {row['worse']['text']}", "red")
     if not rows:
-        out.print(f"no verified drill tells its {figure.name}")
+        _say(f"no verified drill tells its {figure.name}")
 
 
-def _import(found: History, paths: Sequence[Path], json_to: str | None) -> int:
+def _import(found: History, files: Sequence[Path], json_to: str | None) -> int:
     added = known = 0
-    for path in paths:
-        for file in result_files(path):
-            more_added, more_known = import_file(found, file)
-            added, known = added + more_added, known + more_known
+    for file in files:
+        more_added, more_known = import_file(found, file)
+        added, known = added + more_added, known + more_known
     write_json(json_to, {"added": added, "known": known})
     if json_to != "-":
         out.print(f"{added} recorded, {known} were known")

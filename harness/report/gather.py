@@ -19,7 +19,7 @@ from ..plot import Moment, Point, inline_reservations, inline_sizes, inline_tren
 
 MIB = 1 << 20
 _TRENDS = ("panic_to_login", "dump_size")
-_MOST_LINES = 6
+_MOST_LINES = 5  # as many as have a look of their own
 # From the panic on, in their order; the rest of panic to login is the reboot's.
 _PHASES = (
     ("panic_to_capture", "panic to capture kernel"),
@@ -153,7 +153,7 @@ def _cells(crashes: Sequence[Run], column_of: Mapping[int, str]) -> dict[tuple[s
 
 
 def _drill(history: History, run: Run) -> Drill:
-    verdict = history.result(run)
+    verdict = defaultdict(lambda: None, history.result(run))  # an old one may not tell all
     return Drill(
         run=run,
         verdict=verdict,

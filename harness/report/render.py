@@ -11,6 +11,7 @@ from markupsafe import Markup
 from .. import __version__, facts
 from ..errors import UsageError
 from ..history.database import utc
+from ..output import printable
 from .gather import MIB, Report, when
 
 FORMATS = {".html": "report.html.j2", ".md": "report.md.j2", ".xml": ""}
@@ -42,7 +43,7 @@ def render(report: Report, suffix: str) -> str:
 
 def _cell(text: object) -> str:
     """A text in a cell of a Markdown table, with nothing in it that Markdown or HTML would act on."""
-    line = _printable(" ".join(str(text).split()))
+    line = printable(" ".join(str(text).split()))
     for character in "\\`*_[]<>|#":
         line = line.replace(character, f"\\{character}")
     return line
@@ -76,11 +77,6 @@ def _junit(report: Report) -> str:
             elif cell.word == "known issue":
                 ET.SubElement(case, "skipped", message=f"known issue {run.known_issue}: {run.summary}")
     for element in root.iter():
-        element.attrib = {name: _printable(value) for name, value in element.attrib.items()}
+        element.attrib = {name: printable(value) for name, value in element.attrib.items()}
     ET.indent(root)
     return '<?xml version="1.0" encoding="UTF-8"?>\n' + ET.tostring(root, encoding="unicode") + "\n"
-
-
-def _printable(text: str) -> str:
-    """XML has no control characters, not even escaped ones."""
-    return "".join(char if char.isprintable() or char in "\n\t" else "�" for char in text)

@@ -66,17 +66,25 @@ def run_drill(
     command = command or (sys.executable, "-P", "-m", "harness.cli")
     with tempfile.TemporaryDirectory() as scratch:
         to = Path(scratch) / "verdict.json"
-        done = subprocess.run(
+        # A session of its own: Ctrl-C is for us, and the drill is told once, since a second time would disturb its
+        # cleaning up.
+        with subprocess.Popen(
             [*command, "drill", image, "--json", str(to), "--state", str(state), *options, *places],
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, errors="replace",
-            check=False,
-        )  # fmt: skip
+            start_new_session=True,
+        ) as done:  # fmt: skip
+            try:
+                _, told = done.communicate()
+            except BaseException:
+                done.terminate()
+                done.communicate()
+                raise
         verdict: dict[str, Any] | None = None
         with contextlib.suppress(OSError, ValueError):
             verdict = json.loads(to.read_text(encoding="utf-8"))
     before = _recall(state).get(_job(image, options))
     if verdict is None or done.returncode not in (EXIT_OK, EXIT_FAILED):
-        lines = [line for line in done.stderr.splitlines() if line.strip()]
+        lines = [line for line in told.splitlines() if line.strip()]
         said = lines[-1].strip() if lines else f"it ended with status {done.returncode}"
         status = done.returncode if done.returncode in (EXIT_USAGE, EXIT_HOST) else EXIT_BROKEN
         return Result(image=image, word=BROKEN, status=status, said=said, verdict=verdict, before=before)
@@ -97,8 +105,8 @@ def _told(verdict: dict[str, Any]) -> str:
 @contextlib.contextmanager
 def alone(state: Path) -> Iterator[None]:
     """Within the block no other schedule of this state runs; GoesOn when one does."""
-    state.mkdir(parents=True, exist_ok=True)
     try:
+        state.mkdir(parents=True, exist_ok=True)
         lock = os.open(state / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o664)
     except OSError as error:
         raise HostError(f"{state / _LOCK} cannot be used: {error.strerror}") from None

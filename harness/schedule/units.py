@@ -19,6 +19,9 @@ _SPAN = re.compile(r"\d+(?:s|sec|m|min|h|hr|d)?(?: \d+(?:s|sec|m|min|h|hr|d)?)*"
 _PASSED_ON = ("LIBVIRT_DEFAULT_URI", "http_proxy", "https_proxy", "no_proxy")
 _SYSTEM = Path("/etc/systemd/system")
 
+# The units of others, which are never written over or removed, do not have it.
+_OURS = "Description=kdump drill "
+
 _SERVICE = """\
 [Unit]
 Description=kdump drill ({name})
@@ -29,7 +32,8 @@ After=network-online.target libvirtd.service virtqemud.service
 Type=oneshot
 ExecStart={command}
 {environment}Nice=10
-# A stopped run removes its guests.
+# A stopped run tells its drill, which removes its guest.
+KillMode=mixed
 TimeoutStartSec={limit}
 TimeoutStopSec=120
 """
@@ -108,6 +112,7 @@ class Schedule:
     def install(self, units: Mapping[str, str]) -> None:
         """Check, write and start; nothing is left when that fails, and an older schedule of the name stays."""
         verify(units, user=self.user)
+        self._require_ours()
         before = {path: path.read_text(encoding="utf-8") for path in self.files if path.exists()}
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
@@ -121,13 +126,21 @@ class Schedule:
                     path.write_text(before[path], encoding="utf-8")
                 else:
                     path.unlink(missing_ok=True)
+            self.systemctl("daemon-reload", check=False)
             if isinstance(error, HostError):
                 raise
             raise HostError(f"{self.directory} cannot be written: {error.strerror}") from None
 
+    def _require_ours(self) -> None:
+        """UsageError for a name that somebody else's unit has."""
+        for path in self.files:
+            if path.exists() and _OURS not in path.read_text(encoding="utf-8", errors="replace"):
+                raise UsageError(f"{path} is no schedule of kdump-harness (--name NAME)")
+
     def remove(self) -> bool:
         """Stop and remove; whether there was anything."""
         there = [path for path in self.files if path.exists()]
+        self._require_ours()
         if there:
             self.systemctl("disable", "--now", f"{self.name}.timer", check=False)
             for path in there:

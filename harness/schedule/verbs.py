@@ -12,7 +12,7 @@ from ..catalog import load_catalog
 from ..errors import EXIT_BROKEN, EXIT_FAILED, EXIT_HOST, EXIT_OK, EXIT_USAGE, HostError, UsageError
 from ..history.database import History, history_path, utc
 from ..history.metrics import write_metrics
-from ..output import out
+from ..output import check_output, out
 from ..state import default_directory
 from .running import alone, call_hook, last_words, remember, run_drill
 from .units import Schedule
@@ -79,6 +79,7 @@ def run(arguments: argparse.Namespace) -> int:
     history = history_path(arguments.history, state)
     if arguments.metrics is not None and history is None:
         raise UsageError("--metrics are made of the history, which is none")
+    check_output(arguments.metrics)
     evidence = arguments.evidence or state / "evidence"
     places = ["--evidence", str(evidence), "--history", str(history) if history is not None else "none"]
     statuses = []
@@ -100,7 +101,8 @@ def run(arguments: argparse.Namespace) -> int:
 def status(arguments: argparse.Namespace) -> int:
     schedule = Schedule(name=arguments.name, user=arguments.user)
     there = all(path.exists() for path in schedule.files)
-    out.print(f"{arguments.name}: {'installed' if there else 'not installed'} in {schedule.directory}", soft_wrap=True)
+    told = f"{arguments.name}: {'installed' if there else 'not installed'} in {schedule.directory}"
+    out.print(told, markup=False, soft_wrap=True)
     if there:
         try:
             for line in schedule.systemctl(

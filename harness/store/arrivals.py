@@ -172,9 +172,10 @@ def unfinished_sign(place: Place, name: str) -> str | None:
 
 
 # What the stacks write beside a dump. Sources: kdump.sh, kdump-config, kdump-save.
-_BESIDE = re.compile(r"(?:vmcore-dmesg|dmesg|README)(?:\.txt)?|kexec-dmesg\.log|dmesg\.[0-9]{1,20}")
+_BESIDE = re.compile(r"(?:vmcore-dmesg|dmesg|README)(?:\.txt)?|kexec-dmesg\.log")
 
 
-def beside(place: Place) -> list[str]:
-    """The small files that belong to a dump."""
-    return [name for name in place.names if _BESIDE.fullmatch(name)]
+def beside(place: Place, dump: str) -> list[str]:
+    """The small files that belong to a dump; Debian's dump.STAMP has a dmesg.STAMP."""
+    stamped = f"dmesg{PurePosixPath(dump).suffix}"
+    return [name for name in place.names if _BESIDE.fullmatch(name) or name == stamped]

@@ -49,17 +49,22 @@ def make_bundle(store: Store, dump: Dump, request: Request) -> dict[str, Any]:
     """Write the archive and return its manifest; nothing is left behind when that fails."""
     if request.to.exists():
         raise UsageError(f"{request.to} is there already")
-    part = request.to.with_name(f".{request.to.name}.part")
+    for path in request.attach:
+        if [other.name for other in request.attach].count(path.name) > 1:
+            raise UsageError(f"two attached files are called {path.name}")
+        if path.exists() and path.stat().st_size > _MAX_TEXT_BYTES:
+            raise UsageError(f"{path} is larger than {_MAX_TEXT_BYTES:,} bytes, the most that a text may have")
     try:
-        with tempfile.TemporaryDirectory(dir=store.incoming, prefix="bundle-") as scratch:
-            descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-            with os.fdopen(descriptor, "wb") as file:
-                manifest = _Bundle(store, dump, request, Path(scratch)).write(file)
-        part.rename(request.to)
+        descriptor, name = tempfile.mkstemp(dir=request.to.absolute().parent, prefix=f".{request.to.name}.")
+        try:
+            with store.scratch() as scratch, os.fdopen(descriptor, "wb") as file:
+                manifest = _Bundle(store, dump, request, scratch).write(file)
+            os.rename(name, request.to)
+        except BaseException:
+            os.unlink(name)
+            raise
     except OSError as error:
         raise HostError(f"{request.to} cannot be written: {error.strerror}") from None
-    finally:
-        part.unlink(missing_ok=True)
     return manifest
 
 

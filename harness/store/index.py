@@ -98,6 +98,15 @@ class Index:
         """The dump with just these bytes."""
         return next(iter(self._dumps("WHERE sha256 = ?", sha256)), None)
 
+    def by_id(self, identity: str) -> Dump | None:
+        """The dump of this name."""
+        return next(iter(self._dumps("WHERE id = ?", identity)), None)
+
+    def removed(self) -> list[str]:
+        """The names of dumps that were removed and did not come back."""
+        rows = self.database.rows("SELECT DISTINCT id FROM removal WHERE id NOT IN (SELECT id FROM dump)")
+        return [row["id"] for row in rows]
+
     def find(self, wanted: str) -> Dump:
         """A dump by its id or the beginning of one; UsageError when there is none or more than one."""
         found = self._dumps("WHERE substr(id, 1, ?) = ? ORDER BY id LIMIT 2", len(wanted), wanted) if wanted else []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -9,6 +11,7 @@ from .. import facts
 from ..errors import TableError
 
 NAME = "store.toml"
+_CENTRAL = re.compile(r"/|[^/:-][^/:]*:/")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +41,8 @@ def load_policy(directory: Path) -> Policy:
     policy = facts.load(path, Policy)
     for field in fields(policy):
         value = getattr(policy, field.name)
-        if not isinstance(value, str) and value < 0:
-            raise TableError(f"{path.name}: {field.name} must not be negative")
+        if not isinstance(value, str) and not 0 <= value < math.inf:
+            raise TableError(f"{path.name}: {field.name} must not be negative, and must have an end")
+    if policy.central and not _CENTRAL.match(policy.central):
+        raise TableError(f"{path.name}: central must be HOST:DIR or an absolute path, not {policy.central!r}")
     return policy

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import fcntl
 import os
 import re
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from ..errors import HostError, UsageError
@@ -33,8 +36,22 @@ class Central:
         if colon and "/" not in host:
             if not directory.startswith("/"):
                 raise UsageError(f"{text!r}: the directory must be an absolute path, as in HOST:/srv/dumps")
-            return cls(name=text, machine=Machine(host), directory=directory)
+            directory = os.path.normpath(directory)
+            return cls(name=f"{host}:{directory}", machine=Machine(host), directory=directory)
         return cls(name=os.path.abspath(text), machine=Machine(None), directory=os.path.abspath(text))
+
+
+@contextlib.contextmanager
+def alone(store: Store) -> Iterator[None]:
+    """Within the block no other push of this store appends to the same copies; HostError when one does."""
+    lock = os.open(store.directory / "push.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise HostError("another push of this store goes on") from None
+    finally:
+        os.close(lock)
 
 
 def push(store: Store, dump: Dump, central: Central) -> bool:
@@ -45,7 +62,7 @@ def push(store: Store, dump: Dump, central: Central) -> bool:
     source = store.place_of(dump)
     to = f"{central.directory.rstrip('/')}/{_directory_name(dump)}"
     run = central.machine.run
-    run("test -d %s || { echo 'no such directory: %s' >&2; exit 1; }", central.directory, central.directory)
+    run("test -d %s || { echo no such directory: %s >&2; exit 1; }", central.directory, central.directory)
     run("umask 077; mkdir -p %s", to)
     copied = _sum(central, f"{to}/{VMCORE}") != dump.sha256
     if copied:

@@ -12,6 +12,7 @@ from typing import Any
 from .copying import MIB
 from .index import UNTRIAGED, Dump
 from .policy import Policy
+from .push import Central
 from .store import UNKNOWN_HOST, Store
 
 _DAY_S = 86400.0
@@ -87,7 +88,7 @@ def protection(dump: Dump, policy: Policy) -> str:
         return f"it is held: {dump.hold}"
     if dump.state == UNTRIAGED:
         return "it is not triaged yet"
-    if policy.central and dump.central != policy.central:
+    if policy.central and dump.central != Central.parse(policy.central).name:
         return f"no verified copy of it is in {policy.central}"
     return ""
 

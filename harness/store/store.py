@@ -24,6 +24,7 @@ from .arrivals import Place, beside, shown
 from .copying import MIB, NoRoom, StillGrowing
 from .examine import LOG_NAME, Examination, examine
 from .index import DAMAGED, TRIAGED, UNTRIAGED, Dump, Index
+from .policy import NAME as POLICY
 from .policy import Policy, load_policy
 
 VARIABLE = "KDUMP_HARNESS_STORE"
@@ -33,6 +34,8 @@ _MAX_BESIDE_BYTES = 16 * MIB
 _ID_CHARACTERS = 12
 _MAX_TEXT = 1000
 _STARTING_S = 10.0  # between making a directory and locking it
+# What may lie where a store is made; lost+found is a mounted disk's own.
+_MAY_BE_THERE = ("dumps", "incoming", POLICY, "lost+found")
 
 STORED = "stored"
 KNOWN = "known"  # the same bytes are there already
@@ -83,13 +86,15 @@ class Store:
         self._debuginfo, self._state = debuginfo, state
         self.directory = (directory or default_store()).absolute()
         index = self.directory / "index.sqlite"
-        if not create and not index.exists():
-            raise UsageError(f"there is no store in {self.directory} (store add or store watch makes one)")
         try:
+            if self.directory.is_dir():  # asked first: nobody else can look into it
+                self._require_owner()
+            if not index.exists():
+                if not create:
+                    raise UsageError(f"there is no store in {self.directory} (store add or store watch makes one)")
+                self._require_empty(index)
             self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            owner = self.directory.stat().st_uid
-            if owner != os.geteuid():
-                raise HostError(f"the store {self.directory} belongs to user {owner}: run as that user")
+            self._require_owner()
             for path in (self.directory, self.dumps, self.incoming):
                 path.mkdir(mode=0o700, exist_ok=True)
                 path.chmod(0o700)
@@ -123,17 +128,34 @@ class Store:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def _require_owner(self) -> None:
+        owner = self.directory.stat().st_uid
+        if owner != os.geteuid():
+            raise HostError(f"the store {self.directory} belongs to user {owner}: run as that user")
+
+    def _require_empty(self, index: Path) -> None:
+        """UsageError where a store would sweep what is somebody else's, or was a store's that lost its index."""
+        strange = [path for path in self.directory.glob("*") if path.name not in _MAY_BE_THERE]
+        strange += [*self.dumps.glob("*"), *self.incoming.glob("*")]
+        if strange and not index.exists():  # another process may just have made it
+            raise UsageError(f"{strange[0]} is there, but no {index.name}: a store begins in an empty directory")
+
+    def require_apart(self, top: Path) -> None:
+        """UsageError when dumps are to be taken from the store itself, or from a directory that it lies in."""
+        own, other = self.directory.resolve(), top.resolve()
+        if own.is_relative_to(other) or other.is_relative_to(own):
+            raise UsageError(f"{shown(top)} and the store {self.directory} must not lie in one another")
+
     def _sweep(self) -> None:
-        """Remove what dead processes left: copies that were never finished, directories without a row."""
+        """Remove what dead processes left: copies that were never finished, dumps that were being removed."""
         for path in self.incoming.iterdir():
             with contextlib.suppress(OSError):
                 if not is_held(path) and time.time() - path.stat().st_mtime > _STARTING_S:
                     remove_tree(path)
         with self.index.database.writing():  # nobody takes anything in meanwhile
-            known = {dump.id for dump in self.index.dumps()}
-            for path in self.dumps.iterdir():
-                if path.name not in known:
-                    remove_tree(path)
+            # No other directory without a row: an index that is older than the dumps must not cost them.
+            for name in {path.name for path in self.dumps.iterdir()} & set(self.index.removed()):
+                remove_tree(self.dumps / name)
             self.index.forget_arrivals()
 
     # ---------------------------------------------------------------- taking in
@@ -157,7 +179,7 @@ class Store:
         except (OSError, UsageError) as error:
             return Outcome(path=path, outcome=REFUSED, reason=getattr(error, "strerror", None) or str(error))
         try:
-            with copying.enough_room(), self._part() as part:
+            with copying.enough_room(), self.scratch() as part:
                 return self._admit(place, path, descriptor, part, sign, damaged_too=damaged_too)
         except StillGrowing as error:
             return Outcome(path=path, outcome=WAITING, reason=str(error))
@@ -190,17 +212,22 @@ class Store:
             why = f"damaged: {seen.damage}" + (f" ({sign})" if sign else "")
             return Outcome(path=path, outcome=REFUSED, reason=why)
         self._arrange(arrived, part / VMCORE, seen)
-        _take_beside(place, part / SENDERS)
+        _take_beside(place, Path(path).name, part / SENDERS, free_bytes=self.policy.free_mib * MIB)
         sha256 = copying.sha256_of(part / VMCORE)
         self._write_facts(part, seen)
         dump = self._described(part, seen, sha256=sha256, origin=path, sender=shown(place.path.name), sign=sign)
         with self.index.database.writing():
-            if known := self.index.by_content(sha256):
+            known = self.index.by_content(sha256)
+            if known and (self.place_of(known) / VMCORE).exists():
                 return Outcome(path=path, outcome=KNOWN, reason=f"it is {known.id} already", dump=known)
+            if not known and self.index.by_id(dump.id):
+                raise UsageError(f"another dump is called {dump.id}, though its bytes are others")
             final = self.place_of(dump)
             remove_tree(final)  # of a process that died between the two steps
             part.rename(final)
             _sync(self.dumps)
+            if known:
+                return Outcome(path=path, outcome=STORED, reason="its file was lost, and is there again", dump=known)
             self.index.put(dump, seen.traits)
         return Outcome(path=path, outcome=STORED, reason=dump.remark or "", dump=dump)
 
@@ -208,8 +235,8 @@ class Store:
         return examine(dump, log_to=directory / LOG_NAME, debuginfo=self._debuginfo, state=self._state)
 
     @contextlib.contextmanager
-    def _part(self) -> Iterator[Path]:
-        """A private directory for one arrival; a lock beside it tells the living from the dead."""
+    def scratch(self) -> Iterator[Path]:
+        """A private directory for unfinished things; a lock beside it tells the living from the dead."""
         own = self.incoming / secrets.token_hex(8)
         own.mkdir(mode=0o700)
         lock = os.open(own / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -227,7 +254,8 @@ class Store:
         if budget_bytes and (total := self.index.total_bytes()) + size_bytes > budget_bytes:
             raise NoRoom(
                 f"the budget of {self.policy.budget_mib:,} MiB has {max(0, budget_bytes - total) // MIB:,} MiB left,"
-                f" the dump needs {-(-size_bytes // MIB):,} (kdump-harness store prune --dry-run tells what could go)"
+                f" the dump needs {-(-size_bytes // MIB):,} (kdump-harness store prune --dry-run --budget-mib N"
+                " tells what would go)"
             )
 
     def _arrange(self, arrived: Path, to: Path, seen: Examination) -> None:
@@ -285,17 +313,18 @@ class Store:
             raise HostError(f"{dump.id} could not be triaged: {seen.trouble or seen.damage}")
         self._write_facts(directory, seen)
         fresh = self._described(directory, seen, sha256=dump.sha256, origin=dump.origin, sender=dump.sender, sign=None)
-        # What people and other machines have said of it meanwhile stays.
-        kept = {name: getattr(dump, name) for name in ("id", "added_s", "hold", "central", "pushed_s")}
-        fresh = dataclasses.replace(fresh, **kept)
         with self.index.database.writing():
+            now = self.index.find(dump.id)  # UsageError when it was removed meanwhile
+            # What people and other machines have said of it stays.
+            kept = {name: getattr(now, name) for name in ("id", "added_s", "hold", "central", "pushed_s")}
+            fresh = dataclasses.replace(fresh, **kept)
             self.index.put(fresh, seen.traits)
         return fresh
 
     def hold(self, wanted: str, why: str | None) -> Dump:
         """Protect a dump from being removed; None ends it."""
-        dump = self.index.find(wanted)
         with self.index.database.writing():
+            dump = self.index.find(wanted)
             self.index.database.run("UPDATE dump SET hold = ? WHERE id = ?", why, dump.id)
         return dataclasses.replace(dump, hold=why)
 
@@ -306,7 +335,10 @@ class Store:
             if now is None or unless(now) or self.index.count_of(now.host) < 2:  # never the last one of a host
                 return False
             self.index.remove(now, why=why, at_s=time.time())
-        remove_tree(self.place_of(dump))  # a directory without a row is swept, should we die here
+        # The row goes first: should we die here, the directory is swept. The same dump may arrive again meanwhile.
+        with self.index.database.writing():
+            if not self.index.by_id(dump.id):
+                remove_tree(self.place_of(dump))
         return True
 
     def facts_of(self, dump: Dump, name: str) -> Any:
@@ -330,14 +362,14 @@ def _text(told: str | None) -> str | None:
     return shown(told)[:_MAX_TEXT] if told else None
 
 
-def _take_beside(place: Place, to: Path) -> None:
+def _take_beside(place: Place, dump: str, to: Path, *, free_bytes: int) -> None:
     """Copy the small files that came with a dump; one that cannot be had is left out."""
-    for name in beside(place):
+    for name in beside(place, dump):
         with contextlib.suppress(OSError, UsageError, NoRoom):
             descriptor = place.open(name)
             try:
                 to.mkdir(mode=0o700, exist_ok=True)
-                copying.take_copy(descriptor, to / name, max_bytes=_MAX_BESIDE_BYTES, free_bytes=0)
+                copying.take_copy(descriptor, to / name, max_bytes=_MAX_BESIDE_BYTES, free_bytes=free_bytes)
             finally:
                 os.close(descriptor)
 

@@ -21,7 +21,7 @@ from .bundle import Request, free_name, make_bundle
 from .copying import MIB
 from .index import Dump
 from .patterns import Pattern, find_patterns, seen_before
-from .push import Central
+from .push import Central, alone
 from .push import push as push_dump
 from .remote import Machine
 from .retention import Decision
@@ -46,12 +46,14 @@ def _open(arguments: argparse.Namespace, *, create: bool = True) -> Store:
 
 
 def add(arguments: argparse.Namespace) -> int:
-    check_output(arguments.json)
+    check_output(arguments.json, not_over=arguments.path)
     for path in arguments.path:
         if not path.exists() and not path.is_symlink():
             raise UsageError(f"{path} does not exist")
     outcomes: list[Outcome] = []
     with _open(arguments) as store:
+        for path in arguments.path:
+            store.require_apart(path)
         admit = functools.partial(store.admit, damaged_too=arguments.damaged)
 
         def note(found: Iterable[Outcome]) -> None:
@@ -89,6 +91,7 @@ def _tell(store: Store, outcome: Outcome) -> None:
 def watch(arguments: argparse.Namespace) -> int:
     refused = False
     with _open(arguments) as store:
+        store.require_apart(arguments.path)
         watcher = Watcher(store, arguments.path.absolute(), remove=arguments.remove)
         for looks in itertools.count(1):
             for outcome in watcher.look():
@@ -134,7 +137,8 @@ def _line(dump: Dump, host_width: int) -> str:
     """One line for each dump, whatever the terminal, so that it can be searched."""
     state = ",".join(filter(None, (dump.state, "held" if dump.hold else "", "central" if dump.central else "")))
     crash = f"{dump.signature} {dump.signature_text}" if dump.signature else dump.panic or ""
-    return f"{dump.id}  {utc(dump.crash_s or dump.added_s)}  {dump.host:<{host_width}}  {dump.kernel}  {state}  {crash}"
+    kernel = dump.kernel or "unknown"
+    return f"{dump.id}  {utc(dump.crash_s or dump.added_s)}  {dump.host:<{host_width}}  {kernel}  {state}  {crash}"
 
 
 def show(arguments: argparse.Namespace) -> int:
@@ -202,7 +206,7 @@ def _tell_pattern(pattern: Pattern, *, of: int) -> None:
 
 
 def bundle(arguments: argparse.Namespace) -> int:
-    check_output(arguments.json)
+    check_output(arguments.json, not_over=arguments.attach or ())
     with Store(arguments.store) as store:
         dump = store.index.find(arguments.id)
         machine = None
@@ -277,7 +281,7 @@ def _tell_decision(decision: Decision, doing: str) -> None:
 def push(arguments: argparse.Namespace) -> int:
     check_output(arguments.json)
     rows: list[dict[str, Any]] = []
-    with Store(arguments.store) as store:
+    with Store(arguments.store) as store, alone(store):
         to = arguments.to or store.policy.central
         if not to:
             raise UsageError("say where to: --to HOST:DIR, or central in store.toml")

@@ -1,0 +1,56 @@
+"""What a result from somewhere must look like, so that whoever reads the history later does not stumble over it."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Mapping
+from typing import Any
+
+_MOST = 2.0**63  # no figure of ours is larger
+_YEARS = range(1970, 9999)  # a day more or less, in any time zone, must be a date, too
+
+# A key with ? may be missing or null, * is any key; other keys are not looked at.
+_CHECK = {"name": str, "ok": bool, "expected": str, "seen": str}
+_SYMPTOM = {"name": str, "severity": str, "line": str, "meaning?": str, "remedy?": str}
+_DUMP = {"path": str, "format": str, "size_bytes": float, "pages_total?": float, "pages_kept?": float}
+DRILL_SHAPE = {
+    "image": str, "verified": bool, "checks": [_CHECK], "symptoms?": [_SYMPTOM], "dump?": _DUMP,
+    "phases_s?": {"*": float}, "reserved_mib?": float, "remarks?": [str], "started?": datetime.datetime, "kernel?": str,
+    "accelerator?": str, "reached?": str, "stopped_by?": str, "known_issue?": str, "makedumpfile?": str,
+    "trigger?": str, "target?": str,
+}  # fmt: skip
+_CELL = {"level": int, "compress": str, "size_bytes?": float}
+SWEEP_SHAPE = {
+    "image": str, "ok": bool, "cells": [_CELL], "relations?": [{"name": str, "ok": bool}], "kernel?": str,
+    "accelerator?": str,
+}  # fmt: skip
+
+
+def require(value: Any, shape: Any, where: str) -> None:
+    """ValueError that names the place where a value is of another shape."""
+    if isinstance(shape, dict):
+        _require_kind(value, Mapping, "a table", where)
+        for key, inner in shape.items():
+            names = list(value) if key == "*" else [key.removesuffix("?")]
+            for name in names:
+                if not (key.endswith("?") and value.get(name) is None):
+                    require(value.get(name), inner, f"{where}.{name}")
+    elif isinstance(shape, list):
+        _require_kind(value, list, "a list", where)
+        for number, item in enumerate(value):
+            require(item, shape[0], f"{where}[{number}]")
+    elif shape is float:
+        _require_kind(value, int | float, "a number", where)
+        if isinstance(value, bool) or not 0 <= value < _MOST:
+            raise ValueError(f"{where} is no figure")
+    elif shape is datetime.datetime:
+        _require_kind(value, str, "a date", where)
+        if datetime.datetime.fromisoformat(value).year not in _YEARS:
+            raise ValueError(f"{where} is no date of our time")
+    else:
+        _require_kind(value, shape, {str: "a text", bool: "true or false", int: "a whole number"}[shape], where)
+
+
+def _require_kind(value: Any, kind: Any, name: str, where: str) -> None:
+    if not isinstance(value, kind):
+        raise ValueError(f"{where} is not {name}")
