@@ -45,14 +45,20 @@ def failing_disk(run: Run, size_mib: int, *, serial: str) -> Iterator[FailingDis
         "error=EIO", "error-pwrite-rate=100%", f"error-pwrite-file={switch}",
         "error-zero-rate=100%", f"error-zero-file={switch}",
     ]  # fmt: skip
-    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    log = run.log_path(f"nbdkit-{serial}.log")
+    with log.open("wb") as out:
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT)
     try:
         poll(
             "nbdkit to listen",
             lambda: True if socket.exists() else None,
             timeout_s=START_TIMEOUT_S,
             every_s=0.05,
-            give_up=lambda: f"it ended with status {process.returncode}" if process.poll() is not None else None,
+            give_up=lambda: (
+                f"it ended with status {process.returncode} ({log} has its words)"
+                if process.poll() is not None
+                else None
+            ),
         )
         socket.chmod(0o666)  # QEMU runs as a user of its own
         yield FailingDisk(disk=Disk(socket=socket, serial=serial), switch=switch)
