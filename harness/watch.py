@@ -50,7 +50,7 @@ class CrashWatch:
     capture_seen: bool = False
     restart_seen: bool = False
     progress: str = ""
-    percent: float = 0.0  # of the step of makedumpfile's that goes on
+    percent: float = 0.0  # of the pages that makedumpfile has copied
     job: str = ""  # that systemd waits for without a limit, when there is nothing else to see
     news_s: float = field(default_factory=now_s)  # when something else than that was seen
     on_change: Callable[[Stage], None] = field(default=lambda _stage: None)
@@ -147,7 +147,9 @@ class CrashWatch:
 
     def _note_progress(self, text: str) -> None:
         if found := _PROGRESS.search(text):
-            self.progress, self.percent, self.news_s = f"{found.group(1)} %", float(found.group(1)), now_s()
+            self.progress, self.news_s = f"{found.group(1)} %", now_s()
+            if found.group().startswith("Copying"):
+                self.percent = float(found.group(1))
 
     def _restarts(self, at_s: float) -> None:
         self.restart_seen = True
