@@ -81,6 +81,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_images(verbs)
     _add_drill(verbs)
     _add_sweep(verbs)
+    _add_size(verbs)
     _add_inspect(verbs)
     _add_diagnose(verbs)
     add_history(verbs, _add_json, Formatter)
@@ -223,6 +224,39 @@ def _add_sweep(verbs: Verbs) -> None:
     parser.add_argument("--memory", type=int, default=1024, metavar="MIB", help="guest memory")
     parser.add_argument("--vcpus", type=int, default=2, metavar="N", help="guest processors")
     parser.add_argument("--budget", type=_positive, metavar="S", help="most seconds from the panic to the login prompt")
+    parser.add_argument(
+        "--keep", choices=("never", "failed", "always"), default="failed", help="when vmcores stay in the evidence"
+    )
+    _add_run_options(parser)
+    _add_json(parser)
+
+
+def _add_size(verbs: Verbs) -> None:
+    parser = _verb(
+        verbs,
+        "size",
+        "The smallest crashkernel= that really dumps, by real crashes, and one to recommend.",
+        "examples:\n  kdump-harness size debian-12 --memory 1G,2G\n"
+        "  kdump-harness size debian-13 --target nfs --plot sizing.png\n"
+        "  kdump-harness size ./my.qcow2 --family redhat --memory 4G --crashkernel 512M",
+    )
+    parser.set_defaults(module="size_verbs")
+    _add_subject(parser)
+    parser.add_argument("--memory", default="1G", metavar="S,S", help="memory sizes of the guest")
+    parser.add_argument("--vcpus", default="2", metavar="N,N", help="numbers of its processors")
+    parser.add_argument("--target", default="local", metavar="T,T", help=f"where dumps go, of {', '.join(TARGETS)}")
+    parser.add_argument(
+        "--crashkernel", metavar="S", help="the reservation that the search begins with (default: the family's)"
+    )
+    parser.add_argument("--level", type=int, metavar="N", help="dump level, 0 to 31 (default: the family's, 31)")
+    parser.add_argument("--compress", metavar="C", help=f"one of {', '.join(COMPRESS_FLAGS)} (default: the family's)")
+    parser.add_argument("--step", type=int, default=4, metavar="MIB", help="how well the edge is to be known")
+    parser.add_argument(
+        "--repeats", type=int, default=3, metavar="N", help="how often both sides of the edge are tried"
+    )
+    parser.add_argument("--crashes", type=int, default=15, metavar="N", help="most crashes for each machine")
+    parser.add_argument("--no-confirm", action="store_true", help="do not drill the recommendation from the power-on")
+    parser.add_argument("--plot", metavar="FILE", help="write the plot here, too, as .svg, .png or .pdf")
     parser.add_argument(
         "--keep", choices=("never", "failed", "always"), default="failed", help="when vmcores stay in the evidence"
     )

@@ -8,7 +8,7 @@ import secrets
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -177,6 +177,38 @@ class DomainSpec:
 """
 
 
+@dataclass(frozen=True, kw_only=True)
+class SavedDomain:
+    """What a domain was whose memory lies in a file."""
+
+    name: str
+    xml: str
+    mac: str
+    nics: tuple[Nic, ...]
+    address: str | None
+
+    def disks(self) -> tuple[Path, ...]:
+        """The files behind the disks that it writes to."""
+        disks = ElementTree.fromstring(self.xml).findall("./devices/disk")
+        sources = (disk.find("source") for disk in disks if disk.find("readonly") is None)
+        return tuple(Path(source.get("file", "")) for source in sources if source is not None and source.get("file"))
+
+    def moved(self, disks: Mapping[Path, tuple[Path, tuple[Layer, ...]]]) -> SavedDomain:
+        """The same with some of its disks in other files, each of which rests on layers."""
+        root = ElementTree.fromstring(self.xml)
+        for disk in root.findall("./devices/disk"):
+            source = disk.find("source")
+            new = disks.get(Path(source.get("file", ""))) if source is not None else None
+            if source is None or new is None:
+                continue
+            for child in (source, *disk.findall("backingStore")):
+                disk.remove(child)
+            path, layers = new
+            disk.append(ElementTree.fromstring(f"<source file={quoteattr(str(path))}/>"))
+            disk.append(ElementTree.fromstring(_backing_xml(layers)))
+        return replace(self, xml=ElementTree.tostring(root, encoding="unicode"))
+
+
 def _os_xml(firmware: str, nvram: Path | None) -> str:
     """Machine and firmware; which file that is, libvirt knows by the features that are asked for."""
     features = FIRMWARE[firmware]
@@ -250,12 +282,22 @@ class DomainEvents:
 class Domain:
     """A running transient domain; libvirt destroys it when our connection ends, whatever ended us."""
 
-    def __init__(self, hypervisor: Hypervisor, handle: Any, name: str, mac: str, nics: tuple[Nic, ...] = ()) -> None:
+    def __init__(
+        self,
+        hypervisor: Hypervisor,
+        handle: Any,
+        name: str,
+        mac: str,
+        nics: tuple[Nic, ...] = (),
+        address: str | None = None,
+    ) -> None:
         self._hypervisor = hypervisor
         self._handle = handle
         self.name = name
         self.mac = mac
         self.nics = nics  # beside the one that it is reached by
+        self._address = address  # the last that it was seen to have
+        self._saved = False
         self.events = DomainEvents()
         self._console_source: ByteQueue | None = None
         self._stream: Any = None
@@ -343,24 +385,22 @@ class Domain:
     def dump_memory(self, path: Path, *, tick: Callable[[], None] | None = None) -> None:
         """Write the guest's memory, as the hypervisor sees it, to a new ELF core; the guest stands still meanwhile."""
         path.touch(mode=0o600, exist_ok=False)  # so that it is ours: libvirt's own would be readable by root alone
-        failed: list[Any] = []
+        kind, only = libvirt.VIR_DOMAIN_CORE_DUMP_FORMAT_RAW, libvirt.VIR_DUMP_MEMORY_ONLY
+        with _saying(f"{self.name}: its memory cannot be dumped"):
+            _in_background(lambda: self._handle.coreDumpWithFormat(str(path), kind, only), tick)
 
-        def dump() -> None:
-            try:
-                self._handle.coreDumpWithFormat(
-                    str(path), libvirt.VIR_DOMAIN_CORE_DUMP_FORMAT_RAW, libvirt.VIR_DUMP_MEMORY_ONLY
-                )
-            except libvirt.libvirtError as error:
-                failed.append(error)
+    def save(self, path: Path, *, tick: Callable[[], None] | None = None) -> str:
+        """Write memory and devices to a new file, which ends the domain, and return its description.
 
-        thread = threading.Thread(target=dump, name="memory-dump", daemon=True)
-        thread.start()
-        while thread.is_alive():
-            thread.join(0.2)
-            if tick is not None:
-                tick()
-        if failed:
-            raise GuestError(f"{self.name}: its memory cannot be dumped: {_first_line(failed[0])}")
+        Hypervisor.restore() goes on from there.
+        """
+        with _saying(f"{self.name}: its memory cannot be saved"):
+            xml = str(self._handle.XMLDesc(libvirt.VIR_DOMAIN_XML_MIGRATABLE))
+            self._close_console()
+            _in_background(lambda: self._handle.saveFlags(str(path), None, libvirt.VIR_DOMAIN_SAVE_PAUSED), tick)
+        self._saved = True
+        self._hypervisor.unwatch(self._handle)
+        return xml
 
     def state(self) -> str:
         """running, paused, crashed, or gone."""
@@ -379,7 +419,7 @@ class Domain:
         return names.get(code, f"state {code}")
 
     def address(self) -> str | None:
-        """The IPv4 address that libvirt's DHCP server gave to it."""
+        """The IPv4 address that libvirt's DHCP server gave to it, also when that was long ago."""
         try:
             leases = self._handle.interfaceAddresses(libvirt.VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_LEASE)
         except libvirt.libvirtError as error:
@@ -390,8 +430,8 @@ class Domain:
             if nic["hwaddr"] == self.mac:
                 for address in nic["addrs"] or ():
                     if address["type"] == libvirt.VIR_IP_ADDR_TYPE_IPV4:
-                        return str(address["addr"])
-        return None
+                        self._address = str(address["addr"])
+        return self._address
 
     def xml(self) -> str:
         """The description as libvirt completed it."""
@@ -407,14 +447,9 @@ class Domain:
 
     def destroy(self) -> None:
         """Pull the plug; a domain that is gone already is fine."""
-        if self._stream is not None:
-            with contextlib.suppress(libvirt.libvirtError):
-                self._stream.eventRemoveCallback()
-                self._stream.abort()
-            self._stream = None
-        if self._console_timer is not None:
-            libvirt.virEventRemoveTimeout(self._console_timer)
-            self._console_timer = None
+        if self._saved:
+            return  # what has its name now is another one
+        self._close_console()
         try:
             self._handle.destroy()
         except libvirt.libvirtError as error:
@@ -426,6 +461,17 @@ class Domain:
                 # libvirtd was restarted under us: the new one has adopted the domain, but not our auto-destroy.
                 self._hypervisor.destroy_anew(self.name)
         self._hypervisor.unwatch(self._handle)
+
+    def _close_console(self) -> None:
+        """Read no more of it."""
+        if self._stream is not None:
+            with contextlib.suppress(libvirt.libvirtError):
+                self._stream.eventRemoveCallback()
+                self._stream.abort()
+            self._stream = None
+        if self._console_timer is not None:
+            libvirt.virEventRemoveTimeout(self._console_timer)
+            self._console_timer = None
 
     def connection_lost(self) -> bool:
         """Whether it is libvirt that is gone, and not the guest."""
@@ -559,6 +605,22 @@ class Hypervisor:
             raise HostError(f"libvirt at {self.uri} cannot start {name}: {_first_line(error)}") from None
         return Domain(self, handle, name, mac, nics)
 
+    def restore(self, path: Path, saved: SavedDomain, *, tick: Callable[[], None] | None = None) -> Domain:
+        """Start a domain, paused, where Domain.save() ended it. Its like must not run.
+
+        libvirt does not destroy this one when we die: whoever restores must remove what dead runs have left.
+        """
+        flags = libvirt.VIR_DOMAIN_SAVE_PAUSED
+        try:
+            _in_background(lambda: self._connection.restoreFlags(str(path), saved.xml, flags), tick)
+            handle = self._connection.lookupByName(saved.name)
+        except libvirt.libvirtError as error:
+            raise HostError(f"libvirt at {self.uri} cannot restore {saved.name}: {_first_line(error)}") from None
+        except BaseException:  # interrupted, and the domain is there by now
+            self.destroy_named(saved.name)
+            raise
+        return Domain(self, handle, saved.name, saved.mac, saved.nics, saved.address)
+
     def ours(self) -> tuple[str, ...]:
         """Names of the domains that carry our prefix."""
         return tuple(sorted(d.name() for d in self._connection.listAllDomains() if d.name().startswith(PREFIX)))
@@ -678,6 +740,32 @@ def _start_event_loop() -> None:
 
         threading.Thread(target=serve, name="libvirt-events", daemon=True).start()
         _loop_running = True
+
+
+def _in_background(call: Callable[[], object], tick: Callable[[], None] | None) -> None:
+    """A call to libvirt that takes seconds, with a sign of life meanwhile; raises what the call raised.
+
+    It has ended when this returns, also when Ctrl-C came: what it makes must not appear after we have cleaned up.
+    """
+    failed: list[Any] = []
+
+    def work() -> None:
+        try:
+            call()
+        except libvirt.libvirtError as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=work, name="libvirt-call", daemon=True)
+    thread.start()
+    try:
+        while thread.is_alive():
+            thread.join(0.2)
+            if tick is not None:
+                tick()
+    finally:
+        thread.join()
+    if failed:
+        raise failed[0]
 
 
 @contextlib.contextmanager

@@ -24,7 +24,7 @@ from .disk import ArmedDisk, BaseDisk, Subject, armed_disk, base_disk
 from .domain import Disk
 from .errors import CommandFailed, ConsoleLost, GuestError, HarnessError, NotArmed, UsageError
 from .evidence import Evidence
-from .guest import Guest
+from .guest import Guest, SavedGuest
 from .known import DRILL, judge, load_known_issues
 from .memstate import MemoryState, from_flags, from_meminfo
 from .oracle import compare
@@ -94,6 +94,10 @@ def run_drill(run: Run, plan: Plan) -> Verdict:
 
 
 def _no_report(_verdict: Verdict) -> None:
+    return
+
+
+def _no_look(_guest: Guest, _stack: Stack) -> None:
     return
 
 
@@ -176,9 +180,10 @@ class Session:
         self._evidence: Evidence | None = evidence  # of the first drill
         self._disk, self._on_verdict = disk, on_verdict
         self._last: Verdict | None = None
+        self._saved: SavedGuest | None = None
 
     def drill(self, **changes: Any) -> Verdict:
-        """One drill by the session's plan with these changes; the first one boots the guest.
+        """One drill by the session's plan with these changes; the first one boots the guest, unless it was saved.
 
         The target may be changed to one whose disk or server the session was opened with.
         """
@@ -188,32 +193,63 @@ class Session:
         if missing := set(needed) - set(plan.machine.devices):
             raise UsageError(f"the guest was started without {', '.join(missing)}, which {plan.trigger} needs")
         with contextlib.ExitStack() as stack:
-            boot = self._evidence is not None
-            if self._evidence is None:
-                evidence = self.run.evidence(plan.name or plan.subject.name)
-                stack.callback(evidence.close)
-                self.guest.hand_over(evidence)
-            else:
-                evidence, self._evidence = self._evidence, None
-            drill = _Drill(self.run, plan, evidence)
-            if isinstance(self._disk, ArmedDisk):
-                drill.verdict.disk = self._disk.base.source
-                drill.verdict.remarks.extend(self._disk.remarks)
-            else:
-                drill.verdict.disk = self._disk.source
+            fresh, evidence = self._evidence is not None, self._directory(plan, stack)
+            drill = self._drill(plan, evidence)
             before, self._last = self._last, drill.verdict
+            start = drill.boot if fresh else None
+            if self._saved is not None:
+                drill.verdict.warm, start = True, drill.go_on
+                self.guest = self.stack.guest = stack.enter_context(self.run.restored(self._saved, evidence))
+                stack.enter_context(_blamed(evidence))
             try:
-                verdict = drill.take(self.guest, self.stack, boot=boot)
+                verdict = drill.take(self.guest, self.stack, start)
             except CannotTrigger:
                 self._last = before  # nothing was done to the guest
                 raise
         self._on_verdict(verdict)
         return verdict
 
+    def save(self, look: Callable[[Guest, Stack], None] = _no_look) -> Verdict | None:
+        """Boot the guest, make its kdump ready, and keep its memory: each drill from now on starts from there.
+
+        look is shown the guest before. A guest that cannot be made ready gives the verdict that says why.
+        """
+        need_mib = self.plan.machine.memory_mib + EVIDENCE_NEED_MIB
+        self.run.state.require_space(need_mib, f"the saved memory of {self.plan.subject.name}")
+        with contextlib.ExitStack() as stack:
+            drill = self._drill(self.plan, self._directory(self.plan, stack))
+            verdict = drill.get_ready(self.guest, self.stack, look)
+            if verdict is not None:
+                self._last = verdict
+                self._on_verdict(verdict)
+                return verdict
+            self._saved = self.run.save(self.guest)
+        return None
+
+    def _directory(self, plan: Plan, stack: contextlib.ExitStack) -> Evidence:
+        """Where this drill's evidence goes: that of the session, the first time."""
+        if self._evidence is not None:
+            evidence, self._evidence = self._evidence, None
+            return evidence
+        evidence = self.run.evidence(plan.name or plan.subject.name)
+        stack.callback(evidence.close)
+        if self._saved is None:
+            self.guest.hand_over(evidence)
+        return evidence
+
+    def _drill(self, plan: Plan, evidence: Evidence) -> _Drill:
+        drill = _Drill(self.run, plan, evidence)
+        if isinstance(self._disk, ArmedDisk):
+            drill.verdict.disk = self._disk.base.source
+            drill.verdict.remarks.extend(self._disk.remarks)
+        else:
+            drill.verdict.disk = self._disk.source
+        return drill
+
     @property
     def ready(self) -> bool:
-        """Whether the guest can be drilled once more: it has not been yet, or it came back armed."""
-        if self._last is None:
+        """Whether the guest can be drilled once more: it has not been yet, was saved before, or came back armed."""
+        if self._last is None or self._saved is not None:
             return True
         seen = {check.name for check in self._last.checks if check.ok}
         return "rearmed" in seen and ("rebooted" in seen or "lives" in seen)
@@ -230,6 +266,10 @@ class _Refused(Session):
         """The verdict on what could not be armed."""
         self._on_verdict(self._refusal)
         return self._refusal
+
+    def save(self, _look: Callable[[Guest, Stack], None] = _no_look) -> Verdict | None:
+        """The same."""
+        return self.drill()
 
 
 def _not_armed(run: Run, plan: Plan, error: NotArmed) -> Verdict:
@@ -269,12 +309,29 @@ class _Drill:
         self.picture: Path | None = None  # the guest's memory from the hypervisor
         self.known_issues = load_known_issues()
 
-    def take(self, guest: Guest, stack: Stack, *, boot: bool = True) -> Verdict:
-        """All steps; whatever the guest did ends up in the verdict."""
+    def get_ready(self, guest: Guest, stack: Stack, look: Callable[[Guest, Stack], None]) -> Verdict | None:
+        """Boot the guest and make its kdump ready, but do not crash it; a verdict when it cannot be made ready."""
         unsubscribe = guest.console.subscribe(lambda line: self.console.append(line.text))
         try:
-            if boot:
-                self._boot(guest)
+            self.boot(guest)
+            with self.progress.step("making the guest ready"):
+                self._configure(guest, stack)
+                look(guest, stack)
+                guest.shell.run("sync")
+        except NotArmed as error:
+            error.state = stack.state()
+            self.refuse(error)
+            return self.verdict
+        finally:
+            unsubscribe()
+        return None
+
+    def take(self, guest: Guest, stack: Stack, start: Callable[[Guest], None] | None) -> Verdict:
+        """All steps; whatever the guest did ends up in the verdict. start brings up a guest that does not run yet."""
+        unsubscribe = guest.console.subscribe(lambda line: self.console.append(line.text))
+        try:
+            if start is not None:
+                start(guest)
             try:
                 before, dumps_before = self._prepare(guest, stack)
             except NotArmed as error:
@@ -332,35 +389,45 @@ class _Drill:
             self._note(error.state)
         self._judge(None)
 
-    def _boot(self, guest: Guest) -> None:
+    def go_on(self, guest: Guest) -> None:
+        """Let a guest that was restored run."""
+        with self.progress.step(f"{self.plan.subject.name}: going on"):
+            guest.go_on()
+
+    def boot(self, guest: Guest) -> None:
+        """From the power-on to the login prompt."""
         with self.progress.step(f"{self.plan.subject.name}: booting", usual_s=60 if self.run.factor > 1 else 15):
             self.clock.mark("power-on")
             guest.power_on()
             self.clock.mark("first-login", guest.wait_for_login().at_s)
             guest.connect()
 
+    def _configure(self, guest: Guest, stack: Stack) -> None:
+        """Tell kdump what the drill wants of it, and see it armed."""
+        verdict = self.verdict
+        wanted = self.plan.config
+        stack.identify()
+        family = stack.family
+        verdict.release = family.release
+        if stack.remark:
+            verdict.remarks.append(stack.remark)
+            self.progress.say(f"{self.plan.subject.name}: {stack.remark}")
+        self.target = find_target(self.plan.target, family, self.plan.server)
+        if self.plan.as_is:
+            stack.settle()
+            return
+        stack.family = family = self.target.adapt(family)
+        changed = stack.collect_with(*wanted.collection(family))
+        aimed = self.target.aim(guest, stack)
+        if wanted.crashkernel != "none":
+            if aimed or (changed and family.config.in_initramfs):
+                stack.arm()
+            stack.wait_until_loaded()
+
     def _prepare(self, guest: Guest, stack: Stack) -> tuple[GuestState, dict[str, FoundFile]]:
         """The state before the crash; raises when the guest is not what the drill needs."""
-        verdict = self.verdict
         with self.progress.step("looking at the guest before the crash"):
-            wanted = self.plan.config
-            stack.identify()
-            family = stack.family
-            verdict.release = family.release
-            if stack.remark:
-                verdict.remarks.append(stack.remark)
-                self.progress.say(f"{self.plan.subject.name}: {stack.remark}")
-            self.target = find_target(self.plan.target, family, self.plan.server)
-            if self.plan.as_is:
-                stack.settle()
-            else:
-                stack.family = family = self.target.adapt(family)
-                changed = stack.collect_with(*wanted.collection(family))
-                aimed = self.target.aim(guest, stack)
-                if wanted.crashkernel != "none":
-                    if aimed or (changed and family.config.in_initramfs):
-                        stack.arm()
-                    stack.wait_until_loaded()
+            self._configure(guest, stack)
             self.trigger.check_guest(guest)
             if self.trigger.module:
                 put_module(self.run, self.plan.subject, guest)

@@ -109,6 +109,13 @@ class ConsoleSigns:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Measure:
+    """Files by which a capture kernel tells how much memory it has left; none where a family has no way to."""
+
+    files: Mapping[str, str] = field(default_factory=dict)  # by path
+
+
+@dataclass(frozen=True, kw_only=True)
 class Release:
     """Which guests a row is about."""
 
@@ -150,6 +157,7 @@ class Family:
     updates: tuple[str, ...] = ()  # units that change packages by themselves, in the middle of a drill
     suggestion: str = ""  # where the estimate command prints MiB; several numbers are added
     drop_ins: Mapping[str, str] = field(default_factory=dict)  # files that make the defaults safe, by path
+    measure: Measure = field(default_factory=Measure)
     notes: str = ""
     release: str = ""  # the row that was chosen; empty for the family as such
     releases: tuple[tuple[Release, Family], ...] = ()

@@ -6,13 +6,15 @@ import contextlib
 import re
 import socket
 from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 
 from .console import LOGIN, Console, Line
-from .domain import Domain
+from .domain import Domain, SavedDomain
 from .errors import GuestError, WaitedInVain
 from .evidence import Evidence
 from .shell import GONE, Access, Result, Shell
-from .timing import Deadline, poll
+from .timing import Deadline, poll, utc_s
 
 # Unscaled, for a guest under KVM on an idle machine; timeout_factor stretches them.
 # Totals are generous: silence and hopeless signs end a wait long before.
@@ -47,6 +49,17 @@ def boot_trouble(line: Line) -> str | None:
         if sign in text:
             return f"{meaning} ({text.strip()!r})"
     return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SavedGuest:
+    """A guest whose memory lies in a file."""
+
+    memory: Path
+    domain: SavedDomain
+    user: str
+    access: Access
+    host_key: str | None
 
 
 class Guest:
@@ -86,6 +99,25 @@ class Guest:
         if self._shell is None:
             raise GuestError(f"{self.name} has not been reached by SSH yet")
         return self._shell
+
+    def go_on(self) -> None:
+        """Let a guest run whose memory was restored, reach it, and set its clock, which stood still meanwhile."""
+        self.power_on()
+        self.connect()
+        self.shell.run("date -s @%s", f"{utc_s():.3f}")
+
+    def save(self, path: Path) -> SavedGuest:
+        """Write its memory to a file, which ends it; nobody may write to its disks from then on."""
+        self.close_shell()
+        address = self.domain.address()
+        xml = self.domain.save(path, tick=self._tick)
+        return SavedGuest(
+            memory=path,
+            domain=SavedDomain(name=self.name, xml=xml, mac=self.domain.mac, nics=self.domain.nics, address=address),
+            user=self._user,
+            access=self._access,
+            host_key=self._host_key,
+        )
 
     def power_on(self) -> None:
         """Let the processors run."""

@@ -79,9 +79,55 @@ def draw_sizes(path: Path, lines: Mapping[str, Sequence[Point]], *, title: str, 
     import matplotlib
 
     with matplotlib.rc_context(_STYLE):
-        figure = _sizes(lines, title=title, subtitle=subtitle, size_in=(_WIDTH_IN, _HEIGHT_IN))
-        form = path.suffix.lower().lstrip(".")
-        figure.savefig(path, format=form, dpi=200, metadata={"Date": None} if form == "svg" else None)
+        _write(_sizes(lines, title=title, subtitle=subtitle, size_in=(_WIDTH_IN, _HEIGHT_IN)), path)
+
+
+_RESERVATION_STYLES = {
+    "recommended": ("#009E73", "D"),
+    "smallest that dumps": ("#0072B2", "s"),
+    "distribution's default": ("#D55E00", "^"),
+    "distribution's estimate": ("#CC79A7", "v"),
+}
+
+
+def draw_reservations(
+    path: Path,
+    lines: Mapping[str, Sequence[tuple[float, float]]],
+    failed: Sequence[tuple[float, float]],
+    *,
+    title: str,
+    subtitle: str,
+) -> None:
+    """Reservation by memory of the guest, both in MiB: a line for each of the names above, crosses for failures."""
+    import matplotlib
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(_WIDTH_IN, _HEIGHT_IN), layout="constrained")
+        axes: Any = figure.subplots()
+        memories = sorted({memory for points in lines.values() for memory, _ in points})
+        for name, points in lines.items():
+            colour, shape = _RESERVATION_STYLES[name]
+            at = [memories.index(memory) for memory, _ in points]
+            axes.plot(at, [mib for _, mib in points], **_marker(colour, shape), linewidth=1.6)
+        cross = {**_marker("#555555", "x"), "markersize": 6}
+        for memory, mib in failed:
+            axes.plot(memories.index(memory), mib, linestyle="none", **cross)
+        axes.set_xticks(range(len(memories)), [f"{memory / 1024:g} GiB" for memory in memories])
+        axes.set_xlim(-0.5, len(memories) - 0.5)
+        axes.set_xlabel("memory of the guest")
+        axes.set_ylim(0, 1.12 * max(mib for points in lines.values() for _, mib in points))
+        axes.set_ylabel("reservation, MiB")
+        axes.grid(axis="y", color=_GRID, linewidth=0.8)
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+        _head(axes, title, subtitle)
+        handles = [Line2D([], [], label=name, **_marker(*_RESERVATION_STYLES[name])) for name in lines]
+        if failed:
+            handles.append(Line2D([], [], linestyle="none", label="did not dump each time", **cross))
+        figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
+        _write(figure, path)
 
 
 def inline_sizes(lines: Mapping[str, Sequence[Point]], *, title: str, subtitle: str) -> str:
@@ -198,13 +244,24 @@ def _sizes(lines: Mapping[str, Sequence[Point]], *, title: str, subtitle: str, s
     _scale_sizes(axes, [point.mib for points in lines.values() for point in points])
     _name_levels(axes, levels)
     axes.spines[["top", "right"]].set_visible(False)
+    _head(axes, title, subtitle)
+    _explain(figure, lines)
+    return figure
+
+
+def _write(figure: Any, path: Path) -> None:
+    """In the form that the name asks for."""
+    form = path.suffix.lower().lstrip(".")
+    figure.savefig(path, format=form, dpi=200, metadata={"Date": None} if form == "svg" else None)
+
+
+def _head(axes: Any, title: str, subtitle: str) -> None:
+    """Title and subtitle above the axes."""
     axes.set_title(title, loc="left", pad=22, fontsize=12, fontweight="bold")
     axes.annotate(
         subtitle, (0, 1), xytext=(0, 8),
         xycoords="axes fraction", textcoords="offset points", fontsize=9, color="#444444",
     )  # fmt: skip
-    _explain(figure, lines)
-    return figure
 
 
 def _marker(colour: str, shape: str, *, hollow: bool = False) -> dict[str, Any]:

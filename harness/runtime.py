@@ -14,10 +14,11 @@ from pathlib import Path
 from . import accel
 from .catalog import CPU_LEVELS
 from .crashnet import CrashNetwork, Port
-from .domain import FIRMWARE, PREFIX, Disk, DomainSpec, Hypervisor, Layer, new_mac
+from .domain import FIRMWARE, PREFIX, Disk, Domain, DomainSpec, Hypervisor, Layer, new_mac
 from .errors import CommandFailed, GuestError, HostError, UsageError
 from .evidence import Evidence, EvidenceRoot
-from .guest import Guest
+from .guest import Guest, SavedGuest
+from .lifeline import Lifeline
 from .progress import Progress, console_echo
 from .seed import KeyPair, make_key, write_seed
 from .shell import Access
@@ -89,6 +90,7 @@ class Run:
         self._numbers = itertools.count(1)
         self._evidence: EvidenceRoot | None = None
         self._crash_network: CrashNetwork | None = None
+        self._lifeline: Lifeline | None = None
         self.accelerator = ""
 
     def __enter__(self) -> Run:
@@ -238,13 +240,63 @@ class Run:
         owners = {layer.path: layer.path.stat() for layer in layers if layer.relabel}
         domain = self.hypervisor.spawn(spec)
         try:
-            evidence.text("domain.xml", domain.xml())
-            guest = Guest(
+            with self._living(
                 domain,
+                evidence,
                 user=user,
                 access=access or Access(private_key=self.login.private),
                 # Without cloud-init, which the user's own access is for, nobody has told the guest our key.
                 host_key=host_key.public if access is None else None,
+            ) as guest:
+                yield guest
+        finally:
+            for private, owner in owners.items():
+                os.chown(private, owner.st_uid, owner.st_gid)
+            self._remove(seed, nvram, disk, *(extra.path for extra in disks))
+
+    def save(self, guest: Guest) -> SavedGuest:
+        """Keep the memory of a guest of this run in a file of the run, which ends it.
+
+        Its disks must stay as they are from now on: restored() puts overlays on them.
+        """
+        with self.progress.step(f"{guest.name}: saving its memory"):
+            return guest.save(self.directory.path / f"{guest.name}.saved")
+
+    @contextlib.contextmanager
+    def restored(self, saved: SavedGuest, evidence: Evidence) -> Iterator[Guest]:
+        """A guest that goes on from where another was saved, with disks of its own; paused, and destroyed at the end.
+
+        Only one can be there at a time: they have one name, one address and one host key.
+        """
+        if self._lifeline is None:
+            self._lifeline = Lifeline(self.hypervisor.uri)
+            self._stack.callback(self._lifeline.close)
+        self._lifeline.hold(saved.domain.name)
+        overlays = {}
+        for disk in saved.domain.disks():
+            if disk.parent == self.directory.path:
+                overlay = self.overlay(disk, base_format="qcow2")
+                overlays[disk] = (overlay, layers_of(overlay))
+        try:
+            with self.progress.step(f"{saved.domain.name}: restoring its memory", usual_s=15):
+                domain = self.hypervisor.restore(saved.memory, saved.domain.moved(overlays), tick=self.progress.tick)
+            with self._living(domain, evidence, user=saved.user, access=saved.access, host_key=saved.host_key) as guest:
+                yield guest
+        finally:
+            self._remove(*(overlay for overlay, _ in overlays.values()))
+
+    @contextlib.contextmanager
+    def _living(
+        self, domain: Domain, evidence: Evidence, *, user: str, access: Access, host_key: str | None
+    ) -> Iterator[Guest]:
+        """The guest on a domain, which is destroyed at the end."""
+        try:
+            evidence.text("domain.xml", domain.xml())
+            guest = Guest(
+                domain,
+                user=user,
+                access=access,
+                host_key=host_key,
                 evidence=evidence,
                 timeout_factor=self.factor,
                 tick=self.progress.tick,
@@ -255,15 +307,16 @@ class Run:
         except GuestError as error:
             if domain.connection_lost():
                 said = error.args[0]
-                raise HostError(f"the connection to libvirt broke while {identity.name} was in use ({said})") from None
+                raise HostError(f"the connection to libvirt broke while {domain.name} was in use ({said})") from None
             raise
         finally:
             domain.destroy()
-            for private, owner in owners.items():
-                os.chown(private, owner.st_uid, owner.st_gid)
-            for path in (seed, nvram, disk, *(extra.path for extra in disks)):
-                if path is not None and path.parent == self.directory.path:
-                    path.unlink(missing_ok=True)
+
+    def _remove(self, *paths: Path | None) -> None:
+        """Those of the files that are the run's own."""
+        for path in paths:
+            if path is not None and path.parent == self.directory.path:
+                path.unlink(missing_ok=True)
 
 
 def _host_name(label: str, number: int) -> str:

@@ -34,7 +34,8 @@ DRILL_ARGUMENTS = f"{CONSOLE_ARGUMENTS} no_timer_check"
 # Kernels since about 6.19 moved the files below /sys/kernel/kexec; the old names are deprecated links.
 _LOADED = "cat /sys/kernel/kexec_crash_loaded 2>/dev/null || cat /sys/kernel/kexec/crash_loaded"
 # Reading it fails (EBUSY) while a capture kernel is being loaded; that must not look like another kernel's layout.
-_SIZE = "f=/sys/kernel/kexec_crash_size; [ -e $f ] || f=/sys/kernel/kexec/crash_size; cat $f"
+_SIZE_FILE = "f=/sys/kernel/kexec_crash_size; [ -e $f ] || f=/sys/kernel/kexec/crash_size"
+_SIZE = f"{_SIZE_FILE}; cat $f"
 
 # https://cloudinit.readthedocs.io/en/latest/howto/disable_cloud_init.html
 _CLOUD_INIT_OFF = "/etc/cloud/cloud-init.disabled"
@@ -398,6 +399,17 @@ class Stack:
             reason = f"kdump is not armed: {command!r} ended with status {armed.status}: {_last_words(armed.out)}"
             raise NotArmed(reason, said=armed.out.strip())
         self.wait_until_loaded()
+
+    def shrink(self, reserved_mib: int) -> None:
+        """Give back all but so much of the reservation, and load the capture kernel into the rest.
+
+        CommandFailed where the kernel refuses, as it does to reserve more; NotArmed where the rest is too small.
+        """
+        self.guest.shell.run("systemctl stop %s", self.family.service, timeout_s=COMMAND_TIMEOUT_S * self.guest.factor)
+        if self.is_loaded():
+            self.guest.shell.run("kexec -p -u")
+        self.guest.shell.run(f"{_SIZE_FILE}; echo {reserved_mib * MIB} > $f")
+        self.arm()
 
     def is_loaded(self) -> bool:
         """Whether the kernel has a capture kernel to jump to."""

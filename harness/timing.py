@@ -22,6 +22,11 @@ def now_s() -> float:
     return time.monotonic()
 
 
+def utc_s() -> float:
+    """Seconds since 1970, as the guests' clocks have them."""
+    return time.time()
+
+
 def pause(seconds: float) -> None:
     """Sleep; only for back-offs that have no event to wait for."""
     time.sleep(seconds)

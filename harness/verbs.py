@@ -45,7 +45,7 @@ from .vmcore import inspect as inspect_vmcore
 MIB = 1 << 20
 
 
-def _options(arguments: argparse.Namespace) -> Options:
+def options_of(arguments: argparse.Namespace) -> Options:
     return Options(
         uri=arguments.uri,
         state=arguments.state,
@@ -94,7 +94,7 @@ def images(arguments: argparse.Namespace) -> int:
     return EXIT_OK
 
 
-def _subject(arguments: argparse.Namespace) -> Subject:
+def subject_of(arguments: argparse.Namespace) -> Subject:
     """What is to be drilled, with the kernel, the packages and the way in that the user chose."""
     subject = find_subject(arguments.image, family=arguments.family, login=arguments.login)
     family = subject.family
@@ -228,7 +228,7 @@ def find_subject(image: str, *, family: str | None, login: str = "root") -> Subj
 
 
 def drill(arguments: argparse.Namespace) -> int:
-    subject = _subject(arguments)
+    subject = subject_of(arguments)
     plan = Plan(
         subject=subject,
         machine=_machine(arguments, subject),
@@ -242,16 +242,16 @@ def drill(arguments: argparse.Namespace) -> int:
     plan.check()
     check_writable(arguments.evidence)
     check_output(arguments.json)
-    with Run(_options(arguments)) as run:
+    with Run(options_of(arguments)) as run:
         verdict = run_drill(run, plan)
-    verdict.remarks += _record(arguments, DRILL, verdict.to_json())
+    verdict.remarks += record_result(arguments, DRILL, verdict.to_json())
     write_json(arguments.json, verdict.to_json())
     if arguments.json != "-":
         show_verdict(verdict)
     return EXIT_OK if verdict.verified else EXIT_FAILED
 
 
-def _record(arguments: argparse.Namespace, kind: str, result: dict[str, Any]) -> list[str]:
+def record_result(arguments: argparse.Namespace, kind: str, result: dict[str, Any]) -> list[str]:
     """Put it into the history; what is worse than before."""
     path = history_path(arguments.history, arguments.state)
     return record(path, kind, result, say=lambda text: err.print(f"kdump-harness: {text}", markup=False))
@@ -314,7 +314,7 @@ def show_verdict(verdict: Verdict) -> None:
 
 
 def sweep(arguments: argparse.Namespace) -> int:
-    subject = _subject(arguments)
+    subject = subject_of(arguments)
     plan = SweepPlan(
         subject=subject,
         levels=parse_levels(arguments.levels),
@@ -332,13 +332,13 @@ def sweep(arguments: argparse.Namespace) -> int:
         check_output(to)
 
     def crashed(verdict: Verdict) -> None:
-        verdict.remarks += _record(arguments, DRILL, verdict.to_json())
+        verdict.remarks += record_result(arguments, DRILL, verdict.to_json())
 
-    with Run(_options(arguments)) as run:
+    with Run(options_of(arguments)) as run:
         found = run_sweep(run, plan, on_verdict=crashed)
     if arguments.plot is not None:
         found.draw(Path(arguments.plot))
-    _record(arguments, SWEEP, found.to_json())
+    record_result(arguments, SWEEP, found.to_json())
     write_json(arguments.json, found.to_json())
     if arguments.json != "-":
         show_sweep(found)

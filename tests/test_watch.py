@@ -68,6 +68,17 @@ def feed_all(watch: CrashWatch, console: Console) -> CrashWatch:
     return watch
 
 
+@pytest.mark.parametrize("options", [b"-F -c -d 31", b"-c -d 1 -F", b"-d 0"])
+def test_the_moment_that_writing_begins_is_seen_whatever_the_options(options: bytes) -> None:
+    data = DUMPING.replace(b"makedumpfile -F -c -d 31 /proc", b"makedumpfile " + options + b" /proc")
+    assert options in data
+    watch = feed_all(make_watch(), make_console(data.removeprefix(FIRST_BOOT), 1 << 20))
+    assert watch.clock.between_s("capture", "dump") is not None
+    before = data.index(b"running makedumpfile --dump-dmesg")
+    watch = feed_all(make_watch(), make_console(data[:before].removeprefix(FIRST_BOOT), 1 << 20))
+    assert watch.clock.between_s("capture", "dump") is None
+
+
 @pytest.fixture(params=[61, 1 << 20], ids="chunk{}".format)
 def replay(request: pytest.FixtureRequest) -> Any:
     """Feed a recording to a new watch; the boot before the crash is left out where there is more than that."""
