@@ -32,7 +32,7 @@ class Formatter(argparse.RawDescriptionHelpFormatter):
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         text = action.help
-        if text and action.default not in (None, False, argparse.SUPPRESS) and action.option_strings:
+        if text and action.default not in (None, False, [], argparse.SUPPRESS) and action.option_strings:
             text += " (default: %(default)s)"
         return text
 
@@ -82,6 +82,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_drill(verbs)
     _add_sweep(verbs)
     _add_size(verbs)
+    _add_compare(verbs)
     _add_inspect(verbs)
     _add_diagnose(verbs)
     add_history(verbs, _add_json, Formatter)
@@ -264,7 +265,82 @@ def _add_size(verbs: Verbs) -> None:
     _add_json(parser)
 
 
+def _add_compare(verbs: Verbs) -> None:
+    parser = _verb(
+        verbs,
+        "compare",
+        "The same drills before and after a change, in turns; what got worse.",
+        "examples:\n  kdump-harness compare debian-12 --kernel linux-image-amd64 --kernel bookworm-backports\n"
+        "  kdump-harness compare debian-12 --kernel ./build    # against the image's own\n"
+        "  kdump-harness compare debian-12 debian-13 --only smoke --max-slower 50%\n"
+        "  kdump-harness compare debian-12 --bisect --kernel OLD --kernel MIDDLE --kernel NEW\n"
+        "exit status: 1 for a regression, or a first bad one",
+    )
+    parser.set_defaults(module="compare_verbs", kernel=None, packages=None)
+    _add_image(parser)
+    parser.add_argument("other", metavar="IMAGE", nargs="?", help="a second image, to compare with the first")
+    parser.add_argument(
+        "--kernel",
+        metavar="K",
+        action="append",
+        default=[],
+        dest="kernels",
+        help="the old and the new kernel, or only the new: PACKAGE, PACKAGE/SUITE, a suite, or package files",
+    )
+    parser.add_argument(
+        "--packages",
+        metavar="DIR",
+        action="append",
+        default=[],
+        dest="packages_of",
+        help="the old and the new package files, or only the new",
+    )
+    parser.add_argument(
+        "--initramfs",
+        metavar="FILE",
+        action="append",
+        default=[],
+        help="the old and the new capture initramfs, or only the new",
+    )
+    parser.add_argument("--bisect", action="store_true", help="find the first bad one of a list, old ones first")
+    parser.add_argument(
+        "--scenario", metavar="S", action="append", default=[], help="drill this as well: nmi, ssh, nfs, oom, ..."
+    )
+    parser.add_argument("--only", metavar="S", action="append", default=[], help="drill this and nothing else")
+    parser.add_argument("--rounds", type=int, default=2, metavar="N", help="rounds of all drills")
+    parser.add_argument(
+        "--most-rounds", type=int, default=5, metavar="N", help="rounds of drills whose difference may be noise"
+    )
+    parser.add_argument("--max-slower", default="20%", metavar="P", help="phases may take so much longer")
+    parser.add_argument(
+        "--max-larger", default="10%", metavar="P", help="dumps, pages kept and the memory needed may grow by so much"
+    )
+    parser.add_argument("--all", action="store_true", help="show what is the same, too")
+    parser.add_argument("--junit", metavar="FILE", help="write the result as JUnit XML")
+    parser.add_argument("--markdown", metavar="FILE", help="write the result for a merge request")
+    parser.add_argument("--crashkernel", metavar="S", help="the reservation (default: the family's)")
+    parser.add_argument("--memory", type=int, default=1024, metavar="MIB", help="guest memory")
+    parser.add_argument("--vcpus", type=int, default=2, metavar="N", help="guest processors")
+    parser.add_argument(
+        "--keep", choices=("never", "failed", "always"), default="failed", help="when vmcores stay in the evidence"
+    )
+    _add_run_options(parser)
+    _add_json(parser)
+
+
 def _add_subject(parser: Any) -> None:
+    _add_image(parser)
+    parser.add_argument(
+        "--kernel",
+        metavar="K",
+        help="another kernel: PACKAGE, PACKAGE/SUITE, a Debian suite (bookworm-backports), or package files",
+    )
+    parser.add_argument(
+        "--packages", type=Path, metavar="DIR", help="install these .deb or .rpm files instead of the repositories'"
+    )
+
+
+def _add_image(parser: Any) -> None:
     parser.add_argument("image", metavar="IMAGE", help="a name of the catalogue, or a path to a qcow2 or raw file")
     parser.add_argument("--family", metavar="F", help=f"of a file: {', '.join(load_families())}")
     parser.add_argument("--login", default="root", metavar="USER", help="of a file: who is reached by SSH")
@@ -273,14 +349,6 @@ def _add_subject(parser: Any) -> None:
     )
     parser.add_argument(
         "--password-file", type=Path, metavar="FILE", help="of a file without cloud-init: has USER's password"
-    )
-    parser.add_argument(
-        "--kernel",
-        metavar="K",
-        help="another kernel: PACKAGE, PACKAGE/SUITE, a Debian suite (bookworm-backports), or package files",
-    )
-    parser.add_argument(
-        "--packages", type=Path, metavar="DIR", help="install these .deb or .rpm files instead of the repositories'"
     )
     parser.add_argument(
         "--firmware",

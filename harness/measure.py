@@ -13,8 +13,8 @@ from .stack import Stack
 # Written by the program of the family's [measure] table to the capture kernel's log.
 _LEFT = re.compile(r"kdump-harness: capture memory: total (\d+) kB, left (\d+) kB")
 _CAPTURE = re.compile(r"[Cc]ommand line: .*\belfcorehdr=")
-# mm/mm_init.c (mem_init_print_info), of the kernel that starts.
-_AT_START = re.compile(r"Memory: (\d+)K/(\d+)K available")
+# mm/mm_init.c (mem_init_print_info), of the kernel that starts. What it calls available is not all that is free yet.
+_AT_START = re.compile(r"Memory: \d+K/(\d+)K available \(.*?, (\d+)K reserved")
 _MOST = 1 << 32  # KiB; what is larger was damaged on the line
 
 
@@ -23,7 +23,7 @@ class CaptureMemory:
     """The memory of one capture kernel, in KiB; None where it was not told."""
 
     all_kib: int  # what the kernel found at its start
-    start_kib: int  # of it, what was free then, before the initramfs was unpacked
+    taken_kib: int  # of it, by the kernel itself and the packed initramfs
     total_kib: int | None = None  # MemTotal of /proc/meminfo
     left_kib: int | None = None  # the least MemAvailable that was seen
 
@@ -58,8 +58,8 @@ def read(console: str) -> CaptureMemory | None:
     told = [tuple(map(int, found.groups())) for found in _LEFT.finditer(rest)]
     told = [(total, left) for total, left in told if 0 < left <= total < _MOST]
     return CaptureMemory(
-        all_kib=int(start.group(2)),
-        start_kib=int(start.group(1)),
+        all_kib=int(start.group(1)),
+        taken_kib=int(start.group(2)),
         total_kib=max((total for total, _ in told), default=None),
         left_kib=min((left for _, left in told), default=None),
     )

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 from rich.console import Console as RichConsole
 from rich.markup import escape
@@ -20,6 +21,22 @@ out = RichConsole(highlight=False, emoji=False)
 def printable(text: str) -> str:
     """The text without what drives a terminal, and which XML cannot have."""
     return "".join(char if char.isprintable() or char in "\n\t" else "�" for char in text)
+
+
+def markdown_cell(text: object) -> str:
+    """A text in a cell of a Markdown table, with nothing in it that Markdown or HTML would act on."""
+    line = printable(" ".join(str(text).split()))
+    for character in "\\`*_[]<>|#":
+        line = line.replace(character, f"\\{character}")
+    return line
+
+
+def xml_text(root: ElementTree.Element) -> str:
+    """A document with nothing in its attributes that XML cannot have."""
+    for element in root.iter():
+        element.attrib = {name: printable(value) for name, value in element.attrib.items()}
+    ElementTree.indent(root)
+    return '<?xml version="1.0" encoding="UTF-8"?>\n' + ElementTree.tostring(root, encoding="unicode") + "\n"
 
 
 def print_table(columns: Sequence[str], rows: Sequence[dict[str, Any]]) -> None:

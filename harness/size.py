@@ -249,7 +249,7 @@ class SizePlan:
                 raise UsageError(
                     f"a guest with {machine.memory_mib} MiB cannot reserve {start} MiB for its capture kernel"
                 )
-            self.drill("", machine, target, self.start).check()
+            self.drill("", machine, target, self.crashkernel).check()
 
     @property
     def start(self) -> str:
@@ -261,7 +261,7 @@ class SizePlan:
         for memory_mib, vcpus, target in product(sorted(self.memories_mib), self.vcpus, self.targets):
             yield replace(self.machine, memory_mib=memory_mib, vcpus=vcpus), target
 
-    def drill(self, name: str, machine: Machine, target: str, reservation: str) -> Plan:
+    def drill(self, name: str, machine: Machine, target: str, reservation: str | None) -> Plan:
         """What its crashes have in common."""
         return Plan(
             subject=self.subject,
@@ -320,15 +320,12 @@ class _Size:
 
     def _search(self, sizing: Sizing, machine: Machine) -> None:
         """Try sizes until the edge is known, or something other than a lack of memory is in the way."""
-        reservation = self.plan.start
-        while True:
-            larger = self._search_below(sizing, machine, reservation)
-            if larger is None:
-                return
-            self._note(f"{sizing.name}: {reservation} is too small for any dump; trying {larger}M")
+        reservation = self.plan.crashkernel
+        while (larger := self._search_below(sizing, machine, reservation)) is not None:
+            self._note(f"{sizing.name}: {reservation or self.plan.start} is too small for any dump; trying {larger}M")
             reservation = f"{larger}M"
 
-    def _search_below(self, sizing: Sizing, machine: Machine, reservation: str) -> int | None:
+    def _search_below(self, sizing: Sizing, machine: Machine, reservation: str | None) -> int | None:
         """Search below a reservation; returns a larger one to begin with where not even this one dumps."""
         place = f"{self.name}/{machine.memory_mib}M-{machine.vcpus}cpu-{sizing.target}"
         plan = self.plan.drill(f"{place}/boot", machine, sizing.target, reservation)
@@ -384,9 +381,9 @@ class _Size:
             self.result.default = packaged
             sizing.default_mib = crashkernel.reserved_mib(packaged, sizing.memory_mib)
 
-    def _larger(self, sizing: Sizing, machine: Machine, trial: Trial, reservation: str) -> int | None:
+    def _larger(self, sizing: Sizing, machine: Machine, trial: Trial, reservation: str | None) -> int | None:
         """After a first trial that did not dump: the reservation to begin with instead, unless there is none."""
-        now = sizing.largest_mib or crashkernel.reserved_mib(reservation, machine.memory_mib) or 0
+        now = sizing.largest_mib or crashkernel.reserved_mib(reservation or self.plan.start, machine.memory_mib) or 0
         larger = now * 2
         if trial.outcome == OTHER:
             sizing.stopped_by = f"kdump does not work with the whole reservation either: {trial.reason}"

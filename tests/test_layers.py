@@ -13,20 +13,8 @@ HARNESS = Path(__file__).parent.parent / "harness"
 # From the bottom up; a module may import from its own row and from the rows above it in this list.
 LAYERS = (
     ("errors", "stage", "facts"),
-    (
-        "timing",
-        "database",
-        "output",
-        "mirror",
-        "checksums",
-        "verdict",
-        "crashkernel",
-        "search",
-        "config",
-        "plot",
-        "matrix",
-        "records",
-    ),
+    ("timing", "database", "output", "mirror", "checksums", "verdict", "config", "plot", "matrix", "records"),
+    ("crashkernel", "search", "difference"),
     ("evidence", "catalog", "seed", "progress", "family"),
     ("vmcore", "diagnosis", "download", "build", "packages", "state", "refresh", "prune"),
     ("console", "shell", "triage"),
@@ -38,9 +26,10 @@ LAYERS = (
     ("disk", "checks", "oracle", "watch", "known", "cells", "refilter"),
     ("collector", "crasher"),
     ("drill", "doctor", "report", "schedule"),
-    ("sweep", "size"),
+    ("sweep", "size", "compare"),
+    ("bisection",),
     ("verbs", "support"),
-    ("size_verbs",),
+    ("size_verbs", "compare_verbs"),
     ("plugin", "cli"),
 )
 RANK = {module: rank for rank, modules in enumerate(LAYERS) for module in modules}

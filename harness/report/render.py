@@ -11,7 +11,7 @@ from markupsafe import Markup
 from .. import __version__, facts
 from ..errors import UsageError
 from ..history.database import utc
-from ..output import printable
+from ..output import markdown_cell, xml_text
 from .gather import MIB, Report, when
 
 FORMATS = {".html": "report.html.j2", ".md": "report.md.j2", ".xml": ""}
@@ -35,18 +35,10 @@ def render(report: Report, suffix: str) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"when": when, "mib": lambda size: f"{size / MIB:,.1f} MiB", "cell": _cell}
+    environment.filters |= {"when": when, "mib": lambda size: f"{size / MIB:,.1f} MiB", "cell": markdown_cell}
     # The charts are ours; every name and text in them was escaped when they were drawn.
     charts = [Markup(chart) for chart in report.charts]
     return environment.get_template(template).render(report=report, charts=charts, version=__version__)
-
-
-def _cell(text: object) -> str:
-    """A text in a cell of a Markdown table, with nothing in it that Markdown or HTML would act on."""
-    line = printable(" ".join(str(text).split()))
-    for character in "\\`*_[]<>|#":
-        line = line.replace(character, f"\\{character}")
-    return line
 
 
 def _junit(report: Report) -> str:
@@ -76,7 +68,4 @@ def _junit(report: Report) -> str:
                 ET.SubElement(case, "failure", message=run.summary)
             elif cell.word == "known issue":
                 ET.SubElement(case, "skipped", message=f"known issue {run.known_issue}: {run.summary}")
-    for element in root.iter():
-        element.attrib = {name: printable(value) for name, value in element.attrib.items()}
-    ET.indent(root)
-    return '<?xml version="1.0" encoding="UTF-8"?>\n' + ET.tostring(root, encoding="unicode") + "\n"
+    return xml_text(root)

@@ -1,0 +1,499 @@
+"""The same drills before and after a change, in turns, until what differs can be told from noise.
+
+Each side is a guest that was booted once and saved; every drill goes on from there. The sides differ in one thing: the
+kernel, a package, the capture initramfs, or the image.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import itertools
+import json
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from . import facts, known, measure
+from .collector import open_collector
+from .difference import SAME, UNCLEAR, WORSE, Tolerance, judge, judge_rate
+from .disk import Subject
+from .drill import TARGET_DISK_MIB, Plan, Session, open_session
+from .errors import UsageError
+from .family import Family
+from .guest import Guest
+from .runtime import Machine, Run
+from .stack import KdumpConfig, Stack
+from .stage import Stage
+from .target import LABEL, ON_DISK, ON_SERVER
+from .timing import now_s
+from .verdict import Verdict
+
+SCHEMA = 1
+MIB = 1 << 20
+OTHER = "other"  # the compression that is not the family's
+ROUNDS, MOST_ROUNDS = 2, 5
+LIMIT_ROUNDS = 50
+MAX_SLOWER, MAX_LARGER = 0.20, 0.10
+# What is less than this is no difference, whatever the share: seconds under KVM, MiB, pages.
+_LEAST_S, _LEAST_MIB, _LEAST_PAGES = 0.5, 2.0, 2048.0
+# Times vary with the host, and are believed later than sizes.
+_VALUES_OF_TIMES = 5
+# What the tight drill reserves on both sides, as a multiple of what the old side's capture kernel needed; and its step.
+_TIGHT, _TIGHT_STEP_MIB = 1.15, 4
+
+# What a kernel prints when something is wrong with it (lib/bug.c, kernel/panic.c, kernel/hung_task.c, kernel/rcu/).
+_SPLAT = re.compile(
+    r"(?:WARNING: (?:CPU|possible|suspicious|at)|BUG: |INFO: (?:task|rcu)|rcu: INFO|general protection fault"
+    r"|unchecked MSR access|\[Firmware Bug\]|page allocation failure|Oops: ).*"
+)
+_VARIES = re.compile(r"0x[0-9a-f]+|\b[0-9a-f]{8,}\b|\d+")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scenario:
+    """A row of comparisons.toml."""
+
+    name: str
+    default: bool = False
+    level: int | None = None
+    compress: str | None = None
+    trigger: str = "sysrq-c"
+    target: str = "local"
+    tight: bool = False
+
+    def compression(self, family: Family) -> str | None:
+        """The compression that it means for a family."""
+        if self.compress != OTHER:
+            return self.compress
+        others = [name for name in ("lzo", "zlib") if name in family.config.compressions]
+        return next((name for name in others if name != family.compress), None)
+
+
+@functools.cache
+def load_scenarios() -> dict[str, Scenario]:
+    """All drills that can be compared, by name."""
+    rows = facts.load_rows(facts.package_path("comparisons.toml"), "drill", Scenario)
+    return {row.name: row for row in rows}
+
+
+def choose_scenarios(more: Sequence[str], only: Sequence[str]) -> tuple[Scenario, ...]:
+    """The usual ones and more, or only some; UsageError names what is none."""
+    table = load_scenarios()
+    for name in (*more, *only):
+        if name not in table:
+            raise UsageError(f"unknown scenario {name!r} (known: {', '.join(table)})")
+    return tuple(row for row in table.values() if (row.name in only if only else row.default or row.name in more))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Side:
+    """One of the two that are compared."""
+
+    name: str  # as the user put it
+    subject: Subject
+    prepare: Callable[[Guest, Stack], None] | None = None  # what is done to the running guest
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """One drill of one side."""
+
+    side: int  # 0 old, 1 new
+    scenario: str
+    round: int
+    verified: bool
+    reached: str
+    reason: str
+    failed: tuple[str, ...]  # checks
+    symptoms: tuple[str, ...]  # failures and warnings
+    splats: tuple[str, ...]  # of kernels, on the console
+    figures: dict[str, float]
+    evidence: str
+    known_issue: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One thing that was compared."""
+
+    scenario: str
+    what: str
+    word: str  # of difference.py
+    old: str
+    new: str
+    change: str = ""
+
+
+@dataclass(kw_only=True)
+class Comparison:
+    """Everything that a comparison found."""
+
+    image: str
+    thing: str  # what the sides differ in
+    sides: tuple[str, str]
+    kernels: list[str | None] = field(default_factory=lambda: [None, None])
+    makedumpfiles: list[str | None] = field(default_factory=lambda: [None, None])
+    accelerator: str = ""
+    memory_mib: int = 0
+    vcpus: int = 0
+    rounds: int = 0
+    max_slower: float = MAX_SLOWER
+    max_larger: float = MAX_LARGER
+    tight_mib: int | None = None
+    samples: list[Sample] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    took_s: float = 0.0
+    evidence: str = ""
+
+    @property
+    def ok(self) -> bool:
+        """Whether there is something to compare, and nothing got worse."""
+        return bool(self.findings) and not self.regressions()
+
+    def regressions(self) -> list[Finding]:
+        """What got worse."""
+        return [finding for finding in self.findings if finding.word == WORSE]
+
+    def of(self, scenario: str, side: int) -> list[Sample]:
+        """The drills of one side."""
+        return [sample for sample in self.samples if (sample.scenario, sample.side) == (scenario, side)]
+
+    def scenarios(self) -> tuple[str, ...]:
+        """The drills in their order."""
+        return tuple(dict.fromkeys(sample.scenario for sample in self.samples))
+
+    def explain(self) -> str:
+        """What got worse, for an assertion's message."""
+        worse = [f"{one.scenario}: {one.what}: {one.old} → {one.new} {one.change}" for one in self.regressions()]
+        return "\n  ".join([f"{self.image}: {self.sides[0]} → {self.sides[1]}", *worse, self.evidence])
+
+    def to_json(self) -> dict[str, Any]:
+        """The record as JSON takes it."""
+        summary = f"{self.sides[0]} → {self.sides[1]}: {len(self.regressions())} worse"
+        kernel = self.kernels[1]
+        return {"schema": SCHEMA, "ok": self.ok, "kernel": kernel, "summary": summary, "figures": {}, **asdict(self)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComparePlan:
+    """One comparison, as it was asked for."""
+
+    image: str
+    thing: str
+    sides: tuple[Side, Side]
+    machine: Machine = field(default_factory=Machine)
+    crashkernel: str | None = None
+    scenarios: tuple[Scenario, ...] = ()
+    rounds: int = ROUNDS
+    most_rounds: int = MOST_ROUNDS
+    max_slower: float = MAX_SLOWER
+    max_larger: float = MAX_LARGER
+    name: str = ""
+
+    def check(self) -> None:
+        """UsageError for anything that can be known wrong before a guest is started."""
+        if not 1 <= self.rounds <= self.most_rounds <= LIMIT_ROUNDS:
+            raise UsageError(f"{self.rounds} to {self.most_rounds} rounds make no sense (1 to {LIMIT_ROUNDS})")
+        if not self.scenarios:
+            raise UsageError("there is nothing to compare by")
+        for side in self.sides:
+            for scenario in self.scenarios:
+                self.drill("", side, scenario).check()
+
+    def drill(self, name: str, side: Side, scenario: Scenario) -> Plan:
+        """One of its drills."""
+        family = side.subject.family
+        return Plan(
+            subject=side.subject,
+            machine=self.machine,
+            config=KdumpConfig(
+                crashkernel=self.crashkernel, level=scenario.level, compress=scenario.compression(family)
+            ),
+            trigger=scenario.trigger,
+            target=scenario.target,
+            name=name,
+            scenario=known.DRILL,
+        )
+
+
+def run_compare(run: Run, plan: ComparePlan, *, on_verdict: Callable[[Verdict], None] = lambda _: None) -> Comparison:
+    """Drill both sides in turns, compare; on_verdict is told of each drill."""
+    plan.check()
+    run.open_evidence()
+    return _Compare(run, plan, on_verdict).take()
+
+
+class _Compare:
+    """The state of one comparison on its way."""
+
+    def __init__(self, run: Run, plan: ComparePlan, on_verdict: Callable[[Verdict], None]) -> None:
+        self.run, self.plan, self.on_verdict = run, plan, on_verdict
+        self.evidence = run.evidence(plan.name or f"compare-{plan.image}")
+        self.name = str(self.evidence.directory.relative_to(run.evidence_directory))
+        self.refused: dict[int, Verdict] = {}  # sides whose kdump cannot be armed
+        old, new = plan.sides
+        self.result = Comparison(
+            image=plan.image,
+            thing=plan.thing,
+            sides=(old.name, new.name),
+            accelerator=run.accelerator,
+            memory_mib=plan.machine.memory_mib,
+            vcpus=plan.machine.vcpus,
+            max_slower=plan.max_slower,
+            max_larger=plan.max_larger,
+            evidence=str(self.evidence.directory),
+        )
+
+    def take(self) -> Comparison:
+        """All steps; what there is when something breaks is written down."""
+        started_s = now_s()
+        try:
+            with contextlib.ExitStack() as stack:
+                sessions = self._open(stack)
+                self._rounds(sessions)
+        finally:
+            self.result.took_s = round(now_s() - started_s, 3)
+            self.result.findings = list(find_differences(self.result, self.run.factor))
+            self._save()
+            self.evidence.close()
+        return self.result
+
+    def _open(self, stack: contextlib.ExitStack) -> list[Session]:
+        """A saved guest for each side."""
+        common: dict[str, Any] = {}
+        targets = {scenario.target for scenario in self.plan.scenarios}
+        if targets & set(ON_SERVER):
+            common["server"] = stack.enter_context(open_collector(self.run)).server
+        sessions = []
+        for number, side in enumerate(self.plan.sides):
+            self.run.progress.say(f"{('old', 'new')[number]}: {side.name}")
+            plan = self.plan.drill(f"{self.name}/{number}-boot", side, Scenario(name="boot"))
+            family = side.subject.family
+            more = sorted({package for target in targets for package in family.targets[target].packages})
+            disk = self.run.blank_disk(TARGET_DISK_MIB, serial=LABEL) if targets & set(ON_DISK) else None
+            plan = _changed(plan, more_packages=tuple(more), target_disk=disk, **common)
+            session = stack.enter_context(open_session(self.run, plan))
+            refused = session.save(functools.partial(self._look, number, side))
+            if refused is not None:
+                self.refused[number] = refused
+                self._note_versions(number, refused)
+            sessions.append(session)
+        return sessions
+
+    def _look(self, number: int, side: Side, guest: Guest, stack: Stack) -> None:
+        """What is done to the guest of a side before its memory is saved."""
+        if side.prepare is not None:
+            side.prepare(guest, stack)
+
+    def _rounds(self, sessions: list[Session]) -> None:
+        """Drill in turns: old new, new old, and so on; drills that may differ more often than those that do not."""
+        for number in range(1, self.plan.most_rounds + 1):
+            left = [one for one in self.plan.scenarios if number <= self.plan.rounds or self._open_question(one)]
+            if not left:
+                break
+            self.result.rounds = number
+            for scenario in left:
+                for side in (0, 1) if number % 2 else (1, 0):
+                    self._drill(sessions[side], side, scenario, number)
+
+    def _open_question(self, scenario: Scenario) -> bool:
+        """Whether more rounds may tell something of a drill."""
+        if self.refused:
+            return False
+        found = find_differences(self.result, self.run.factor, only=scenario.name)
+        return any(finding.word == UNCLEAR for finding in found)
+
+    def _drill(self, session: Session, side: int, scenario: Scenario, number: int) -> None:
+        if side in self.refused:
+            if number == 1:
+                self._add(self._sample(self.refused[side], side, scenario, number))
+            return
+        if scenario.tight and self.result.tight_mib is None:
+            self.result.tight_mib = self._tight()
+            if self.result.tight_mib is None:
+                self._note("the tight drill is left out: what the capture kernel of the old side needs is not known")
+        if scenario.tight and self.result.tight_mib is None:
+            return
+        what = f"{('old', 'new')[side]} {self.plan.sides[side].name}, {scenario.name}, round {number}"
+        self.run.progress.say(what)
+        measuring = scenario.name == self.plan.scenarios[0].name
+
+        def before(guest: Guest, stack: Stack) -> None:
+            if measuring:
+                measure.prepare(guest, stack)
+            if scenario.tight and self.result.tight_mib is not None:
+                stack.shrink(self.result.tight_mib)
+
+        asked = self.plan.drill("", self.plan.sides[side], scenario)
+        verdict = session.drill(
+            name=f"{self.name}/{scenario.name}-{number}-{('old', 'new')[side]}",
+            config=asked.config,
+            trigger=asked.trigger,
+            target=asked.target,
+            before_crash=before,
+        )
+        self._note_versions(side, verdict)
+        self._add(self._sample(verdict, side, scenario, number))
+        self.on_verdict(verdict)
+
+    def _tight(self) -> int | None:
+        """With how much the tight drill must do, in MiB."""
+        needs = [sample.figures["capture memory, MiB"] for sample in self.result.samples
+                 if sample.side == 0 and "capture memory, MiB" in sample.figures]  # fmt: skip
+        return -(-int(max(needs) * _TIGHT) // _TIGHT_STEP_MIB) * _TIGHT_STEP_MIB if needs else None
+
+    def _sample(self, verdict: Verdict, side: int, scenario: Scenario, number: int) -> Sample:
+        """What is compared of a drill."""
+        directory = Path(verdict.evidence)
+        console = ""
+        with contextlib.suppress(OSError):
+            console = (directory / "console.log").read_text(encoding="utf-8", errors="replace")
+        figures = {f"{name}, s": span for name, span in verdict.phases_s.items() if name != "boot"}
+        if verdict.dump:
+            figures["size, MiB"] = verdict.dump["size_bytes"] / MIB
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            inspected = json.loads((directory / "inspect.json").read_text(encoding="utf-8"))
+            for name, pages in inspected["classes"].items():
+                figures[f"{name.replace('_', ' ')} pages kept"] = float(pages["kept"])
+        memory = measure.read(console) if verdict.reached >= Stage.CAPTURING else None
+        if memory is not None and memory.used_kib is not None:
+            figures["capture memory, MiB"] = memory.used_kib / 1024
+        return Sample(
+            side=side,
+            scenario=scenario.name,
+            round=number,
+            verified=verdict.verified,
+            reached=verdict.reached.name,
+            reason=verdict.reason(),
+            failed=tuple(check.name for check in verdict.failed()),
+            symptoms=tuple(one["name"] for one in verdict.symptoms if one["severity"] in ("failure", "warning")),
+            splats=splats(console),
+            figures={name: round(value, 3) for name, value in figures.items()},
+            evidence=verdict.evidence,
+            known_issue=verdict.known_issue,
+        )
+
+    def _add(self, sample: Sample) -> None:
+        self.result.samples.append(sample)
+        self.run.progress.say(f"  {'verified' if sample.verified else sample.reason}")
+        self._save()
+
+    def _note_versions(self, side: int, verdict: Verdict) -> None:
+        self.result.kernels[side], self.result.makedumpfiles[side] = verdict.kernel, verdict.makedumpfile
+
+    def _note(self, text: str) -> None:
+        if text not in self.result.notes:
+            self.run.progress.say(text)
+            self.result.notes.append(text)
+
+    def _save(self) -> None:
+        self.evidence.json("compare.json", self.result.to_json())
+
+
+def _changed(plan: Plan, **changes: Any) -> Plan:
+    """The plan with those changes that are not None."""
+    return replace(plan, **{name: value for name, value in changes.items() if value is not None})
+
+
+# ---------------------------------------------------------------- what differs
+
+
+def find_differences(result: Comparison, factor: float, *, only: str | None = None) -> Iterator[Finding]:
+    """What is the same, worse, better or not clear, of each drill; factor is by how much times are stretched here."""
+    for scenario in result.scenarios():
+        if only is not None and scenario != only:
+            continue
+        old, new = result.of(scenario, 0), result.of(scenario, 1)
+        if not old or not new:
+            continue
+        yield _verdicts(scenario, old, new)
+        for what, part in (("check", "failed"), ("symptom", "symptoms"), ("console", "splats")):
+            yield from _seen(scenario, what, part, old, new)
+        yield from _figures(scenario, old, new, result, factor)
+
+
+def _verdicts(scenario: str, old: Sequence[Sample], new: Sequence[Sample]) -> Finding:
+    word = judge_rate([not sample.verified for sample in old], [not sample.verified for sample in new])
+    if word == SAME and _furthest(new) < _furthest(old):
+        word = WORSE
+    return Finding(scenario=scenario, what="verdict", word=word, old=_verified(old), new=_verified(new))
+
+
+def _furthest(samples: Sequence[Sample]) -> Stage:
+    return max(Stage[sample.reached] for sample in samples)
+
+
+def _verified(samples: Sequence[Sample]) -> str:
+    good = sum(sample.verified for sample in samples)
+    text = f"verified {good} of {len(samples)}"
+    if good < len(samples):
+        text += f", reached {_furthest(samples).name}"
+        if issue := next((sample.known_issue for sample in samples if sample.known_issue), None):
+            text += f" (known issue {issue})"
+    return text
+
+
+def _seen(scenario: str, what: str, part: str, old: Sequence[Sample], new: Sequence[Sample]) -> Iterator[Finding]:
+    """Checks that failed, symptoms and words of the kernel that one side has more often than the other."""
+    names = dict.fromkeys(itertools.chain(*(getattr(sample, part) for sample in (*old, *new))))
+    for name in names:
+        before = [name in getattr(sample, part) for sample in old]
+        after = [name in getattr(sample, part) for sample in new]
+        verb = "failed" if what == "check" else "seen"
+        yield Finding(
+            scenario=scenario,
+            what=f"{what} {name}",
+            word=judge_rate(before, after),
+            old=f"{verb} {sum(before)} of {len(before)}",
+            new=f"{verb} {sum(after)} of {len(after)}",
+        )
+
+
+def _figures(
+    scenario: str, old: Sequence[Sample], new: Sequence[Sample], result: Comparison, factor: float
+) -> Iterator[Finding]:
+    names = dict.fromkeys(itertools.chain(*(sample.figures for sample in (*old, *new))))
+    for name in names:
+        before = [sample.figures[name] for sample in old if name in sample.figures]
+        after = [sample.figures[name] for sample in new if name in sample.figures]
+        if not before or not after:
+            continue  # a drill that got nowhere: its verdict says so
+        yield Finding(
+            scenario=scenario,
+            what=name,
+            word=judge(before, after, _tolerance(name, result, factor)),
+            old=_values(before),
+            new=_values(after),
+            change=_change(median(before), median(after)),
+        )
+
+
+def _tolerance(name: str, result: Comparison, factor: float) -> Tolerance:
+    if name.endswith(", s"):
+        return Tolerance(budget=result.max_slower, least=_LEAST_S * factor, values=_VALUES_OF_TIMES)
+    return Tolerance(budget=result.max_larger, least=_LEAST_PAGES if name.endswith("pages kept") else _LEAST_MIB)
+
+
+def _values(values: Sequence[float]) -> str:
+    """The median, and between what the values lie."""
+    low, high = min(values), max(values)
+    form = ",.0f" if median(values) >= 1000 else ".1f"
+    spread = f" ({low:{form}} to {high:{form}})" if len(values) > 1 else ""
+    return f"{median(values):{form}}{spread}"
+
+
+def _change(before: float, after: float) -> str:
+    if not before:
+        return "" if not after else "from nothing"
+    return f"{(after - before) / before:+.0%}"
+
+
+def splats(console: str) -> tuple[str, ...]:
+    """What kernels complained of on a console, without the numbers that differ from boot to boot, each once."""
+    found = (_VARIES.sub("N", match.group().strip())[:160] for match in _SPLAT.finditer(console))
+    return tuple(dict.fromkeys(found))

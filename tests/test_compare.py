@@ -1,0 +1,224 @@
+"""A comparison finds what got worse in the drills of two sides, and says it to people and to a CI."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ET
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness import cli
+from harness.bisection import bisect
+from harness.compare import Comparison, Sample, Scenario, choose_scenarios, find_differences, load_scenarios, splats
+from harness.compare_verbs import _share, show_comparison, to_junit, to_markdown
+from harness.errors import UsageError
+from harness.family import load_families
+from harness.target import TARGETS
+from harness.trigger import find_trigger
+
+FIGURES = {"panic_to_login, s": 60.0, "size, MiB": 20.0, "free pages kept": 0.0, "capture memory, MiB": 86.0}
+
+
+def sample(side: int, number: int, **changes: Any) -> Sample:
+    good: dict[str, Any] = {
+        "side": side,
+        "scenario": "smoke",
+        "round": number,
+        "verified": True,
+        "reached": "VERIFIED",
+        "reason": "verified",
+        "failed": (),
+        "symptoms": (),
+        "splats": (),
+        "figures": dict(FIGURES),
+        "evidence": "",
+    }
+    return Sample(**{**good, **changes})
+
+
+def comparison(new: dict[str, Any], *, rounds: int = 5) -> Comparison:
+    """Five rounds of one drill, in which the new side has these changes."""
+    found = Comparison(image="debian-12", thing="kernel", sides=("6.1", "6.<12>"), kernels=["6.1", "6.12"])
+    for number in range(1, rounds + 1):
+        wobble = {"panic_to_login, s": 60.0 + number}
+        found.samples.append(sample(0, number, figures=FIGURES | wobble))
+        figures = FIGURES | wobble | new.get("figures", {})
+        found.samples.append(sample(1, number, **{**new, "figures": figures}))
+    found.findings = list(find_differences(found, 6.0))
+    return found
+
+
+def worse(found: Comparison) -> list[str]:
+    return [one.what for one in found.regressions()]
+
+
+def test_the_same_is_no_regression() -> None:
+    found = comparison({})
+    assert found.ok
+    assert {one.word for one in found.findings} == {"same"}
+
+
+@pytest.mark.parametrize(
+    ("new", "what"),
+    [
+        ({"verified": False, "reached": "CAPTURING", "failed": ("complete",)}, ["verdict", "check complete"]),
+        ({"symptoms": ("capture-oom",)}, ["symptom capture-oom"]),
+        ({"splats": ("WARNING: CPU: N at kernel/x.c:N",)}, ["console WARNING: CPU: N at kernel/x.c:N"]),
+        ({"figures": {"panic_to_login, s": 90.0}}, ["panic_to_login, s"]),
+        ({"figures": {"size, MiB": 133.0, "free pages kept": 180000.0}}, ["size, MiB", "free pages kept"]),
+        ({"figures": {"capture memory, MiB": 110.0}}, ["capture memory, MiB"]),
+    ],
+)
+def test_what_got_worse_is_named(new: dict[str, Any], what: list[str]) -> None:
+    found = comparison(new)
+    assert worse(found) == what
+    assert not found.ok
+    assert all(one in found.explain() for one in what)
+
+
+def test_what_got_better_is_no_regression() -> None:
+    assert comparison({"figures": {"panic_to_login, s": 30.0, "size, MiB": 10.0}}).ok
+
+
+def test_a_drill_that_gets_less_far_is_worse_though_neither_is_verified() -> None:
+    found = comparison({"verified": False, "reached": "CAPTURING"})
+    found.samples = [replace(one, verified=False, reached="SAVED") if one.side == 0 else one for one in found.samples]
+    found.findings = list(find_differences(found, 6.0))
+    assert worse(found) == ["verdict"]
+
+
+def test_times_are_believed_later_than_sizes() -> None:
+    slower = {"figures": {"panic_to_login, s": 90.0}}
+    larger = {"figures": {"size, MiB": 133.0}}
+    assert comparison(slower, rounds=3).ok
+    assert {one.word for one in comparison(slower, rounds=3).findings} == {"same", "unclear"}
+    assert not comparison(larger, rounds=3).ok
+
+
+def test_nothing_drilled_is_no_good_news() -> None:
+    assert not Comparison(image="x", thing="kernel", sides=("a", "b")).ok
+
+
+def test_budgets_are_the_users() -> None:
+    found = comparison({"figures": {"panic_to_login, s": 90.0}})
+    found.max_slower = 0.6
+    assert not [one for one in find_differences(found, 6.0) if one.word != "same"]
+
+
+def test_for_people_and_for_a_ci(capsys: pytest.CaptureFixture[str]) -> None:
+    found = comparison({"figures": {"size, MiB": 133.0}, "symptoms": ("capture-oom",)})
+    show_comparison(found)
+    shown = capsys.readouterr().out
+    assert "2 WORSE" in shown
+    assert "133.0" in shown
+    assert "no regression: false" in shown
+    suites = ET.fromstring(to_junit(found))
+    assert [len(suite.findall("testcase/failure")) for suite in suites] == [2]
+    markdown = to_markdown(found)
+    assert "**2 worse**" in markdown
+    assert r"6.\<12\>" in markdown
+
+
+@pytest.mark.parametrize(("text", "share"), [("20%", 0.2), ("0.5", 0.5), ("0", 0.0), (" 150% ", 1.5)])
+def test_shares(text: str, share: float) -> None:
+    assert _share(text) == share
+
+
+@pytest.mark.parametrize("text", ["", "x", "-5%", "nan", "1e9"])
+def test_what_is_no_share(text: str) -> None:
+    with pytest.raises(UsageError, match="is no budget"):
+        _share(text)
+
+
+def test_splats_are_told_without_what_differs_from_boot_to_boot() -> None:
+    console = "[    1.5] WARNING: CPU: 0 PID: 17 at kernel/x.c:99 do_it+0x1f/0x30\n[ 2.0] systemd[1]: ok\n" * 2
+    assert splats(console) == ("WARNING: CPU: N PID: N at kernel/x.c:N do_it+N/N",)
+    assert splats("Kernel panic - not syncing: sysrq triggered crash\nCall Trace:\n") == ()
+
+
+# ---------------------------------------------------------------- the drills
+
+
+def test_every_scenario_can_be_drilled_by_some_family() -> None:
+    for scenario in load_scenarios().values():
+        find_trigger(scenario.trigger, vcpus=2)
+        assert scenario.target in TARGETS
+    usual = choose_scenarios((), ())
+    assert [one.name for one in usual] == ["smoke", "level-1", "other-compression", "tight"]
+    assert [one.name for one in choose_scenarios(("nmi",), ())] == [*(one.name for one in usual), "nmi"]
+    assert [one.name for one in choose_scenarios((), ("smoke",))] == ["smoke"]
+    with pytest.raises(UsageError, match="unknown scenario 'smok'"):
+        choose_scenarios(("smok",), ())
+
+
+def test_the_other_compression_is_one_that_the_family_can_set() -> None:
+    other = Scenario(name="x", compress="other")
+    for family in load_families().values():
+        name = other.compression(family)
+        assert name is not None
+        assert name in family.config.compressions
+        assert name != family.compress
+
+
+# ---------------------------------------------------------------- bisection
+
+
+@pytest.mark.parametrize("count", [2, 3, 4, 5, 9, 16, 33])
+def test_the_first_bad_one_is_found_in_log2_steps(count: int) -> None:
+    for first_bad in range(1, count):
+        asked: list[int] = []
+
+        def is_good(number: int, first_bad: int = first_bad, asked: list[int] = asked) -> bool:
+            asked.append(number)
+            return number < first_bad
+
+        assert bisect(count, is_good) == first_bad
+        assert len(asked) == len(set(asked)) <= 2 + (count - 2).bit_length()
+
+
+def test_a_list_without_a_bad_one_costs_one_drill() -> None:
+    asked: list[int] = []
+    assert bisect(9, lambda number: bool(asked.append(number)) or True) is None
+    assert asked == [8]
+
+
+def test_a_list_that_is_bad_from_the_start_has_no_first() -> None:
+    with pytest.raises(ValueError, match="bad already"):
+        bisect(9, lambda _: False)
+
+
+# ---------------------------------------------------------------- bad input
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["debian-12"], "say what is to be compared"),
+        (["debian-12", "debian-13", "--kernel", "x"], "kernel and image are two differences"),
+        (["debian-12", "--kernel", "a", "--kernel", "b", "--kernel", "c"], "--bisect"),
+        (["debian-12", "--kernel", "a b"], "names no kernel"),
+        (["debian-12", "nosuch"], "unknown image 'nosuch'"),
+        (["debian-12", "debian-13", "--only", "nosuch"], "unknown scenario 'nosuch'"),
+        (["debian-12", "debian-13", "--max-slower", "x"], "is no budget"),
+        (["debian-12", "debian-13", "--rounds", "0"], "rounds make no sense"),
+        (["debian-12", "debian-13", "--memory", "1"], "no sensible guest memory"),
+        (["debian-12", "--initramfs", "/nonexistent"], "is no file with a capture initramfs"),
+        (["debian-12", "--packages", "/nonexistent"], "does not exist"),
+        (["debian-12", "--bisect", "--kernel", "a", "--kernel", "b", "--junit", "x.xml"], "writes neither JUnit"),
+    ],
+)
+def test_bad_input_is_one_sentence(
+    arguments: list[str],
+    sentence: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["compare", *arguments, "--state", str(tmp_path / "state")]) == 2
+    said = capsys.readouterr().err
+    assert sentence in said
+    assert said.count("\n") == 1
+    assert not list(tmp_path.iterdir())
