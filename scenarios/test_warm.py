@@ -1,0 +1,27 @@
+"""A guest that goes on from its saved memory is judged as one that was booted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from harness.drill import Session
+from harness.verdict import Verdict
+
+AGREES = (0.75, 1.33)  # of the sizes of two dumps of the same guest
+
+
+def test_warm_and_cold_verdicts_agree(drill: Callable[..., Verdict], drill_session: Callable[..., Session]) -> None:
+    """The same checks with the same outcome, from two restored guests that share nothing, and from a booted one."""
+    cold = drill()
+    session = drill_session()
+    assert session.save() is None
+    warm = [session.drill(), session.drill()]
+    assert not cold.warm
+    for verdict in warm:
+        assert verdict.warm
+        assert {check.name: check.ok for check in verdict.checks} == {check.name: check.ok for check in cold.checks}
+        for name in ("kernel", "makedumpfile", "crashkernel", "reserved_mib", "level", "compress", "reached"):
+            assert getattr(verdict, name) == getattr(cold, name), name
+        assert cold.dump is not None
+        assert verdict.dump is not None
+        assert AGREES[0] <= verdict.dump["pages_kept"] / cold.dump["pages_kept"] <= AGREES[1]
