@@ -186,6 +186,12 @@ def _add_drill(verbs: Verbs) -> None:
     parser.add_argument("--vcpus", type=int, default=2, metavar="N", help="guest processors")
     parser.add_argument("--budget", type=_positive, metavar="S", help="most seconds from the panic to the login prompt")
     parser.add_argument(
+        "--until",
+        choices=("recovered", "saved"),
+        default="recovered",
+        help="saved: switch the guest off when the dump is written, and judge no reboot (ext4 only)",
+    )
+    parser.add_argument(
         "--oracle",
         action="store_true",
         help="compare the vmcore with the memory that the hypervisor saw (needs disk for the guest's memory)",

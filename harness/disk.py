@@ -53,6 +53,11 @@ class Subject:
         return "bios" if self.image is None or "bios" in self.image.firmware else self.image.firmware[0]
 
     @property
+    def readable(self) -> bool:
+        """Whether its system's disk is known to be readable on a host (hostdisk.py)."""
+        return self.image is not None and self.image.root_filesystem == "ext4"
+
+    @property
     def usual_kernel(self) -> str:
         """The package of the image's own kernel, where it is known."""
         return self.image.build.kernel if self.image is not None and self.image.build is not None else ""

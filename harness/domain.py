@@ -188,10 +188,8 @@ class SavedDomain:
     address: str | None
 
     def disks(self) -> tuple[Path, ...]:
-        """The files behind the disks that it writes to."""
-        disks = ElementTree.fromstring(self.xml).findall("./devices/disk")
-        sources = (disk.find("source") for disk in disks if disk.find("readonly") is None)
-        return tuple(Path(source.get("file", "")) for source in sources if source is not None and source.get("file"))
+        """The files behind the disks that it writes to, that of the system first."""
+        return _written_by(self.xml)
 
     def moved(self, disks: Mapping[Path, tuple[Path, tuple[Layer, ...]]]) -> SavedDomain:
         """The same with some of its disks in other files, each of which rests on layers."""
@@ -439,6 +437,11 @@ class Domain:
             return str(self._handle.XMLDesc())
         except libvirt.libvirtError as error:
             return f"<!-- {_first_line(error)} -->\n"
+
+    def disks(self) -> tuple[Path, ...]:
+        """The files behind the disks that it writes to, that of the system first."""
+        with _saying(f"{self.name}: libvirt does not tell its disks"):
+            return _written_by(str(self._handle.XMLDesc()))
 
     def shutdown(self) -> None:
         """Press the power button."""
@@ -740,6 +743,13 @@ def _start_event_loop() -> None:
 
         threading.Thread(target=serve, name="libvirt-events", daemon=True).start()
         _loop_running = True
+
+
+def _written_by(xml: str) -> tuple[Path, ...]:
+    """The files behind the disks that a domain of this description writes to, in their order."""
+    disks = ElementTree.fromstring(xml).findall("./devices/disk")
+    sources = (disk.find("source") for disk in disks if disk.find("readonly") is None)
+    return tuple(Path(source.get("file", "")) for source in sources if source is not None and source.get("file"))
 
 
 def _in_background(call: Callable[[], object], tick: Callable[[], None] | None) -> None:

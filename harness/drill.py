@@ -25,6 +25,7 @@ from .domain import Disk
 from .errors import CommandFailed, ConsoleLost, GuestError, HarnessError, NotArmed, UsageError
 from .evidence import Evidence
 from .guest import Guest, SavedGuest
+from .hostdisk import CannotRead, HostDisk
 from .known import DRILL, judge, load_known_issues
 from .memstate import MemoryState, from_flags, from_meminfo
 from .oracle import compare
@@ -32,7 +33,7 @@ from .runtime import Machine, Run
 from .stack import GuestState, KdumpConfig, Stack
 from .stage import Stage
 from .state import require_space
-from .target import LABEL, ON_DISK, ON_SERVER, FoundFile, Server, Target, find_target
+from .target import LABEL, ON_DISK, ON_SERVER, Files, FoundFile, Server, ShellFiles, Target, find_target
 from .timing import Deadline, PhaseClock, now_s
 from .trigger import CannotTrigger, Trigger, find_trigger
 from .verdict import Verdict
@@ -50,6 +51,9 @@ LAST_WORDS_S = 1.0
 _USUAL_S = {"the capture kernel": 10, "the capture kernel to save the vmcore": 40, "the login prompt": 60}
 
 
+RECOVERED, SAVED = "recovered", "saved"  # how far a drill goes
+
+
 @dataclass(frozen=True, kw_only=True)
 class Plan:
     """One drill, as it was asked for."""
@@ -60,6 +64,7 @@ class Plan:
     trigger: str = "sysrq-c"
     target: str = "local"
     as_is: bool = False  # judge the guest as it was found
+    until: str = RECOVERED  # or SAVED: switch the guest off when the dump is written, and judge no reboot
     packages: tuple[str, ...] | None = None  # instead of the family's
     more_packages: tuple[str, ...] = ()  # beside those, and those that the target needs
     server: Server | None = None  # that dumps are sent to; one is made where the target needs it
@@ -81,6 +86,10 @@ class Plan:
             raise UsageError("--as-is installs nothing, so it cannot go with --kernel or --packages")
         if self.as_is and self.target != "local":
             raise UsageError("--as-is leaves the guest's target as it is, so it cannot go with --target")
+        if self.until not in (RECOVERED, SAVED):
+            raise UsageError(f"a drill goes until {SAVED} or {RECOVERED}, not {self.until!r}")
+        if self.until == SAVED and self.target in ON_DISK:
+            raise UsageError(f"--until {SAVED} cannot go with --target {self.target}: it reads the system's disk only")
         self.config.check(self.subject.family)
         find_trigger(self.trigger, vcpus=self.machine.vcpus)
         find_target(self.target, self.subject.family)
@@ -301,6 +310,7 @@ class _Drill:
             memory_mib=plan.machine.memory_mib,
             vcpus=plan.machine.vcpus,
             firmware=plan.machine.firmware,
+            until=plan.until,
             kernel_asked=plan.subject.kernel.asked if plan.subject.kernel is not None else None,
             evidence=str(evidence.directory),
         )
@@ -342,7 +352,9 @@ class _Drill:
                 self._survive(guest, stack, before, dumps_before)
                 return self.verdict
             facts, watch = self._crash(guest, stack, before)
-            if watch.done:
+            if self._is_enough(watch):
+                self._read_off(guest, stack, facts, dumps_before)
+            elif watch.done:
                 self._recover(guest, stack, facts, dumps_before)
             self._judge(watch)
             return self.verdict
@@ -509,7 +521,7 @@ class _Drill:
     def _follow(self, guest: Guest, watch: CrashWatch) -> str | None:
         """Read the console until the guest is back or cannot come back; returns what stopped it."""
         factor = self.run.factor
-        while not watch.done:
+        while not (watch.done or self._is_enough(watch)):
             waiting = watch.waiting_for()
             with self.progress.step(f"waiting for {waiting}", usual_s=_USUAL_S.get(waiting) if factor > 1 else None):
                 while watch.waiting_for() == waiting and not watch.done:
@@ -541,6 +553,10 @@ class _Drill:
                     if stopped := self._too_late(guest, watch):
                         return stopped
         return None
+
+    def _is_enough(self, watch: CrashWatch) -> bool:
+        """Whether the guest may be switched off: the capture kernel has written all that it will, and restarts."""
+        return self.plan.until == SAVED and watch.restart_seen
 
     def _take_memory(self, guest: Guest, watch: CrashWatch) -> None:
         """For the oracle: the memory of the crashed kernel, as soon as the capture kernel shows itself."""
@@ -613,14 +629,7 @@ class _Drill:
             found = self.target.look(guest, facts.before.directory)
             self.evidence.json("found.json", [vars(file) for file in found.values()])
             chosen = checks.choose_dump(verdict, found, dumps_before)
-            if trouble := self.target.trouble:
-                self._note_status(f"kdump-harness: {trouble}")
-            if chosen is not None:
-                checks.check_permissions(verdict, chosen, owner=self.target.owner)
-                self._fetch_and_check(guest, stack, chosen, facts)
-            for where, file in found.items():
-                if chosen is None and where not in dumps_before:
-                    self._pull_small_files(guest, file)  # what kdump wrote about a dump that it did not finish
+            self._take_dump(ShellFiles(guest.shell), stack, chosen, found, dumps_before, facts)
             if facts.before.loaded or verdict.reached >= Stage.CAPTURING:
                 with self.progress.step("waiting for kdump to be armed again"):
                     armed = self._armed_again(stack)
@@ -637,15 +646,53 @@ class _Drill:
             budget_s=budget_s,
         )
 
-    def _fetch_and_check(self, guest: Guest, stack: Stack, chosen: FoundFile, facts: CrashFacts) -> None:
+    def _read_off(self, guest: Guest, stack: Stack, facts: CrashFacts, dumps_before: dict[str, FoundFile]) -> None:
+        """Switch the guest off, and look at what the crash left on its disk or its server."""
+        verdict = self.verdict
+        disk = guest.domain.disks()[0]
+        guest.destroy()
+        raw = self.run.directory.path / f"{guest.name}.raw"
+        self.run.state.require_space(disk.stat().st_size // MIB + 3072, "a copy of the guest's disk")
+        try:
+            with (
+                self.progress.step("reading the guest's disk"),
+                HostDisk(disk, raw, tick=self.progress.tick) as files,
+            ):
+                found = self.target.look_off(files, facts.before.directory)
+                self.evidence.json("found.json", [vars(file) for file in found.values()])
+                chosen = checks.choose_dump(verdict, found, dumps_before)
+                self._take_dump(files, stack, chosen, found, dumps_before, facts)
+        except CannotRead as error:
+            raise GuestError(f"{error}; a drill until it has recovered needs no such reading") from None
+
+    def _take_dump(
+        self,
+        system: Files,
+        stack: Stack,
+        chosen: FoundFile | None,
+        found: dict[str, FoundFile],
+        dumps_before: dict[str, FoundFile],
+        facts: CrashFacts,
+    ) -> None:
+        """Bring the dump here and judge it; system is how to read the guest's own disk."""
+        if trouble := self.target.trouble:
+            self._note_status(f"kdump-harness: {trouble}")
+        if chosen is not None:
+            checks.check_permissions(self.verdict, chosen, owner=self.target.owner)
+            self._fetch_and_check(system, stack, chosen, facts)
+        for where, file in found.items():
+            if chosen is None and where not in dumps_before:
+                self._pull_small_files(system, file)  # what kdump wrote about a dump that it did not finish
+
+    def _fetch_and_check(self, system: Files, stack: Stack, chosen: FoundFile, facts: CrashFacts) -> None:
         local = self.evidence.directory / chosen.name
         require_space(self.evidence.directory, chosen.size_bytes // MIB + 16, "the vmcore", option="--evidence")
         with self.progress.step(f"fetching the vmcore, {chosen.size_bytes / MIB:.1f} MiB"):
-            shell = self.target.shell(guest)
-            shell.fetch(chosen.path, local, progress=lambda done: self.progress.detail(f"{done / MIB:.1f} MiB"))
+            shelf = self.target.shelf(system)
+            shelf.fetch(chosen.path, local, progress=lambda done: self.progress.detail(f"{done / MIB:.1f} MiB"))
             local.chmod(0o600)
         self.dumps.append(local)
-        self._pull_small_files(guest, chosen)
+        self._pull_small_files(system, chosen)
         with self.progress.step("checking the vmcore"):
             formats = stack.formats(facts.before, self.target.name)
             found = checks.check_dump(self.verdict, local, facts, expected_formats=formats)
@@ -663,15 +710,13 @@ class _Drill:
         if self.plan.on_dump is not None:
             self.plan.on_dump(local, facts)
 
-    def _pull_small_files(self, guest: Guest, chosen: FoundFile) -> None:
+    def _pull_small_files(self, system: Files, chosen: FoundFile) -> None:
         """The kernel log and notes that kdump wrote beside the dump."""
-        directory = str(PurePosixPath(chosen.path).parent)
-        shell = self.target.shell(guest) if chosen.wanted else guest.shell
-        listed = shell.run("find %s -maxdepth 1 -type f -size -2048k", directory, check=False).out
-        for path in listed.splitlines():
+        shelf = self.target.shelf(system) if chosen.wanted else system
+        for path in shelf.small_files(str(PurePosixPath(chosen.path).parent)):
             name = PurePosixPath(path).name
             if path != chosen.path and not (self.evidence.directory / name).exists():
-                shell.fetch(path, self.evidence.directory / name)
+                shelf.fetch(path, self.evidence.directory / name)
 
     def _armed_again(self, stack: Stack) -> bool:
         try:
@@ -699,7 +744,11 @@ class _Drill:
         if verdict.stopped_by is None and watch is not None and watch.failed:
             verdict.stopped_by = f"the capture kernel says: {watch.failed}"
         verdict.symptoms = self._symptoms()
-        required, stage = (REQUIRED_CHECKS, Stage.RECOVERED) if self.trigger.panics else (SURVIVAL_CHECKS, Stage.ARMED)
+        required, stage = REQUIRED_CHECKS, Stage.RECOVERED
+        if not self.trigger.panics:
+            required, stage = SURVIVAL_CHECKS, Stage.ARMED
+        elif self.plan.until == SAVED:
+            required, stage = REQUIRED_CHECKS - RECOVERY_CHECKS, Stage.SAVED
         unmade = required - {check.name for check in verdict.checks}
         if verdict.reached is stage and not unmade and not list(verdict.failed()) and not verdict.stopped_by:
             verdict.reached = Stage.VERIFIED
@@ -762,6 +811,8 @@ REQUIRED_CHECKS = frozenset(
         "rearmed",
     ]
 )
+# What a drill that ends with the dump says nothing about.
+RECOVERY_CHECKS = frozenset(["reboot-time", "rebooted", "rearmed"])
 
 
 def _events(guest: Guest) -> str:

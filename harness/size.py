@@ -16,7 +16,7 @@ from typing import Any
 
 from . import crashkernel, known, measure, plot
 from .disk import Subject
-from .drill import Plan, Session, open_session, run_drill
+from .drill import RECOVERED, SAVED, Plan, Session, open_session, run_drill
 from .errors import UsageError
 from .guest import Guest
 from .measure import CaptureMemory
@@ -24,6 +24,7 @@ from .runtime import Machine, Run
 from .search import Search
 from .stack import KdumpConfig, Stack
 from .stage import Stage
+from .target import ON_DISK
 from .timing import now_s
 from .verdict import Verdict
 
@@ -415,7 +416,9 @@ class _Size:
                 stack.shrink(size_mib)
 
         began_s = now_s()
-        verdict = session.drill(name=f"{place}/{size_mib}M-{number}", before_crash=before)
+        # A trial says nothing about the reboot, which takes as long as all the rest.
+        until = SAVED if self.plan.subject.readable and sizing.target not in ON_DISK else RECOVERED
+        verdict = session.drill(name=f"{place}/{size_mib}M-{number}", before_crash=before, until=until)
         if measuring:
             console = Path(verdict.evidence, "console.log").read_text(encoding="utf-8", errors="replace")
             sizing.measured = measure.read(console)

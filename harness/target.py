@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import glob
 import re
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Any
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any, Protocol
 
 from .errors import GuestError, UsageError
 from .family import Family, fill
@@ -28,6 +29,7 @@ KEY = "/root/.ssh/kdump_id_ed25519"
 _IDENTITIES = tuple(f"/root/.ssh/id_{kind}" for kind in ("ed25519", "ecdsa", "rsa"))  # that OpenSSH tries by itself
 PROPAGATE_TIMEOUT_S = 30.0  # unscaled
 ROOT = "root"
+_GLOB = re.compile(r"[^*?\[\]-]+")  # what of a pattern is no pattern
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,9 +104,9 @@ class Target:
         """Who owns a dump there."""
         return self.server.user if self.name == "ssh" else ROOT
 
-    def shell(self, guest: Guest) -> Shell:
-        """How to get at the dumps."""
-        return self.server.shell if self.name in ON_SERVER else guest.shell
+    def shelf(self, system: Files) -> Files:
+        """How to get at the dumps; system is the guest's own."""
+        return ShellFiles(self.server.shell) if self.name in ON_SERVER else system
 
     # ------------------------------------------------------------ before the crash
 
@@ -187,44 +189,95 @@ class Target:
 
         directory is where the guest's configuration puts dumps; the family's own when it is not told.
         """
-        here = self._before or directory or self.family.config.directory("") or "/var/crash"
-        found: dict[str, FoundFile] = {}
-        places: list[tuple[Shell, str, str, bool]] = [(guest.shell, "", here, self.name == "local")]
+        here = self._here(directory)
+        system = ShellFiles(guest.shell)
+        places: list[tuple[Files, str, str, bool]] = [(system, "", here, self.name == "local")]
         if self.name in ON_DISK:
             mounted = guest.shell.succeeds("mountpoint -q %s", MOUNT)
             self.trouble = "" if mounted else f"{MOUNT} is not mounted"
-            places.append((guest.shell, LABEL if mounted else "", MOUNT, mounted))
+            places.append((system, LABEL if mounted else "", MOUNT, mounted))
+        return self._look_at(places)
+
+    def look_off(self, system: Files, directory: str | None = None) -> dict[str, FoundFile]:
+        """The same after the guest was switched off: system reads its disk."""
+        return self._look_at([(system, "", self._here(directory), self.name == "local")])
+
+    def _here(self, directory: str | None) -> str:
+        return self._before or directory or self.family.config.directory("") or "/var/crash"
+
+    def _look_at(self, places: list[tuple[Files, str, str, bool]]) -> dict[str, FoundFile]:
         if self._server is not None:
             server = self._server
-            places.append((server.shell, server.name, server.directory, self.name in ON_SERVER))
-        for shell, place_name, where, wanted in places:
-            for file in self._files(shell, where):
+            places = [*places, (ShellFiles(server.shell), server.name, server.directory, self.name in ON_SERVER)]
+        found: dict[str, FoundFile] = {}
+        for files, place_name, where, wanted in places:
+            for file in self._files(files, where):
                 described = replace(file, place=place_name, wanted=wanted)
                 found[described.where] = described
         return found
 
-    def _files(self, shell: Shell, directory: str) -> Iterator[FoundFile]:
+    def _files(self, files: Files, directory: str) -> Iterator[FoundFile]:
         dumps = self.family.dumps
         for final, patterns in ((True, dumps.finished), (False, dumps.unfinished)):
-            for path, facts in _stat(shell, [fill(pattern, directory=shlex.quote(directory)) for pattern in patterns]):
+            for path, facts in files.stat([fill(pattern, directory=glob.escape(directory)) for pattern in patterns]):
                 unfinished = ""
                 if final and dumps.companion:
-                    unfinished = self._refuted(shell, PurePosixPath(path).with_name(dumps.companion))
+                    unfinished = self._refuted(files, PurePosixPath(path).with_name(dumps.companion))
                 yield FoundFile(path=path, final=final and not unfinished, unfinished=unfinished, **facts)
 
-    def _refuted(self, shell: Shell, companion: PurePosixPath) -> str:
+    def _refuted(self, files: Files, companion: PurePosixPath) -> str:
         """What the file beside a dump says against it; empty when it says that the dump is finished."""
-        read = shell.run("cat -- %s", companion, check=False)
-        if not read.ok or not read.out.strip():
-            return f"no {companion.name}" if not read.ok else f"{companion.name} is empty"
-        refuted = re.search(self.family.dumps.refuted, read.out)
+        text = files.read(companion)
+        if text is None or not text.strip():
+            return f"no {companion.name}" if text is None else f"{companion.name} is empty"
+        refuted = re.search(self.family.dumps.refuted, text)
         return f"{companion.name}: {refuted.group().strip()}" if refuted else ""
+
+
+class Files(Protocol):
+    """Where dumps are looked for and fetched from."""
+
+    def stat(self, patterns: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Path, and size, mode, owner and directory mode, of what the patterns match."""
+
+    def read(self, path: PurePosixPath) -> str | None:
+        """A small text; None where there is none."""
+
+    def small_files(self, directory: str) -> list[str]:
+        """The paths of the small files of a directory."""
+
+    def fetch(self, path: str, to: Path, *, progress: Callable[[int], None] | None = None) -> int:
+        """Copy a file to a new one of this host and return its size in bytes."""
+
+
+class ShellFiles:
+    """The files of a machine that answers."""
+
+    def __init__(self, shell: Shell) -> None:
+        self._shell = shell
+
+    def stat(self, patterns: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+        """As Files; the machine's shell expands the patterns."""
+        if patterns:
+            yield from _stat(self._shell, [_GLOB.sub(lambda part: shlex.quote(part.group()), one) for one in patterns])
+
+    def read(self, path: PurePosixPath) -> str | None:
+        """As Files."""
+        read = self._shell.run("cat -- %s", path, check=False)
+        return read.out if read.ok else None
+
+    def small_files(self, directory: str) -> list[str]:
+        """As Files."""
+        command = "find %s -maxdepth 1 -type f -size -2048k"
+        return self._shell.run(command, directory, check=False).out.splitlines()
+
+    def fetch(self, path: str, to: Path, *, progress: Callable[[int], None] | None = None) -> int:
+        """As Files."""
+        return self._shell.fetch(path, to, progress=progress)
 
 
 def _stat(shell: Shell, patterns: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Size, mode, owner and directory mode of the files that the patterns match, which the guest's shell expands."""
-    if not patterns:
-        return
     script = (
         f'for f in {" ".join(patterns)}; do [ -e "$f" ] &&'
         ' printf "%s|%s|%s\\n" "$(stat -c "%s|%a|%U" "$f")" "$(stat -c %a "${f%/*}")" "$f"; done; true'

@@ -21,7 +21,7 @@ from .disk import Subject, probe_format
 from .doctor import examine
 from .domain import Hypervisor
 from .download import cached, fetch
-from .drill import Plan, run_drill
+from .drill import SAVED, Plan, run_drill
 from .errors import EXIT_FAILED, EXIT_HOST, EXIT_OK, HostError, UsageError
 from .evidence import check_writable
 from .family import find_family, load_families
@@ -237,6 +237,7 @@ def drill(arguments: argparse.Namespace) -> int:
         target=arguments.target,
         as_is=arguments.as_is,
         budget_s=arguments.budget,
+        until=arguments.until,
         oracle=arguments.oracle,
     )
     plan.check()
@@ -271,6 +272,7 @@ def show_verdict(verdict: Verdict) -> None:
         f"crashkernel={verdict.crashkernel} ({verdict.reserved_mib} MiB reserved)",
         f"-d {verdict.level}, {verdict.compress}",
         f"{verdict.trigger} → {verdict.target}",
+        *(["until the dump was written: the reboot was not judged"] if verdict.until == SAVED else []),
     ]
     out.print(escape("  " + "; ".join(facts)), soft_wrap=True)
     if verdict.dump:

@@ -40,6 +40,7 @@ class Verdict:
     firmware: str = "bios"
     release: str | None = None  # the row of the family's table that the guest was driven by
     started: str = field(default_factory=_now)  # UTC
+    until: str = "recovered"  # or "saved": the reboot was not judged
     warm: bool = False  # the guest was restored from its saved memory, and not booted
     disk: str | None = None  # where the guest's disk came from
     kernel: str | None = None

@@ -22,7 +22,7 @@ LAYERS = (
     ("accel", "crashnet", "guest", "lifeline"),
     ("runtime",),
     ("faults", "stack", "trigger", "target", "memstate"),
-    ("measure",),
+    ("measure", "hostdisk"),
     ("disk", "checks", "oracle", "watch", "known", "cells", "refilter"),
     ("collector", "crasher"),
     ("drill", "doctor", "report", "schedule"),

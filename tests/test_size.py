@@ -134,7 +134,7 @@ class FakeSession:
         self.world.boots += 1
         return None
 
-    def drill(self, *, name: str, before_crash: Any) -> Verdict:
+    def drill(self, *, name: str, before_crash: Any, until: str) -> Verdict:
         wanted = [self.reserved_mib]
         stack = SimpleNamespace(shrink=lambda mib: wanted.append(mib), family=find_family("debian"))
         shell = SimpleNamespace(run=lambda *_: None, write_text=lambda *_: None)

@@ -1,0 +1,115 @@
+"""Files are read from a disk that no guest uses, by patterns as a shell has them, and nothing is written to it."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import subprocess
+from pathlib import Path, PurePosixPath
+
+import pytest
+
+from harness import hostdisk
+from harness.family import find_family
+from harness.hostdisk import CannotRead, HostDisk
+from harness.target import find_target
+
+MIB = 1 << 20
+START_MIB = 1
+CONTENT = bytes(range(256)) * 4096
+
+pytestmark = pytest.mark.skipif(
+    any(hostdisk._which(tool) is None for tool in (*hostdisk.TOOLS, "mke2fs")), reason="a tool is not installed"
+)
+
+
+def tool(*command: str) -> None:
+    subprocess.run([hostdisk._which(command[0]) or "", *command[1:]], check=True, capture_output=True)
+
+
+@pytest.fixture(scope="module")
+def disk(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A qcow2 with one partition, in which kdump has left a dump, half a dump and what belongs to others."""
+    place = tmp_path_factory.mktemp("disk")
+    tree = place / "tree"
+    crash = tree / "var" / "crash" / "202611260917"
+    crash.mkdir(parents=True)
+    (crash / "dump.202611260917").write_bytes(CONTENT)
+    (crash / "dump.202611260917").chmod(0o600)
+    (crash / "dmesg.202611260917").write_text("a log\n", encoding="ascii")
+    (crash / "dump-incomplete").write_bytes(b"x")
+    (crash / ".hidden").write_bytes(b"x")
+    (tree / "var" / "crash" / "kexec_cmd").write_text("kexec\n", encoding="ascii")
+    (tree / "etc").mkdir()
+    (tree / "srv").symlink_to("var/crash")
+    raw, part = place / "disk.raw", place / "part.raw"
+    tool("mke2fs", "-q", "-t", "ext4", "-d", str(tree), str(part), "24M")
+    with raw.open("wb") as out, part.open("rb") as content:
+        out.seek(START_MIB * MIB)
+        shutil.copyfileobj(content, out)
+        out.truncate((START_MIB + 26) * MIB)
+    subprocess.run(
+        [hostdisk._which("sfdisk") or "", "-q", str(raw)],
+        input=f"label: gpt\nstart={START_MIB * 2048}, size={24 * 2048}, type=L\n".encode(),
+        check=True,
+        capture_output=True,
+    )
+    qcow2 = place / "disk.qcow2"
+    tool("qemu-img", "convert", "-O", "qcow2", str(raw), str(qcow2))
+    return qcow2
+
+
+def test_the_dumps_of_a_family_are_found_and_fetched(disk: Path, tmp_path: Path) -> None:
+    before = hashlib.sha256(disk.read_bytes()).digest()
+    with HostDisk(disk, tmp_path / "raw") as files:
+        found = find_target("local", find_family("debian")).look_off(files, "/var/crash")
+        (final,) = [file for file in found.values() if file.final]
+        assert final.path == "/var/crash/202611260917/dump.202611260917"
+        assert (final.size_bytes, final.mode) == (len(CONTENT), 0o600)
+        assert [file.name for file in found.values() if not file.final] == ["dump-incomplete"]
+        assert files.fetch(final.path, tmp_path / "dump") == len(CONTENT)
+        assert (tmp_path / "dump").read_bytes() == CONTENT
+        assert files.read(PurePosixPath("/var/crash/202611260917/dmesg.202611260917")) == "a log\n"
+        assert files.read(PurePosixPath("/var/crash/nothing")) is None
+        small = files.small_files("/var/crash/202611260917")
+        assert "/var/crash/202611260917/dmesg.202611260917" in small
+        with pytest.raises(CannotRead, match="exists already"):
+            files.fetch(final.path, tmp_path / "dump")
+    assert not (tmp_path / "raw").exists()
+    assert hashlib.sha256(disk.read_bytes()).digest() == before
+
+
+@pytest.mark.parametrize(
+    ("pattern", "names"),
+    [
+        ("/var/crash/[0-9]*/dump*", ["dump-incomplete", "dump.202611260917"]),
+        ("/var/crash/*", ["kexec_cmd"]),
+        ("/var/crash/*/*", ["dmesg.202611260917", "dump-incomplete", "dump.202611260917"]),
+        ("/nowhere/*", []),
+        ("/var/crash/[[]0-9]*/dump*", []),
+    ],
+)
+def test_patterns_are_a_shells(disk: Path, tmp_path: Path, pattern: str, names: list[str]) -> None:
+    with HostDisk(disk, tmp_path / "raw") as files:
+        assert sorted(PurePosixPath(path).name for path, _ in files.stat([pattern])) == names
+
+
+def test_links_are_not_followed(disk: Path, tmp_path: Path) -> None:
+    with HostDisk(disk, tmp_path / "raw") as files, pytest.raises(CannotRead, match=r"srv of /srv/.* is a link"):
+        list(files.stat(["/srv/*/dump*"]))
+
+
+def test_a_disk_that_nothing_here_can_read_is_told(tmp_path: Path) -> None:
+    strange = tmp_path / "strange, and more.qcow2"
+    tool("qemu-img", "create", "-q", "-f", "qcow2", str(strange), "1M")
+    with pytest.raises(CannotRead, match="no file system that can be read on this host"):
+        HostDisk(strange, tmp_path / "raw")
+    assert not (tmp_path / "raw").exists()
+    with pytest.raises(CannotRead, match="qemu-img cannot read the guest's disk"):
+        HostDisk(tmp_path / "missing", tmp_path / "raw")
+
+
+def test_a_missing_tool_is_named(disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hostdisk, "_which", lambda tool: None if tool == "debugfs" else tool)
+    with pytest.raises(hostdisk.HostError, match="debugfs not installed"):
+        HostDisk(disk, tmp_path / "raw")
