@@ -43,7 +43,7 @@ _LEAST_S, _LEAST_MIB, _LEAST_PAGES = 0.5, 2.0, 2048.0
 # Times vary with the host, and are believed later than sizes.
 _VALUES_OF_TIMES = 5
 # What the tight drill reserves on both sides, as a multiple of what the old side's capture kernel needed; and its step.
-_TIGHT, _TIGHT_STEP_MIB = 1.15, 4
+_TIGHT, _TIGHT_STEP_MIB = 1.25, 4
 
 # What a kernel prints when something is wrong with it (lib/bug.c, kernel/panic.c, kernel/hung_task.c, kernel/rcu/).
 _SPLAT = re.compile(
