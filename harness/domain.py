@@ -191,9 +191,17 @@ class SavedDomain:
         """The files behind the disks that it writes to, that of the system first."""
         return _written_by(self.xml)
 
-    def moved(self, disks: Mapping[Path, tuple[Path, tuple[Layer, ...]]]) -> SavedDomain:
-        """The same with some of its disks in other files, each of which rests on layers."""
+    def nvram(self) -> Path | None:
+        """The file with the firmware's variables, where it has such."""
+        found = ElementTree.fromstring(self.xml).findtext("./os/nvram")
+        return Path(found) if found else None
+
+    def moved(self, disks: Mapping[Path, tuple[Path, tuple[Layer, ...]]], nvram: Path | None) -> SavedDomain:
+        """The same with some of its disks, and its variables, in other files; a disk's file rests on layers."""
         root = ElementTree.fromstring(self.xml)
+        variables = root.find("./os/nvram")
+        if variables is not None and nvram is not None:
+            variables.text = str(nvram)
         for disk in root.findall("./devices/disk"):
             source = disk.find("source")
             new = disks.get(Path(source.get("file", ""))) if source is not None else None

@@ -30,6 +30,7 @@ from .history.database import DRILL, history_path
 from .history.recording import record
 from .matrix import Entry, Matrix, Outcome
 from .packages import local_packages, parse_kernel
+from .pool import WarmPool
 from .runtime import Machine, Options, Run
 from .stack import KdumpConfig, Stack
 from .sweep import Sweep, SweepPlan, run_sweep
@@ -91,6 +92,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--packages", metavar="DIR", help="package files to install instead of the repositories'")
     group.addoption("--firmware", choices=tuple(FIRMWARE), help="of the guests (default: bios where the image has it)")
     group.addoption("--timeout-factor", type=float, default=1.0, metavar="F", help="stretch all waits by F")
+    group.addoption(
+        "--cold", action="store_true", help="boot a guest for each drill, and restore none from its saved memory"
+    )
     group.addoption("--run-known", action="store_true", help="run scenarios with a known issue without excusing them")
     group.addoption("--uri", metavar="URI", help="the hypervisor (default: LIBVIRT_DEFAULT_URI, else qemu:///system)")
     group.addoption("--state", metavar="DIR", help="where disks are kept")
@@ -528,13 +532,32 @@ def plan_drill(
     return plan
 
 
+@pytest.fixture(scope="session")
+def warm_pool(harness_run: Run) -> Iterator[WarmPool]:
+    """The guests that were booted once for all drills of their kind."""
+    pool = WarmPool(harness_run)
+    yield pool
+    pool.close()
+
+
 @pytest.fixture
 def drill(request: pytest.FixtureRequest, harness_run: Run, plan_drill: Callable[..., Plan]) -> Callable[..., Verdict]:
-    """Drill the image with this test's dimensions; keyword arguments replace fields of the Plan."""
+    """Drill the image with this test's dimensions; keyword arguments replace fields of the Plan.
 
-    def take(**changes: Any) -> Verdict:
+    The guest goes on from the saved memory of another that was booted for its kind; with cold=True, or --cold, it is
+    booted itself.
+    """
+
+    def take(*, cold: bool = False, **changes: Any) -> Verdict:
         plan = plan_drill(**changes)
-        verdict = _available(request.config, plan.subject, lambda: run_drill(harness_run, plan))
+
+        def once() -> Verdict:
+            if cold or request.config.getoption("--cold"):
+                return run_drill(harness_run, plan)
+            pool: WarmPool = request.getfixturevalue("warm_pool")
+            return pool.drill(plan)
+
+        verdict = _available(request.config, plan.subject, once)
         report_verdict(request.node, verdict)
         return verdict
 

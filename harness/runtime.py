@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import json
 import os
+import shutil
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -272,18 +273,23 @@ class Run:
             self._lifeline = Lifeline(self.hypervisor.uri)
             self._stack.callback(self._lifeline.close)
         self._lifeline.hold(saved.domain.name)
-        overlays = {}
-        for disk in saved.domain.disks():
-            if disk.parent == self.directory.path:
-                overlay = self.overlay(disk, base_format="qcow2")
-                overlays[disk] = (overlay, layers_of(overlay))
+        overlays: dict[Path, tuple[Path, tuple[Layer, ...]]] = {}
+        nvram = None
         try:
+            for disk in saved.domain.disks():
+                if disk.parent == self.directory.path:
+                    overlay = self.overlay(disk, base_format="qcow2")
+                    overlays[disk] = (overlay, layers_of(overlay))
+            if (variables := saved.domain.nvram()) is not None:
+                nvram = self.directory.path / f"{saved.domain.name}-{next(self._numbers)}.nvram"
+                shutil.copyfile(variables, nvram)
+            moved = saved.domain.moved(overlays, nvram)
             with self.progress.step(f"{saved.domain.name}: restoring its memory", usual_s=15):
-                domain = self.hypervisor.restore(saved.memory, saved.domain.moved(overlays), tick=self.progress.tick)
+                domain = self.hypervisor.restore(saved.memory, moved, tick=self.progress.tick)
             with self._living(domain, evidence, user=saved.user, access=saved.access, host_key=saved.host_key) as guest:
                 yield guest
         finally:
-            self._remove(*(overlay for overlay, _ in overlays.values()))
+            self._remove(nvram, *(overlay for overlay, _ in overlays.values()))
 
     @contextlib.contextmanager
     def _living(

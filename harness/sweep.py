@@ -20,10 +20,11 @@ from . import checks, known, plot
 from .cells import COMPUTED, REAL, REFUSED, Cell, compare_cells
 from .checks import CrashFacts
 from .disk import Subject
-from .drill import Plan, run_drill
+from .drill import RECOVERED, SAVED, Plan
 from .errors import CommandFailed, HarnessError, UsageError
 from .family import COMPRESS_FLAGS, MAX_LEVEL, Family
 from .guest import Guest
+from .pool import WarmPool
 from .refilter import CannotRun, Refilter
 from .runtime import Machine, Run
 from .stack import GuestState, KdumpConfig, Stack
@@ -190,6 +191,8 @@ class SweepPlan:
             machine=self.machine,
             config=KdumpConfig(crashkernel=self.crashkernel, level=level, compress=compress),
             budget_s=self.budget_s,
+            # A cell says nothing about the reboot, unless somebody wants it within a time.
+            until=SAVED if self.subject.readable and self.budget_s is None else RECOVERED,
             name=name,
             scenario=self.scenario,
         )
@@ -250,6 +253,7 @@ class _Sweep:
         self.capture: Path | None = None
         self.facts: CrashFacts | None = None
         self.known_issues = known.load_known_issues()
+        self.pool = WarmPool(run, most=1)
         self.started_s = now_s()
         self.result = Sweep(
             image=plan.subject.name,
@@ -273,6 +277,7 @@ class _Sweep:
         except _NoCompressor as error:
             self.evidence.event("nothing swept", why=str(error))
         finally:
+            self.pool.close()
             shutil.rmtree(self.work, ignore_errors=True)
             self._finish()
         return self.result
@@ -288,7 +293,7 @@ class _Sweep:
         level, compress = cell or (None, None)
         plan = self.plan.drill(f"{self.name}/crash-{number}", level=level, compress=compress)
         started_s = now_s()
-        verdict = run_drill(self.run, replace(plan, **hooks))
+        verdict = self.pool.drill(replace(plan, **hooks))
         if not cell and not self.crashes.real:  # it ended before _settle() could ask the guest
             raise CommandFailed(f"there is nothing to sweep: {verdict.reason()}", see=verdict.evidence)
         self.result.crashes = number

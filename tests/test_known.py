@@ -376,7 +376,7 @@ def _drills_without_guests(monkeypatch):
         table = pathlib.Path(__file__).with_name("known_issues.toml")
         judge(verdict, load_known_issues(table), scenario=plan.scenario)
         return verdict
-    monkeypatch.setattr(plugin, "run_drill", run_drill)
+    monkeypatch.setattr(plugin.WarmPool, "drill", lambda pool, plan: run_drill(None, plan))
 """
 
 SCENARIOS = """

@@ -26,6 +26,7 @@ LAYERS = (
     ("disk", "checks", "oracle", "watch", "known", "cells", "refilter"),
     ("collector", "crasher"),
     ("drill", "doctor", "report", "schedule"),
+    ("pool",),
     ("sweep", "size", "compare"),
     ("bisection",),
     ("verbs", "support"),

@@ -67,7 +67,7 @@ def run_drill(run, plan):
 def _no_guests():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(plugin, "Run", Run)
-        patch.setattr(plugin, "run_drill", run_drill)
+        patch.setattr(plugin.WarmPool, "drill", lambda pool, plan: run_drill(pool._run, plan))
         yield
 """
 

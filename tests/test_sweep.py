@@ -399,7 +399,7 @@ class World:
 def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     made = World(tmp_path)
     fake = type("Fake", (FakeRefilter,), {})
-    monkeypatch.setattr(sweeping, "run_drill", made.drill)
+    monkeypatch.setattr(sweeping.WarmPool, "drill", lambda pool, plan: made.drill(pool._run, plan))
     monkeypatch.setattr(sweeping, "Refilter", fake)
     monkeypatch.setattr(sweeping.checks, "check_dump", made.check_dump)
     made.refilter = fake  # type: ignore[attr-defined]
@@ -523,7 +523,7 @@ def test_what_was_measured_is_written_down_when_a_later_crash_breaks(
             raise GuestError("no login prompt")
         return world.drill(run, plan)
 
-    monkeypatch.setattr(sweeping, "run_drill", drill)
+    monkeypatch.setattr(sweeping.WarmPool, "drill", lambda pool, plan: drill(pool._run, plan))
     with pytest.raises(GuestError, match="no login prompt"):
         world.sweep()
     [told] = world.evidence_directory.rglob("sweep.json")
@@ -540,7 +540,7 @@ def test_a_guest_whose_kdump_cannot_be_armed_ends_the_sweep_with_the_reason(
         verdict.stopped_by = "kdump is not armed: kdump.service has failed"
         return verdict
 
-    monkeypatch.setattr(sweeping, "run_drill", drill)
+    monkeypatch.setattr(sweeping.WarmPool, "drill", lambda pool, plan: drill(pool._run, plan))
     with pytest.raises(CommandFailed, match="nothing to sweep: kdump is not armed"):
         world.sweep()
 
