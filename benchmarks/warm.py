@@ -2,8 +2,8 @@
 
     python benchmarks/warm.py [IMAGE]
 
-Cold, each guest is booted and judged until it has rebooted; warm, each goes on from the memory of one that was booted once,
-and is switched off when its dump is written. Levels and compressions are those of a sweep.
+Cold, each guest is booted and judged until it has rebooted; warm, each goes on from the memory of one that was booted
+once, and is switched off when its dump is written. Levels and compressions are those of a sweep.
 """
 
 from __future__ import annotations
