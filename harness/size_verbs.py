@@ -92,8 +92,8 @@ def show_size(found: Size) -> None:
     for failure in found.failures():
         out.print(f"[red]NO[/] {escape(failure)}", soft_wrap=True)
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
-    for column in ("machine", "smallest", "needs, as measured", "recommended", "default", "own estimate", "confirmed"):
-        table.add_column(column, justify="left" if column == "machine" else "right", overflow="fold")
+    for column in ("machine", "smallest", "measured", "advised", "default", "estimate", "confirmed"):
+        table.add_column(column, justify="left" if column == "machine" else "right", no_wrap=True)
     for one in found.sizings:
         table.add_row(
             escape(one.name),
@@ -105,6 +105,10 @@ def show_size(found: Size) -> None:
             {True: "[green]yes[/]", False: "[red]NO[/]", None: "not tried"}[one.confirmed],
         )
     out.print(table)
+    out.print(
+        "measured: what the capture kernel used at its worst; default and estimate: the distribution's own",
+        soft_wrap=True,
+    )
     for one in found.sizings:
         _show_sizing(one, found.default)
     if found.margin:
