@@ -14,7 +14,7 @@ import struct
 import subprocess
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from .errors import CommandFailed, HostError, UsageError
@@ -24,6 +24,8 @@ from .packages import GUEST_PLACE, LocalPackage, refusal
 RECIPE_VERSION = 1  # raise it when the files below change: cached disks are then made anew
 DISK_MIB = 8192  # sparse; room for a full dump (-d 0) of a 4 GiB guest beside the system
 NEED_MIB = 4096  # of host space: package cache, tree and disk at the same time
+
+OTHER_SUITE_PRIORITY = 100  # what backports have by themselves: no package is of it unless told
 
 SECTOR = 512
 MIB = 1 << 20
@@ -80,20 +82,46 @@ class Recipe:
     mirror: Mirror
     kernel_suite: str = ""
     files: tuple[LocalPackage, ...] = ()  # of this host, installed at the end
+    more: tuple[str, ...] = field(default=(), repr=False)  # PACKAGE or PACKAGE/SUITE, instead of the release's own
 
     def key(self) -> str:
         """A digest of everything that went in."""
-        text = repr((RECIPE_VERSION, DISK_MIB, EXT4_FEATURES, KERNEL_ARGUMENTS, BASE_PACKAGES, self))
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        ours = (RECIPE_VERSION, DISK_MIB, EXT4_FEATURES, KERNEL_ARGUMENTS, BASE_PACKAGES, self)
+        # Only where there are any, so that what was built without them is still known.
+        also = tuple(part for part in (self.more, self.pins()) if part)
+        return hashlib.sha256(repr((*ours, *also)).encode()).hexdigest()[:16]
+
+    @property
+    def other_suites(self) -> tuple[str, ...]:
+        """The suites beside the release's own that single packages come from."""
+        named = (self.kernel_suite, *(package.partition("/")[2] for package in self.more))
+        own = ("", self.suite, self.updates_suite, self.security_suite)
+        return tuple(dict.fromkeys(suite for suite in named if suite not in own))
+
+    @property
+    def singles(self) -> tuple[str, ...]:
+        """What is installed after everything else, each for itself: PACKAGE or PACKAGE/SUITE."""
+        return (*((self.kernel,) if self.kernel_suite else ()), *self.more)
 
     def sources(self) -> tuple[str, ...]:
         """Where its packages come from, as lines of sources.list."""
         return self.mirror.sources(
             self.suite,
             self.updates_suite,
-            self.kernel_suite,
+            *self.other_suites,
             security_suite=self.security_suite,
             components=self.components,
+        )
+
+    def pins(self) -> str:
+        """apt's preferences: of another suite only what is asked for by that suite, and what it cannot do without.
+
+        A suite is known by its code name (n) or by what it is at present (a); apt_preferences(5).
+        """
+        return "\n".join(
+            f"Package: *\nPin: release {key}={suite}\nPin-Priority: {OTHER_SUITE_PRIORITY}\n"
+            for suite in self.other_suites
+            for key in ("n", "a")
         )
 
 
@@ -126,15 +154,17 @@ def build(recipe: Recipe, disk: Path, *, workdir: Path, log: Path, progress: Cal
     hook = workdir / "finish"
     hook.write_text(_finish_hook(disk, boot, root_uuid), encoding="utf-8")
     hook.chmod(0o755)
-    progress(f"installing {recipe.suite} with {recipe.kernel} from {recipe.mirror.archive}")
+    kernel = recipe.kernel or "a kernel of this host's"
+    progress(f"installing {recipe.suite} with {kernel} from {recipe.mirror.archive}")
     hooks = (
         f"--essential-hook=sync-in {shlex.quote(str(early))} /",
-        *(_file_hooks(files) if recipe.files else ()),
+        *_install_hooks(recipe, files),
         f"--customize-hook=sync-in {shlex.quote(str(late))} /",
         f'--customize-hook={shlex.quote(str(hook))} "$1"',
     )
     try:
-        make_tree(recipe, (*BASE_PACKAGES, recipe.kernel, *recipe.packages), hooks, log=log, progress=progress)
+        usual = () if recipe.kernel_suite else (recipe.kernel,)
+        make_tree(recipe, (*BASE_PACKAGES, *usual, *recipe.packages), hooks, log=log, progress=progress)
     except Refused as error:
         raise Refused(f"{recipe.name} cannot be built with what was asked for: {error.args[0]}", see=log) from None
     progress("writing the boot loader")
@@ -151,20 +181,44 @@ def _copy_files(directory: Path, files: tuple[LocalPackage, ...]) -> None:
         (directory / file.name).chmod(0o644)
 
 
-def _file_hooks(files: Path) -> tuple[str, ...]:
-    """Install the package files with the tree's own apt, which gets what they depend on from the mirror."""
+def _install_hooks(recipe: Recipe, files: Path) -> tuple[str, ...]:
+    """Install packages of other suites, then package files, with the tree's own apt.
+
+    It gets what they depend on from the mirror.
+    """
+    if not (recipe.singles or recipe.files):
+        return ()
     place = GUEST_PLACE
     install = "DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends --allow-downgrades"
     # The capture initramfs has the drivers of the machine that it is built on, and that is not this one: arming builds
     # it in the guest. Kernels run only those hooks that may be executed.
     kdump = "/etc/kernel/postinst.d/kdump-tools"
+    # A newer libc wants its release's base-files, whose os-release would make the guest one of that release: but its
+    # kdump, its kernel and nearly everything else are not.
+    keep = "cp /usr/lib/os-release /var/tmp/os-release && "
+    put_back = " && mv /var/tmp/os-release /usr/lib/os-release"
+    steps = [f"{install} {_of_suite(package)}" for package in recipe.singles]
+    chroot = '--customize-hook=chroot "$1" sh -c '
     return (
-        f'--customize-hook=mkdir "$1{place}"',
-        f"--customize-hook=sync-in {shlex.quote(str(files))} {place}",
         f'--customize-hook=test ! -e "$1{kdump}" || chmod -x "$1{kdump}"',
-        f"--customize-hook=chroot \"$1\" sh -c '{install} {place}/*.deb && rm -rf {place}'",
+        *(chroot + shlex.quote(keep + " && ".join(steps) + put_back) for _ in steps[:1]),
+        *(
+            (
+                f'--customize-hook=mkdir "$1{place}"',
+                f"--customize-hook=sync-in {shlex.quote(str(files))} {place}",
+                chroot + shlex.quote(f"{install} {place}/*.deb && rm -rf {place}"),
+            )
+            if recipe.files
+            else ()
+        ),
         f'--customize-hook=test ! -e "$1{kdump}" || chmod +x "$1{kdump}"',
     )
+
+
+def _of_suite(package: str) -> str:
+    """apt's arguments for PACKAGE or PACKAGE/SUITE: what the latter cannot do without may be of that suite, too."""
+    suite = package.partition("/")[2]
+    return f"{f'-t {shlex.quote(suite)} ' if suite else ''}{shlex.quote(package)}"
 
 
 class Refused(UsageError):
@@ -189,6 +243,7 @@ def make_tree(
         "--dpkgopt=path-exclude=/usr/share/doc/*",
         "--dpkgopt=path-exclude=/usr/share/man/*",
         "--dpkgopt=path-exclude=/usr/share/locale/*",
+        *_pin_hooks(recipe),
         *hooks,
         recipe.suite,
         "-",
@@ -200,6 +255,13 @@ def make_tree(
         if refused := refusal(log.read_text(encoding="utf-8", errors="replace")):
             raise Refused(refused.removeprefix("E: "), see=log) from None
         raise
+
+
+def _pin_hooks(recipe: Recipe) -> tuple[str, ...]:
+    """Leave the preferences in the tree before apt looks for packages; they are for the guest's apt, too."""
+    if not (pins := recipe.pins()):
+        return ()
+    return (f'--setup-hook=printf %s {shlex.quote(pins)} > "$1/etc/apt/preferences.d/kdump-harness"',)
 
 
 def remove_workdir(workdir: Path) -> None:
@@ -310,6 +372,10 @@ cp "$tree/usr/lib/shim/shimx64.efi.signed" "$boot/BOOTX64.EFI"
 cp "$tree/usr/lib/grub/x86_64-efi-signed/grubx64.efi.signed" "$boot/grubx64.efi"
 chroot "$tree" dpkg-query -W > "$boot/packages"
 ls "$tree/boot" | sed -n 's/^vmlinuz-//p' > "$boot/kernels"
+for release in $(cat "$boot/kernels"); do
+    cp "$tree/boot/config-$release" "$boot/" 2>/dev/null ||
+        cp "$tree/lib/modules/$release/config" "$boot/config-$release" 2>/dev/null || true
+done
 chmod a+r "$boot"/*
 rm -rf "$tree"/var/lib/apt/lists/* "$tree"/var/cache/apt/*.bin "$tree"/var/cache/apt/archives/*.deb
 # Keys and identities are made at the first boot, never shared.

@@ -171,10 +171,16 @@ def _add_drill(verbs: Verbs) -> None:
         "examples:\n  kdump-harness drill debian-12\n"
         "  kdump-harness drill debian-13 --crashkernel 512M --level 1 --compress lzo\n"
         "  kdump-harness drill debian-12 --kernel bookworm-backports --firmware uefi\n"
+        "  kdump-harness drill debian-12 --kernel ./mybuild --makedumpfile trixie\n"
         "  kdump-harness drill debian-12 --trigger nmi --target nfs\n"
         "  kdump-harness drill ./my.qcow2 --family debian --as-is",
     )
     _add_subject(parser)
+    parser.add_argument(
+        "--makedumpfile",
+        metavar="M",
+        help="another makedumpfile: a suite (trixie), makedumpfile=VERSION, PACKAGE/SUITE, or package files",
+    )
     parser.add_argument("--trigger", default="sysrq-c", metavar="T", help=f"how to crash: {', '.join(load_triggers())}")
     parser.add_argument("--target", default="local", metavar="T", help=f"where the dump goes: {', '.join(TARGETS)}")
     parser.add_argument("--level", type=int, metavar="N", help="dump level, 0 to 31 (default: the family's, 31)")
@@ -291,7 +297,8 @@ def _add_compare(verbs: Verbs) -> None:
         action="append",
         default=[],
         dest="kernels",
-        help="the old and the new kernel, or only the new: PACKAGE, PACKAGE/SUITE, a suite, or package files",
+        help="the old and the new kernel, or only the new: PACKAGE, PACKAGE/SUITE, a suite, package files, or the"
+        " directory of a kernel",
     )
     parser.add_argument(
         "--packages",
@@ -339,7 +346,8 @@ def _add_subject(parser: Any) -> None:
     parser.add_argument(
         "--kernel",
         metavar="K",
-        help="another kernel: PACKAGE, PACKAGE/SUITE, a Debian suite (bookworm-backports), or package files",
+        help="another kernel: PACKAGE, PACKAGE/SUITE, a Debian suite (bookworm-backports), package files, or a"
+        " directory with vmlinuz and lib/modules/RELEASE as a build installs them (Debian family)",
     )
     parser.add_argument(
         "--packages", type=Path, metavar="DIR", help="install these .deb or .rpm files instead of the repositories'"

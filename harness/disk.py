@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 import secrets
@@ -20,8 +21,9 @@ from .errors import GuestError, HarnessError, HostError, NotArmed, UsageError
 from .evidence import Evidence
 from .family import Family
 from .guest import Guest
+from .kernels import CONFIG_MAX_BYTES, check_config, package_tree
 from .mirror import find_mirror
-from .packages import KernelChoice, LocalPackage
+from .packages import KernelChoice, LocalPackage, PackageChoice, check_more
 from .runtime import Identity, Machine, Run, create_overlay
 from .shell import Access
 from .stack import KdumpConfig, Stack
@@ -46,6 +48,7 @@ class Subject:
     access: Access | None = None  # the user's own way in, for a guest that has no cloud-init to let us in
     kernel: KernelChoice | None = None  # instead of the image's own
     files: tuple[LocalPackage, ...] = ()  # of this host, instead of what the distribution's repositories have
+    more: tuple[PackageChoice, ...] = ()  # of another suite, or of this host, instead of the distribution's own
 
     @property
     def firmware(self) -> str:
@@ -63,12 +66,13 @@ class Subject:
         return self.image.build.kernel if self.image is not None and self.image.build is not None else ""
 
     def check(self, machine: Machine) -> None:
-        """UsageError for a machine that the image cannot boot on."""
+        """UsageError for a machine that the image cannot boot on, and for packages that exclude one another."""
         kind = machine.firmware.removesuffix("-secure")
         if self.image is not None and kind not in self.image.firmware:
             raise UsageError(f"{self.name} boots with {' or '.join(self.image.firmware)}, not with {machine.firmware}")
         if self.access is not None:
             self.access.check()
+        check_more(self.more, self.files)
 
     @property
     def needs_cpu(self) -> int | None:
@@ -181,8 +185,32 @@ def recipe_of(subject: Subject, packages: tuple[str, ...] = ()) -> build.Recipe:
         packages=tuple(sorted({*packages, *image.build.packages})),
         mirror=find_mirror(),
         kernel_suite=choice.suite,
-        files=tuple(dict.fromkeys((*subject.files, *choice.files))),
+        files=tuple(dict.fromkeys((*subject.files, *(file for one in (*subject.more, choice) for file in one.files)))),
+        more=tuple(f"{one.package}/{one.suite}".rstrip("/") for one in subject.more if one.package),
     )
+
+
+def _made(run: Run, files: tuple[LocalPackage, ...]) -> tuple[LocalPackage, ...]:
+    """The package files, with those that are yet to be made of something."""
+    return tuple(_packaged(run, file) for file in files)
+
+
+def _packaged(run: Run, file: LocalPackage) -> LocalPackage:
+    """The package of a kernel's directory; made once for each content."""
+    tree = file.tree
+    if tree is None:
+        return file
+    need_mib = tree.size_bytes // build.MIB + 64
+
+    def make(part: Path) -> dict[str, object]:
+        run.state.require_space(need_mib, f"the package of {tree.release}")
+        with run.progress.step(f"making a package of {tree.release}", usual_s=5):
+            package_tree(tree, part / file.name)
+        return {"release": tree.release, "place": tree.place}
+
+    key, what = tree.digest[:16], f"the package of {tree.release}"
+    directory = run.state.make_once("packages", key, make, say=run.progress.say, what=what)
+    return dataclasses.replace(file, path=directory / file.name, tree=None)
 
 
 def _kernel_package(subject: Subject, usual: str) -> str:
@@ -223,11 +251,18 @@ def _built(run: Run, subject: Subject, packages: tuple[str, ...]) -> BaseDisk:
         work.chmod(0o755)
         with run.progress.step(f"building {recipe.name} from packages", usual_s=100):
             log = run.log_path(f"build-{recipe.name}.log")
-            build.build(recipe, part / "disk.raw", workdir=work, log=log, progress=run.progress.detail)
+            files = _made(run, recipe.files)
+            whole = dataclasses.replace(recipe, files=files)
+            build.build(whole, part / "disk.raw", workdir=work, log=log, progress=run.progress.detail)
         versions = (work / "boot" / "packages").read_text(encoding="utf-8").splitlines()
         kernels = (work / "boot" / "kernels").read_text(encoding="utf-8").split()
         if len(kernels) != 1:
             raise UsageError(f"{recipe.name} was built with {len(kernels)} kernels ({', '.join(kernels) or 'none'})")
+        if (config := work / "boot" / f"config-{kernels[0]}").is_file():
+            with config.open(encoding="utf-8", errors="replace") as text:
+                check_config(
+                    text.read(CONFIG_MAX_BYTES), f"{kernels[0]}, the kernel of {recipe.kernel or recipe.name},"
+                )
         build.remove_workdir(work)
         # The same recipe made again is another disk, and overlays of the first must not be put on the second.
         return {"recipe": asdict(recipe), "packages": versions, "kernel": kernels[0], "identity": secrets.token_hex(8)}
@@ -259,7 +294,7 @@ def installed_disk(
         return base
     parts = (
         INSTALLED_VERSION, base.key, _what_arms(subject.family), packages, subject.kernel, subject.files,
-        machine.firmware, *((more,) if more else ()),
+        machine.firmware, *((more,) if more else ()), *((subject.more,) if subject.more else ()),
     )  # fmt: skip
     key = hashlib.sha256(repr((*parts, subject.login)).encode()).hexdigest()[:16]
 
@@ -302,7 +337,7 @@ def _install(
         detail = run.progress.detail
         if subject.files:
             with run.progress.step(f"installing {len(subject.files)} package files", usual_s=120):
-                stack.install_files(subject.files, say=detail)
+                stack.install_files(_made(run, subject.files), say=detail)
         if missing := stack.missing(wanted):
             if subject.files:
                 raise UsageError(f"the package files have no {', '.join(missing)}, which kdump needs")
@@ -310,7 +345,13 @@ def _install(
                 stack.install(missing, say=detail)
         if subject.kernel is not None:
             with run.progress.step(f"installing the kernel {subject.kernel.asked}", usual_s=240):
-                kernel = stack.install_kernel(subject.kernel, say=detail)
+                choice = dataclasses.replace(subject.kernel, files=_made(run, subject.kernel.files))
+                kernel = stack.install_kernel(choice, say=detail)
+                check_config(stack.kernel_config(kernel), f"{kernel}, the kernel of {choice.asked},")
+        # Last, since a guest's package manager may take more than it should from a suite that it has come to know.
+        for one in subject.more:
+            with run.progress.step(f"installing {one.asked}", usual_s=120):
+                stack.install_choice(one, say=detail)
         _shut_down(run, guest)
     return kernel
 
@@ -382,6 +423,7 @@ def _arm(
     kernel is the release that must run in the end, where one was asked for.
     """
     identity = run.identity(f"arm-{subject.name}")
+    known = subject.kernel.remarks if subject.kernel is not None else ()
     with _evidence(run, f"arm-{subject.name}") as evidence:
         with _booted(run, subject, machine, disk, evidence, identity, f"booting {subject.name} to arm it") as guest:
             stack = _identified(run, subject, guest)
@@ -412,12 +454,14 @@ def _arm(
                         error.state = loading.state()
                         raise
             _shut_down(run, guest)
+        for remark in known:
+            run.progress.say(remark)
         return {
             "subject": subject.name,
             "release": stack.family.release,
             "kernel": running,
             "crashkernel": config.crashkernel or stack.family.crashkernel,
-            "remarks": remarks,
+            "remarks": [*known, *remarks],
         }
 
 

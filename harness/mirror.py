@@ -26,10 +26,16 @@ class Mirror:
     def sources(self, *suites: str, security_suite: str, components: tuple[str, ...]) -> tuple[str, ...]:
         """The sources.list lines of a release; empty suites are left out, and security where the host has none."""
         parts = " ".join(components)
-        lines = [f"deb {self.archive} {suite} {parts}" for suite in suites if suite]
-        if security_suite and self.security is not None:
-            lines.append(f"deb {self.security} {security_suite} {parts}")
+        secure = [*filter(_is_security, suites), security_suite]
+        lines = [f"deb {self.archive} {suite} {parts}" for suite in suites if suite and suite not in secure]
+        if self.security is not None:
+            lines += [f"deb {self.security} {suite} {parts}" for suite in secure if suite]
         return tuple(lines)
+
+
+def _is_security(suite: str) -> bool:
+    """Whether this is a suite of the security archive, whatever release it is for."""
+    return suite.endswith(("-security", "/updates"))
 
 
 def find_mirror() -> Mirror:

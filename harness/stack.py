@@ -13,7 +13,7 @@ from .config import Collection
 from .errors import CommandFailed, NotArmed, UsageError, WaitedInVain
 from .family import COMPRESS_FLAGS, MAX_LEVEL, Family, choose_release, fill
 from .guest import Guest
-from .packages import GUEST_PLACE, KernelChoice, LocalPackage, refusal
+from .packages import GUEST_PLACE, KernelChoice, LocalPackage, PackageChoice, refusal
 from .timing import poll
 
 MIB = 1 << 20
@@ -229,16 +229,7 @@ class Stack:
     def install_kernel(self, choice: KernelChoice, *, say: Say = _silent) -> str:
         """Install the kernel that is asked for and return its release; UsageError when the guest cannot have it."""
         before = self._kernels()
-        if choice.files:
-            self.install_files(choice.files, say=say)
-        elif choice.suite:
-            command = self._must_have("install_from", "packages of another suite")
-            if add := self.family.commands.add_suite:
-                self.guest.shell.run(fill(add, suite=choice.suite))
-            self._refresh(say)
-            self._run_installer(fill(command, packages=shlex.quote(choice.package), suite=choice.suite), say)
-        else:
-            self.install((choice.package,), say=say)
+        self.install_choice(choice, say=say)
         after = self._kernels()
         new = sorted(after - before)
         if len(new) == 1:
@@ -249,6 +240,25 @@ class Stack:
         raise UsageError(
             f"{choice.asked} {brought}, so which one to drill is not known (the guest has {', '.join(sorted(after))})"
         )
+
+    def install_choice(self, choice: PackageChoice, *, say: Say = _silent) -> None:
+        """Install a package, from a suite where one is named, or package files; UsageError when there is none."""
+        if choice.files:
+            self.install_files(choice.files, say=say)
+        elif choice.suite:
+            command = self._must_have("install_from", "packages of another suite")
+            if add := self.family.commands.add_suite:
+                self.guest.shell.run(fill(add, suite=choice.suite))
+            self._refresh(say)
+            self._run_installer(fill(command, packages=shlex.quote(choice.package), suite=choice.suite), say)
+        else:
+            self.install((choice.package,), say=say)
+
+    def kernel_config(self, release: str) -> str:
+        """What the configuration of an installed kernel says of kexec and dumps; empty where there is none."""
+        asked = r"^(# )?CONFIG_(X86_64|CRASH_DUMP|KEXEC|KEXEC_FILE|PROC_VMCORE)\b"
+        command = "grep -hsE %s %s %s || true"
+        return self.guest.shell.run(command, asked, f"/boot/config-{release}", f"/lib/modules/{release}/config").out
 
     def choose_kernel(self, release: str) -> None:
         """Make the boot loader start this kernel; reserve_and_build() makes it count."""

@@ -23,7 +23,8 @@ SHARED = Path("/var/lib/kdump-harness")
 GROUP = "libvirt"
 MIB = 1 << 20
 STARTING_S = 10.0  # between making a run's directory and locking it
-CACHES = ("images", "built", "installed", "armed", "modules", "debuginfo")
+CACHES = ("images", "packages", "built", "installed", "armed", "modules", "debuginfo")
+_UNFINISHED = {"debuginfo": "debug info", "modules": "crash module", "packages": "package"}  # else a disk
 OVERLAYS = ("installed", "armed")  # of these caches, what has only the difference from a base
 
 
@@ -179,10 +180,10 @@ class State:
             Leftover(f"files of the dead run {name}", lambda path=path: remove_tree(path))  # type: ignore[misc]
             for name, path in self.dead_runs().items()
         ]
-        for cache in ("built", "installed", "armed", "modules", "debuginfo"):
+        for cache in CACHES[1:]:
             for part in sorted((self.directory / cache).glob("*.part")):
                 if not _held(part.with_suffix(".lock")):
-                    what = {"debuginfo": "debug info", "modules": "crash module"}.get(cache, f"{cache} disk")
+                    what = _UNFINISHED.get(cache, f"{cache} disk")
                     found.append(Leftover(f"unfinished {what} {part.stem}", lambda path=part: remove_tree(path)))  # type: ignore[misc]
         return found
 

@@ -28,7 +28,7 @@ from .family import find_family, load_families
 from .history.database import DRILL, SWEEP, history_path
 from .history.recording import record
 from .output import check_output, out, print_table, write_json, write_text
-from .packages import local_packages, parse_kernel
+from .packages import local_packages, parse_kernel, parse_package
 from .progress import Progress, err
 from .prune import prune
 from .refresh import BY_HAND, ROTTED, STATES, UNREACHABLE, RowState, refresh
@@ -103,6 +103,7 @@ def subject_of(arguments: argparse.Namespace) -> Subject:
         if subject.image is not None:
             raise UsageError("--key and --password-file are for files; images of the catalogue get a key of the run")
         access = Access(key_file=arguments.key, password=_password(arguments.password_file))
+    makedumpfile = getattr(arguments, "makedumpfile", None)
     return dataclasses.replace(
         subject,
         access=access,
@@ -110,6 +111,7 @@ def subject_of(arguments: argparse.Namespace) -> Subject:
         if arguments.kernel is not None
         else None,
         files=local_packages(arguments.packages, family) if arguments.packages is not None else (),
+        more=(parse_package(makedumpfile, family),) if makedumpfile is not None else (),
     )
 
 
@@ -229,6 +231,8 @@ def find_subject(image: str, *, family: str | None, login: str = "root") -> Subj
 
 def drill(arguments: argparse.Namespace) -> int:
     subject = subject_of(arguments)
+    if arguments.as_is and subject.more:
+        raise UsageError("--as-is installs nothing, so it cannot go with --makedumpfile")
     plan = Plan(
         subject=subject,
         machine=_machine(arguments, subject),

@@ -17,7 +17,7 @@ from harness.drill import Plan, _Drill
 from harness.errors import GuestError, NotArmed, UsageError
 from harness.evidence import Evidence
 from harness.family import choose_release, find_family
-from harness.packages import KernelChoice, LocalPackage
+from harness.packages import KernelChoice, LocalPackage, PackageChoice
 from harness.progress import Progress
 from harness.runtime import Machine
 from harness.stack import GuestState, KdumpConfig
@@ -45,6 +45,7 @@ class Guest:
         self.files: dict[str, str] = {}
         self.shell = self
         self.loaded = "1"
+        self.config = ""  # of an installed kernel
         self.kernels = ["6.12.0"]  # what is listed, one time after the other
 
     def run(
@@ -63,6 +64,8 @@ class Guest:
             out = self.loaded
         elif command == "uname -r":
             out = "6.12.0\n"
+        elif "/boot/config-" in command:
+            out = self.config
         elif "vmlinuz-" in command:
             out = self.kernels.pop(0) if len(self.kernels) > 1 else self.kernels[0]
         return SimpleNamespace(out=out, err="", status=status, ok=status == 0)
@@ -228,6 +231,34 @@ def test_another_kernel_than_the_one_that_was_asked_for_is_not_drilled(arm: Any)
     assert str(error.value).startswith(
         "linux-image-amd64 was asked for, which is 6.11.0, but the boot loader starts 6.12.0"
     )
+
+
+def test_a_kernel_of_a_suite_that_cannot_dump_is_refused_before_it_is_booted(arm: Any) -> None:
+    guest = Guest(DEBIAN_12)
+    guest.config = "CONFIG_X86_64=y\nCONFIG_KEXEC=y\n# CONFIG_CRASH_DUMP is not set\n"
+    choice = KernelChoice(package="linux-image-amd64", suite="sid", asked="sid")
+    with pytest.raises(UsageError) as error:
+        arm(guest, "debian", kernel=choice)
+    assert str(error.value).startswith(
+        "6.12.0, the kernel of sid, cannot be drilled: its configuration says that CONFIG_CRASH_DUMP is not set"
+    )
+
+
+def test_other_packages_are_installed_in_a_guest_after_the_usual_ones(arm: Any) -> None:
+    more = (
+        PackageChoice(package="makedumpfile", suite="trixie", asked="trixie"),
+        PackageChoice(files=(LocalPackage(name="crash.deb", sha256="", path=Path("crash.deb")),), asked="crash.deb"),
+        PackageChoice(package="ucf", asked="ucf"),
+    )
+    _, boots = arm(Guest(DEBIAN_12), "debian", more=more)
+    steps = order(
+        boots[0],
+        "install -y --no-install-recommends kdump-tools makedumpfile",
+        "-t trixie makedumpfile",
+        "put crash.deb",
+        "install -y --no-install-recommends ucf",
+    )
+    assert steps == sorted(steps)
 
 
 def test_package_files_must_bring_all_that_kdump_needs(arm: Any) -> None:

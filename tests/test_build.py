@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import os
+import shlex
 import shutil
 import struct
 import subprocess
@@ -40,6 +42,7 @@ OTHER: dict[str, Any] = {
     "mirror": Mirror(archive="http://other.example/debian", security=None),
     "kernel_suite": "trixie-backports",
     "files": (LocalPackage(name="a.deb", sha256="0" * 64, path=Path("/a.deb")),),
+    "more": ("makedumpfile/trixie",),
 }
 
 
@@ -70,6 +73,111 @@ def test_the_key_changes_with_what_all_disks_share(name: str, value: object, mon
     before = RECIPE.key()
     monkeypatch.setattr(build, name, value)
     assert RECIPE.key() != before
+
+
+def test_a_disk_with_nothing_of_other_suites_keeps_the_key_that_it_had_before_there_were_any() -> None:
+    ours = (build.RECIPE_VERSION, build.DISK_MIB, build.EXT4_FEATURES, build.KERNEL_ARGUMENTS, build.BASE_PACKAGES)
+    text = repr((*ours, RECIPE))
+    assert "more" not in text
+    assert RECIPE.key() == hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+# ---------------------------------------------------------------- other suites
+
+
+def test_each_suite_is_a_source_once_and_its_packages_are_left_alone() -> None:
+    recipe = dataclasses.replace(
+        RECIPE,
+        kernel="linux-image-amd64/bookworm-backports",
+        kernel_suite="bookworm-backports",
+        more=("makedumpfile/trixie", "crash/trixie", "kexec-tools/bookworm", "ucf", "zstd/trixie-security"),
+    )
+    assert recipe.other_suites == ("bookworm-backports", "trixie", "trixie-security")
+    assert recipe.sources() == (
+        "deb http://deb.example/debian bookworm main",
+        "deb http://deb.example/debian bookworm-updates main",
+        "deb http://deb.example/debian bookworm-backports main",
+        "deb http://deb.example/debian trixie main",
+        "deb http://deb.example/security trixie-security main",
+        "deb http://deb.example/security bookworm-security main",
+    )
+    stanzas = recipe.pins().split("\n\n")
+    assert stanzas[2] == "Package: *\nPin: release n=trixie\nPin-Priority: 100"
+    assert [stanza.splitlines()[1] for stanza in stanzas] == [
+        f"Pin: release {key}={suite}" for suite in recipe.other_suites for key in ("n", "a")
+    ]
+    assert RECIPE.pins() == ""
+    assert RECIPE.sources() == MIRROR.sources(
+        "bookworm", "bookworm-updates", security_suite="bookworm-security", components=("main",)
+    )
+
+
+def hooks_of(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The command line by which the tree is made, up to the hook that writes the disk."""
+    seen: list[str] = []
+
+    def run_logged(command: list[str], *_: object) -> None:
+        seen.extend(command)
+        raise CommandFailed("enough")
+
+    monkeypatch.setattr(build, "_run_logged", run_logged)
+    monkeypatch.setattr(build, "missing_tools", lambda: ())
+    monkeypatch.setattr(build, "_partition", lambda disk: disk.touch())
+    (tmp_path / "work").mkdir()
+    (tmp_path / "log").write_text("", encoding="utf-8")
+    with pytest.raises(CommandFailed, match="enough"):
+        build.build(
+            recipe, tmp_path / "disk", workdir=tmp_path / "work", log=tmp_path / "log", progress=lambda _line: None
+        )
+    return seen
+
+
+def test_a_package_of_another_suite_is_installed_from_there_and_the_guest_stays_what_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.deb").touch()
+    file = LocalPackage(name="a.deb", sha256="0" * 64, path=tmp_path / "a.deb")
+    recipe = dataclasses.replace(RECIPE, more=("makedumpfile/trixie", "ucf=3.0"), files=(file,))
+    command = hooks_of(recipe, tmp_path, monkeypatch)
+    (setup,) = (part for part in command if part.startswith("--setup-hook="))
+    (include,) = (part for part in command if part.startswith("--include="))
+    assert "kdump-tools,makedumpfile" in include
+    (of_suite,) = (part for part in command if "-t trixie" in part)
+    apt = "DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends --allow-downgrades"
+    assert shlex.split(of_suite) == [
+        "--customize-hook=chroot",
+        "$1",
+        "sh",
+        "-c",
+        f"cp /usr/lib/os-release /var/tmp/os-release && {apt} -t trixie makedumpfile/trixie && {apt} ucf=3.0"
+        " && mv /var/tmp/os-release /usr/lib/os-release",
+    ]
+    (of_files,) = (part for part in command if "/*.deb" in part)
+    off, on = (index for index, part in enumerate(command) if "chmod" in part)
+    assert off < command.index(of_suite) < command.index(of_files) < on
+    # What the hook for apt's preferences does.
+    tree = tmp_path / "tree"
+    (tree / "etc/apt/preferences.d").mkdir(parents=True)
+    subprocess.run(["sh", "-c", setup.removeprefix("--setup-hook="), "exec", str(tree)], check=True)
+    assert (tree / "etc/apt/preferences.d/kdump-harness").read_text(encoding="utf-8") == recipe.pins()
+
+
+def test_a_kernel_of_another_suite_is_installed_after_the_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the rest, what it needs of its suite would be held back by what the rest needs of its own."""
+    kernel = "linux-image-cloud-amd64/trixie"
+    recipe = dataclasses.replace(RECIPE, kernel=kernel, kernel_suite="trixie", more=("makedumpfile/sid",))
+    command = hooks_of(recipe, tmp_path, monkeypatch)
+    (include,) = (part for part in command if part.startswith("--include="))
+    assert "linux-image" not in include
+    (step,) = (part for part in command if "apt-get" in part)
+    assert step.index(f"-t trixie {kernel}") < step.index("-t sid makedumpfile/sid")
+
+
+def test_a_disk_of_the_releases_own_packages_has_no_hooks_for_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = hooks_of(RECIPE, tmp_path, monkeypatch)
+    assert not [part for part in command if "apt-get" in part or part.startswith("--setup-hook")]
 
 
 # ---------------------------------------------------------------- the mirror
