@@ -197,20 +197,20 @@ def _install_hooks(recipe: Recipe, files: Path) -> tuple[str, ...]:
     # kdump, its kernel and nearly everything else are not.
     keep = "cp /usr/lib/os-release /var/tmp/os-release && "
     put_back = " && mv /var/tmp/os-release /usr/lib/os-release"
-    steps = [f"{install} {_of_suite(package)}" for package in recipe.singles]
     chroot = '--customize-hook=chroot "$1" sh -c '
+    steps = []
+    if recipe.singles:
+        singles = " && ".join(f"{install} {_of_suite(package)}" for package in recipe.singles)
+        steps.append(chroot + shlex.quote(keep + singles + put_back))
+    if recipe.files:
+        steps += [
+            f'--customize-hook=mkdir "$1{place}"',
+            f"--customize-hook=sync-in {shlex.quote(str(files))} {place}",
+            chroot + shlex.quote(f"{install} {place}/*.deb && rm -rf {place}"),
+        ]
     return (
         f'--customize-hook=test ! -e "$1{kdump}" || chmod -x "$1{kdump}"',
-        *(chroot + shlex.quote(keep + " && ".join(steps) + put_back) for _ in steps[:1]),
-        *(
-            (
-                f'--customize-hook=mkdir "$1{place}"',
-                f"--customize-hook=sync-in {shlex.quote(str(files))} {place}",
-                chroot + shlex.quote(f"{install} {place}/*.deb && rm -rf {place}"),
-            )
-            if recipe.files
-            else ()
-        ),
+        *steps,
         f'--customize-hook=test ! -e "$1{kdump}" || chmod +x "$1{kdump}"',
     )
 
