@@ -301,6 +301,14 @@ def _add_compare(verbs: Verbs) -> None:
         " directory of a kernel",
     )
     parser.add_argument(
+        "--makedumpfile",
+        metavar="M",
+        action="append",
+        default=[],
+        dest="makedumpfiles",
+        help="the old and the new makedumpfile, or only the new: a suite, makedumpfile=VERSION, or package files",
+    )
+    parser.add_argument(
         "--packages",
         metavar="DIR",
         action="append",

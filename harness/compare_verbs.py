@@ -20,7 +20,7 @@ from .evidence import check_writable
 from .family import fill
 from .guest import Guest
 from .output import check_output, markdown_cell, out, write_json, write_text, xml_text
-from .packages import local_packages, parse_kernel
+from .packages import local_packages, parse_kernel, parse_package
 from .runtime import Machine, Run
 from .stack import KdumpConfig, Stack
 from .verbs import find_subject, options_of, record_result, subject_of
@@ -98,13 +98,16 @@ def _sides(arguments: argparse.Namespace) -> tuple[str, list[Side]]:
     """What the sides differ in, and the sides; UsageError unless that is one thing."""
     given = {
         "kernel": arguments.kernels,
+        "makedumpfile": arguments.makedumpfiles,
         "packages": arguments.packages_of,
         "initramfs": arguments.initramfs,
         "image": [arguments.other] if arguments.other is not None else [],
     }
     things = [name for name, values in given.items() if values]
     if not things:
-        raise UsageError("say what is to be compared: --kernel, --packages, --initramfs, or a second image")
+        raise UsageError(
+            "say what is to be compared: --kernel, --makedumpfile, --packages, --initramfs, or a second image"
+        )
     if len(things) > 1:
         raise UsageError(f"{' and '.join(things)} are two differences: nobody could tell which of them it was")
     thing = things[0]
@@ -124,6 +127,8 @@ def _side(thing: str, text: str, base: Subject) -> Side:
     if thing == "kernel":
         kernel = parse_kernel(text, base.family, usual=base.usual_kernel)
         return Side(name=text, subject=dataclasses.replace(base, kernel=kernel))
+    if thing == "makedumpfile":
+        return Side(name=text, subject=dataclasses.replace(base, more=(parse_package(text, base.family),)))
     if thing == "packages":
         return Side(name=text, subject=dataclasses.replace(base, files=local_packages(Path(text), base.family)))
     return Side(name=text, subject=base, prepare=_with_initramfs(Path(text), base))

@@ -82,8 +82,8 @@ class Plan:
         """UsageError for anything that can be known wrong before a guest is started."""
         self.machine.check()
         self.subject.check(self.machine)
-        if self.as_is and (self.subject.kernel or self.subject.files):
-            raise UsageError("--as-is installs nothing, so it cannot go with --kernel or --packages")
+        if self.as_is and (self.subject.kernel or self.subject.files or self.subject.more):
+            raise UsageError("--as-is installs nothing, so it cannot go with --kernel, --makedumpfile or --packages")
         if self.as_is and self.target != "local":
             raise UsageError("--as-is leaves the guest's target as it is, so it cannot go with --target")
         if self.until not in (RECOVERED, SAVED):

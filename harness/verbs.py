@@ -231,8 +231,6 @@ def find_subject(image: str, *, family: str | None, login: str = "root") -> Subj
 
 def drill(arguments: argparse.Namespace) -> int:
     subject = subject_of(arguments)
-    if arguments.as_is and subject.more:
-        raise UsageError("--as-is installs nothing, so it cannot go with --makedumpfile")
     plan = Plan(
         subject=subject,
         machine=_machine(arguments, subject),

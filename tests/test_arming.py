@@ -486,13 +486,13 @@ def test_what_kdump_wrote_beside_an_unfinished_dump_is_kept(tmp_path: Path) -> N
         path="/var/crash/now/vmcore", size_bytes=6_498_620, mode=0o600, owner="root", directory_mode=0o700,
         final=False, unfinished="README.txt: vmcore status: error while saving, return code: 134",
     )  # fmt: skip
-    drilled.target = SimpleNamespace(look=lambda *_: {vmcore.path: vmcore}, shell=lambda guest: guest.shell, trouble="")  # type: ignore[assignment]
+    drilled.target = SimpleNamespace(look=lambda *_: {vmcore.path: vmcore}, shelf=lambda system: system, trouble="")  # type: ignore[assignment]
 
     class Shell:
         def run(self, *_: object, **__: object) -> Any:
             return SimpleNamespace(out="/var/crash/now/README.txt\n/var/crash/now/vmcore\n")
 
-        def fetch(self, path: str, to: Path) -> None:
+        def fetch(self, path: str, to: Path, **_: object) -> None:
             to.write_text(path, encoding="utf-8")
 
     guest: Any = SimpleNamespace(shell=Shell(), connect=lambda: "new boot")
