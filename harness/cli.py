@@ -173,23 +173,26 @@ def _add_drill(verbs: Verbs) -> None:
         "  kdump-harness drill debian-12 --kernel bookworm-backports --firmware uefi\n"
         "  kdump-harness drill debian-12 --kernel ./mybuild --makedumpfile trixie\n"
         "  kdump-harness drill debian-12 --trigger nmi --target nfs\n"
-        "  kdump-harness drill ./my.qcow2 --family debian --as-is",
+        "  kdump-harness drill ./my.qcow2 --family debian --as-is\n"
+        "  kdump-harness drill --domain myserver    # a clone of a libvirt domain, which goes on undisturbed",
     )
-    _add_subject(parser)
+    _add_subject(parser, domain=True)
     parser.add_argument(
         "--makedumpfile",
         metavar="M",
         help="another makedumpfile: a suite (trixie), makedumpfile=VERSION, PACKAGE/SUITE, or package files",
     )
     parser.add_argument("--trigger", default="sysrq-c", metavar="T", help=f"how to crash: {', '.join(load_triggers())}")
-    parser.add_argument("--target", default="local", metavar="T", help=f"where the dump goes: {', '.join(TARGETS)}")
+    parser.add_argument(
+        "--target", metavar="T", help=f"where the dump goes: {', '.join(TARGETS)} (default: local; a clone's own)"
+    )
     parser.add_argument("--level", type=int, metavar="N", help="dump level, 0 to 31 (default: the family's, 31)")
     parser.add_argument("--compress", metavar="C", help=f"one of {', '.join(COMPRESS_FLAGS)} (default: the family's)")
     parser.add_argument(
         "--crashkernel", metavar="S", help="the reservation; none or default are allowed (default: the family's)"
     )
-    parser.add_argument("--memory", type=int, default=1024, metavar="MIB", help="guest memory")
-    parser.add_argument("--vcpus", type=int, default=2, metavar="N", help="guest processors")
+    parser.add_argument("--memory", type=int, metavar="MIB", help="guest memory (default: 1024; as the domain has)")
+    parser.add_argument("--vcpus", type=int, metavar="N", help="guest processors (default: 2; as the domain has)")
     parser.add_argument("--budget", type=_positive, metavar="S", help="most seconds from the panic to the login prompt")
     parser.add_argument(
         "--until",
@@ -204,6 +207,9 @@ def _add_drill(verbs: Verbs) -> None:
     )
     parser.add_argument(
         "--as-is", action="store_true", help="install and configure nothing; judge the guest by its own settings"
+    )
+    parser.add_argument(
+        "--keep-mac", action="store_true", help="a clone keeps its MACs, which its network configuration may ask for"
     )
     parser.add_argument(
         "--keep", choices=("never", "failed", "always"), default="failed", help="when the vmcore stays in the evidence"
@@ -349,8 +355,8 @@ def _add_compare(verbs: Verbs) -> None:
     _add_json(parser)
 
 
-def _add_subject(parser: Any) -> None:
-    _add_image(parser)
+def _add_subject(parser: Any, *, domain: bool = False) -> None:
+    _add_image(parser, domain=domain)
     parser.add_argument(
         "--kernel",
         metavar="K",
@@ -362,15 +368,33 @@ def _add_subject(parser: Any) -> None:
     )
 
 
-def _add_image(parser: Any) -> None:
-    parser.add_argument("image", metavar="IMAGE", help="a name of the catalogue, or a path to a qcow2 or raw file")
-    parser.add_argument("--family", metavar="F", help=f"of a file: {', '.join(load_families())}")
-    parser.add_argument("--login", default="root", metavar="USER", help="of a file: who is reached by SSH")
+def _add_image(parser: Any, *, domain: bool = False) -> None:
+    what = parser.add_mutually_exclusive_group(required=True) if domain else parser
+    what.add_argument(
+        "image",
+        nargs="?" if domain else None,
+        metavar="IMAGE",
+        help="a name of the catalogue, or a path to a qcow2 or raw file",
+    )
+    if domain:
+        what.add_argument(
+            "--domain",
+            metavar="NAME",
+            help="a machine of libvirt's, running or shut off: its clone is drilled, as it is, on a network of its own",
+        )
+    parser.add_argument("--family", metavar="F", help=f"of a file or a domain: {', '.join(load_families())}")
+    parser.add_argument("--login", default="root", metavar="USER", help="of a file or a domain: who is reached by SSH")
     parser.add_argument(
-        "--key", type=Path, metavar="FILE", help="of a file without cloud-init: the private key that lets USER in"
+        "--key",
+        type=Path,
+        metavar="FILE",
+        help="of a file or a domain without cloud-init: the private key that lets USER in",
     )
     parser.add_argument(
-        "--password-file", type=Path, metavar="FILE", help="of a file without cloud-init: has USER's password"
+        "--password-file",
+        type=Path,
+        metavar="FILE",
+        help="of a file or a domain without cloud-init: has USER's password",
     )
     parser.add_argument(
         "--firmware",

@@ -1,10 +1,11 @@
-"""A network of the run's own that dumps travel over, apart from the one that guests are reached by."""
+"""Networks of the run's own that lead nowhere: one that dumps travel over, one that clones are reached by."""
 
 from __future__ import annotations
 
 import itertools
 import secrets
 from dataclasses import dataclass
+from pathlib import Path
 
 from .domain import Hypervisor, Nic, new_mac
 from .errors import HostError
@@ -30,16 +31,20 @@ class Port:
 
 
 class CrashNetwork:
-    """A transient network without DHCP, DNS and way out."""
+    """A transient network without DNS and way out, and without DHCP unless it is asked for."""
 
-    def __init__(self, hypervisor: Hypervisor, name: str) -> None:
-        """Start it on a subnet that nobody here uses; HostError where libvirt refuses all that were tried."""
+    def __init__(self, hypervisor: Hypervisor, name: str, *, run: Path, dhcp: bool = False) -> None:
+        """Start it on a subnet that nobody here uses; HostError where libvirt refuses all that were tried.
+
+        run is the directory of the run that it is there for.
+        """
         self.name = name
         self._numbers = itertools.count(2)
         for left in reversed(range(TRIES)):
             self._subnet = secrets.choice(SUBNETS)
             try:
-                hypervisor.make_network(name, f"{self._subnet}.1", PREFIX_BITS)
+                leases = (f"{self._subnet}.2", f"{self._subnet}.254") if dhcp else None
+                hypervisor.make_network(name, f"{self._subnet}.1", PREFIX_BITS, run=run, leases=leases)
                 return
             except HostError:
                 if not left:

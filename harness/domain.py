@@ -7,7 +7,7 @@ import os
 import secrets
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,12 @@ import libvirt
 
 from .console import ByteQueue
 from .errors import GuestError, HostError, UsageError, WaitedInVain
+from .state import is_held
 from .timing import now_s, poll
 
 PREFIX = "kdh-"  # every domain of ours is found by it
 NETWORK = "default"
+_OURS = "urn:kdump-harness"  # the namespace of what we note in descriptions
 CONNECT_TIMEOUT_S = 20.0
 CONSOLE_GATHER_MS = 40  # between two looks at a serial line; the times of its lines are as exact as that
 RESTART_TIMEOUT_S = 20.0
@@ -141,6 +143,7 @@ class DomainSpec:
     firmware: str = "bios"  # one of FIRMWARE
     devices: tuple[str, ...] = ()  # of DEVICES
     nvram: Path | None = None  # where UEFI keeps its variables; a place that goes with the run
+    network: str = NETWORK  # that we reach it over
     nics: tuple[Nic, ...] = ()  # beside the one that we reach it by
     extra_disks: tuple[Disk, ...] = ()
 
@@ -151,7 +154,7 @@ class DomainSpec:
         if self.seed is not None:
             disks.append(_disk_xml(self.seed, "vdb", "raw", read_only=True))
         disks += [disk.xml(f"vd{chr(ord('c') + n)}") for n, disk in enumerate(self.extra_disks)]
-        nics = (Nic(mac=self.mac), *self.nics)
+        nics = (Nic(mac=self.mac, network=self.network), *self.nics)
         return f"""<domain type="{"kvm" if kvm else "qemu"}">
   <name>{escape(self.name)}</name>
   <memory unit="MiB">{self.memory_mib}</memory>
@@ -489,6 +492,96 @@ class Domain:
         return not self._hypervisor.alive()
 
 
+@dataclass(frozen=True, kw_only=True)
+class CopyJob:
+    """How far libvirt is with copying a domain's disks; error says why it ended before its end."""
+
+    ended: bool
+    done_bytes: int = 0
+    total_bytes: int = 0
+    error: str = ""
+
+
+class UsersDomain:
+    """A domain of the user's: it is looked at and copied from, and never changed."""
+
+    def __init__(self, connection: Any, name: str) -> None:
+        self._connection, self.name = connection, name
+        with _saying(f"{name} is gone"):
+            self._handle = connection.lookupByName(name)
+
+    def xml(self) -> str:
+        """What it is now; while it runs, not what it would be after the next start."""
+        with _saying(f"{self.name} cannot be described"):
+            return str(self._handle.XMLDesc())
+
+    def life(self) -> int | None:
+        """A number that is another after each start; None while it is shut off."""
+        try:
+            number = int(self._handle.ID())
+            return number if self._handle.isActive() and number >= 0 else None
+        except libvirt.libvirtError as error:
+            if error.get_error_code() in _GONE:
+                return None
+            raise GuestError(f"{self.name}: libvirt no longer answers ({_first_line(error)})") from None
+
+    def is_saved(self) -> bool:
+        """Whether it is shut off with its memory in a file, as virsh managedsave leaves it."""
+        with contextlib.suppress(libvirt.libvirtError):
+            return bool(self._handle.hasManagedSaveImage())
+        return False
+
+    def volume(self, pool: str, volume: str) -> str | None:
+        """Where a volume of a storage pool lies; None when the pool does not tell."""
+        with contextlib.suppress(libvirt.libvirtError):
+            return str(self._connection.storagePoolLookupByName(pool).storageVolLookupByName(volume).path())
+        return None
+
+    def capacity_bytes(self, disk: str) -> int:
+        """The size of a disk as the guest sees it, by the disk's name in the description."""
+        with _saying(f"{self.name}: the size of {disk} is not known"):
+            return int(self._handle.blockInfo(disk)[0])
+
+    def freeze(self) -> None:
+        """Have the guest agent write everything out and hold all writes; thaw() must follow."""
+        with _saying(f"{self.name}: its guest agent does not freeze the filesystems"):
+            self._handle.fsFreeze()
+
+    def thaw(self) -> None:
+        """Let writes go on."""
+        with _saying(f"{self.name}: its guest agent does not thaw the filesystems"):
+            self._handle.fsThaw()
+
+    def begin_copy(self, xml: str) -> None:
+        """Have QEMU copy disks, as they are at this moment, into files that are there already."""
+        try:
+            self._handle.backupBegin(xml, None, libvirt.VIR_DOMAIN_BACKUP_BEGIN_REUSE_EXTERNAL)
+        except libvirt.libvirtError as error:
+            raise HostError(f"{self.name} runs, and libvirt cannot copy its disks: {_first_line(error)}") from None
+
+    def copy_job(self) -> CopyJob:
+        """How far the copying is."""
+        try:
+            now = self._handle.jobStats()
+            if now.get("type", libvirt.VIR_DOMAIN_JOB_NONE) != libvirt.VIR_DOMAIN_JOB_NONE:
+                done, total = now.get("disk_processed", 0), now.get("disk_total", 0)
+                return CopyJob(ended=False, done_bytes=done, total_bytes=total)
+            flags = libvirt.VIR_DOMAIN_JOB_STATS_COMPLETED | libvirt.VIR_DOMAIN_JOB_STATS_KEEP_COMPLETED
+            last = self._handle.jobStats(flags)
+        except libvirt.libvirtError as error:
+            return CopyJob(ended=True, error=_first_line(error))
+        if last.get("type") == libvirt.VIR_DOMAIN_JOB_COMPLETED and last.get("success", True):
+            return CopyJob(ended=True)
+        return CopyJob(ended=True, error=str(last.get("errmsg") or "the copying was ended"))
+
+    def end_copy(self, file: Path) -> None:
+        """End the copying into this file before its end, if it goes on; no other job is touched."""
+        with contextlib.suppress(libvirt.libvirtError):
+            told = ElementTree.fromstring(self._handle.backupGetXMLDesc())
+            if str(file) in {target.get("file") for target in told.iterfind(".//target")}:
+                self._handle.abortJob()
+
+
 class Hypervisor:
     """A connection to libvirt."""
 
@@ -527,7 +620,7 @@ class Hypervisor:
     @property
     def is_local(self) -> bool:
         """Whether the files that we make are the hypervisor's too."""
-        return "+" not in self.uri.split(":")[0] and self.uri.partition("://")[2].startswith("/")
+        return is_local(self.uri)
 
     def versions(self) -> dict[str, str]:
         """libvirt's and the hypervisor's version."""
@@ -572,20 +665,36 @@ class Hypervisor:
                 " (kdump-harness doctor tells what is missing)"
             ) from None
 
-    def make_network(self, name: str, address: str, prefix: int) -> None:
-        """Start a transient network that leads nowhere, with this host at address; HostError where that is taken."""
+    def make_network(
+        self, name: str, address: str, prefix: int, *, run: Path, leases: tuple[str, str] | None = None
+    ) -> None:
+        """Start a transient network that leads nowhere, with this host at address; HostError where that is taken.
+
+        It is there for the run with this directory. leases are the first and the last address that its DHCP server
+        gives away, where it shall have one.
+        """
+        owner = f'<metadata><kdh:run xmlns:kdh="{_OURS}">{escape(str(run))}</kdh:run></metadata>'
+        dhcp = f'<dhcp><range start="{leases[0]}" end="{leases[1]}"/></dhcp>' if leases else ""
         xml = (
-            f'<network><name>{escape(name)}</name><dns enable="no"/>'  # so that no dnsmasq is started
-            f'<ip address="{address}" prefix="{prefix}"/></network>'
+            f'<network><name>{escape(name)}</name>{owner}<dns enable="no"/>'  # without DHCP no dnsmasq is started
+            f'<ip address="{address}" prefix="{prefix}">{dhcp}</ip></network>'
         )
         try:
             self._connection.networkCreateXML(xml)
         except libvirt.libvirtError as error:
             raise HostError(f"libvirt at {self.uri} cannot start the network {name}: {_first_line(error)}") from None
 
-    def our_networks(self) -> tuple[str, ...]:
-        """Names of the networks that carry our prefix."""
-        return tuple(sorted(n.name() for n in self._connection.listAllNetworks() if n.name().startswith(PREFIX)))
+    def left_networks(self, living: Container[str]) -> tuple[str, ...]:
+        """Names of our networks whose run is not among the living, nor lives with another state directory."""
+        return tuple(
+            sorted(
+                network.name()
+                for network in self._connection.listAllNetworks()
+                if network.name().startswith(PREFIX)
+                and network.name().split("-")[1] not in living
+                and not _is_wanted(network)
+            )
+        )
 
     def remove_network(self, name: str) -> None:
         """Stop a network of ours; one that is gone already is fine."""
@@ -600,9 +709,12 @@ class Hypervisor:
             return _first_line(error)
         return None if network.isActive() else f"network {NETWORK} is not started"
 
-    def spawn(self, spec: DomainSpec) -> Domain:
-        """Start a transient domain, paused, so that its console can be opened before its first byte."""
-        return self._spawn(spec.name, spec.xml(), mac=spec.mac, nics=spec.nics)
+    def spawn(self, spec: DomainSpec, xml: str | None = None) -> Domain:
+        """Start a transient domain, paused, so that its console can be opened before its first byte.
+
+        xml is another description of what spec asks for.
+        """
+        return self._spawn(spec.name, xml or spec.xml(), mac=spec.mac, nics=spec.nics)
 
     def spawn_raw(self, name: str, xml: str) -> Domain:
         """Start a domain from its description, paused; for probes that are no guests."""
@@ -635,6 +747,25 @@ class Hypervisor:
     def ours(self) -> tuple[str, ...]:
         """Names of the domains that carry our prefix."""
         return tuple(sorted(d.name() for d in self._connection.listAllDomains() if d.name().startswith(PREFIX)))
+
+    def find(self, name: str) -> UsersDomain:
+        """A domain of the user's, running or not; UsageError names the known ones."""
+        known = [domain.name() for domain in self._connection.listAllDomains()]
+        theirs = sorted(other for other in known if not other.startswith(PREFIX))
+        if name.startswith(PREFIX):
+            raise UsageError(f"{name} is a guest of kdump-harness itself, which a run is drilling")
+        if name not in theirs:
+            raise UsageError(f"no domain {name!r} at {self.uri} (known: {', '.join(theirs) or 'none'})")
+        return UsersDomain(self._connection, name)
+
+    def copies(self) -> tuple[tuple[str, Path], ...]:
+        """What libvirt is copying out of running domains: the domain, and a file that it copies to."""
+        found = []
+        for domain in self._connection.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE):
+            with contextlib.suppress(libvirt.libvirtError):  # nothing is copied out of most
+                for target in ElementTree.fromstring(domain.backupGetXMLDesc()).iterfind(".//target[@file]"):
+                    found.append((domain.name(), Path(target.get("file", ""))))
+        return tuple(found)
 
     def disks_of(self, name: str) -> tuple[Path, ...]:
         """The files behind a domain's disks."""
@@ -695,6 +826,19 @@ class Hypervisor:
         for number in self._watched.pop(handle.UUIDString(), ()):
             with contextlib.suppress(libvirt.libvirtError):
                 self._connection.domainEventDeregisterAny(number)
+
+
+def is_local(uri: str) -> bool:
+    """Whether a hypervisor is on this host."""
+    return "+" not in uri.split(":")[0] and uri.partition("://")[2].startswith("/")
+
+
+def _is_wanted(network: Any) -> bool:
+    """Whether the run that made a network goes on; of one that does not say whose it is, whether it is in use."""
+    with contextlib.suppress(libvirt.libvirtError):  # it is gone
+        owner = ElementTree.fromstring(network.XMLDesc()).findtext(f"metadata/{{{_OURS}}}run")
+        return is_held(Path(owner)) if owner is not None else bool(network.listAllPorts())
+    return False
 
 
 def default_uri() -> str:

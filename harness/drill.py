@@ -16,6 +16,7 @@ from typing import Any
 
 from . import checks
 from .checks import CrashFacts
+from .clone import Clone, family_of
 from .collector import open_collector
 from .console import Line
 from .crasher import put_module
@@ -65,6 +66,7 @@ class Plan:
     target: str = "local"
     as_is: bool = False  # judge the guest as it was found
     until: str = RECOVERED  # or SAVED: switch the guest off when the dump is written, and judge no reboot
+    clone: Clone | None = None  # a machine of the user's; what the plan does not name of its kdump stays as it is
     packages: tuple[str, ...] | None = None  # instead of the family's
     more_packages: tuple[str, ...] = ()  # beside those, and those that the target needs
     server: Server | None = None  # that dumps are sent to; one is made where the target needs it
@@ -90,10 +92,21 @@ class Plan:
             raise UsageError(f"a drill goes until {SAVED} or {RECOVERED}, not {self.until!r}")
         if self.until == SAVED and self.target in ON_DISK:
             raise UsageError(f"--until {SAVED} cannot go with --target {self.target}: it reads the system's disk only")
-        self.config.check(self.subject.family)
+        if self.knows_family:
+            self.config.check(self.subject.family)
+            find_target(self.target, self.subject.family)
         find_trigger(self.trigger, vcpus=self.machine.vcpus)
-        find_target(self.target, self.subject.family)
         load_known_issues()
+
+    @property
+    def knows_family(self) -> bool:
+        """Whether the subject's family is more than what stands for it until the guest is asked."""
+        return self.clone is None or self.clone.family is not None
+
+    @property
+    def image(self) -> str:
+        """What the verdict is about."""
+        return self.subject.name if self.clone is None else self.clone.image
 
 
 def run_drill(run: Run, plan: Plan) -> Verdict:
@@ -122,9 +135,10 @@ def open_session(run: Run, plan: Plan, *, on_verdict: Callable[[Verdict], None] 
     plan = replace(plan, machine=replace(machine, devices=tuple(sorted(devices))))
     run.open_evidence()
     disk: ArmedDisk | BaseDisk
-    if plan.as_is:
+    if plan.clone is not None:
+        disk = plan.clone.base
+    elif plan.as_is:
         disk = base_disk(run, plan.subject, ())
-        base_format = disk.format
     else:
         more = (*plan.subject.family.targets[plan.target].packages, *plan.more_packages)
         try:
@@ -133,7 +147,6 @@ def open_session(run: Run, plan: Plan, *, on_verdict: Callable[[Verdict], None] 
             verdict = _not_armed(run, plan, error)
             yield _Refused(verdict, on_verdict)
             return
-        base_format = "qcow2"
     need_mib = plan.machine.memory_mib * (2 if plan.oracle else 1) + 512
     run.state.require_space(need_mib, f"the drill of {plan.subject.name}")
     require_space(run.evidence_directory, EVIDENCE_NEED_MIB, "the evidence of a drill", option="--evidence")
@@ -146,8 +159,9 @@ def open_session(run: Run, plan: Plan, *, on_verdict: Callable[[Verdict], None] 
         evidence = run.evidence(plan.name or plan.subject.name)
         stack.callback(evidence.close)
         subject = plan.subject
+        base_format = disk.format if isinstance(disk, BaseDisk) else "qcow2"
         guest = run.guest(
-            run.overlay(disk.path, base_format=base_format),
+            disk.path if plan.clone is not None else run.overlay(disk.path, base_format=base_format),
             plan.machine,
             evidence,
             label=subject.name,
@@ -155,6 +169,8 @@ def open_session(run: Run, plan: Plan, *, on_verdict: Callable[[Verdict], None] 
             access=subject.access,
             ports=(run.crash_network().port(),) if plan.server is not None else (),
             disks=(target_disk,) if target_disk is not None else (),
+            identity=plan.clone.identity if plan.clone is not None else None,
+            like=plan.clone.like if plan.clone is not None else None,
         )
         with _blamed(evidence):
             yield Session(run, plan, stack.enter_context(guest), evidence, disk, on_verdict)
@@ -253,6 +269,8 @@ class Session:
             drill.verdict.remarks.extend(self._disk.remarks)
         else:
             drill.verdict.disk = self._disk.source
+        if plan.clone is not None:
+            drill.verdict.remarks.extend(plan.clone.remarks)
         return drill
 
     @property
@@ -302,7 +320,7 @@ class _Drill:
         self.trigger: Trigger = find_trigger(plan.trigger, vcpus=plan.machine.vcpus)
         self.target: Target = find_target(plan.target, plan.subject.family, plan.server)
         self.verdict = Verdict(
-            image=plan.subject.name,
+            image=plan.image,
             family=plan.subject.family.name,
             trigger=plan.trigger,
             target=plan.target,
@@ -342,6 +360,7 @@ class _Drill:
         try:
             if start is not None:
                 start(guest)
+            stack = self._acquainted(guest, stack)
             try:
                 before, dumps_before = self._prepare(guest, stack)
             except NotArmed as error:
@@ -410,9 +429,25 @@ class _Drill:
         """From the power-on to the login prompt."""
         with self.progress.step(f"{self.plan.subject.name}: booting", usual_s=60 if self.run.factor > 1 else 15):
             self.clock.mark("power-on")
+            if self.plan.clone is not None:
+                if remark := self.plan.clone.come_up(guest, self.progress.say):
+                    self.verdict.remarks.append(remark)
+                self.clock.mark("first-login")
+                return
             guest.power_on()
             self.clock.mark("first-login", guest.wait_for_login().at_s)
             guest.connect()
+
+    def _acquainted(self, guest: Guest, stack: Stack) -> Stack:
+        """The stack of the family that the guest turns out to be of, where nobody has told."""
+        if self.plan.clone is None or self.plan.clone.family is not None:
+            return stack
+        family = family_of(guest)
+        clone, subject = replace(self.plan.clone, family=family), replace(self.plan.subject, family=family)
+        self.plan = replace(self.plan, clone=clone, subject=subject)
+        self.plan.check()
+        self.verdict.family = family.name
+        return Stack(guest, family)
 
     def _configure(self, guest: Guest, stack: Stack) -> None:
         """Tell kdump what the drill wants of it, and see it armed."""
@@ -427,9 +462,12 @@ class _Drill:
         self.target = find_target(self.plan.target, family, self.plan.server)
         if self.plan.as_is:
             stack.settle()
+            if self.plan.clone is not None and (away := self.plan.clone.dumps_away(guest, family)):
+                verdict.remarks.append(away)
             return
         stack.family = family = self.target.adapt(family)
-        changed = stack.collect_with(*wanted.collection(family))
+        collection = wanted.collection(family) if self.plan.clone is None else (wanted.level, wanted.compress)
+        changed = stack.collect_with(*collection)
         aimed = self.target.aim(guest, stack)
         if wanted.crashkernel != "none":
             if aimed or (changed and family.config.in_initramfs):

@@ -8,14 +8,14 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from . import accel
 from .catalog import CPU_LEVELS
 from .crashnet import CrashNetwork, Port
-from .domain import FIRMWARE, PREFIX, Disk, Domain, DomainSpec, Hypervisor, Layer, new_mac
+from .domain import FIRMWARE, NETWORK, PREFIX, Disk, Domain, DomainSpec, Hypervisor, Layer, new_mac
 from .errors import CommandFailed, GuestError, HostError, UsageError
 from .evidence import Evidence, EvidenceRoot
 from .guest import Guest, SavedGuest
@@ -79,6 +79,15 @@ class Identity:
     host_name: str
     mac: str
     host_key: KeyPair
+
+
+@dataclass(frozen=True, kw_only=True)
+class Likeness:
+    """How a guest that is like another machine differs from the guests that are ours altogether."""
+
+    describe: Callable[[DomainSpec], str]  # libvirt's description of it
+    network: str  # that it is reached over
+    seeded: bool  # cloud-init is told our key, the host name and the network
 
 
 class Run:
@@ -149,14 +158,27 @@ class Run:
     def crash_network(self) -> CrashNetwork:
         """The network of this run that dumps travel over, made when it is first asked for."""
         if self._crash_network is None:
-            living = self.state.living_runs()
-            for left in self.hypervisor.our_networks():  # of runs that were killed: nothing else takes them down
-                if left.split("-")[1] not in living:
-                    self.hypervisor.remove_network(left)
-            name = f"{PREFIX}{self.directory.identity}-crash"
-            self._crash_network = CrashNetwork(self.hypervisor, name)
-            self._stack.callback(self.hypervisor.remove_network, name)
+            self._crash_network = self._own_network("crash", dhcp=False)
         return self._crash_network
+
+    def clone_network(self) -> str:
+        """The name of a new network that leads nowhere, on which this host gives addresses to one clone."""
+        return self._own_network(f"clone{next(self._numbers)}", dhcp=True).name
+
+    def _own_network(self, label: str, *, dhcp: bool) -> CrashNetwork:
+        for left in self.hypervisor.left_networks(self.state.living_runs()):
+            self.hypervisor.remove_network(left)  # of runs that were killed: nothing else takes them down
+        name = f"{PREFIX}{self.directory.identity}-{label}"
+        network = CrashNetwork(self.hypervisor, name, run=self.directory.path, dhcp=dhcp)
+        self._stack.callback(self.hypervisor.remove_network, name)
+        return network
+
+    def private_disk(self, capacity_bytes: int) -> Path:
+        """A throw-away qcow2 that only its owner can read, for what is copied from a machine of the user's."""
+        path = self.directory.path / f"disk-{next(self._numbers)}.qcow2"
+        path.touch(mode=0o600)
+        _create_qcow2(path, size=str(capacity_bytes), mode=0o600)
+        return path
 
     def fit(self, machine: Machine, *, needs: int | None) -> Machine:
         """The machine with the processor that a guest needs, unless it names another; HostError where there is none."""
@@ -200,11 +222,12 @@ class Run:
         access: Access | None = None,
         ports: tuple[Port, ...] = (),
         disks: tuple[Disk, ...] = (),
+        like: Likeness | None = None,
     ) -> Iterator[Guest]:
         """A guest that is defined and paused; destroyed at the end of the block, whatever happens in it.
 
         identity is for the same machine once more; a new one makes cloud-init start from nothing. access is for
-        guests that know the run's own key from nobody.
+        guests that know the run's own key from nobody. like is for a guest that is a clone of another machine.
         """
         machine = self.fit(machine, needs=None)
         identity = identity or self.identity(label)
@@ -229,8 +252,9 @@ class Run:
             vcpus=machine.vcpus,
             disk=disk,
             layers=layers,
-            seed=seed,
+            seed=seed if like is None or like.seeded else None,
             mac=mac,
+            network=like.network if like is not None else NETWORK,
             cpu_level=machine.cpu_level,
             firmware=machine.firmware,
             nvram=nvram,
@@ -239,7 +263,7 @@ class Run:
             extra_disks=disks,
         )
         owners = {layer.path: layer.path.stat() for layer in layers if layer.relabel}
-        domain = self.hypervisor.spawn(spec)
+        domain = self.hypervisor.spawn(spec, like.describe(spec) if like is not None else None)
         try:
             with self._living(
                 domain,
@@ -350,9 +374,9 @@ def layers_of(overlay: Path) -> tuple[Layer, ...]:
     return tuple(layers)
 
 
-def _create_qcow2(path: Path, *options: str, size: str | None = None) -> None:
+def _create_qcow2(path: Path, *options: str, size: str | None = None, mode: int = 0o644) -> None:
     _qemu_img("create", "-q", "-f", "qcow2", *options, os.fspath(path), *([size] if size else []))
-    path.chmod(0o644)
+    path.chmod(mode)
 
 
 def _qemu_img(*arguments: str) -> str:

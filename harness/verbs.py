@@ -16,6 +16,7 @@ from rich.table import Table
 from . import plot
 from .catalog import Catalog, Image, load_catalog
 from .cells import COMPUTED, REFUSED, Cell
+from .clone import Wish, check_config, label_of, look_at, make_clone
 from .diagnosis import diagnose_file
 from .disk import Subject, probe_format
 from .doctor import examine
@@ -38,6 +39,7 @@ from .stack import KdumpConfig
 from .state import State, is_held
 from .sweep import Sweep, SweepPlan, parse_compressions, parse_levels, parse_real, run_sweep
 from .triage import Triage, check_given, triage
+from .trigger import find_trigger
 from .verdict import Verdict
 from .vmcore import VmcoreError, open_vmcore
 from .vmcore import inspect as inspect_vmcore
@@ -98,21 +100,25 @@ def subject_of(arguments: argparse.Namespace) -> Subject:
     """What is to be drilled, with the kernel, the packages and the way in that the user chose."""
     subject = find_subject(arguments.image, family=arguments.family, login=arguments.login)
     family = subject.family
-    access = None
-    if arguments.key is not None or arguments.password_file is not None:
-        if subject.image is not None:
-            raise UsageError("--key and --password-file are for files; images of the catalogue get a key of the run")
-        access = Access(key_file=arguments.key, password=_password(arguments.password_file))
     makedumpfile = getattr(arguments, "makedumpfile", None)
+    if subject.image is not None and (arguments.key is not None or arguments.password_file is not None):
+        raise UsageError("--key and --password-file are for files; images of the catalogue get a key of the run")
     return dataclasses.replace(
         subject,
-        access=access,
+        access=access_of(arguments),
         kernel=parse_kernel(arguments.kernel, family, usual=subject.usual_kernel)
         if arguments.kernel is not None
         else None,
         files=local_packages(arguments.packages, family) if arguments.packages is not None else (),
         more=(parse_package(makedumpfile, family),) if makedumpfile is not None else (),
     )
+
+
+def access_of(arguments: argparse.Namespace) -> Access | None:
+    """The user's own way in, where one was named."""
+    if arguments.key is None and arguments.password_file is None:
+        return None
+    return Access(key_file=arguments.key, password=_password(arguments.password_file))
 
 
 def _password(path: Path | None) -> str | None:
@@ -130,8 +136,8 @@ def _password(path: Path | None) -> str | None:
 
 def _machine(arguments: argparse.Namespace, subject: Subject) -> Machine:
     return Machine(
-        memory_mib=arguments.memory,
-        vcpus=arguments.vcpus,
+        memory_mib=Machine.memory_mib if arguments.memory is None else arguments.memory,
+        vcpus=Machine.vcpus if arguments.vcpus is None else arguments.vcpus,
         firmware=arguments.firmware or subject.firmware,
         cpu_level=arguments.cpu,
     )
@@ -230,28 +236,75 @@ def find_subject(image: str, *, family: str | None, login: str = "root") -> Subj
 
 
 def drill(arguments: argparse.Namespace) -> int:
-    subject = subject_of(arguments)
+    cloned = arguments.domain is not None
+    if arguments.keep_mac and not cloned:
+        raise UsageError("--keep-mac is for --domain: the guests of images have no MAC to keep")
+    subject = _subject_of_domain(arguments) if cloned else subject_of(arguments)
+    changes = (arguments.target, arguments.level, arguments.compress)
     plan = Plan(
         subject=subject,
-        machine=_machine(arguments, subject),
+        machine=Machine() if cloned else _machine(arguments, subject),
         config=KdumpConfig(crashkernel=arguments.crashkernel, level=arguments.level, compress=arguments.compress),
         trigger=arguments.trigger,
-        target=arguments.target,
-        as_is=arguments.as_is,
+        target=arguments.target or "local",
+        as_is=arguments.as_is or (cloned and all(change is None for change in changes)),
         budget_s=arguments.budget,
         until=arguments.until,
         oracle=arguments.oracle,
+        name=f"domain-{subject.name}" if cloned else "",
     )
-    plan.check()
+    if not cloned:
+        plan.check()
     check_writable(arguments.evidence)
     check_output(arguments.json)
     with Run(options_of(arguments)) as run:
-        verdict = run_drill(run, plan)
+        verdict = run_drill(run, _with_clone(run, plan, arguments) if cloned else plan)
     verdict.remarks += record_result(arguments, DRILL, verdict.to_json())
     write_json(arguments.json, verdict.to_json())
     if arguments.json != "-":
         show_verdict(verdict)
     return EXIT_OK if verdict.verified else EXIT_FAILED
+
+
+def _subject_of_domain(arguments: argparse.Namespace) -> Subject:
+    """A clone's, whose family is not known before it runs unless it is told; UsageError for what no clone can do."""
+    for option, given, why in (
+        ("--kernel", arguments.kernel, "its network leads to no packages, and its own kernel is what is judged"),
+        ("--makedumpfile", arguments.makedumpfile, "a clone is judged with its own"),
+        ("--packages", arguments.packages, "a clone is judged with what is installed in it"),
+        ("--firmware", arguments.firmware, "a clone has the domain's"),
+        ("--crashkernel", arguments.crashkernel, "a clone has the domain's reservation"),
+        ("--target", arguments.target not in (None, "local") or None, "a clone dumps where it does, or to local"),
+    ):
+        if given is not None:
+            raise UsageError(f"{option} cannot go with --domain: {why}")
+    if arguments.as_is and arguments.target is not None:
+        raise UsageError("--as-is leaves the guest's target as it is, so it cannot go with --target")
+    original = look_at(arguments.uri, arguments.domain)
+    find_trigger(arguments.trigger, vcpus=arguments.vcpus or original.vcpus)
+    if arguments.until == SAVED and len(original.disks) > 1:
+        raise UsageError(f"--until {SAVED} reads one disk, and {original.name} has {len(original.disks)}")
+    access = access_of(arguments)
+    if access is not None:
+        access.check()
+    family = find_family(arguments.family) if arguments.family else None
+    check_config(KdumpConfig(crashkernel=None, level=arguments.level, compress=arguments.compress), family)
+    stand_in = family or next(iter(load_families().values()))
+    return Subject(name=label_of(original.name), family=stand_in, login=arguments.login, access=access)
+
+
+def _with_clone(run: Run, plan: Plan, arguments: argparse.Namespace) -> Plan:
+    """The plan with a clone of the domain that is named."""
+    wish = Wish(
+        memory_mib=arguments.memory,
+        vcpus=arguments.vcpus,
+        cpu_level=arguments.cpu,
+        keep_macs=arguments.keep_mac,
+        seeded=plan.subject.access is None,
+        family=plan.subject.family if arguments.family else None,
+    )
+    clone = make_clone(run, arguments.domain, wish)
+    return dataclasses.replace(plan, clone=clone, machine=clone.machine)
 
 
 def record_result(arguments: argparse.Namespace, kind: str, result: dict[str, Any]) -> list[str]:
@@ -508,12 +561,17 @@ def clean(arguments: argparse.Namespace) -> int:
                     hypervisor.destroy_named(name)
                 out.print(f"{doing} domain {name}")
                 count += 1
-        for name in hypervisor.our_networks():
-            if name.split("-")[1] not in living:
+        for name, copy in dict(hypervisor.copies()).items():
+            if copy.parent in state.dead_runs().values():
                 if not arguments.dry_run:
-                    hypervisor.remove_network(name)
-                out.print(f"{doing} network {name}")
+                    hypervisor.find(name).end_copy(copy)
+                out.print(f"{'would end' if arguments.dry_run else 'ended'} the copying of the disks of {name}")
                 count += 1
+        for name in hypervisor.left_networks(living):
+            if not arguments.dry_run:
+                hypervisor.remove_network(name)
+            out.print(f"{doing} network {name}")
+            count += 1
         hypervisor.close()
     for leftover in (*state.leftovers(), *(state.cached() if arguments.caches else ())):
         count += 1

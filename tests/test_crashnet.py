@@ -20,16 +20,18 @@ class Hypervisor:
         self.refusals = refusals
         self.made: list[str] = []
 
-    def make_network(self, name: str, address: str, prefix: int) -> None:
+    def make_network(
+        self, name: str, address: str, prefix: int, *, run: Path, leases: tuple[str, str] | None = None
+    ) -> None:
         if self.refusals:
             self.refusals -= 1
             raise HostError("the address is taken")
-        self.made.append(f"{name} {address}/{prefix}")
+        self.made.append(f"{name} {address}/{prefix}" + (f" {leases[0]}-{leases[1]}" if leases else ""))
 
 
 def test_each_guest_has_a_place_of_its_own() -> None:
     hypervisor: Any = Hypervisor(refusals=2)
-    network = CrashNetwork(hypervisor, "kdh-1-crash")
+    network = CrashNetwork(hypervisor, "kdh-1-crash", run=Path("/state/runs/1"))
     (made,) = hypervisor.made
     subnet = made.split()[1].removesuffix(".1/24")
     assert subnet in SUBNETS
@@ -43,7 +45,7 @@ def test_each_guest_has_a_place_of_its_own() -> None:
 def test_a_host_without_a_free_subnet_is_told() -> None:
     hypervisor: Any = Hypervisor(refusals=TRIES)
     with pytest.raises(HostError, match="the address is taken"):
-        CrashNetwork(hypervisor, "kdh-1-crash")
+        CrashNetwork(hypervisor, "kdh-1-crash", run=Path("/state/runs/1"))
 
 
 def test_a_disk_that_fails_needs_its_server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
