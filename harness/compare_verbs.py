@@ -19,13 +19,13 @@ from .errors import EXIT_FAILED, EXIT_OK, UsageError
 from .evidence import check_writable
 from .family import fill
 from .guest import Guest
+from .history.database import BISECT, COMPARE
 from .output import check_output, markdown_cell, out, write_json, write_text, xml_text
 from .packages import local_packages, parse_kernel, parse_package
 from .runtime import Machine, Run
 from .stack import KdumpConfig, Stack
 from .verbs import find_subject, options_of, record_result, subject_of
 
-COMPARE, BISECT = "compare", "bisect"
 OWN = "the image's own"
 _COLOURS = {WORSE: "red", BETTER: "green", UNCLEAR: "yellow", SAME: "dim"}
 

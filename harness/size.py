@@ -176,8 +176,7 @@ class Size:
         for row, one in zip(record["sizings"], self.sizings, strict=True):
             row["measured"] = one.measured.to_json() if one.measured is not None else None
             row["proof"], row["default_verdict"], row["crashes"] = one.proof(), one.default_verdict(), one.crashes
-        smallest = {f"smallest_mib {one.name}": one.smallest_mib for one in self.sizings if one.smallest_mib}
-        return {"schema": SCHEMA, "ok": self.ok, "summary": self.crashkernel or "", "figures": smallest, **record}
+        return {"schema": SCHEMA, "ok": self.ok, **record}
 
     def draw(self, path: Path) -> None:
         """The plot of the reservations; none where there is nothing to draw."""

@@ -12,14 +12,13 @@ from . import plot
 from .crashkernel import parse_size_mib
 from .errors import EXIT_FAILED, EXIT_OK, UsageError
 from .evidence import check_writable
-from .history.database import DRILL
+from .history.database import DRILL, SIZE
+from .history.importing import sizing_results
 from .output import check_output, out, write_json
 from .runtime import Machine, Run
 from .size import Size, SizePlan, Sizing, run_size
 from .verbs import options_of, record_result, subject_of
 from .verdict import Verdict
-
-SIZE = "size"
 
 
 def size(arguments: argparse.Namespace) -> int:
@@ -54,7 +53,8 @@ def size(arguments: argparse.Namespace) -> int:
         found = run_size(run, plan, on_verdict=crashed)
     if arguments.plot is not None:
         found.draw(Path(arguments.plot))
-    found.notes += record_result(arguments, SIZE, found.to_json())
+    for result in sizing_results(found.to_json()):
+        found.notes += record_result(arguments, SIZE, result)
     write_json(arguments.json, found.to_json())
     if arguments.json != "-":
         show_size(found)

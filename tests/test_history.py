@@ -21,9 +21,9 @@ from history_factory import VERDICT, drill, failed
 from harness import plugin, verbs
 from harness.cli import main
 from harness.errors import UsageError
-from harness.history.database import DRILL, SWEEP, History, Run, history_path
+from harness.history.database import DRILL, SIZE, SWEEP, History, Run, history_path
 from harness.history.figures import figures_of, load_figures
-from harness.history.importing import import_file
+from harness.history.importing import _results, import_file, sizing_results
 from harness.history.recording import record
 from harness.history.trend import find, regressions
 from harness.stage import Stage
@@ -125,12 +125,61 @@ def test_two_drills_are_no_past(past: History) -> None:
     assert find(load_figures()["panic_to_login"], past.series(runs[-1].series)) is None
 
 
+def test_a_trial_with_a_part_of_its_reservation_is_not_compared_with_drills_of_the_whole(past: History) -> None:
+    for day in range(8):
+        past.add(DRILL, drill(day, crashkernel="256M", reserved_mib=256))
+    run = past.add(DRILL, drill(8, slower_by=9.0, crashkernel="256M", reserved_mib=100))
+    assert run is not None
+    assert regressions(past, run) == []
+
+
+def test_a_dump_that_cannot_be_read_is_imported_and_one_bad_file_spoils_no_other(
+    past: History, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    unreadable = {**VERDICT, "verified": False, "dump": {**VERDICT["dump"], "format": None, "pages_kept": None}}
+    for name, content in (("a", unreadable), ("b", {"checks": 1, "verified": 2}), ("c", VERDICT)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "verdict.json").write_text(json.dumps(content), encoding="utf-8")
+    history = str(tmp_path / "history.sqlite")
+    assert main(["history", "--import", str(tmp_path), "--history", history]) == 2
+    told = capsys.readouterr()
+    assert told.out == "2 recorded, 0 were known\n"
+    assert "b/verdict.json is no result of ours" in told.err
+    assert told.err.count("\n") == 1
+
+
+def sizing(smallest_mib: int | None, memory_mib: int = 1024) -> dict[str, Any]:
+    row = {"memory_mib": memory_mib, "vcpus": 2, "target": "local", "proof": "dumped 3 of 3", "predicted_mib": 86}
+    return {
+        "image": "debian-12",
+        "ok": smallest_mib is not None,
+        "kernel": "6.1",
+        "accelerator": "tcg",
+        "sizings": [{**row, "smallest_mib": smallest_mib, "confirmed": True}],
+    }
+
+
+def test_a_kernel_that_needs_more_memory_is_said_so(past: History, tmp_path: Path) -> None:
+    file = tmp_path / "size.json"
+    for day, smallest_mib in enumerate([100, 104, 100, 104, 100, 160]):
+        file.write_text(json.dumps({**sizing(smallest_mib), "evidence": str(day)}), encoding="utf-8")
+        (kind, result, _), *_ = _results(file, json.loads(file.read_text(encoding="utf-8")))
+        run = past.add(kind, {**result, "started": f"2026-11-{10 + day}T00:00:00+00:00"})
+        assert run is not None
+        worse = [found.text for found in regressions(past, run)]
+        assert bool(worse) == (smallest_mib == 160), worse
+    assert "smallest reservation that dumps: 160" in worse[0]
+    other = past.add(SIZE, {**next(sizing_results(sizing(300, 4096))), "started": "2026-11-20T00:00:00+00:00"})
+    assert other is not None
+    assert regressions(past, other) == []  # another machine
+
+
 def test_figures_are_taken_from_their_places() -> None:
     figures = figures_of(VERDICT)
     assert figures["panic_to_login"] == 338.887
     assert figures["dump_size"] == 27_749_729
     assert figures["reserved"] == 256
-    assert set(figures) == set(load_figures())
+    assert set(figures) == set(load_figures()) - {"smallest_reservation", "capture_memory"}  # these are a sizing's
     assert figures_of({"phases_s": None, "dump": None, "reserved_mib": None}) == {}
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..crashkernel import reserved_mib
 from ..database import Database
 from ..errors import HostError, UsageError
 from ..state import default_directory
@@ -40,6 +41,9 @@ _MIGRATIONS = (
 
 DRILL = "drill"
 SWEEP = "sweep"
+SIZE = "size"
+COMPARE = "compare"
+BISECT = "bisect"
 
 VERIFIED = "verified"
 KNOWN_ISSUE = "known issue"
@@ -109,7 +113,8 @@ class History:
         """Record a result; None when it is there already.
 
         A drill is a verdict.json. Anything else has image and ok, and may have kernel, accelerator, evidence, cells (as
-        a sweep.json has), a summary, and figures by name. at_s is when it began, where it does not tell that itself.
+        a sweep.json has), a summary, figures by name, and a series: what it must have in common with its past. at_s is
+        when it began, where it does not tell that itself.
         """
         row = _row(kind, result, at_s=at_s, scenario=scenario)
         columns = ", ".join(row)
@@ -198,7 +203,9 @@ def _row(kind: str, result: Mapping[str, Any], *, at_s: float | None, scenario: 
     started = result.get("started")
     if started:
         at_s = datetime.datetime.fromisoformat(started).timestamp()
-    series = {name: result.get(name) for name in _SERIES} if kind == DRILL else {"image": result["image"]}
+    series = {"image": result["image"], **result.get("series", {})}
+    if kind == DRILL:
+        series = {name: result.get(name) for name in _SERIES} | _shrunk(result)
     identity = {name: result.get(name) for name in _IDENTITY}
     return {
         "key": _digest([kind, identity]),
@@ -216,6 +223,13 @@ def _row(kind: str, result: Mapping[str, Any], *, at_s: float | None, scenario: 
         "evidence": str(result.get("evidence") or ""),
         "result": json.dumps(result, default=str),
     }
+
+
+def _shrunk(result: Mapping[str, Any]) -> dict[str, Any]:
+    """What is left of a reservation of which a part was given back before the crash, as trials of sizes do."""
+    asked, left = result.get("crashkernel"), result.get("reserved_mib")
+    whole = reserved_mib(asked, result.get("memory_mib") or 0) if isinstance(asked, str) else None
+    return {"reserved_mib": left} if whole and left and left < whole else {}
 
 
 def _digest(value: Any) -> str:

@@ -1,17 +1,17 @@
-"""Takes past results into the history: verdict.json, sweep.json, matrix.json, or a directory with some below it."""
+"""Takes past results into the history: a verdict.json, a sweep.json and so on, or a directory with some below it."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from ..errors import UsageError
-from .database import DRILL, SWEEP, History
-from .shape import DRILL_SHAPE, SWEEP_SHAPE, require
+from .database import BISECT, COMPARE, DRILL, SIZE, SWEEP, History
+from .shape import CHANGE_SHAPE, DRILL_SHAPE, SIZE_SHAPE, SWEEP_SHAPE, require
 
-NAMES = ("verdict.json", "sweep.json", "matrix.json")
+NAMES = ("verdict.json", "sweep.json", "matrix.json", "size.json", "compare.json", "bisect.json")
 
 
 def import_file(history: History, path: Path) -> tuple[int, int]:
@@ -70,5 +70,27 @@ def _results(path: Path, table: Any) -> Iterator[tuple[str, dict[str, Any], str]
     elif isinstance(table, dict) and "cells" in table:
         require(table, SWEEP_SHAPE, "sweep")
         yield SWEEP, table, ""
+    elif isinstance(table, dict) and "sizings" in table:
+        require(table, SIZE_SHAPE, "size")
+        yield from ((SIZE, result, "") for result in sizing_results(table))
+    elif isinstance(table, dict) and "thing" in table:
+        require(table, CHANGE_SHAPE, "comparison")
+        yield (COMPARE if "samples" in table else BISECT), table, ""
     else:
         raise UsageError(f"{path} is none of {', '.join(NAMES)}")
+
+
+def sizing_results(size: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """A size.json as one result for each machine and target, each with a past of its own."""
+    common = {name: size.get(name) for name in ("image", "kernel", "accelerator", "makedumpfile", "evidence")}
+    for one in size["sizings"]:
+        smallest = one.get("smallest_mib")
+        figures = {"smallest_reservation": smallest, "capture_memory": one.get("predicted_mib")}
+        yield {
+            **common,
+            "ok": smallest is not None and one.get("confirmed") is not False,
+            "summary": f"{one['memory_mib']} MiB, {one['target']}: {one['proof']}",
+            "figures": {name: value for name, value in figures.items() if value is not None},
+            "series": {"accelerator": size.get("accelerator")}
+            | {name: one[name] for name in ("memory_mib", "vcpus", "target")},
+        }

@@ -12,7 +12,7 @@ _YEARS = range(1970, 9999)  # a day more or less, in any time zone, must be a da
 # A key with ? may be missing or null, * is any key; other keys are not looked at.
 _CHECK = {"name": str, "ok": bool, "expected": str, "seen": str}
 _SYMPTOM = {"name": str, "severity": str, "line": str, "meaning?": str, "remedy?": str}
-_DUMP = {"path": str, "format": str, "size_bytes": float, "pages_total?": float, "pages_kept?": float}
+_DUMP = {"path": str, "format?": str, "size_bytes": float, "pages_total?": float, "pages_kept?": float}
 DRILL_SHAPE = {
     "image": str, "verified": bool, "checks": [_CHECK], "symptoms?": [_SYMPTOM], "dump?": _DUMP,
     "phases_s?": {"*": float}, "reserved_mib?": float, "remarks?": [str], "started?": datetime.datetime, "kernel?": str,
@@ -24,6 +24,13 @@ SWEEP_SHAPE = {
     "image": str, "ok": bool, "cells": [_CELL], "relations?": [{"name": str, "ok": bool}], "kernel?": str,
     "accelerator?": str,
 }  # fmt: skip
+
+_SIZING = {
+    "memory_mib": int, "vcpus": int, "target": str, "proof": str, "smallest_mib?": float, "predicted_mib?": float,
+}  # fmt: skip
+SIZE_SHAPE = {"image": str, "ok": bool, "sizings": [_SIZING], "kernel?": str, "accelerator?": str, "evidence?": str}
+# A comparison, or a bisection.
+CHANGE_SHAPE = {"image": str, "ok": bool, "summary": str, "thing": str, "kernel?": str, "accelerator?": str}
 
 
 def require(value: Any, shape: Any, where: str) -> None:

@@ -133,12 +133,22 @@ def _tell_trend(figure: Figure, rows: Sequence[dict[str, Any]]) -> None:
 
 def _import(found: History, files: Sequence[Path], json_to: str | None) -> int:
     added = known = 0
+    refused: list[str] = []
     for file in files:
-        more_added, more_known = import_file(found, file)
+        try:
+            more_added, more_known = import_file(found, file)
+        except UsageError as error:
+            if len(files) == 1:
+                raise
+            refused.append(str(error))  # the others may be good
+            continue
         added, known = added + more_added, known + more_known
-    write_json(json_to, {"added": added, "known": known})
+    write_json(json_to, {"added": added, "known": known, "refused": refused})
     if json_to != "-":
         out.print(f"{added} recorded, {known} were known")
+    if refused:
+        more = f"; and {len(refused) - 1} more files" if len(refused) > 1 else ""
+        raise UsageError(f"{refused[0]}{more}")
     return EXIT_OK
 
 
