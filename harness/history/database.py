@@ -205,7 +205,7 @@ def _row(kind: str, result: Mapping[str, Any], *, at_s: float | None, scenario: 
         at_s = datetime.datetime.fromisoformat(started).timestamp()
     series = {"image": result["image"], **result.get("series", {})}
     if kind == DRILL:
-        series = {name: result.get(name) for name in _SERIES} | _shrunk(result)
+        series = {name: result.get(name) for name in _SERIES} | shrunk(result)
     identity = {name: result.get(name) for name in _IDENTITY}
     return {
         "key": _digest([kind, identity]),
@@ -225,7 +225,7 @@ def _row(kind: str, result: Mapping[str, Any], *, at_s: float | None, scenario: 
     }
 
 
-def _shrunk(result: Mapping[str, Any]) -> dict[str, Any]:
+def shrunk(result: Mapping[str, Any]) -> dict[str, Any]:
     """What is left of a reservation of which a part was given back before the crash, as trials of sizes do."""
     asked, left = result.get("crashkernel"), result.get("reserved_mib")
     whole = reserved_mib(asked, result.get("memory_mib") or 0) if isinstance(asked, str) else None

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from ..errors import EXIT_FAILED, EXIT_OK, UsageError
 from ..output import check_output, out, printable, write_json
-from .database import DRILL, History, Run, history_path, utc
+from .database import History, Run, history_path, shrunk, utc
 from .figures import Figure, find_figure
 from .importing import import_file, result_files
 from .metrics import write_metrics
@@ -48,7 +48,7 @@ def history(arguments: argparse.Namespace) -> int:
 
 def _list(found: History, arguments: argparse.Namespace) -> int:
     runs = found.newest(images=arguments.image, limit=arguments.last)
-    worse = {run.number: regressions(found, run) for run in runs if run.kind == DRILL and run.ok}
+    worse = {run.number: regressions(found, run) for run in runs if run.ok}
     rows = [{**run.to_json(), "worse": [one.to_json() for one in worse.get(run.number, [])]} for run in runs]
     write_json(arguments.json, rows)
     if arguments.json != "-":
@@ -75,7 +75,7 @@ def _line(run: Run, width: int) -> Text:
 
 def _trend(found: History, images: Sequence[str], figure: Figure, json_to: str | None) -> int:
     """Each series of drills that can be compared, by kernel in the order of their drills."""
-    runs = [run for run in found.newest(images=images) if run.kind == DRILL and run.ok and figure.name in run.figures]
+    runs = [run for run in found.newest(images=images) if run.ok and figure.name in run.figures]
     runs.sort(key=lambda run: (run.image, run.series, run.at_s, run.number))
     rows = [_series(found, figure, list(series)) for _, series in groupby(runs, key=lambda run: run.series)]
     write_json(json_to, {"figure": figure.name, "unit": figure.unit, "series": rows})
@@ -109,9 +109,12 @@ def _of_kernel(figure: Figure, kernel: str | None, runs: list[Run]) -> dict[str,
 
 def conditions(result: dict[str, Any]) -> str:
     """What the drills of a series have in common, for people."""
+    if (series := result.get("series")) is not None:  # of a sizing
+        return f"{series['accelerator']}, {series['memory_mib']} MiB, {series['vcpus']} CPUs, → {series['target']}"
+    left = "".join(f" ({mib} MiB left of it)" for mib in shrunk(result).values())
     told = (
         f"{result.get('accelerator')}", f"{result.get('memory_mib')} MiB", f"{result.get('vcpus')} CPUs",
-        f"{result.get('firmware')}", f"crashkernel={result.get('crashkernel')}",
+        f"{result.get('firmware')}", f"crashkernel={result.get('crashkernel')}{left}",
         f"-d {result.get('level')} {result.get('compress')}", f"{result.get('trigger')} → {result.get('target')}",
     )  # fmt: skip
     return ", ".join(told)
