@@ -15,6 +15,7 @@ from typing import Any
 from . import __version__
 from .errors import EXIT_BROKEN, EXIT_HOST, EXIT_OK, HarnessError
 from .family import COMPRESS_FLAGS, load_families
+from .fleet.arguments import add_fleet
 from .history.arguments import HISTORY_HELP, add_history
 from .report.arguments import add_report
 from .schedule.arguments import add_schedule
@@ -87,6 +88,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_diagnose(verbs)
     add_history(verbs, _add_json, Formatter)
     add_schedule(verbs, Formatter)
+    add_fleet(verbs, Formatter)
     add_report(verbs, Formatter)
     add_store(verbs, _add_json, Formatter)
     _add_clean(verbs)
@@ -449,6 +451,11 @@ def _add_clean(verbs: Verbs) -> None:
     parser.add_argument("--uri", help="the hypervisor (default: LIBVIRT_DEFAULT_URI, else qemu:///system)")
     parser.add_argument("--state", type=Path, metavar="DIR", help="where disks are kept")
     parser.add_argument("--caches", action="store_true", help="also remove cached downloads, built and armed disks")
+    parser.add_argument(
+        "--own",
+        action="store_true",
+        help="only domains of this state's dead runs: several states may share a host",
+    )
     parser.add_argument("--dry-run", action="store_true", help="only say what would be removed")
 
 

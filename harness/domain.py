@@ -653,6 +653,21 @@ class Hypervisor:
                 return _first_line(error).rpartition(": ")[2]
         return None
 
+    def firmware(self) -> tuple[str, ...]:
+        """The names in FIRMWARE that guests can boot with here."""
+        try:
+            told = self._connection.getDomainCapabilities(None, "x86_64", "q35", None)
+        except libvirt.libvirtError:
+            return ("bios",)
+        os_element = ElementTree.fromstring(told).find("./os")
+        offered = set() if os_element is None else {value.text for value in os_element.findall("./enum/value")}
+        secure = os_element is not None and any(
+            value.text == "yes" for value in os_element.findall("./loader/enum[@name='secure']/value")
+        )
+        if "efi" not in offered:
+            return ("bios",)
+        return ("bios", "uefi", "uefi-secure") if secure else ("bios", "uefi")
+
     def ensure_network(self) -> None:
         """Start libvirt's default NAT network where it is not running; the only thing of the user's that we touch."""
         try:

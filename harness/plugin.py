@@ -48,6 +48,7 @@ _OLD_PROPERTIES = pytest.StashKey[int]()
 _MISSING = pytest.StashKey[dict[str, str]]()
 _RUN = pytest.StashKey[Run]()
 _RUN_NAME = pytest.StashKey[str]()
+_SHARD = pytest.StashKey[tuple[int, int] | None]()
 
 
 def pin_image(*names: str) -> pytest.MarkDecorator:
@@ -99,6 +100,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--uri", metavar="URI", help="the hypervisor (default: LIBVIRT_DEFAULT_URI, else qemu:///system)")
     group.addoption("--state", metavar="DIR", help="where disks are kept")
     group.addoption("--history", metavar="FILE", help=HISTORY_HELP)
+    group.addoption(
+        "--shard",
+        metavar="I/N",
+        help="run the I-th of N parts of what would be run, the same ones every time; for a CI's own matrix",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -106,6 +112,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "needs(feature, ...): skip where the hypervisor or the guest lacks a feature")
     config.addinivalue_line("markers", "slow: takes more than a few drills' time")
     config.stash[_MISSING] = {}
+    config.stash[_SHARD] = _shard(config.getoption("--shard"))
     if not hasattr(config, "workerinput"):
         config.stash[_RUN_NAME] = f"{run_stamp()}-{os.getpid()}"
         config.pluginmanager.register(MatrixReporter(config), "kdump-matrix")
@@ -150,6 +157,35 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if others := [item for item in items if _image_of(item) not in wanted]:
         items[:] = [item for item in items if _image_of(item) in wanted]
         config.hook.pytest_deselected(items=others)
+
+
+@pytest.hookimpl(trylast=True, specname="pytest_collection_modifyitems")
+def pytest_leave_out_other_shards(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Of the tests that all other options leave, by their ids, every N-th from the I-th on."""
+    if (shard := config.stash[_SHARD]) is None:
+        return
+    number, of = shard
+    mine = set(sorted(item.nodeid for item in items)[number - 1 :: of])
+    if others := [item for item in items if item.nodeid not in mine]:
+        items[:] = [item for item in items if item.nodeid in mine]
+        config.hook.pytest_deselected(items=others)
+
+
+def pytest_report_collectionfinish(config: pytest.Config, items: list[pytest.Item]) -> list[str]:
+    """Say that a shard leaves something out; pytest counts it as deselected."""
+    if (shard := config.stash[_SHARD]) is None:
+        return []
+    return [f"shard {shard[0]} of {shard[1]}: {len(items)} tests; the others are for the other shards"]
+
+
+def _shard(text: str | None) -> tuple[int, int] | None:
+    """I and N of --shard I/N."""
+    if text is None:
+        return None
+    number, _, of = text.partition("/")
+    if not (number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of)):
+        raise pytest.UsageError(f"--shard {text} is no part of a whole (2/5 is the second of five)")
+    return int(number), int(of)
 
 
 def chosen_images(config: pytest.Config) -> list[str]:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from . import neighbour
 from .download import brought, partials, versions
 from .errors import HostError
 
@@ -123,7 +124,7 @@ class State:
                 remove_tree(part)  # of a process that died
                 part.mkdir()
                 part.chmod(0o755)
-                meta = make(part)
+                meta = neighbour.bring(cache, key, say) or make(part)
                 (part / "meta.json").write_text(json.dumps(meta, indent=1, default=str) + "\n", encoding="utf-8")
                 remove_tree(final)
                 part.rename(final)

@@ -546,7 +546,7 @@ def diagnose(arguments: argparse.Namespace) -> int:
 
 def clean(arguments: argparse.Namespace) -> int:
     state = State(arguments.state)
-    living = state.living_runs()
+    living, dead = state.living_runs(), state.dead_runs()
     doing = "would remove" if arguments.dry_run else "removed"
     count = 0
     stuck: list[str] = []
@@ -556,7 +556,10 @@ def clean(arguments: argparse.Namespace) -> int:
         err.print(f"kdump-harness: domains were not looked at: {error}", markup=False)
     else:
         for name in hypervisor.ours():
-            if name.split("-")[1] not in living and not any(is_held(path.parent) for path in hypervisor.disks_of(name)):
+            identity = name.split("-")[1]
+            if identity in living or (identity not in dead and arguments.own):
+                continue
+            if not any(is_held(path.parent) for path in hypervisor.disks_of(name)):
                 if not arguments.dry_run:
                     hypervisor.destroy_named(name)
                 out.print(f"{doing} domain {name}")
@@ -568,6 +571,8 @@ def clean(arguments: argparse.Namespace) -> int:
                 out.print(f"{'would end' if arguments.dry_run else 'ended'} the copying of the disks of {name}")
                 count += 1
         for name in hypervisor.left_networks(living):
+            if arguments.own and name.split("-")[1] not in dead:
+                continue
             if not arguments.dry_run:
                 hypervisor.remove_network(name)
             out.print(f"{doing} network {name}")

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ import pytest
 from harness import domain, facts
 from harness.cli import main
 from harness.disk import probe_format
+from harness.state import State
 
 DATA = Path(__file__).parent / "data"
 DUMP = DATA / "vmcore" / "zlib.kdump"
@@ -388,6 +390,32 @@ def test_images_lists_the_catalogue(capsys: pytest.CaptureFixture[str]) -> None:
         "name", "family", "release", "source", "how", "cached", "cpu",
         "checksums", "checksum_form", "login", "firmware", "root_filesystem", "notes",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_clean_leaves_what_may_be_a_living_run_of_another_state(
+    own: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    state, other = State(tmp_path / "state"), State(tmp_path / "other")
+    (state.directory / "runs" / "dead01").mkdir()
+    (state.directory / "runs" / "dead01" / "lock").touch()
+    removed: list[str] = []
+    with other.run() as living:
+        names = ("dead01", living.identity, "gone00")
+        fake = SimpleNamespace(
+            ours=lambda: tuple(f"kdh-{name}-1-guest" for name in names),
+            left_networks=lambda living: tuple(f"kdh-{name}-crash" for name in ("dead01", "gone00")),
+            copies=dict,
+            disks_of=lambda name: (living.path / "disk.qcow2",) if living.identity in name else (),
+            destroy_named=removed.append,
+            remove_network=removed.append,
+            close=lambda: None,
+        )
+        monkeypatch.setattr("harness.verbs.Hypervisor", lambda uri: fake)
+        assert main(["clean", "--state", str(state.directory), *(["--own"] if own else [])]) == 0
+    # What no run is known for goes when a person asks, and stays when a worker tidies up by itself.
+    known = ["kdh-dead01-1-guest", "kdh-dead01-crash"]
+    assert sorted(removed) == sorted(known if own else [*known, "kdh-gone00-1-guest", "kdh-gone00-crash"])
 
 
 def test_clean_says_that_domains_were_not_looked_at(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

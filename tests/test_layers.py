@@ -12,7 +12,7 @@ HARNESS = Path(__file__).parent.parent / "harness"
 
 # From the bottom up; a module may import from its own row and from the rows above it in this list.
 LAYERS = (
-    ("errors", "stage", "facts"),
+    ("errors", "stage", "facts", "neighbour"),
     ("timing", "database", "output", "mirror", "checksums", "verdict", "config", "plot", "matrix", "records"),
     ("crashkernel", "search", "difference", "deb", "kernels"),
     ("evidence", "catalog", "seed", "progress", "family"),
@@ -31,10 +31,12 @@ LAYERS = (
     ("bisection",),
     ("verbs", "support"),
     ("size_verbs", "compare_verbs"),
-    ("plugin", "cli"),
+    ("plugin", "cli", "fleet"),
 )
 RANK = {module: rank for rank, modules in enumerate(LAYERS) for module in modules}
 ONLY_IN = {
+    "dask": "fleet",
+    "distributed": "fleet",
     "drgn": "triage",
     "jinja2": "report",
     "libvirt": "domain",

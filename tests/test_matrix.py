@@ -235,6 +235,26 @@ def test_each_test_is_told_in_the_table_in_json_and_in_junit(run_matrix: Any, ho
 NEEDS_A_LOGIN = "rocky-9 is behind a login: get x.qcow2 from https://vendor.example/ and put it into /cache/"
 
 
+def test_shards_are_parts_of_one_whole(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(
+        test_some="import pytest\n@pytest.mark.parametrize('n', range(8))\ndef test_it(n): pass\ndef test_other(): pass"
+    )
+    parts = []
+    for number in (1, 2, 3):
+        command = ("--collect-only", "-q", "-p", "no:cacheprovider", "-k", "test_it", f"--shard={number}/3")
+        result = pytester.runpytest_inprocess(*command)
+        parts.append([line for line in result.stdout.lines if "::test_it" in line])
+    assert sorted(map(len, parts)) == [2, 3, 3]
+    assert len(set().union(*parts)) == 8
+    result = pytester.runpytest_inprocess("--shard=2/3")
+    result.assert_outcomes(passed=3, deselected=6)
+    result.stdout.fnmatch_lines(["shard 2 of 3: 3 tests; the others are for the other shards"])
+    for wrong in ("0/3", "4/3", "1", "a/b", "1/0"):
+        result = pytester.runpytest_inprocess(f"--shard={wrong}")
+        assert result.ret == pytest.ExitCode.USAGE_ERROR
+        result.stderr.fnmatch_lines([f"*--shard {wrong} is no part of a whole*"])
+
+
 @pytest.mark.parametrize(
     ("how", "strict"), [((), False), ((), True), (("-n", "2"), True)], ids=["skip", "strict", "strict-xdist"]
 )

@@ -1,0 +1,283 @@
+"""What a fleet costs beside its drills: the real scheduler and client, and workers whose drills only take time.
+
+Their durations are drawn from recorded ones, and pass faster. `--hosts 10,100,1000 --drills 10000` are the figures of
+docs/scale.md; without options it is smaller. It fails when a drill is lost or counted twice, or when the fleet takes
+much longer than its drills.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import multiprocessing
+import os
+import random
+import resource
+import statistics
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from harness.fleet import wire
+from harness.fleet.archive import pack
+from harness.fleet.client import Fleet, Order
+from harness.fleet.copies import copy_entry
+from harness.fleet.needs import CORES, GUEST_MIB, MIB, OVERHEAD_MIB, VERSION
+from harness.fleet.performing import Host
+from harness.fleet.results import Result, write_result
+from harness.fleet.scheduler import FleetScheduler
+from harness.fleet.tasks import DRILL, Task, drill_needs, parse_drill
+from harness.fleet.worker import FleetWorker
+from harness.state import State
+
+# Seconds from the first boot to the verdict of verified drills of debian-12 on two emulating cores: beside one other
+# guest or none (the first three), and beside four to six.
+RECORDED_S = (116, 176, 226, 309, 385, 403, 418)
+RESOURCES = {MIB: float(GUEST_MIB + OVERHEAD_MIB), CORES: 1.0, VERSION: 1.0, "ARCH-x86_64": 1.0, "TCG": 1.0}
+PASS_S = 60.0  # that all drills of a host take here, at least
+HOSTS_PER_PROCESS = 250
+LOST = 0.01  # of the hosts, in the middle
+COPY_MIB = 256
+SLOWEST = 1.5  # times the drills' own time; the machine that simulates may be busy
+
+
+class SimulatedWorker(FleetWorker):
+    """Waits as long as a drill takes, and brings evidence as large as a drill's."""
+
+    archive = b""
+    faster = 1.0
+
+    async def kdump_perform(self, key: Any, text: str | None, stated: Any) -> bytes:
+        assert text is not None
+        took_s = random.Random(text).choice(RECORDED_S)
+        self.kdump_tell(key, {"what": "began"})
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(asyncio.Event().wait(), took_s / self.faster)
+        verdict = {"text": text}
+        result = Result(worker=self.kdump_host.name, status=0, took_s=took_s, verdict=verdict, root="/there")
+        return write_result(result, self.archive)
+
+
+def evidence_archive() -> bytes:
+    """As large as that of a drill, and as hard to compress."""
+    with tempfile.TemporaryDirectory() as scratch:
+        # A drill's: 230 KB in 13 files, of which 52 KB are left when they are packed.
+        for name, size in (("console.log", 24), ("kpageflags.gz", 18), ("commands.log", 6), ("dmesg", 4)):
+            (Path(scratch) / name).write_bytes(os.urandom(size << 10))
+        for number in range(9):
+            (Path(scratch) / f"small-{number}.json").write_text("{}\n")
+        return pack(Path(scratch), limit_bytes=64 << 20, vmcores=False)[0]
+
+
+def run_scheduler(pipe: Connection) -> None:
+    """A process of its own."""
+    _open_files()
+
+    async def serve() -> None:
+        wire.restrict()
+        async with FleetScheduler(listen="127.0.0.1", port=0, security=None) as scheduler:
+            pipe.send(scheduler.address)
+            await asyncio.to_thread(pipe.recv)
+
+    asyncio.run(serve())
+
+
+def run_hosts(pipe: Connection, address: str, names: list[str], faster: float, scratch: str) -> None:
+    """Many workers in one process."""
+    _open_files()
+    SimulatedWorker.archive, SimulatedWorker.faster = evidence_archive(), faster
+
+    async def serve() -> None:
+        wire.restrict()
+        workers = []
+        for name in names:
+            host = Host(name=name, state=Path(scratch) / "state", evidence=Path(scratch) / name, resources=RESOURCES)
+            host.evidence.mkdir()
+            workers.append(await SimulatedWorker(address, host, slots=1, security=None, listen="127.0.0.1"))
+        pipe.send(len(workers))
+        while (lost := await asyncio.to_thread(pipe.recv)) is not None:
+            for worker in workers[:lost]:
+                worker.batched_stream.comm.abort()
+        await asyncio.gather(*(worker.close() for worker in workers), return_exceptions=True)
+        os._exit(0)
+
+    asyncio.run(serve())
+
+
+@contextlib.contextmanager
+def process(target: Any, *arguments: Any) -> Iterator[tuple[Connection, int]]:
+    """A child, and the pipe to it; it ends with the block."""
+    ours, theirs = multiprocessing.Pipe()
+    child = multiprocessing.get_context("spawn").Process(target=target, args=(theirs, *arguments), daemon=True)
+    child.start()
+    assert child.pid is not None
+    try:
+        yield ours, child.pid
+    finally:
+        with contextlib.suppress(OSError):
+            ours.send(None)
+        child.join(20)
+        if child.is_alive():
+            child.kill()
+
+
+def processor_s(pid: int | str = "self") -> float:
+    """Processor time that a process has had."""
+    fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def memory_mib(pid: int) -> float:
+    """The most memory that a process has had."""
+    for line in Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) / 1024
+    return 0.0
+
+
+def simulate(hosts: int, drills: int, direct: bool, pass_s: float) -> dict[str, float]:
+    """One run; its figures."""
+    orders = []
+    for number in range(1, drills + 1):
+        words = ("debian-12", f"--level={number % 32}", f"--budget={number}.0")
+        orders.append(
+            Order(
+                number=number, task=Task(kind=DRILL, arguments=words), needs=drill_needs(parse_drill(words)),
+                kind="drill-debian",
+            )
+        )  # fmt: skip
+    work_s = sum(random.Random(order.task.to_text()).choice(RECORDED_S) for order in orders)
+    faster = max(1.0, work_s / hosts / pass_s)
+    names = [f"host-{number:04}" for number in range(hosts)]
+    groups = [names[at : at + HOSTS_PER_PROCESS] for at in range(0, hosts, HOSTS_PER_PROCESS)]
+    with contextlib.ExitStack() as stack:
+        scratch = stack.enter_context(tempfile.TemporaryDirectory())
+        scheduler, scheduler_pid = stack.enter_context(process(run_scheduler))
+        address = scheduler.recv()
+        pipes = [stack.enter_context(process(run_hosts, address, group, faster, scratch))[0] for group in groups]
+        for pipe in pipes:
+            pipe.recv()
+        before_s, mine_s, start_s = processor_s(scheduler_pid), processor_s(), time.monotonic()
+        lose = max(1, int(hosts * LOST)) if hosts > 1 else 0
+        threading.Timer(pass_s / 3, lambda: pipes[0].send(lose)).start()
+        counted: dict[int, int] = {}
+        size = 0
+        given_s = 0.0
+        with Fleet(address, security=None, wait_s=600, direct=direct, quiet=True) as fleet:
+            for order, result in fleet.run(orders, evidence=Path(scratch) / "evidence", run_name="run"):
+                given_s = given_s or time.monotonic() - start_s
+                counted[order.number] = counted.get(order.number, 0) + 1
+                assert result.verdict == {"text": order.task.to_text()}, result
+                size += sum(path.stat().st_size for path in Path(result.evidence).iterdir())
+        took_s = time.monotonic() - start_s
+        assert sorted(counted) == list(range(1, drills + 1))
+        assert set(counted.values()) == {1}
+        return {
+            "hosts": hosts,
+            "drills": drills,
+            "hours": took_s * faster / 3600,
+            "drills_alone_hours": work_s / hosts / 3600,
+            "took_s": took_s,
+            "ratio": took_s * faster / (work_s / hosts),
+            "overhead_s": took_s - work_s / hosts / faster,
+            "first_s": given_s,
+            "scheduler_ms": 1000 * (processor_s(scheduler_pid) - before_s) / drills,
+            "client_ms": 1000 * (processor_s() - mine_s) / drills,
+            "scheduler_mib": memory_mib(scheduler_pid),
+            "evidence_mib": size / (1 << 20),
+            "lost": lose,
+        }
+
+
+# ---------------------------------------------------------------- copies
+
+
+def run_holder(pipe: Connection, address: str, scratch: str) -> None:
+    """A worker that has a disk."""
+
+    async def serve() -> None:
+        wire.restrict()
+        host = Host(name="holder", state=Path(scratch) / "there", evidence=Path(scratch) / "e", resources=RESOURCES)
+        host.evidence.mkdir()
+        entry = State(host.state).directory / "built" / "0123456789abcdef"
+        entry.mkdir()
+        with (entry / "disk.raw").open("wb") as file:
+            file.truncate(8 << 30)
+            for number in range(COPY_MIB // 4):
+                file.seek(number * (32 << 20))
+                file.write(os.urandom(4 << 20))
+        (entry / "meta.json").write_text('{"identity": "x"}')
+        async with FleetWorker(address, host, slots=1, security=None, listen="127.0.0.1") as worker:
+            pipe.send(worker.address)
+            await asyncio.to_thread(pipe.recv)
+
+    asyncio.run(serve())
+
+
+def copy_rate() -> float:
+    """MiB in a second from one worker to another, checked, with both ends on this host."""
+
+    async def take(address: str, holder: str, scratch: str) -> float:
+        wire.restrict()
+        host = Host(name="taker", state=Path(scratch) / "here", evidence=Path(scratch) / "f", resources=RESOURCES)
+        host.evidence.mkdir()
+        async with FleetWorker(address, host, slots=1, security=None, listen="127.0.0.1") as worker:
+            state = State(host.state)
+            (state.directory / "built" / "0123456789abcdef.part").mkdir()
+            start_s = time.monotonic()
+            await copy_entry(worker._asker(holder), state, "built", "0123456789abcdef", me=worker.address)
+            return COPY_MIB / (time.monotonic() - start_s)
+
+    with tempfile.TemporaryDirectory() as scratch, process(run_scheduler) as (scheduler, _):
+        address = scheduler.recv()
+        with process(run_holder, address, scratch) as (pipe, _):
+            return asyncio.run(take(address, pipe.recv(), scratch))
+
+
+def _open_files() -> None:
+    """A thousand workers are thousands of connections."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+def main() -> int:
+    """Exit status 1 when the fleet itself takes too long."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--hosts", default="10,50", help="numbers of hosts")
+    parser.add_argument("--drills", type=int, default=500)
+    parser.add_argument("--pass-s", type=float, default=PASS_S, metavar="S", help="that the drills shall take here")
+    parser.add_argument("--direct", action="store_true", help="fetch evidence from the workers")
+    parser.add_argument("--json", metavar="FILE", help="write the figures, too")
+    options = parser.parse_args()
+    _open_files()
+    rows = []
+    slow = False
+    print(f"recorded drills: {statistics.fmean(RECORDED_S):.0f} s ({min(RECORDED_S)} to {max(RECORDED_S)})")
+    for hosts in map(int, options.hosts.split(",")):
+        row = simulate(hosts, options.drills, options.direct, options.pass_s)
+        rows.append(row)
+        slow |= row["ratio"] > SLOWEST
+        print(
+            f"{hosts:>5} hosts, {options.drills:,} drills: {row['hours']:.2f} h, the drills alone"
+            f" {row['drills_alone_hours']:.2f} h (here {row['took_s']:.0f} s, {row['ratio']:.2f} times);"
+            f" first result after {row['first_s']:.1f} s; {row['lost']} hosts lost, every drill counted once;"
+            f" scheduler {row['scheduler_ms']:.1f} ms and client {row['client_ms']:.1f} ms of processor a drill,"
+            f" scheduler {row['scheduler_mib']:.0f} MiB, evidence {row['evidence_mib']:.0f} MiB",
+            flush=True,
+        )
+    rate = copy_rate()
+    print(f"a disk's copy between two workers of this host: {rate:.0f} MiB/s")
+    if options.json:
+        Path(options.json).write_text(json.dumps({"runs": rows, "copy_mib_s": rate}, indent=1) + "\n")
+    return int(slow)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
