@@ -177,6 +177,10 @@ def restrict() -> None:
             "distributed.scheduler.allowed-failures": 8,
             "distributed.scheduler.work-stealing": True,
             "distributed.scheduler.unknown-task-duration": "3m",
+            # A host that drills has better things to do than to watch itself fifty times a second.
+            "distributed.admin.tick.interval": "1s",
+            "distributed.admin.system-monitor.interval": "5s",
+            "distributed.worker.profile.enabled": False,
             "distributed.admin.large-graph-warning-threshold": "1GB",
             "distributed.comm.timeouts.connect": "20s",
             "distributed.comm.timeouts.tcp": "30s",

@@ -31,6 +31,8 @@ HOLDERS = "kdump-entries"  # the scheduler's notice board
 class FleetWorker(distributed.Worker):  # type: ignore[misc]
     """Offers the guests of one host."""
 
+    start_s = 20.0  # to be one of the fleet
+
     def __init__(self, scheduler: str, host: Host, *, slots: int, security: Security | None, listen: str) -> None:
         super().__init__(
             scheduler,
@@ -45,7 +47,7 @@ class FleetWorker(distributed.Worker):  # type: ignore[misc]
             local_directory=str(host.evidence),
             security=security,
             heartbeat_interval="2s",
-            death_timeout=20,
+            death_timeout=self.start_s,
         )
         wire.keep_handlers(self, wire.WORKER_HANDLERS)
         self.kdump_host = host
