@@ -256,15 +256,16 @@ def test_a_hostile_pickle_makes_only_marks(tmp_path: Path) -> None:
         (["debian-12", "--history=/x"], "--history cannot be told"),
         (["debian-12", "--json=/x"], "--json cannot be told"),
         (["debian-12", "--verbose"], "--verbose cannot be told"),
-        (["debian-12", "--kernel=/tmp/x.deb"], "a kernel by the name"),
-        (["debian-12", "--kernel=x.rpm"], "a kernel by the name"),
+        (["debian-12", "--kernel=/tmp/x.deb"], "by the name of a package"),
+        (["debian-12", "--makedumpfile=x.rpm"], "by the name of a package"),
+        (["--domain=myserver"], "--domain cannot be told"),
         (["debian-12", "--login=--x"], "no name of a user"),
         (["debian-12", "--timeout-factor=900"], "not stretched more"),
         (["debian-12", "--memory=99999"], "lacks 100383 MIB"),
         (["debian-12", "--level=x"], "invalid int value"),
         (["debian-99"], "unknown image"),
         (["--help"], "no arguments"),
-        ([], "required: IMAGE"),
+        ([], "IMAGE --domain is required"),
         (["debian-12", "sweep"], "unrecognized"),
         (["debian-12\n--json=x"], "printable"),
         (["debian-12"] * 65, "short list"),
@@ -340,7 +341,7 @@ def test_a_command_line_is_written_anew() -> None:
     assert tasks.drill_arguments(found) == ("debian-12", "--level=3", "--budget=9.0", "--as-is")
     # Each option that drill has is either for a worker or not: a new one is refused until somebody decides.
     known = {"image", "verb", "module", *tasks._DRILL_OPTIONS, *tasks.LOCAL_OPTIONS}
-    assert set(vars(found)) - known == {"uri", "key", "password_file", "packages"}
+    assert set(vars(found)) - known == {"uri", "key", "password_file", "packages", "domain", "keep_mac"}
 
 
 @pytest.mark.parametrize(

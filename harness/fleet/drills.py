@@ -14,6 +14,7 @@ from ..errors import EXIT_BROKEN, EXIT_FAILED, EXIT_HOST, EXIT_OK, EXIT_USAGE, U
 from ..output import xml_text
 from ..verdict import Verdict
 from .client import Order
+from .needs import GUEST_MIB
 from .results import BadResult, Result, verdict_of
 from .tasks import DRILL, LOCAL_OPTIONS, Task, drill_arguments, drill_needs, parse_drill
 
@@ -42,11 +43,11 @@ def read_drills(path: Path) -> list[list[str]]:
 
 def orders_of(drills: Sequence[Sequence[str]], *, vmcores: bool, evidence_mib: int) -> list[Order]:
     """The drills as tasks; UsageError for one that makes no sense, or that no worker may do."""
-    orders = []
+    orders, usual = [], parse_drill(["debian-12"])
     for number, arguments in enumerate(drills, start=1):
         found = parse_drill(arguments)
         for name in LOCAL_OPTIONS:
-            setattr(found, name, parse_drill([found.image]).__dict__[name])
+            setattr(found, name, getattr(usual, name))
         task = Task(kind=DRILL, arguments=drill_arguments(found), vmcores=vmcores, evidence_mib=evidence_mib)
         kind = f"{DRILL}-{Path(found.image).stem}"
         orders.append(Order(number=number, task=task, needs=drill_needs(found), kind=kind))
@@ -120,8 +121,8 @@ def _other(order: Order, verdict: Verdict) -> str:
     asked = parse_drill(order.task.arguments)
     pairs = [
         ("trigger", asked.trigger, verdict.trigger),
-        ("target", asked.target, verdict.target),
-        ("memory", asked.memory, verdict.memory_mib),
+        ("target", asked.target or "local", verdict.target),
+        ("memory", asked.memory or GUEST_MIB, verdict.memory_mib),
     ]
     if "/" not in asked.image:
         pairs.append(("image", asked.image, verdict.image))

@@ -37,15 +37,15 @@ EVIDENCE_MAX_MIB = 16 * 1024
 
 # What a drill may be told from afar. Where things lie and who may enter a guest is the worker's own business.
 _DRILL_OPTIONS = (
-    "family", "login", "kernel", "firmware", "cpu", "trigger", "target", "level", "compress", "crashkernel", "memory",
-    "vcpus", "budget", "oracle", "as_is", "keep", "accelerator", "timeout_factor",
+    "family", "login", "kernel", "makedumpfile", "firmware", "cpu", "trigger", "target", "level", "compress",
+    "crashkernel", "memory", "vcpus", "budget", "until", "oracle", "as_is", "keep", "accelerator", "timeout_factor",
 )  # fmt: skip
 # These stay where the results are wanted.
 LOCAL_OPTIONS = ("evidence", "history", "json", "state", "quiet", "verbose")
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+~-]{0,80}")
 _GLOB = re.compile(r"[A-Za-z0-9*?\[][A-Za-z0-9._*?\[\]-]{0,80}")
-_KERNEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+~_-]*(/[A-Za-z0-9][A-Za-z0-9.+~_-]*)?")
+_PACKAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+~_-]*([/=][A-Za-z0-9][A-Za-z0-9.:+~_-]*)?")
 _TEST = re.compile(r"(?P<file>test_[A-Za-z0-9_]{1,80}\.py)::(?P<test>[A-Za-z_][A-Za-z0-9_:]{0,200}(\[[ -~]{0,300}\])?)")
 _LONGEST_STRETCH = 100.0
 
@@ -184,8 +184,9 @@ def drill_arguments(found: argparse.Namespace, files: Sequence[Path] | None = No
         if name not in _DRILL_OPTIONS:
             raise Refused(f"{option} cannot be told to a worker")
         told.append(option if value is True else f"{option}={value}")
-    if found.kernel is not None:
-        _check_kernel(found.kernel)
+    for name in (found.kernel, found.makedumpfile):
+        if name is not None:
+            _check_package(name)
     if not _NAME.fullmatch(found.login):
         raise Refused(f"{found.login[:40]!r} is no name of a user")
     if not found.timeout_factor <= _LONGEST_STRETCH:
@@ -206,9 +207,9 @@ def _image(text: str, files: Sequence[Path] | None) -> str:
     return load_catalog().find(text).name
 
 
-def _check_kernel(text: str) -> None:
-    if not _KERNEL.fullmatch(text) or text.endswith((".deb", ".rpm")):
-        raise Refused(f"a worker takes a kernel by the name of its package or suite, not {text[:80]!r}")
+def _check_package(text: str) -> None:
+    if not _PACKAGE.fullmatch(text) or text.endswith((".deb", ".rpm")):
+        raise Refused(f"a worker takes what it installs by the name of a package or suite, not {text[:80]!r}")
 
 
 def _drill_job(task: Task, files: Sequence[Path]) -> Job:
@@ -266,7 +267,7 @@ def _is_factor(text: str) -> bool:
 
 def _is_kernel(text: str) -> bool:
     with contextlib.suppress(Refused):
-        _check_kernel(text)
+        _check_package(text)
         return True
     return False
 
