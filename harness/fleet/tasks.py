@@ -276,6 +276,7 @@ def _is_kernel(text: str) -> bool:
 _SCENARIO_OPTIONS: Mapping[str, Callable[[str], bool] | None] = {
     "image": lambda text: _GLOB.fullmatch(text) is not None,
     "strict_images": None,
+    "cold": None,
     "keep": _one_of("never", "failed", "always"),
     "kernel": _is_kernel,
     "firmware": _one_of(*FIRMWARE),
