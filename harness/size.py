@@ -35,7 +35,7 @@ REPEATS = 3
 MOST_CRASHES = 15
 MAX_REPEATS, MAX_CRASHES, MAX_MACHINES = 20, 200, 32
 # What the capture kernel needs differs from boot to boot by some MiB, and grows with the initramfs and the drivers that
-# a kernel update brings: a quarter covers the growth of one Debian release to the next (22 % from 12 to 13).
+# a kernel update brings: a quarter covers that of one Debian release to the next (100 MiB in 12, 116 MiB in 13).
 MARGIN, LEAST_MARGIN_MIB, ROUND_MIB = 0.25, 32, 16
 WASTEFUL = 1.5  # times what is recommended
 TIGHT = 1.1  # times the smallest
