@@ -99,6 +99,7 @@ def _death(status: int, errors: bytes, limit_s: int) -> str | None:
     if status < 0:
         name = signal.Signals(-status).name if -status in set(signal.Signals) else f"signal {-status}"
         reasons = {
+            "SIGALRM": f"drgn took more than {limit_s} s and was stopped",
             "SIGXCPU": f"drgn used more than {limit_s} s of the processor and was stopped",
             "SIGKILL": "drgn was killed (SIGKILL: the machine is short of memory, or somebody did it)",
         }
