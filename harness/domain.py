@@ -262,7 +262,10 @@ def _cpu_xml(kvm: bool, level: int | None) -> str:
     if kvm:
         return '<cpu mode="host-passthrough"/>'
     if level == 1:
-        return '<cpu mode="custom" match="exact" check="none"><model fallback="forbid">qemu64</model></cpu>'
+        # After CMPXCHG16B QEMU 7.2's emulation may leave the flags in disorder: Linux 6.12 of bookworm-backports, whose
+        # allocator uses it, panics at each boot. x86-64-v1 does without that instruction.
+        no_cx16 = '<feature policy="disable" name="cx16"/>'
+        return f'<cpu mode="custom" match="exact" check="none"><model fallback="forbid">qemu64</model>{no_cx16}</cpu>'
     return '<cpu mode="maximum" check="none"><feature policy="disable" name="la57"/></cpu>'
 
 
