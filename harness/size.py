@@ -468,7 +468,11 @@ class _Size:
         as_said = verdict.reserved_mib == sizing.recommended_mib
         sizing.confirmed = outcome_of(verdict) == DUMPED and as_said
         reserved = f"{verdict.reserved_mib} MiB reserved" + ("" if as_said else f", not {sizing.recommended_mib}")
-        sizing.confirmation = f"{reserved}, {verdict.reason()}"
+        what = verdict.reason()
+        if sizing.confirmed and not verdict.verified:  # by what has nothing to do with memory
+            issue = f" (known issue {verdict.known_issue})" if verdict.known_issue else ""
+            what = f"a whole dump, though not verified: {', '.join(check.name for check in verdict.failed())}{issue}"
+        sizing.confirmation = f"{reserved}, {what}"
         self._save()
 
     # ------------------------------------------------------------ the result

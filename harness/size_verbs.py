@@ -91,7 +91,7 @@ def show_size(found: Size) -> None:
     out.print(escape(f"  {'; '.join(facts)}; all in {found.took_s:.0f} s"), soft_wrap=True)
     for failure in found.failures():
         out.print(f"[red]NO[/] {escape(failure)}", soft_wrap=True)
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
     for column in ("machine", "smallest", "measured", "advised", "default", "estimate", "confirmed"):
         table.add_column(column, justify="left" if column == "machine" else "right", no_wrap=True)
     for one in found.sizings:

@@ -227,6 +227,20 @@ def test_a_recommendation_that_fails_is_refuted(monkeypatch: pytest.MonkeyPatch,
     assert found.sizings[0].confirmed is False
 
 
+def test_a_confirmation_tells_what_else_was_wrong(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    world = World(tmp_path, m1024=97)
+
+    def unfiltered(run: Any, plan: Any) -> Verdict:
+        made = World.run_drill(world, run, plan)
+        made.checks.append(Check("filter", False, "none", "all of them"))
+        return made
+
+    monkeypatch.setattr(world, "run_drill", unfiltered)
+    found = answer(world, monkeypatch, tmp_path)
+    assert found.ok
+    assert found.sizings[0].confirmation == "144 MiB reserved, a whole dump, though not verified: filter"
+
+
 def test_it_begins_anew_with_more_where_nothing_dumps(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     world = World(tmp_path, m4096=300)
     found = answer(world, monkeypatch, tmp_path, memories_mib=(4096,))
