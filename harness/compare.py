@@ -21,7 +21,7 @@ from . import facts, known, measure
 from .collector import open_collector
 from .difference import SAME, UNCLEAR, WORSE, Tolerance, judge, judge_rate
 from .disk import Subject
-from .drill import TARGET_DISK_MIB, Plan, Session, open_session
+from .drill import RECOVERED, SAVED, TARGET_DISK_MIB, Plan, Session, open_session
 from .errors import UsageError
 from .family import Family
 from .guest import Guest
@@ -335,11 +335,18 @@ class _Compare:
             config=asked.config,
             trigger=asked.trigger,
             target=asked.target,
+            until=self._until(scenario),
             before_crash=before,
         )
         self._note_versions(side, verdict)
         self._add(self._sample(verdict, side, scenario, number))
         self.on_verdict(verdict)
+
+    def _until(self, scenario: Scenario) -> str:
+        """The first drill of each round judges the reboot; the others say nothing of it that this one has not said."""
+        first = scenario.name == self.plan.scenarios[0].name
+        readable = all(side.subject.readable for side in self.plan.sides) and scenario.target not in ON_DISK
+        return SAVED if readable and not first else RECOVERED
 
     def _tight(self) -> int | None:
         """With how much the tight drill must do, in MiB."""
