@@ -81,17 +81,16 @@ class Server(paramiko.ServerInterface):
         assert process.stderr is not None
         feeding = threading.Thread(target=self._feed, args=(channel, process.stdin), daemon=True)
         feeding.start()
-        try:
-            while data := process.stdout.read1(1 << 16):  # type: ignore[attr-defined]
-                channel.sendall(data)
-            channel.sendall_stderr(process.stderr.read())
-            channel.send_exit_status(process.wait())
-        finally:
-            channel.close()
-            feeding.join(timeout=5)
-            process.stdout.close()
-            process.stderr.close()
-            process.wait()
+        with process.stdout, process.stderr:  # closed even where closing the channel fails, too
+            try:
+                while data := process.stdout.read1(1 << 16):  # type: ignore[attr-defined]
+                    channel.sendall(data)
+                channel.sendall_stderr(process.stderr.read())
+                channel.send_exit_status(process.wait())
+            finally:
+                channel.close()
+                feeding.join(timeout=5)
+        process.wait()
 
     def _feed(self, channel: paramiko.Channel, to: Any) -> None:
         try:
