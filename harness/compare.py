@@ -278,17 +278,12 @@ class _Compare:
             disk = self.run.blank_disk(TARGET_DISK_MIB, serial=LABEL) if targets & set(ON_DISK) else None
             plan = _changed(plan, more_packages=tuple(more), target_disk=disk, **common)
             session = stack.enter_context(open_session(self.run, plan))
-            refused = session.save(functools.partial(self._look, number, side))
+            refused = session.save(side.prepare) if side.prepare is not None else session.save()
             if refused is not None:
                 self.refused[number] = refused
                 self._note_versions(number, refused)
             sessions.append(session)
         return sessions
-
-    def _look(self, number: int, side: Side, guest: Guest, stack: Stack) -> None:
-        """What is done to the guest of a side before its memory is saved."""
-        if side.prepare is not None:
-            side.prepare(guest, stack)
 
     def _rounds(self, sessions: list[Session]) -> None:
         """Drill in turns: old new, new old, and so on; drills that may differ more often than those that do not."""

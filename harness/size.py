@@ -329,6 +329,7 @@ class _Size:
         """Search below a reservation; returns a larger one to begin with where not even this one dumps."""
         place = f"{self.name}/{machine.memory_mib}M-{machine.vcpus}cpu-{sizing.target}"
         plan = self.plan.drill(f"{place}/boot", machine, sizing.target, reservation)
+        sizing.largest_mib = None  # of the reservation before; this one may not even be armed
         with open_session(self.run, plan) as session:
             sizing.cold_boots += 1
             refused = session.save(lambda guest, stack: self._look(sizing, guest, stack))
@@ -352,7 +353,13 @@ class _Size:
 
     def _try_until_known(self, session: Session, sizing: Sizing, search: Search, place: str) -> None:
         """The trials below the first one, and one of the distribution's default."""
-        while (size := search.next()) is not None and sizing.crashes < self.plan.most_crashes:
+        default = sizing.default_mib or 0
+        while sizing.crashes < self.plan.most_crashes:
+            size = search.next()
+            if size is None and default not in sizing.tried() and 0 < default < (sizing.largest_mib or 0):
+                size = default  # tried for its own sake; should it fail above the edge, that was none
+            if size is None:
+                break
             trial = self._try(session, sizing, size, place)
             if trial.outcome == OTHER:
                 sizing.stopped_by = f"the trial at {size}M failed for another reason than its size: {trial.reason}"
@@ -364,11 +371,6 @@ class _Size:
                 f"not settled after {sizing.crashes} crashes: the edge lies above {search.bad or 0}M and at or below"
                 f" {search.good or sizing.largest_mib}M"
             )
-            return
-        default = sizing.default_mib
-        room = sizing.crashes < self.plan.most_crashes
-        if default and default not in sizing.tried() and default < (sizing.largest_mib or 0) and room:
-            self._try(session, sizing, default, place)
 
     def _look(self, sizing: Sizing, guest: Guest, stack: Stack) -> None:
         """What the guest says of itself before its memory is saved."""

@@ -249,6 +249,36 @@ def test_it_begins_anew_with_more_where_nothing_dumps(monkeypatch: pytest.Monkey
     assert "256M is too small for any dump; trying 512M" in found.notes[0]
 
 
+def test_a_default_that_fails_above_the_edge_shows_that_it_was_none(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    world = World(tmp_path, m1024=97)
+    drill = FakeSession.drill
+
+    def unlucky(self: FakeSession, **options: Any) -> Verdict:
+        made = drill(self, **options)
+        return verdict(TOO_SMALL, Path(made.evidence), 128) if "128M" in options["name"] else made
+
+    monkeypatch.setattr(FakeSession, "drill", unlucky)
+    found = answer(world, monkeypatch, tmp_path, most_crashes=30)
+    assert found.sizings[0].smallest_mib == 132
+    assert found.sizings[0].default_verdict().startswith("too small")
+
+
+def test_a_larger_reservation_that_cannot_even_be_armed_is_not_asked_for_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    world = World(tmp_path, m4096=5000)
+    save = FakeSession.save
+
+    def refused(self: FakeSession, look: Any) -> Verdict | None:
+        return verdict(TOO_SMALL, tmp_path) if self.reserved_mib > 256 else save(self, look)
+
+    monkeypatch.setattr(FakeSession, "save", refused)
+    found = answer(world, monkeypatch, tmp_path, memories_mib=(4096,))
+    assert found.failures() == ["4096 MiB, 2 CPUs, local: even 2048M, the most that 4096 MiB allow, is too small"]
+
+
 def test_it_gives_up_where_the_machine_is_too_small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     found = answer(World(tmp_path, m768=700), monkeypatch, tmp_path, memories_mib=(768,))
     assert not found.ok
