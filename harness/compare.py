@@ -1,7 +1,8 @@
 """The same drills before and after a change, in turns, until what differs can be told from noise.
 
-Each side is a guest that was booted once and saved; every drill goes on from there. The sides differ in one thing: the
-kernel, a package, the capture initramfs, or the image.
+In each round both sides are booted and saved, and every drill of the round goes on from there: what differs between
+two boots of one kernel is noise, and must be seen as such. The sides differ in one thing: the kernel, a package, the
+capture initramfs, or the image.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from .guest import Guest
 from .runtime import Machine, Run
 from .stack import KdumpConfig, Stack
 from .stage import Stage
-from .target import LABEL, ON_DISK, ON_SERVER
+from .target import LABEL, ON_DISK, ON_SERVER, Server
 from .timing import now_s
 from .verdict import Verdict
 
@@ -235,7 +236,8 @@ class _Compare:
         self.run, self.plan, self.on_verdict = run, plan, on_verdict
         self.evidence = run.evidence(plan.name or f"compare-{plan.image}")
         self.name = str(self.evidence.directory.relative_to(run.evidence_directory))
-        self.refused: dict[int, Verdict] = {}  # sides whose kdump cannot be armed
+        self.refused: dict[int, Verdict] = {}  # sides whose kdump could not be armed in this round
+        self.server: Server | None = None
         old, new = plan.sides
         self.result = Comparison(
             image=plan.image,
@@ -254,8 +256,9 @@ class _Compare:
         started_s = now_s()
         try:
             with contextlib.ExitStack() as stack:
-                sessions = self._open(stack)
-                self._rounds(sessions)
+                if {scenario.target for scenario in self.plan.scenarios} & set(ON_SERVER):
+                    self.server = stack.enter_context(open_collector(self.run)).server
+                self._rounds()
         finally:
             self.result.took_s = round(now_s() - started_s, 3)
             self.result.findings = list(find_differences(self.result, self.run.factor))
@@ -263,38 +266,41 @@ class _Compare:
             self.evidence.close()
         return self.result
 
-    def _open(self, stack: contextlib.ExitStack) -> list[Session]:
-        """A saved guest for each side."""
-        common: dict[str, Any] = {}
-        targets = {scenario.target for scenario in self.plan.scenarios}
-        if targets & set(ON_SERVER):
-            common["server"] = stack.enter_context(open_collector(self.run)).server
-        sessions = []
-        for number, side in enumerate(self.plan.sides):
-            self.run.progress.say(f"{('old', 'new')[number]}: {side.name}")
-            plan = self.plan.drill(f"{self.name}/{number}-boot", side, Scenario(name="boot"))
-            family = side.subject.family
-            more = sorted({package for target in targets for package in family.targets[target].packages})
-            disk = self.run.blank_disk(TARGET_DISK_MIB, serial=LABEL) if targets & set(ON_DISK) else None
-            plan = _changed(plan, more_packages=tuple(more), target_disk=disk, **common)
-            session = stack.enter_context(open_session(self.run, plan))
-            refused = session.save(side.prepare) if side.prepare is not None else session.save()
-            if refused is not None:
-                self.refused[number] = refused
-                self._note_versions(number, refused)
-            sessions.append(session)
-        return sessions
-
-    def _rounds(self, sessions: list[Session]) -> None:
+    def _rounds(self) -> None:
         """Drill in turns: old new, new old, and so on; drills that may differ more often than those that do not."""
         for number in range(1, self.plan.most_rounds + 1):
             left = [one for one in self.plan.scenarios if number <= self.plan.rounds or self._open_question(one)]
             if not left:
                 break
             self.result.rounds = number
-            for scenario in left:
-                for side in (0, 1) if number % 2 else (1, 0):
-                    self._drill(sessions[side], side, scenario, number)
+            order = (0, 1) if number % 2 else (1, 0)
+            self.refused.clear()
+            with contextlib.ExitStack() as stack:
+                sessions = {side: self._open(stack, side, number, left) for side in order}
+                for scenario in left:
+                    for side in order:
+                        self._drill(sessions[side], side, scenario, number)
+
+    def _open(self, stack: contextlib.ExitStack, number: int, round_: int, scenarios: Sequence[Scenario]) -> Session:
+        """The saved guest of a side for the drills of one round."""
+        side, which = self.plan.sides[number], ("old", "new")[number]
+        self.run.progress.say(f"{which} {side.name}, booting for round {round_}")
+        targets = {scenario.target for scenario in scenarios}
+        family = side.subject.family
+        more = sorted({package for target in targets for package in family.targets[target].packages})
+        disk = self.run.blank_disk(TARGET_DISK_MIB, serial=LABEL) if targets & set(ON_DISK) else None
+        plan = replace(
+            self.plan.drill(f"{self.name}/boot-{round_}-{which}", side, Scenario(name="boot")),
+            more_packages=tuple(more),
+            target_disk=disk,
+            server=self.server,
+        )
+        session = stack.enter_context(open_session(self.run, plan))
+        refused = session.save(side.prepare) if side.prepare is not None else session.save()
+        if refused is not None:
+            self.refused[number] = refused
+            self._note_versions(number, refused)
+        return session
 
     def _open_question(self, scenario: Scenario) -> bool:
         """Whether more rounds may tell something of a drill."""
@@ -305,8 +311,7 @@ class _Compare:
 
     def _drill(self, session: Session, side: int, scenario: Scenario, number: int) -> None:
         if side in self.refused:
-            if number == 1:
-                self._add(self._sample(self.refused[side], side, scenario, number))
+            self._add(self._sample(self.refused[side], side, scenario, number))
             return
         if scenario.tight and self.result.tight_mib is None:
             self.result.tight_mib = self._tight()
@@ -395,11 +400,6 @@ class _Compare:
 
     def _save(self) -> None:
         self.evidence.json("compare.json", self.result.to_json())
-
-
-def _changed(plan: Plan, **changes: Any) -> Plan:
-    """The plan with those changes that are not None."""
-    return replace(plan, **{name: value for name, value in changes.items() if value is not None})
 
 
 # ---------------------------------------------------------------- what differs

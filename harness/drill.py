@@ -345,6 +345,8 @@ class _Drill:
             with self.progress.step("making the guest ready"):
                 self._configure(guest, stack)
                 look(guest, stack)
+                if late := stack.wait_until_idle():
+                    self.progress.say(f"{self.plan.subject.name}: saved while it is still starting {late}")
                 guest.shell.run("sync")
         except NotArmed as error:
             error.state = stack.state()
