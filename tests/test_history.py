@@ -23,7 +23,7 @@ from harness.cli import main
 from harness.errors import UsageError
 from harness.history.database import DRILL, SIZE, SWEEP, History, Run, history_path
 from harness.history.figures import figures_of, load_figures
-from harness.history.importing import _results, import_file, sizing_results
+from harness.history.importing import _results, import_file, result_files, sizing_results
 from harness.history.recording import record
 from harness.history.trend import find, regressions
 from harness.stage import Stage
@@ -207,6 +207,15 @@ def test_matrices_and_sweeps_are_imported(past: History, tmp_path: Path) -> None
     bad = next(run for run in past.newest() if not run.ok)
     assert bad.summary == "capture-oom; the capture kernel ran out of memory; single-dump: none"
     assert bad.scenario == "test_smoke.py::test_dump"
+
+
+def test_drills_of_a_comparison_are_not_imported_beside_it(tmp_path: Path) -> None:
+    for name in ("compare-x/compare.json", "compare-x/smoke-1-old/verdict.json", "debian-12/verdict.json"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("{}")
+    found = [str(path.relative_to(tmp_path)) for path in result_files(tmp_path)]
+    assert found == ["compare-x/compare.json", "debian-12/verdict.json"]
+    assert result_files(tmp_path / "compare-x/smoke-1-old/verdict.json")
 
 
 def test_other_results_are_recorded_too(past: History) -> None:

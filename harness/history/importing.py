@@ -12,6 +12,8 @@ from .database import BISECT, COMPARE, DRILL, SIZE, SWEEP, History
 from .shape import CHANGE_SHAPE, DRILL_SHAPE, SIZE_SHAPE, SWEEP_SHAPE, require
 
 NAMES = ("verdict.json", "sweep.json", "matrix.json", "size.json", "compare.json", "bisect.json")
+# Their drills differ on purpose, some are meant to fail, and the whole says what came of them.
+_WHOLES = ("size.json", "compare.json", "bisect.json")
 
 
 def import_file(history: History, path: Path) -> tuple[int, int]:
@@ -31,7 +33,10 @@ def import_file(history: History, path: Path) -> tuple[int, int]:
 
 
 def result_files(path: Path) -> list[Path]:
-    """The file itself, or what a directory has below it; UsageError when there is nothing."""
+    """The file itself, or what a directory has below it, but no drills of a sizing or comparison that is there as well.
+
+    UsageError when there is nothing.
+    """
     if not path.is_dir():
         return [path]
     # Links, as evidence/last is one, would give everything twice.
@@ -40,7 +45,8 @@ def result_files(path: Path) -> list[Path]:
     ]
     if not found:
         raise UsageError(f"{path} has no {', '.join(NAMES)} below it")
-    return sorted(found)
+    wholes = {one.parent for one in found if one.name in _WHOLES}
+    return sorted(one for one in found if wholes.isdisjoint(one.parent.parents))
 
 
 def _read(path: Path) -> Any:
