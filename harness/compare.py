@@ -128,6 +128,11 @@ class Finding:
     new: str
     change: str = ""
 
+    @property
+    def may_be_worse(self) -> bool:
+        """Whether it is not clear, and may turn out to be a regression: smaller figures never are."""
+        return self.word == UNCLEAR and not self.change.startswith("-")
+
 
 @dataclass(kw_only=True)
 class Comparison:
@@ -307,7 +312,7 @@ class _Compare:
         if self.refused:
             return False
         found = find_differences(self.result, self.run.factor, only=scenario.name)
-        return any(finding.word == UNCLEAR for finding in found)
+        return any(finding.may_be_worse for finding in found)
 
     def _drill(self, session: Session, side: int, scenario: Scenario, number: int) -> None:
         if side in self.refused:
