@@ -49,7 +49,7 @@ def triage(
     path: Path | str,
     *parts: Path | str,
     debuginfo: Path | None = None,
-    package: bool = False,
+    package: bool | None = None,
     state: Path | None = None,
     progress: Progress | None = None,
     limit_s: int = LIMIT_S,

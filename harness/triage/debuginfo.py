@@ -69,10 +69,11 @@ class Wanted:
         return "neither build id nor release tell whether it belongs to the dump's kernel"
 
 
-def find(wanted: Wanted, *, given: Path | None, package: bool, state: Path | None, progress: Progress) -> Path:
+def find(wanted: Wanted, *, given: Path | None, package: bool | None, state: Path | None, progress: Progress) -> Path:
     """A vmlinux of this kernel with debug info; NoDebugInfo says what was tried.
 
-    A file that was given must be the right one (UsageError otherwise); a directory is looked through first.
+    A file that was given must be the right one (UsageError otherwise); a directory is looked through first. package
+    is whether Debian's package may be fetched, None where nobody can ask for that.
     """
     if given is not None and not given.is_dir():
         return _exactly(given, wanted)
@@ -92,7 +93,8 @@ def find(wanted: Wanted, *, given: Path | None, package: bool, state: Path | Non
             return way(wanted, state, progress)
         except HostError as error:
             tried.append(str(error))
-    hint = "" if package else " (give a vmlinux with --debuginfo PATH, or try --debuginfo-package for Debian's)"
+    more = ", or try --debuginfo-package for Debian's" if package is False else ""
+    hint = "" if package else f" (give a vmlinux with --debuginfo PATH{more})"
     raise NoDebugInfo(f"no debug info for {wanted}: {'; '.join(tried)}{hint}")
 
 
