@@ -1,11 +1,12 @@
 """Reads files from the disk of a guest that is off, on this host, without mounting it and without root.
 
-QEMU's own tool makes a raw copy, in which the file system's tools replay the journal and read. Only ext2 to ext4 can be
-read so: nothing reads XFS or btrfs without the kernel's help.
+QEMU's own tools show its file system as a file, or make a raw copy where they cannot; in that the file system's tools
+replay the journal and read. Only ext2 to ext4 can be read so: nothing reads XFS or btrfs without the kernel's help.
 """
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
 import json
 import os
@@ -19,6 +20,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from .errors import CommandFailed, HostError
+from .partition import CannotExport, can_export, exported
 from .target import ROOT
 
 TOOLS = ("qemu-img", "debugfs", "e2fsck", "sfdisk")
@@ -50,20 +52,22 @@ class HostDisk:
     """The files of one file system of a disk."""
 
     def __init__(self, disk: Path, work: Path, *, tick: Callable[[], None] | None = None) -> None:
-        """Copy the disk to work, which must not exist; CannotRead where nothing here can read it."""
+        """Show the file system at work, which must not exist; CannotRead where nothing here can read it."""
         if missing := [tool for tool in TOOLS if _which(tool) is None]:
             raise HostError(f"{', '.join(missing)} not installed, which reading a guest's disk needs")
         self.raw = work
         self._tick = tick
         self._listed: dict[str, list[_Entry]] = {}
+        self._stack = contextlib.ExitStack()
         try:
-            self._copy(disk)
+            self._open(disk)
         except BaseException:
             self.close()
             raise
 
     def close(self) -> None:
-        """Remove the copy."""
+        """Remove it."""
+        self._stack.close()
         self.raw.unlink(missing_ok=True)
 
     def __enter__(self) -> HostDisk:
@@ -147,17 +151,26 @@ class HostDisk:
 
     # ------------------------------------------------------------ the file system
 
-    def _copy(self, disk: Path) -> None:
+    def _open(self, disk: Path) -> None:
         """The largest partition with a file system that can be read, its journal replayed."""
         for start, size in self._partitions(disk):
-            # The tools forget an offset on their way (e2fsck, after the journal), so the copy has nothing else in it.
-            place = f"driver=raw,offset={start},size={size},file.driver=qcow2,file.file.filename={_doubled(disk)}"
-            self._run("qemu-img", "convert", "-U", "-O", "raw", "--image-opts", place, str(self.raw))
-            if _is_ext(self.raw):
-                self._run("e2fsck", "-E", "journal_only", "-y", str(self.raw), good=(0, 1))  # 1: it was replayed
-                return
-            self.raw.unlink()
+            with contextlib.ExitStack() as stack:
+                self._show(stack, disk, start, size)
+                if _is_ext(self.raw):
+                    self._run("e2fsck", "-E", "journal_only", "-y", str(self.raw), good=(0, 1))  # 1: it was replayed
+                    self._stack = stack.pop_all()
+                    return
+            self.raw.unlink(missing_ok=True)
         raise CannotRead("the guest's disk has no file system that can be read on this host (ext4 can)")
+
+    def _show(self, stack: contextlib.ExitStack, disk: Path, start: int, size: int) -> None:
+        """One partition alone as a file: the tools forget an offset on their way (e2fsck, after the journal)."""
+        if can_export():
+            with contextlib.suppress(CannotExport):
+                stack.enter_context(exported(disk, self.raw, start_bytes=start, size_bytes=size))
+                return
+        place = f"driver=raw,offset={start},size={size},file.driver=qcow2,file.file.filename={_doubled(disk)}"
+        self._run("qemu-img", "convert", "-U", "-O", "raw", "--image-opts", place, str(self.raw))
 
     def _partitions(self, disk: Path) -> list[tuple[int, int]]:
         """Where file systems may begin and how long they are, in bytes, the largest first."""

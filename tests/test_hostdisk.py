@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
-from harness import hostdisk
+from harness import hostdisk, partition
 from harness.family import find_family
 from harness.hostdisk import CannotRead, HostDisk
 from harness.target import find_target
@@ -59,7 +59,14 @@ def disk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return qcow2
 
 
-def test_the_dumps_of_a_family_are_found_and_fetched(disk: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("way", ["shown", "copied"])
+def test_the_dumps_of_a_family_are_found_and_fetched(
+    disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    if way == "copied":
+        monkeypatch.setattr(hostdisk, "can_export", lambda: False)
+    elif not partition.can_export():
+        pytest.skip("no FUSE export here")
     before = hashlib.sha256(disk.read_bytes()).digest()
     with HostDisk(disk, tmp_path / "raw") as files:
         found = find_target("local", find_family("debian")).look_off(files, "/var/crash")
@@ -75,8 +82,18 @@ def test_the_dumps_of_a_family_are_found_and_fetched(disk: Path, tmp_path: Path)
         assert "/var/crash/202611260917/dmesg.202611260917" in small
         with pytest.raises(CannotRead, match="exists already"):
             files.fetch(final.path, tmp_path / "dump")
-    assert not (tmp_path / "raw").exists()
+    assert list(tmp_path.iterdir()) == [tmp_path / "dump"]
     assert hashlib.sha256(disk.read_bytes()).digest() == before
+
+
+def test_an_export_that_does_not_start_leaves_nothing(disk: Path, tmp_path: Path) -> None:
+    if not partition.can_export():
+        pytest.skip("no FUSE export here")
+    too_long = disk.stat().st_size + (1 << 50)
+    with pytest.raises(partition.CannotExport, match="qemu-storage-daemon: "):  # noqa: SIM117
+        with partition.exported(disk, tmp_path / "raw", start_bytes=0, size_bytes=too_long):
+            pass
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

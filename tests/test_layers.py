@@ -14,7 +14,7 @@ HARNESS = Path(__file__).parent.parent / "harness"
 LAYERS = (
     ("errors", "stage", "facts", "neighbour"),
     ("timing", "database", "output", "mirror", "checksums", "verdict", "config", "plot", "matrix", "records"),
-    ("crashkernel", "search", "difference", "deb", "kernels"),
+    ("crashkernel", "search", "difference", "deb", "kernels", "partition"),
     ("evidence", "catalog", "seed", "progress", "family"),
     ("vmcore", "diagnosis", "download", "build", "packages", "state", "refresh", "prune"),
     ("console", "shell", "triage"),
