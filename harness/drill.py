@@ -345,8 +345,7 @@ class _Drill:
             with self.progress.step("making the guest ready"):
                 self._configure(guest, stack)
                 look(guest, stack)
-                if late := stack.wait_until_idle():
-                    self.progress.say(f"{self.plan.subject.name}: saved while it is still starting {late}")
+                self._let_it_boot(stack)
                 guest.shell.run("sync")
         except NotArmed as error:
             error.state = stack.state()
@@ -476,6 +475,13 @@ class _Drill:
                 stack.arm()
             stack.wait_until_loaded()
 
+    def _let_it_boot(self, stack: Stack) -> None:
+        """Wait for what comes after the login prompt; a guest that never is done with it is drilled all the same."""
+        if late := stack.wait_until_booted():
+            remark = f"the guest was still starting {late}"
+            self.progress.say(f"{self.plan.subject.name}: {remark}")
+            self.verdict.remarks.append(remark)
+
     def _prepare(self, guest: Guest, stack: Stack) -> tuple[GuestState, dict[str, FoundFile]]:
         """The state before the crash; raises when the guest is not what the drill needs."""
         with self.progress.step("looking at the guest before the crash"):
@@ -483,6 +489,8 @@ class _Drill:
             self.trigger.check_guest(guest)
             if self.trigger.module:
                 put_module(self.run, self.plan.subject, guest)
+            if not self.verdict.warm:
+                self._let_it_boot(stack)
             if self.plan.before_crash is not None:
                 self.plan.before_crash(guest, stack)
             # What follows the reading takes a busy host many seconds, which count: CRASHTIME lies behind all of them.

@@ -21,7 +21,7 @@ MIB = 1 << 20
 INSTALL_TIMEOUT_S = 300.0
 BUILD_TIMEOUT_S = 300.0  # dracut on a busy host; what fails ends by itself
 COMMAND_TIMEOUT_S = 20.0
-IDLE_TIMEOUT_S = 60.0  # after the login prompt; what takes longer is a service of its own kind
+BOOTED_TIMEOUT_S = 60.0  # after kdump has loaded; what takes longer is no part of a usual boot
 LOOK_EVERY_S = 1.0  # each look costs an emulated guest most of a second, while its kdump is at work
 LAST_LINES = 6  # of an output that is quoted in a message
 _NOT_BUILT = 120  # the status of our script; no boot loader's tool ends with it
@@ -470,20 +470,29 @@ class Stack:
                 every_s=LOOK_EVERY_S * self.guest.factor,
             )
 
-    def wait_until_idle(self) -> str | None:
-        """Wait until systemd has nothing left to start; what is still being started when it takes too long."""
-        listed = "systemctl list-jobs --no-legend"
+    def wait_until_booted(self) -> str | None:
+        """Wait until the boot is over, not only its login prompt there; what is still starting when it takes too long.
+
+        cloud-init's last stage comes after the prompt, and what it holds would be in some dumps and not in others.
+        """
         try:
             poll(
                 "the boot of the guest to end",
-                lambda: None if self.guest.shell.run(listed, check=False).out.strip() else True,
-                timeout_s=IDLE_TIMEOUT_S * self.guest.factor,
+                lambda: None if self._is_booting() else True,
+                timeout_s=BOOTED_TIMEOUT_S * self.guest.factor,
                 every_s=LOOK_EVERY_S * self.guest.factor,
             )
         except WaitedInVain:
-            jobs = self.guest.shell.run(listed, check=False).out.splitlines()
+            jobs = self.guest.shell.run("systemctl list-jobs --no-legend", check=False).out.splitlines()
             return ", ".join(words[1] for words in map(str.split, jobs) if len(words) > 1)
         return None
+
+    def _is_booting(self) -> bool:
+        """Whether systemd's first queue of jobs is not done yet; what a timer starts later does not count."""
+        return self.guest.shell.run("systemctl is-system-running", check=False).out.strip() in (
+            "initializing",
+            "starting",
+        )
 
     def _has_a_job(self) -> bool:
         """Whether the service is starting, or will as soon as others have: until then it is merely inactive."""
