@@ -20,7 +20,7 @@ from typing import Any
 
 from . import facts, known, measure
 from .collector import open_collector
-from .difference import SAME, UNCLEAR, WORSE, Tolerance, judge, judge_rate
+from .difference import BETTER, FEWER, SAME, UNCLEAR, WORSE, Tolerance, judge, judge_rate
 from .disk import Subject
 from .drill import RECOVERED, SAVED, TARGET_DISK_MIB, Plan, Session, open_session
 from .errors import UsageError
@@ -41,8 +41,10 @@ LIMIT_ROUNDS = 50
 MAX_SLOWER, MAX_LARGER = 0.20, 0.10
 # What is less than this is no difference, whatever the share: seconds under KVM, MiB, pages.
 _LEAST_S, _LEAST_MIB, _LEAST_PAGES = 0.5, 2.0, 2048.0
-# Times vary with the host, and are believed later than sizes.
-_VALUES_OF_TIMES = 5
+# These belong in every dump. A kernel became smaller, or makedumpfile drops what it should keep: a check tells which.
+_BELONG = ("kernel pages kept", "slab pages kept")
+# Sizes follow the boot, of which a round has one on each side; times vary with the host, too, and are believed later.
+_VALUES, _VALUES_OF_TIMES = 4, 5
 # What the tight drill reserves on both sides, as a multiple of what the old side's capture kernel needed; and its step.
 _TIGHT, _TIGHT_STEP_MIB = 1.25, 4
 
@@ -470,10 +472,11 @@ def _figures(
         after = [sample.figures[name] for sample in new if name in sample.figures]
         if not before or not after:
             continue  # a drill that got nowhere: its verdict says so
+        word = judge(before, after, _tolerance(name, result, factor))
         yield Finding(
             scenario=scenario,
             what=name,
-            word=judge(before, after, _tolerance(name, result, factor)),
+            word=FEWER if word == BETTER and name in _BELONG else word,
             old=_values(before),
             new=_values(after),
             change=_change(median(before), median(after)),
@@ -483,7 +486,8 @@ def _figures(
 def _tolerance(name: str, result: Comparison, factor: float) -> Tolerance:
     if name.endswith(", s"):
         return Tolerance(budget=result.max_slower, least=_LEAST_S * factor, values=_VALUES_OF_TIMES)
-    return Tolerance(budget=result.max_larger, least=_LEAST_PAGES if name.endswith("pages kept") else _LEAST_MIB)
+    least = _LEAST_PAGES if name.endswith("pages kept") else _LEAST_MIB
+    return Tolerance(budget=result.max_larger, least=least, values=_VALUES)
 
 
 def _values(values: Sequence[float]) -> str:

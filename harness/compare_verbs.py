@@ -13,7 +13,7 @@ from rich.table import Table
 
 from .bisection import Bisection, BisectPlan, run_bisect
 from .compare import ComparePlan, Comparison, Finding, Side, choose_scenarios, run_compare
-from .difference import BETTER, SAME, UNCLEAR, WORSE
+from .difference import BETTER, FEWER, SAME, UNCLEAR, WORSE
 from .disk import Subject
 from .errors import EXIT_FAILED, EXIT_OK, UsageError
 from .evidence import check_writable
@@ -27,7 +27,7 @@ from .stack import KdumpConfig, Stack
 from .verbs import find_subject, options_of, record_result, subject_of
 
 OWN = "the image's own"
-_COLOURS = {WORSE: "red", BETTER: "green", UNCLEAR: "yellow", SAME: "dim"}
+_COLOURS = {WORSE: "red", BETTER: "green", FEWER: "yellow", UNCLEAR: "yellow", SAME: "dim"}
 
 
 def compare(arguments: argparse.Namespace) -> int:

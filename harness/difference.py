@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from statistics import median
 
 SAME, WORSE, BETTER, UNCLEAR = "same", "worse", "better", "unclear"
+FEWER = "fewer"  # of what belongs in the dump: neither good nor bad by itself
 # So large a part of all pairs of an old and a new value must point the same way (the statistic of Mann and Whitney,
 # divided by the number of pairs). Of five values on each side that come from one source, 1 in 60 pairs of series do.
 SEPARATED = 0.9
@@ -20,7 +21,7 @@ class Tolerance:
 
     budget: float  # as a share of the old one
     least: float  # in the unit of the values: less than that is never one
-    values: int = 3
+    values: int
 
 
 def judge(old: Sequence[float], new: Sequence[float], tolerance: Tolerance) -> str:

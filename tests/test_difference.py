@@ -8,7 +8,7 @@ import pytest
 
 from harness.difference import BETTER, SAME, UNCLEAR, WORSE, Tolerance, judge, judge_rate
 
-TOLERANCE = Tolerance(budget=0.1, least=2.0)
+TOLERANCE = Tolerance(budget=0.1, least=2.0, values=3)
 
 
 @pytest.mark.parametrize(
