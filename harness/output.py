@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +16,11 @@ from rich.table import Table
 
 from .errors import UsageError
 
+# Rich takes a pipe or a file for 80 columns wide, and would fold the tables of every log; COLUMNS has the last word.
+_LOG_COLUMNS = 160
 out = RichConsole(highlight=False, emoji=False)
+if not out.is_terminal and not os.environ.get("COLUMNS", "").isdigit():
+    out.width = _LOG_COLUMNS
 
 
 def printable(text: str) -> str:
