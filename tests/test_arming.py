@@ -336,10 +336,10 @@ def prepare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 @pytest.mark.parametrize(
     ("family", "identity", "version", "changes", "asked"),
     [
-        ("debian", "debian", "12", True, ["identify", "collect 31 zlib", "wait_until_loaded"]),
-        ("redhat", "rhel", "9.8", False, ["identify", "collect 31 lzo", "wait_until_loaded"]),
-        ("redhat", "rhel", "9.8", True, ["identify", "collect 31 lzo", "arm", "wait_until_loaded"]),
-        ("suse", "sles", "16.0", True, ["identify", "collect 31 zlib", "arm", "wait_until_loaded"]),
+        ("debian", "debian", "12", True, ["identify", "collect 31 zlib", "wait_until_loaded", "wait_until_booted"]),
+        ("redhat", "rhel", "9.8", False, ["identify", "collect 31 lzo", "wait_until_loaded", "wait_until_booted"]),
+        ("redhat", "rhel", "9.8", True, ["identify", "collect 31 lzo", "arm", "wait_until_loaded", "wait_until_booted"]),
+        ("suse", "sles", "16.0", True, ["identify", "collect 31 zlib", "arm", "wait_until_loaded", "wait_until_booted"]),
     ],
 )
 def test_a_changed_configuration_is_armed_anew_where_the_initramfs_has_a_copy(
@@ -355,7 +355,7 @@ def test_a_changed_configuration_is_armed_anew_where_the_initramfs_has_a_copy(
 def test_a_guest_as_it_is_found_is_only_awaited(prepare: Any) -> None:
     stack = Stack("suse", "sles", "16.0", changes=True)
     prepare(stack, as_is=True)
-    assert stack.asked == ["identify", "settle"]
+    assert stack.asked == ["identify", "settle", "wait_until_booted"]
 
 
 def test_the_guests_clock_is_not_read_before_the_moment_that_it_is_counted_from(prepare: Any) -> None:
