@@ -24,6 +24,7 @@ from .target import TARGETS
 from .trigger import load_triggers
 
 EXIT_INTERRUPTED = 130
+MAX_JOBS = 1000
 
 Verbs = Any  # argparse keeps the type of its sub-parsers private
 
@@ -112,6 +113,25 @@ def _add_run_options(parser: Any) -> None:
     parser.add_argument("--timeout-factor", type=_positive, default=1.0, metavar="F", help="stretch all waits by F")
     parser.add_argument("-v", "--verbose", action="store_true", help="show the guest's console as it comes")
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress")
+
+
+def _add_jobs(parser: Any) -> None:
+    parser.add_argument(
+        "--jobs",
+        type=_jobs,
+        metavar="N|auto",
+        help="drills side by side, as far as memory and disk allow (default: auto, which also looks at the processors;"
+        " 1 with -v)",
+    )
+
+
+def _jobs(text: str) -> int | None:
+    """A number of jobs; None for auto."""
+    if text == "auto":
+        return None
+    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= MAX_JOBS):
+        raise argparse.ArgumentTypeError(f"{text} is no number of jobs (1 to {MAX_JOBS}, or auto)")
+    return int(text)
 
 
 def _add_json(parser: Any) -> None:
@@ -248,6 +268,7 @@ def _add_sweep(verbs: Verbs) -> None:
     parser.add_argument(
         "--keep", choices=("never", "failed", "always"), default="failed", help="when vmcores stay in the evidence"
     )
+    _add_jobs(parser)
     _add_run_options(parser)
     _add_json(parser)
 
@@ -281,6 +302,7 @@ def _add_size(verbs: Verbs) -> None:
     parser.add_argument(
         "--keep", choices=("never", "failed", "always"), default="failed", help="when vmcores stay in the evidence"
     )
+    _add_jobs(parser)
     _add_run_options(parser)
     _add_json(parser)
 
@@ -353,6 +375,7 @@ def _add_compare(verbs: Verbs) -> None:
     parser.add_argument(
         "--keep", choices=("never", "failed", "always"), default="failed", help="when vmcores stay in the evidence"
     )
+    _add_jobs(parser)
     _add_run_options(parser)
     _add_json(parser)
 

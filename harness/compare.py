@@ -268,7 +268,7 @@ class _Compare:
                 self._rounds()
         finally:
             self.result.took_s = round(now_s() - started_s, 3)
-            self.result.findings = list(find_differences(self.result, self.run.factor))
+            self.result.findings = list(find_differences(self.result, self.run.slowness))
             self._save()
             self.evidence.close()
         return self.result
@@ -313,7 +313,7 @@ class _Compare:
         """Whether more rounds may tell something of a drill."""
         if self.refused:
             return False
-        found = find_differences(self.result, self.run.factor, only=scenario.name)
+        found = find_differences(self.result, self.run.slowness, only=scenario.name)
         return any(finding.may_be_worse for finding in found)
 
     def _drill(self, session: Session, side: int, scenario: Scenario, number: int) -> None:

@@ -65,10 +65,16 @@ class Evidence:
             self._commands.write(f"$ {line}\n{out}{err}[{status} after {took_s:.1f} s]\n\n")
 
     def text(self, name: str, text: str) -> Path:
-        """Write a small file."""
+        """Write a small file, in one step: whoever kills us, what is there can be read."""
         path = self.directory / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
+        fresh = path.with_name(f".{path.name}-{os.getpid()}-{threading.get_ident()}")
+        try:
+            fresh.write_text(text, encoding="utf-8")
+            fresh.replace(path)
+        except BaseException:
+            fresh.unlink(missing_ok=True)
+            raise
         return path
 
     def json(self, name: str, data: Any) -> Path:
@@ -100,15 +106,17 @@ class EvidenceRoot:
             _point(root / "last", whole.name)
         except OSError as error:
             raise _unwritable(root, error) from None
+        self._lock = threading.Lock()
 
     def drill(self, name: str) -> Evidence:
         """A new directory for one drill; a second one of the same name gets a number."""
-        path = self.run / name
-        number = 2
-        while path.exists():
-            path = self.run / f"{name}-{number}"
-            number += 1
-        return Evidence(path)
+        with self._lock:
+            path = self.run / name
+            number = 2
+            while path.exists():
+                path = self.run / f"{name}-{number}"
+                number += 1
+            return Evidence(path)
 
 
 def run_stamp() -> str:

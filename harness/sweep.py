@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import os
 import shutil
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -20,10 +23,11 @@ from . import checks, known, plot
 from .cells import COMPUTED, REAL, REFUSED, Cell, compare_cells
 from .checks import CrashFacts
 from .disk import Subject
-from .drill import RECOVERED, SAVED, Plan
+from .drill import RECOVERED, SAVED, Plan, disk_need_mib
 from .errors import CommandFailed, HarnessError, UsageError
 from .family import COMPRESS_FLAGS, MAX_LEVEL, Family
 from .guest import Guest
+from .jobs import Jobs, Task
 from .pool import WarmPool
 from .refilter import CannotRun, Refilter
 from .runtime import Machine, Run
@@ -253,7 +257,9 @@ class _Sweep:
         self.capture: Path | None = None
         self.facts: CrashFacts | None = None
         self.known_issues = known.load_known_issues()
-        self.pool = WarmPool(run, most=1)
+        self.pools: dict[int, WarmPool] = {}  # of each of the drills that go side by side: a saved guest is one guest
+        self.numbers = itertools.count(1)
+        self.lock = threading.RLock()  # for the result and all that it is told to
         self.started_s = now_s()
         self.result = Sweep(
             image=plan.subject.name,
@@ -270,39 +276,58 @@ class _Sweep:
         try:
             self.work.mkdir(mode=0o711)
             first = self._crash(None, before_crash=self._settle, on_dump=self._keep)
-            if self.crashes.computed:
-                self._compute(first)
-            for level, compress in self.crashes.real[1:]:
-                self._crash((level, compress))
+            self._rest(first)
         except _NoCompressor as error:
             self.evidence.event("nothing swept", why=str(error))
         finally:
-            self.pool.close()
+            for pool in self.pools.values():
+                pool.close()
             shutil.rmtree(self.work, ignore_errors=True)
             self._finish()
         return self.result
 
+    def _rest(self, first: Verdict) -> None:
+        """Everything after the first crash, side by side where the host has room."""
+        tasks = [
+            Task(label=f"-d {level} {compress}", kind=REAL, work=partial(self._crash, (level, compress)))
+            for level, compress in self.crashes.real[1:]
+        ]
+        if self.crashes.computed:
+            tasks.insert(0, Task(label="computing", kind=COMPUTED, work=lambda _place: self._compute(first)))
+        memory_mib = self.plan.machine.memory_mib
+        at_once = self.run.at_once([memory_mib] * len(tasks), disk_need_mib(memory_mib))
+        if at_once > 1 and self.plan.budget_s is not None:
+            self._note(f"the budget of {self.plan.budget_s:.0f} s was kept or not beside {at_once - 1} other drills")
+        before = [(cell.how, cell.took_s) for cell in self.result.cells if cell.how == REAL and cell.took_s is not None]
+        with Jobs(self.run, at_once, [task.kind for task in tasks], before=before) as jobs:
+            jobs.run(tasks)
+
+    def _pool(self, place: int) -> WarmPool:
+        with self.lock:
+            return self.pools.setdefault(place, WarmPool(self.run, most=1))
+
     # ------------------------------------------------------------ real crashes
 
-    def _crash(self, cell: tuple[int, str] | None, **hooks: Any) -> Verdict:
+    def _crash(self, cell: tuple[int, str] | None, place: int = 0, **hooks: Any) -> Verdict:
         """Drill for one cell; the first one is known only when the guest was asked what it can."""
-        number = self.result.crashes + 1
+        number = next(self.numbers)
         of = f" of {len(self.crashes.real)}" if self.crashes.real else ""
         what = f"-d {cell[0]} {cell[1]}" if cell else "everything that the others can be computed from"
         self.progress.say(f"crash {number}{of}: {what}")
         level, compress = cell or (None, None)
         plan = self.plan.drill(f"{self.name}/crash-{number}", level=level, compress=compress)
         started_s = now_s()
-        verdict = self.pool.drill(replace(plan, **hooks))
+        verdict = self._pool(place).drill(replace(plan, **hooks))
         if not cell and not self.crashes.real:  # it ended before _settle() could ask the guest
             raise CommandFailed(f"there is nothing to sweep: {verdict.reason()}", see=verdict.evidence)
-        self.result.crashes = number
         level, compress = cell or self.crashes.real[0]
-        self.result.kernel, self.result.makedumpfile = verdict.kernel, verdict.makedumpfile
-        made = self._real_cell(verdict, level, compress, number)
-        self.result.cells.append(replace(made, took_s=round(now_s() - started_s, 3)))
-        self._save()
-        self.on_verdict(verdict)
+        with self.lock:
+            self.result.crashes += 1
+            self.result.kernel, self.result.makedumpfile = verdict.kernel, verdict.makedumpfile
+            made = self._real_cell(verdict, level, compress, number)
+            self.result.cells.append(replace(made, took_s=round(now_s() - started_s, 3)))
+            self._save()
+            self.on_verdict(verdict)
         return verdict
 
     def _real_cell(self, verdict: Verdict, level: int, compress: str, number: int) -> Cell:
@@ -354,7 +379,7 @@ class _Sweep:
                         guest.shell,
                         self.work / "refilter",
                         memory_mib=self.plan.machine.memory_mib,
-                        timeout_factor=self.run.options.timeout_factor,
+                        stretch=lambda: self.run.options.timeout_factor * self.run.load,
                         tick=self.progress.tick,
                         on_result=lambda result: self.evidence.command(
                             result.command, result.status, result.out, result.err, result.took_s
@@ -398,7 +423,8 @@ class _Sweep:
                 text = f"computing -d {level} {compress}, {number} of {len(wanted)}"
                 with self.progress.step(text):
                     cell = self._computed_cell(first, level, compress)
-            (self.result.cells if in_table else self.result.controls).append(cell)
+            with self.lock:
+                (self.result.cells if in_table else self.result.controls).append(cell)
         if self.refilter is not None:
             self.refilter.remove()
         if self.capture is not None:
@@ -487,10 +513,12 @@ class _Sweep:
 
     def _note(self, text: str) -> None:
         self.progress.say(text)
-        self.result.notes.append(text)
+        with self.lock:
+            self.result.notes.append(text)
 
     def _save(self) -> None:
-        self.evidence.json("sweep.json", self.result.to_json())
+        with self.lock:
+            self.evidence.json("sweep.json", self.result.to_json())
 
     def _finish(self) -> None:
         order = {name: at for at, name in enumerate(self.plan.compressions)}

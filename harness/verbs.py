@@ -54,10 +54,17 @@ def options_of(arguments: argparse.Namespace) -> Options:
         evidence=arguments.evidence,
         accelerator=arguments.accelerator,
         timeout_factor=arguments.timeout_factor,
+        jobs=_jobs(arguments),
         keep=getattr(arguments, "keep", "failed"),
         verbose=arguments.verbose,
         quiet=arguments.quiet,
     )
+
+
+def _jobs(arguments: argparse.Namespace) -> int | None:
+    """What --jobs says, where the verb has it; one console at a time can be followed."""
+    asked: int | None = getattr(arguments, "jobs", 1)
+    return 1 if asked is None and arguments.verbose else asked
 
 
 def doctor(arguments: argparse.Namespace) -> int:

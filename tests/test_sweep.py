@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -316,13 +317,21 @@ class World:
         self.options = Options(evidence=directory / "evidence", quiet=True)
         self.progress = Progress(quiet=True)
         self.accelerator = "tcg"
-        self.factor = 1.0
+        self.factor = self.load = 1.0
+        self.jobs = self.side_by_side = 1
+        self.said_of_jobs: tuple[list[int], int] | None = None
         self.state = State(directory / "state")
         self.root = EvidenceRoot(self.options.evidence)
         self.evidence_directory = self.root.run
         self.evidence = self.root.drill
 
     def open_evidence(self) -> None: ...
+
+    def abandon(self) -> None: ...
+
+    def at_once(self, tasks_mib: list[int], disk_mib: int) -> int:
+        self.said_of_jobs = (tasks_mib, disk_mib)
+        return self.jobs
 
     def drill(self, _run: object, plan: Plan) -> Verdict:
         asked: list[Any] = [plan.config.level, plan.config.compress]
@@ -684,3 +693,53 @@ def test_the_plan_is_checked_before_anything_is_started() -> None:
     ):
         with pytest.raises(UsageError, match=why):
             SweepPlan(subject=subject, **changes).check()  # type: ignore[arg-type]
+
+
+# ---------------------------------------------------------------- side by side
+
+
+def test_crashes_go_side_by_side_and_the_table_is_the_same(world: World) -> None:
+    world.jobs = 3
+    found = world.sweep(levels=(0, 1, 31), compressions=("zlib", "lzo"), real=4)
+    assert found.ok, found.explain()
+    assert world.said_of_jobs == ([1024] * 4, 2 * 1024 + 64 + 512 + 3072)  # three crashes and the computing
+    assert world.crashes[0] == (0, "lzo")
+    wanted = choose_crashes((0, 1, 31), ("zlib", "lzo"), real=4, favourite="zlib")
+    assert sorted(world.crashes) == sorted(wanted.real)
+    assert found.crashes == len(world.verdicts) == 4
+    assert sorted(cell.crash or 0 for cell in found.cells if cell.how == REAL) == [1, 2, 3, 4]
+    assert [(one.level, one.compress) for one in found.cells] == [
+        (level, name) for level in (0, 1, 31) for name in ("zlib", "lzo")
+    ]
+    told = json.loads((Path(found.evidence) / "sweep.json").read_text(encoding="utf-8"))
+    assert len(told["cells"]) == 6
+
+
+def test_each_of_them_has_a_guest_of_its_own(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.jobs = 2
+    pools: dict[int, list[str]] = {}
+    meeting = threading.Barrier(2)
+
+    def drill(pool: Any, plan: Plan) -> Verdict:
+        pools.setdefault(id(pool), []).append(plan.name)
+        if plan.name.endswith(("crash-2", "crash-3")):  # the first two beside each other
+            meeting.wait(10)
+        return world.drill(pool._run, plan)
+
+    monkeypatch.setattr(sweeping.WarmPool, "drill", drill)
+    assert world.sweep(levels=(0, 31), compressions=("zlib", "lzo", "none"), real=None).crashes == 6
+    assert len(pools) == 2
+    assert sum(map(len, pools.values())) == 6
+
+
+def test_a_crash_that_breaks_ends_the_others(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.jobs = 2
+
+    def drill(pool: Any, plan: Plan) -> Verdict:
+        if plan.name.endswith("crash-2"):
+            raise GuestError("no login prompt")
+        return world.drill(pool._run, plan)
+
+    monkeypatch.setattr(sweeping.WarmPool, "drill", drill)
+    with pytest.raises(GuestError, match="no login prompt"):
+        world.sweep(levels=(0, 31), compressions=("zlib", "lzo"), real=None)
