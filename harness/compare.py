@@ -1,4 +1,4 @@
-"""The same drills before and after a change, in turns, until what differs can be told from noise.
+"""The same drills before and after a change, in turns or side by side, until what differs can be told from noise.
 
 In each round both sides are booted and saved, and every drill of the round goes on from there: what differs between
 two boots of one kernel is noise, and must be seen as such. The sides differ in one thing: the kernel, a package, the
@@ -12,8 +12,10 @@ import functools
 import itertools
 import json
 import re
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -22,10 +24,11 @@ from . import facts, known, measure
 from .collector import open_collector
 from .difference import BETTER, FEWER, SAME, UNCLEAR, WORSE, Tolerance, judge, judge_rate
 from .disk import Subject
-from .drill import RECOVERED, SAVED, TARGET_DISK_MIB, Plan, Session, open_session
+from .drill import RECOVERED, SAVED, TARGET_DISK_MIB, Plan, Session, disk_need_mib, open_session
 from .errors import UsageError
 from .family import Family
 from .guest import Guest
+from .jobs import Jobs, Task
 from .runtime import Machine, Run
 from .stack import KdumpConfig, Stack
 from .stage import Stage
@@ -230,7 +233,7 @@ class ComparePlan:
 
 
 def run_compare(run: Run, plan: ComparePlan, *, on_verdict: Callable[[Verdict], None] = lambda _: None) -> Comparison:
-    """Drill both sides in turns, compare; on_verdict is told of each drill."""
+    """Drill both sides, compare; on_verdict is told of each drill."""
     plan.check()
     run.open_evidence()
     return _Compare(run, plan, on_verdict).take()
@@ -243,7 +246,8 @@ class _Compare:
         self.run, self.plan, self.on_verdict = run, plan, on_verdict
         self.evidence = run.evidence(plan.name or f"compare-{plan.image}")
         self.name = str(self.evidence.directory.relative_to(run.evidence_directory))
-        self.refused: dict[int, Verdict] = {}  # sides whose kdump could not be armed in this round
+        self.refused: dict[tuple[int, int], Verdict] = {}  # by round and side: whose kdump could not be armed just now
+        self.lock = threading.RLock()  # for the result and all that it is told to
         self.server: Server | None = None
         old, new = plan.sides
         self.result = Comparison(
@@ -274,24 +278,64 @@ class _Compare:
         return self.result
 
     def _rounds(self) -> None:
-        """Drill in turns: old new, new old, and so on; drills that may differ more often than those that do not."""
-        for number in range(1, self.plan.most_rounds + 1):
-            left = [one for one in self.plan.scenarios if number <= self.plan.rounds or self._open_question(one)]
-            if not left:
-                break
-            self.result.rounds = number
-            order = (0, 1) if number % 2 else (1, 0)
-            self.refused.clear()
-            with contextlib.ExitStack() as stack:
-                sessions = {side: self._open(stack, side, number, left) for side in order}
-                for scenario in left:
-                    for side in order:
-                        self._drill(sessions[side], side, scenario, number)
+        """As many rounds of all drills as were asked for, then more of those that may differ."""
+        plan = self.plan
+        usual = range(1, plan.rounds + 1)
+        memory_mib = plan.machine.memory_mib
+        at_once = self.run.at_once([memory_mib] * 2 * len(usual), disk_need_mib(memory_mib))
+        with Jobs(self.run, at_once, self._kinds(plan.scenarios) * len(usual)) as jobs:
+            together = max(1, at_once // 2)
+            for first in usual[::together]:
+                self._drill_rounds(jobs, usual[first - 1 : first - 1 + together], plan.scenarios)
+            for number in range(plan.rounds + 1, plan.most_rounds + 1):
+                left = [one for one in plan.scenarios if self._open_question(one)]
+                if not left:
+                    break
+                jobs.expect(self._kinds(left))
+                self._drill_rounds(jobs, [number], left)
+
+    def _kinds(self, scenarios: Sequence[Scenario]) -> list[str]:
+        """What the tasks of one round are."""
+        return ["boot", *(scenario.name for scenario in scenarios)] * 2
+
+    def _drill_rounds(self, jobs: Jobs, rounds: Sequence[int], scenarios: Sequence[Scenario]) -> None:
+        """Boot both sides of these rounds, and drill them: old new, new old, and so on, or all of them side by side.
+
+        Nobody begins the next drill before all have ended this one, so that each side has the load of the other.
+        """
+        self.result.rounds = max(rounds)
+        self.refused.clear()
+        with contextlib.ExitStack() as stack:
+            sessions: dict[tuple[int, int], Session] = {}
+            turns = [(number, side) for number in rounds for side in ((0, 1) if number % 2 else (1, 0))]
+
+            def open_one(number: int, side: int, _place: int) -> None:
+                sessions[number, side] = self._open(stack, side, number, scenarios)
+
+            def drill_one(number: int, side: int, scenario: Scenario, _place: int) -> None:
+                self._drill(sessions[number, side], side, scenario, number)
+
+            jobs.run([
+                Task(label=f"{self._label(side)}, booting for round {number}", kind="boot",
+                     work=partial(open_one, number, side))
+                for number, side in turns
+            ])  # fmt: skip
+            for scenario in scenarios:
+                if scenario.tight and self.result.tight_mib is None and len(self.refused) < len(turns):
+                    self._settle_tight()
+                jobs.run([
+                    Task(label=f"{self._label(side)}, {scenario.name}, round {number}", kind=scenario.name,
+                         work=partial(drill_one, number, side, scenario))
+                    for number, side in turns
+                ])  # fmt: skip
+
+    def _label(self, side: int) -> str:
+        return f"{('old', 'new')[side]} {self.plan.sides[side].name}"
 
     def _open(self, stack: contextlib.ExitStack, number: int, round_: int, scenarios: Sequence[Scenario]) -> Session:
         """The saved guest of a side for the drills of one round."""
         side, which = self.plan.sides[number], ("old", "new")[number]
-        self.run.progress.say(f"{which} {side.name}, booting for round {round_}")
+        self.run.progress.say(f"{self._label(number)}, booting for round {round_}")
         targets = {scenario.target for scenario in scenarios}
         family = side.subject.family
         more = sorted({package for target in targets for package in family.targets[target].packages})
@@ -305,7 +349,7 @@ class _Compare:
         session = stack.enter_context(open_session(self.run, plan))
         refused = session.save(side.prepare) if side.prepare is not None else session.save()
         if refused is not None:
-            self.refused[number] = refused
+            self.refused[round_, number] = refused
             self._note_versions(number, refused)
         return session
 
@@ -317,17 +361,12 @@ class _Compare:
         return any(finding.may_be_worse for finding in found)
 
     def _drill(self, session: Session, side: int, scenario: Scenario, number: int) -> None:
-        if side in self.refused:
-            self._add(self._sample(self.refused[side], side, scenario, number))
+        if (refused := self.refused.get((number, side))) is not None:
+            self._add(self._sample(refused, side, scenario, number))
             return
         if scenario.tight and self.result.tight_mib is None:
-            self.result.tight_mib = self._tight()
-            if self.result.tight_mib is None:
-                self._note("the tight drill is left out: what the capture kernel of the old side needs is not known")
-        if scenario.tight and self.result.tight_mib is None:
             return
-        what = f"{('old', 'new')[side]} {self.plan.sides[side].name}, {scenario.name}, round {number}"
-        self.run.progress.say(what)
+        self.run.progress.say(f"{self._label(side)}, {scenario.name}, round {number}")
         measuring = scenario.name == self.plan.scenarios[0].name
 
         def before(guest: Guest, stack: Stack) -> None:
@@ -346,14 +385,21 @@ class _Compare:
             before_crash=before,
         )
         self._note_versions(side, verdict)
-        self._add(self._sample(verdict, side, scenario, number))
-        self.on_verdict(verdict)
+        with self.lock:
+            self._add(self._sample(verdict, side, scenario, number))
+            self.on_verdict(verdict)
 
     def _until(self, scenario: Scenario) -> str:
         """The first drill of each round judges the reboot; the others say nothing of it that this one has not said."""
         first = scenario.name == self.plan.scenarios[0].name
         readable = all(side.subject.readable for side in self.plan.sides) and scenario.target not in ON_DISK
         return SAVED if readable and not first else RECOVERED
+
+    def _settle_tight(self) -> None:
+        """Decide what the tight drill reserves, now that the old side was drilled; if that failed, leave it out."""
+        self.result.tight_mib = self._tight()
+        if self.result.tight_mib is None:
+            self._note("the tight drill is left out: what the capture kernel of the old side needs is not known")
 
     def _tight(self) -> int | None:
         """With how much the tight drill must do, in MiB."""
@@ -393,17 +439,20 @@ class _Compare:
         )
 
     def _add(self, sample: Sample) -> None:
-        self.result.samples.append(sample)
-        self.run.progress.say(f"  {'verified' if sample.verified else sample.reason}")
-        self._save()
+        with self.lock:
+            self.result.samples.append(sample)
+            self.run.progress.say(f"  {'verified' if sample.verified else sample.reason}")
+            self._save()
 
     def _note_versions(self, side: int, verdict: Verdict) -> None:
-        self.result.kernels[side], self.result.makedumpfiles[side] = verdict.kernel, verdict.makedumpfile
+        with self.lock:
+            self.result.kernels[side], self.result.makedumpfiles[side] = verdict.kernel, verdict.makedumpfile
 
     def _note(self, text: str) -> None:
-        if text not in self.result.notes:
-            self.run.progress.say(text)
-            self.result.notes.append(text)
+        with self.lock:
+            if text not in self.result.notes:
+                self.run.progress.say(text)
+                self.result.notes.append(text)
 
     def _save(self) -> None:
         self.evidence.json("compare.json", self.result.to_json())

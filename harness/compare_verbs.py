@@ -74,6 +74,8 @@ def compare(arguments: argparse.Namespace) -> int:
 def _bisect(arguments: argparse.Namespace, thing: str, sides: Sequence[Side], machine: Machine) -> int:
     if arguments.junit is not None or arguments.markdown is not None:
         raise UsageError("--bisect writes neither JUnit nor Markdown (--json does)")
+    if arguments.jobs not in (None, 1):
+        raise UsageError("--jobs cannot go with --bisect: each of its steps depends on the one before")
     plan = BisectPlan(
         image=sides[0].subject.name,
         thing=thing,

@@ -48,7 +48,8 @@ class Progress:
             err.print(self._labelled(text), markup=False)
 
     def _labelled(self, text: str) -> str:
-        return f"{self._here.label}: {text.strip()}" if self._here.label else text
+        label = self._here.label
+        return f"{label}: {text.strip()}" if label and not text.startswith(label) else text
 
     @contextlib.contextmanager
     def step(self, text: str, *, usual_s: float | None = None) -> Iterator[None]:

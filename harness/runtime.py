@@ -366,7 +366,9 @@ class Run:
         Its disks must stay as they are from now on: restored() puts overlays on them.
         """
         with self.progress.step(f"{guest.name}: saving its memory"):
-            return guest.save(self.directory.path / f"{guest.name}.saved")
+            saved = guest.save(self.directory.path / f"{guest.name}.saved")
+        self._guests.pop(guest.name, None)
+        return saved
 
     @contextlib.contextmanager
     def restored(self, saved: SavedGuest, evidence: Evidence) -> Iterator[Guest]:

@@ -8,23 +8,27 @@ capture kernel needs, from which the others begin.
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
 
-from . import crashkernel, known, measure, plot
+from . import capacity, crashkernel, known, measure, plot
+from .collector import MACHINE as COLLECTOR
 from .disk import Subject
-from .drill import RECOVERED, SAVED, Plan, Session, open_session, run_drill
+from .drill import RECOVERED, SAVED, Plan, Session, disk_need_mib, open_session, run_drill
 from .errors import UsageError
 from .guest import Guest
+from .jobs import Jobs, Task
 from .measure import CaptureMemory
 from .runtime import Machine, Run
 from .search import Search
 from .stack import KdumpConfig, Stack
 from .stage import Stage
-from .target import ON_DISK
+from .target import ON_DISK, ON_SERVER
 from .timing import now_s
 from .verdict import Verdict
 
@@ -162,7 +166,9 @@ class Size:
 
     def failures(self) -> list[str]:
         """What has no answer, or a refuted one."""
-        found = [f"{one.name}: {one.stopped_by}" for one in self.sizings if one.smallest_mib is None]
+        found = [
+            f"{one.name}: {one.stopped_by or 'it was not finished'}" for one in self.sizings if one.smallest_mib is None
+        ]
         return found + [f"{one.name}: {one.confirmation}" for one in self.sizings if one.confirmed is False]
 
     def explain(self) -> str:
@@ -287,6 +293,7 @@ class _Size:
         self.run, self.plan, self.on_verdict = run, plan, on_verdict
         self.evidence = run.evidence(plan.name or f"size-{plan.subject.name}")
         self.name = str(self.evidence.directory.relative_to(run.evidence_directory))
+        self.lock = threading.RLock()  # for the result and all that it is told to
         self.result = Size(
             image=plan.subject.name,
             accelerator=run.accelerator,
@@ -297,18 +304,20 @@ class _Size:
     def take(self) -> Size:
         """All steps; what there is when something breaks is written down."""
         started_s = now_s()
+        pairs = []
+        for machine, target in self.plan.machines():
+            sizing = Sizing(memory_mib=machine.memory_mib, vcpus=machine.vcpus, target=target)
+            self.result.sizings.append(sizing)
+            pairs.append((sizing, machine))
         try:
-            for machine, target in self.plan.machines():
-                sizing = Sizing(memory_mib=machine.memory_mib, vcpus=machine.vcpus, target=target)
-                self.result.sizings.append(sizing)
-                began_s = now_s()
-                self._search(sizing, machine)
-                sizing.took_s = round(now_s() - began_s, 3)
-                self._save()
-            self._recommend()
-            if self.plan.confirm and self.result.crashkernel is not None:
-                for sizing, (machine, _) in zip(self.result.sizings, self.plan.machines(), strict=True):
-                    self._confirm(sizing, machine)
+            searches = [self._task("search", self._find, *pair) for pair in pairs]
+            confirms = [self._task("confirm", self._confirm, *pair) for pair in pairs] if self.plan.confirm else []
+            at_once = self.run.at_once([self._needs_mib(*pair) for pair in pairs], self._disk_mib())
+            with Jobs(self.run, at_once, [task.kind for task in (*searches, *confirms)]) as jobs:
+                jobs.run(searches)
+                self._recommend()
+                if self.result.crashkernel is not None:
+                    jobs.run(confirms)
         finally:
             self.result.took_s = round(now_s() - started_s, 3)
             self._save()
@@ -316,7 +325,25 @@ class _Size:
             self.evidence.close()
         return self.result
 
+    def _task(self, kind: str, work: Callable[[Sizing, Machine], None], sizing: Sizing, machine: Machine) -> Task:
+        label = sizing.name if kind == "search" else f"{sizing.name}, confirming"
+        return Task(label=label, kind=kind, work=partial(_at_any_place, work, sizing, machine))
+
+    def _needs_mib(self, sizing: Sizing, machine: Machine) -> int:
+        """The memory of a machine's guest, and of what stands beside it."""
+        beside_mib = capacity.guest_mib(COLLECTOR.memory_mib) if sizing.target in ON_SERVER else 0
+        return machine.memory_mib + beside_mib
+
+    def _disk_mib(self) -> int:
+        return disk_need_mib(max(self.plan.memories_mib))
+
     # ------------------------------------------------------------ the search
+
+    def _find(self, sizing: Sizing, machine: Machine) -> None:
+        began_s = now_s()
+        self._search(sizing, machine)
+        sizing.took_s = round(now_s() - began_s, 3)
+        self._save()
 
     def _search(self, sizing: Sizing, machine: Machine) -> None:
         """Try sizes until the edge is known, or something other than a lack of memory is in the way."""
@@ -377,8 +404,9 @@ class _Size:
         state = stack.state()
         sizing.largest_mib = state.reserved_bytes >> 20
         sizing.estimate_mib = stack.suggested_mib()
-        self.result.kernel, self.result.makedumpfile = state.kernel, state.makedumpfile
-        self.result.release = stack.family.release
+        with self.lock:
+            self.result.kernel, self.result.makedumpfile = state.kernel, state.makedumpfile
+            self.result.release = stack.family.release
         if packaged := stack.family.bootloader.packaged:
             self.result.default = packaged
             sizing.default_mib = crashkernel.reserved_mib(packaged, sizing.memory_mib)
@@ -426,8 +454,9 @@ class _Size:
         trial = self._trial_of(verdict, size_mib, took_s=now_s() - began_s)
         sizing.trials.append(trial)
         self.run.progress.say(f"{sizing.name}: {size_mib}M: {trial.outcome}")
-        self._save()
-        self.on_verdict(verdict)
+        with self.lock:
+            self._save()
+            self.on_verdict(verdict)
         return trial
 
     def _trial_of(self, verdict: Verdict, size_mib: int, *, took_s: float) -> Trial:
@@ -466,7 +495,8 @@ class _Size:
         self.run.progress.say(f"{sizing.name}: confirming crashkernel={self.result.crashkernel}")
         name = f"{self.name}/{machine.memory_mib}M-{machine.vcpus}cpu-{sizing.target}/confirm"
         verdict = run_drill(self.run, self.plan.drill(name, machine, sizing.target, self.result.crashkernel))
-        self.on_verdict(verdict)
+        with self.lock:
+            self.on_verdict(verdict)
         as_said = verdict.reserved_mib == sizing.recommended_mib
         sizing.confirmed = outcome_of(verdict) == DUMPED and as_said
         reserved = f"{verdict.reserved_mib} MiB reserved" + ("" if as_said else f", not {sizing.recommended_mib}")
@@ -480,12 +510,19 @@ class _Size:
     # ------------------------------------------------------------ the result
 
     def _note(self, text: str) -> None:
-        if text not in self.result.notes:
-            self.run.progress.say(text)
-            self.result.notes.append(text)
+        with self.lock:
+            if text not in self.result.notes:
+                self.run.progress.say(text)
+                self.result.notes.append(text)
 
     def _save(self) -> None:
-        self.evidence.json("size.json", self.result.to_json())
+        with self.lock:
+            self.evidence.json("size.json", self.result.to_json())
+
+
+def _at_any_place(work: Callable[[Sizing, Machine], None], sizing: Sizing, machine: Machine, _place: int) -> None:
+    """Each machine is a guest of its own, wherever it stands."""
+    work(sizing, machine)
 
 
 def outcome_of(verdict: Verdict) -> str:

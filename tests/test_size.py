@@ -159,6 +159,7 @@ class World:
         self.boots = self.crashes = 0
         self.confirmed: list[str] = []
         self.confirms = True
+        self.jobs = 1
 
     @contextlib.contextmanager
     def open_session(self, _run: Any, plan: Any) -> Iterator[FakeSession]:
@@ -187,6 +188,9 @@ def answer(world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, **chan
         progress=Progress(quiet=True),
         accelerator="tcg",
         factor=6.0,
+        side_by_side=1,
+        at_once=lambda tasks_mib, _disk_mib: min(world.jobs, len(tasks_mib)),
+        abandon=lambda: None,
     )
     return run_size(run, plan_of(**changes))
 
@@ -206,6 +210,16 @@ def test_it_answers_for_each_memory_size(monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert found.sizings[0].tried()[128] == [True]
     drawn = Path(found.evidence) / "size.svg"
     assert "smallest that dumps" in drawn.read_text(encoding="utf-8")
+
+
+def test_machines_side_by_side_have_the_same_answer(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    world = World(tmp_path, m1024=97, m2048=119, m4096=141)
+    world.jobs = 3
+    found = answer(world, monkeypatch, tmp_path, memories_mib=(4096, 2048, 1024))
+    assert [(one.memory_mib, one.smallest_mib) for one in found.sizings] == [(1024, 100), (2048, 120), (4096, 144)]
+    assert found.ok
+    assert found.crashkernel == "1G-2G:144M,2G-4G:160M,4G-:192M"
+    assert world.confirmed == [found.crashkernel] * 3
 
 
 def test_anything_but_a_lack_of_memory_stops_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
