@@ -125,6 +125,17 @@ def _add_jobs(parser: Any) -> None:
     )
 
 
+def _add_resume(parser: Any) -> None:
+    parser.add_argument(
+        "--resume",
+        nargs="?",
+        const="last",
+        metavar="RUN",
+        help="go on with a run that was stopped, asked for the same: what it has is not drilled again (RUN: its"
+        " directory in the evidence; default: the newest)",
+    )
+
+
 def _jobs(text: str) -> int | None:
     """A number of jobs; None for auto."""
     if text == "auto":
@@ -269,6 +280,7 @@ def _add_sweep(verbs: Verbs) -> None:
         "--keep", choices=("never", "failed", "always"), default="failed", help="when vmcores stay in the evidence"
     )
     _add_jobs(parser)
+    _add_resume(parser)
     _add_run_options(parser)
     _add_json(parser)
 
@@ -303,6 +315,7 @@ def _add_size(verbs: Verbs) -> None:
         "--keep", choices=("never", "failed", "always"), default="failed", help="when vmcores stay in the evidence"
     )
     _add_jobs(parser)
+    _add_resume(parser)
     _add_run_options(parser)
     _add_json(parser)
 
@@ -376,6 +389,7 @@ def _add_compare(verbs: Verbs) -> None:
         "--keep", choices=("never", "failed", "always"), default="failed", help="when vmcores stay in the evidence"
     )
     _add_jobs(parser)
+    _add_resume(parser)
     _add_run_options(parser)
     _add_json(parser)
 

@@ -13,7 +13,7 @@ import itertools
 import json
 import re
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -26,9 +26,11 @@ from .difference import BETTER, FEWER, SAME, UNCLEAR, WORSE, Tolerance, judge, j
 from .disk import Subject
 from .drill import RECOVERED, SAVED, TARGET_DISK_MIB, Plan, Session, disk_need_mib, open_session
 from .errors import UsageError
+from .evidence import Evidence
 from .family import Family
 from .guest import Guest
 from .jobs import Jobs, Task
+from .resume import asked_of, read_record, record_of, same_guest, understanding
 from .runtime import Machine, Run
 from .stack import KdumpConfig, Stack
 from .stage import Stage
@@ -160,6 +162,7 @@ class Comparison:
     notes: list[str] = field(default_factory=list)
     took_s: float = 0.0
     evidence: str = ""
+    asked: dict[str, str] = field(default_factory=dict)  # by option, for who goes on with it
 
     @property
     def ok(self) -> bool:
@@ -216,6 +219,22 @@ class ComparePlan:
             for scenario in self.scenarios:
                 self.drill("", side, scenario).check()
 
+    def asked(self, run: Run) -> dict[str, str]:
+        """What makes it this comparison and no other, by option; by what the result is judged may differ."""
+        sides = {f"the {which} side": f"{side.name}: {asked_of(run, side.subject, self.machine)['IMAGE']}"
+                 for which, side in zip(("old", "new"), self.sides, strict=True)}  # fmt: skip
+        return {
+            **asked_of(run, self.sides[0].subject, self.machine),
+            **sides,
+            "what is compared": self.thing,
+            "--memory": str(self.machine.memory_mib),
+            "--vcpus": str(self.machine.vcpus),
+            "--crashkernel": self.crashkernel or "",
+            "--scenario and --only": ",".join(scenario.name for scenario in self.scenarios),
+            "--rounds": str(self.rounds),
+            "--most-rounds": str(self.most_rounds),
+        }
+
     def drill(self, name: str, side: Side, scenario: Scenario) -> Plan:
         """One of its drills."""
         family = side.subject.family
@@ -236,15 +255,15 @@ def run_compare(run: Run, plan: ComparePlan, *, on_verdict: Callable[[Verdict], 
     """Drill both sides, compare; on_verdict is told of each drill."""
     plan.check()
     run.open_evidence()
-    return _Compare(run, plan, on_verdict).take()
+    with record_of(run, plan.name or f"compare-{plan.image}") as evidence:
+        return _Compare(run, plan, evidence, on_verdict).take()
 
 
 class _Compare:
     """The state of one comparison on its way."""
 
-    def __init__(self, run: Run, plan: ComparePlan, on_verdict: Callable[[Verdict], None]) -> None:
-        self.run, self.plan, self.on_verdict = run, plan, on_verdict
-        self.evidence = run.evidence(plan.name or f"compare-{plan.image}")
+    def __init__(self, run: Run, plan: ComparePlan, evidence: Evidence, on_verdict: Callable[[Verdict], None]) -> None:
+        self.run, self.plan, self.evidence, self.on_verdict = run, plan, evidence, on_verdict
         self.name = str(self.evidence.directory.relative_to(run.evidence_directory))
         self.refused: dict[tuple[int, int], Verdict] = {}  # by round and side: whose kdump could not be armed just now
         self.lock = threading.RLock()  # for the result and all that it is told to
@@ -260,21 +279,33 @@ class _Compare:
             max_slower=plan.max_slower,
             max_larger=plan.max_larger,
             evidence=str(self.evidence.directory),
+            asked=plan.asked(run),
         )
+        self.started_s = now_s()
+        if run.options.resume is not None:
+            self._take_up(run.options.resume)
+
+    def _take_up(self, path: Path) -> None:
+        """Begin with what a run has found that was stopped."""
+        record = read_record(path, self.result.asked)
+        with understanding(path):
+            self.started_s -= float(record["took_s"])
+            for name in ("kernels", "makedumpfiles", "rounds", "tight_mib", "notes"):
+                setattr(self.result, name, record[name])
+            self.result.samples = [sample_from_json(row) for row in record["samples"]]
+        self.run.progress.say(f"going on in {path.parent}: {len(self.result.samples)} drills are there")
 
     def take(self) -> Comparison:
         """All steps; what there is when something breaks is written down."""
-        started_s = now_s()
         try:
+            self._save()
             with contextlib.ExitStack() as stack:
                 if {scenario.target for scenario in self.plan.scenarios} & set(ON_SERVER):
                     self.server = stack.enter_context(open_collector(self.run)).server
                 self._rounds()
         finally:
-            self.result.took_s = round(now_s() - started_s, 3)
             self.result.findings = list(find_differences(self.result, self.run.slowness))
             self._save()
-            self.evidence.close()
         return self.result
 
     def _rounds(self) -> None:
@@ -283,7 +314,8 @@ class _Compare:
         usual = range(1, plan.rounds + 1)
         memory_mib = plan.machine.memory_mib
         at_once = self.run.at_once([memory_mib] * 2 * len(usual), disk_need_mib(memory_mib))
-        with Jobs(self.run, at_once, self._kinds(plan.scenarios) * len(usual)) as jobs:
+        with Jobs(self.run, at_once, []) as jobs:
+            jobs.expect(itertools.chain(*(self._kinds([number], plan.scenarios) for number in usual)))
             together = max(1, at_once // 2)
             for first in usual[::together]:
                 self._drill_rounds(jobs, usual[first - 1 : first - 1 + together], plan.scenarios)
@@ -291,26 +323,40 @@ class _Compare:
                 left = [one for one in plan.scenarios if self._open_question(one)]
                 if not left:
                     break
-                jobs.expect(self._kinds(left))
+                jobs.expect(self._kinds([number], left))
                 self._drill_rounds(jobs, [number], left)
 
-    def _kinds(self, scenarios: Sequence[Scenario]) -> list[str]:
-        """What the tasks of one round are."""
-        return ["boot", *(scenario.name for scenario in scenarios)] * 2
+    def _missing(self, rounds: Sequence[int], scenarios: Sequence[Scenario]) -> dict[tuple[int, int], list[Scenario]]:
+        """What is to be drilled, by round and side, in the order that they have their turns."""
+        have = {(sample.round, sample.side, sample.scenario) for sample in self.result.samples}
+        turns = [(number, side) for number in rounds for side in ((0, 1) if number % 2 else (1, 0))]
+        missing = {turn: [one for one in scenarios if (*turn, one.name) not in have] for turn in turns}
+        left_out = self._is_left_out()  # a tight drill that is left out would be missing for ever
+        return {turn: left for turn, left in missing.items() if not all(one.tight and left_out for one in left)}
+
+    def _is_left_out(self) -> bool:
+        """Whether the old side has been drilled, and could not tell how tight the tight drill has to be."""
+        drilled = self.result.of(self.plan.scenarios[0].name, 0)
+        return bool(drilled) and self.result.tight_mib is None and self._tight() is None
+
+    def _kinds(self, rounds: Sequence[int], scenarios: Sequence[Scenario]) -> list[str]:
+        """What the tasks of these rounds are."""
+        missing = self._missing(rounds, scenarios)
+        return [kind for left in missing.values() for kind in ("boot", *(scenario.name for scenario in left))]
 
     def _drill_rounds(self, jobs: Jobs, rounds: Sequence[int], scenarios: Sequence[Scenario]) -> None:
         """Boot both sides of these rounds, and drill them: old new, new old, and so on, or all of them side by side.
 
         Nobody begins the next drill before all have ended this one, so that each side has the load of the other.
         """
-        self.result.rounds = max(rounds)
+        self.result.rounds = max(self.result.rounds, *rounds)
         self.refused.clear()
+        missing = self._missing(rounds, scenarios)
         with contextlib.ExitStack() as stack:
             sessions: dict[tuple[int, int], Session] = {}
-            turns = [(number, side) for number in rounds for side in ((0, 1) if number % 2 else (1, 0))]
 
             def open_one(number: int, side: int, _place: int) -> None:
-                sessions[number, side] = self._open(stack, side, number, scenarios)
+                sessions[number, side] = self._open(stack, side, number, missing[number, side])
 
             def drill_one(number: int, side: int, scenario: Scenario, _place: int) -> None:
                 self._drill(sessions[number, side], side, scenario, number)
@@ -318,15 +364,15 @@ class _Compare:
             jobs.run([
                 Task(label=f"{self._label(side)}, booting for round {number}", kind="boot",
                      work=partial(open_one, number, side))
-                for number, side in turns
+                for number, side in missing
             ])  # fmt: skip
             for scenario in scenarios:
-                if scenario.tight and self.result.tight_mib is None and len(self.refused) < len(turns):
+                if scenario.tight and self.result.tight_mib is None and len(self.refused) < len(missing):
                     self._settle_tight()
                 jobs.run([
                     Task(label=f"{self._label(side)}, {scenario.name}, round {number}", kind=scenario.name,
                          work=partial(drill_one, number, side, scenario))
-                    for number, side in turns
+                    for (number, side), left in missing.items() if scenario in left
                 ])  # fmt: skip
 
     def _label(self, side: int) -> str:
@@ -350,6 +396,7 @@ class _Compare:
         refused = session.save(side.prepare) if side.prepare is not None else session.save()
         if refused is not None:
             self.refused[round_, number] = refused
+            self._same_guest(number, refused)
             self._note_versions(number, refused)
         return session
 
@@ -384,6 +431,7 @@ class _Compare:
             until=self._until(scenario),
             before_crash=before,
         )
+        self._same_guest(side, verdict)
         self._note_versions(side, verdict)
         with self.lock:
             self._add(self._sample(verdict, side, scenario, number))
@@ -444,6 +492,11 @@ class _Compare:
             self.run.progress.say(f"  {'verified' if sample.verified else sample.reason}")
             self._save()
 
+    def _same_guest(self, side: int, verdict: Verdict) -> None:
+        if self.run.options.resume is not None:
+            versions = self.result.kernels[side], self.result.makedumpfiles[side]
+            same_guest(self.run.options.resume, verdict, *versions)
+
     def _note_versions(self, side: int, verdict: Verdict) -> None:
         with self.lock:
             self.result.kernels[side], self.result.makedumpfiles[side] = verdict.kernel, verdict.makedumpfile
@@ -455,7 +508,15 @@ class _Compare:
                 self.result.notes.append(text)
 
     def _save(self) -> None:
-        self.evidence.json("compare.json", self.result.to_json())
+        with self.lock:
+            self.result.took_s = round(now_s() - self.started_s, 3)
+            self.evidence.json("compare.json", self.result.to_json())
+
+
+def sample_from_json(row: Mapping[str, Any]) -> Sample:
+    """A drill of a record."""
+    parts: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in row.items()}
+    return Sample(**parts)
 
 
 # ---------------------------------------------------------------- what differs

@@ -22,6 +22,7 @@ from .guest import Guest
 from .history.database import BISECT, COMPARE
 from .output import check_output, markdown_cell, out, write_json, write_text, xml_text
 from .packages import local_packages, parse_kernel, parse_package
+from .resume import with_record
 from .runtime import Machine, Run
 from .stack import KdumpConfig, Stack
 from .verbs import find_subject, options_of, record_result, subject_of
@@ -58,7 +59,7 @@ def compare(arguments: argparse.Namespace) -> int:
         max_larger=_share(arguments.max_larger),
     )
     plan.check()
-    with Run(options_of(arguments)) as run:
+    with Run(with_record(options_of(arguments), arguments.resume, "compare.json")) as run:
         found = run_compare(run, plan)
     found.notes += record_result(arguments, COMPARE, found.to_json())
     write_json(arguments.json, found.to_json())
@@ -76,6 +77,8 @@ def _bisect(arguments: argparse.Namespace, thing: str, sides: Sequence[Side], ma
         raise UsageError("--bisect writes neither JUnit nor Markdown (--json does)")
     if arguments.jobs not in (None, 1):
         raise UsageError("--jobs cannot go with --bisect: each of its steps depends on the one before")
+    if arguments.resume is not None:
+        raise UsageError("--resume cannot go with --bisect")
     plan = BisectPlan(
         image=sides[0].subject.name,
         thing=thing,

@@ -18,11 +18,11 @@ from .timing import now_s
 class Evidence:
     """The directory that a drill leaves behind; small files always, large ones when asked for."""
 
-    def __init__(self, directory: Path) -> None:
-        """Create the directory; HostError when that is not possible."""
+    def __init__(self, directory: Path, *, again: bool = False) -> None:
+        """Create the directory, or go on in it; HostError when that is not possible."""
         self.directory = directory
         try:
-            directory.mkdir(parents=True, exist_ok=False)
+            directory.mkdir(parents=True, exist_ok=again)
             self._console = (directory / "console.log").open("ab", buffering=0)
             self._timing = (directory / "console.timing").open("a", encoding="ascii", buffering=1)
             self._events = (directory / "events.jsonl").open("a", encoding="utf-8", buffering=1)
@@ -90,14 +90,17 @@ class Evidence:
 class EvidenceRoot:
     """Where the runs go: one directory per run below a root, and `last` pointing to the newest."""
 
-    def __init__(self, root: Path, *, part: tuple[str, str] | None = None) -> None:
+    def __init__(self, root: Path, *, part: tuple[str, str] | None = None, again: Path | None = None) -> None:
         """Create the run's directory; HostError when the root cannot be written.
 
-        part is for one of several processes of a run: the run's name, which they share, and this one's own.
+        part is for one of several processes of a run: the run's name, which they share, and this one's own. again is
+        the directory of a run that was stopped, in which this one goes on.
         """
         try:
             root.mkdir(parents=True, exist_ok=True)
-            if part is None:
+            if again is not None:
+                self.run = whole = again
+            elif part is None:
                 self.run = whole = _unique(root, run_stamp())
             else:
                 whole = root / part[0]

@@ -46,6 +46,7 @@ class Options:
     accelerator: str = "auto"
     timeout_factor: float = 1.0
     jobs: int | None = 1  # drills side by side, where there are several; None: as many as the host is good for
+    resume: Path | None = None  # the record of a run that was stopped (resume.py), which goes on in its evidence
     beside: int = 0  # other processes of the same run, each of which has a guest
     keep: str = "failed"
     verbose: bool = False
@@ -216,6 +217,11 @@ class Run:
             evidence.echo_console(console_echo)
         return evidence
 
+    def evidence_again(self, directory: Path) -> Evidence:
+        """A directory of the run that was stopped, to go on in."""
+        self.open_evidence()
+        return Evidence(directory, again=True)
+
     @property
     def evidence_directory(self) -> Path:
         """What this run leaves behind."""
@@ -231,7 +237,9 @@ class Run:
         """Make the run's evidence directory now, so that a place that cannot be written is known before work begins."""
         with self._lock:
             if self._evidence is None:
-                self._evidence = EvidenceRoot(self.options.evidence, part=self.options.evidence_part)
+                again = self.options.resume.parents[1] if self.options.resume is not None else None
+                root = again.parent if again is not None else self.options.evidence
+                self._evidence = EvidenceRoot(root, part=self.options.evidence_part, again=again)
 
     def crash_network(self) -> CrashNetwork:
         """The network of this run that dumps travel over, made when it is first asked for."""

@@ -15,6 +15,7 @@ from .evidence import check_writable
 from .history.database import DRILL, SIZE
 from .history.importing import sizing_results
 from .output import check_output, out, write_json
+from .resume import with_record
 from .runtime import Machine, Run
 from .size import Size, SizePlan, Sizing, run_size
 from .verbs import options_of, record_result, subject_of
@@ -49,7 +50,8 @@ def size(arguments: argparse.Namespace) -> int:
         if verdict.verified and not verdict.warm:
             record_result(arguments, DRILL, verdict.to_json())
 
-    with Run(options_of(arguments)) as run:
+    options = with_record(options_of(arguments), arguments.resume, "size.json")
+    with Run(options) as run:
         found = run_size(run, plan, on_verdict=crashed)
     if arguments.plot is not None:
         found.draw(Path(arguments.plot))

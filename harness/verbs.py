@@ -33,6 +33,7 @@ from .packages import local_packages, parse_kernel, parse_package
 from .progress import Progress, err
 from .prune import prune
 from .refresh import BY_HAND, ROTTED, STATES, UNREACHABLE, RowState, refresh
+from .resume import with_record
 from .runtime import Machine, Options, Run
 from .shell import Access
 from .stack import KdumpConfig
@@ -398,7 +399,8 @@ def sweep(arguments: argparse.Namespace) -> int:
     def crashed(verdict: Verdict) -> None:
         verdict.remarks += record_result(arguments, DRILL, verdict.to_json())
 
-    with Run(options_of(arguments)) as run:
+    options = with_record(options_of(arguments), arguments.resume, "sweep.json")
+    with Run(options) as run:
         found = run_sweep(run, plan, on_verdict=crashed)
     if arguments.plot is not None:
         found.draw(Path(arguments.plot))

@@ -30,10 +30,12 @@ from harness.compare import (
 )
 from harness.compare_verbs import _share, show_comparison, to_junit, to_markdown
 from harness.disk import Subject
-from harness.errors import UsageError
-from harness.evidence import EvidenceRoot
+from harness.errors import GuestError, UsageError
+from harness.evidence import Evidence, EvidenceRoot
 from harness.family import find_family, load_families
 from harness.progress import Progress
+from harness.resume import with_record
+from harness.runtime import Options
 from harness.stage import Stage
 from harness.target import TARGETS
 from harness.trigger import find_trigger
@@ -210,11 +212,14 @@ class World:
         self.place, self.most = place, at_once
         self.drilled: list[tuple[str, str]] = []  # what, and when: began or ended
         self.boots = 0
+        self.stop_at = -1  # events
         self.meeting = threading.Barrier(at_once)
         root = EvidenceRoot(place / "evidence")
         self.run: Any = SimpleNamespace(
             open_evidence=lambda: None, evidence=root.drill, evidence_directory=root.run, accelerator="tcg",
             progress=Progress(quiet=True), slowness=6.0, side_by_side=1, abandon=lambda: None,
+            options=Options(evidence=place / "evidence"),
+            evidence_again=lambda directory: Evidence(directory, again=True),
             at_once=lambda tasks_mib, _disk_mib: min(at_once, len(tasks_mib)),
         )  # fmt: skip
 
@@ -225,6 +230,8 @@ class World:
 
     def drill(self, *, name: str, before_crash: Any, **_: Any) -> Verdict:
         what = name.partition("/")[2]
+        if len(self.drilled) == self.stop_at:
+            raise GuestError("stopped")
         self.drilled.append((what, "began"))
         self.meeting.wait(10)
         shrunk: list[int] = []
@@ -275,6 +282,30 @@ def test_side_by_side_all_do_the_same_at_a_time(at_once: int, monkeypatch: pytes
         batch = world.drilled[first : first + 2 * at_once]
         assert len({what.partition("-")[0] for what, _ in batch}) == 1
         assert {what[-3:] for what, _ in batch} == {"old", "new"}
+
+
+@pytest.mark.parametrize(("stop_at", "boots"), [(0, 4), (2, 4), (6, 3), (8, 2), (14, 1)])
+def test_a_comparison_that_was_stopped_drills_what_is_missing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, stop_at: int, boots: int
+) -> None:
+    world = World(tmp_path, 1)
+    world.stop_at = stop_at
+    with pytest.raises(GuestError, match="stopped"):
+        compared(world, monkeypatch)
+    world.stop_at, world.boots = -1, 0
+    world.run.options = with_record(world.run.options, "last", "compare.json")
+    found = compared(world, monkeypatch)
+    assert found.ok
+    assert world.boots == boots
+    assert len(world.drilled) == 16  # each drill once
+    assert found.tight_mib == 108
+    assert sorted((one.scenario, one.round, one.side) for one in found.samples) == [
+        (name, number, side) for name in ("smoke", "tight") for number in (1, 2) for side in (0, 1)
+    ]
+    assert compared(world, monkeypatch).ok  # nothing is left to do
+    assert len(world.drilled) == 16
+    with pytest.raises(UsageError, match="--rounds was 2, and is 3 now"):
+        compared(world, monkeypatch, rounds=3)
 
 
 # ---------------------------------------------------------------- bisection

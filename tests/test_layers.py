@@ -39,7 +39,7 @@ LAYERS = (
     ("disk", "checks", "oracle", "watch", "known", "cells", "refilter"),
     ("clone", "collector", "crasher"),
     ("drill", "doctor", "report", "schedule"),
-    ("pool", "jobs"),
+    ("pool", "jobs", "resume"),
     ("sweep", "size", "compare"),
     ("bisection",),
     ("verbs", "support"),
