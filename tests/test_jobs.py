@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from rich.console import Console as RichConsole
 
-from harness import capacity, jobs, progress, runtime, timing
+from harness import capacity, jobs, plugin, progress, runtime, timing
 from harness.capacity import GUEST_MIB, OVERHEAD_MIB, Room, guest_mib, how_many, running_guests
 from harness.errors import GuestError, HostError, Stopped
 from harness.jobs import Jobs, Task
@@ -283,3 +283,48 @@ def test_sleeps_are_short_enough_to_be_ended() -> None:
     with ending_when(asked), pytest.raises(Stopped):
         pause(3600)
     assert timing.now_s() - began_s < 5
+
+
+# ---------------------------------------------------------------- pytest -n auto
+
+
+class FakeRun:
+    """A run on a host that has room for three, or that is unfit."""
+
+    unfit = False
+
+    def __init__(self, options: Options) -> None:
+        assert options.jobs is None
+
+    def __enter__(self) -> FakeRun:
+        if self.unfit:
+            raise HostError("libvirt does not answer")
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def at_once(self, tasks_mib: list[int], disk_mib: int) -> int:
+        assert set(tasks_mib) == {1024}
+        assert disk_mib > 1024
+        return 3
+
+
+def workers(monkeypatch: pytest.MonkeyPatch, *arguments: str, image: str = "") -> int | None:
+    monkeypatch.setattr(plugin, "Run", FakeRun)
+    monkeypatch.delenv("PYTEST_XDIST_AUTO_NUM_WORKERS", raising=False)
+    options = {
+        "--image": [image] if image else [],
+        "--evidence": "evidence",
+        "--timeout-factor": 1.0,
+        "--keep": "failed",
+    }
+    config: Any = SimpleNamespace(args=list(arguments), getoption=options.get)
+    return plugin.pytest_xdist_auto_num_workers(config)
+
+
+def test_scenarios_get_a_worker_for_each_guest_that_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert workers(monkeypatch, "scenarios/test_smoke.py::test_dump") == 3
+    assert workers(monkeypatch, "mine", image="debian-12") == 3
+    assert workers(monkeypatch, "tests") is None  # xdist's own number
+    monkeypatch.setattr(FakeRun, "unfit", True)
+    assert workers(monkeypatch, "scenarios") == 1
