@@ -42,6 +42,7 @@ class Formatter(argparse.RawDescriptionHelpFormatter):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb and return the exit status of the contract."""
     signal.signal(signal.SIGTERM, _terminate)
+    arguments = None
     try:
         arguments = make_parser().parse_args(argv)
         # Late: the verbs bring libvirt, paramiko and numpy, which --help does not need.
@@ -51,7 +52,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"kdump-harness: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print("kdump-harness: interrupted; what was unfinished is removed", file=sys.stderr)
+        goes_on = hasattr(arguments, "resume") and not getattr(arguments, "bisect", False)
+        further = "; --resume goes on with the rest" if goes_on else ""
+        print(f"kdump-harness: interrupted; what was unfinished is removed{further}", file=sys.stderr)
         return EXIT_INTERRUPTED
     except BrokenPipeError:
         # The reader went away (as in "| head"); nothing more can be said to it.
