@@ -112,9 +112,9 @@ def how_many(asked: int | None, needs_mib: list[int], disk_mib: int, room: Room)
     asked is what the user wants, in place of what the processors are good for; memory and disk are not negotiable.
     needs_mib is what each task takes of the host's memory, disk_mib what any of them takes of the disk.
     """
-    kind = "which may overlap under KVM" if room.kvm else "each of which needs a core while it is emulated"
     wanted = room.cores_guests if asked is None else asked
-    reason = f"for {cores()} cores by guests {kind}" if asked is None else "as asked"
+    by_core = "two for each core, since under KVM they may overlap" if room.kvm else "one emulated guest for each core"
+    reason = by_core if asked is None else "as asked"
     by_memory = sum(total <= room.memory_mib for total in _sums(sorted(needs_mib, reverse=True)))
     limits = [
         (len(needs_mib), "that is all there are"),

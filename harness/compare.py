@@ -162,6 +162,7 @@ class Comparison:
     notes: list[str] = field(default_factory=list)
     took_s: float = 0.0
     evidence: str = ""
+    jobs: int = 1  # at once, at most; it shows in the times
     asked: dict[str, str] = field(default_factory=dict)  # by option, for who goes on with it
 
     @property
@@ -290,7 +291,7 @@ class _Compare:
         record = read_record(path, self.result.asked)
         with understanding(path):
             self.started_s -= float(record["took_s"])
-            for name in ("kernels", "makedumpfiles", "rounds", "tight_mib", "notes"):
+            for name in ("kernels", "makedumpfiles", "rounds", "tight_mib", "notes", "jobs"):
                 setattr(self.result, name, record[name])
             self.result.samples = [sample_from_json(row) for row in record["samples"]]
         self.run.progress.say(f"going on in {path.parent}: {len(self.result.samples)} drills are there")
@@ -314,6 +315,7 @@ class _Compare:
         usual = range(1, plan.rounds + 1)
         memory_mib = plan.machine.memory_mib
         at_once = self.run.at_once([memory_mib] * 2 * len(usual), disk_need_mib(memory_mib))
+        self.result.jobs = max(at_once, self.result.jobs)
         with Jobs(self.run, at_once, []) as jobs:
             jobs.expect(itertools.chain(*(self._kinds([number], plan.scenarios) for number in usual)))
             together = max(1, at_once // 2)

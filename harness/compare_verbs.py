@@ -25,7 +25,7 @@ from .packages import local_packages, parse_kernel, parse_package
 from .resume import with_record
 from .runtime import Machine, Run
 from .stack import KdumpConfig, Stack
-from .verbs import find_subject, options_of, record_result, subject_of
+from .verbs import at_once, find_subject, options_of, record_result, subject_of
 
 OWN = "the image's own"
 _COLOURS = {WORSE: "red", BETTER: "green", FEWER: "yellow", UNCLEAR: "yellow", SAME: "dim"}
@@ -179,7 +179,7 @@ def show_comparison(found: Comparison, *, everything: bool = False) -> None:
     for number, name in enumerate(("old", "new")):
         facts = f"kernel {found.kernels[number]}; makedumpfile {found.makedumpfiles[number] or 'not installed'}"
         out.print(escape(f"  {name}: {facts}"), soft_wrap=True)
-    drills = f"{len(found.samples)} drills in {found.rounds} rounds, {found.took_s:.0f} s"
+    drills = f"{len(found.samples)} drills in {found.rounds} rounds, {at_once(found.jobs)}{found.took_s:.0f} s"
     machine = f"{found.memory_mib} MiB, {found.vcpus} CPUs, {found.accelerator}"
     out.print(escape(f"  {machine}; {drills}; worse is {_budgets(found)}"), soft_wrap=True)
     shown = [one for one in found.findings if everything or one.word != SAME or one.what == "verdict"]

@@ -336,6 +336,7 @@ class _Drill:
             vcpus=plan.machine.vcpus,
             firmware=plan.machine.firmware,
             until=plan.until,
+            beside=run.beside,
             kernel_asked=plan.subject.kernel.asked if plan.subject.kernel is not None else None,
             evidence=str(evidence.directory),
         )

@@ -133,7 +133,13 @@ class Run:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.abandon()  # of jobs that did not end in time: the lifeline is about to be told that all is well
         self._stack.close()
+
+    @property
+    def beside(self) -> int:
+        """How many other drills of this run share the host now."""
+        return self.side_by_side - 1 + self.options.beside
 
     @property
     def slowness(self) -> float:

@@ -160,6 +160,7 @@ class Size:
     notes: list[str] = field(default_factory=list)
     took_s: float = 0.0
     evidence: str = ""
+    jobs: int = 1  # at once, at most; it shows in the times
     asked: dict[str, str] = field(default_factory=dict)  # by option, for who goes on with it
 
     @property
@@ -343,7 +344,7 @@ class _Size:
         record = read_record(path, self.result.asked)
         with understanding(path):
             self.started_s -= float(record["took_s"])
-            for name in ("kernel", "makedumpfile", "release", "default", "notes"):
+            for name in ("kernel", "makedumpfile", "release", "default", "notes", "jobs"):
                 setattr(self.result, name, record[name])
             self.result.sizings = [sizing_from_json(row) for row in record["sizings"]]
             self.before = {one.name: list(one.trials) for one in self.result.sizings if not one.finished}
@@ -363,6 +364,7 @@ class _Size:
                 if self.plan.confirm and pair[0].confirmed is None
             ]
             at_once = self.run.at_once([self._needs_mib(*pair) for pair in pairs], self._disk_mib())
+            self.result.jobs = max(at_once, self.result.jobs)
             with Jobs(self.run, at_once, [task.kind for task in (*searches, *confirms)]) as jobs:
                 jobs.run(searches)
                 self._recommend()

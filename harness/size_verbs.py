@@ -18,7 +18,7 @@ from .output import check_output, out, write_json
 from .resume import with_record
 from .runtime import Machine, Run
 from .size import Size, SizePlan, Sizing, run_size
-from .verbs import options_of, record_result, subject_of
+from .verbs import at_once, options_of, record_result, subject_of
 from .verdict import Verdict
 
 
@@ -90,7 +90,7 @@ def show_size(found: Size) -> None:
         title = "[bold red]NOT CONFIRMED[/]"
     out.print(f"{escape(found.image)}  {title}", soft_wrap=True)
     facts = (f"kernel {found.kernel}", f"makedumpfile {found.makedumpfile or 'not installed'}", found.accelerator)
-    out.print(escape(f"  {'; '.join(facts)}; all in {found.took_s:.0f} s"), soft_wrap=True)
+    out.print(escape(f"  {'; '.join(facts)}; {at_once(found.jobs)}all in {found.took_s:.0f} s"), soft_wrap=True)
     for failure in found.failures():
         out.print(f"[red]NO[/] {escape(failure)}", soft_wrap=True)
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))

@@ -70,6 +70,7 @@ class Sweep:
     crashes: int = 0
     took_s: float = 0.0
     evidence: str = ""
+    jobs: int = 1  # at once, at most; it shows in the times
     asked: dict[str, str] = field(default_factory=dict)  # by option, for who goes on with it
     real: list[list[Any]] = field(default_factory=list)  # the cells that are crashes, once that is decided
     computed: list[list[Any]] = field(default_factory=list)  # and those that are not
@@ -313,7 +314,7 @@ class _Sweep:
         record = read_record(path, self.result.asked)
         with understanding(path):
             self.started_s -= float(record["took_s"])
-            for name in ("kernel", "makedumpfile", "notes", "crashes", "real", "computed"):
+            for name in ("kernel", "makedumpfile", "notes", "crashes", "jobs", "real", "computed"):
                 setattr(self.result, name, record[name])
             self.crashes = Crashes(real=_cells(record["real"]), computed=_cells(record["computed"]))
             self.result.cells = [cell_from_json(row) for row in record["cells"]]
@@ -353,6 +354,7 @@ class _Sweep:
             tasks.insert(0, Task(label="computing", kind=COMPUTED, work=partial(self._compute, first)))
         memory_mib = self.plan.machine.memory_mib
         at_once = self.run.at_once([memory_mib] * len(tasks), disk_need_mib(memory_mib))
+        self.result.jobs = max(at_once, self.result.jobs)
         if at_once > 1 and self.plan.budget_s is not None:
             self._note(f"the budget of {self.plan.budget_s:.0f} s was kept or not beside {at_once - 1} other drills")
         before = [(cell.how, cell.took_s) for cell in self.result.cells if cell.how == REAL and cell.took_s is not None]

@@ -420,7 +420,7 @@ def show_sweep(found: Sweep) -> None:
         f"kernel {found.kernel}",
         f"makedumpfile {found.makedumpfile or 'not installed'}",
         f"{found.memory_mib} MiB, {found.vcpus} CPUs, {found.accelerator}",
-        f"real crashes: {found.crashes}, all in {found.took_s:.0f} s",
+        f"real crashes: {found.crashes}, {at_once(found.jobs)}all in {found.took_s:.0f} s",
     )
     out.print(escape("  " + "; ".join(facts)), soft_wrap=True)
     for failure in found.failures():
@@ -445,6 +445,11 @@ def show_sweep(found: Sweep) -> None:
         out.print(f"[yellow]{escape(note)}[/]", soft_wrap=True)
     out.print(f"evidence: {escape(found.evidence)}", soft_wrap=True)
     out.print(f"holds: {'true' if found.ok else 'false'}")
+
+
+def at_once(jobs: int) -> str:
+    """What is told of drills that shared the host."""
+    return f"{jobs} at once, " if jobs > 1 else ""
 
 
 def _cell_text(cell: Cell | None) -> str:

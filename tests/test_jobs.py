@@ -154,8 +154,8 @@ def room(**changes: Any) -> Room:
 @pytest.mark.parametrize(
     ("asked", "changes", "number", "why"),
     [
-        (None, {}, 2, "each of which needs a core while it is emulated"),
-        (None, {"cores_guests": 4, "kvm": True}, 4, "which may overlap under KVM"),
+        (None, {}, 2, "one emulated guest for each core"),
+        (None, {"cores_guests": 4, "kvm": True}, 4, "two for each core, since under KVM"),
         (8, {}, 8, "as asked"),
         (8, {"memory_mib": 3000}, 2, "not the 8 that were asked for: 3,000 MiB of memory are free"),
         (8, {"memory_mib": -500}, 1, "0 MiB of memory are free"),
