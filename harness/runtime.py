@@ -202,8 +202,9 @@ class Run:
             guests = capacity.running_guests(PREFIX)
             free_mib = capacity.available_mib() - sum(guest.untouched_mib for guest in guests)
             me = threading.get_ident()
-            mine = {other for other, (thread, _) in list(self._guests.items()) if thread == me}
-            others = [guest.name for guest in guests if guest.name not in mine]
+            ours = {other: thread for other, (thread, _) in list(self._guests.items())}
+            # Those of other jobs are known also where /proc shows no processes of other users.
+            others = {name for name in (*ours, *(guest.name for guest in guests)) if ours.get(name) != me}
             if free_mib >= need_mib + (capacity.SPARE_MIB if others else 0):
                 return stack.pop_all()
             if not others or deadline.passed:

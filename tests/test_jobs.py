@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import io
 import os
+import signal
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,7 +15,7 @@ from typing import Any
 import pytest
 from rich.console import Console as RichConsole
 
-from harness import capacity, jobs, plugin, progress, runtime, timing
+from harness import capacity, cli, jobs, plugin, progress, runtime, timing
 from harness.capacity import GUEST_MIB, OVERHEAD_MIB, Room, guest_mib, how_many, running_guests
 from harness.errors import GuestError, HostError, Stopped
 from harness.jobs import Jobs, Task
@@ -328,3 +331,46 @@ def test_scenarios_get_a_worker_for_each_guest_that_fits(monkeypatch: pytest.Mon
     assert workers(monkeypatch, "tests") is None  # xdist's own number
     monkeypatch.setattr(FakeRun, "unfit", True)
     assert workers(monkeypatch, "scenarios") == 1
+
+
+# ---------------------------------------------------------------- Ctrl-C
+
+
+PROGRAM = r"""
+import os
+import threading
+from harness import cli, jobs, verbs
+from harness.progress import Progress
+from harness.timing import pause
+
+class Host:
+    progress, side_by_side = Progress(), 1
+    def abandon(self): print("abandoned", flush=True)
+
+def sweep(_arguments):
+    begun = threading.Barrier(3, action=lambda: print("begun", flush=True))
+    def work(_place):
+        begun.wait(10)
+        try:
+            pause(600)
+        finally:
+            os.write(1, b"cleaned up\n")
+    with jobs.Jobs(Host(), 3, []) as made:
+        made.run([jobs.Task(label=str(n), kind="x", work=work) for n in range(9)])
+
+verbs.sweep = sweep
+raise SystemExit(cli.main(["sweep", "debian-12"]))
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_ends_all_jobs_and_leaves_nothing(number: signal.Signals) -> None:
+    with subprocess.Popen([sys.executable, "-c", PROGRAM], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline() == b"begun\n"
+        process.send_signal(number)
+        out, err = process.communicate(timeout=60)
+    assert out.split(b"\n") == [b"cleaned up"] * 3 + [b"abandoned", b""]
+    assert process.returncode == cli.EXIT_INTERRUPTED
+    assert b"interrupted; what was unfinished is removed; --resume goes on with the rest" in err
