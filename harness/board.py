@@ -101,7 +101,7 @@ class Board:
         """How long the rest takes with as many at once as now; None as long as nothing is known."""
         if not self._took_s:
             return None
-        every = statistics.fmean([took for each in self._took_s.values() for took in each])
+        every = statistics.fmean([took for each in list(self._took_s.values()) for took in each])
 
         def usual(kind: str) -> float:
             return statistics.fmean(self._took_s[kind]) if self._took_s.get(kind) else every
@@ -123,7 +123,7 @@ class Board:
             return text
         if left is None:
             return f"{text}; how long the rest takes is known after the first one"
-        before = sum(map(len, self._took_s.values()))
+        before = sum(map(len, list(self._took_s.values())))
         return f"{text}; about {duration(left)} left, by the {before} before"
 
     def lines(self) -> Iterator[str]:

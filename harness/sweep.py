@@ -357,7 +357,12 @@ class _Sweep:
         self.result.jobs = max(at_once, self.result.jobs)
         if at_once > 1 and self.plan.budget_s is not None:
             self._note(f"the budget of {self.plan.budget_s:.0f} s was kept or not beside {at_once - 1} other drills")
-        before = [(cell.how, cell.took_s) for cell in self.result.cells if cell.how == REAL and cell.took_s is not None]
+        before = [
+            (REAL, cell.took_s)
+            for cell in self.result.cells
+            # The first one had the host for itself, and tells nothing of those that share it.
+            if cell.how == REAL and cell.took_s is not None and (at_once == 1 or cell.crash != self.capture_number)
+        ]
         with Jobs(self.run, at_once, [task.kind for task in tasks], before=before) as jobs:
             jobs.run(tasks)
 
