@@ -25,11 +25,12 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from harness.capacity import GUEST_MIB, OVERHEAD_MIB
 from harness.fleet import wire
 from harness.fleet.archive import pack
 from harness.fleet.client import Fleet, Order
 from harness.fleet.copies import copy_entry
-from harness.fleet.needs import CORES, GUEST_MIB, MIB, OVERHEAD_MIB, VERSION
+from harness.fleet.needs import CORES, MIB, VERSION
 from harness.fleet.performing import Host
 from harness.fleet.results import Result, write_result
 from harness.fleet.scheduler import FleetScheduler

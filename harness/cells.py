@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from .verdict import Check
 
@@ -37,6 +38,11 @@ class Cell:
     def name(self) -> str:
         """The options that it stands for."""
         return f"-d {self.level} {self.compress}"
+
+
+def cell_from_json(row: Mapping[str, Any]) -> Cell:
+    """A cell of a record."""
+    return Cell(**{**row, "checks": tuple(Check(**check) for check in row["checks"])})
 
 
 def compare_cells(cells: Sequence[Cell]) -> list[Check]:

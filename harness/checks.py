@@ -220,12 +220,17 @@ def check_recovery(
     armed_again: bool | None,
     took_s: float | None,
     budget_s: float,
+    widened: float = 1.0,
 ) -> None:
-    """The guest is back as a different boot, in time, and ready for the next crash."""
+    """The guest is back as a different boot, in time, and ready for the next crash.
+
+    widened is by how much the budget is already larger than on a host with nothing else to do.
+    """
+    because = f", {widened:.1f} times the usual for the load of this host" if widened >= 1.05 else ""
     verdict.check(
         "reboot-time",
         took_s is not None and took_s <= budget_s,
-        expected=f"panic to login within {budget_s:.0f} s",
+        expected=f"panic to login within {budget_s:.0f} s{because}",
         seen=f"{took_s:.1f} s" if took_s is not None else "no login prompt",
     )
     verdict.check(

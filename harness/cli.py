@@ -24,6 +24,7 @@ from .target import TARGETS
 from .trigger import load_triggers
 
 EXIT_INTERRUPTED = 130
+MAX_JOBS = 1000
 
 Verbs = Any  # argparse keeps the type of its sub-parsers private
 
@@ -41,6 +42,7 @@ class Formatter(argparse.RawDescriptionHelpFormatter):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb and return the exit status of the contract."""
     signal.signal(signal.SIGTERM, _terminate)
+    arguments = None
     try:
         arguments = make_parser().parse_args(argv)
         # Late: the verbs bring libvirt, paramiko and numpy, which --help does not need.
@@ -50,7 +52,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"kdump-harness: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print("kdump-harness: interrupted; what was unfinished is removed", file=sys.stderr)
+        goes_on = hasattr(arguments, "resume") and not getattr(arguments, "bisect", False)
+        further = "; --resume goes on with the rest" if goes_on else ""
+        print(f"kdump-harness: interrupted; what was unfinished is removed{further}", file=sys.stderr)
         return EXIT_INTERRUPTED
     except BrokenPipeError:
         # The reader went away (as in "| head"); nothing more can be said to it.
@@ -112,6 +116,36 @@ def _add_run_options(parser: Any) -> None:
     parser.add_argument("--timeout-factor", type=_positive, default=1.0, metavar="F", help="stretch all waits by F")
     parser.add_argument("-v", "--verbose", action="store_true", help="show the guest's console as it comes")
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress")
+
+
+def _add_jobs(parser: Any) -> None:
+    parser.add_argument(
+        "--jobs",
+        type=_jobs,
+        metavar="N|auto",
+        help="drills side by side, as far as memory and disk allow (default: auto, which also looks at the processors;"
+        " 1 with -v)",
+    )
+
+
+def _add_resume(parser: Any) -> None:
+    parser.add_argument(
+        "--resume",
+        nargs="?",
+        const="last",
+        metavar="RUN",
+        help="go on with a run that was stopped, asked for the same: what it has is not drilled again (RUN: its"
+        " directory in the evidence; default: the newest)",
+    )
+
+
+def _jobs(text: str) -> int | None:
+    """A number of jobs; None for auto."""
+    if text == "auto":
+        return None
+    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= MAX_JOBS):
+        raise argparse.ArgumentTypeError(f"{text} is no number of jobs (1 to {MAX_JOBS}, or auto)")
+    return int(text)
 
 
 def _add_json(parser: Any) -> None:
@@ -248,6 +282,8 @@ def _add_sweep(verbs: Verbs) -> None:
     parser.add_argument(
         "--keep", choices=("never", "failed", "always"), default="failed", help="when vmcores stay in the evidence"
     )
+    _add_jobs(parser)
+    _add_resume(parser)
     _add_run_options(parser)
     _add_json(parser)
 
@@ -281,6 +317,8 @@ def _add_size(verbs: Verbs) -> None:
     parser.add_argument(
         "--keep", choices=("never", "failed", "always"), default="failed", help="when vmcores stay in the evidence"
     )
+    _add_jobs(parser)
+    _add_resume(parser)
     _add_run_options(parser)
     _add_json(parser)
 
@@ -353,6 +391,8 @@ def _add_compare(verbs: Verbs) -> None:
     parser.add_argument(
         "--keep", choices=("never", "failed", "always"), default="failed", help="when vmcores stay in the evidence"
     )
+    _add_jobs(parser)
+    _add_resume(parser)
     _add_run_options(parser)
     _add_json(parser)
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from xml.sax.saxutils import quoteattr
 
+from .capacity import available_mib
 from .disk import BaseDisk
 from .domain import CopyJob, Hypervisor, UsersDomain, default_uri, is_local
 from .errors import GuestError, HostError, NoVerdict, UsageError
@@ -229,8 +230,7 @@ def make_clone(run: Run, name: str, wish: Wish) -> Clone:
 
 def _check_memory(name: str, need_mib: int) -> None:
     """HostError before the host runs out of memory and its kernel ends the original, or another machine."""
-    told = re.search(r"^MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text("ascii"), re.MULTILINE)
-    if told is not None and (free_mib := int(told.group(1)) // 1024) < need_mib:
+    if (free_mib := available_mib()) < need_mib:
         raise HostError(
             f"a clone of {name} needs {need_mib} MiB of memory, {free_mib} MiB are free on this host"
             " (--memory MIB gives it less)"

@@ -1,4 +1,4 @@
-"""The same drills before and after a change, in turns, until what differs can be told from noise.
+"""The same drills before and after a change, in turns or side by side, until what differs can be told from noise.
 
 In each round both sides are booted and saved, and every drill of the round goes on from there: what differs between
 two boots of one kernel is noise, and must be seen as such. The sides differ in one thing: the kernel, a package, the
@@ -12,8 +12,10 @@ import functools
 import itertools
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -22,10 +24,13 @@ from . import facts, known, measure
 from .collector import open_collector
 from .difference import BETTER, FEWER, SAME, UNCLEAR, WORSE, Tolerance, judge, judge_rate
 from .disk import Subject
-from .drill import RECOVERED, SAVED, TARGET_DISK_MIB, Plan, Session, open_session
+from .drill import RECOVERED, SAVED, TARGET_DISK_MIB, Plan, Session, disk_need_mib, open_session
 from .errors import UsageError
+from .evidence import Evidence
 from .family import Family
 from .guest import Guest
+from .jobs import Jobs, Task
+from .resume import asked_of, read_record, record_of, same_guest, understanding
 from .runtime import Machine, Run
 from .stack import KdumpConfig, Stack
 from .stage import Stage
@@ -157,6 +162,8 @@ class Comparison:
     notes: list[str] = field(default_factory=list)
     took_s: float = 0.0
     evidence: str = ""
+    jobs: int = 1  # at once, at most; it shows in the times
+    asked: dict[str, str] = field(default_factory=dict)  # by option, for who goes on with it
 
     @property
     def ok(self) -> bool:
@@ -213,6 +220,22 @@ class ComparePlan:
             for scenario in self.scenarios:
                 self.drill("", side, scenario).check()
 
+    def asked(self, run: Run) -> dict[str, str]:
+        """What makes it this comparison and no other, by option; by what the result is judged may differ."""
+        sides = {f"the {which} side": f"{side.name}: {asked_of(run, side.subject, self.machine)['IMAGE']}"
+                 for which, side in zip(("old", "new"), self.sides, strict=True)}  # fmt: skip
+        return {
+            **asked_of(run, self.sides[0].subject, self.machine),
+            **sides,
+            "what is compared": self.thing,
+            "--memory": str(self.machine.memory_mib),
+            "--vcpus": str(self.machine.vcpus),
+            "--crashkernel": self.crashkernel or "",
+            "--scenario and --only": ",".join(scenario.name for scenario in self.scenarios),
+            "--rounds": str(self.rounds),
+            "--most-rounds": str(self.most_rounds),
+        }
+
     def drill(self, name: str, side: Side, scenario: Scenario) -> Plan:
         """One of its drills."""
         family = side.subject.family
@@ -230,20 +253,21 @@ class ComparePlan:
 
 
 def run_compare(run: Run, plan: ComparePlan, *, on_verdict: Callable[[Verdict], None] = lambda _: None) -> Comparison:
-    """Drill both sides in turns, compare; on_verdict is told of each drill."""
+    """Drill both sides, compare; on_verdict is told of each drill."""
     plan.check()
     run.open_evidence()
-    return _Compare(run, plan, on_verdict).take()
+    with record_of(run, plan.name or f"compare-{plan.image}") as evidence:
+        return _Compare(run, plan, evidence, on_verdict).take()
 
 
 class _Compare:
     """The state of one comparison on its way."""
 
-    def __init__(self, run: Run, plan: ComparePlan, on_verdict: Callable[[Verdict], None]) -> None:
-        self.run, self.plan, self.on_verdict = run, plan, on_verdict
-        self.evidence = run.evidence(plan.name or f"compare-{plan.image}")
+    def __init__(self, run: Run, plan: ComparePlan, evidence: Evidence, on_verdict: Callable[[Verdict], None]) -> None:
+        self.run, self.plan, self.evidence, self.on_verdict = run, plan, evidence, on_verdict
         self.name = str(self.evidence.directory.relative_to(run.evidence_directory))
-        self.refused: dict[int, Verdict] = {}  # sides whose kdump could not be armed in this round
+        self.refused: dict[tuple[int, int], Verdict] = {}  # by round and side: whose kdump could not be armed just now
+        self.lock = threading.RLock()  # for the result and all that it is told to
         self.server: Server | None = None
         old, new = plan.sides
         self.result = Comparison(
@@ -256,42 +280,110 @@ class _Compare:
             max_slower=plan.max_slower,
             max_larger=plan.max_larger,
             evidence=str(self.evidence.directory),
+            asked=plan.asked(run),
         )
+        self.started_s = now_s()
+        if run.options.resume is not None:
+            self._take_up(run.options.resume)
+
+    def _take_up(self, path: Path) -> None:
+        """Begin with what a run has found that was stopped."""
+        record = read_record(path, self.result.asked)
+        with understanding(path):
+            self.started_s -= float(record["took_s"])
+            for name in ("kernels", "makedumpfiles", "rounds", "tight_mib", "notes", "jobs"):
+                setattr(self.result, name, record[name])
+            self.result.samples = [sample_from_json(row) for row in record["samples"]]
+        self.run.progress.say(f"going on in {path.parent}: {len(self.result.samples)} drills are there")
 
     def take(self) -> Comparison:
         """All steps; what there is when something breaks is written down."""
-        started_s = now_s()
         try:
+            self._save()
             with contextlib.ExitStack() as stack:
                 if {scenario.target for scenario in self.plan.scenarios} & set(ON_SERVER):
                     self.server = stack.enter_context(open_collector(self.run)).server
                 self._rounds()
         finally:
-            self.result.took_s = round(now_s() - started_s, 3)
-            self.result.findings = list(find_differences(self.result, self.run.factor))
+            self.result.findings = list(find_differences(self.result, self.run.slowness))
             self._save()
-            self.evidence.close()
         return self.result
 
     def _rounds(self) -> None:
-        """Drill in turns: old new, new old, and so on; drills that may differ more often than those that do not."""
-        for number in range(1, self.plan.most_rounds + 1):
-            left = [one for one in self.plan.scenarios if number <= self.plan.rounds or self._open_question(one)]
-            if not left:
-                break
-            self.result.rounds = number
-            order = (0, 1) if number % 2 else (1, 0)
-            self.refused.clear()
-            with contextlib.ExitStack() as stack:
-                sessions = {side: self._open(stack, side, number, left) for side in order}
-                for scenario in left:
-                    for side in order:
-                        self._drill(sessions[side], side, scenario, number)
+        """As many rounds of all drills as were asked for, then more of those that may differ."""
+        plan = self.plan
+        usual = range(1, plan.rounds + 1)
+        memory_mib = plan.machine.memory_mib
+        at_once = self.run.at_once([memory_mib] * 2 * len(usual), disk_need_mib(memory_mib))
+        self.result.jobs = max(at_once, self.result.jobs)
+        with Jobs(self.run, at_once, []) as jobs:
+            jobs.expect(itertools.chain(*(self._kinds([number], plan.scenarios) for number in usual)))
+            together = max(1, at_once // 2)
+            for first in usual[::together]:
+                self._drill_rounds(jobs, usual[first - 1 : first - 1 + together], plan.scenarios)
+            for number in range(plan.rounds + 1, plan.most_rounds + 1):
+                left = [one for one in plan.scenarios if self._open_question(one)]
+                if not left:
+                    break
+                jobs.expect(self._kinds([number], left))
+                self._drill_rounds(jobs, [number], left)
+
+    def _missing(self, rounds: Sequence[int], scenarios: Sequence[Scenario]) -> dict[tuple[int, int], list[Scenario]]:
+        """What is to be drilled, by round and side, in the order that they have their turns."""
+        have = {(sample.round, sample.side, sample.scenario) for sample in self.result.samples}
+        turns = [(number, side) for number in rounds for side in ((0, 1) if number % 2 else (1, 0))]
+        missing = {turn: [one for one in scenarios if (*turn, one.name) not in have] for turn in turns}
+        left_out = self._is_left_out()  # a tight drill that is left out would be missing for ever
+        return {turn: left for turn, left in missing.items() if not all(one.tight and left_out for one in left)}
+
+    def _is_left_out(self) -> bool:
+        """Whether the old side has been drilled, and could not tell how tight the tight drill has to be."""
+        drilled = self.result.of(self.plan.scenarios[0].name, 0)
+        return bool(drilled) and self.result.tight_mib is None and self._tight() is None
+
+    def _kinds(self, rounds: Sequence[int], scenarios: Sequence[Scenario]) -> list[str]:
+        """What the tasks of these rounds are."""
+        missing = self._missing(rounds, scenarios)
+        return [kind for left in missing.values() for kind in ("boot", *(scenario.name for scenario in left))]
+
+    def _drill_rounds(self, jobs: Jobs, rounds: Sequence[int], scenarios: Sequence[Scenario]) -> None:
+        """Boot both sides of these rounds, and drill them: old new, new old, and so on, or all of them side by side.
+
+        Nobody begins the next drill before all have ended this one, so that each side has the load of the other.
+        """
+        self.result.rounds = max(self.result.rounds, *rounds)
+        self.refused.clear()
+        missing = self._missing(rounds, scenarios)
+        with contextlib.ExitStack() as stack:
+            sessions: dict[tuple[int, int], Session] = {}
+
+            def open_one(number: int, side: int, _place: int) -> None:
+                sessions[number, side] = self._open(stack, side, number, missing[number, side])
+
+            def drill_one(number: int, side: int, scenario: Scenario, _place: int) -> None:
+                self._drill(sessions[number, side], side, scenario, number)
+
+            jobs.run([
+                Task(label=f"{self._label(side)}, booting for round {number}", kind="boot",
+                     work=partial(open_one, number, side))
+                for number, side in missing
+            ])  # fmt: skip
+            for scenario in scenarios:
+                if scenario.tight and self.result.tight_mib is None and len(self.refused) < len(missing):
+                    self._settle_tight()
+                jobs.run([
+                    Task(label=f"{self._label(side)}, {scenario.name}, round {number}", kind=scenario.name,
+                         work=partial(drill_one, number, side, scenario))
+                    for (number, side), left in missing.items() if scenario in left
+                ])  # fmt: skip
+
+    def _label(self, side: int) -> str:
+        return f"{('old', 'new')[side]} {self.plan.sides[side].name}"
 
     def _open(self, stack: contextlib.ExitStack, number: int, round_: int, scenarios: Sequence[Scenario]) -> Session:
         """The saved guest of a side for the drills of one round."""
         side, which = self.plan.sides[number], ("old", "new")[number]
-        self.run.progress.say(f"{which} {side.name}, booting for round {round_}")
+        self.run.progress.say(f"{self._label(number)}, booting for round {round_}")
         targets = {scenario.target for scenario in scenarios}
         family = side.subject.family
         more = sorted({package for target in targets for package in family.targets[target].packages})
@@ -305,7 +397,8 @@ class _Compare:
         session = stack.enter_context(open_session(self.run, plan))
         refused = session.save(side.prepare) if side.prepare is not None else session.save()
         if refused is not None:
-            self.refused[number] = refused
+            self.refused[round_, number] = refused
+            self._same_guest(number, refused)
             self._note_versions(number, refused)
         return session
 
@@ -313,21 +406,16 @@ class _Compare:
         """Whether more rounds may tell something of a drill."""
         if self.refused:
             return False
-        found = find_differences(self.result, self.run.factor, only=scenario.name)
+        found = find_differences(self.result, self.run.slowness, only=scenario.name)
         return any(finding.may_be_worse for finding in found)
 
     def _drill(self, session: Session, side: int, scenario: Scenario, number: int) -> None:
-        if side in self.refused:
-            self._add(self._sample(self.refused[side], side, scenario, number))
+        if (refused := self.refused.get((number, side))) is not None:
+            self._add(self._sample(refused, side, scenario, number))
             return
         if scenario.tight and self.result.tight_mib is None:
-            self.result.tight_mib = self._tight()
-            if self.result.tight_mib is None:
-                self._note("the tight drill is left out: what the capture kernel of the old side needs is not known")
-        if scenario.tight and self.result.tight_mib is None:
             return
-        what = f"{('old', 'new')[side]} {self.plan.sides[side].name}, {scenario.name}, round {number}"
-        self.run.progress.say(what)
+        self.run.progress.say(f"{self._label(side)}, {scenario.name}, round {number}")
         measuring = scenario.name == self.plan.scenarios[0].name
 
         def before(guest: Guest, stack: Stack) -> None:
@@ -345,15 +433,23 @@ class _Compare:
             until=self._until(scenario),
             before_crash=before,
         )
+        self._same_guest(side, verdict)
         self._note_versions(side, verdict)
-        self._add(self._sample(verdict, side, scenario, number))
-        self.on_verdict(verdict)
+        with self.lock:
+            self._add(self._sample(verdict, side, scenario, number))
+            self.on_verdict(verdict)
 
     def _until(self, scenario: Scenario) -> str:
         """The first drill of each round judges the reboot; the others say nothing of it that this one has not said."""
         first = scenario.name == self.plan.scenarios[0].name
         readable = all(side.subject.readable for side in self.plan.sides) and scenario.target not in ON_DISK
         return SAVED if readable and not first else RECOVERED
+
+    def _settle_tight(self) -> None:
+        """Decide what the tight drill reserves, now that the old side was drilled; if that failed, leave it out."""
+        self.result.tight_mib = self._tight()
+        if self.result.tight_mib is None:
+            self._note("the tight drill is left out: what the capture kernel of the old side needs is not known")
 
     def _tight(self) -> int | None:
         """With how much the tight drill must do, in MiB."""
@@ -393,20 +489,36 @@ class _Compare:
         )
 
     def _add(self, sample: Sample) -> None:
-        self.result.samples.append(sample)
-        self.run.progress.say(f"  {'verified' if sample.verified else sample.reason}")
-        self._save()
+        with self.lock:
+            self.result.samples.append(sample)
+            self.run.progress.say(f"  {'verified' if sample.verified else sample.reason}")
+            self._save()
+
+    def _same_guest(self, side: int, verdict: Verdict) -> None:
+        if self.run.options.resume is not None:
+            versions = self.result.kernels[side], self.result.makedumpfiles[side]
+            same_guest(self.run.options.resume, verdict, *versions)
 
     def _note_versions(self, side: int, verdict: Verdict) -> None:
-        self.result.kernels[side], self.result.makedumpfiles[side] = verdict.kernel, verdict.makedumpfile
+        with self.lock:
+            self.result.kernels[side], self.result.makedumpfiles[side] = verdict.kernel, verdict.makedumpfile
 
     def _note(self, text: str) -> None:
-        if text not in self.result.notes:
-            self.run.progress.say(text)
-            self.result.notes.append(text)
+        with self.lock:
+            if text not in self.result.notes:
+                self.run.progress.say(text)
+                self.result.notes.append(text)
 
     def _save(self) -> None:
-        self.evidence.json("compare.json", self.result.to_json())
+        with self.lock:
+            self.result.took_s = round(now_s() - self.started_s, 3)
+            self.evidence.json("compare.json", self.result.to_json())
+
+
+def sample_from_json(row: Mapping[str, Any]) -> Sample:
+    """A drill of a record."""
+    parts: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in row.items()}
+    return Sample(**parts)
 
 
 # ---------------------------------------------------------------- what differs

@@ -22,9 +22,10 @@ from .guest import Guest
 from .history.database import BISECT, COMPARE
 from .output import check_output, markdown_cell, out, write_json, write_text, xml_text
 from .packages import local_packages, parse_kernel, parse_package
+from .resume import with_record
 from .runtime import Machine, Run
 from .stack import KdumpConfig, Stack
-from .verbs import find_subject, options_of, record_result, subject_of
+from .verbs import at_once, find_subject, options_of, record_result, subject_of
 
 OWN = "the image's own"
 _COLOURS = {WORSE: "red", BETTER: "green", FEWER: "yellow", UNCLEAR: "yellow", SAME: "dim"}
@@ -58,7 +59,7 @@ def compare(arguments: argparse.Namespace) -> int:
         max_larger=_share(arguments.max_larger),
     )
     plan.check()
-    with Run(options_of(arguments)) as run:
+    with Run(with_record(options_of(arguments), arguments.resume, "compare.json")) as run:
         found = run_compare(run, plan)
     found.notes += record_result(arguments, COMPARE, found.to_json())
     write_json(arguments.json, found.to_json())
@@ -74,6 +75,10 @@ def compare(arguments: argparse.Namespace) -> int:
 def _bisect(arguments: argparse.Namespace, thing: str, sides: Sequence[Side], machine: Machine) -> int:
     if arguments.junit is not None or arguments.markdown is not None:
         raise UsageError("--bisect writes neither JUnit nor Markdown (--json does)")
+    if arguments.jobs not in (None, 1):
+        raise UsageError("--jobs cannot go with --bisect: each of its steps depends on the one before")
+    if arguments.resume is not None:
+        raise UsageError("--resume cannot go with --bisect")
     plan = BisectPlan(
         image=sides[0].subject.name,
         thing=thing,
@@ -174,7 +179,7 @@ def show_comparison(found: Comparison, *, everything: bool = False) -> None:
     for number, name in enumerate(("old", "new")):
         facts = f"kernel {found.kernels[number]}; makedumpfile {found.makedumpfiles[number] or 'not installed'}"
         out.print(escape(f"  {name}: {facts}"), soft_wrap=True)
-    drills = f"{len(found.samples)} drills in {found.rounds} rounds, {found.took_s:.0f} s"
+    drills = f"{len(found.samples)} drills in {found.rounds} rounds, {at_once(found.jobs)}{found.took_s:.0f} s"
     machine = f"{found.memory_mib} MiB, {found.vcpus} CPUs, {found.accelerator}"
     out.print(escape(f"  {machine}; {drills}; worse is {_budgets(found)}"), soft_wrap=True)
     shown = [one for one in found.findings if everything or one.word != SAME or one.what == "verdict"]

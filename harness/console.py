@@ -161,22 +161,26 @@ class Console:
         *,
         timeout_s: float,
         silence_s: float | None = None,
+        stretch: Callable[[], float] = lambda: 1.0,
         give_up: Callable[[Line], str | None] | None = None,
         tick: Callable[[], None] | None = None,
     ) -> Line:
         """The first line that pattern matches.
 
-        silence_s bounds the time without a single byte; give_up looks at each line and names a reason why the
+        silence_s bounds the time without a single byte. stretch tells by how much both are stretched now; if that
+        grows meanwhile, so do they. give_up looks at each line and names a reason why the
         pattern can no longer come. Raises WaitedInVain, ConsoleLost or UnexpectedPanic.
         """
         wanted = re.compile(pattern)
-        deadline = Deadline(timeout_s)
+        deadline = Deadline(timeout_s * (stretched := stretch()))
         while not deadline.passed:
+            if (now := stretch()) > stretched:
+                deadline.timeout_s, stretched = timeout_s * now, now
             line = self.read_line(timeout_s=min(TICK_S, deadline.left_s))
             if tick is not None:
                 tick()
             if line is None:
-                if silence_s is not None and self.silent_s > silence_s:
+                if silence_s is not None and self.silent_s > silence_s * stretched:
                     raise WaitedInVain(
                         f"{self.name}: no {what}: the console has been silent for {self.silent_s:.0f} s"
                         f" after {self.last_line!r}",
@@ -188,7 +192,7 @@ class Console:
             if give_up is not None and (reason := give_up(line)):
                 raise WaitedInVain(f"{self.name}: no {what}: {reason}", see=self.see)
         raise WaitedInVain(
-            f"{self.name}: no {what} in {timeout_s:.0f} s; the last line was {self.last_line!r}", see=self.see
+            f"{self.name}: no {what} in {deadline.timeout_s:.0f} s; the last line was {self.last_line!r}", see=self.see
         )
 
 

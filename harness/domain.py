@@ -194,6 +194,11 @@ class SavedDomain:
         """The files behind the disks that it writes to, that of the system first."""
         return _written_by(self.xml)
 
+    @property
+    def memory_mib(self) -> int:
+        """The guest's memory."""
+        return int(ElementTree.fromstring(self.xml).findtext("./memory", "0")) >> 10  # libvirt tells KiB
+
     def nvram(self) -> Path | None:
         """The file with the firmware's variables, where it has such."""
         found = ElementTree.fromstring(self.xml).findtext("./os/nvram")
@@ -478,6 +483,11 @@ class Domain:
                 # libvirtd was restarted under us: the new one has adopted the domain, but not our auto-destroy.
                 self._hypervisor.destroy_anew(self.name)
         self._hypervisor.unwatch(self._handle)
+
+    def kill(self) -> None:
+        """Pull the plug and nothing else: it is another thread's, which notices and cleans up."""
+        with contextlib.suppress(libvirt.libvirtError):
+            self._handle.destroy()
 
     def _close_console(self) -> None:
         """Read no more of it."""

@@ -37,6 +37,7 @@ Say = Callable[[str], None]
 Progress = Callable[[int, int | None], None]  # bytes so far, bytes in all where the server tells
 
 CHUNK_BYTES = 256 << 10
+LOCK_EVERY_S = 0.2
 SILENCE_S = 30.0  # a connection that gives nothing for so long is dead
 DOCUMENT_MAX_BYTES = 16 << 20  # Fedora's releases.json is the largest, below 1 MB
 SPARE_BYTES = 64 << 20  # left free, so that a download never fills the last block
@@ -394,7 +395,11 @@ def lock(place: Path, *, wait: Callable[[str], None] | None) -> Iterator[bool]:
                 return
             file.seek(0)
             wait(f"process {file.read().strip() or '?'}")
-            fcntl.flock(file, fcntl.LOCK_EX)
+            while True:  # not in the kernel, where a thread could not be told to end
+                with contextlib.suppress(BlockingIOError):
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                timing.pause(LOCK_EVERY_S)
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()

@@ -35,7 +35,7 @@ from .stack import GuestState, KdumpConfig, Stack
 from .stage import Stage
 from .state import require_space
 from .target import LABEL, ON_DISK, ON_SERVER, Files, FoundFile, Server, ShellFiles, Target, find_target
-from .timing import Deadline, PhaseClock, now_s
+from .timing import Deadline, PhaseClock, look_whether_to_end, now_s
 from .trigger import CannotTrigger, Trigger, find_trigger
 from .verdict import Verdict
 from .vmcore import VmcoreError, open_vmcore
@@ -46,6 +46,8 @@ REBOOT_BUDGET_S = 90.0
 MIB = 1 << 20
 TARGET_DISK_MIB = 4096  # sparse
 EVIDENCE_NEED_MIB = 64  # logs, and a vmcore of a small guest
+OVERLAY_MIB = 512  # beside what goes with the guest's memory
+COPY_MIB = 3072  # of what a guest's disk rests on
 _TICK_S = 0.5
 LAST_WORDS_S = 1.0
 # What a person waits for at each step of an emulated drill; only for the progress line.
@@ -109,6 +111,11 @@ class Plan:
         return self.subject.name if self.clone is None else self.clone.image
 
 
+def disk_need_mib(memory_mib: int) -> int:
+    """The disk that a guest takes at most that is saved and drilled: its memory, its overlay, a copy of its disk."""
+    return 2 * memory_mib + EVIDENCE_NEED_MIB + OVERLAY_MIB + COPY_MIB
+
+
 def run_drill(run: Run, plan: Plan) -> Verdict:
     """Drill once: boot, armed, crash, capture, saved, recovered, verified."""
     with open_session(run, plan) as session:
@@ -147,7 +154,7 @@ def open_session(run: Run, plan: Plan, *, on_verdict: Callable[[Verdict], None] 
             verdict = _not_armed(run, plan, error)
             yield _Refused(verdict, on_verdict)
             return
-    need_mib = plan.machine.memory_mib * (2 if plan.oracle else 1) + 512
+    need_mib = plan.machine.memory_mib * (2 if plan.oracle else 1) + OVERLAY_MIB
     run.state.require_space(need_mib, f"the drill of {plan.subject.name}")
     require_space(run.evidence_directory, EVIDENCE_NEED_MIB, "the evidence of a drill", option="--evidence")
     with contextlib.ExitStack() as stack:
@@ -329,12 +336,14 @@ class _Drill:
             vcpus=plan.machine.vcpus,
             firmware=plan.machine.firmware,
             until=plan.until,
+            beside=run.beside,
             kernel_asked=plan.subject.kernel.asked if plan.subject.kernel is not None else None,
             evidence=str(evidence.directory),
         )
         self.console: list[str] = []
         self.dumps: list[Path] = []
         self.picture: Path | None = None  # the guest's memory from the hypervisor
+        self.stretched = 1.0  # the most that a wait since the trigger was stretched by
         self.known_issues = load_known_issues()
 
     def get_ready(self, guest: Guest, stack: Stack, look: Callable[[Guest, Stack], None]) -> Verdict | None:
@@ -568,7 +577,7 @@ class _Drill:
 
     def _follow(self, guest: Guest, watch: CrashWatch) -> str | None:
         """Read the console until the guest is back or cannot come back; returns what stopped it."""
-        factor = self.run.factor
+        factor = self.stretched = self.run.factor
         while not (watch.done or self._is_enough(watch)):
             waiting = watch.waiting_for()
             with self.progress.step(f"waiting for {waiting}", usual_s=_USUAL_S.get(waiting) if factor > 1 else None):
@@ -646,8 +655,11 @@ class _Drill:
         self.evidence.json("oracle.json", {**found.to_json(), "before": dict(self.memory.pages)})
 
     def _too_late(self, guest: Guest, watch: CrashWatch) -> str | None:
-        """The two kinds of deadline: silence and total."""
-        factor = self.run.factor
+        """The two kinds of deadline: silence and total.
+
+        A host that becomes busier meanwhile widens them; one that becomes idle again has been busy all the same.
+        """
+        factor = self.stretched = max(self.stretched, self.run.factor)
         waiting = watch.waiting_for()
         if watch.stage < Stage.CRASHED:
             fired_s = self.clock.elapsed_s() - self.clock.marks_s["trigger"]
@@ -684,7 +696,8 @@ class _Drill:
         except GuestError as error:
             verdict.stopped_by = f"after the reboot: {error}"
         took_s = self.clock.between_s("panic", "login")
-        budget_s = self.plan.budget_s or REBOOT_BUDGET_S * self.run.factor
+        own = self.plan.budget_s is not None  # the user's is what it is, however busy the host
+        budget_s = self.plan.budget_s if self.plan.budget_s is not None else REBOOT_BUDGET_S * self.stretched
         checks.check_recovery(
             verdict,
             old_boot=facts.before.boot_id,
@@ -692,6 +705,7 @@ class _Drill:
             armed_again=armed,
             took_s=took_s,
             budget_s=budget_s,
+            widened=1.0 if own else self.stretched / self.run.slowness,
         )
 
     def _read_off(self, guest: Guest, stack: Stack, facts: CrashFacts, dumps_before: dict[str, FoundFile]) -> None:
@@ -700,7 +714,7 @@ class _Drill:
         disk = guest.domain.disks()[0]
         guest.destroy()
         raw = self.run.directory.path / f"{guest.name}.raw"
-        self.run.state.require_space(disk.stat().st_size // MIB + 3072, "a copy of the guest's disk")
+        self.run.state.require_space(disk.stat().st_size // MIB + COPY_MIB, "a copy of the guest's disk")
         try:
             with (
                 self.progress.step("reading the guest's disk"),
@@ -776,6 +790,7 @@ class _Drill:
 
     def _judge(self, watch: CrashWatch | None) -> None:
         """Phases, symptoms, and whether it all adds up to verified."""
+        look_whether_to_end()  # a guest whose plug we pulled tells nothing
         verdict, clock = self.verdict, self.clock
         pairs = {
             "boot": ("power-on", "first-login"),

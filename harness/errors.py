@@ -26,6 +26,10 @@ class HarnessError(Exception):
         return f"{text}\n  see {self.see}" if self.see is not None else text
 
 
+class Stopped(BaseException):
+    """A job among several has to end, because the run was interrupted or another job broke; nobody reports it."""
+
+
 class UsageError(HarnessError):
     """The user asked for something that does not exist or makes no sense; change the request."""
 

@@ -18,11 +18,11 @@ from .timing import now_s
 class Evidence:
     """The directory that a drill leaves behind; small files always, large ones when asked for."""
 
-    def __init__(self, directory: Path) -> None:
-        """Create the directory; HostError when that is not possible."""
+    def __init__(self, directory: Path, *, again: bool = False) -> None:
+        """Create the directory, or go on in it; HostError when that is not possible."""
         self.directory = directory
         try:
-            directory.mkdir(parents=True, exist_ok=False)
+            directory.mkdir(parents=True, exist_ok=again)
             self._console = (directory / "console.log").open("ab", buffering=0)
             self._timing = (directory / "console.timing").open("a", encoding="ascii", buffering=1)
             self._events = (directory / "events.jsonl").open("a", encoding="utf-8", buffering=1)
@@ -65,10 +65,16 @@ class Evidence:
             self._commands.write(f"$ {line}\n{out}{err}[{status} after {took_s:.1f} s]\n\n")
 
     def text(self, name: str, text: str) -> Path:
-        """Write a small file."""
+        """Write a small file, in one step: whoever kills us, what is there can be read."""
         path = self.directory / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
+        fresh = path.with_name(f".{path.name}-{os.getpid()}-{threading.get_ident()}")
+        try:
+            fresh.write_text(text, encoding="utf-8")
+            fresh.replace(path)
+        except BaseException:
+            fresh.unlink(missing_ok=True)
+            raise
         return path
 
     def json(self, name: str, data: Any) -> Path:
@@ -84,14 +90,17 @@ class Evidence:
 class EvidenceRoot:
     """Where the runs go: one directory per run below a root, and `last` pointing to the newest."""
 
-    def __init__(self, root: Path, *, part: tuple[str, str] | None = None) -> None:
+    def __init__(self, root: Path, *, part: tuple[str, str] | None = None, again: Path | None = None) -> None:
         """Create the run's directory; HostError when the root cannot be written.
 
-        part is for one of several processes of a run: the run's name, which they share, and this one's own.
+        part is for one of several processes of a run: the run's name, which they share, and this one's own. again is
+        the directory of a run that was stopped, in which this one goes on.
         """
         try:
             root.mkdir(parents=True, exist_ok=True)
-            if part is None:
+            if again is not None:
+                self.run = whole = again
+            elif part is None:
                 self.run = whole = _unique(root, run_stamp())
             else:
                 whole = root / part[0]
@@ -100,15 +109,17 @@ class EvidenceRoot:
             _point(root / "last", whole.name)
         except OSError as error:
             raise _unwritable(root, error) from None
+        self._lock = threading.Lock()
 
     def drill(self, name: str) -> Evidence:
         """A new directory for one drill; a second one of the same name gets a number."""
-        path = self.run / name
-        number = 2
-        while path.exists():
-            path = self.run / f"{name}-{number}"
-            number += 1
-        return Evidence(path)
+        with self._lock:
+            path = self.run / name
+            number = 2
+            while path.exists():
+                path = self.run / f"{name}-{number}"
+                number += 1
+            return Evidence(path)
 
 
 def run_stamp() -> str:

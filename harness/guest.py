@@ -74,12 +74,13 @@ class Guest:
         host_key: str | None,
         evidence: Evidence,
         timeout_factor: float,
+        load: Callable[[], float] = lambda: 1.0,
         tick: Callable[[], None] | None = None,
     ) -> None:
         self.domain = domain
         self.name = domain.name
         self.evidence = evidence
-        self.factor = timeout_factor
+        self._slowness, self._load = timeout_factor, load
         self._user, self._access, self._host_key = user, access, host_key
         self._tick = tick
         self._shell: Shell | None = None
@@ -87,6 +88,11 @@ class Guest:
         self.console = Console(self.name, source, see=evidence.console_path)
         self.console.subscribe(self._note_cloud_init)
         self._cloud_init_trouble = ""
+
+    @property
+    def factor(self) -> float:
+        """By how much waits are stretched that begin now: by what the guest runs on, and what that has to do."""
+        return self._slowness * self._load()
 
     def hand_over(self, evidence: Evidence) -> None:
         """From here on everything goes into this directory."""
@@ -175,8 +181,9 @@ class Guest:
         return self.console.wait_for(
             "login prompt on the serial console",
             LOGIN.pattern,
-            timeout_s=BOOT_TIMEOUT_S * self.factor,
-            silence_s=SILENCE_TIMEOUT_S * self.factor,
+            timeout_s=BOOT_TIMEOUT_S,
+            silence_s=SILENCE_TIMEOUT_S,
+            stretch=lambda: self.factor,
             give_up=self._cannot_boot,
             tick=tick,
         )
@@ -224,7 +231,8 @@ class Guest:
                     user=self._user,
                     access=self._access,
                     host_key=self._host_key,
-                    connect_timeout_s=min(10.0, max(1.0, deadline.left_s)),
+                    connect_timeout_s=min(10.0 * self._load(), max(1.0, deadline.left_s)),
+                    load=self._load,
                 )
             except GONE as error:
                 last[:] = [f"{address}: {error or type(error).__name__}"]
@@ -255,8 +263,9 @@ class Guest:
         return self.console.wait_for(
             what,
             pattern,
-            timeout_s=BOOT_TIMEOUT_S * self.factor,
-            silence_s=SILENCE_TIMEOUT_S * self.factor,
+            timeout_s=BOOT_TIMEOUT_S,
+            silence_s=SILENCE_TIMEOUT_S,
+            stretch=lambda: self.factor,
             tick=self._tick,
         )
 

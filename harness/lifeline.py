@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import subprocess
 import sys
+import threading
 
 from .domain import Hypervisor
 from .errors import HarnessError
@@ -27,6 +28,7 @@ class Lifeline:
             text=True,
             start_new_session=True,
         )
+        self._lock = threading.Lock()
 
     def hold(self, name: str) -> None:
         """From now on this domain goes when we go."""
@@ -42,7 +44,10 @@ class Lifeline:
 
     def _tell(self, line: str) -> None:
         assert self._process.stdin is not None
-        with contextlib.suppress(OSError):  # it was killed: the guests are removed by whoever cleans up after us
+        with (
+            self._lock,
+            contextlib.suppress(OSError),
+        ):  # it was killed: the guests are removed by whoever cleans up after us
             self._process.stdin.write(line + "\n")
             self._process.stdin.flush()
 

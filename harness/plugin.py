@@ -20,7 +20,7 @@ from .collector import Collector, open_collector
 from .disk import ArmedDisk, BaseDisk, Subject, armed_disk, base_disk
 from .domain import FIRMWARE
 from .download import Unreachable
-from .drill import Plan, Session, open_session, run_drill
+from .drill import Plan, Session, disk_need_mib, open_session, run_drill
 from .errors import HarnessError, UsageError
 from .evidence import Evidence, EvidenceRoot, run_stamp
 from .family import Family, find_family
@@ -41,6 +41,7 @@ from .verdict import Verdict
 T = TypeVar("T")
 
 DEFAULT_IMAGES = ("debian-12",)
+MOST_WORKERS = 256  # of -n auto, whatever the host has
 _FAILED = pytest.StashKey[bool]()
 _VERDICTS = pytest.StashKey[list[Verdict]]()
 _ENTRY = pytest.StashKey[Entry]()
@@ -122,6 +123,25 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_configure_node(node: Any) -> None:
     """xdist's workers each have a directory in that of the run."""
     node.workerinput["kdump_run"] = node.config.stash[_RUN_NAME]
+
+
+@pytest.hookimpl(optionalhook=True, tryfirst=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
+    """With -n auto as many workers as the host has room for guests; tests without guests get xdist's own number."""
+    if not _has_guests(config) or os.environ.get("PYTEST_XDIST_AUTO_NUM_WORKERS"):
+        return None
+    memory_mib = Machine().memory_mib
+    try:
+        with Run(dataclasses.replace(_options(config), jobs=None)) as run:
+            return run.at_once([memory_mib] * MOST_WORKERS, disk_need_mib(memory_mib))
+    except HarnessError:
+        return 1  # which tells what is wrong
+
+
+def _has_guests(config: pytest.Config) -> bool:
+    """Whether guests are to be expected, before any test is known."""
+    paths = (Path(argument.partition("::")[0]).absolute() for argument in config.args)
+    return bool(config.getoption("--image")) or any("scenarios" in path.parts for path in paths)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -364,17 +384,7 @@ class MatrixReporter:
 def harness_run(request: pytest.FixtureRequest) -> Iterator[Run]:
     """Hypervisor, state and evidence of this session."""
     config = request.config
-    directory = Path(config.getoption("--evidence"))
-    state = config.getoption("--state")
-    worker = getattr(config, "workerinput", None)
-    options = Options(
-        uri=config.getoption("--uri"),
-        state=Path(state) if state else None,
-        evidence=directory,
-        evidence_part=(worker["kdump_run"], worker["workerid"]) if worker else None,
-        timeout_factor=config.getoption("--timeout-factor"),
-        keep=config.getoption("--keep"),
-    )
+    options = _options(config)
     capture = config.pluginmanager.getplugin("capturemanager")
     # pytest dies of SIGTERM on the spot; this way the guests and their disks go first.
     before = (
@@ -385,6 +395,21 @@ def harness_run(request: pytest.FixtureRequest) -> Iterator[Run]:
         yield run
     if before is not None:
         signal.signal(signal.SIGTERM, before)
+
+
+def _options(config: pytest.Config) -> Options:
+    """What pytest's options say of the run."""
+    state = config.getoption("--state")
+    worker = getattr(config, "workerinput", None)
+    return Options(
+        uri=config.getoption("--uri"),
+        state=Path(state) if state else None,
+        evidence=Path(config.getoption("--evidence")),
+        evidence_part=(worker["kdump_run"], worker["workerid"]) if worker else None,
+        timeout_factor=config.getoption("--timeout-factor"),
+        beside=worker.get("workercount", 1) - 1 if worker else 0,
+        keep=config.getoption("--keep"),
+    )
 
 
 def _interrupt(_signal: int, _frame: object) -> None:

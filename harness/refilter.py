@@ -99,7 +99,7 @@ class Refilter:
         parts: Parts,
         *,
         memory_mib: int,
-        timeout_factor: float = 1.0,
+        stretch: Callable[[], float] = lambda: 1.0,
         tick: Callable[[], None] = lambda: None,
         on_result: Callable[[Result], None] = lambda _: None,
     ) -> None:
@@ -109,7 +109,7 @@ class Refilter:
         self._locked = os.geteuid() == 0
         self._root = directory / "root"
         self._memory_mib = memory_mib
-        self._timeout_s = (MIN_TIMEOUT_S + memory_mib / SLOWEST_MIB_PER_S) * timeout_factor
+        self._stretch = stretch
         self._tick = tick
         self._on_result = on_result
         directory.mkdir(mode=0o700)
@@ -124,7 +124,7 @@ class Refilter:
         directory: Path,
         *,
         memory_mib: int,
-        timeout_factor: float = 1.0,
+        stretch: Callable[[], float] = lambda: 1.0,
         tick: Callable[[], None] = lambda: None,
         on_result: Callable[[Result], None] = lambda _: None,
     ) -> Refilter:
@@ -142,7 +142,7 @@ class Refilter:
             directory,
             parts,
             memory_mib=memory_mib,
-            timeout_factor=timeout_factor,
+            stretch=stretch,
             tick=tick,
             on_result=on_result,
         )
@@ -157,6 +157,11 @@ class Refilter:
             made.remove()
             raise
         return made
+
+    @property
+    def timeout_s(self) -> float:
+        """What a run of it is allowed that begins now."""
+        return (MIN_TIMEOUT_S + self._memory_mib / SLOWEST_MIB_PER_S) * self._stretch()
 
     def unpack(self, packed: Path) -> None:
         """Take the parts out of a tar; CommandFailed unless it holds these files and nothing else."""
@@ -251,7 +256,7 @@ class Refilter:
         command = [
             "setpriv", "--no-new-privs",
             "prlimit", "--core=0", "--nofile=64",
-            f"--fsize={file_bytes}", f"--as={ADDRESS_SPACE_BYTES}", f"--cpu={int(self._timeout_s) + 1}",
+            f"--fsize={file_bytes}", f"--as={ADDRESS_SPACE_BYTES}", f"--cpu={int(self.timeout_s) + 1}",
         ]  # fmt: skip
         if self._locked:
             uid, gid = _nobody()
@@ -268,7 +273,7 @@ class Refilter:
         """Run makedumpfile; CommandFailed unless it succeeds in time."""
         line = f"makedumpfile {' '.join(arguments)}"
         said_path = self.directory / "said"
-        deadline = Deadline(self._timeout_s)
+        deadline = Deadline(self.timeout_s)
         try:
             with said_path.open("w+b") as said:
                 status = _wait(

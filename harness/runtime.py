@@ -8,11 +8,12 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from . import accel
+from . import accel, capacity
 from .catalog import CPU_LEVELS
 from .crashnet import CrashNetwork, Port
 from .domain import FIRMWARE, NETWORK, PREFIX, Disk, Domain, DomainSpec, Hypervisor, Layer, new_mac
@@ -24,11 +25,14 @@ from .progress import Progress, console_echo
 from .seed import KeyPair, make_key, write_seed
 from .shell import Access
 from .state import RunDirectory, State
-from .timing import EMULATION_FACTOR
+from .timing import EMULATION_FACTOR, Deadline, look_whether_to_end, pause
 
 MIN_MEMORY_MIB = 256
 MAX_MEMORY_MIB = 4 * 1024 * 1024
 MAX_VCPUS = 255
+# For how long a guest waits for the memory that others have: some drills of theirs.
+MEMORY_WAIT_S = 3600.0
+MEMORY_LOOK_S = 2.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +45,9 @@ class Options:
     evidence_part: tuple[str, str] | None = None  # as of EvidenceRoot
     accelerator: str = "auto"
     timeout_factor: float = 1.0
+    jobs: int | None = 1  # drills side by side, where there are several; None: as many as the host is good for
+    resume: Path | None = None  # the record of a run that was stopped (resume.py), which goes on in its evidence
+    beside: int = 0  # other processes of the same run, each of which has a guest
     keep: str = "failed"
     verbose: bool = False
     quiet: bool = False
@@ -101,6 +108,9 @@ class Run:
         self._evidence: EvidenceRoot | None = None
         self._crash_network: CrashNetwork | None = None
         self._lifeline: Lifeline | None = None
+        self._lock = threading.RLock()  # for what is made once, by whichever job asks for it first
+        self._guests: dict[str, tuple[int, Domain]] = {}  # guests by name, with the thread that they are of
+        self.side_by_side = 1  # jobs that go on now, each of which has a guest or will soon
         self.accelerator = ""
 
     def __enter__(self) -> Run:
@@ -123,12 +133,87 @@ class Run:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.abandon()  # of jobs that did not end in time: the lifeline is about to be told that all is well
         self._stack.close()
 
     @property
-    def factor(self) -> float:
-        """By how much all waits are stretched."""
+    def beside(self) -> int:
+        """How many other drills of this run share the host now."""
+        return self.side_by_side - 1 + self.options.beside
+
+    @property
+    def slowness(self) -> float:
+        """By how much waits are stretched on this host while it has nothing else to do."""
         return self.options.timeout_factor * (EMULATION_FACTOR if self.accelerator == accel.TCG else 1.0)
+
+    @property
+    def load(self) -> float:
+        """By how much more, for what the host has to do at this moment."""
+        guests = max(len(self._guests), self.side_by_side) + self.options.beside
+        return capacity.load(guests, kvm=self.accelerator == accel.KVM)
+
+    @property
+    def factor(self) -> float:
+        """By how much all waits are stretched that begin now."""
+        return self.slowness * self.load
+
+    def at_once(self, tasks_mib: Sequence[int], disk_mib: int) -> int:
+        """How many of the tasks may go side by side, which is said; each has a guest with so much memory.
+
+        disk_mib is what one of them needs of the disk.
+        """
+        if self.options.jobs == 1 or not tasks_mib:
+            return 1
+        kvm = self.accelerator == accel.KVM
+        untouched_mib = sum(guest.untouched_mib for guest in capacity.running_guests(PREFIX))
+        room = capacity.Room(
+            memory_mib=capacity.available_mib() - untouched_mib - capacity.SPARE_MIB,
+            cores_guests=capacity.guests_by_cores(kvm=kvm),
+            disk_mib=self.state.free_mib(),
+            kvm=kvm,
+        )
+        needs = [capacity.guest_mib(mib) for mib in tasks_mib]
+        number, why = capacity.how_many(self.options.jobs, needs, disk_mib, room)
+        self.progress.say(f"jobs: {why}")
+        return number
+
+    def abandon(self) -> None:
+        """Pull the plug of all guests, so that whoever waits for one learns that there is nothing to wait for."""
+        for _, domain in list(self._guests.values()):
+            domain.kill()
+
+    def _room(self, name: str, memory_mib: int) -> contextlib.ExitStack:
+        """Wait for the memory that one more guest takes; nobody else starts one until what is returned is closed.
+
+        HostError where it will not come: the host's kernel must never have to choose a process to end.
+        """
+        need_mib = capacity.guest_mib(memory_mib)
+        deadline = Deadline(MEMORY_WAIT_S)
+        if (held := self._try_room(name, need_mib, deadline)) is None:
+            with self.progress.step(f"{name}: waiting for {need_mib:,} MiB of memory, which other guests have"):
+                while (held := self._try_room(name, need_mib, deadline)) is None:
+                    pause(MEMORY_LOOK_S)
+                    self.progress.tick()
+        return held
+
+    def _try_room(self, name: str, need_mib: int, deadline: Deadline) -> contextlib.ExitStack | None:
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(self.state.starting())
+            guests = capacity.running_guests(PREFIX)
+            free_mib = capacity.available_mib() - sum(guest.untouched_mib for guest in guests)
+            me = threading.get_ident()
+            ours = {other: thread for other, (thread, _) in list(self._guests.items())}
+            # Those of other jobs are known also where /proc shows no processes of other users.
+            others = {name for name in (*ours, *(guest.name for guest in guests)) if ours.get(name) != me}
+            if free_mib >= need_mib + (capacity.SPARE_MIB if others else 0):
+                return stack.pop_all()
+            if not others or deadline.passed:
+                instead = f", and none of {len(others)} other guests has ended" if others else ""
+                raise HostError(
+                    f"{name} takes {need_mib:,} MiB of memory, {max(free_mib, 0):,} MiB are free on this host{instead}"
+                    " (free some, or give the guest less with --memory)"
+                )
+            return None
 
     def evidence(self, name: str) -> Evidence:
         """A new evidence directory of this run."""
@@ -138,6 +223,11 @@ class Run:
         if self.options.verbose:
             evidence.echo_console(console_echo)
         return evidence
+
+    def evidence_again(self, directory: Path) -> Evidence:
+        """A directory of the run that was stopped, to go on in."""
+        self.open_evidence()
+        return Evidence(directory, again=True)
 
     @property
     def evidence_directory(self) -> Path:
@@ -152,14 +242,18 @@ class Run:
 
     def open_evidence(self) -> None:
         """Make the run's evidence directory now, so that a place that cannot be written is known before work begins."""
-        if self._evidence is None:
-            self._evidence = EvidenceRoot(self.options.evidence, part=self.options.evidence_part)
+        with self._lock:
+            if self._evidence is None:
+                again = self.options.resume.parents[1] if self.options.resume is not None else None
+                root = again.parent if again is not None else self.options.evidence
+                self._evidence = EvidenceRoot(root, part=self.options.evidence_part, again=again)
 
     def crash_network(self) -> CrashNetwork:
         """The network of this run that dumps travel over, made when it is first asked for."""
-        if self._crash_network is None:
-            self._crash_network = self._own_network("crash", dhcp=False)
-        return self._crash_network
+        with self._lock:
+            if self._crash_network is None:
+                self._crash_network = self._own_network("crash", dhcp=False)
+            return self._crash_network
 
     def clone_network(self) -> str:
         """The name of a new network that leads nowhere, on which this host gives addresses to one clone."""
@@ -263,7 +357,9 @@ class Run:
             extra_disks=disks,
         )
         owners = {layer.path: layer.path.stat() for layer in layers if layer.relabel}
-        domain = self.hypervisor.spawn(spec, like.describe(spec) if like is not None else None)
+        description = like.describe(spec) if like is not None else None
+        with self._room(label, machine.memory_mib):
+            domain = self.hypervisor.spawn(spec, description)
         try:
             with self._living(
                 domain,
@@ -285,7 +381,9 @@ class Run:
         Its disks must stay as they are from now on: restored() puts overlays on them.
         """
         with self.progress.step(f"{guest.name}: saving its memory"):
-            return guest.save(self.directory.path / f"{guest.name}.saved")
+            saved = guest.save(self.directory.path / f"{guest.name}.saved")
+        self._guests.pop(guest.name, None)
+        return saved
 
     @contextlib.contextmanager
     def restored(self, saved: SavedGuest, evidence: Evidence) -> Iterator[Guest]:
@@ -293,9 +391,10 @@ class Run:
 
         Only one can be there at a time: they have one name, one address and one host key.
         """
-        if self._lifeline is None:
-            self._lifeline = Lifeline(self.hypervisor.uri)
-            self._stack.callback(self._lifeline.close)
+        with self._lock:
+            if self._lifeline is None:
+                self._lifeline = Lifeline(self.hypervisor.uri)
+                self._stack.callback(self._lifeline.close)
         self._lifeline.hold(saved.domain.name)
         overlays: dict[Path, tuple[Path, tuple[Layer, ...]]] = {}
         nvram = None
@@ -308,7 +407,10 @@ class Run:
                 nvram = self.directory.path / f"{saved.domain.name}-{next(self._numbers)}.nvram"
                 shutil.copyfile(variables, nvram)
             moved = saved.domain.moved(overlays, nvram)
-            with self.progress.step(f"{saved.domain.name}: restoring its memory", usual_s=15):
+            with (
+                self._room(saved.domain.name, saved.domain.memory_mib),
+                self.progress.step(f"{saved.domain.name}: restoring its memory", usual_s=15),
+            ):
                 domain = self.hypervisor.restore(saved.memory, moved, tick=self.progress.tick)
             with self._living(domain, evidence, user=saved.user, access=saved.access, host_key=saved.host_key) as guest:
                 yield guest
@@ -320,7 +422,9 @@ class Run:
         self, domain: Domain, evidence: Evidence, *, user: str, access: Access, host_key: str | None
     ) -> Iterator[Guest]:
         """The guest on a domain, which is destroyed at the end."""
+        self._guests[domain.name] = (threading.get_ident(), domain)
         try:
+            look_whether_to_end()
             evidence.text("domain.xml", domain.xml())
             guest = Guest(
                 domain,
@@ -328,7 +432,8 @@ class Run:
                 access=access,
                 host_key=host_key,
                 evidence=evidence,
-                timeout_factor=self.factor,
+                timeout_factor=self.slowness,
+                load=lambda: self.load,
                 tick=self.progress.tick,
             )
             domain.events.listener = lambda what: guest.evidence.event("domain", what=what)
@@ -341,6 +446,7 @@ class Run:
             raise
         finally:
             domain.destroy()
+            self._guests.pop(domain.name, None)
 
     def _remove(self, *paths: Path | None) -> None:
         """Those of the files that are the run's own."""

@@ -20,6 +20,8 @@ from .timing import Deadline, now_s
 # Errors that only mean "not there yet" while a guest boots, or "gone" when it crashes.
 GONE = (paramiko.SSHException, OSError, EOFError)
 CHUNK = 1 << 20
+TIMEOUT_S = 60.0  # of a command
+SILENCE_S = 120.0  # of a copy on its way
 
 # It would print a traceback for each attempt to reach a guest that is still booting; ours say what matters.
 logging.getLogger("paramiko").addHandler(logging.NullHandler())
@@ -75,9 +77,14 @@ class Shell:
         host_key: str | None,
         port: int = 22,
         connect_timeout_s: float = 10.0,
+        load: Callable[[], float] = lambda: 1.0,
     ) -> None:
-        """host_key is the guest's public key line; None accepts any (a disk that we did not seed)."""
+        """host_key is the guest's public key line; None accepts any (a disk that we did not seed).
+
+        load stretches the times that whoever calls does not choose.
+        """
         self.address = address
+        self._load = load
         self._user, self._password = user, access.password
         self._sudo: str | None = None  # how root is become, once that was tried
         self._on_result: list[Callable[[Result], None]] = []
@@ -111,7 +118,7 @@ class Shell:
         self,
         command: str,
         *arguments: object,
-        timeout_s: float = 60.0,
+        timeout_s: float | None = None,
         check: bool = True,
         on_line: Callable[[str], None] | None = None,
     ) -> Result:
@@ -121,6 +128,7 @@ class Shell:
         """
         line = command % tuple(shlex.quote(str(argument)) for argument in arguments) if arguments else command
         started_s = now_s()
+        timeout_s = TIMEOUT_S * self._load() if timeout_s is None else timeout_s
         deadline = Deadline(timeout_s)
         with self._connected(f"run {line!r}"):
             channel = self._transport().open_session(timeout=timeout_s)
@@ -140,14 +148,14 @@ class Shell:
             )
         return result
 
-    def succeeds(self, command: str, *arguments: object, timeout_s: float = 60.0) -> bool:
+    def succeeds(self, command: str, *arguments: object, timeout_s: float | None = None) -> bool:
         """Whether command ends with status zero."""
         return self.run(command, *arguments, timeout_s=timeout_s, check=False).ok
 
     def start(self, command: str) -> None:
         """Start a command and do not wait: for those that take the guest down."""
         with self._connected(f"start {command!r}"):
-            self._execute(self._transport().open_session(timeout=30), command)
+            self._execute(self._transport().open_session(timeout=TIMEOUT_S * self._load()), command)
 
     def read_text(self, path: str) -> str:
         """The text of a file in the guest."""
@@ -157,8 +165,9 @@ class Shell:
         """Replace a file in the guest."""
         self.run("umask 077; printf %%s %s > %s && chmod %s %s", text, path, f"{mode:o}", path)
 
-    def put(self, local: Path, path: str, *, silence_s: float = 120.0) -> None:
+    def put(self, local: Path, path: str, *, silence_s: float | None = None) -> None:
         """Copy a file into the guest, where only root may read it."""
+        silence_s = SILENCE_S * self._load() if silence_s is None else silence_s
         command = f"umask 077; cat > {shlex.quote(path)}"
         with self._connected(f"write {path!r}"), local.open("rb") as source:
             channel = self._transport().open_session(timeout=silence_s)
@@ -175,7 +184,7 @@ class Shell:
             raise CommandFailed(f"{self.address}: {path} cannot be written (status {status})")
 
     def fetch(
-        self, path: str, to: Path, *, progress: Callable[[int], None] | None = None, silence_s: float = 120.0
+        self, path: str, to: Path, *, progress: Callable[[int], None] | None = None, silence_s: float | None = None
     ) -> int:
         """Copy a file out of the guest and return its size in bytes; to must not exist.
 
@@ -184,9 +193,10 @@ class Shell:
         return self.save(f"cat -- {shlex.quote(path)}", to, progress=progress, silence_s=silence_s)
 
     def save(
-        self, command: str, to: Path, *, progress: Callable[[int], None] | None = None, silence_s: float = 120.0
+        self, command: str, to: Path, *, progress: Callable[[int], None] | None = None, silence_s: float | None = None
     ) -> int:
         """Write what a command prints, bytes of any kind, to a new file and return its size in bytes."""
+        silence_s = SILENCE_S * self._load() if silence_s is None else silence_s
         copied = 0
         with self._connected(f"run {command!r}"), to.open("xb") as out:
             channel = self._transport().open_session(timeout=silence_s)
@@ -228,7 +238,7 @@ class Shell:
         """Without a password where that works; else always with it, so that the command never reads it as its input."""
         if self._password is None:
             return "sudo -n"
-        channel = self._transport().open_session(timeout=60)
+        channel = self._transport().open_session(timeout=TIMEOUT_S * self._load())
         try:
             channel.exec_command("sudo -k -n true")
             return "sudo -n" if channel.recv_exit_status() == 0 else "sudo -k -S -p ''"

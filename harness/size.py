@@ -8,23 +8,29 @@ capture kernel needs, from which the others begin.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field, replace
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
 
-from . import crashkernel, known, measure, plot
+from . import capacity, crashkernel, known, measure, plot
+from .collector import MACHINE as COLLECTOR
 from .disk import Subject
-from .drill import RECOVERED, SAVED, Plan, Session, open_session, run_drill
+from .drill import RECOVERED, SAVED, Plan, Session, disk_need_mib, open_session, run_drill
 from .errors import UsageError
+from .evidence import Evidence
 from .guest import Guest
+from .jobs import Jobs, Task
 from .measure import CaptureMemory
+from .resume import asked_of, read_record, record_of, same_guest, understanding
 from .runtime import Machine, Run
 from .search import Search
 from .stack import KdumpConfig, Stack
 from .stage import Stage
-from .target import ON_DISK
+from .target import ON_DISK, ON_SERVER
 from .timing import now_s
 from .verdict import Verdict
 
@@ -82,6 +88,8 @@ class Sizing:
     confirmed: bool | None = None  # by a cold drill of the recommendation; None when that was not tried
     confirmation: str = ""  # what came of it
     took_s: float = 0.0
+    reservation: str | None = None  # that it began with the last time; None: the family's
+    finished: bool = False  # the search
 
     @property
     def name(self) -> str:
@@ -152,6 +160,8 @@ class Size:
     notes: list[str] = field(default_factory=list)
     took_s: float = 0.0
     evidence: str = ""
+    jobs: int = 1  # at once, at most; it shows in the times
+    asked: dict[str, str] = field(default_factory=dict)  # by option, for who goes on with it
 
     @property
     def ok(self) -> bool:
@@ -162,7 +172,9 @@ class Size:
 
     def failures(self) -> list[str]:
         """What has no answer, or a refuted one."""
-        found = [f"{one.name}: {one.stopped_by}" for one in self.sizings if one.smallest_mib is None]
+        found = [
+            f"{one.name}: {one.stopped_by or 'it was not finished'}" for one in self.sizings if one.smallest_mib is None
+        ]
         return found + [f"{one.name}: {one.confirmation}" for one in self.sizings if one.confirmed is False]
 
     def explain(self) -> str:
@@ -203,6 +215,15 @@ class Size:
             title=f"{self.image}: memory to reserve for the capture kernel",
             subtitle=", ".join(fact for fact in facts if fact),
         )
+
+
+def sizing_from_json(row: Mapping[str, Any]) -> Sizing:
+    """What a record has of one machine."""
+    parts = {one.name: row[one.name] for one in fields(Sizing)}
+    parts["trials"] = [Trial(**trial) for trial in row["trials"]]
+    if (measured := row["measured"]) is not None:
+        parts["measured"] = CaptureMemory(**{one.name: measured[one.name] for one in fields(CaptureMemory)})
+    return Sizing(**parts)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -261,6 +282,22 @@ class SizePlan:
         for memory_mib, vcpus, target in product(sorted(self.memories_mib), self.vcpus, self.targets):
             yield replace(self.machine, memory_mib=memory_mib, vcpus=vcpus), target
 
+    def asked(self, run: Run) -> dict[str, str]:
+        """What makes it this sizing and no other, by option."""
+        return {
+            **asked_of(run, self.subject, self.machine),
+            "--memory": ",".join(map(str, self.memories_mib)),
+            "--vcpus": ",".join(map(str, self.vcpus)),
+            "--target": ",".join(self.targets),
+            "--crashkernel": self.crashkernel or "",
+            "--level": "" if self.level is None else str(self.level),
+            "--compress": self.compress or "",
+            "--step": str(self.step_mib),
+            "--repeats": str(self.repeats),
+            "--crashes": str(self.most_crashes),
+            "--no-confirm": "" if self.confirm else "given",
+        }
+
     def drill(self, name: str, machine: Machine, target: str, reservation: str | None) -> Plan:
         """What its crashes have in common."""
         return Plan(
@@ -277,53 +314,93 @@ def run_size(run: Run, plan: SizePlan, *, on_verdict: Callable[[Verdict], None] 
     """Search for each machine, recommend, confirm; on_verdict is told of each crash."""
     plan.check()
     run.open_evidence()
-    return _Size(run, plan, on_verdict).take()
+    with record_of(run, plan.name or f"size-{plan.subject.name}") as evidence:
+        return _Size(run, plan, evidence, on_verdict).take()
 
 
 class _Size:
     """The state of one sizing on its way."""
 
-    def __init__(self, run: Run, plan: SizePlan, on_verdict: Callable[[Verdict], None]) -> None:
-        self.run, self.plan, self.on_verdict = run, plan, on_verdict
-        self.evidence = run.evidence(plan.name or f"size-{plan.subject.name}")
+    def __init__(self, run: Run, plan: SizePlan, evidence: Evidence, on_verdict: Callable[[Verdict], None]) -> None:
+        self.run, self.plan, self.evidence, self.on_verdict = run, plan, evidence, on_verdict
         self.name = str(self.evidence.directory.relative_to(run.evidence_directory))
+        self.lock = threading.RLock()  # for the result and all that it is told to
         self.result = Size(
             image=plan.subject.name,
             accelerator=run.accelerator,
             step_mib=plan.step_mib,
             evidence=str(self.evidence.directory),
+            asked=plan.asked(run),
         )
+        self.started_s = now_s()
+        self.before: dict[str, list[Trial]] = {}  # of a run that was stopped, by machine, until the search has them
+        for machine, target in plan.machines():
+            self.result.sizings.append(Sizing(memory_mib=machine.memory_mib, vcpus=machine.vcpus, target=target))
+        if run.options.resume is not None:
+            self._take_up(run.options.resume)
+
+    def _take_up(self, path: Path) -> None:
+        """Begin with what a run has found that was stopped."""
+        record = read_record(path, self.result.asked)
+        with understanding(path):
+            self.started_s -= float(record["took_s"])
+            for name in ("kernel", "makedumpfile", "release", "default", "notes", "jobs"):
+                setattr(self.result, name, record[name])
+            self.result.sizings = [sizing_from_json(row) for row in record["sizings"]]
+            self.before = {one.name: list(one.trials) for one in self.result.sizings if not one.finished}
+        trials = sum(len(one.trials) for one in self.result.sizings)
+        self.run.progress.say(f"going on in {path.parent}: {trials} trials are there")
 
     def take(self) -> Size:
         """All steps; what there is when something breaks is written down."""
-        started_s = now_s()
+        machines = [machine for machine, _ in self.plan.machines()]
+        pairs = list(zip(self.result.sizings, machines, strict=True))
         try:
-            for machine, target in self.plan.machines():
-                sizing = Sizing(memory_mib=machine.memory_mib, vcpus=machine.vcpus, target=target)
-                self.result.sizings.append(sizing)
-                began_s = now_s()
-                self._search(sizing, machine)
-                sizing.took_s = round(now_s() - began_s, 3)
-                self._save()
-            self._recommend()
-            if self.plan.confirm and self.result.crashkernel is not None:
-                for sizing, (machine, _) in zip(self.result.sizings, self.plan.machines(), strict=True):
-                    self._confirm(sizing, machine)
+            self._save()
+            searches = [self._task("search", self._find, *pair) for pair in pairs if not pair[0].finished]
+            confirms = [
+                self._task("confirm", self._confirm, *pair)
+                for pair in pairs
+                if self.plan.confirm and pair[0].confirmed is None
+            ]
+            at_once = self.run.at_once([self._needs_mib(*pair) for pair in pairs], self._disk_mib())
+            self.result.jobs = max(at_once, self.result.jobs)
+            with Jobs(self.run, at_once, [task.kind for task in (*searches, *confirms)]) as jobs:
+                jobs.run(searches)
+                self._recommend()
+                if self.result.crashkernel is not None:
+                    jobs.run(confirms)
         finally:
-            self.result.took_s = round(now_s() - started_s, 3)
             self._save()
             self.result.draw(self.evidence.directory / "size.svg")
-            self.evidence.close()
         return self.result
+
+    def _task(self, kind: str, work: Callable[[Sizing, Machine], None], sizing: Sizing, machine: Machine) -> Task:
+        label = sizing.name if kind == "search" else f"{sizing.name}, confirming"
+        return Task(label=label, kind=kind, work=partial(_at_any_place, work, sizing, machine))
+
+    def _needs_mib(self, sizing: Sizing, machine: Machine) -> int:
+        """The memory of a machine's guest, and of what stands beside it."""
+        beside_mib = capacity.guest_mib(COLLECTOR.memory_mib) if sizing.target in ON_SERVER else 0
+        return machine.memory_mib + beside_mib
+
+    def _disk_mib(self) -> int:
+        return disk_need_mib(max(self.plan.memories_mib))
 
     # ------------------------------------------------------------ the search
 
+    def _find(self, sizing: Sizing, machine: Machine) -> None:
+        began_s = now_s() - sizing.took_s
+        self._search(sizing, machine)
+        sizing.took_s, sizing.finished = round(now_s() - began_s, 3), True
+        self._save()
+
     def _search(self, sizing: Sizing, machine: Machine) -> None:
         """Try sizes until the edge is known, or something other than a lack of memory is in the way."""
-        reservation = self.plan.crashkernel
+        reservation = sizing.reservation or self.plan.crashkernel
         while (larger := self._search_below(sizing, machine, reservation)) is not None:
             self._note(f"{sizing.name}: {reservation or self.plan.start} is too small for any dump; trying {larger}M")
-            reservation = f"{larger}M"
+            reservation = sizing.reservation = f"{larger}M"
 
     def _search_below(self, sizing: Sizing, machine: Machine, reservation: str | None) -> int | None:
         """Search below a reservation; returns a larger one to begin with where not even this one dumps."""
@@ -337,7 +414,10 @@ class _Size:
                 trial = self._trial_of(refused, sizing.largest_mib or 0, took_s=0.0)
                 return self._larger(sizing, machine, trial, reservation)
             assert sizing.largest_mib is not None
-            first = self._try(session, sizing, sizing.largest_mib, place, measuring=True)
+            before = self.before.pop(sizing.name, [])
+            first = next((trial for trial in before if trial.reserved_mib == sizing.largest_mib), None)
+            if first is None:
+                first = self._try(session, sizing, sizing.largest_mib, place, measuring=True)
             if first.outcome != DUMPED:
                 return self._larger(sizing, machine, first, reservation)
             search = Search(
@@ -348,6 +428,9 @@ class _Size:
                 most=self.plan.most_crashes,
             )
             search.note(sizing.largest_mib, True)
+            for trial in before:
+                if trial.reserved_mib < sizing.largest_mib and not self._takes(sizing, search, trial):
+                    return None
             self._try_until_known(session, sizing, search, place)
         return None
 
@@ -361,10 +444,8 @@ class _Size:
             if size is None:
                 break
             trial = self._try(session, sizing, size, place)
-            if trial.outcome == OTHER:
-                sizing.stopped_by = f"the trial at {size}M failed for another reason than its size: {trial.reason}"
+            if not self._takes(sizing, search, trial):
                 return
-            search.note(size, trial.outcome == DUMPED)
         sizing.smallest_mib = search.answer
         if search.answer is None:
             sizing.stopped_by = (
@@ -372,13 +453,25 @@ class _Size:
                 f" {search.good or sizing.largest_mib}M"
             )
 
+    def _takes(self, sizing: Sizing, search: Search, trial: Trial) -> bool:
+        """Let the search know of a trial; whether it can go on."""
+        if trial.outcome == OTHER:
+            size = trial.reserved_mib
+            sizing.stopped_by = f"the trial at {size}M failed for another reason than its size: {trial.reason}"
+            return False
+        search.note(trial.reserved_mib, trial.outcome == DUMPED)
+        return True
+
     def _look(self, sizing: Sizing, guest: Guest, stack: Stack) -> None:
         """What the guest says of itself before its memory is saved."""
         state = stack.state()
+        if self.run.options.resume is not None:
+            same_guest(self.run.options.resume, state, self.result.kernel, self.result.makedumpfile)
         sizing.largest_mib = state.reserved_bytes >> 20
         sizing.estimate_mib = stack.suggested_mib()
-        self.result.kernel, self.result.makedumpfile = state.kernel, state.makedumpfile
-        self.result.release = stack.family.release
+        with self.lock:
+            self.result.kernel, self.result.makedumpfile = state.kernel, state.makedumpfile
+            self.result.release = stack.family.release
         if packaged := stack.family.bootloader.packaged:
             self.result.default = packaged
             sizing.default_mib = crashkernel.reserved_mib(packaged, sizing.memory_mib)
@@ -426,8 +519,9 @@ class _Size:
         trial = self._trial_of(verdict, size_mib, took_s=now_s() - began_s)
         sizing.trials.append(trial)
         self.run.progress.say(f"{sizing.name}: {size_mib}M: {trial.outcome}")
-        self._save()
-        self.on_verdict(verdict)
+        with self.lock:
+            self._save()
+            self.on_verdict(verdict)
         return trial
 
     def _trial_of(self, verdict: Verdict, size_mib: int, *, took_s: float) -> Trial:
@@ -466,7 +560,8 @@ class _Size:
         self.run.progress.say(f"{sizing.name}: confirming crashkernel={self.result.crashkernel}")
         name = f"{self.name}/{machine.memory_mib}M-{machine.vcpus}cpu-{sizing.target}/confirm"
         verdict = run_drill(self.run, self.plan.drill(name, machine, sizing.target, self.result.crashkernel))
-        self.on_verdict(verdict)
+        with self.lock:
+            self.on_verdict(verdict)
         as_said = verdict.reserved_mib == sizing.recommended_mib
         sizing.confirmed = outcome_of(verdict) == DUMPED and as_said
         reserved = f"{verdict.reserved_mib} MiB reserved" + ("" if as_said else f", not {sizing.recommended_mib}")
@@ -480,12 +575,20 @@ class _Size:
     # ------------------------------------------------------------ the result
 
     def _note(self, text: str) -> None:
-        if text not in self.result.notes:
-            self.run.progress.say(text)
-            self.result.notes.append(text)
+        with self.lock:
+            if text not in self.result.notes:
+                self.run.progress.say(text)
+                self.result.notes.append(text)
 
     def _save(self) -> None:
-        self.evidence.json("size.json", self.result.to_json())
+        with self.lock:
+            self.result.took_s = round(now_s() - self.started_s, 3)
+            self.evidence.json("size.json", self.result.to_json())
+
+
+def _at_any_place(work: Callable[[Sizing, Machine], None], sizing: Sizing, machine: Machine, _place: int) -> None:
+    """Each machine is a guest of its own, wherever it stands."""
+    work(sizing, machine)
 
 
 def outcome_of(verdict: Verdict) -> str:

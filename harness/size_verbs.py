@@ -15,9 +15,10 @@ from .evidence import check_writable
 from .history.database import DRILL, SIZE
 from .history.importing import sizing_results
 from .output import check_output, out, write_json
+from .resume import with_record
 from .runtime import Machine, Run
 from .size import Size, SizePlan, Sizing, run_size
-from .verbs import options_of, record_result, subject_of
+from .verbs import at_once, options_of, record_result, subject_of
 from .verdict import Verdict
 
 
@@ -49,7 +50,8 @@ def size(arguments: argparse.Namespace) -> int:
         if verdict.verified and not verdict.warm:
             record_result(arguments, DRILL, verdict.to_json())
 
-    with Run(options_of(arguments)) as run:
+    options = with_record(options_of(arguments), arguments.resume, "size.json")
+    with Run(options) as run:
         found = run_size(run, plan, on_verdict=crashed)
     if arguments.plot is not None:
         found.draw(Path(arguments.plot))
@@ -88,7 +90,7 @@ def show_size(found: Size) -> None:
         title = "[bold red]NOT CONFIRMED[/]"
     out.print(f"{escape(found.image)}  {title}", soft_wrap=True)
     facts = (f"kernel {found.kernel}", f"makedumpfile {found.makedumpfile or 'not installed'}", found.accelerator)
-    out.print(escape(f"  {'; '.join(facts)}; all in {found.took_s:.0f} s"), soft_wrap=True)
+    out.print(escape(f"  {'; '.join(facts)}; {at_once(found.jobs)}all in {found.took_s:.0f} s"), soft_wrap=True)
     for failure in found.failures():
         out.print(f"[red]NO[/] {escape(failure)}", soft_wrap=True)
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))

@@ -18,12 +18,14 @@ from typing import Any
 from . import neighbour
 from .download import brought, partials, versions
 from .errors import HostError
+from .timing import pause
 
 STATE_VARIABLE = "KDUMP_HARNESS_STATE"
 SHARED = Path("/var/lib/kdump-harness")
 GROUP = "libvirt"
 MIB = 1 << 20
 STARTING_S = 10.0  # between making a run's directory and locking it
+LOOK_EVERY_S = 0.2  # of who waits for a lock
 CACHES = ("images", "packages", "built", "installed", "armed", "modules", "debuginfo")
 _UNFINISHED = {"debuginfo": "debug info", "modules": "crash module", "packages": "package"}  # else a disk
 OVERLAYS = ("installed", "armed")  # of these caches, what has only the difference from a base
@@ -89,6 +91,10 @@ class State:
         """The cache of downloads."""
         return self.directory / "images"
 
+    def free_mib(self) -> int:
+        """The room that is left on the disk."""
+        return shutil.disk_usage(self.directory).free // MIB
+
     def require_space(self, need_mib: int, what: str) -> None:
         """HostError, before anything is started, when there is too little room."""
         require_space(self.directory, need_mib, what, option="--state")
@@ -116,7 +122,7 @@ class State:
         if done := self.ready(cache, key):
             return done
         final = self.directory / cache / key
-        with _locked(final.with_name(f"{key}.lock"), lambda: say(f"waiting for another process that is making {what}")):
+        with _locked(final.with_name(f"{key}.lock"), lambda: say(f"waiting for somebody else who is making {what}")):
             if done := self.ready(cache, key):
                 return done
             part = final.with_name(f"{key}.part")
@@ -135,6 +141,12 @@ class State:
                 remove_tree(part)
                 raise
         return final
+
+    @contextlib.contextmanager
+    def starting(self) -> Iterator[None]:
+        """Within the block nobody else starts a guest, be it a thread of ours or another run with this state."""
+        with _locked(self.directory / "starting.lock", lambda: None):
+            yield
 
     @contextlib.contextmanager
     def run(self) -> Iterator[RunDirectory]:
@@ -253,10 +265,19 @@ def _locked(path: Path, waiting: Callable[[], None]) -> Iterator[None]:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             waiting()
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            _wait_for(descriptor)
         yield
     finally:
         os.close(descriptor)
+
+
+def _wait_for(descriptor: int) -> None:
+    """Ask for the lock again and again: a thread that waited for it in the kernel could not be told to end."""
+    while True:
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        pause(LOOK_EVERY_S)
 
 
 def _held(path: Path) -> bool:

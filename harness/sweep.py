@@ -8,24 +8,30 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import os
 import shutil
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 from . import checks, known, plot
-from .cells import COMPUTED, REAL, REFUSED, Cell, compare_cells
+from .cells import COMPUTED, REAL, REFUSED, Cell, cell_from_json, compare_cells
 from .checks import CrashFacts
 from .disk import Subject
-from .drill import RECOVERED, SAVED, Plan
+from .drill import RECOVERED, SAVED, Plan, disk_need_mib
 from .errors import CommandFailed, HarnessError, UsageError
+from .evidence import Evidence
 from .family import COMPRESS_FLAGS, MAX_LEVEL, Family
 from .guest import Guest
+from .jobs import Jobs, Task
 from .pool import WarmPool
 from .refilter import CannotRun, Refilter
+from .resume import asked_of, read_record, record_of, same_guest, understanding
 from .runtime import Machine, Run
 from .stack import GuestState, KdumpConfig, Stack
 from .stage import Stage
@@ -64,6 +70,10 @@ class Sweep:
     crashes: int = 0
     took_s: float = 0.0
     evidence: str = ""
+    jobs: int = 1  # at once, at most; it shows in the times
+    asked: dict[str, str] = field(default_factory=dict)  # by option, for who goes on with it
+    real: list[list[Any]] = field(default_factory=list)  # the cells that are crashes, once that is decided
+    computed: list[list[Any]] = field(default_factory=list)  # and those that are not
 
     @property
     def ok(self) -> bool:
@@ -184,6 +194,19 @@ class SweepPlan:
         for level, compress in product(self.levels, left or self.compressions):
             self.drill("", level=level, compress=compress).check()
 
+    def asked(self, run: Run) -> dict[str, str]:
+        """What makes it this sweep and no other, by option."""
+        return {
+            **asked_of(run, self.subject, self.machine),
+            "--levels": ",".join(map(str, self.levels)),
+            "--compress": ",".join(self.compressions),
+            "--real": "all" if self.real is None else str(self.real),
+            "--memory": str(self.machine.memory_mib),
+            "--vcpus": str(self.machine.vcpus),
+            "--crashkernel": self.crashkernel or "",
+            "--budget": str(self.budget_s or ""),
+        }
+
     def drill(self, name: str, *, level: int | None, compress: str | None) -> Plan:
         """One of its crashes."""
         return Plan(
@@ -235,16 +258,16 @@ def run_sweep(run: Run, plan: SweepPlan, *, on_verdict: Callable[[Verdict], None
     """Crash, compute, compare; on_verdict is told of each crash."""
     plan.check()
     run.open_evidence()
-    return _Sweep(run, plan, on_verdict).take()
+    with record_of(run, plan.name or f"sweep-{plan.subject.name}") as evidence:
+        return _Sweep(run, plan, evidence, on_verdict).take()
 
 
 class _Sweep:
     """The state of one sweep on its way."""
 
-    def __init__(self, run: Run, plan: SweepPlan, on_verdict: Callable[[Verdict], None]) -> None:
-        self.run, self.plan, self.on_verdict = run, plan, on_verdict
+    def __init__(self, run: Run, plan: SweepPlan, evidence: Evidence, on_verdict: Callable[[Verdict], None]) -> None:
+        self.run, self.plan, self.evidence, self.on_verdict = run, plan, evidence, on_verdict
         self.progress = run.progress
-        self.evidence = run.evidence(plan.name or f"sweep-{plan.subject.name}")
         self.name = str(self.evidence.directory.relative_to(run.evidence_directory))
         self.work = run.directory.path / self.evidence.directory.name.replace("/", "-")
         self.crashes = Crashes(real=(), computed=())
@@ -253,7 +276,10 @@ class _Sweep:
         self.capture: Path | None = None
         self.facts: CrashFacts | None = None
         self.known_issues = known.load_known_issues()
-        self.pool = WarmPool(run, most=1)
+        self.pools: dict[int, WarmPool] = {}  # of each of the drills that go side by side: a saved guest is one guest
+        self.numbers = itertools.count(1)
+        self.capture_number = 1  # of the crash that others are computed from
+        self.lock = threading.RLock()  # for the result and all that it is told to
         self.started_s = now_s()
         self.result = Sweep(
             image=plan.subject.name,
@@ -263,46 +289,113 @@ class _Sweep:
             compressions=plan.compressions,
             accelerator=run.accelerator,
             evidence=str(self.evidence.directory),
+            asked=plan.asked(run),
         )
+        if run.options.resume is not None:
+            self._take_up(run.options.resume)
 
     def take(self) -> Sweep:
         """All steps; what there is when something breaks is written down."""
         try:
+            self._save()
             self.work.mkdir(mode=0o711)
-            first = self._crash(None, before_crash=self._settle, on_dump=self._keep)
-            if self.crashes.computed:
-                self._compute(first)
-            for level, compress in self.crashes.real[1:]:
-                self._crash((level, compress))
+            self._rest(None if self._has_first() else self._crash(None, before_crash=self._settle, on_dump=self._keep))
         except _NoCompressor as error:
             self.evidence.event("nothing swept", why=str(error))
         finally:
-            self.pool.close()
+            for pool in self.pools.values():
+                pool.close()
             shutil.rmtree(self.work, ignore_errors=True)
             self._finish()
         return self.result
 
+    def _take_up(self, path: Path) -> None:
+        """Begin with what a run has found that was stopped."""
+        record = read_record(path, self.result.asked)
+        with understanding(path):
+            self.started_s -= float(record["took_s"])
+            for name in ("kernel", "makedumpfile", "notes", "crashes", "jobs", "real", "computed"):
+                setattr(self.result, name, record[name])
+            self.crashes = Crashes(real=_cells(record["real"]), computed=_cells(record["computed"]))
+            self.result.cells = [cell_from_json(row) for row in record["cells"]]
+            self.result.controls = [cell_from_json(row) for row in record["controls"]]
+            crashed = [cell.crash or 0 for cell in self.result.cells if cell.how == REAL]
+            self.numbers = itertools.count(max([*crashed, self.result.crashes]) + 1)
+        done = sum(cell.how != REFUSED for cell in self.result.cells)
+        of = len(self.crashes.real) + len(self.crashes.computed)
+        self.progress.say(f"going on in {path.parent}: {f'{done} of {of}' if of else 'none'} of the cells are there")
+
+    def _has_first(self) -> bool:
+        """Whether nothing more is to be had of the first crash; what was, and is not all, is forgotten."""
+        cells = {(cell.level, cell.compress) for cell in self.result.cells if cell.how == COMPUTED}
+        real = {(cell.level, cell.compress) for cell in self.result.cells if cell.how == REAL}
+        if self.crashes.real and self.crashes.real[0] in real and cells == set(self.crashes.computed):
+            return True
+        if self.crashes.computed and self.crashes.real[0] in real:
+            self.progress.say("the dump that cells are computed from is gone: one more crash for it")
+        # All of these are of one crash, or they could not be compared.
+        self.result.cells = [
+            cell
+            for cell in self.result.cells
+            if cell.how == REFUSED or (cell.how == REAL and (cell.level, cell.compress) != self.crashes.real[0])
+        ]
+        self.result.controls.clear()
+        return False
+
+    def _rest(self, first: Verdict | None) -> None:
+        """Everything after the first crash, side by side where the host has room."""
+        done = {(cell.level, cell.compress) for cell in self.result.cells if cell.how == REAL}
+        tasks = [
+            Task(label=f"-d {level} {compress}", kind=REAL, work=partial(self._crash, (level, compress)))
+            for level, compress in self.crashes.real[1:]
+            if (level, compress) not in done
+        ]
+        if self.crashes.computed and first is not None:
+            tasks.insert(0, Task(label="computing", kind=COMPUTED, work=partial(self._compute, first)))
+        memory_mib = self.plan.machine.memory_mib
+        at_once = self.run.at_once([memory_mib] * len(tasks), disk_need_mib(memory_mib))
+        self.result.jobs = max(at_once, self.result.jobs)
+        if at_once > 1 and self.plan.budget_s is not None:
+            self._note(f"the budget of {self.plan.budget_s:.0f} s was kept or not beside {at_once - 1} other drills")
+        before = [
+            (REAL, cell.took_s)
+            for cell in self.result.cells
+            # The first one had the host for itself, and tells nothing of those that share it.
+            if cell.how == REAL and cell.took_s is not None and (at_once == 1 or cell.crash != self.capture_number)
+        ]
+        with Jobs(self.run, at_once, [task.kind for task in tasks], before=before) as jobs:
+            jobs.run(tasks)
+
+    def _pool(self, place: int) -> WarmPool:
+        with self.lock:
+            return self.pools.setdefault(place, WarmPool(self.run, most=1))
+
     # ------------------------------------------------------------ real crashes
 
-    def _crash(self, cell: tuple[int, str] | None, **hooks: Any) -> Verdict:
+    def _crash(self, cell: tuple[int, str] | None, place: int = 0, **hooks: Any) -> Verdict:
         """Drill for one cell; the first one is known only when the guest was asked what it can."""
-        number = self.result.crashes + 1
+        number = next(self.numbers)
+        if cell is None:
+            self.capture_number = number
         of = f" of {len(self.crashes.real)}" if self.crashes.real else ""
         what = f"-d {cell[0]} {cell[1]}" if cell else "everything that the others can be computed from"
         self.progress.say(f"crash {number}{of}: {what}")
         level, compress = cell or (None, None)
         plan = self.plan.drill(f"{self.name}/crash-{number}", level=level, compress=compress)
         started_s = now_s()
-        verdict = self.pool.drill(replace(plan, **hooks))
+        verdict = self._pool(place).drill(replace(plan, **hooks))
         if not cell and not self.crashes.real:  # it ended before _settle() could ask the guest
             raise CommandFailed(f"there is nothing to sweep: {verdict.reason()}", see=verdict.evidence)
-        self.result.crashes = number
         level, compress = cell or self.crashes.real[0]
-        self.result.kernel, self.result.makedumpfile = verdict.kernel, verdict.makedumpfile
-        made = self._real_cell(verdict, level, compress, number)
-        self.result.cells.append(replace(made, took_s=round(now_s() - started_s, 3)))
-        self._save()
-        self.on_verdict(verdict)
+        if self.run.options.resume is not None:
+            same_guest(self.run.options.resume, verdict, self.result.kernel, self.result.makedumpfile)
+        with self.lock:
+            self.result.crashes += 1
+            self.result.kernel, self.result.makedumpfile = verdict.kernel, verdict.makedumpfile
+            made = self._real_cell(verdict, level, compress, number)
+            self.result.cells.append(replace(made, took_s=round(now_s() - started_s, 3)))
+            self._save()
+            self.on_verdict(verdict)
         return verdict
 
     def _real_cell(self, verdict: Verdict, level: int, compress: str, number: int) -> Cell:
@@ -325,7 +418,7 @@ class _Sweep:
             size_bytes=dump.get("size_bytes"),
             pages_kept=dump.get("pages_kept"),
             pages_total=dump.get("pages_total"),
-            frames=_frames(self.capture) if self.capture is not None and number == 1 else None,
+            frames=_frames(self.capture) if self.capture is not None and number == self.capture_number else None,
             dump_s=verdict.phases_s.get("dump"),
             checks=tuple(verdict.checks),
             known_issue=verdict.known_issue,
@@ -354,7 +447,7 @@ class _Sweep:
                         guest.shell,
                         self.work / "refilter",
                         memory_mib=self.plan.machine.memory_mib,
-                        timeout_factor=self.run.options.timeout_factor,
+                        stretch=lambda: self.run.options.timeout_factor * self.run.load,
                         tick=self.progress.tick,
                         on_result=lambda result: self.evidence.command(
                             result.command, result.status, result.out, result.err, result.took_s
@@ -364,11 +457,14 @@ class _Sweep:
                 self._note(f"every cell is a real crash, because the guest's makedumpfile cannot run here: {error}")
                 wanted = choose_crashes(self.plan.levels, usable, real=None, favourite=favourite)
         self.crashes = wanted
+        self.result.real, self.result.computed = list(map(list, wanted.real)), list(map(list, wanted.computed))
         if stack.collect_with(*wanted.real[0]) and stack.family.config.in_initramfs:
             stack.arm()
 
     def _refuse(self, compress: str, why: str) -> None:
         self._note(f"{compress} is refused: {why}")
+        if compress in self.result.refused():
+            return  # it was before, too
         for level in self.plan.levels:
             self.result.cells.append(Cell(level=level, compress=compress, how=REFUSED, ok=False, reason=why))
 
@@ -386,7 +482,7 @@ class _Sweep:
 
     # ------------------------------------------------------------ computed cells
 
-    def _compute(self, first: Verdict) -> None:
+    def _compute(self, first: Verdict, _place: int = 0) -> None:
         """The cells that are no crashes, and those of the crashes again, to compare."""
         controls = [cell for cell in self.crashes.real if cell not in self.crashes.computed]
         wanted = [*((*cell, True) for cell in self.crashes.computed), *((*cell, False) for cell in controls)]
@@ -398,7 +494,8 @@ class _Sweep:
                 text = f"computing -d {level} {compress}, {number} of {len(wanted)}"
                 with self.progress.step(text):
                     cell = self._computed_cell(first, level, compress)
-            (self.result.cells if in_table else self.result.controls).append(cell)
+            with self.lock:
+                (self.result.cells if in_table else self.result.controls).append(cell)
         if self.refilter is not None:
             self.refilter.remove()
         if self.capture is not None:
@@ -457,7 +554,7 @@ class _Sweep:
             how=COMPUTED,
             ok=verdict.verified,
             reason=None if verdict.verified else verdict.reason(),
-            crash=1,
+            crash=self.capture_number,
             size_bytes=path.stat().st_size,
             pages_kept=found.pages_kept if found else None,
             pages_total=found.pages_total if found else None,
@@ -487,19 +584,26 @@ class _Sweep:
 
     def _note(self, text: str) -> None:
         self.progress.say(text)
-        self.result.notes.append(text)
+        with self.lock:
+            if text not in self.result.notes:
+                self.result.notes.append(text)
 
     def _save(self) -> None:
-        self.evidence.json("sweep.json", self.result.to_json())
+        with self.lock:
+            self.result.took_s = round(now_s() - self.started_s, 3)
+            self.evidence.json("sweep.json", self.result.to_json())
 
     def _finish(self) -> None:
         order = {name: at for at, name in enumerate(self.plan.compressions)}
         self.result.cells.sort(key=lambda cell: (cell.level, order[cell.compress]))
-        self.result.took_s = round(now_s() - self.started_s, 3)
         self.result.relations = compare_cells([*self.result.cells, *self.result.controls])
         self._save()
         self.result.draw(self.evidence.directory / "sweep.svg")
-        self.evidence.close()
+
+
+def _cells(rows: list[list[Any]]) -> tuple[tuple[int, str], ...]:
+    """Levels and compressions of a record."""
+    return tuple((int(level), str(compress)) for level, compress in rows)
 
 
 def _lack(compress: str, family: Family, state: GuestState) -> str | None:

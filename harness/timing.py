@@ -3,18 +3,49 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 import tenacity
 
-from .errors import WaitedInVain
+from .errors import Stopped, WaitedInVain
 
 T = TypeVar("T")
 
 # Emulated guests were measured four to eight times slower than KVM ones from panic to login.
 EMULATION_FACTOR = 6.0
+_SLICE_S = 0.5  # of a long sleep, between two looks whether it is to end
+
+
+class _Thread(threading.local):
+    """Whether this thread's job is to end."""
+
+    asked: Callable[[], bool] | None = None
+
+
+_thread = _Thread()
+
+
+@contextlib.contextmanager
+def ending_when(asked: Callable[[], bool]) -> Iterator[None]:
+    """Within the block every wait of this thread ends with Stopped, once, when asked says so.
+
+    Once, because what cleans up afterwards may have to wait, too.
+    """
+    _thread.asked = asked
+    try:
+        yield
+    finally:
+        _thread.asked = None
+
+
+def look_whether_to_end() -> None:
+    """Raise Stopped where this thread's job is to end; all that waits comes by here."""
+    if _thread.asked is not None and _thread.asked():
+        _thread.asked = None
+        raise Stopped
 
 
 def now_s() -> float:
@@ -29,7 +60,11 @@ def utc_s() -> float:
 
 def pause(seconds: float) -> None:
     """Sleep; only for back-offs that have no event to wait for."""
-    time.sleep(seconds)
+    until_s = now_s() + seconds
+    look_whether_to_end()
+    while (left_s := until_s - now_s()) > 0:
+        time.sleep(min(left_s, _SLICE_S))
+        look_whether_to_end()
 
 
 class Deadline:
@@ -51,7 +86,8 @@ class Deadline:
 
     @property
     def passed(self) -> bool:
-        """Whether the moment is over."""
+        """Whether the moment is over; Stopped where nobody waits for it any more."""
+        look_whether_to_end()
         return self.left_s <= 0.0
 
 
@@ -79,6 +115,7 @@ def poll(
         stop=tenacity.stop_after_delay(timeout_s),
         wait=tenacity.wait_fixed(every_s),
         retry=tenacity.retry_if_result(lambda found: found is None),
+        sleep=pause,
     )
     try:
         found = retrying(look)

@@ -33,6 +33,7 @@ from .packages import local_packages, parse_kernel, parse_package
 from .progress import Progress, err
 from .prune import prune
 from .refresh import BY_HAND, ROTTED, STATES, UNREACHABLE, RowState, refresh
+from .resume import with_record
 from .runtime import Machine, Options, Run
 from .shell import Access
 from .stack import KdumpConfig
@@ -54,10 +55,17 @@ def options_of(arguments: argparse.Namespace) -> Options:
         evidence=arguments.evidence,
         accelerator=arguments.accelerator,
         timeout_factor=arguments.timeout_factor,
+        jobs=_jobs(arguments),
         keep=getattr(arguments, "keep", "failed"),
         verbose=arguments.verbose,
         quiet=arguments.quiet,
     )
+
+
+def _jobs(arguments: argparse.Namespace) -> int | None:
+    """What --jobs says, where the verb has it; one console at a time can be followed."""
+    asked: int | None = getattr(arguments, "jobs", 1)
+    return 1 if asked is None and arguments.verbose else asked
 
 
 def doctor(arguments: argparse.Namespace) -> int:
@@ -391,7 +399,8 @@ def sweep(arguments: argparse.Namespace) -> int:
     def crashed(verdict: Verdict) -> None:
         verdict.remarks += record_result(arguments, DRILL, verdict.to_json())
 
-    with Run(options_of(arguments)) as run:
+    options = with_record(options_of(arguments), arguments.resume, "sweep.json")
+    with Run(options) as run:
         found = run_sweep(run, plan, on_verdict=crashed)
     if arguments.plot is not None:
         found.draw(Path(arguments.plot))
@@ -411,7 +420,7 @@ def show_sweep(found: Sweep) -> None:
         f"kernel {found.kernel}",
         f"makedumpfile {found.makedumpfile or 'not installed'}",
         f"{found.memory_mib} MiB, {found.vcpus} CPUs, {found.accelerator}",
-        f"real crashes: {found.crashes}, all in {found.took_s:.0f} s",
+        f"real crashes: {found.crashes}, {at_once(found.jobs)}all in {found.took_s:.0f} s",
     )
     out.print(escape("  " + "; ".join(facts)), soft_wrap=True)
     for failure in found.failures():
@@ -436,6 +445,11 @@ def show_sweep(found: Sweep) -> None:
         out.print(f"[yellow]{escape(note)}[/]", soft_wrap=True)
     out.print(f"evidence: {escape(found.evidence)}", soft_wrap=True)
     out.print(f"holds: {'true' if found.ok else 'false'}")
+
+
+def at_once(jobs: int) -> str:
+    """What is told of drills that shared the host."""
+    return f"{jobs} at once, " if jobs > 1 else ""
 
 
 def _cell_text(cell: Cell | None) -> str:

@@ -42,6 +42,7 @@ class Verdict:
     started: str = field(default_factory=_now)  # UTC
     until: str = "recovered"  # or "saved": the reboot was not judged
     warm: bool = False  # the guest was restored from its saved memory, and not booted
+    beside: int = 0  # other drills of the run that shared the host, which shows in the times
     disk: str | None = None  # where the guest's disk came from
     kernel: str | None = None
     kernel_asked: str | None = None  # as the user put it; the drill does not begin with another one

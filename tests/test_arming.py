@@ -315,7 +315,7 @@ def prepare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(_Drill, "_memory_state", lambda *_: SimpleNamespace(pages={}))
 
     def take(stack: Stack, **plan: Any) -> Any:
-        run: Any = SimpleNamespace(factor=1.0, accelerator="tcg", progress=Progress(quiet=True))
+        run: Any = SimpleNamespace(factor=1.0, slowness=1.0, beside=0, accelerator="tcg", progress=Progress(quiet=True))
         subject = Subject(name="mine", family=find_family(stack.family.name))
         evidence = Evidence(tmp_path / "drill")
         drill = _Drill(run, Plan(subject=subject, **plan), evidence)
@@ -395,7 +395,8 @@ def test_a_kdump_that_does_not_load_its_kernel_is_judged_without_a_crash(
     monkeypatch.setattr(drill, "armed_disk", armed_disk)
     run: Any = SimpleNamespace(
         fit=lambda machine, needs: machine,
-        factor=1.0, accelerator="tcg", progress=Progress(quiet=True), open_evidence=lambda: None,
+        factor=1.0, slowness=1.0, beside=0, accelerator="tcg", progress=Progress(quiet=True),
+        open_evidence=lambda: None,
         evidence=lambda name: Evidence(tmp_path / name), options=SimpleNamespace(keep="failed"),
     )  # fmt: skip
     plan = Plan(subject=Subject(name="mine", family=find_family("suse")), config=CONFIG)
@@ -466,7 +467,8 @@ def test_every_drill_on_such_a_disk_carries_the_remark(tmp_path: Path, monkeypat
     monkeypatch.setattr(_Drill, "take", lambda drilled, *_, **__: drilled.verdict)
     run: Any = SimpleNamespace(
         fit=lambda machine, needs: machine,
-        factor=1.0, accelerator="tcg", progress=Progress(quiet=True), open_evidence=lambda: None,
+        factor=1.0, slowness=1.0, beside=0, accelerator="tcg", progress=Progress(quiet=True),
+        open_evidence=lambda: None,
         evidence=lambda name: Evidence(tmp_path / name), evidence_directory=tmp_path,
         state=SimpleNamespace(require_space=lambda *_: None), overlay=lambda path, base_format: path,
         guest=lambda *_, **__: contextlib.nullcontext(),
@@ -479,7 +481,7 @@ def test_every_drill_on_such_a_disk_carries_the_remark(tmp_path: Path, monkeypat
 
 
 def test_what_kdump_wrote_beside_an_unfinished_dump_is_kept(tmp_path: Path) -> None:
-    run: Any = SimpleNamespace(factor=1.0, accelerator="tcg", progress=Progress(quiet=True))
+    run: Any = SimpleNamespace(factor=1.0, slowness=1.0, beside=0, accelerator="tcg", progress=Progress(quiet=True))
     evidence = Evidence(tmp_path / "drill")
     drilled = _Drill(run, Plan(subject=Subject(name="mine", family=find_family("suse"))), evidence)
     vmcore = FoundFile(

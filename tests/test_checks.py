@@ -367,6 +367,13 @@ def test_a_guest_comes_back_as_another_boot_in_time_and_armed(
     assert [name for name, ok in outcome(verdict).items() if not ok] == failing
 
 
+def test_a_budget_that_was_widened_for_the_load_says_so(verdict: Verdict) -> None:
+    check_recovery(verdict, old_boot="a", new_boot="b", armed_again=None, took_s=100.0, budget_s=180.0, widened=2.0)
+    (check,) = [one for one in verdict.checks if one.name == "reboot-time"]
+    assert check.ok
+    assert check.expected == "panic to login within 180 s, 2.0 times the usual for the load of this host"
+
+
 def test_a_guest_that_was_not_asked_is_not_said_to_be_armed(verdict: Verdict) -> None:
     check_recovery(verdict, old_boot="a", new_boot="b", armed_again=None, took_s=1.0, budget_s=2.0)
     assert "rearmed" not in outcome(verdict)

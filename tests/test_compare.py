@@ -2,21 +2,46 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
 import xml.etree.ElementTree as ET
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from harness import cli
+from harness import compare as comparing
 from harness.bisection import bisect
-from harness.compare import Comparison, Sample, Scenario, choose_scenarios, find_differences, load_scenarios, splats
+from harness.compare import (
+    ComparePlan,
+    Comparison,
+    Sample,
+    Scenario,
+    Side,
+    choose_scenarios,
+    find_differences,
+    load_scenarios,
+    run_compare,
+    splats,
+)
 from harness.compare_verbs import _share, show_comparison, to_junit, to_markdown
-from harness.errors import UsageError
-from harness.family import load_families
+from harness.disk import Subject
+from harness.errors import GuestError, UsageError
+from harness.evidence import Evidence, EvidenceRoot
+from harness.family import find_family, load_families
+from harness.progress import Progress
+from harness.resume import with_record
+from harness.runtime import Options
+from harness.stage import Stage
 from harness.target import TARGETS
 from harness.trigger import find_trigger
+from harness.verdict import Verdict
+
+MEASURED = (Path(__file__).parent / "data" / "drills" / "debian-12-measured.log").read_text(encoding="utf-8")
 
 FIGURES = {"panic_to_login, s": 60.0, "size, MiB": 20.0, "free pages kept": 0.0, "capture memory, MiB": 86.0}
 
@@ -178,6 +203,109 @@ def test_the_other_compression_is_one_that_the_family_can_set() -> None:
         assert name is not None
         assert name in family.config.compressions
         assert name != family.compress
+
+
+class World:
+    """What happens in the place of guests."""
+
+    def __init__(self, place: Path, at_once: int) -> None:
+        self.place, self.most = place, at_once
+        self.drilled: list[tuple[str, str]] = []  # what, and when: began or ended
+        self.boots = 0
+        self.stop_at = -1  # events
+        self.meeting = threading.Barrier(at_once)
+        root = EvidenceRoot(place / "evidence")
+        self.run: Any = SimpleNamespace(
+            open_evidence=lambda: None, evidence=root.drill, evidence_directory=root.run, accelerator="tcg",
+            progress=Progress(quiet=True), slowness=6.0, side_by_side=1, abandon=lambda: None,
+            options=Options(evidence=place / "evidence"),
+            evidence_again=lambda directory: Evidence(directory, again=True),
+            at_once=lambda tasks_mib, _disk_mib: min(at_once, len(tasks_mib)),
+        )  # fmt: skip
+
+    @contextlib.contextmanager
+    def open_session(self, _run: Any, _plan: Any) -> Iterator[Any]:
+        self.boots += 1
+        yield SimpleNamespace(save=lambda *_: None, drill=self.drill)
+
+    def drill(self, *, name: str, before_crash: Any, **_: Any) -> Verdict:
+        what = name.partition("/")[2]
+        if len(self.drilled) == self.stop_at:
+            raise GuestError("stopped")
+        self.drilled.append((what, "began"))
+        self.meeting.wait(10)
+        shrunk: list[int] = []
+        shell = SimpleNamespace(run=lambda *_: None, write_text=lambda *_: None)
+        before_crash(SimpleNamespace(shell=shell), SimpleNamespace(family=find_family("debian"), shrink=shrunk.append))
+        if what.startswith("tight"):
+            assert shrunk == [108]
+        directory = self.place / name.replace("/", "-")
+        directory.mkdir()
+        (directory / "console.log").write_text(MEASURED, encoding="utf-8")
+        self.drilled.append((what, "ended"))
+        return Verdict(
+            image="debian-12", family="debian", trigger="sysrq-c", target="local", accelerator="tcg", memory_mib=1024,
+            vcpus=2, reached=Stage.VERIFIED, verified=True, evidence=str(directory), kernel="6.1",
+        )  # fmt: skip
+
+
+def compared(world: World, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> Comparison:
+    monkeypatch.setattr(comparing, "open_session", world.open_session)
+    subject = Subject(name="debian-12", family=find_family("debian"))
+    sides = (Side(name="a", subject=subject), Side(name="b", subject=subject))
+    scenarios = choose_scenarios((), ("smoke", "tight"))
+    return run_compare(
+        world.run, ComparePlan(image="debian-12", thing="kernel", sides=sides, scenarios=scenarios, **changes)
+    )
+
+
+def test_one_after_the_other_the_sides_take_turns(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    world = World(tmp_path, 1)
+    found = compared(world, monkeypatch)
+    assert [what for what, when in world.drilled if when == "began"] == [
+        "smoke-1-old", "smoke-1-new", "tight-1-old", "tight-1-new",
+        "smoke-2-new", "smoke-2-old", "tight-2-new", "tight-2-old",
+    ]  # fmt: skip
+    assert (found.rounds, world.boots, found.ok) == (2, 4, True)
+
+
+@pytest.mark.parametrize("at_once", [2, 4])
+def test_side_by_side_all_do_the_same_at_a_time(at_once: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    world = World(tmp_path, at_once)  # whose barrier is passed by so many at once, or by none
+    found = compared(world, monkeypatch)
+    assert found.ok
+    assert world.boots == 4
+    assert sorted((one.scenario, one.round, one.side) for one in found.samples) == [
+        (name, number, side) for name in ("smoke", "tight") for number in (1, 2) for side in (0, 1)
+    ]
+    for first in range(0, 16, 2 * at_once):
+        batch = world.drilled[first : first + 2 * at_once]
+        assert len({what.partition("-")[0] for what, _ in batch}) == 1
+        assert {what[-3:] for what, _ in batch} == {"old", "new"}
+
+
+@pytest.mark.parametrize(("stop_at", "boots"), [(0, 4), (2, 4), (6, 3), (8, 2), (14, 1)])
+def test_a_comparison_that_was_stopped_drills_what_is_missing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, stop_at: int, boots: int
+) -> None:
+    world = World(tmp_path, 1)
+    world.stop_at = stop_at
+    with pytest.raises(GuestError, match="stopped"):
+        compared(world, monkeypatch)
+    world.stop_at, world.boots = -1, 0
+    world.run.options = with_record(world.run.options, "last", "compare.json")
+    found = compared(world, monkeypatch)
+    assert found.ok
+    assert world.boots == boots
+    assert len(world.drilled) == 16  # each drill once
+    assert found.tight_mib == 108
+    assert sorted((one.scenario, one.round, one.side) for one in found.samples) == [
+        (name, number, side) for name in ("smoke", "tight") for number in (1, 2) for side in (0, 1)
+    ]
+    assert compared(world, monkeypatch).ok  # nothing is left to do
+    assert len(world.drilled) == 16
+    with pytest.raises(UsageError, match="--rounds was 2, and is 3 now"):
+        compared(world, monkeypatch, rounds=3)
 
 
 # ---------------------------------------------------------------- bisection

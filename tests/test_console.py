@@ -8,6 +8,7 @@ import pytest
 
 from harness.console import ByteQueue, Console, Line, clean
 from harness.errors import ConsoleLost, UnexpectedPanic, WaitedInVain
+from harness.timing import now_s
 
 BOOT = b"\x1b[0;32m  OK  \x1b[0m Started ssh.service.\r\nDebian GNU/Linux 12 guest ttyS0\r\n\r\nguest login: "
 CRASH = b"[   60.1] sysrq: Trigger a crash\r\n[   60.2] Kernel panic - not syncing: sysrq triggered crash\r\n"
@@ -69,6 +70,16 @@ def test_the_end_of_the_line_quotes_its_last_words(replay) -> None:
 def test_silence_is_told_from_slowness(replay) -> None:
     with pytest.raises(WaitedInVain, match="silent for"):
         replay(b"one line\r\n").wait_for("login prompt", "login: ", timeout_s=30, silence_s=0.2)
+
+
+def test_a_wait_grows_with_the_load_and_does_not_shrink_again(replay) -> None:
+    loads = [1.0, 1.0, 4.0]
+    began_s = now_s()
+    with pytest.raises(WaitedInVain, match="silent for"):
+        replay(b"one line\r\n").wait_for(
+            "login prompt", "login: ", timeout_s=30, silence_s=0.3, stretch=lambda: loads.pop(0) if loads else 1.0
+        )
+    assert now_s() - began_s > 1.2
 
 
 def test_a_wait_says_what_it_waited_for_and_what_came_last(replay) -> None:

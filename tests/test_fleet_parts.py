@@ -23,9 +23,9 @@ import pytest
 import zstandard
 
 from harness import neighbour
+from harness.board import Board, duration
 from harness.errors import EXIT_FAILED, HostError
 from harness.fleet import archive, serving
-from harness.fleet.board import Board, duration
 from harness.fleet.copies import PIECE_BYTES, Giver, NoCopy, copy_entry, entries
 from harness.fleet.needs import Needs, guest_needs, host_resources, slots
 from harness.fleet.performing import Host

@@ -500,3 +500,13 @@ def test_bad_input_is_a_sentence(
     said = capsys.readouterr().err
     assert sentence in said
     assert said.count("\n") == 1
+
+
+def test_drills_that_shared_the_host_have_a_past_of_their_own(past: History) -> None:
+    series = []
+    for day, beside in enumerate((None, 0, 7)):
+        told = drill(day) if beside is None else {**drill(day), "beside": beside}
+        run = past.add(DRILL, told)
+        assert run is not None
+        series.append(run.series)
+    assert series[0] == series[1] != series[2]

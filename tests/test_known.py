@@ -305,7 +305,7 @@ def test_verdict_json_names_the_known_issue(
     left_out: tuple[str, ...], tracker: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(drills, "load_known_issues", lambda: (issue(scenario="drill"),))
-    run = SimpleNamespace(progress=None, accelerator="tcg", options=SimpleNamespace(keep="never"))
+    run = SimpleNamespace(progress=None, accelerator="tcg", beside=0, options=SimpleNamespace(keep="never"))
     plan = Plan(subject=Subject(name="debian-13", family=find_family("debian")))
     with contextlib.closing(Evidence(tmp_path / "drill")) as evidence:
         one: Any = drills._Drill(run, plan, evidence)  # type: ignore[arg-type]  # no hypervisor is needed to judge

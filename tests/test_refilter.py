@@ -225,7 +225,7 @@ def test_it_runs_as_nobody_and_sees_no_other_file(tmp_path: Path) -> None:
 
 def test_what_hangs_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Refilter, "_command", lambda self, arguments: ["sh", "-c", "sleep 60 & sleep 60"])
-    refilter = Refilter(tmp_path / "refilter", PARTS, memory_mib=64, timeout_factor=0.01)
+    refilter = Refilter(tmp_path / "refilter", PARTS, memory_mib=64, stretch=lambda: 0.01)
     started_s = now_s()
     with pytest.raises(CommandFailed, match=r"makedumpfile -R .* was not done after 1 s on this host"):
         refilter.load(DATA / "lzo.flat", flattened=True)

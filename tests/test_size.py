@@ -13,10 +13,12 @@ import pytest
 
 from harness import cli, size
 from harness.disk import Subject
-from harness.errors import UsageError
-from harness.evidence import EvidenceRoot
+from harness.errors import GuestError, UsageError
+from harness.evidence import Evidence, EvidenceRoot
 from harness.family import find_family
 from harness.progress import Progress
+from harness.resume import with_record
+from harness.runtime import Options
 from harness.size import DUMPED, OTHER, TOO_SMALL, Size, SizePlan, Sizing, Trial, outcome_of, recommend, run_size
 from harness.size_verbs import parse_memories, show_size
 from harness.stage import Stage
@@ -139,8 +141,10 @@ class FakeSession:
         stack = SimpleNamespace(shrink=lambda mib: wanted.append(mib), family=find_family("debian"))
         shell = SimpleNamespace(run=lambda *_: None, write_text=lambda *_: None)
         before_crash(SimpleNamespace(shell=shell), stack)
+        if self.world.crashes + 1 == self.world.stop_at:
+            raise GuestError("stopped")
         self.world.crashes += 1
-        directory = self.world.place / name
+        directory = self.world.place / f"{name}-{self.world.crashes}"
         directory.mkdir(parents=True)
         (directory / "console.log").write_text(RECORD if self.world.measured else "", encoding="utf-8")
         edge = self.world.edges[self.memory_mib]
@@ -159,6 +163,9 @@ class World:
         self.boots = self.crashes = 0
         self.confirmed: list[str] = []
         self.confirms = True
+        self.jobs = 1
+        self.options = Options()
+        self.stop_at: int | None = None  # the crash in which it is stopped
 
     @contextlib.contextmanager
     def open_session(self, _run: Any, plan: Any) -> Iterator[FakeSession]:
@@ -179,7 +186,7 @@ def plan_of(**changes: Any) -> SizePlan:
 def answer(world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, **changes: Any) -> Size:
     monkeypatch.setattr(size, "open_session", world.open_session)
     monkeypatch.setattr(size, "run_drill", world.run_drill)
-    root = EvidenceRoot(tmp_path / "evidence")
+    root = EvidenceRoot(tmp_path / "evidence", again=world.options.resume and world.options.resume.parents[1])
     run: Any = SimpleNamespace(
         open_evidence=lambda: None,
         evidence=root.drill,
@@ -187,6 +194,11 @@ def answer(world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, **chan
         progress=Progress(quiet=True),
         accelerator="tcg",
         factor=6.0,
+        side_by_side=1,
+        options=world.options,
+        evidence_again=lambda directory: Evidence(directory, again=True),
+        at_once=lambda tasks_mib, _disk_mib: min(world.jobs, len(tasks_mib)),
+        abandon=lambda: None,
     )
     return run_size(run, plan_of(**changes))
 
@@ -206,6 +218,54 @@ def test_it_answers_for_each_memory_size(monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert found.sizings[0].tried()[128] == [True]
     drawn = Path(found.evidence) / "size.svg"
     assert "smallest that dumps" in drawn.read_text(encoding="utf-8")
+
+
+def test_machines_side_by_side_have_the_same_answer(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    world = World(tmp_path, m1024=97, m2048=119, m4096=141)
+    world.jobs = 3
+    found = answer(world, monkeypatch, tmp_path, memories_mib=(4096, 2048, 1024))
+    assert [(one.memory_mib, one.smallest_mib) for one in found.sizings] == [(1024, 100), (2048, 120), (4096, 144)]
+    assert found.ok
+    assert found.crashkernel == "1G-2G:144M,2G-4G:160M,4G-:192M"
+    assert world.confirmed == [found.crashkernel] * 3
+
+
+@pytest.mark.parametrize("stop_at", [1, 2, 5, 9, 13])
+def test_a_sizing_that_was_stopped_goes_on_with_its_trials(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, stop_at: int
+) -> None:
+    whole = World(tmp_path / "whole", m1024=97, m2048=119)
+    wanted = answer(whole, monkeypatch, tmp_path / "whole", memories_mib=(1024, 2048))
+    world = World(tmp_path, m1024=97, m2048=119)
+    world.stop_at = stop_at
+    with pytest.raises(GuestError, match="stopped"):
+        answer(world, monkeypatch, tmp_path, memories_mib=(1024, 2048))
+    world.stop_at = None
+    world.options = with_record(Options(evidence=tmp_path / "evidence"), "last", "size.json")
+    found = answer(world, monkeypatch, tmp_path, memories_mib=(1024, 2048))
+    assert found.ok
+    assert [one.proof() for one in found.sizings] == [one.proof() for one in wanted.sizings]
+    assert world.crashes == whole.crashes  # none was made twice
+    assert found.crashkernel == wanted.crashkernel
+    crashes, world.crashes = world.crashes, 0
+    assert answer(world, monkeypatch, tmp_path, memories_mib=(1024, 2048)).ok  # nothing is left to do
+    assert world.crashes == 0 < crashes
+    with pytest.raises(UsageError, match="--memory was 1024,2048, and is 1024 now"):
+        answer(world, monkeypatch, tmp_path, memories_mib=(1024,))
+
+
+def test_a_larger_reservation_is_gone_on_with(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    world = World(tmp_path, m4096=300)
+    world.stop_at = 4
+    with pytest.raises(GuestError, match="stopped"):
+        answer(world, monkeypatch, tmp_path, memories_mib=(4096,))
+    world.stop_at = None
+    world.options = with_record(Options(evidence=tmp_path / "evidence"), "last", "size.json")
+    found = answer(world, monkeypatch, tmp_path, memories_mib=(4096,))
+    assert found.sizings[0].smallest_mib == 300
+    assert world.boots == 3
+    assert sorted(size for size in found.sizings[0].tried() if size >= 256)[0] == 256
+    assert len(found.sizings[0].tried()[256]) == 1
 
 
 def test_anything_but_a_lack_of_memory_stops_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

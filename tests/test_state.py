@@ -90,7 +90,7 @@ def test_parallel_processes_make_a_disk_once_and_all_get_it(state: State, tmp_pa
     assert [maker.returncode for maker in makers] == [0, 0, 0]
     assert log.read_text(encoding="utf-8") == "made\n"
     assert all(text.endswith("whole\n") for text in said)
-    assert any("waiting for another process that is making a disk" in text for text in said)
+    assert any("waiting for somebody else who is making a disk" in text for text in said)
 
 
 def test_a_finished_disk_is_not_made_again(state: State) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +26,7 @@ from harness.family import COMPRESS_FLAGS, Family, find_family
 from harness.plot import Point, check_format, draw_sizes
 from harness.progress import Progress
 from harness.refilter import CannotRun
+from harness.resume import with_record
 from harness.runtime import Machine, Options
 from harness.stack import built_in
 from harness.stage import Stage
@@ -316,13 +318,24 @@ class World:
         self.options = Options(evidence=directory / "evidence", quiet=True)
         self.progress = Progress(quiet=True)
         self.accelerator = "tcg"
-        self.factor = 1.0
+        self.factor = self.load = 1.0
+        self.jobs = self.side_by_side = 1
+        self.said_of_jobs: tuple[list[int], int] | None = None
         self.state = State(directory / "state")
         self.root = EvidenceRoot(self.options.evidence)
         self.evidence_directory = self.root.run
         self.evidence = self.root.drill
 
     def open_evidence(self) -> None: ...
+
+    def abandon(self) -> None: ...
+
+    def evidence_again(self, directory: Path) -> Evidence:
+        return Evidence(directory, again=True)
+
+    def at_once(self, tasks_mib: list[int], disk_mib: int) -> int:
+        self.said_of_jobs = (tasks_mib, disk_mib)
+        return self.jobs
 
     def drill(self, _run: object, plan: Plan) -> Verdict:
         asked: list[Any] = [plan.config.level, plan.config.compress]
@@ -684,3 +697,152 @@ def test_the_plan_is_checked_before_anything_is_started() -> None:
     ):
         with pytest.raises(UsageError, match=why):
             SweepPlan(subject=subject, **changes).check()  # type: ignore[arg-type]
+
+
+# ---------------------------------------------------------------- side by side
+
+
+def test_crashes_go_side_by_side_and_the_table_is_the_same(world: World) -> None:
+    world.jobs = 3
+    found = world.sweep(levels=(0, 1, 31), compressions=("zlib", "lzo"), real=4)
+    assert found.ok, found.explain()
+    assert world.said_of_jobs == ([1024] * 4, 2 * 1024 + 64 + 512 + 3072)  # three crashes and the computing
+    assert world.crashes[0] == (0, "lzo")
+    wanted = choose_crashes((0, 1, 31), ("zlib", "lzo"), real=4, favourite="zlib")
+    assert sorted(world.crashes) == sorted(wanted.real)
+    assert found.crashes == len(world.verdicts) == 4
+    assert sorted(cell.crash or 0 for cell in found.cells if cell.how == REAL) == [1, 2, 3, 4]
+    assert [(one.level, one.compress) for one in found.cells] == [
+        (level, name) for level in (0, 1, 31) for name in ("zlib", "lzo")
+    ]
+    told = json.loads((Path(found.evidence) / "sweep.json").read_text(encoding="utf-8"))
+    assert len(told["cells"]) == 6
+
+
+def test_each_of_them_has_a_guest_of_its_own(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.jobs = 2
+    pools: dict[int, list[str]] = {}
+    meeting = threading.Barrier(2)
+
+    def drill(pool: Any, plan: Plan) -> Verdict:
+        pools.setdefault(id(pool), []).append(plan.name)
+        if plan.name.endswith(("crash-2", "crash-3")):  # the first two beside each other
+            meeting.wait(10)
+        return world.drill(pool._run, plan)
+
+    monkeypatch.setattr(sweeping.WarmPool, "drill", drill)
+    assert world.sweep(levels=(0, 31), compressions=("zlib", "lzo", "none"), real=None).crashes == 6
+    assert len(pools) == 2
+    assert sum(map(len, pools.values())) == 6
+
+
+def test_a_crash_that_breaks_ends_the_others(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.jobs = 2
+
+    def drill(pool: Any, plan: Plan) -> Verdict:
+        if plan.name.endswith("crash-2"):
+            raise GuestError("no login prompt")
+        return world.drill(pool._run, plan)
+
+    monkeypatch.setattr(sweeping.WarmPool, "drill", drill)
+    with pytest.raises(GuestError, match="no login prompt"):
+        world.sweep(levels=(0, 31), compressions=("zlib", "lzo"), real=None)
+
+
+# ---------------------------------------------------------------- a sweep that was stopped
+
+
+def stop_at(world: World, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """Break the drill of this number, as a kill would: nothing of it is kept."""
+
+    def drill(pool: Any, plan: Plan) -> Verdict:
+        if len(world.crashes) + 1 == number:
+            raise GuestError("stopped")
+        return world.drill(pool._run, plan)
+
+    monkeypatch.setattr(sweeping.WarmPool, "drill", drill)
+
+
+def go_on(world: World, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> Sweep:
+    """Sweep once more, in the evidence of the run before."""
+    monkeypatch.setattr(sweeping.WarmPool, "drill", lambda pool, plan: world.drill(pool._run, plan))
+    world.options = with_record(world.options, "last", "sweep.json")
+    assert world.options.resume is not None
+    assert world.options.resume.parents[1] == world.evidence_directory.resolve()
+    world.crashes.clear()
+    return world.sweep(**changes)
+
+
+REAL_CELLS: dict[str, Any] = {"levels": (0, 1, 31), "compressions": ("zlib", "lzo"), "real": None}
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_only_the_cells_that_are_missing_are_crashed_for(
+    world: World, monkeypatch: pytest.MonkeyPatch, jobs: int
+) -> None:
+    stop_at(world, monkeypatch, 4)
+    with pytest.raises(GuestError, match="stopped"):
+        world.sweep(**REAL_CELLS)
+    world.jobs = jobs
+    found = go_on(world, monkeypatch, **REAL_CELLS)
+    assert found.ok, found.explain()
+    assert sorted(world.crashes) == [(1, "lzo"), (31, "lzo"), (31, "zlib")]
+    assert found.crashes == 6
+    assert sorted(one.crash or 0 for one in found.cells) == [1, 2, 3, 4, 5, 6]
+    assert len(found.relations) == len(compare_cells(found.cells))
+    assert [path.name for path in world.evidence_directory.iterdir()] == ["sweep-debian-12"]
+    world.crashes.clear()
+    assert world.sweep(**REAL_CELLS).cells == found.cells  # nothing is left to do
+    assert world.crashes == []
+
+
+def test_what_was_computed_is_not_computed_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    stop_at(world, monkeypatch, 2)
+    with pytest.raises(GuestError, match="stopped"):
+        world.sweep()
+    found = go_on(world, monkeypatch)
+    assert found.ok, found.explain()
+    assert world.crashes == [(31, "zlib")]
+    assert len(found.relations) == 19
+
+
+def test_without_its_dump_the_first_crash_is_repeated(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sweeping._Sweep, "_compute", lambda *_: (_ for _ in ()).throw(GuestError("stopped")))
+    with pytest.raises(GuestError, match="stopped"):
+        world.sweep(compressions=("zlib", "lzo", "snappy"))
+    monkeypatch.undo()
+    monkeypatch.setattr(sweeping, "Refilter", world.refilter)  # type: ignore[attr-defined]
+    monkeypatch.setattr(sweeping.checks, "check_dump", world.check_dump)
+    found = go_on(world, monkeypatch, compressions=("zlib", "lzo", "snappy"))
+    assert found.ok, found.explain()
+    assert world.crashes == [(0, "lzo"), (31, "zlib")]
+    assert {one.crash for one in found.cells if one.how == COMPUTED} == {2}
+    assert len([one for one in found.cells if one.how == REFUSED]) == 4
+    assert len(found.notes) == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"levels": (0, 31)}, "--levels was 0,1,31, and is 0,31 now"),
+        ({"real": 3}, "--real was all, and is 3 now"),
+        ({"crashkernel": "512M"}, "--crashkernel was nothing, and is 512M now"),
+        ({"machine": Machine(memory_mib=2048)}, "--memory was 1024, and is 2048 now"),
+    ],
+)
+def test_another_sweep_is_none_to_go_on_with(
+    world: World, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], told: str
+) -> None:
+    world.sweep(**REAL_CELLS)
+    with pytest.raises(UsageError, match=told):
+        go_on(world, monkeypatch, **{**REAL_CELLS, **changes})
+    assert world.crashes == []
+
+
+def test_a_guest_that_is_another_by_now_is_not_mixed_in(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    stop_at(world, monkeypatch, 2)
+    with pytest.raises(GuestError, match="stopped"):
+        world.sweep(**REAL_CELLS)
+    world.makedumpfile = "1.7.6"
+    with pytest.raises(UsageError, match=r"makedumpfile was 1\.7\.2, and is 1\.7\.6 now"):
+        go_on(world, monkeypatch, **REAL_CELLS)

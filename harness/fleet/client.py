@@ -14,13 +14,13 @@ import distributed
 from dask._task_spec import Task as Spec
 from distributed.security import Security
 
+from ..board import Board
 from ..errors import EXIT_BROKEN, EXIT_HOST, EXIT_OK, HarnessError, HostError
 from ..evidence import EvidenceRoot
 from ..output import printable
 from ..timing import now_s
 from . import wire
 from .archive import unpack
-from .board import Board
 from .needs import Needs
 from .results import BadResult, Result, read_result, relocate
 from .tasks import Task

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+from ..capacity import GUEST_MIB
 from ..errors import EXIT_BROKEN, EXIT_FAILED, EXIT_HOST, EXIT_OK, EXIT_USAGE, UsageError
 from ..output import xml_text
 from ..verdict import Verdict
 from .client import Order
-from .needs import GUEST_MIB
 from .results import BadResult, Result, verdict_of
 from .tasks import DRILL, LOCAL_OPTIONS, Task, drill_arguments, drill_needs, parse_drill
 

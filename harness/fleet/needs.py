@@ -5,26 +5,20 @@ A feature is had, not used up: a host states it as 1, and a task asks for 0 of i
 
 from __future__ import annotations
 
-import os
 import platform
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from .. import __version__
 from ..accel import KVM, TCG
+from ..capacity import GUEST_MIB, SPARE_MIB, available_mib, guest_mib, guests_by_cores
 from ..catalog import CPU_LEVELS
 from ..domain import FIRMWARE, Hypervisor
 from ..errors import HostError
 
 MIB, CORES = "MIB", "CORES"
 VERSION = f"HARNESS-{__version__}"
-GUEST_MIB = 1024  # of a scenario that says nothing else
-# What QEMU takes beside the guest's memory: when emulating, its cache of translated code above all.
-OVERHEAD_MIB = 384
 COLLECTOR_MIB = 512  # the guest that dumps are sent to
-SPARE_MIB = 1024  # for the host itself
-KVM_GUESTS_PER_CORE = 2  # guests wait more than they compute; emulated ones compute all the time
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +35,7 @@ class Needs:
 
     def beside(self, memory_mib: int) -> Needs:
         """The same with another guest."""
-        return replace(self, mib=self.mib + memory_mib + OVERHEAD_MIB)
+        return replace(self, mib=self.mib + guest_mib(memory_mib))
 
     def lacking(self, has: Mapping[str, float]) -> list[str]:
         """What a host that has this does not have."""
@@ -60,7 +54,7 @@ def guest_needs(memory_mib: int | None, *, level: int | None, firmware: str, mor
         features.add(f"CPU-{level}")
     if firmware != "bios":
         features.add(firmware.upper())
-    return Needs(mib=(memory_mib or GUEST_MIB) + OVERHEAD_MIB, features=frozenset(features))
+    return Needs(mib=guest_mib(memory_mib or GUEST_MIB), features=frozenset(features))
 
 
 def host_resources(
@@ -68,8 +62,8 @@ def host_resources(
 ) -> dict[str, float]:
     """What this host offers; memory and cores are found out unless they are told."""
     memory_mib = memory_mib or available_mib() - SPARE_MIB
-    cores = cores or len(os.sched_getaffinity(0)) * (KVM_GUESTS_PER_CORE if accelerator == KVM else 1)
-    if memory_mib < GUEST_MIB + OVERHEAD_MIB:
+    cores = cores or guests_by_cores(kvm=accelerator == KVM)
+    if memory_mib < guest_mib(GUEST_MIB):
         raise HostError(
             f"{max(memory_mib, 0)} MiB for guests are not enough for one of {GUEST_MIB} MiB (--memory MIB says"
             " how much they may have)"
@@ -85,12 +79,4 @@ def host_resources(
 
 def slots(resources: Mapping[str, float]) -> int:
     """How many usual drills fit at once."""
-    return max(1, int(min(resources[CORES], resources[MIB] // (GUEST_MIB + OVERHEAD_MIB))))
-
-
-def available_mib() -> int:
-    """Memory that could be used without swapping."""
-    for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) // 1024
-    raise HostError("/proc/meminfo does not say what memory is available (--memory MIB says how much guests may have)")
+    return max(1, int(min(resources[CORES], resources[MIB] // guest_mib(GUEST_MIB))))

@@ -205,7 +205,7 @@ def _row(kind: str, result: Mapping[str, Any], *, at_s: float | None, scenario: 
         at_s = datetime.datetime.fromisoformat(started).timestamp()
     series = {"image": result["image"], **result.get("series", {})}
     if kind == DRILL:
-        series = {name: result.get(name) for name in _SERIES} | shrunk(result)
+        series = {name: result.get(name) for name in _SERIES} | shrunk(result) | crowded(result)
     identity = {name: result.get(name) for name in _IDENTITY}
     return {
         "key": _digest([kind, identity]),
@@ -230,6 +230,11 @@ def shrunk(result: Mapping[str, Any]) -> dict[str, Any]:
     asked, left = result.get("crashkernel"), result.get("reserved_mib")
     whole = reserved_mib(asked, result.get("memory_mib") or 0) if isinstance(asked, str) else None
     return {"reserved_mib": left} if whole and left and left < whole else {}
+
+
+def crowded(result: Mapping[str, Any]) -> dict[str, Any]:
+    """How many other drills shared the host; nothing for one that had it to itself, as all had once."""
+    return {"beside": result["beside"]} if result.get("beside") else {}
 
 
 def _digest(value: Any) -> str:

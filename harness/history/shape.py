@@ -17,7 +17,7 @@ DRILL_SHAPE = {
     "image": str, "verified": bool, "checks": [_CHECK], "symptoms?": [_SYMPTOM], "dump?": _DUMP,
     "phases_s?": {"*": float}, "reserved_mib?": float, "remarks?": [str], "started?": datetime.datetime, "kernel?": str,
     "accelerator?": str, "reached?": str, "stopped_by?": str, "known_issue?": str, "makedumpfile?": str,
-    "trigger?": str, "target?": str,
+    "trigger?": str, "target?": str, "beside?": int,
 }  # fmt: skip
 _CELL = {"level": int, "compress": str, "size_bytes?": float}
 SWEEP_SHAPE = {

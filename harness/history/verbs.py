@@ -13,7 +13,7 @@ from rich.text import Text
 
 from ..errors import EXIT_FAILED, EXIT_OK, UsageError
 from ..output import check_output, out, printable, write_json
-from .database import History, Run, history_path, shrunk, utc
+from .database import History, Run, crowded, history_path, shrunk, utc
 from .figures import Figure, find_figure
 from .importing import import_file, result_files
 from .metrics import write_metrics
@@ -112,12 +112,13 @@ def conditions(result: dict[str, Any]) -> str:
     if (series := result.get("series")) is not None:  # of a sizing
         return f"{series['accelerator']}, {series['memory_mib']} MiB, {series['vcpus']} CPUs, → {series['target']}"
     left = "".join(f" ({mib} MiB left of it)" for mib in shrunk(result).values())
+    beside = "".join(f", beside {number} others" for number in crowded(result).values())
     told = (
         f"{result.get('accelerator')}", f"{result.get('memory_mib')} MiB", f"{result.get('vcpus')} CPUs",
         f"{result.get('firmware')}", f"crashkernel={result.get('crashkernel')}{left}",
         f"-d {result.get('level')} {result.get('compress')}", f"{result.get('trigger')} → {result.get('target')}",
     )  # fmt: skip
-    return ", ".join(told)
+    return ", ".join(told) + beside
 
 
 def _tell_trend(figure: Figure, rows: Sequence[dict[str, Any]]) -> None:

@@ -1,4 +1,4 @@
-"""What goes on in a fleet, for people: one line for each running task, and an honest estimate of what is left."""
+"""What goes on side by side, for people: one line for each running task, and an honest estimate of what is left."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from rich.console import Group
 from rich.live import Live
 from rich.text import Text
 
-from ..progress import err
-from ..timing import now_s
+from .progress import err
+from .timing import now_s
 
 LINES_MAX = 20
 STILL_S = 60.0  # between two lines of a log
@@ -20,13 +20,13 @@ STILL_S = 60.0  # between two lines of a log
 
 @dataclass
 class Running:
-    """A task that a worker is at."""
+    """A task on its way, here or at a worker."""
 
     label: str
     kind: str
-    worker: str
-    address: str
     since_s: float
+    worker: str = ""
+    address: str = ""
     step: str = ""
 
 
@@ -37,9 +37,8 @@ class Board:
         """Kinds are those of all tasks: tasks of one kind take about the same time."""
         self._clock = clock
         self._waiting: dict[str, int] = defaultdict(int)  # those that do not run, by kind
-        for kind in kinds:
-            self._waiting[kind] += 1
-        self.total, self.finished, self.failed = sum(self._waiting.values()), 0, 0
+        self.total, self.finished, self.failed = 0, 0, 0
+        self.expect(kinds)
         self.running: dict[str, Running] = {}
         self._took_s: dict[str, list[float]] = defaultdict(list)
         self._most = 0  # that ran at once, lately
@@ -50,14 +49,26 @@ class Board:
             self._live = Live(console=err, refresh_per_second=1, get_renderable=self._picture, transient=True)
             self._live.start()
 
-    def began(self, key: str, *, label: str, kind: str, worker: str, address: str) -> None:
-        """A worker is at a task now; one that was lost is not any more."""
+    def expect(self, kinds: Iterable[str]) -> None:
+        """There are more tasks than was known, of these kinds."""
+        for kind in kinds:
+            self._waiting[kind] += 1
+            self.total += 1
+
+    def learn(self, took: Iterable[tuple[str, float]]) -> None:
+        """What tasks took that are not among these: their kind, and seconds."""
+        for kind, took_s in took:
+            self._took_s[kind].append(took_s)
+
+    def began(self, key: str, *, label: str, kind: str, worker: str = "", address: str = "") -> None:
+        """A task runs now, at a worker where there are such; one that was lost is not any more."""
         if key in self.running:
             self._stopped(key)
         self._waiting[kind] -= 1
-        self.running[key] = Running(label, kind, worker, address, self._clock())
+        self.running[key] = Running(label, kind, self._clock(), worker, address)
         self._most = max(self._most, len(self.running))
-        self.say(f"{label}: runs on {worker}", log_only=True)
+        if worker:
+            self.say(f"{label}: runs on {worker}", log_only=True)
 
     def step(self, key: str, text: str) -> None:
         """What it does now."""
@@ -90,16 +101,17 @@ class Board:
         """How long the rest takes with as many at once as now; None as long as nothing is known."""
         if not self._took_s:
             return None
-        every = statistics.fmean([took for each in self._took_s.values() for took in each])
+        every = statistics.fmean([took for each in list(self._took_s.values()) for took in each])
 
         def usual(kind: str) -> float:
             return statistics.fmean(self._took_s[kind]) if self._took_s.get(kind) else every
 
         at_once = max(self._most, len(self.running), 1)
         now = self._clock()
-        rests = [max(usual(one.kind) - (now - one.since_s), 0.0) for one in self.running.values()]
-        work_s = sum(rests) + sum(usual(kind) * count for kind, count in self._waiting.items())
-        longest = max([*rests, *(usual(kind) for kind, count in self._waiting.items() if count), 0.0])
+        rests = [max(usual(one.kind) - (now - one.since_s), 0.0) for one in list(self.running.values())]
+        waiting = {kind: count for kind, count in list(self._waiting.items()) if count > 0}
+        work_s = sum(rests) + sum(usual(kind) * count for kind, count in waiting.items())
+        longest = max([*rests, *map(usual, waiting), 0.0])
         return max(work_s / at_once, longest)
 
     def summary(self) -> str:
@@ -111,13 +123,14 @@ class Board:
             return text
         if left is None:
             return f"{text}; how long the rest takes is known after the first one"
-        return f"{text}; about {duration(left)} left, by the {self.finished} before"
+        before = sum(map(len, list(self._took_s.values())))
+        return f"{text}; about {duration(left)} left, by the {before} before"
 
     def lines(self) -> Iterator[str]:
         """One line for each that runs, the oldest first."""
         now = self._clock()
         for one in sorted(self.running.values(), key=lambda one: one.since_s)[:LINES_MAX]:
-            yield f"  {duration(now - one.since_s):>8}  {one.worker}  {one.label}{'  ' + one.step if one.step else ''}"
+            yield "  ".join(filter(None, (f"  {duration(now - one.since_s):>8}", one.worker, one.label, one.step)))
         if len(self.running) > LINES_MAX:
             yield f"  and {len(self.running) - LINES_MAX} more"
 
