@@ -17,7 +17,7 @@ LAYERS = (
     ("crashkernel", "search", "difference", "deb", "kernels", "partition"),
     ("evidence", "catalog", "seed", "progress", "family"),
     ("vmcore", "diagnosis", "download", "build", "packages", "state", "refresh", "prune"),
-    ("console", "shell", "triage"),
+    ("console", "shell", "sshhost", "triage"),
     ("domain", "store", "history"),
     ("accel", "crashnet", "freeze", "guest", "lifeline", "original"),
     ("runtime",),
