@@ -75,13 +75,17 @@ class Guest:
         evidence: Evidence,
         timeout_factor: float,
         tick: Callable[[], None] | None = None,
+        connect: Callable[[str, int, float], socket.socket] = lambda address, port, timeout_s: socket.create_connection(
+            (address, port), timeout_s
+        ),
     ) -> None:
+        """connect makes a connection to an address and port within some seconds, from wherever that can be made."""
         self.domain = domain
         self.name = domain.name
         self.evidence = evidence
         self.factor = timeout_factor
         self._user, self._access, self._host_key = user, access, host_key
-        self._tick = tick
+        self._tick, self._connect = tick, connect
         self._shell: Shell | None = None
         source = domain.open_console(lambda data: self.evidence.console_bytes(data))
         self.console = Console(self.name, source, see=evidence.console_path)
@@ -199,7 +203,7 @@ class Guest:
             return False
         try:
             timeout_s = BANNER_TIMEOUT_S * max(1.0, self.factor)
-            with socket.create_connection((address, SSH_PORT), timeout=timeout_s) as connection:
+            with self._connect(address, SSH_PORT, timeout_s) as connection:
                 return connection.recv(4) == b"SSH-"
         except OSError:
             return False
@@ -219,12 +223,14 @@ class Guest:
                 last[:] = ["no DHCP lease yet"]
                 return None
             try:
+                timeout_s = min(10.0, max(1.0, deadline.left_s))
                 return Shell(
                     address,
                     user=self._user,
                     access=self._access,
                     host_key=self._host_key,
-                    connect_timeout_s=min(10.0, max(1.0, deadline.left_s)),
+                    connect_timeout_s=timeout_s,
+                    connection=self._connect(address, SSH_PORT, timeout_s),
                 )
             except GONE as error:
                 last[:] = [f"{address}: {error or type(error).__name__}"]

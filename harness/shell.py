@@ -7,6 +7,7 @@ import contextlib
 import io
 import logging
 import shlex
+import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -75,8 +76,12 @@ class Shell:
         host_key: str | None,
         port: int = 22,
         connect_timeout_s: float = 10.0,
+        connection: socket.socket | None = None,
     ) -> None:
-        """host_key is the guest's public key line; None accepts any (a disk that we did not seed)."""
+        """host_key is the guest's public key line; None accepts any (a disk that we did not seed).
+
+        connection leads to a guest that cannot be reached from this host by its address.
+        """
         self.address = address
         self._user, self._password = user, access.password
         self._sudo: str | None = None  # how root is become, once that was tried
@@ -101,6 +106,7 @@ class Shell:
             auth_timeout=connect_timeout_s * 6,
             allow_agent=False,
             look_for_keys=False,
+            sock=connection,
         )
 
     def subscribe(self, listener: Callable[[Result], None]) -> None:

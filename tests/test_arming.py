@@ -468,7 +468,7 @@ def test_every_drill_on_such_a_disk_carries_the_remark(tmp_path: Path, monkeypat
         fit=lambda machine, needs: machine,
         factor=1.0, accelerator="tcg", progress=Progress(quiet=True), open_evidence=lambda: None,
         evidence=lambda name: Evidence(tmp_path / name), evidence_directory=tmp_path,
-        state=SimpleNamespace(require_space=lambda *_: None), overlay=lambda path, base_format: path,
+        place=SimpleNamespace(require_space=lambda *_: None), overlay=lambda path, base_format: path,
         guest=lambda *_, **__: contextlib.nullcontext(),
     )  # fmt: skip
     verdict = drill.run_drill(run, Plan(subject=Subject(name="mine", family=find_family("redhat")), config=CONFIG))

@@ -19,7 +19,7 @@ LAYERS = (
     ("vmcore", "diagnosis", "download", "build", "packages", "state", "refresh", "prune"),
     ("console", "shell", "sshhost", "triage"),
     ("domain", "store", "history"),
-    ("accel", "crashnet", "freeze", "guest", "lifeline", "original"),
+    ("accel", "crashnet", "freeze", "guest", "lifeline", "original", "place"),
     ("runtime",),
     ("faults", "stack", "trigger", "target", "memstate"),
     ("measure", "hostdisk"),

@@ -475,7 +475,12 @@ def follow(tmp_path: Path) -> Any:
     def play(
         data: bytes, *, factor: float, ends: bool = False, events: tuple[str, ...] = (), lost: bool = False
     ) -> str | None:
-        run: Any = SimpleNamespace(factor=factor, accelerator="tcg", progress=Progress(quiet=True))
+        run: Any = SimpleNamespace(
+            factor=factor,
+            accelerator="tcg",
+            progress=Progress(quiet=True),
+            lost=lambda domain: domain.connection_lost(),
+        )
         evidence = Evidence(tmp_path / "drill")
         drill = _Drill(run, Plan(subject=Subject(name="debian-12", family=find_family("debian"))), evidence)
         console = make_console(data, 4096, ends=ends)
