@@ -94,20 +94,26 @@ class Shell:
             key = paramiko.PKey.from_type_string(kind, base64.b64decode(blob))
             name = address if port == 22 else f"[{address}]:{port}"
             self._client.get_host_keys().add(name, kind, key)
-        self._client.connect(
-            address,
-            port=port,
-            username=user,
-            pkey=paramiko.Ed25519Key.from_private_key(io.StringIO(access.private_key)) if access.private_key else None,
-            key_filename=str(access.key_file) if access.key_file else None,
-            password=access.password,
-            timeout=connect_timeout_s,
-            banner_timeout=connect_timeout_s * 6,  # sshd answers late while an emulated guest still boots
-            auth_timeout=connect_timeout_s * 6,
-            allow_agent=False,
-            look_for_keys=False,
-            sock=connection,
-        )
+        try:
+            self._client.connect(
+                address,
+                port=port,
+                username=user,
+                pkey=paramiko.Ed25519Key.from_private_key(io.StringIO(access.private_key))
+                if access.private_key
+                else None,
+                key_filename=str(access.key_file) if access.key_file else None,
+                password=access.password,
+                timeout=connect_timeout_s,
+                banner_timeout=connect_timeout_s * 6,  # sshd answers late while an emulated guest still boots
+                auth_timeout=connect_timeout_s * 6,
+                allow_agent=False,
+                look_for_keys=False,
+                sock=connection,
+            )
+        except BaseException:  # one that was not let in would stay open
+            self._client.close()
+            raise
 
     def subscribe(self, listener: Callable[[Result], None]) -> None:
         """Tell listener of every finished command."""
