@@ -15,6 +15,7 @@ from xml.sax.saxutils import quoteattr
 from .console import Console
 from .domain import PREFIX, Hypervisor
 from .errors import ConsoleLost, HarnessError, UsageError, WaitedInVain
+from .place import Place
 from .state import State
 
 KVM, TCG = "kvm", "tcg"
@@ -42,18 +43,19 @@ def _probe_xml(name: str, sector: Path) -> str:
 <serial type="pty"/><console type="pty"/><memballoon model="none"/></devices></domain>"""
 
 
-def kvm_problem(hypervisor: Hypervisor, directory: Path) -> str | None:
-    """Why KVM cannot be used here, or None when a guest really ran under it; takes PROBE_TIMEOUT_S at most."""
+def kvm_problem(hypervisor: Hypervisor, directory: Path, place: Place) -> str | None:
+    """Why KVM cannot be used there, or None when a guest really ran under it; takes PROBE_TIMEOUT_S at most.
+
+    directory is the run's on this host.
+    """
     if "kvm" not in hypervisor.accelerators():
         return "libvirt offers no KVM (no /dev/kvm, or its module is not loaded)"
-    if not hypervisor.is_local:
-        return None  # the boot sector would have to be on the other host; its libvirt's word is taken
     sector = directory / "kvm-probe.img"
     sector.write_bytes(boot_sector().ljust(1 << 20, b"\0"))
     sector.chmod(0o644)
     name = f"{PREFIX}{directory.name}-kvm-probe"
     try:
-        probe = hypervisor.spawn_raw(name, _probe_xml(name, sector))
+        probe = hypervisor.spawn_raw(name, _probe_xml(name, place.put(sector)))
     except HarnessError as error:
         # QEMU's own words come last in what libvirt makes of them.
         return f"/dev/kvm is there, but QEMU does not start under it ({str(error).rpartition('error: ')[2]})"
@@ -70,7 +72,7 @@ def kvm_problem(hypervisor: Hypervisor, directory: Path) -> str | None:
     return None
 
 
-def choose(wanted: str, hypervisor: Hypervisor, state: State, directory: Path) -> tuple[str, str]:
+def choose(wanted: str, hypervisor: Hypervisor, state: State, directory: Path, place: Place) -> tuple[str, str]:
     """The accelerator to use (kvm or tcg) and one line that says why.
 
     The outcome of a trial is remembered until the host boots again or QEMU changes.
@@ -80,7 +82,7 @@ def choose(wanted: str, hypervisor: Hypervisor, state: State, directory: Path) -
     if wanted != "auto":
         return wanted, f"{wanted}, as asked"
     note = state.directory / "kvm-probe.json"
-    here = {"uri": hypervisor.uri, "boot": _host_boot(), **hypervisor.versions()}
+    here = {"uri": hypervisor.uri, "boot": place.boot(), **hypervisor.versions()}
     try:
         known = json.loads(note.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -88,14 +90,10 @@ def choose(wanted: str, hypervisor: Hypervisor, state: State, directory: Path) -
     if known.get("here") == here:
         problem = known["problem"]
     else:
-        problem = kvm_problem(hypervisor, directory)
+        problem = kvm_problem(hypervisor, directory, place)
         fresh = note.with_name(f".kvm-probe-{secrets.token_hex(3)}")
         fresh.write_text(json.dumps({"here": here, "problem": problem}) + "\n", encoding="utf-8")
         shutil.move(fresh, note)
     if problem is None:
         return KVM, "kvm (a guest ran under it)"
     return TCG, f"emulation (tcg), several times slower: {problem}"
-
-
-def _host_boot() -> str:
-    return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()

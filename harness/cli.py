@@ -25,6 +25,8 @@ from .trigger import load_triggers
 
 EXIT_INTERRUPTED = 130
 MAX_JOBS = 1000
+URI_HELP = "the hypervisor, also of another host, as qemu+ssh://host/system (default: LIBVIRT_DEFAULT_URI, else qemu:///system)"
+REMOTE_STATE_HELP = "where guests' files are on another host (default: shared or /var/tmp)"
 
 Verbs = Any  # argparse keeps the type of its sub-parsers private
 
@@ -106,8 +108,9 @@ def _verb(verbs: Verbs, name: str, help_text: str, epilog: str = "") -> Any:
 
 
 def _add_run_options(parser: Any) -> None:
-    parser.add_argument("--uri", help="the hypervisor (default: LIBVIRT_DEFAULT_URI, else qemu:///system)")
+    parser.add_argument("--uri", help=URI_HELP)
     parser.add_argument("--state", type=Path, metavar="DIR", help="where disks are kept (default: shared or /var/tmp)")
+    parser.add_argument("--remote-state", type=Path, metavar="DIR", help=REMOTE_STATE_HELP)
     parser.add_argument("--evidence", type=Path, default=Path("evidence"), metavar="DIR", help="where evidence goes")
     parser.add_argument("--history", metavar="FILE", help=HISTORY_HELP)
     parser.add_argument(
@@ -170,8 +173,9 @@ def _count(text: str) -> int:
 
 def _add_doctor(verbs: Verbs) -> None:
     parser = _verb(verbs, "doctor", "Is this host fit? What it lacks, and the one command that mends it.")
-    parser.add_argument("--uri", help="the hypervisor (default: LIBVIRT_DEFAULT_URI, else qemu:///system)")
+    parser.add_argument("--uri", help=URI_HELP)
     parser.add_argument("--state", type=Path, metavar="DIR", help="where disks are kept")
+    parser.add_argument("--remote-state", type=Path, metavar="DIR", help=REMOTE_STATE_HELP)
     _add_json(parser)
 
 
@@ -488,9 +492,14 @@ def _add_diagnose(verbs: Verbs) -> None:
 
 def _add_clean(verbs: Verbs) -> None:
     parser = _verb(verbs, "clean", "Removes what dead runs left behind; caches and evidence stay.")
-    parser.add_argument("--uri", help="the hypervisor (default: LIBVIRT_DEFAULT_URI, else qemu:///system)")
+    parser.add_argument("--uri", help=URI_HELP)
     parser.add_argument("--state", type=Path, metavar="DIR", help="where disks are kept")
-    parser.add_argument("--caches", action="store_true", help="also remove cached downloads, built and armed disks")
+    parser.add_argument("--remote-state", type=Path, metavar="DIR", help=REMOTE_STATE_HELP)
+    parser.add_argument(
+        "--caches",
+        action="store_true",
+        help="also remove cached downloads, built and armed disks; of another host's --uri, the copies there instead",
+    )
     parser.add_argument(
         "--own",
         action="store_true",

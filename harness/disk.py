@@ -24,7 +24,7 @@ from .guest import Guest
 from .kernels import CONFIG_MAX_BYTES, check_config, package_tree
 from .mirror import find_mirror
 from .packages import KernelChoice, LocalPackage, PackageChoice, check_more
-from .runtime import Identity, Machine, Run, create_overlay
+from .runtime import Identity, Machine, Run
 from .shell import Access
 from .stack import KdumpConfig, Stack
 
@@ -299,10 +299,9 @@ def installed_disk(
     key = hashlib.sha256(repr((*parts, subject.login)).encode()).hexdigest()[:16]
 
     def make(part: Path) -> dict[str, object]:
-        run.state.require_space(INSTALLED_NEED_MIB, f"installing packages in {subject.name}")
-        disk = part / "disk.qcow2"
-        create_overlay(disk, base.path, base_format=base.format)
-        return {"kernel": _install(run, subject, machine, disk, packages, more), "base": asdict(base)}
+        run.place.require_space(INSTALLED_NEED_MIB, f"installing packages in {subject.name}")
+        with run.place.kept_overlay(part / "disk.qcow2", base.path, base_format=base.format) as disk:
+            return {"kernel": _install(run, subject, machine, disk, packages, more), "base": asdict(base)}
 
     what = f"the disk of {subject.name} with its packages"
     directory = run.state.make_once("installed", key, make, say=run.progress.say, what=what)
@@ -393,10 +392,9 @@ def armed_disk(
     key = hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
     def make(part: Path) -> dict[str, object]:
-        run.state.require_space(ARMED_NEED_MIB, f"arming {subject.name}")
-        disk = part / "disk.qcow2"
-        create_overlay(disk, base.path, base_format=base.format)
-        return {**_arm(run, subject, machine, disk, config, kernel=base.kernel), "base": asdict(base)}
+        run.place.require_space(ARMED_NEED_MIB, f"arming {subject.name}")
+        with run.place.kept_overlay(part / "disk.qcow2", base.path, base_format=base.format) as disk:
+            return {**_arm(run, subject, machine, disk, config, kernel=base.kernel), "base": asdict(base)}
 
     directory = run.state.make_once("armed", key, make, say=run.progress.say, what=f"the armed disk of {subject.name}")
     meta = json.loads((directory / "meta.json").read_text(encoding="utf-8"))

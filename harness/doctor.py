@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from . import accel, facts
-from .domain import Hypervisor, default_uri
+from .domain import Hypervisor, default_uri, is_local
 from .errors import HarnessError
 from .mirror import find_mirror
+from .place import TOOLS, Here, Place, There
+from .progress import Progress
+from .sshhost import where_of
 from .state import GROUP, State
 
 MIB = 1 << 20
 NEED_FREE_MIB = 8 * 1024  # one base disk, one armed disk, two drills
+
+
+# Which of some commands, and files by their whole path, are not on a host.
+Lacking = Callable[[Sequence[str]], Sequence[str]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,14 +35,14 @@ class Need:
     packages: tuple[str, ...]
     commands: tuple[str, ...] = ()
     files: tuple[str, ...] = ()  # one of them is enough
+    on: str = "here"  # or "guests", or "both": the host that needs it, where the guests have another
     optional: bool = False
 
-    def missing(self) -> tuple[str, ...]:
-        """What is not on this host."""
-        lacking = [name for name in self.commands if not _has_command(name)]
-        if self.files and not any(Path(path).exists() for path in self.files):
-            lacking.append(self.files[0])
-        return tuple(lacking)
+    def missing(self, lacking: Lacking) -> tuple[str, ...]:
+        """What is not on a host."""
+        gone = lacking((*self.commands, *self.files))
+        commands = [name for name in self.commands if name in gone]
+        return (*commands, *self.files[:1]) if self.files and set(self.files) <= set(gone) else tuple(commands)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,27 +61,58 @@ def load_needs() -> tuple[Need, ...]:
     return facts.load_rows(facts.package_path("host.toml"), "need", Need)
 
 
-def examine(*, uri: str | None, state_directory: Path | None) -> list[Finding]:
+def examine(*, uri: str | None, state_directory: Path | None, remote_state: Path | None = None) -> list[Finding]:
     """Everything a drill needs, in the order in which it is needed; takes seconds."""
-    return [*_packages(), *_kvm_device(), *_libvirt(uri, state_directory), *_space(state_directory), _mirror()]
+    uri = uri or default_uri()
+    if is_local(uri):
+        needs = _packages(load_needs(), _lacking_here)
+        return [*needs, *_kvm_device(), *_libvirt(uri, state_directory), *_space(state_directory), _mirror()]
+    needs = _packages((need for need in load_needs() if need.on != "guests"), _lacking_here)
+    return [*needs, *_elsewhere(uri, state_directory, remote_state), *_space(state_directory), _mirror()]
 
 
-def _packages() -> Iterator[Finding]:
-    for need in load_needs():
-        missing = need.missing()
+def _packages(needs: Iterable[Need], lacking: Lacking, on: str = "") -> Iterator[Finding]:
+    """What of the table is there; on names the host where it is another one."""
+    for need in needs:
+        missing = need.missing(lacking)
+        install = f"apt-get install --no-install-recommends {' '.join(need.packages)}"
         yield Finding(
-            name=need.name,
+            name=f"{need.name}{on}",
             ok=not missing,
             seen=f"no {', '.join(missing)}" if missing else "there",
-            remedy=f"{_sudo()}apt-get install --no-install-recommends {' '.join(need.packages)}" if missing else "",
+            remedy=(f"{install}{on}" if on else f"{_sudo()}{install}") if missing else "",
             optional=need.optional,
         )
 
 
-def _libvirt(uri: str | None, state_directory: Path | None) -> Iterator[Finding]:
-    where = uri or default_uri()
+def _elsewhere(uri: str, state_directory: Path | None, remote_state: Path | None) -> Iterator[Finding]:
+    """What the host of a hypervisor elsewhere has for its guests; all of it is asked through one connection."""
+    host = where_of(uri)
+    with contextlib.ExitStack() as stack:
+        try:
+            state = State(state_directory)
+            run = stack.enter_context(state.run())
+            place = There(uri, run.path, state=remote_state, run=run.identity, progress=Progress(quiet=True))
+        except HarnessError as error:
+            yield Finding(name=f"ssh to {host}", ok=False, seen=str(error), remedy=f"ssh {host} must work by itself")
+            return
+        stack.callback(place.close)
+        yield Finding(name=f"ssh to {host}", ok=True, seen=f"guests' files go to {place.state} there")
+        yield from _packages((need for need in load_needs() if need.on != "here"), place.lacking, f" on {host}")
+        if lacking := place.lacking(TOOLS):
+            yield Finding(name=f"tools on {host}", ok=False, seen=f"no {', '.join(lacking)}")
+            return
+        yield from _libvirt(uri, state_directory, place, run.path)
+        yield _enough(place.free_mib(), f"{place.state} on {host}", "--remote-state", f"space on {host}")
+
+
+def _libvirt(
+    uri: str, state_directory: Path | None, place: Place | None = None, directory: Path | None = None
+) -> Iterator[Finding]:
+    """What libvirt says; place and the directory of a run are told where they are on another host."""
+    where = uri
     try:
-        hypervisor = Hypervisor(uri)
+        hypervisor = Hypervisor(uri, address=place.address if place is not None else None)
     except HarnessError as error:
         yield Finding(
             name=f"libvirt at {where}", ok=False, seen=str(error).split(" (kdump")[0], remedy=_start_libvirt()
@@ -95,8 +134,11 @@ def _libvirt(uri: str | None, state_directory: Path | None) -> Iterator[Finding]
         )
         try:
             state = State(state_directory)
-            with state.run() as run:
-                kind, why = accel.choose("auto", hypervisor, state, run.path)
+            if place is not None and directory is not None:
+                kind, why = accel.choose("auto", hypervisor, state, directory, place)
+            else:
+                with state.run() as run:
+                    kind, why = accel.choose("auto", hypervisor, state, run.path, Here(state, run, uri))
         except HarnessError as error:
             yield Finding(name="accelerator", ok=False, seen=str(error))
         else:
@@ -131,12 +173,16 @@ def _space(state_directory: Path | None) -> Iterator[Finding]:
     except HarnessError as error:
         yield Finding(name="state directory", ok=False, seen=str(error), remedy="make setup (as root, once)")
         return
-    free_mib = shutil.disk_usage(state.directory).free // MIB
-    yield Finding(
-        name="space",
-        ok=free_mib >= NEED_FREE_MIB,
-        seen=f"{free_mib // 1024} GiB free in {state.directory}",
-        remedy="" if free_mib >= NEED_FREE_MIB else f"free {NEED_FREE_MIB // 1024} GiB there, or choose --state DIR",
+    yield _enough(shutil.disk_usage(state.directory).free // MIB, str(state.directory), "--state", "space")
+
+
+def _enough(free_mib: int, place: str, option: str, name: str) -> Finding:
+    enough = free_mib >= NEED_FREE_MIB
+    return Finding(
+        name=name,
+        ok=enough,
+        seen=f"{free_mib // 1024} GiB free in {place}",
+        remedy="" if enough else f"free {NEED_FREE_MIB // 1024} GiB there, or choose {option} DIR",
     )
 
 
@@ -146,6 +192,10 @@ def _mirror() -> Finding:
     except HarnessError as error:
         return Finding(name="package mirror", ok=False, seen=str(error), optional=True)
     return Finding(name="package mirror", ok=True, seen=found.archive)
+
+
+def _lacking_here(names: Sequence[str]) -> list[str]:
+    return [name for name in names if not (Path(name).exists() if name.startswith("/") else _has_command(name))]
 
 
 def _has_command(name: str) -> bool:

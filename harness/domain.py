@@ -400,8 +400,10 @@ class Domain:
             self._handle.updateDeviceFlags(xml, libvirt.VIR_DOMAIN_AFFECT_LIVE)
 
     def dump_memory(self, path: Path, *, tick: Callable[[], None] | None = None) -> None:
-        """Write the guest's memory, as the hypervisor sees it, to a new ELF core; the guest stands still meanwhile."""
-        path.touch(mode=0o600, exist_ok=False)  # so that it is ours: libvirt's own would be readable by root alone
+        """Write the guest's memory, as the hypervisor sees it, as an ELF core; the guest stands still meanwhile.
+
+        The file is there already, and ours: libvirt's own would be readable by root alone.
+        """
         kind, only = libvirt.VIR_DOMAIN_CORE_DUMP_FORMAT_RAW, libvirt.VIR_DUMP_MEMORY_ONLY
         with _saying(f"{self.name}: its memory cannot be dumped"):
             _in_background(lambda: self._handle.coreDumpWithFormat(str(path), kind, only), tick)
@@ -598,11 +600,18 @@ class UsersDomain:
 class Hypervisor:
     """A connection to libvirt."""
 
-    def __init__(self, uri: str | None = None) -> None:
-        """Connect; HostError in one sentence when nobody answers."""
+    def __init__(
+        self, uri: str | None = None, *, address: str | None = None, is_held: Callable[[Path], bool] = is_held
+    ) -> None:
+        """Connect; HostError in one sentence when nobody answers.
+
+        address is what libvirt is given instead of the URI that people know; is_held tells whether a run on the
+        hypervisor's host holds the lock in a directory there.
+        """
         self.uri = uri or default_uri()
+        self.address, self._is_held = address or self.uri, is_held
         _start_event_loop()
-        self._connection = _connect(self.uri)
+        self._connection = _connect(self.uri, self.address)
         with contextlib.suppress(libvirt.libvirtError):  # not every driver has it
             self._connection.setKeepAlive(KEEPALIVE_S, KEEPALIVE_COUNT)
         self._watched: dict[str, list[int]] = {}
@@ -720,9 +729,16 @@ class Hypervisor:
                 for network in self._connection.listAllNetworks()
                 if network.name().startswith(PREFIX)
                 and network.name().split("-")[1] not in living
-                and not _is_wanted(network)
+                and not self._is_wanted(network)
             )
         )
+
+    def _is_wanted(self, network: Any) -> bool:
+        """Whether the run that made a network goes on; of one that does not say whose it is, whether it is in use."""
+        with contextlib.suppress(libvirt.libvirtError):  # it is gone
+            owner = ElementTree.fromstring(network.XMLDesc()).findtext(f"metadata/{{{_OURS}}}run")
+            return self._is_held(Path(owner)) if owner is not None else bool(network.listAllPorts())
+        return False
 
     def remove_network(self, name: str) -> None:
         """Stop a network of ours; one that is gone already is fine."""
@@ -813,7 +829,7 @@ class Hypervisor:
 
         def attempt() -> bool | None:
             try:
-                fresh = Hypervisor(self.uri)
+                fresh = Hypervisor(self.uri, address=self.address)
             except HostError:
                 return None
             fresh.destroy_named(name)
@@ -857,16 +873,9 @@ class Hypervisor:
 
 
 def is_local(uri: str) -> bool:
-    """Whether a hypervisor is on this host."""
-    return "+" not in uri.split(":")[0] and uri.partition("://")[2].startswith("/")
-
-
-def _is_wanted(network: Any) -> bool:
-    """Whether the run that made a network goes on; of one that does not say whose it is, whether it is in use."""
-    with contextlib.suppress(libvirt.libvirtError):  # it is gone
-        owner = ElementTree.fromstring(network.XMLDesc()).findtext(f"metadata/{{{_OURS}}}run")
-        return is_held(Path(owner)) if owner is not None else bool(network.listAllPorts())
-    return False
+    """Whether a hypervisor is on this host: its URI names no other. What is no URI is for libvirt to refuse."""
+    rest = uri.partition("://")[2]
+    return not rest or rest.startswith("/")
 
 
 def default_uri() -> str:
@@ -877,13 +886,13 @@ def default_uri() -> str:
     return os.environ.get("LIBVIRT_DEFAULT_URI") or "qemu:///system"
 
 
-def _connect(uri: str) -> Any:
+def _connect(uri: str, address: str) -> Any:
     """An open connection; a host that does not answer is given up after CONNECT_TIMEOUT_S."""
     outcome: list[Any] = []
 
     def attempt() -> None:
         try:
-            outcome.append(libvirt.open(uri))
+            outcome.append(libvirt.open(address))
         except libvirt.libvirtError as error:
             outcome.append(error)
 

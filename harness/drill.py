@@ -155,7 +155,7 @@ def open_session(run: Run, plan: Plan, *, on_verdict: Callable[[Verdict], None] 
             yield _Refused(verdict, on_verdict)
             return
     need_mib = plan.machine.memory_mib * (2 if plan.oracle else 1) + OVERLAY_MIB
-    run.state.require_space(need_mib, f"the drill of {plan.subject.name}")
+    run.place.require_space(need_mib, f"the drill of {plan.subject.name}")
     require_space(run.evidence_directory, EVIDENCE_NEED_MIB, "the evidence of a drill", option="--evidence")
     with contextlib.ExitStack() as stack:
         if plan.server is None and plan.target in ON_SERVER:
@@ -408,6 +408,8 @@ class _Drill:
                 after = stack.state()
                 left = self.target.look(guest, before.directory)
             except GuestError as error:  # an unexpected panic is one
+                if self.run.lost(guest.domain):
+                    raise
                 self.verdict.check("lives", False, expected="the guest goes on", seen=str(error.args[0]))
                 self.verdict.stopped_by = f"after the trigger {self.trigger.name}: {error.args[0]}"
                 self._judge(None)
@@ -586,7 +588,7 @@ class _Drill:
                     try:
                         line = guest.console.read_line(timeout_s=_TICK_S)
                     except ConsoleLost:
-                        if guest.domain.connection_lost():
+                        if self.run.lost(guest.domain):
                             raise  # no verdict on the guest; Run.guest() says what broke
                         return f"the guest disappeared while waiting for {waiting} (domain events: {_events(guest)})"
                     if line is not None:
@@ -619,13 +621,12 @@ class _Drill:
         """For the oracle: the memory of the crashed kernel, as soon as the capture kernel shows itself."""
         if not self.plan.oracle or self.picture is not None or not watch.capture_seen:
             return
-        self.picture = self.run.directory.path / f"{guest.name}.memory"
         with (
             self.progress.step(f"taking the guest's memory from the hypervisor, {self.plan.machine.memory_mib} MiB"),
             self.clock.held(),
         ):
-            guest.domain.dump_memory(self.picture, tick=self.progress.tick)
-        self.evidence.event("memory taken", size_bytes=self.picture.stat().st_size)
+            self.picture = self.run.memory_of(guest)
+        self.evidence.event("memory taken")
 
     def _ask_oracle(self, path: Path) -> None:
         """Compare the vmcore with the picture taken before."""
@@ -635,11 +636,12 @@ class _Drill:
         if self.picture is None:
             self.verdict.check("oracle", False, expected=expected, seen="the capture kernel was never seen")
             return
+        picture = self.run.place.take(self.picture)
         try:
             with (
                 self.progress.step("comparing the vmcore with the hypervisor's picture"),
                 open_vmcore(path) as vmcore,
-                open_vmcore(self.picture) as memory,
+                open_vmcore(picture) as memory,
             ):
                 found = compare(
                     vmcore, memory, progress=lambda done, total: self.progress.detail(f"{done:,} of {total:,} pages")
@@ -694,6 +696,8 @@ class _Drill:
                 with self.progress.step("waiting for kdump to be armed again"):
                     armed = self._armed_again(stack)
         except GuestError as error:
+            if self.run.lost(guest.domain):
+                raise
             verdict.stopped_by = f"after the reboot: {error}"
         took_s = self.clock.between_s("panic", "login")
         own = self.plan.budget_s is not None  # the user's is what it is, however busy the host
@@ -714,8 +718,10 @@ class _Drill:
         disk = guest.domain.disks()[0]
         guest.destroy()
         raw = self.run.directory.path / f"{guest.name}.raw"
-        self.run.state.require_space(disk.stat().st_size // MIB + COPY_MIB, "a copy of the guest's disk")
         try:
+            with self.progress.step("reading the guest's disk"):
+                disk = self.run.place.take_disk(disk)
+            self.run.state.require_space(disk.stat().st_size // MIB + COPY_MIB, "a copy of the guest's disk")
             with (
                 self.progress.step("reading the guest's disk"),
                 HostDisk(disk, raw, tick=self.progress.tick) as files,
@@ -784,6 +790,8 @@ class _Drill:
         try:
             stack.wait_until_loaded()
         except GuestError as error:
+            if self.run.lost(stack.guest.domain):
+                raise
             self.evidence.event("not armed again", error=str(error))
             return False
         return True

@@ -76,13 +76,17 @@ class Guest:
         timeout_factor: float,
         load: Callable[[], float] = lambda: 1.0,
         tick: Callable[[], None] | None = None,
+        connect: Callable[[str, int, float], socket.socket] = lambda address, port, timeout_s: socket.create_connection(
+            (address, port), timeout_s
+        ),
     ) -> None:
+        """connect makes a connection to an address and port within some seconds, from wherever that can be made."""
         self.domain = domain
         self.name = domain.name
         self.evidence = evidence
         self._slowness, self._load = timeout_factor, load
         self._user, self._access, self._host_key = user, access, host_key
-        self._tick = tick
+        self._tick, self._connect = tick, connect
         self._shell: Shell | None = None
         source = domain.open_console(lambda data: self.evidence.console_bytes(data))
         self.console = Console(self.name, source, see=evidence.console_path)
@@ -206,7 +210,7 @@ class Guest:
             return False
         try:
             timeout_s = BANNER_TIMEOUT_S * max(1.0, self.factor)
-            with socket.create_connection((address, SSH_PORT), timeout=timeout_s) as connection:
+            with self._connect(address, SSH_PORT, timeout_s) as connection:
                 return connection.recv(4) == b"SSH-"
         except OSError:
             return False
@@ -226,12 +230,14 @@ class Guest:
                 last[:] = ["no DHCP lease yet"]
                 return None
             try:
+                timeout_s = min(10.0 * self._load(), max(1.0, deadline.left_s))
                 return Shell(
                     address,
                     user=self._user,
                     access=self._access,
                     host_key=self._host_key,
-                    connect_timeout_s=min(10.0 * self._load(), max(1.0, deadline.left_s)),
+                    connect_timeout_s=timeout_s,
+                    connection=self._connect(address, SSH_PORT, timeout_s),
                     load=self._load,
                 )
             except GONE as error:

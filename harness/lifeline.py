@@ -20,13 +20,15 @@ _DONE = "/"  # no domain has this name
 class Lifeline:
     """Holds the names of the domains that must not survive us, however we end."""
 
-    def __init__(self, uri: str) -> None:
+    def __init__(self, uri: str, lasting: tuple[int, ...] = ()) -> None:
+        """lasting are descriptors that keep the way to libvirt open after our death."""
         self._process = subprocess.Popen(
             # -P: what lies in the current directory is no module of ours. A session of its own hears no Ctrl-C.
             [sys.executable, "-P", "-m", "harness.lifeline", uri],
             stdin=subprocess.PIPE,
             text=True,
             start_new_session=True,
+            pass_fds=lasting,
         )
         self._lock = threading.Lock()
 

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import pytest
 
 from .catalog import load_catalog
+from .cli import REMOTE_STATE_HELP, URI_HELP
 from .collector import Collector, open_collector
 from .disk import ArmedDisk, BaseDisk, Subject, armed_disk, base_disk
 from .domain import FIRMWARE
@@ -98,8 +99,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--cold", action="store_true", help="boot a guest for each drill, and restore none from its saved memory"
     )
     group.addoption("--run-known", action="store_true", help="run scenarios with a known issue without excusing them")
-    group.addoption("--uri", metavar="URI", help="the hypervisor (default: LIBVIRT_DEFAULT_URI, else qemu:///system)")
+    group.addoption("--uri", metavar="URI", help=URI_HELP)
     group.addoption("--state", metavar="DIR", help="where disks are kept")
+    group.addoption("--remote-state", type=Path, metavar="DIR", help=REMOTE_STATE_HELP)
     group.addoption("--history", metavar="FILE", help=HISTORY_HELP)
     group.addoption(
         "--shard",
@@ -404,6 +406,7 @@ def _options(config: pytest.Config) -> Options:
     return Options(
         uri=config.getoption("--uri"),
         state=Path(state) if state else None,
+        remote_state=config.getoption("--remote-state"),
         evidence=Path(config.getoption("--evidence")),
         evidence_part=(worker["kdump_run"], worker["workerid"]) if worker else None,
         timeout_factor=config.getoption("--timeout-factor"),

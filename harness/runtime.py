@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import json
 import os
-import shutil
-import subprocess
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -17,10 +14,11 @@ from . import accel, capacity
 from .catalog import CPU_LEVELS
 from .crashnet import CrashNetwork, Port
 from .domain import FIRMWARE, NETWORK, PREFIX, Disk, Domain, DomainSpec, Hypervisor, Layer, new_mac
-from .errors import CommandFailed, GuestError, HostError, UsageError
+from .errors import GuestError, HostError, UsageError
 from .evidence import Evidence, EvidenceRoot
 from .guest import Guest, SavedGuest
 from .lifeline import Lifeline
+from .place import Place, open_place
 from .progress import Progress, console_echo
 from .seed import KeyPair, make_key, write_seed
 from .shell import Access
@@ -41,6 +39,7 @@ class Options:
 
     uri: str | None = None
     state: Path | None = None
+    remote_state: Path | None = None  # on the hypervisor's host, where that is another one
     evidence: Path = Path("evidence")
     evidence_part: tuple[str, str] | None = None  # as of EvidenceRoot
     accelerator: str = "auto"
@@ -112,19 +111,26 @@ class Run:
         self._guests: dict[str, tuple[int, Domain]] = {}  # guests by name, with the thread that they are of
         self.side_by_side = 1  # jobs that go on now, each of which has a guest or will soon
         self.accelerator = ""
+        self._elsewhere = False  # the hypervisor is another host's
 
     def __enter__(self) -> Run:
         with contextlib.ExitStack() as stack:
             self.state = State(self.options.state)
             self.directory: RunDirectory = stack.enter_context(self.state.run())
-            self.hypervisor = Hypervisor(self.options.uri)
-            stack.callback(self.hypervisor.close)
-            if not self.hypervisor.is_local:
-                raise HostError(
-                    f"{self.hypervisor.uri} is on another host, and disks are made on this one; run kdump-harness there"
+            self.place: Place = stack.enter_context(
+                open_place(
+                    self.options.uri,
+                    self.state,
+                    self.directory,
+                    remote_state=self.options.remote_state,
+                    progress=self.progress,
                 )
+            )
+            self.hypervisor = Hypervisor(self.options.uri, address=self.place.address, is_held=self.place.is_held)
+            stack.callback(self.hypervisor.close)
+            self._elsewhere = not self.hypervisor.is_local
             self.accelerator, why = accel.choose(
-                self.options.accelerator, self.hypervisor, self.state, self.directory.path
+                self.options.accelerator, self.hypervisor, self.state, self.directory.path, self.place
             )
             self.progress.say(f"accelerator: {why}")
             self.hypervisor.ensure_network()
@@ -150,6 +156,8 @@ class Run:
     def load(self) -> float:
         """By how much more, for what the host has to do at this moment."""
         guests = max(len(self._guests), self.side_by_side) + self.options.beside
+        if self._elsewhere:
+            return float(min(capacity.MOST_LOAD, guests))
         return capacity.load(guests, kvm=self.accelerator == accel.KVM)
 
     @property
@@ -164,6 +172,10 @@ class Run:
         """
         if self.options.jobs == 1 or not tasks_mib:
             return 1
+        if self._elsewhere:  # its processors and its other guests are not seen from here
+            number = min(self.options.jobs or 1, len(tasks_mib))
+            self.progress.say(f"jobs: {number} at once on another host, which must be good for them (--jobs)")
+            return number
         kvm = self.accelerator == accel.KVM
         untouched_mib = sum(guest.untouched_mib for guest in capacity.running_guests(PREFIX))
         room = capacity.Room(
@@ -188,6 +200,9 @@ class Run:
         HostError where it will not come: the host's kernel must never have to choose a process to end.
         """
         need_mib = capacity.guest_mib(memory_mib)
+        if self._elsewhere:
+            self.place.require_memory(need_mib, name)
+            return contextlib.ExitStack()
         deadline = Deadline(MEMORY_WAIT_S)
         if (held := self._try_room(name, need_mib, deadline)) is None:
             with self.progress.step(f"{name}: waiting for {need_mib:,} MiB of memory, which other guests have"):
@@ -260,18 +275,18 @@ class Run:
         return self._own_network(f"clone{next(self._numbers)}", dhcp=True).name
 
     def _own_network(self, label: str, *, dhcp: bool) -> CrashNetwork:
-        for left in self.hypervisor.left_networks(self.state.living_runs()):
+        for left in self.hypervisor.left_networks(self.place.living_runs()):
             self.hypervisor.remove_network(left)  # of runs that were killed: nothing else takes them down
         name = f"{PREFIX}{self.directory.identity}-{label}"
-        network = CrashNetwork(self.hypervisor, name, run=self.directory.path, dhcp=dhcp)
+        network = CrashNetwork(self.hypervisor, name, run=self.place.directory, dhcp=dhcp)
         self._stack.callback(self.hypervisor.remove_network, name)
         return network
 
     def private_disk(self, capacity_bytes: int) -> Path:
         """A throw-away qcow2 that only its owner can read, for what is copied from a machine of the user's."""
-        path = self.directory.path / f"disk-{next(self._numbers)}.qcow2"
-        path.touch(mode=0o600)
-        _create_qcow2(path, size=str(capacity_bytes), mode=0o600)
+        path = self.place.directory / f"disk-{next(self._numbers)}.qcow2"
+        self.place.private(path)
+        self.place.blank(path, str(capacity_bytes), mode=0o600)
         return path
 
     def fit(self, machine: Machine, *, needs: int | None) -> Machine:
@@ -287,14 +302,14 @@ class Run:
 
     def overlay(self, base: Path, *, base_format: str) -> Path:
         """A throw-away qcow2 on base in the run's private directory."""
-        path = self.directory.path / f"disk-{next(self._numbers)}.qcow2"
-        create_overlay(path, base, base_format=base_format)
+        path = self.place.directory / f"disk-{next(self._numbers)}.qcow2"
+        self.place.overlay(path, base, base_format=base_format)
         return path
 
     def blank_disk(self, size_mib: int, *, serial: str) -> Disk:
         """A throw-away disk with nothing on it in the run's private directory."""
-        path = self.directory.path / f"disk-{next(self._numbers)}.qcow2"
-        _create_qcow2(path, size=f"{size_mib}M")
+        path = self.place.directory / f"disk-{next(self._numbers)}.qcow2"
+        self.place.blank(path, f"{size_mib}M")
         return Disk(path=path, serial=serial)
 
     def identity(self, label: str) -> Identity:
@@ -324,9 +339,10 @@ class Run:
         guests that know the run's own key from nobody. like is for a guest that is a clone of another machine.
         """
         machine = self.fit(machine, needs=None)
+        self.place.require_memory(machine.memory_mib, label)
         identity = identity or self.identity(label)
         seed = self.directory.path / f"seed-{identity.name}.iso"
-        nvram = self.directory.path / f"{identity.name}.nvram"
+        nvram = self.place.directory / f"{identity.name}.nvram"
         mac, host_key = identity.mac, identity.host_key
         write_seed(
             seed,
@@ -338,7 +354,8 @@ class Run:
             identity=identity.name,
             nics=tuple(port.seed for port in ports),
         )
-        layers = layers_of(disk)
+        seed = self.place.put(seed)
+        layers = self.place.layers(disk)
         spec = DomainSpec(
             name=identity.name,
             accelerator=self.accelerator,
@@ -381,9 +398,16 @@ class Run:
         Its disks must stay as they are from now on: restored() puts overlays on them.
         """
         with self.progress.step(f"{guest.name}: saving its memory"):
-            saved = guest.save(self.directory.path / f"{guest.name}.saved")
+            saved = guest.save(self.place.directory / f"{guest.name}.saved")
         self._guests.pop(guest.name, None)
         return saved
+
+    def memory_of(self, guest: Guest) -> Path:
+        """A new file of the run with the guest's memory as the hypervisor sees it; place.take() brings it here."""
+        path = self.place.directory / f"{guest.name}.memory"
+        self.place.private(path)
+        guest.domain.dump_memory(path, tick=self.progress.tick)
+        return path
 
     @contextlib.contextmanager
     def restored(self, saved: SavedGuest, evidence: Evidence) -> Iterator[Guest]:
@@ -393,19 +417,19 @@ class Run:
         """
         with self._lock:
             if self._lifeline is None:
-                self._lifeline = Lifeline(self.hypervisor.uri)
+                self._lifeline = Lifeline(self.hypervisor.address, self.place.lasting)
                 self._stack.callback(self._lifeline.close)
         self._lifeline.hold(saved.domain.name)
         overlays: dict[Path, tuple[Path, tuple[Layer, ...]]] = {}
         nvram = None
         try:
             for disk in saved.domain.disks():
-                if disk.parent == self.directory.path:
+                if disk.parent == self.place.directory:
                     overlay = self.overlay(disk, base_format="qcow2")
-                    overlays[disk] = (overlay, layers_of(overlay))
+                    overlays[disk] = (overlay, self.place.layers(overlay))
             if (variables := saved.domain.nvram()) is not None:
-                nvram = self.directory.path / f"{saved.domain.name}-{next(self._numbers)}.nvram"
-                shutil.copyfile(variables, nvram)
+                nvram = self.place.directory / f"{saved.domain.name}-{next(self._numbers)}.nvram"
+                self.place.copy(variables, nvram)
             moved = saved.domain.moved(overlays, nvram)
             with (
                 self._room(saved.domain.name, saved.domain.memory_mib),
@@ -416,6 +440,10 @@ class Run:
                 yield guest
         finally:
             self._remove(nvram, *(overlay for overlay, _ in overlays.values()))
+
+    def lost(self, domain: Domain) -> bool:
+        """Whether it is the way to a guest that is gone, of which nothing can be said then, and not the guest."""
+        return domain.connection_lost() or not self.place.alive()
 
     @contextlib.contextmanager
     def _living(
@@ -435,14 +463,16 @@ class Run:
                 timeout_factor=self.slowness,
                 load=lambda: self.load,
                 tick=self.progress.tick,
+                connect=self.place.connect,
             )
             domain.events.listener = lambda what: guest.evidence.event("domain", what=what)
             yield guest
             guest.close_shell()
         except GuestError as error:
-            if domain.connection_lost():
+            if self.lost(domain):
                 said = error.args[0]
-                raise HostError(f"the connection to libvirt broke while {domain.name} was in use ({said})") from None
+                where = "libvirt" if self.place.alive() else "its host"
+                raise HostError(f"the connection to {where} broke while {domain.name} was in use ({said})") from None
             raise
         finally:
             domain.destroy()
@@ -450,47 +480,8 @@ class Run:
 
     def _remove(self, *paths: Path | None) -> None:
         """Those of the files that are the run's own."""
-        for path in paths:
-            if path is not None and path.parent == self.directory.path:
-                path.unlink(missing_ok=True)
+        self.place.remove(*(path for path in paths if path is not None and path.parent == self.place.directory))
 
 
 def _host_name(label: str, number: int) -> str:
     return f"{label}-{number}".replace(".", "-").replace("_", "-")
-
-
-def create_overlay(path: Path, base: Path, *, base_format: str) -> None:
-    """A qcow2 whose unchanged parts are read from base."""
-    _create_qcow2(path, "-b", os.fspath(base), "-F", base_format)
-
-
-def layers_of(overlay: Path) -> tuple[Layer, ...]:
-    """The files below an overlay, from the top down; UsageError for one that QEMU's user could not read."""
-    told = _qemu_img("info", "--force-share", "--output=json", "--backing-chain", os.fspath(overlay))
-    layers = []
-    for layer in json.loads(told)[1:]:
-        path = Path(layer["filename"])
-        private = not path.stat().st_mode & 0o004
-        if private and os.geteuid() != 0:
-            raise UsageError(
-                f"{path} can be read by its owner alone, and QEMU runs as a user of its own (chmod o+r {path}, or"
-                " drill a copy)"
-            )
-        layers.append(Layer(path=path, format=layer["format"], relabel=private))
-    return tuple(layers)
-
-
-def _create_qcow2(path: Path, *options: str, size: str | None = None, mode: int = 0o644) -> None:
-    _qemu_img("create", "-q", "-f", "qcow2", *options, os.fspath(path), *([size] if size else []))
-    path.chmod(mode)
-
-
-def _qemu_img(*arguments: str) -> str:
-    """What it prints; HostError where it is not installed."""
-    try:
-        made = subprocess.run(["qemu-img", *arguments], capture_output=True, text=True, check=False)
-    except FileNotFoundError:
-        raise HostError("qemu-img is not installed (kdump-harness doctor tells which package has it)") from None
-    if made.returncode != 0:
-        raise CommandFailed(f"qemu-img: {made.stderr.strip()}")
-    return made.stdout

@@ -7,6 +7,7 @@ import contextlib
 import io
 import logging
 import shlex
+import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -77,11 +78,13 @@ class Shell:
         host_key: str | None,
         port: int = 22,
         connect_timeout_s: float = 10.0,
+        connection: socket.socket | None = None,
         load: Callable[[], float] = lambda: 1.0,
     ) -> None:
         """host_key is the guest's public key line; None accepts any (a disk that we did not seed).
 
-        load stretches the times that whoever calls does not choose.
+        connection leads to a guest that cannot be reached from this host by its address; load stretches the times that
+        whoever calls does not choose.
         """
         self.address = address
         self._load = load
@@ -96,19 +99,26 @@ class Shell:
             key = paramiko.PKey.from_type_string(kind, base64.b64decode(blob))
             name = address if port == 22 else f"[{address}]:{port}"
             self._client.get_host_keys().add(name, kind, key)
-        self._client.connect(
-            address,
-            port=port,
-            username=user,
-            pkey=paramiko.Ed25519Key.from_private_key(io.StringIO(access.private_key)) if access.private_key else None,
-            key_filename=str(access.key_file) if access.key_file else None,
-            password=access.password,
-            timeout=connect_timeout_s,
-            banner_timeout=connect_timeout_s * 6,  # sshd answers late while an emulated guest still boots
-            auth_timeout=connect_timeout_s * 6,
-            allow_agent=False,
-            look_for_keys=False,
-        )
+        try:
+            self._client.connect(
+                address,
+                port=port,
+                username=user,
+                pkey=paramiko.Ed25519Key.from_private_key(io.StringIO(access.private_key))
+                if access.private_key
+                else None,
+                key_filename=str(access.key_file) if access.key_file else None,
+                password=access.password,
+                timeout=connect_timeout_s,
+                banner_timeout=connect_timeout_s * 6,  # sshd answers late while an emulated guest still boots
+                auth_timeout=connect_timeout_s * 6,
+                allow_agent=False,
+                look_for_keys=False,
+                sock=connection,
+            )
+        except BaseException:  # one that was not let in would stay open
+            self._client.close()
+            raise
 
     def subscribe(self, listener: Callable[[Result], None]) -> None:
         """Tell listener of every finished command."""

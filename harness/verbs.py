@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import re
+import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +22,7 @@ from .clone import Wish, check_config, label_of, look_at, make_clone
 from .diagnosis import diagnose_file
 from .disk import Subject, probe_format
 from .doctor import examine
-from .domain import Hypervisor
+from .domain import Hypervisor, default_uri, is_local
 from .download import cached, fetch
 from .drill import SAVED, Plan, run_drill
 from .errors import EXIT_FAILED, EXIT_HOST, EXIT_OK, HostError, UsageError
@@ -30,6 +32,7 @@ from .history.database import DRILL, SWEEP, history_path
 from .history.recording import record
 from .output import check_output, out, print_table, write_json, write_text
 from .packages import local_packages, parse_kernel, parse_package
+from .place import TOOLS, There
 from .progress import Progress, err
 from .prune import prune
 from .refresh import BY_HAND, ROTTED, STATES, UNREACHABLE, RowState, refresh
@@ -52,6 +55,7 @@ def options_of(arguments: argparse.Namespace) -> Options:
     return Options(
         uri=arguments.uri,
         state=arguments.state,
+        remote_state=arguments.remote_state,
         evidence=arguments.evidence,
         accelerator=arguments.accelerator,
         timeout_factor=arguments.timeout_factor,
@@ -69,7 +73,7 @@ def _jobs(arguments: argparse.Namespace) -> int | None:
 
 
 def doctor(arguments: argparse.Namespace) -> int:
-    findings = examine(uri=arguments.uri, state_directory=arguments.state)
+    findings = examine(uri=arguments.uri, state_directory=arguments.state, remote_state=arguments.remote_state)
     write_json(
         arguments.json, {"fit": all(f.ok or f.optional for f in findings), "findings": [vars(f) for f in findings]}
     )
@@ -560,26 +564,34 @@ def diagnose(arguments: argparse.Namespace) -> int:
 
 def clean(arguments: argparse.Namespace) -> int:
     state = State(arguments.state)
-    living, dead = state.living_runs(), state.dead_runs()
+    with contextlib.ExitStack() as stack:
+        return _clean(arguments, state, stack)
+
+
+def _clean(arguments: argparse.Namespace, state: State, stack: contextlib.ExitStack) -> int:
     doing = "would remove" if arguments.dry_run else "removed"
     count = 0
     stuck: list[str] = []
+    there = _look_elsewhere(arguments, stack)
+    address, held = (there.address, there.is_held) if there is not None else (None, is_held)
     try:
-        hypervisor = Hypervisor(arguments.uri)
+        hypervisor = Hypervisor(arguments.uri, address=address, is_held=held)
     except HostError as error:
         err.print(f"kdump-harness: domains were not looked at: {error}", markup=False)
     else:
+        runs = there or state
+        living, dead = runs.living_runs(), runs.dead_runs()
         for name in hypervisor.ours():
             identity = name.split("-")[1]
             if identity in living or (identity not in dead and arguments.own):
                 continue
-            if not any(is_held(path.parent) for path in hypervisor.disks_of(name)):
+            if not any(held(path.parent) for path in hypervisor.disks_of(name)):
                 if not arguments.dry_run:
                     hypervisor.destroy_named(name)
                 out.print(f"{doing} domain {name}")
                 count += 1
         for name, copy in dict(hypervisor.copies()).items():
-            if copy.parent in state.dead_runs().values():
+            if copy.parent in dead.values():
                 if not arguments.dry_run:
                     hypervisor.find(name).end_copy(copy)
                 out.print(f"{'would end' if arguments.dry_run else 'ended'} the copying of the disks of {name}")
@@ -592,7 +604,10 @@ def clean(arguments: argparse.Namespace) -> int:
             out.print(f"{doing} network {name}")
             count += 1
         hypervisor.close()
-    for leftover in (*state.leftovers(), *(state.cached() if arguments.caches else ())):
+    left = [*state.leftovers(), *(there.leftovers() if there is not None else ())]
+    if arguments.caches:
+        left += (there or state).cached()
+    for leftover in left:
         count += 1
         if not arguments.dry_run and not leftover.remove():
             stuck.append(leftover.what)
@@ -603,3 +618,14 @@ def clean(arguments: argparse.Namespace) -> int:
     if stuck:
         raise HostError(f"cannot remove {', '.join(stuck)} in {state.directory}: run clean as who made them")
     return EXIT_OK
+
+
+def _look_elsewhere(arguments: argparse.Namespace, stack: contextlib.ExitStack) -> There | None:
+    """The host of a hypervisor elsewhere; None where it is this one."""
+    uri = arguments.uri or default_uri()
+    if is_local(uri):
+        return None
+    directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="kdump-harness-"))
+    there = There(uri, Path(directory), state=arguments.remote_state, tools=TOOLS, progress=Progress())
+    stack.callback(there.close)
+    return there

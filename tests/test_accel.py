@@ -45,18 +45,23 @@ def hypervisor() -> Any:
 
 
 @pytest.fixture
-def choose(tmp_path: Path, hypervisor: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+def place() -> Any:
+    return SimpleNamespace(boot=lambda: "this boot")
+
+
+@pytest.fixture
+def choose(tmp_path: Path, hypervisor: Any, place: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Choose an accelerator where a trial would find the given problem; how many trials there were."""
     state = State(tmp_path / "state")
     trials: list[str | None] = []
 
     def run(wanted: str, problem: str | None = None) -> tuple[str, str, int]:
-        def trial(_hypervisor: object, _directory: Path) -> str | None:
+        def trial(_hypervisor: object, _directory: Path, _place: object) -> str | None:
             trials.append(problem)
             return problem
 
         monkeypatch.setattr(accel, "kvm_problem", trial)
-        kind, why = accel.choose(wanted, hypervisor, state, tmp_path)
+        kind, why = accel.choose(wanted, hypervisor, state, tmp_path, place)
         return kind, why, len(trials)
 
     return run
@@ -83,14 +88,12 @@ def test_kvm_that_runs_nothing_leads_to_emulation_and_one_line_says_why(choose: 
     assert "\n" not in why
 
 
-def test_the_outcome_is_remembered_until_qemu_or_the_boot_changes(
-    choose: Any, hypervisor: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_outcome_is_remembered_until_qemu_or_the_boot_changes(choose: Any, hypervisor: Any, place: Any) -> None:
     assert choose("auto", "nothing ran")[2] == 1
     assert choose("auto", "nothing ran")[::2] == ("tcg", 1)
     hypervisor.versions = lambda: {"libvirt": "9.0.0", "qemu": "8.0.0"}
     assert choose("auto")[::2] == ("kvm", 2)
-    monkeypatch.setattr(accel, "_host_boot", lambda: "another boot")
+    place.boot = lambda: "another boot"
     assert choose("auto")[2] == 3
 
 

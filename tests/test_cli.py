@@ -411,7 +411,7 @@ def test_clean_leaves_what_may_be_a_living_run_of_another_state(
             remove_network=removed.append,
             close=lambda: None,
         )
-        monkeypatch.setattr("harness.verbs.Hypervisor", lambda uri: fake)
+        monkeypatch.setattr("harness.verbs.Hypervisor", lambda uri, **_: fake)
         assert main(["clean", "--state", str(state.directory), *(["--own"] if own else [])]) == 0
     # What no run is known for goes when a person asks, and stays when a worker tidies up by itself.
     known = ["kdh-dead01-1-guest", "kdh-dead01-crash"]

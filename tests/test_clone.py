@@ -27,7 +27,7 @@ from harness.errors import GuestError, HostError, NoVerdict, UsageError
 from harness.family import find_family
 from harness.original import Original, OriginalDisk
 from harness.stack import KdumpConfig
-from harness.state import State
+from harness.state import State, is_held
 
 needs_qemu_img = pytest.mark.skipif(shutil.which("qemu-img") is None, reason="qemu-img is not installed")
 
@@ -56,7 +56,7 @@ class Listing:
 
 def hypervisor(connection: Any) -> Hypervisor:
     made = object.__new__(Hypervisor)
-    made._connection, made.uri = connection, "qemu:///system"
+    made._connection, made.uri, made._is_held = connection, "qemu:///system", is_held
     return made
 
 

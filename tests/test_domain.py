@@ -10,11 +10,12 @@ from xml.etree import ElementTree
 import libvirt
 import pytest
 
-from harness import runtime
+from harness import place
 from harness.catalog import CPU_LEVELS
 from harness.domain import Disk, DomainEvents, DomainSpec, Hypervisor, Layer, default_uri
 from harness.errors import HostError, UsageError
 from harness.runtime import Machine, Run
+from harness.state import RunDirectory, State
 
 
 def described(**facts: Any) -> ElementTree.Element:
@@ -212,6 +213,7 @@ def test_events_are_counted_by_their_beginning_and_told_on() -> None:
     [
         ("qemu:///system", True),
         ("qemu:///session", True),
+        ("qemu+unix:///system?socket=/run/mine", True),
         ("qemu+ssh://host/system", False),
         ("qemu://host/system", False),
     ],
@@ -244,11 +246,12 @@ def test_a_disk_that_only_its_owner_can_read_is_told_to_others(tmp_path: Path, m
     base = tmp_path / "base.qcow2"
     base.touch(mode=0o600)
     told = [{"filename": "top", "format": "qcow2"}, {"filename": str(base), "format": "qcow2"}]
-    monkeypatch.setattr(runtime, "_qemu_img", lambda *_: json.dumps(told))
-    monkeypatch.setattr(runtime.os, "geteuid", lambda: 0)
-    assert runtime.layers_of(tmp_path / "top") == (Layer(path=base, format="qcow2", relabel=True),)
-    monkeypatch.setattr(runtime.os, "geteuid", lambda: 1000)
+    here = place.Here(State(tmp_path / "state"), RunDirectory("abc123", tmp_path), "qemu:///system")
+    monkeypatch.setattr(place, "qemu_img", lambda *_: json.dumps(told))
+    monkeypatch.setattr(place.os, "geteuid", lambda: 0)
+    assert here.layers(tmp_path / "top") == (Layer(path=base, format="qcow2", relabel=True),)
+    monkeypatch.setattr(place.os, "geteuid", lambda: 1000)
     with pytest.raises(UsageError, match="can be read by its owner alone"):
-        runtime.layers_of(tmp_path / "top")
+        here.layers(tmp_path / "top")
     base.chmod(0o644)
-    assert runtime.layers_of(tmp_path / "top") == (Layer(path=base, format="qcow2"),)
+    assert here.layers(tmp_path / "top") == (Layer(path=base, format="qcow2"),)

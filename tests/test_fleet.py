@@ -341,7 +341,7 @@ def test_a_command_line_is_written_anew() -> None:
     assert tasks.drill_arguments(found) == ("debian-12", "--level=3", "--budget=9.0", "--as-is")
     # Each option that drill has is either for a worker or not: a new one is refused until somebody decides.
     known = {"image", "verb", "module", *tasks._DRILL_OPTIONS, *tasks.LOCAL_OPTIONS}
-    assert set(vars(found)) - known == {"uri", "key", "password_file", "packages", "domain", "keep_mac"}
+    assert set(vars(found)) - known == {"uri", "remote_state", "key", "password_file", "packages", "domain", "keep_mac"}
 
 
 @pytest.mark.parametrize(

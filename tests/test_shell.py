@@ -113,7 +113,9 @@ def connect(tmp_path: Path) -> Iterator[Callable[..., Shell]]:
     (tools / "sudo").chmod(0o755)
     closing: list[Callable[[], object]] = []
 
-    def open_shell(*, user: str, access: Access, sudo_asks: str = "", host_key: str | None = None) -> Shell:
+    def open_shell(
+        *, user: str, access: Access, sudo_asks: str = "", host_key: str | None = None, way: list[Any] | None = None
+    ) -> Shell:
         listener = socket.create_server(("127.0.0.1", 0))
         server = Server({"PATH": f"{tools}:/usr/bin:/bin", "SUDO_ASKS": sudo_asks})
         # paramiko 3 makes no ed25519 keys; this one is ours in OpenSSH's format.
@@ -129,7 +131,17 @@ def connect(tmp_path: Path) -> Iterator[Callable[..., Shell]]:
         thread = threading.Thread(target=serve, daemon=True)
         thread.start()
         try:
-            shell = Shell("127.0.0.1", user=user, access=access, host_key=host_key, port=listener.getsockname()[1])
+            port = listener.getsockname()[1]
+            if way is not None:  # to a host that has another address as seen from here
+                way.append(socket.create_connection(("127.0.0.1", port)))
+            shell = Shell(
+                "127.0.0.1" if way is None else "192.0.2.7",
+                user=user,
+                access=access,
+                host_key=host_key,
+                port=port if way is None else 22,
+                connection=way[0] if way is not None else None,
+            )
         finally:
             thread.join(timeout=10)
             listener.close()
@@ -158,6 +170,15 @@ def test_root_with_the_key_of_the_run_needs_no_sudo(connect: Any) -> None:
     assert not [command for command in shell.server.commands if "sudo" in command]
     with pytest.raises(CommandFailed, match="'exit 3' ended with status 3: no output"):
         shell.run("exit 3")
+
+
+def test_a_guest_is_reached_by_a_connection_that_others_made_which_ends_with_a_refusal(connect: Any) -> None:
+    way: list[socket.socket] = []
+    assert connect(user="root", access=Access(private_key=KEY.private), way=way).run("echo hello").out == "hello\n"
+    refused: list[socket.socket] = []
+    with pytest.raises(paramiko.AuthenticationException):
+        connect(user="root", access=Access(password="wrong"), way=refused)
+    assert refused[0].fileno() == -1
 
 
 def test_the_last_line_is_shown_while_a_command_runs(connect: Any) -> None:

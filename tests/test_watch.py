@@ -476,7 +476,12 @@ def follow(tmp_path: Path) -> Any:
         data: bytes, *, factor: float, ends: bool = False, events: tuple[str, ...] = (), lost: bool = False
     ) -> str | None:
         run: Any = SimpleNamespace(
-            factor=factor, slowness=factor, beside=0, accelerator="tcg", progress=Progress(quiet=True)
+            factor=factor,
+            slowness=factor,
+            beside=0,
+            accelerator="tcg",
+            progress=Progress(quiet=True),
+            lost=lambda domain: domain.connection_lost(),
         )
         evidence = Evidence(tmp_path / "drill")
         drill = _Drill(run, Plan(subject=Subject(name="debian-12", family=find_family("debian"))), evidence)

@@ -44,6 +44,7 @@ def fleet_worker(arguments: argparse.Namespace) -> int:
     _need_dask()
     from ..accel import choose
     from ..domain import Hypervisor
+    from ..place import Here
     from ..state import State
     from . import serving
     from .needs import CORES, MIB, host_resources
@@ -58,7 +59,7 @@ def fleet_worker(arguments: argparse.Namespace) -> int:
         if not hypervisor.is_local:
             raise HostError(f"{hypervisor.uri} is on another host: run its worker there")
         with state.run() as run:
-            accelerator, why = choose("auto", hypervisor, state, run.path)
+            accelerator, why = choose("auto", hypervisor, state, run.path, Here(state, run, hypervisor.uri))
         resources = host_resources(hypervisor, accelerator, memory_mib=arguments.memory, cores=arguments.cores)
     finally:
         hypervisor.close()
