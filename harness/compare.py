@@ -423,6 +423,7 @@ class _Compare:
                 measure.prepare(guest, stack)
             if scenario.tight and self.result.tight_mib is not None:
                 stack.shrink(self.result.tight_mib)
+            stack.give_back_free_pages()
 
         asked = self.plan.drill("", self.plan.sides[side], scenario)
         verdict = session.drill(

@@ -26,6 +26,18 @@ LOOK_EVERY_S = 1.0  # each look costs an emulated guest most of a second, while 
 LAST_LINES = 6  # of an output that is quoted in a message
 _NOT_BUILT = 120  # the status of our script; no boot loader's tool ends with it
 
+# A processor may keep free pages up to a share of the low watermark, which transparent huge pages raise: 21 MiB each in
+# a guest of 1 GiB with two (mm/page_alloc.c, zone_highsize; Linux 5.14 and later, admin-guide/sysctl/vm.rst). They are
+# not flagged as free. With a small limit, each page that is freed there lets many go.
+_GIVE_BACK = """limit=/proc/sys/vm/percpu_pagelist_high_fraction
+if [ -w $limit ]; then
+    echo 1000000 > $limit
+    for cpu in $(seq 0 $(($(nproc --all) - 1))); do
+        for turn in 1 2 3; do taskset -c $cpu sh -c 'head -c 16M /dev/zero | tail -n 1 > /dev/null'; done
+    done
+fi
+"""
+
 # Our own serial console last and every message on it; "quiet" would hide the capture kernel's troubles.
 CONSOLE_ARGUMENTS = "console=tty0 console=ttyS0,115200n8 ignore_loglevel"
 # On a busy host an emulated timer may be late, and the kernel panics ("IO-APIC + timer doesn't work!"). Under KVM
@@ -410,6 +422,13 @@ class Stack:
             reason = f"kdump is not armed: {command!r} ended with status {armed.status}: {_last_words(armed.out)}"
             raise NotArmed(reason, said=armed.out.strip())
         self.wait_until_loaded()
+
+    def give_back_free_pages(self) -> None:
+        """Let each processor give the free pages that it keeps for itself back to all, where the kernel can be told.
+
+        They look like the kernel's own: no level drops them, and how many there are is chance.
+        """
+        self.guest.shell.run(_GIVE_BACK, timeout_s=COMMAND_TIMEOUT_S * self.guest.factor)
 
     def shrink(self, reserved_mib: int) -> None:
         """Give back all but so much of the reservation, and load the capture kernel into the rest.

@@ -235,8 +235,13 @@ class World:
         self.drilled.append((what, "began"))
         self.meeting.wait(10)
         shrunk: list[int] = []
+        given_back: list[str] = []
         shell = SimpleNamespace(run=lambda *_: None, write_text=lambda *_: None)
-        before_crash(SimpleNamespace(shell=shell), SimpleNamespace(family=find_family("debian"), shrink=shrunk.append))
+        stack = SimpleNamespace(
+            family=find_family("debian"), shrink=shrunk.append, give_back_free_pages=lambda: given_back.append(name)
+        )
+        before_crash(SimpleNamespace(shell=shell), stack)
+        assert given_back
         if what.startswith("tight"):
             assert shrunk == [108]
         directory = self.place / name.replace("/", "-")
