@@ -232,10 +232,7 @@ class SshHost:
             process.wait()
         finally:
             _end(process)
-        if process.returncode == _UNREACHED:
-            raise self._gone()
-        if process.returncode:
-            raise _failed(self.where, argv, process.returncode, said)
+        self._judge(process, argv, said)
 
     def fetch(self, path: Path, to: Path, *, progress: Callable[[int], None]) -> None:
         """Copy a file from over there; to must not exist."""
@@ -254,6 +251,10 @@ class SshHost:
                 process.wait()
             finally:
                 _end(process)
+        self._judge(process, argv, said)
+
+    def _judge(self, process: subprocess.Popen[bytes], argv: tuple[str, ...], said: bytes) -> None:
+        """Raise what the end of a command over there means."""
         if process.returncode == _UNREACHED:
             raise self._gone()
         if process.returncode:
