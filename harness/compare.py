@@ -22,7 +22,7 @@ from typing import Any
 
 from . import facts, known, measure
 from .collector import open_collector
-from .difference import BETTER, FEWER, SAME, UNCLEAR, WORSE, Tolerance, judge, judge_rate
+from .difference import BETTER, FEWER, SAME, UNCLEAR, WORSE, Tolerance, judge, judge_rate, may_become_worse
 from .disk import Subject
 from .drill import RECOVERED, SAVED, TARGET_DISK_MIB, Plan, Session, disk_need_mib, open_session
 from .errors import UsageError
@@ -134,11 +134,7 @@ class Finding:
     old: str
     new: str
     change: str = ""
-
-    @property
-    def may_be_worse(self) -> bool:
-        """Whether it is not clear, and may turn out to be a regression: smaller figures never are."""
-        return self.word == UNCLEAR and not self.change.startswith("-")
+    open: bool = False  # it may be a regression, which further rounds would show
 
 
 @dataclass(kw_only=True)
@@ -154,6 +150,7 @@ class Comparison:
     memory_mib: int = 0
     vcpus: int = 0
     rounds: int = 0
+    most_rounds: int = MOST_ROUNDS
     max_slower: float = MAX_SLOWER
     max_larger: float = MAX_LARGER
     tight_mib: int | None = None
@@ -277,6 +274,7 @@ class _Compare:
             accelerator=run.accelerator,
             memory_mib=plan.machine.memory_mib,
             vcpus=plan.machine.vcpus,
+            most_rounds=plan.most_rounds,
             max_slower=plan.max_slower,
             max_larger=plan.max_larger,
             evidence=str(self.evidence.directory),
@@ -407,7 +405,7 @@ class _Compare:
         if self.refused:
             return False
         found = find_differences(self.result, self.run.slowness, only=scenario.name)
-        return any(finding.may_be_worse for finding in found)
+        return any(finding.open for finding in found)
 
     def _drill(self, session: Session, side: int, scenario: Scenario, number: int) -> None:
         if (refused := self.refused.get((number, side))) is not None:
@@ -540,10 +538,15 @@ def find_differences(result: Comparison, factor: float, *, only: str | None = No
 
 
 def _verdicts(scenario: str, old: Sequence[Sample], new: Sequence[Sample]) -> Finding:
-    word = judge_rate([not sample.verified for sample in old], [not sample.verified for sample in new])
+    before, after = ([not sample.verified for sample in samples] for samples in (old, new))
+    word = judge_rate(before, after)
+    more = _more_often(before, after)
     if word == SAME and _furthest(new) < _furthest(old):
         word = WORSE
-    return Finding(scenario=scenario, what="verdict", word=word, old=_verified(old), new=_verified(new))
+    return Finding(
+        scenario=scenario, what="verdict", word=word, old=_verified(old), new=_verified(new),
+        open=word == UNCLEAR and more,
+    )  # fmt: skip
 
 
 def _furthest(samples: Sequence[Sample]) -> Stage:
@@ -560,6 +563,10 @@ def _verified(samples: Sequence[Sample]) -> str:
     return text
 
 
+def _more_often(before: Sequence[bool], after: Sequence[bool]) -> bool:
+    return sum(after) * len(before) > sum(before) * len(after)
+
+
 def _seen(scenario: str, what: str, part: str, old: Sequence[Sample], new: Sequence[Sample]) -> Iterator[Finding]:
     """Checks that failed, symptoms and words of the kernel that one side has more often than the other."""
     names = dict.fromkeys(itertools.chain(*(getattr(sample, part) for sample in (*old, *new))))
@@ -567,12 +574,14 @@ def _seen(scenario: str, what: str, part: str, old: Sequence[Sample], new: Seque
         before = [name in getattr(sample, part) for sample in old]
         after = [name in getattr(sample, part) for sample in new]
         verb = "failed" if what == "check" else "seen"
+        word = judge_rate(before, after)
         yield Finding(
             scenario=scenario,
             what=f"{what} {name}",
-            word=judge_rate(before, after),
+            word=word,
             old=f"{verb} {sum(before)} of {len(before)}",
             new=f"{verb} {sum(after)} of {len(after)}",
+            open=word == UNCLEAR and _more_often(before, after),
         )
 
 
@@ -593,6 +602,7 @@ def _figures(
             old=_values(before),
             new=_values(after),
             change=_change(median(before), median(after)),
+            open=word == UNCLEAR and may_become_worse(before, after, most=result.most_rounds),
         )
 
 

@@ -44,6 +44,14 @@ def judge(old: Sequence[float], new: Sequence[float], tolerance: Tolerance) -> s
     return UNCLEAR
 
 
+def may_become_worse(old: Sequence[float], new: Sequence[float], *, most: int) -> bool:
+    """Whether the new values could still stand above the old ones when each side has so many."""
+    if old and new and median(new) <= median(old):
+        return False
+    contrary = sum(other <= one for one in old for other in new)
+    return contrary <= (1 - SEPARATED) * max(most, len(old)) * max(most, len(new))
+
+
 def judge_rate(old: Sequence[bool], new: Sequence[bool]) -> str:
     """The same for what goes wrong (True) in some of the drills."""
     if not old or not new:

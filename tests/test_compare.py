@@ -132,12 +132,12 @@ def test_times_are_believed_later_than_sizes() -> None:
     assert comparison(larger, rounds=3).ok
 
 
-def test_only_what_may_be_worse_is_drilled_again() -> None:
+def test_only_what_may_become_worse_is_drilled_again() -> None:
     """A drill that seems to have become faster is no reason for another round."""
     slower, faster = (comparison({"figures": {"panic_to_login, s": time_s}}, rounds=2) for time_s in (90.0, 30.0))
-    assert [one.what for one in slower.findings if one.may_be_worse] == ["panic_to_login, s"]
+    assert [one.what for one in slower.findings if one.open] == ["panic_to_login, s"]
     assert {one.word for one in faster.findings} == {"same", "unclear"}
-    assert not any(one.may_be_worse for one in faster.findings)
+    assert not any(one.open for one in faster.findings)
 
 
 def test_nothing_drilled_is_no_good_news() -> None:

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from harness.difference import BETTER, SAME, UNCLEAR, WORSE, Tolerance, judge, judge_rate
+from harness.difference import BETTER, SAME, UNCLEAR, WORSE, Tolerance, judge, judge_rate, may_become_worse
 
 TOLERANCE = Tolerance(budget=0.1, least=2.0, values=3)
 
@@ -59,3 +59,18 @@ def test_a_source_compared_with_itself_is_seldom_called_worse() -> None:
     ]
     assert words.count(WORSE) / len(words) < 0.02
     assert words.count(SAME) / len(words) > 0.5
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "may"),
+    [
+        ([20, 21], [30, 31], True),
+        ([20, 31], [30, 40], True),  # one pair against it; of 25, two may be
+        ([20, 50], [30, 45], True),
+        ([20, 50, 20], [30, 40, 30], False),  # three, and more rounds take none of them away
+        ([20, 20], [10, 10], False),  # smaller is never worse
+        ([], [10], True),
+    ],
+)
+def test_what_cannot_become_worse_any_more_is_known(old: list[float], new: list[float], may: bool) -> None:
+    assert may_become_worse(old, new, most=5) == may
