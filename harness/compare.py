@@ -575,6 +575,8 @@ def _seen(scenario: str, what: str, part: str, old: Sequence[Sample], new: Seque
         after = [name in getattr(sample, part) for sample in new]
         verb = "failed" if what == "check" else "seen"
         word = judge_rate(before, after)
+        if word == BETTER and _furthest(new) < _furthest(old):
+            continue  # what was not reached cannot go wrong; the verdict says so
         yield Finding(
             scenario=scenario,
             what=f"{what} {name}",

@@ -107,6 +107,17 @@ def test_what_got_better_is_no_regression() -> None:
     assert comparison({"figures": {"panic_to_login, s": 30.0, "size, MiB": 10.0}}).ok
 
 
+def test_a_check_that_was_not_reached_is_not_better() -> None:
+    found = comparison({"verified": False, "reached": "CAPTURING", "symptoms": ("capture-oom",)})
+    found.samples = [
+        replace(one, verified=False, reached="SAVED", failed=("filter",)) if one.side == 0 else one
+        for one in found.samples
+    ]
+    found.findings = list(find_differences(found, 6.0))
+    assert worse(found) == ["verdict", "symptom capture-oom"]
+    assert "better" not in {one.word for one in found.findings}
+
+
 def test_fewer_pages_that_belong_in_the_dump_are_not_better() -> None:
     """Linux 6.12 and makedumpfile 1.7.2: a third of the slab's pages is missing, and the check pages fails."""
     found = comparison({"figures": {"slab pages kept": 4629.0, "free pages kept": 0.0}})
