@@ -45,6 +45,7 @@ DEFAULT_IMAGES = ("debian-12",)
 MOST_WORKERS = 256  # of -n auto, whatever the host has
 _FAILED = pytest.StashKey[bool]()
 _VERDICTS = pytest.StashKey[list[Verdict]]()
+_FAILED_DRILLS = pytest.StashKey[list[Verdict]]()  # that are not in the history yet
 _ENTRY = pytest.StashKey[Entry]()
 _OLD_PROPERTIES = pytest.StashKey[int]()
 _MISSING = pytest.StashKey[dict[str, str]]()
@@ -223,6 +224,7 @@ def chosen_images(config: pytest.Config) -> list[str]:
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """A test that is run again counts its own drills only."""
     item.stash[_VERDICTS] = []
+    item.stash[_FAILED_DRILLS] = []
     item.stash[_OLD_PROPERTIES] = len(item.user_properties)
     if image := _image_of(item):
         item.stash[_ENTRY] = Entry(image=image, scenario=scenario_name(item), nodeid=item.nodeid)
@@ -231,6 +233,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
     """Remember failures for the fixtures, put our exceptions into one sentence, and excuse known issues."""
+    _record_failed(item, call)
     report: Any = yield
     if report.failed:
         item.stash[_FAILED] = True
@@ -729,7 +732,10 @@ def sweep(
 def report_verdict(item: Any, verdict: Verdict) -> None:
     """Put the verdict's figures into the test's properties, which JUnit XML carries, and count it for known issues."""
     item.stash.setdefault(_VERDICTS, []).append(verdict)
-    verdict.remarks += _record(item, verdict)
+    if verdict.verified:
+        verdict.remarks += _record(item, verdict)
+    else:
+        item.stash.setdefault(_FAILED_DRILLS, []).append(verdict)
     properties = {
         "evidence": verdict.evidence,
         "reached": verdict.reached.name,
@@ -742,6 +748,17 @@ def report_verdict(item: Any, verdict: Verdict) -> None:
         if text := getattr(verdict, name):
             properties[name] = text
     item.user_properties.extend(properties.items())
+
+
+def _record_failed(item: pytest.Item, call: pytest.CallInfo[None]) -> None:
+    """Put drills that failed into the history, unless the test wanted that: it says nothing of the image's kdump."""
+    if call.excinfo is None and call.when == "setup":
+        return
+    failed = item.stash.get(_FAILED_DRILLS, [])
+    item.stash[_FAILED_DRILLS] = []
+    if call.excinfo is not None:
+        for verdict in failed:
+            verdict.remarks += _record(item, verdict)
 
 
 def _record(item: Any, verdict: Verdict) -> list[str]:

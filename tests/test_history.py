@@ -218,6 +218,19 @@ def test_drills_of_a_comparison_are_not_imported_beside_it(tmp_path: Path) -> No
     assert result_files(tmp_path / "compare-x/smoke-1-old/verdict.json")
 
 
+def test_drills_that_a_test_wanted_to_fail_are_not_imported(past: History, tmp_path: Path) -> None:
+    tests = [
+        {"scenario": "a", "outcome": "passed", "verdicts": [drill(1), failed(2)]},
+        {"scenario": "b", "outcome": "FAILED", "verdicts": [failed(3)]},
+    ]
+    (tmp_path / "matrix.json").write_text(json.dumps({"schema": 1, "tests": tests}))
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "verdict.json").write_text("{}")
+    assert result_files(tmp_path) == [tmp_path / "matrix.json"]
+    assert import_file(past, tmp_path / "matrix.json") == (2, 0)
+    assert sorted((run.scenario, run.ok) for run in past.newest()) == [("a", True), ("b", False)]
+
+
 def test_other_results_are_recorded_too(past: History) -> None:
     result = {"image": "debian-12", "ok": False, "summary": "192 MiB are too few", "figures": {"smallest": 208.0}}
     run = past.add("size", result)
@@ -510,3 +523,19 @@ def test_drills_that_shared_the_host_have_a_past_of_their_own(past: History) -> 
         assert run is not None
         series.append(run.series)
     assert series[0] == series[1] != series[2]
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_a_failed_drill_of_a_test_that_passed_is_not_recorded(monkeypatch: pytest.MonkeyPatch, wanted: bool) -> None:
+    recorded: list[str] = []
+    monkeypatch.setattr(plugin, "_record", lambda _item, verdict: recorded.append(verdict.evidence) or [])
+    item: Any = SimpleNamespace(stash=pytest.Stash(), user_properties=[])
+    common: dict[str, Any] = {name: VERDICT[name] for name in ("image", "family", "trigger", "target", "accelerator")}
+    for name, verified in (("good", True), ("bad", False)):
+        verdict = Verdict(**common, memory_mib=1024, vcpus=2, verified=verified, evidence=name)
+        plugin.report_verdict(item, verdict)
+    assert recorded == ["good"]
+    for when in ("setup", "call", "teardown"):
+        excinfo = None if wanted or when != "call" else "an AssertionError"
+        plugin._record_failed(item, SimpleNamespace(when=when, excinfo=excinfo))  # type: ignore[arg-type]
+    assert recorded == (["good"] if wanted else ["good", "bad"])

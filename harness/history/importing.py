@@ -13,7 +13,8 @@ from .shape import CHANGE_SHAPE, DRILL_SHAPE, SIZE_SHAPE, SWEEP_SHAPE, require
 
 NAMES = ("verdict.json", "sweep.json", "matrix.json", "size.json", "compare.json", "bisect.json")
 # Their drills differ on purpose, some are meant to fail, and the whole says what came of them.
-_WHOLES = ("size.json", "compare.json", "bisect.json")
+_WHOLES = ("size.json", "compare.json", "bisect.json", "matrix.json")
+_WANTED = "passed"  # of a test that wanted no verified dump
 
 
 def import_file(history: History, path: Path) -> tuple[int, int]:
@@ -33,7 +34,7 @@ def import_file(history: History, path: Path) -> tuple[int, int]:
 
 
 def result_files(path: Path) -> list[Path]:
-    """The file itself, or what a directory has below it, but no drills of a sizing or comparison that is there as well.
+    """The file itself, or what a directory has below it, but no single drills of a larger result that is there as well.
 
     UsageError when there is nothing.
     """
@@ -69,7 +70,9 @@ def _results(path: Path, table: Any) -> Iterator[tuple[str, dict[str, Any], str]
     if isinstance(table, dict) and "tests" in table:
         for test in table["tests"]:
             require(test, {"scenario": str, "verdicts": [DRILL_SHAPE]}, "test")
-            yield from ((DRILL, verdict, test["scenario"]) for verdict in test["verdicts"])
+            for verdict in test["verdicts"]:
+                if verdict["verified"] or test.get("outcome") != _WANTED:
+                    yield DRILL, verdict, test["scenario"]
     elif isinstance(table, dict) and "checks" in table and "verified" in table:
         require(table, DRILL_SHAPE, "verdict")
         yield DRILL, table, ""
