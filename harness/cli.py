@@ -382,7 +382,9 @@ def _add_compare(verbs: Verbs) -> None:
     parser.add_argument(
         "--most-rounds", type=int, default=5, metavar="N", help="rounds of drills whose difference may be noise"
     )
-    parser.add_argument("--max-slower", default="20%", metavar="P", help="phases may take so much longer")
+    parser.add_argument(
+        "--max-slower", metavar="P", help="phases may take so much longer (default: 20%%, of emulated guests 50%%)"
+    )
     parser.add_argument(
         "--max-larger", default="10%", metavar="P", help="dumps, pages kept and the memory needed may grow by so much"
     )

@@ -55,7 +55,7 @@ def compare(arguments: argparse.Namespace) -> int:
         scenarios=choose_scenarios(arguments.scenario, arguments.only),
         rounds=arguments.rounds,
         most_rounds=max(arguments.rounds, arguments.most_rounds),
-        max_slower=_share(arguments.max_slower),
+        max_slower=_share(arguments.max_slower) if arguments.max_slower is not None else None,
         max_larger=_share(arguments.max_larger),
     )
     plan.check()

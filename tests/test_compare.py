@@ -27,6 +27,7 @@ from harness.compare import (
     load_scenarios,
     run_compare,
     splats,
+    usual_max_slower,
 )
 from harness.compare_verbs import _share, show_comparison, to_junit, to_markdown
 from harness.disk import Subject
@@ -149,6 +150,14 @@ def test_only_what_may_become_worse_is_drilled_again() -> None:
     assert [one.what for one in slower.findings if one.open] == ["panic_to_login, s"]
     assert {one.word for one in faster.findings} == {"same", "unclear"}
     assert not any(one.open for one in faster.findings)
+
+
+def test_times_of_emulated_guests_have_a_wider_budget_unless_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert (usual_max_slower("kvm"), usual_max_slower("tcg")) == (0.2, 0.5)
+    assert compared(World(tmp_path / "a", 2), monkeypatch).max_slower == 0.5
+    assert compared(World(tmp_path / "b", 2), monkeypatch, max_slower=0.2).max_slower == 0.2
 
 
 def test_nothing_drilled_is_no_good_news() -> None:
