@@ -339,7 +339,6 @@ class Run:
         guests that know the run's own key from nobody. like is for a guest that is a clone of another machine.
         """
         machine = self.fit(machine, needs=None)
-        self.place.require_memory(machine.memory_mib, label)
         identity = identity or self.identity(label)
         seed = self.directory.path / f"seed-{identity.name}.iso"
         nvram = self.place.directory / f"{identity.name}.nvram"
