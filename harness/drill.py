@@ -488,7 +488,9 @@ class _Drill:
 
     def _let_it_boot(self, stack: Stack) -> None:
         """Wait for what comes after the login prompt; a guest that never is done with it is drilled all the same."""
-        if late := stack.wait_until_booted():
+        with self.progress.step("waiting for the guest's boot to end"):
+            late = stack.wait_until_booted()
+        if late:
             remark = f"the guest was still starting {late}"
             self.progress.say(f"{self.plan.subject.name}: {remark}")
             self.verdict.remarks.append(remark)
