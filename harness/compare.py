@@ -31,7 +31,7 @@ from .evidence import Evidence
 from .family import Family
 from .guest import Guest
 from .jobs import Jobs, Task
-from .resume import asked_of, read_record, record_of, same_guest, understanding
+from .resume import asked_of, record_of, same_guest, taken_up
 from .runtime import Machine, Run
 from .stack import KdumpConfig, Stack
 from .stage import Stage
@@ -295,11 +295,8 @@ class _Compare:
 
     def _take_up(self, path: Path) -> None:
         """Begin with what a run has found that was stopped."""
-        record = read_record(path, self.result.asked)
-        with understanding(path):
+        with taken_up(path, self.result, "kernels", "makedumpfiles", "rounds", "tight_mib", "notes", "jobs") as record:
             self.started_s -= float(record["took_s"])
-            for name in ("kernels", "makedumpfiles", "rounds", "tight_mib", "notes", "jobs"):
-                setattr(self.result, name, record[name])
             self.result.samples = [sample_from_json(row) for row in record["samples"]]
         self.run.progress.say(f"going on in {path.parent}: {len(self.result.samples)} drills are there")
 

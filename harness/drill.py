@@ -723,10 +723,14 @@ class _Drill:
         try:
             with self.progress.step("reading the guest's disk"):
                 disk = self.run.place.take_disk(disk)
-            self.run.state.require_space(disk.stat().st_size // MIB + COPY_MIB, "a copy of the guest's disk")
+
+            def before_copy(why: str) -> None:
+                self.run.state.require_space(disk.stat().st_size // MIB + COPY_MIB, "a copy of the guest's disk")
+                self.progress.say(f"the guest's disk is copied, since it cannot be shown as a file: {why}")
+
             with (
                 self.progress.step("reading the guest's disk"),
-                HostDisk(disk, raw, tick=self.progress.tick) as files,
+                HostDisk(disk, raw, tick=self.progress.tick, before_copy=before_copy) as files,
             ):
                 found = self.target.look_off(files, facts.before.directory)
                 self.evidence.json("found.json", [vars(file) for file in found.values()])

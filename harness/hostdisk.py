@@ -20,7 +20,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from .errors import CommandFailed, HostError
-from .partition import CannotExport, can_export, exported
+from .partition import CannotExport, exported, missing
 from .target import ROOT
 
 TOOLS = ("qemu-img", "debugfs", "e2fsck", "sfdisk")
@@ -51,12 +51,23 @@ class _Entry:
 class HostDisk:
     """The files of one file system of a disk."""
 
-    def __init__(self, disk: Path, work: Path, *, tick: Callable[[], None] | None = None) -> None:
-        """Show the file system at work, which must not exist; CannotRead where nothing here can read it."""
-        if missing := [tool for tool in TOOLS if _which(tool) is None]:
-            raise HostError(f"{', '.join(missing)} not installed, which reading a guest's disk needs")
+    def __init__(
+        self,
+        disk: Path,
+        work: Path,
+        *,
+        tick: Callable[[], None] | None = None,
+        before_copy: Callable[[str], None] | None = None,
+    ) -> None:
+        """Show the file system at work, which must not exist; CannotRead where nothing here can read it.
+
+        before_copy hears why a raw copy is about to be made, which takes its time and room, and may raise.
+        """
+        if absent := [tool for tool in TOOLS if _which(tool) is None]:
+            raise HostError(f"{', '.join(absent)} not installed, which reading a guest's disk needs")
         self.raw = work
         self._tick = tick
+        self._before_copy = before_copy
         self._listed: dict[str, list[_Entry]] = {}
         self._stack = contextlib.ExitStack()
         try:
@@ -165,10 +176,15 @@ class HostDisk:
 
     def _show(self, stack: contextlib.ExitStack, disk: Path, start: int, size: int) -> None:
         """One partition alone as a file: the tools forget an offset on their way (e2fsck, after the journal)."""
-        if can_export():
-            with contextlib.suppress(CannotExport):
+        why = missing()
+        if why is None:
+            try:
                 stack.enter_context(exported(disk, self.raw, start_bytes=start, size_bytes=size))
                 return
+            except CannotExport as error:
+                why = str(error)
+        if self._before_copy is not None:
+            self._before_copy(why)
         place = f"driver=raw,offset={start},size={size},file.driver=qcow2,file.file.filename={_doubled(disk)}"
         self._run("qemu-img", "convert", "-U", "-O", "raw", "--image-opts", place, str(self.raw))
 

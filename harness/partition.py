@@ -22,9 +22,12 @@ class CannotExport(CommandFailed):
     """This host has no way to do so."""
 
 
-def can_export() -> bool:
-    """Whether this host seems to be able to; only trying tells."""
-    return all(shutil.which(tool) for tool in (DAEMON, _HOLDER)) and Path("/dev/fuse").exists()
+def missing() -> str | None:
+    """What this host lacks for it; None where nothing is known to be missing, and only trying tells."""
+    for tool in (DAEMON, _HOLDER):
+        if shutil.which(tool) is None:
+            return f"{tool} is not installed"
+    return None if Path("/dev/fuse").exists() else "there is no /dev/fuse"
 
 
 @contextlib.contextmanager

@@ -34,6 +34,13 @@ class HasVersions(Protocol):
     def makedumpfile(self) -> str | None: ...
 
 
+class HasAsked(Protocol):
+    """The result of a run of many drills."""
+
+    @property
+    def asked(self) -> dict[str, str]: ...
+
+
 def with_record(options: Options, where: str | None, name: str) -> Options:
     """The options of a run that goes on with the record that --resume means: in a run's directory, or the newest."""
     return options if where is None else replace(options, resume=find_record(where, options.evidence, name))
@@ -92,10 +99,16 @@ def read_record(path: Path, asked: Mapping[str, str]) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def understanding(path: Path) -> Iterator[None]:
-    """UsageError for a record that has not what a record has."""
+def taken_up(path: Path, result: HasAsked, *names: str) -> Iterator[dict[str, Any]]:
+    """The record of a run that was asked for the same; what it has by these names becomes the result's.
+
+    UsageError where it differs, and where the record has not what this or the block looks for in it.
+    """
+    record = read_record(path, result.asked)
     try:
-        yield
+        for name in names:
+            setattr(result, name, record[name])
+        yield record
     except (KeyError, TypeError, ValueError, AttributeError, IndexError):
         raise UsageError(f"{path} is damaged, or of another version: it cannot be gone on with") from None
 

@@ -25,7 +25,7 @@ from .evidence import Evidence
 from .guest import Guest
 from .jobs import Jobs, Task
 from .measure import CaptureMemory
-from .resume import asked_of, read_record, record_of, same_guest, understanding
+from .resume import asked_of, record_of, same_guest, taken_up
 from .runtime import Machine, Run
 from .search import Search
 from .stack import KdumpConfig, Stack
@@ -341,11 +341,8 @@ class _Size:
 
     def _take_up(self, path: Path) -> None:
         """Begin with what a run has found that was stopped."""
-        record = read_record(path, self.result.asked)
-        with understanding(path):
+        with taken_up(path, self.result, "kernel", "makedumpfile", "release", "default", "notes", "jobs") as record:
             self.started_s -= float(record["took_s"])
-            for name in ("kernel", "makedumpfile", "release", "default", "notes", "jobs"):
-                setattr(self.result, name, record[name])
             self.result.sizings = [sizing_from_json(row) for row in record["sizings"]]
             self.before = {one.name: list(one.trials) for one in self.result.sizings if not one.finished}
         trials = sum(len(one.trials) for one in self.result.sizings)

@@ -31,7 +31,7 @@ from .guest import Guest
 from .jobs import Jobs, Task
 from .pool import WarmPool
 from .refilter import CannotRun, Refilter
-from .resume import asked_of, read_record, record_of, same_guest, understanding
+from .resume import asked_of, record_of, same_guest, taken_up
 from .runtime import Machine, Run
 from .stack import GuestState, KdumpConfig, Stack
 from .stage import Stage
@@ -311,11 +311,9 @@ class _Sweep:
 
     def _take_up(self, path: Path) -> None:
         """Begin with what a run has found that was stopped."""
-        record = read_record(path, self.result.asked)
-        with understanding(path):
+        names = ("kernel", "makedumpfile", "notes", "crashes", "jobs", "real", "computed")
+        with taken_up(path, self.result, *names) as record:
             self.started_s -= float(record["took_s"])
-            for name in ("kernel", "makedumpfile", "notes", "crashes", "jobs", "real", "computed"):
-                setattr(self.result, name, record[name])
             self.crashes = Crashes(real=_cells(record["real"]), computed=_cells(record["computed"]))
             self.result.cells = [cell_from_json(row) for row in record["cells"]]
             self.result.controls = [cell_from_json(row) for row in record["controls"]]

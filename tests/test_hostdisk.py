@@ -6,10 +6,12 @@ import hashlib
 import shutil
 import subprocess
 from pathlib import Path, PurePosixPath
+from typing import NoReturn
 
 import pytest
 
 from harness import hostdisk, partition
+from harness.errors import HostError
 from harness.family import find_family
 from harness.hostdisk import CannotRead, HostDisk
 from harness.target import find_target
@@ -64,11 +66,13 @@ def test_the_dumps_of_a_family_are_found_and_fetched(
     disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:
     if way == "copied":
-        monkeypatch.setattr(hostdisk, "can_export", lambda: False)
-    elif not partition.can_export():
-        pytest.skip("no FUSE export here")
+        monkeypatch.setattr(hostdisk, "missing", lambda: "there is no /dev/fuse")
+    elif why := partition.missing():
+        pytest.skip(why)
     before = hashlib.sha256(disk.read_bytes()).digest()
-    with HostDisk(disk, tmp_path / "raw") as files:
+    copies: list[str] = []
+    with HostDisk(disk, tmp_path / "raw", before_copy=copies.append) as files:
+        assert copies == (["there is no /dev/fuse"] if way == "copied" else [])
         found = find_target("local", find_family("debian")).look_off(files, "/var/crash")
         (final,) = [file for file in found.values() if file.final]
         assert final.path == "/var/crash/202611260917/dump.202611260917"
@@ -86,9 +90,27 @@ def test_the_dumps_of_a_family_are_found_and_fetched(
     assert hashlib.sha256(disk.read_bytes()).digest() == before
 
 
+def test_a_disk_is_copied_where_the_export_fails_and_not_where_a_copy_may_not_be(
+    disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object, **__: object) -> NoReturn:
+        raise partition.CannotExport("qemu-storage-daemon: no FUSE in it")
+
+    def no_room(why: str) -> NoReturn:
+        raise HostError(f"no room ({why})")
+
+    monkeypatch.setattr(hostdisk, "missing", lambda: None)
+    monkeypatch.setattr(hostdisk, "exported", fails)
+    with HostDisk(disk, tmp_path / "raw") as files:
+        assert files.small_files("/var/crash/202611260917")
+    with pytest.raises(HostError, match=r"no room \(qemu-storage-daemon: no FUSE in it\)"):
+        HostDisk(disk, tmp_path / "raw", before_copy=no_room)
+    assert not list(tmp_path.iterdir())
+
+
 def test_an_export_that_does_not_start_leaves_nothing(disk: Path, tmp_path: Path) -> None:
-    if not partition.can_export():
-        pytest.skip("no FUSE export here")
+    if why := partition.missing():
+        pytest.skip(why)
     too_long = disk.stat().st_size + (1 << 50)
     with pytest.raises(partition.CannotExport, match="qemu-storage-daemon: "):  # noqa: SIM117
         with partition.exported(disk, tmp_path / "raw", start_bytes=0, size_bytes=too_long):

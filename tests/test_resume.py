@@ -16,7 +16,7 @@ import pytest
 from harness import cli
 from harness.errors import UsageError
 from harness.evidence import Evidence, EvidenceRoot
-from harness.resume import find_record, read_record, record_of, understanding
+from harness.resume import find_record, read_record, record_of, taken_up
 from harness.runtime import Options
 
 
@@ -51,8 +51,18 @@ def test_what_is_no_record_is_refused(tmp_path: Path, text: str) -> None:
     path.write_text(text, encoding="latin-1")
     with pytest.raises(UsageError, match="cannot be read as what a run left"):
         read_record(path, {})
-    with pytest.raises(UsageError, match="is damaged"), understanding(path):
-        _ = {}["cells"]
+
+
+def test_what_is_taken_up_becomes_the_results(tmp_path: Path) -> None:
+    path = leave(tmp_path, "a", took_s=3.0)
+    result = SimpleNamespace(asked={"IMAGE": "debian-12"}, took_s=0.0)
+    with taken_up(path, result, "took_s") as record:
+        assert record["asked"] == {"IMAGE": "debian-12"}
+    assert result.took_s == 3.0
+    with pytest.raises(UsageError, match="is damaged"), taken_up(path, result, "rounds"):
+        pass
+    with pytest.raises(UsageError, match="is damaged"), taken_up(path, result) as record:
+        _ = record["cells"]
 
 
 def test_it_is_read_for_the_same_request_only(tmp_path: Path) -> None:
