@@ -25,6 +25,7 @@ from .trigger import load_triggers
 
 EXIT_INTERRUPTED = 130
 MAX_JOBS = 1000
+KEEP = ("never", "failed", "always")  # which dumps of a run stay
 URI_HELP = "the hypervisor, also of another host, as qemu+ssh://host/system (default: LIBVIRT_DEFAULT_URI, else qemu:///system)"
 REMOTE_STATE_HELP = "where guests' files are on another host (default: shared or /var/tmp)"
 
@@ -119,6 +120,41 @@ def _add_run_options(parser: Any) -> None:
     parser.add_argument("--timeout-factor", type=_positive, default=1.0, metavar="F", help="stretch all waits by F")
     parser.add_argument("-v", "--verbose", action="store_true", help="show the guest's console as it comes")
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress")
+
+
+def _add_filter(parser: Any) -> None:
+    parser.add_argument("--level", type=int, metavar="N", help="dump level, 0 to 31 (default: the family's, 31)")
+    parser.add_argument("--compress", metavar="C", help=f"one of {', '.join(COMPRESS_FLAGS)} (default: the family's)")
+
+
+def _add_machine(parser: Any) -> None:
+    parser.add_argument("--crashkernel", metavar="S", help="the reservation (default: the family's)")
+    parser.add_argument("--memory", type=int, default=1024, metavar="MIB", help="guest memory")
+    parser.add_argument("--vcpus", type=int, default=2, metavar="N", help="guest processors")
+
+
+def _add_budget(parser: Any) -> None:
+    parser.add_argument("--budget", type=_positive, metavar="S", help="most seconds from the panic to the login prompt")
+
+
+def _add_plot(parser: Any) -> None:
+    parser.add_argument("--plot", metavar="FILE", help="write the plot here, too, as .svg, .png or .pdf")
+
+
+def _add_one(parser: Any) -> None:
+    """The end of the options of one drill."""
+    parser.add_argument("--keep", choices=KEEP, default="failed", help="when the vmcore stays in the evidence")
+    _add_run_options(parser)
+    _add_json(parser)
+
+
+def _add_many(parser: Any) -> None:
+    """The end of the options of what drills many times."""
+    parser.add_argument("--keep", choices=KEEP, default="failed", help="when vmcores stay in the evidence")
+    _add_jobs(parser)
+    _add_resume(parser)
+    _add_run_options(parser)
+    _add_json(parser)
 
 
 def _add_jobs(parser: Any) -> None:
@@ -226,14 +262,13 @@ def _add_drill(verbs: Verbs) -> None:
     parser.add_argument(
         "--target", metavar="T", help=f"where the dump goes: {', '.join(TARGETS)} (default: local; a clone's own)"
     )
-    parser.add_argument("--level", type=int, metavar="N", help="dump level, 0 to 31 (default: the family's, 31)")
-    parser.add_argument("--compress", metavar="C", help=f"one of {', '.join(COMPRESS_FLAGS)} (default: the family's)")
+    _add_filter(parser)
     parser.add_argument(
         "--crashkernel", metavar="S", help="the reservation; none or default are allowed (default: the family's)"
     )
     parser.add_argument("--memory", type=int, metavar="MIB", help="guest memory (default: 1024; as the domain has)")
     parser.add_argument("--vcpus", type=int, metavar="N", help="guest processors (default: 2; as the domain has)")
-    parser.add_argument("--budget", type=_positive, metavar="S", help="most seconds from the panic to the login prompt")
+    _add_budget(parser)
     parser.add_argument(
         "--until",
         choices=("recovered", "saved"),
@@ -251,11 +286,7 @@ def _add_drill(verbs: Verbs) -> None:
     parser.add_argument(
         "--keep-mac", action="store_true", help="a clone keeps its MACs, which its network configuration may ask for"
     )
-    parser.add_argument(
-        "--keep", choices=("never", "failed", "always"), default="failed", help="when the vmcore stays in the evidence"
-    )
-    _add_run_options(parser)
-    _add_json(parser)
+    _add_one(parser)
 
 
 def _add_sweep(verbs: Verbs) -> None:
@@ -278,18 +309,10 @@ def _add_sweep(verbs: Verbs) -> None:
         metavar="N|all",
         help="how many real crashes; the other cells are computed from the first, which dumps everything",
     )
-    parser.add_argument("--plot", metavar="FILE", help="write the plot here, too, as .svg, .png or .pdf")
-    parser.add_argument("--crashkernel", metavar="S", help="the reservation (default: the family's)")
-    parser.add_argument("--memory", type=int, default=1024, metavar="MIB", help="guest memory")
-    parser.add_argument("--vcpus", type=int, default=2, metavar="N", help="guest processors")
-    parser.add_argument("--budget", type=_positive, metavar="S", help="most seconds from the panic to the login prompt")
-    parser.add_argument(
-        "--keep", choices=("never", "failed", "always"), default="failed", help="when vmcores stay in the evidence"
-    )
-    _add_jobs(parser)
-    _add_resume(parser)
-    _add_run_options(parser)
-    _add_json(parser)
+    _add_plot(parser)
+    _add_machine(parser)
+    _add_budget(parser)
+    _add_many(parser)
 
 
 def _add_size(verbs: Verbs) -> None:
@@ -309,22 +332,15 @@ def _add_size(verbs: Verbs) -> None:
     parser.add_argument(
         "--crashkernel", metavar="S", help="the reservation that the search begins with (default: the family's)"
     )
-    parser.add_argument("--level", type=int, metavar="N", help="dump level, 0 to 31 (default: the family's, 31)")
-    parser.add_argument("--compress", metavar="C", help=f"one of {', '.join(COMPRESS_FLAGS)} (default: the family's)")
+    _add_filter(parser)
     parser.add_argument("--step", type=int, default=4, metavar="MIB", help="how well the edge is to be known")
     parser.add_argument(
         "--repeats", type=int, default=3, metavar="N", help="how often both sides of the edge are tried"
     )
     parser.add_argument("--crashes", type=int, default=15, metavar="N", help="most crashes for each machine")
     parser.add_argument("--no-confirm", action="store_true", help="do not drill the recommendation from the power-on")
-    parser.add_argument("--plot", metavar="FILE", help="write the plot here, too, as .svg, .png or .pdf")
-    parser.add_argument(
-        "--keep", choices=("never", "failed", "always"), default="failed", help="when vmcores stay in the evidence"
-    )
-    _add_jobs(parser)
-    _add_resume(parser)
-    _add_run_options(parser)
-    _add_json(parser)
+    _add_plot(parser)
+    _add_many(parser)
 
 
 def _add_compare(verbs: Verbs) -> None:
@@ -391,16 +407,8 @@ def _add_compare(verbs: Verbs) -> None:
     parser.add_argument("--all", action="store_true", help="show what is the same, too")
     parser.add_argument("--junit", metavar="FILE", help="write the result as JUnit XML")
     parser.add_argument("--markdown", metavar="FILE", help="write the result for a merge request")
-    parser.add_argument("--crashkernel", metavar="S", help="the reservation (default: the family's)")
-    parser.add_argument("--memory", type=int, default=1024, metavar="MIB", help="guest memory")
-    parser.add_argument("--vcpus", type=int, default=2, metavar="N", help="guest processors")
-    parser.add_argument(
-        "--keep", choices=("never", "failed", "always"), default="failed", help="when vmcores stay in the evidence"
-    )
-    _add_jobs(parser)
-    _add_resume(parser)
-    _add_run_options(parser)
-    _add_json(parser)
+    _add_machine(parser)
+    _add_many(parser)
 
 
 def _add_subject(parser: Any, *, domain: bool = False) -> None:

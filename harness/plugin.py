@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import pytest
 
 from .catalog import load_catalog
-from .cli import REMOTE_STATE_HELP, URI_HELP
+from .cli import KEEP, REMOTE_STATE_HELP, URI_HELP
 from .collector import Collector, open_collector
 from .disk import ArmedDisk, BaseDisk, Subject, armed_disk, base_disk
 from .domain import FIRMWARE
@@ -89,9 +89,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="where the matrix of images and scenarios goes as JSON (default: matrix.json in the run's evidence)",
     )
     group.addoption("--evidence", default="evidence", metavar="DIR", help="where evidence goes")
-    group.addoption(
-        "--keep", choices=("never", "failed", "always"), default="failed", help="when vmcores stay in the evidence"
-    )
+    group.addoption("--keep", choices=KEEP, default="failed", help="when vmcores stay in the evidence")
     group.addoption("--kernel", metavar="K", help="another kernel, as kdump-harness drill --kernel takes it")
     group.addoption("--packages", metavar="DIR", help="package files to install instead of the repositories'")
     group.addoption("--firmware", choices=tuple(FIRMWARE), help="of the guests (default: bios where the image has it)")

@@ -22,7 +22,7 @@ from typing import Any, NoReturn
 
 from .. import __version__
 from ..catalog import load_catalog
-from ..cli import make_parser
+from ..cli import KEEP, make_parser
 from ..domain import FIRMWARE
 from ..errors import HarnessError, UsageError
 from ..facts import data_path
@@ -277,7 +277,7 @@ _SCENARIO_OPTIONS: Mapping[str, Callable[[str], bool] | None] = {
     "image": lambda text: _GLOB.fullmatch(text) is not None,
     "strict_images": None,
     "cold": None,
-    "keep": _one_of("never", "failed", "always"),
+    "keep": _one_of(*KEEP),
     "kernel": _is_kernel,
     "firmware": _one_of(*FIRMWARE),
     "timeout_factor": _is_factor,
