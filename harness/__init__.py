@@ -1,8 +1,17 @@
 """Prove that kdump works: crash a throw-away guest, then judge the vmcore that it leaves behind."""
 
-from importlib.metadata import PackageNotFoundError, version
+__version__: str
 
-try:
-    __version__ = version("kdump-harness")
-except PackageNotFoundError:  # running from a clone that was never installed
-    __version__ = "0+unknown"
+
+def __getattr__(name: str) -> str:
+    """The version, looked up when somebody asks: that costs more than the rest of a short-lived process of ours."""
+    if name != "__version__":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        found = version("kdump-harness")
+    except PackageNotFoundError:  # running from a clone that was never installed
+        found = "0+unknown"
+    globals()[name] = found
+    return found

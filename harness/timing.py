@@ -8,8 +8,6 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
-import tenacity
-
 from .errors import Stopped, WaitedInVain
 
 T = TypeVar("T")
@@ -104,6 +102,9 @@ def poll(
     give_up names a reason why what we wait for can no longer happen, or returns None.
     Raises WaitedInVain, which tells how long and how often we looked.
     """
+
+    # Here, since it brings asyncio (and tornado, where that is installed): half of the start of what never polls.
+    import tenacity
 
     def look() -> T | None:
         found = probe()

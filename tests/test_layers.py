@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -68,8 +69,13 @@ def sources() -> Iterator[tuple[str, Path]]:
             yield parts[0], path
 
 
-def imports(path: Path) -> Iterator[tuple[str, bool]]:
+@functools.cache
+def imports(path: Path) -> tuple[tuple[str, bool], ...]:
     """Top-level names that a file imports, and whether they are modules of ours."""
+    return tuple(_imports(path))
+
+
+def _imports(path: Path) -> Iterator[tuple[str, bool]]:
     depth = len(path.relative_to(HARNESS).parts)  # 1 for harness/x.py, 2 for harness/vmcore/x.py
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
