@@ -120,7 +120,14 @@ def _agree(cells: Sequence[Cell]) -> Iterator[Check]:
     """A real crash is like what was computed from another one, or like another real one of its level."""
     low, high = AGREES
     for cell in (cell for cell in cells if cell.how == REAL):
-        others = [other for other in cells if other.level == cell.level and (other.crash or 0) < (cell.crash or 0)]
+        # What was computed may be of a later crash, where a sweep was stopped and its first crash was repeated.
+        others = [
+            other
+            for other in cells
+            if other.level == cell.level
+            and other.crash != cell.crash
+            and (other.how == COMPUTED or (other.crash or 0) < (cell.crash or 0))
+        ]
         if not others:
             continue
         other = next((other for other in others if other.compress == cell.compress), others[0])

@@ -325,9 +325,12 @@ class _Sweep:
 
     def _has_first(self) -> bool:
         """Whether nothing more is to be had of the first crash; what was, and is not all, is forgotten."""
-        cells = {(cell.level, cell.compress) for cell in self.result.cells if cell.how == COMPUTED}
+        every = [*self.result.cells, *self.result.controls]
+        computed = {(cell.level, cell.compress) for cell in every if cell.how == COMPUTED}
         real = {(cell.level, cell.compress) for cell in self.result.cells if cell.how == REAL}
-        if self.crashes.real and self.crashes.real[0] in real and cells == set(self.crashes.computed):
+        # The crashes are computed, too, to compare: without these nobody notices that computing cannot be believed.
+        wanted = {*self.crashes.computed, *self.crashes.real} if self.crashes.computed else set()
+        if self.crashes.real and self.crashes.real[0] in real and computed == wanted:
             return True
         if self.crashes.computed and self.crashes.real[0] in real:
             self.progress.say("the dump that cells are computed from is gone: one more crash for it")
@@ -427,6 +430,8 @@ class _Sweep:
         """Decide what is crashed for and what is computed, now that the guest can be asked what it is able to do."""
         self.stack = stack
         state = stack.state()
+        if self.run.options.resume is not None:
+            same_guest(self.run.options.resume, state, self.result.kernel, self.result.makedumpfile)
         usable = []
         for name in self.plan.compressions:
             if (why := _lack(name, stack.family, state)) is not None:

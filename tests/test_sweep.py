@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -846,3 +847,59 @@ def test_a_guest_that_is_another_by_now_is_not_mixed_in(world: World, monkeypatc
     world.makedumpfile = "1.7.6"
     with pytest.raises(UsageError, match=r"makedumpfile was 1\.7\.2, and is 1\.7\.6 now"):
         go_on(world, monkeypatch, **REAL_CELLS)
+
+
+def test_what_is_computed_to_compare_is_not_left_out(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    compute = sweeping._Sweep._computed_cell
+
+    def stopped(self: Any, first: Verdict, level: int, compress: str) -> Cell:
+        if len([one for one in self.result.cells if one.how == COMPUTED]) == 10:
+            raise KeyboardInterrupt  # all of the table are there
+        return compute(self, first, level, compress)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sweeping._Sweep, "_computed_cell", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            world.sweep()
+    found = go_on(world, monkeypatch)
+    assert found.ok, found.explain()
+    assert {one.name for one in found.controls} == {"-d 0 lzo", "-d 31 zlib"}
+    assert len(found.relations) == 19
+
+
+def both_crashes_and_nothing_computed(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stop a sweep with two jobs when its second crash is over."""
+
+    def stopped(self: Any, *_: object) -> None:
+        while self.result.crashes < 2:
+            time.sleep(0.01)
+        raise GuestError("stopped")
+
+    world.jobs = 2
+    with monkeypatch.context() as patch:
+        patch.setattr(sweeping._Sweep, "_compute", stopped)
+        with pytest.raises(GuestError, match="stopped"):
+            world.sweep()
+    world.jobs = 1
+
+
+def test_a_crash_of_before_still_shows_whether_computing_can_be_believed(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both_crashes_and_nothing_computed(world, monkeypatch)
+    found = go_on(world, monkeypatch)
+    assert found.ok, found.explain()
+    assert world.crashes == [(0, "lzo")]
+    assert [one.expected for one in found.relations if one.name == "agrees"] == [
+        "-d 31 zlib: pages and size 0.8 to 1.25 times those computed from another crash"
+    ]
+    assert len(found.relations) == 19
+
+
+def test_a_first_crash_that_is_repeated_must_be_of_the_same_guest(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both_crashes_and_nothing_computed(world, monkeypatch)
+    world.makedumpfile = "1.7.6"
+    with pytest.raises(UsageError, match=r"makedumpfile was 1\.7\.2, and is 1\.7\.6 now"):
+        go_on(world, monkeypatch)
