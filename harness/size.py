@@ -557,6 +557,8 @@ class _Size:
         self.run.progress.say(f"{sizing.name}: confirming crashkernel={self.result.crashkernel}")
         name = f"{self.name}/{machine.memory_mib}M-{machine.vcpus}cpu-{sizing.target}/confirm"
         verdict = run_drill(self.run, self.plan.drill(name, machine, sizing.target, self.result.crashkernel))
+        if self.run.options.resume is not None:
+            same_guest(self.run.options.resume, verdict, self.result.kernel, self.result.makedumpfile)
         with self.lock:
             self.on_verdict(verdict)
         as_said = verdict.reserved_mib == sizing.recommended_mib

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -252,6 +253,26 @@ def test_a_sizing_that_was_stopped_goes_on_with_its_trials(
     assert world.crashes == 0 < crashes
     with pytest.raises(UsageError, match="--memory was 1024,2048, and is 1024 now"):
         answer(world, monkeypatch, tmp_path, memories_mib=(1024,))
+
+
+def test_a_size_of_one_kernel_is_not_confirmed_by_another(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    world = World(tmp_path, m1024=97)
+
+    def stopped(_run: Any, _plan: Any) -> Verdict:
+        raise GuestError("stopped")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(world, "run_drill", stopped)
+        with pytest.raises(GuestError, match="stopped"):
+            answer(world, monkeypatch, tmp_path)
+
+    def newer(run: Any, plan: Any) -> Verdict:
+        return replace(World.run_drill(world, run, plan), kernel="6.12")
+
+    monkeypatch.setattr(world, "run_drill", newer)
+    world.options = with_record(Options(evidence=tmp_path / "evidence"), "last", "size.json")
+    with pytest.raises(UsageError, match=r"the guest's kernel was 6\.1, and is 6\.12 now"):
+        answer(world, monkeypatch, tmp_path)
 
 
 def test_a_larger_reservation_is_gone_on_with(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
