@@ -108,6 +108,7 @@ class Side:
     name: str  # as the user put it
     subject: Subject
     prepare: Callable[[Guest, Stack], None] | None = None  # what is done to the running guest
+    content: str = ""  # tells what is done with a file from what is done with another of its name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -223,8 +224,11 @@ class ComparePlan:
 
     def asked(self, run: Run) -> dict[str, str]:
         """What makes it this comparison and no other, by option; by what the result is judged may differ."""
-        sides = {f"the {which} side": f"{side.name}: {asked_of(run, side.subject, self.machine)['IMAGE']}"
-                 for which, side in zip(("old", "new"), self.sides, strict=True)}  # fmt: skip
+        sides = {
+            f"the {which} side": f"{side.name}{f' ({side.content})' if side.content else ''}: "
+            + asked_of(run, side.subject, self.machine)["IMAGE"]
+            for which, side in zip(("old", "new"), self.sides, strict=True)
+        }
         return {
             **asked_of(run, self.sides[0].subject, self.machine),
             **sides,

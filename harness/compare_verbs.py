@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from .bisection import Bisection, BisectPlan, run_bisect
+from .checksums import digest_of
 from .compare import ComparePlan, Comparison, Finding, Side, choose_scenarios, run_compare
 from .difference import BETTER, FEWER, SAME, UNCLEAR, WORSE
 from .disk import Subject
@@ -136,7 +137,8 @@ def _side(thing: str, text: str, base: Subject) -> Side:
         return Side(name=text, subject=dataclasses.replace(base, more=(parse_package(text, base.family),)))
     if thing == "packages":
         return Side(name=text, subject=dataclasses.replace(base, files=local_packages(Path(text), base.family)))
-    return Side(name=text, subject=base, prepare=_with_initramfs(Path(text), base))
+    prepare = _with_initramfs(Path(text), base)
+    return Side(name=text, subject=base, prepare=prepare, content=digest_of(Path(text), "sha256").hexdigest[:8])
 
 
 def _with_initramfs(path: Path, base: Subject) -> Callable[[Guest, Stack], None]:

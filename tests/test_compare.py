@@ -29,7 +29,7 @@ from harness.compare import (
     splats,
     usual_max_slower,
 )
-from harness.compare_verbs import _share, show_comparison, to_junit, to_markdown
+from harness.compare_verbs import _share, _side, show_comparison, to_junit, to_markdown
 from harness.disk import Subject
 from harness.errors import GuestError, UsageError
 from harness.evidence import Evidence, EvidenceRoot
@@ -331,6 +331,19 @@ def test_a_comparison_that_was_stopped_drills_what_is_missing(
     assert len(world.drilled) == 16
     with pytest.raises(UsageError, match="--rounds was 2, and is 3 now"):
         compared(world, monkeypatch, rounds=3)
+
+
+def test_an_initramfs_that_was_built_anew_is_another_side(tmp_path: Path) -> None:
+    path = tmp_path / "initramfs"
+    run: Any = SimpleNamespace(accelerator="tcg")
+    subject = Subject(name="debian-12", family=find_family("debian").releases[1][1])
+    asked = []
+    for content in (b"one", b"one", b"other"):
+        path.write_bytes(content)
+        sides = (Side(name="a", subject=subject), _side("initramfs", str(path), subject))
+        asked.append(ComparePlan(image="debian-12", thing="initramfs", sides=sides).asked(run))
+    assert asked[0] == asked[1]
+    assert [name for name in asked[0] if asked[0][name] != asked[2][name]] == ["the new side"]
 
 
 # ---------------------------------------------------------------- bisection
