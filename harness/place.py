@@ -289,6 +289,7 @@ class There:
         self._numbers = itertools.count(1)
         self._sent: dict[str, Path] = {}
         self._below: dict[Path, tuple[Path, str]] = {}  # what the overlays over there rest on, as it was named here
+        self._taken: dict[Path, Path] = {}  # disks over there, and the copies here, which go with them
         try:
             line = self._ssh.hold(_HOLD, str(state or ""), run, *tools)
             word, _, told = line.partition(" ")
@@ -494,13 +495,19 @@ class There:
         return to
 
     def take_disk(self, path: Path) -> Path:
-        """A copy in the run's directory here, which rests on the disk of this host that it rests on over there."""
+        """A copy in the run's directory here, which rests on the disk of this host that it rests on over there.
+
+        What saved guests rest on is fetched once, and not for each drill.
+        """
+        if path in self._taken:
+            return self._taken[path]
         to = self._local / f"{next(self._numbers)}-{path.name}"
         self._fetch(path, to)
         if path in self._below:
             base, base_format = self._below[path]
             below = self.take_disk(base) if self._is_there(base) else base
             qemu_img("rebase", "-u", "-f", "qcow2", "-b", str(below), "-F", base_format, str(to))
+        self._taken[path] = to
         return to
 
     def _is_there(self, disk: Path) -> bool:
@@ -523,6 +530,8 @@ class There:
         """Remove files of the run; where that cannot be asked for any more, they go with its directory."""
         for path in paths:
             self._below.pop(path, None)
+            if (copy := self._taken.pop(path, None)) is not None:
+                copy.unlink(missing_ok=True)
         if paths:
             with contextlib.suppress(HostError, CommandFailed):
                 self._ssh.run("rm", "-f", "--", *map(str, paths))

@@ -205,6 +205,24 @@ def test_a_disk_of_a_guest_is_read_here_with_all_that_it_rests_on(there: There, 
     assert len(place._chain(there.take_disk(there.directory / "disk-4.qcow2"), "qcow2")) == 2
 
 
+def test_what_was_read_of_a_disk_goes_with_it_and_its_base_is_fetched_once(
+    there: There, raw: Path, tmp_path: Path
+) -> None:
+    saved = there.directory / "disk-1.qcow2"
+    there.overlay(saved, raw, base_format="raw")
+    before = set(there._local.iterdir())
+    taken = []
+    for number in (2, 3, 4):  # drills of one saved guest
+        disk = there.directory / f"disk-{number}.qcow2"
+        there.overlay(disk, saved, base_format="qcow2")
+        taken.append(place._chain(there.take_disk(disk), "qcow2"))
+        there.remove(disk)
+    assert {chain[1] for chain in taken} == {taken[0][1]}
+    assert set(there._local.iterdir()) - before == {taken[0][1][0]}
+    there.remove(saved)
+    assert set(there._local.iterdir()) == before
+
+
 def test_small_files_go_to_the_run_and_come_back(there: There, tmp_path: Path) -> None:
     seed = tmp_path / "seed.iso"
     seed.write_bytes(b"seed")
