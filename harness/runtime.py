@@ -109,6 +109,7 @@ class Run:
         self._lifeline: Lifeline | None = None
         self._lock = threading.RLock()  # for what is made once, by whichever job asks for it first
         self._guests: dict[str, tuple[int, Domain]] = {}  # guests by name, with the thread that they are of
+        self._thread = threading.get_ident()  # which jobs are of, and which waits for them
         self.side_by_side = 1  # jobs that go on now, each of which has a guest or will soon
         self.accelerator = ""
         self._elsewhere = False  # the hypervisor is another host's
@@ -216,10 +217,11 @@ class Run:
             stack.enter_context(self.state.starting())
             guests = capacity.running_guests(PREFIX)
             free_mib = capacity.available_mib() - sum(guest.untouched_mib for guest in guests)
-            me = threading.get_ident()
+            # Who waits for this job has guests that stay, like the collector of a comparison.
+            stay = (threading.get_ident(), self._thread)
             ours = {other: thread for other, (thread, _) in list(self._guests.items())}
             # Those of other jobs are known also where /proc shows no processes of other users.
-            others = {name for name in (*ours, *(guest.name for guest in guests)) if ours.get(name) != me}
+            others = {name for name in (*ours, *(guest.name for guest in guests)) if ours.get(name) not in stay}
             if free_mib >= need_mib + (capacity.SPARE_MIB if others else 0):
                 return stack.pop_all()
             if not others or deadline.passed:

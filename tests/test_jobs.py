@@ -253,6 +253,27 @@ def test_what_this_very_job_holds_will_not_come_free(host_with: Any) -> None:
         run._room("debian-12", 1024)
 
 
+def test_what_the_run_holds_for_all_its_jobs_will_not_come_free_either(host_with: Any) -> None:
+    run = host_with(1000)
+    domain: Any = SimpleNamespace()
+    run._guests["kdh-x-0"] = (threading.get_ident(), domain)  # a collector
+    told: list[str] = []
+
+    def job() -> None:
+        stop = timing.now_s() + 5
+        with ending_when(lambda: timing.now_s() > stop):
+            try:
+                run._room("debian-12", 1024)
+            except (HostError, Stopped) as error:
+                told.append(str(error))
+
+    thread = threading.Thread(target=job)
+    thread.start()
+    thread.join(30)
+    assert told
+    assert "takes 1,408 MiB" in told[0]
+
+
 def test_the_wait_has_an_end(host_with: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runtime, "MEMORY_WAIT_S", 0.0)
     with pytest.raises(HostError, match="none of 2 other guests has ended"):
