@@ -651,6 +651,8 @@ class _Drill:
         except VmcoreError as error:
             self.verdict.check("oracle", False, expected=expected, seen=str(error))
             return
+        finally:
+            picture.unlink(missing_ok=True)  # as large as the guest's memory, and the run may drill for long
         # The true classes, where they can be known, judge our own judgement of the filter, too.
         complaint = any(check.name in ("filter", "pages") for check in self.verdict.failed())
         agreed = not found.classes or complaint == bool(found.wrong_side)

@@ -405,7 +405,9 @@ class Run:
 
     def memory_of(self, guest: Guest) -> Path:
         """A new file of the run with the guest's memory as the hypervisor sees it; place.take() brings it here."""
-        path = self.place.directory / f"{guest.name}.memory"
+        path = (
+            self.place.directory / f"{guest.name}-{next(self._numbers)}.memory"
+        )  # the same guest may be drilled again
         self.place.private(path)
         guest.domain.dump_memory(path, tick=self.progress.tick)
         return path

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from xml.etree import ElementTree
 
@@ -14,7 +15,7 @@ from harness import place
 from harness.catalog import CPU_LEVELS
 from harness.domain import Disk, DomainEvents, DomainSpec, Hypervisor, Layer, default_uri
 from harness.errors import HostError, UsageError
-from harness.runtime import Machine, Run
+from harness.runtime import Machine, Options, Run
 from harness.state import RunDirectory, State
 
 
@@ -255,3 +256,13 @@ def test_a_disk_that_only_its_owner_can_read_is_told_to_others(tmp_path: Path, m
         here.layers(tmp_path / "top")
     base.chmod(0o644)
     assert here.layers(tmp_path / "top") == (Layer(path=base, format="qcow2"),)
+
+
+def test_the_memory_of_a_guest_is_taken_in_each_of_its_drills(tmp_path: Path) -> None:
+    run = Run(Options(quiet=True))
+    state = State(tmp_path)
+    run.place = place.Here(state, RunDirectory("abc123", tmp_path / "runs"), "qemu:///system")
+    domain = SimpleNamespace(dump_memory=lambda path, tick: path.write_bytes(b"memory"))
+    guest: Any = SimpleNamespace(name="kdh-abc123-1-debian-12", domain=domain)
+    taken = [run.memory_of(guest) for _ in range(2)]
+    assert [path.read_bytes() for path in dict.fromkeys(taken)] == [b"memory"] * 2
