@@ -247,7 +247,7 @@ class Session:
         look is shown the guest before. A guest that cannot be made ready gives the verdict that says why.
         """
         need_mib = self.plan.machine.memory_mib + EVIDENCE_NEED_MIB
-        self.run.state.require_space(need_mib, f"the saved memory of {self.plan.subject.name}")
+        self.run.place.require_space(need_mib, f"the saved memory of {self.plan.subject.name}")
         with contextlib.ExitStack() as stack:
             drill = self._drill(self.plan, self._directory(self.plan, stack))
             verdict = drill.get_ready(self.guest, self.stack, look)

@@ -6,14 +6,16 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, NoReturn
 
 import pytest
 
 from harness import pool
 from harness.disk import Subject
 from harness.domain import Disk
-from harness.drill import SAVED, Plan
+from harness.drill import SAVED, Plan, Session
+from harness.errors import HostError
 from harness.family import find_family
 from harness.pool import WarmPool, can_be_warm, kind_of
 from harness.runtime import Machine
@@ -132,3 +134,14 @@ def test_a_guest_that_cannot_be_made_ready_is_not_kept(sessions: list[FakeSessio
     assert drill(warm, DEBIAN, name="b", machine=small) == "refused"
     assert [session.closed for session in sessions] == [True, True]
     assert not sessions[0].drilled
+
+
+def test_room_for_the_saved_memory_is_asked_for_where_it_is_saved() -> None:
+    def no_room(_need_mib: int, what: str) -> NoReturn:
+        raise HostError(f"no room for {what} over there")
+
+    run: Any = SimpleNamespace(place=SimpleNamespace(require_space=no_room))
+    nothing: Any = None
+    session = Session(run, DEBIAN, SimpleNamespace(), nothing, nothing, nothing)  # type: ignore[arg-type]
+    with pytest.raises(HostError, match="no room for the saved memory of debian-12 over there"):
+        session.save()
