@@ -732,7 +732,13 @@ class _Drill:
 
             with (
                 self.progress.step("reading the guest's disk"),
-                HostDisk(disk, raw, tick=self.progress.tick, before_copy=before_copy) as files,
+                HostDisk(
+                    disk,
+                    raw,
+                    tick=self.progress.tick,
+                    stretch=lambda: self.run.options.timeout_factor * self.run.load,
+                    before_copy=before_copy,
+                ) as files,
             ):
                 found = self.target.look_off(files, facts.before.directory)
                 self.evidence.json("found.json", [vars(file) for file in found.values()])

@@ -57,16 +57,18 @@ class HostDisk:
         work: Path,
         *,
         tick: Callable[[], None] | None = None,
+        stretch: Callable[[], float] = lambda: 1.0,
         before_copy: Callable[[str], None] | None = None,
     ) -> None:
         """Show the file system at work, which must not exist; CannotRead where nothing here can read it.
 
-        before_copy hears why a raw copy is about to be made, which takes its time and room, and may raise.
+        stretch tells by how much the tools may take longer now. before_copy hears why a raw copy is about to be made,
+        which takes its time and room, and may raise.
         """
         if absent := [tool for tool in TOOLS if _which(tool) is None]:
             raise HostError(f"{', '.join(absent)} not installed, which reading a guest's disk needs")
         self.raw = work
-        self._tick = tick
+        self._tick, self._stretch = tick, stretch
         self._before_copy = before_copy
         self._listed: dict[str, list[_Entry]] = {}
         self._stack = contextlib.ExitStack()
@@ -209,30 +211,29 @@ class HostDisk:
 
     def _run(self, tool: str, *arguments: str, good: tuple[int, ...] = (0,)) -> str:
         """What a tool prints."""
-        process = subprocess.Popen(
+        with subprocess.Popen(
             [_which(tool) or tool, *arguments],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
             errors="surrogateescape",
-        )
-        try:
-            waited_s = 0.0
-            while True:
-                try:
-                    out, said = process.communicate(timeout=0.5)
-                    break
-                except subprocess.TimeoutExpired:
-                    waited_s += 0.5
-                    if self._tick is not None:
-                        self._tick()
-                    if waited_s > TIMEOUT_S:
-                        raise CannotRead(f"{tool} has not ended within {TIMEOUT_S:.0f} s") from None
-        finally:
-            if process.poll() is None:
-                process.kill()
-                process.wait()
+        ) as process:
+            try:
+                waited_s, timeout_s = 0.0, TIMEOUT_S * self._stretch()
+                while True:
+                    try:
+                        out, said = process.communicate(timeout=0.5)
+                        break
+                    except subprocess.TimeoutExpired:
+                        waited_s += 0.5
+                        if self._tick is not None:
+                            self._tick()
+                        if waited_s > timeout_s:
+                            raise CannotRead(f"{tool} has not ended within {timeout_s:.0f} s") from None
+            finally:
+                if process.poll() is None:
+                    process.kill()
         if process.returncode not in good:
             lines = said.strip().splitlines() or ["no message"]
             raise CannotRead(f"{tool} cannot read the guest's disk: {lines[-1]}")

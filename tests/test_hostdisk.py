@@ -152,3 +152,13 @@ def test_a_missing_tool_is_named(disk: Path, tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(hostdisk, "_which", lambda tool: None if tool == "debugfs" else tool)
     with pytest.raises(hostdisk.HostError, match="debugfs not installed"):
         HostDisk(disk, tmp_path / "raw")
+
+
+def test_a_busy_host_gives_its_tools_more_time(disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    load = [1.0]
+    with HostDisk(disk, tmp_path / "raw", stretch=lambda: load[0]) as files:
+        monkeypatch.setattr(hostdisk, "TIMEOUT_S", 0.4)
+        with pytest.raises(CannotRead, match="sleep has not ended"):
+            files._run("sleep", "1.2")
+        load[0] = 8.0
+        files._run("sleep", "1.2")
