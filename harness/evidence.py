@@ -121,6 +121,17 @@ class EvidenceRoot:
                 number += 1
             return Evidence(path)
 
+    def log(self, name: str) -> Path:
+        """A new log of the run; a second one of the same name gets a number, since its writer may still be at it."""
+        with self._lock:
+            path = whole = self.run / name
+            number = 2
+            while path.exists():
+                path = whole.with_name(f"{whole.stem}-{number}{whole.suffix}")
+                number += 1
+            path.touch()
+            return path
+
 
 def run_stamp() -> str:
     """The name of a run that begins now."""

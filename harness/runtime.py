@@ -254,8 +254,10 @@ class Run:
         return self._evidence.run
 
     def log_path(self, name: str) -> Path:
-        """Where a log of this run goes that belongs to no drill."""
-        return self.evidence_directory / name
+        """Where a log of this run goes that belongs to no drill: a file that nobody else writes to."""
+        self.open_evidence()
+        assert self._evidence is not None
+        return self._evidence.log(name)
 
     def open_evidence(self) -> None:
         """Make the run's evidence directory now, so that a place that cannot be written is known before work begins."""

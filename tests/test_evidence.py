@@ -105,6 +105,13 @@ def test_drills_of_one_name_are_numbered(tmp_path: Path) -> None:
         drill.close()
 
 
+def test_no_two_write_to_one_log(tmp_path: Path) -> None:
+    root = EvidenceRoot(tmp_path)
+    logs = [root.log("build-debian-12.log") for _ in range(3)]
+    assert [path.name for path in logs] == ["build-debian-12.log", "build-debian-12-2.log", "build-debian-12-3.log"]
+    assert all(path.exists() for path in logs)
+
+
 def test_a_root_that_is_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine", encoding="utf-8")
     for place in (tmp_path / "file", tmp_path / "file" / "below" / "it"):
