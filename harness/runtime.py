@@ -471,8 +471,10 @@ class Run:
                 connect=self.place.connect,
             )
             domain.events.listener = lambda what: guest.evidence.event("domain", what=what)
-            yield guest
-            guest.close_shell()
+            try:
+                yield guest
+            finally:
+                guest.close_shell()  # one that nobody closes lives as long as we do, with its thread
         except GuestError as error:
             if self.lost(domain):
                 said = error.args[0]

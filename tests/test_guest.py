@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from harness import guest as guest_module
 from harness.console import ByteQueue
 from harness.domain import DomainEvents
-from harness.errors import WaitedInVain
+from harness.errors import GuestError, WaitedInVain
 from harness.evidence import Evidence
 from harness.guest import Guest
-from harness.shell import Access
+from harness.place import Place
+from harness.runtime import Options, Run
+from harness.shell import Access, Shell
 
 GRUB = b"\x1b[2J\x1b[1;1HBooting `Linux'\r\nLoading initial ramdisk ...\r\n"
 BOOTED = b"[    0.000000] Linux version 6.12.0\r\n[    9.1] systemd[1]: Startup finished\r\nmine login: "
@@ -116,3 +119,27 @@ def test_a_guest_that_never_comes_up_is_told_from_one_without_a_console(
 def test_a_shell_of_the_initramfs_is_named_at_once(booting: Any) -> None:
     with pytest.raises(WaitedInVain, match="the initramfs dropped to a shell"):
         booting(b"BusyBox v1.35\r\n(initramfs) ", factor=60).wait_until_up()
+
+
+def test_the_connection_to_a_guest_is_closed_whatever_ends_it(tmp_path: Path) -> None:
+    done: list[str] = []
+    run = Run(Options(quiet=True))
+    run.place = cast(Place, SimpleNamespace(connect=None, alive=lambda: True))
+    domain: Any = SimpleNamespace(
+        name="mine",
+        events=DomainEvents(),
+        xml=lambda: "<domain/>",
+        open_console=lambda _sink: ByteQueue(),
+        connection_lost=lambda: False,
+        destroy=lambda: done.append("destroyed"),
+    )
+    evidence = Evidence(tmp_path / "drill")
+    living = run._living(domain, evidence, user="root", access=Access(), host_key=None)
+
+    def break_down(guest: Guest) -> None:
+        guest._shell = cast(Shell, SimpleNamespace(close=lambda: done.append("closed")))
+        raise GuestError("no login")
+
+    with pytest.raises(GuestError, match="no login"), contextlib.closing(evidence), living as guest:
+        break_down(guest)
+    assert done == ["closed", "destroyed"]
