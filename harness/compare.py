@@ -357,7 +357,8 @@ class _Compare:
     def _drill_rounds(self, jobs: Jobs, rounds: Sequence[int], scenarios: Sequence[Scenario]) -> None:
         """Boot both sides of these rounds, and drill them: old new, new old, and so on, or all of them side by side.
 
-        Nobody begins the next drill before all have ended this one, so that each side has the load of the other.
+        Nobody begins the next drill before all have ended this one, so that each side has the load of the other; dumps
+        to a server take turns.
         """
         self.result.rounds = max(self.result.rounds, *rounds)
         self.refused.clear()
@@ -379,11 +380,14 @@ class _Compare:
             for scenario in scenarios:
                 if scenario.tight and self.result.tight_mib is None and len(self.refused) < len(missing):
                     self._settle_tight()
-                jobs.run([
+                tasks = [
                     Task(label=f"{self._label(side)}, {scenario.name}, round {number}", kind=scenario.name,
                          work=partial(drill_one, number, side, scenario))
                     for (number, side), left in missing.items() if scenario in left
-                ])  # fmt: skip
+                ]  # fmt: skip
+                # On the server that they share, each would find the other's dump beside its own.
+                for together in [[task] for task in tasks] if scenario.target in ON_SERVER else [tasks]:
+                    jobs.run(together)
 
     def _label(self, side: int) -> str:
         return f"{('old', 'new')[side]} {self.plan.sides[side].name}"

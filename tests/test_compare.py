@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from dataclasses import replace
@@ -307,6 +308,40 @@ def test_side_by_side_all_do_the_same_at_a_time(at_once: int, monkeypatch: pytes
         batch = world.drilled[first : first + 2 * at_once]
         assert len({what.partition("-")[0] for what, _ in batch}) == 1
         assert {what[-3:] for what, _ in batch} == {"old", "new"}
+
+
+def test_what_goes_to_one_server_is_drilled_by_one_at_a_time(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The dump of the other side would be a second new one there, of another crash."""
+    world, one_at_a_time = World(tmp_path, 4), threading.Lock()
+    world.meeting = threading.Barrier(1)
+    together: list[str] = []
+
+    def drill(**options: Any) -> Verdict:
+        if not one_at_a_time.acquire(blocking=False):
+            together.append(options["name"])
+            return World.drill(world, **options)
+        try:
+            time.sleep(0.05)
+            return World.drill(world, **options)
+        finally:
+            one_at_a_time.release()
+
+    @contextlib.contextmanager
+    def collector(_run: Any) -> Iterator[Any]:
+        yield SimpleNamespace(server=None)
+
+    monkeypatch.setattr(world, "drill", drill)
+    monkeypatch.setattr(comparing, "open_session", world.open_session)
+    monkeypatch.setattr(comparing, "open_collector", collector)
+    subject = Subject(name="debian-12", family=find_family("debian"))
+    sides = (Side(name="a", subject=subject), Side(name="b", subject=subject))
+    scenarios = choose_scenarios((), ("ssh", "nfs"))
+    plan = ComparePlan(image="debian-12", thing="kernel", sides=sides, scenarios=scenarios)
+    assert run_compare(world.run, plan).ok
+    assert not together
+    assert [what for what, when in world.drilled if when == "began"] == [
+        f"{name}-{turn}" for name in ("ssh", "nfs") for turn in ("1-old", "1-new", "2-new", "2-old")
+    ]
 
 
 @pytest.mark.parametrize(("stop_at", "boots"), [(0, 4), (2, 4), (6, 3), (8, 2), (14, 1)])
