@@ -330,7 +330,9 @@ class _Compare:
             for first in usual[::together]:
                 self._drill_rounds(jobs, usual[first - 1 : first - 1 + together], plan.scenarios)
             for number in range(plan.rounds + 1, plan.most_rounds + 1):
-                left = [one for one in plan.scenarios if self._open_question(one)]
+                # A round that was begun before is ended: with one side ahead, there may seem to be no question left.
+                begun = {sample.scenario for sample in self.result.samples if sample.round == number}
+                left = [one for one in plan.scenarios if one.name in begun or self._open_question(one)]
                 if not left:
                     break
                 jobs.expect(self._kinds([number], left))

@@ -368,6 +368,25 @@ def test_a_comparison_that_was_stopped_drills_what_is_missing(
         compared(world, monkeypatch, rounds=3)
 
 
+def test_a_round_that_was_begun_is_ended(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """With one side ahead there may seem to be no question left."""
+    world = World(tmp_path, 1)
+    monkeypatch.setattr(
+        comparing._Compare,
+        "_open_question",
+        lambda self, one: [len(self.result.of(one.name, side)) for side in (0, 1)] == [2, 2],
+    )
+    world.stop_at = 18  # after the old side's first drill of the third round
+    with pytest.raises(GuestError, match="stopped"):
+        compared(world, monkeypatch)
+    world.stop_at = -1
+    world.run.options = with_record(world.run.options, "last", "compare.json")
+    found = compared(world, monkeypatch)
+    assert sorted((one.scenario, one.round, one.side) for one in found.samples) == [
+        (name, number, side) for name in ("smoke", "tight") for number in (1, 2, 3) for side in (0, 1)
+    ]
+
+
 def test_an_initramfs_that_was_built_anew_is_another_side(tmp_path: Path) -> None:
     path = tmp_path / "initramfs"
     run: Any = SimpleNamespace(accelerator="tcg")
