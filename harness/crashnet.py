@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
+import ipaddress
 import secrets
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +12,8 @@ from .errors import HostError
 from .seed import StaticNic
 
 # RFC 2544's range for testing devices: no site uses it for anything else.
-SUBNETS = tuple(f"198.{second}.{third}" for second in (18, 19) for third in range(256))
-PREFIX_BITS = 24
+PREFIX_BITS = 22  # a run of many drills has a place for each of its guests
+SUBNETS = tuple(ipaddress.IPv4Network("198.18.0.0/15").subnets(new_prefix=PREFIX_BITS))
 TRIES = 8
 
 
@@ -39,17 +39,19 @@ class CrashNetwork:
         run is the directory of the run that it is there for.
         """
         self.name = name
-        self._numbers = itertools.count(2)
         for left in reversed(range(TRIES)):
-            self._subnet = secrets.choice(SUBNETS)
+            own, first, *_, last = secrets.choice(SUBNETS).hosts()
+            self._free = iter(range(int(first), int(last) + 1))
             try:
-                leases = (f"{self._subnet}.2", f"{self._subnet}.254") if dhcp else None
-                hypervisor.make_network(name, f"{self._subnet}.1", PREFIX_BITS, run=run, leases=leases)
+                leases = (str(first), str(last)) if dhcp else None
+                hypervisor.make_network(name, str(own), PREFIX_BITS, run=run, leases=leases)
                 return
             except HostError:
                 if not left:
                     raise
 
     def port(self) -> Port:
-        """A new place on it."""
-        return Port(nic=Nic(mac=new_mac(), network=self.name), address=f"{self._subnet}.{next(self._numbers)}")
+        """A new place on it; HostError when all have been given away."""
+        if (address := next(self._free, None)) is None:
+            raise HostError(f"the network {self.name} has no address left for one more guest of this run")
+        return Port(nic=Nic(mac=new_mac(), network=self.name), address=str(ipaddress.IPv4Address(address)))

@@ -407,9 +407,8 @@ class Run:
 
     def memory_of(self, guest: Guest) -> Path:
         """A new file of the run with the guest's memory as the hypervisor sees it; place.take() brings it here."""
-        path = (
-            self.place.directory / f"{guest.name}-{next(self._numbers)}.memory"
-        )  # the same guest may be drilled again
+        # Numbered, since the same guest may be drilled again.
+        path = self.place.directory / f"{guest.name}-{next(self._numbers)}.memory"
         self.place.private(path)
         guest.domain.dump_memory(path, tick=self.progress.tick)
         return path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -33,13 +34,16 @@ def test_each_guest_has_a_place_of_its_own() -> None:
     hypervisor: Any = Hypervisor(refusals=2)
     network = CrashNetwork(hypervisor, "kdh-1-crash", run=Path("/state/runs/1"))
     (made,) = hypervisor.made
-    subnet = made.split()[1].removesuffix(".1/24")
+    subnet = ipaddress.IPv4Interface(made.split()[1]).network
     assert subnet in SUBNETS
-    first, second = network.port(), network.port()
-    assert [first.address, second.address] == [f"{subnet}.2", f"{subnet}.3"]
+    ports = [network.port() for _ in range(1021)]
+    assert [ipaddress.IPv4Address(port.address) for port in ports] == list(subnet.hosts())[1:]
+    first, second, *_ = ports
     assert first.nic.mac != second.nic.mac
-    assert first.seed.address == f"{subnet}.2/24"
+    assert first.seed.address == f"{first.address}/22"
     assert 'network="kdh-1-crash"' in first.nic.xml()
+    with pytest.raises(HostError, match="has no address left"):
+        network.port()
 
 
 def test_a_host_without_a_free_subnet_is_told() -> None:
