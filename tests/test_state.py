@@ -18,7 +18,7 @@ from harness.errors import HostError
 from harness.state import State, default_directory
 
 MAKER = """
-import sys, time
+import sys
 from pathlib import Path
 from harness.state import State
 
@@ -27,7 +27,7 @@ def make(part):
         log.write("made\\n")
     (part / "disk").write_text("half")
     print("making", flush=True)
-    time.sleep(float(sys.argv[3]))
+    sys.stdin.readline()
     (part / "disk").write_text("whole")
     return {"by": "test"}
 
@@ -85,12 +85,14 @@ def make_now(state: State, key: str = "k1", text: str = "whole") -> Path:
 
 def test_parallel_processes_make_a_disk_once_and_all_get_it(state: State, tmp_path: Path) -> None:
     log = tmp_path / "log"
-    makers = [start(MAKER, state.directory, log, 0.5) for _ in range(3)]
-    said = [maker.communicate(timeout=30)[0] for maker in makers]
-    assert [maker.returncode for maker in makers] == [0, 0, 0]
+    makers = [start(MAKER, state.directory, log) for _ in range(3)]
+    said = {first_line(maker): maker for maker in makers}
+    (waiting,) = {*said} - {"making"}
+    assert "waiting for somebody else who is making a disk" in waiting
+    assert said["making"].communicate("go on\n", timeout=30)[0] == "whole\n"
+    makers.remove(said["making"])
+    assert [maker.communicate(timeout=30)[0] for maker in makers] == ["whole\n", "whole\n"]
     assert log.read_text(encoding="utf-8") == "made\n"
-    assert all(text.endswith("whole\n") for text in said)
-    assert any("waiting for somebody else who is making a disk" in text for text in said)
 
 
 def test_a_finished_disk_is_not_made_again(state: State) -> None:
@@ -123,7 +125,7 @@ def test_a_full_disk_is_a_sentence_and_leaves_nothing(state: State) -> None:
 
 
 def test_a_killed_maker_leaves_no_disk_and_the_next_one_starts_afresh(state: State, tmp_path: Path) -> None:
-    maker = start(MAKER, state.directory, tmp_path / "log", 60)
+    maker = start(MAKER, state.directory, tmp_path / "log")
     assert first_line(maker) == "making"
     assert state.leftovers() == []  # it lives
     kill(maker)
@@ -134,7 +136,7 @@ def test_a_killed_maker_leaves_no_disk_and_the_next_one_starts_afresh(state: Sta
 
 
 def test_clean_removes_what_a_killed_maker_left(state: State, tmp_path: Path) -> None:
-    maker = start(MAKER, state.directory, tmp_path / "log", 60)
+    maker = start(MAKER, state.directory, tmp_path / "log")
     assert first_line(maker) == "making"
     kill(maker)
     for leftover in state.leftovers():
@@ -144,7 +146,7 @@ def test_clean_removes_what_a_killed_maker_left(state: State, tmp_path: Path) ->
 
 def test_a_disk_in_the_making_is_not_cached(state: State, tmp_path: Path) -> None:
     make_now(state, "k2")
-    maker = start(MAKER, state.directory, tmp_path / "log", 60)
+    maker = start(MAKER, state.directory, tmp_path / "log")
     assert first_line(maker) == "making"
     whats = [leftover.what for leftover in state.cached()]
     kill(maker)
