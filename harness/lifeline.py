@@ -13,8 +13,11 @@ import threading
 
 from .domain import Hypervisor
 from .errors import HarnessError
+from .timing import pause
 
 _DONE = "/"  # no domain has this name
+# A restore that libvirt was at when we died shows its domain only after it has read the head of the file.
+_LOOKS, _EVERY_S = 4, 2.0
 
 
 class Lifeline:
@@ -61,8 +64,11 @@ def wait_and_destroy(uri: str) -> None:
         return
     with contextlib.suppress(HarnessError):
         hypervisor = Hypervisor(uri)
-        for name in names:
-            hypervisor.destroy_named(name)
+        for look in range(_LOOKS if names else 0):
+            if look:
+                pause(_EVERY_S)
+            for name in names:
+                hypervisor.destroy_named(name)
         hypervisor.close()
 
 
