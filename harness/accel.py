@@ -17,9 +17,11 @@ from .domain import PREFIX, Hypervisor
 from .errors import ConsoleLost, HarnessError, UsageError, WaitedInVain
 from .place import Place
 from .state import State
+from .timing import utc_s
 
 KVM, TCG = "kvm", "tcg"
 PROBE_TIMEOUT_S = 8.0
+AGAIN_S = 3600.0  # a busy host or libvirt may have been the reason
 WORD = "KVM-RUNS"
 
 
@@ -75,7 +77,7 @@ def kvm_problem(hypervisor: Hypervisor, directory: Path, place: Place) -> str | 
 def choose(wanted: str, hypervisor: Hypervisor, state: State, directory: Path, place: Place) -> tuple[str, str]:
     """The accelerator to use (kvm or tcg) and one line that says why.
 
-    The outcome of a trial is remembered until the host boots again or QEMU changes.
+    The outcome of a trial is remembered until the host boots again or QEMU changes; that KVM ran no guest, for an hour.
     """
     if wanted not in ("auto", KVM, TCG):
         raise UsageError(f"unknown accelerator {wanted!r} (known: auto, kvm, tcg)")
@@ -87,12 +89,12 @@ def choose(wanted: str, hypervisor: Hypervisor, state: State, directory: Path, p
         known = json.loads(note.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         known = {}
-    if known.get("here") == here:
+    if known.get("here") == here and (known["problem"] is None or 0 <= utc_s() - known.get("at_s", 0) < AGAIN_S):
         problem = known["problem"]
     else:
         problem = kvm_problem(hypervisor, directory, place)
         fresh = note.with_name(f".kvm-probe-{secrets.token_hex(3)}")
-        fresh.write_text(json.dumps({"here": here, "problem": problem}) + "\n", encoding="utf-8")
+        fresh.write_text(json.dumps({"here": here, "problem": problem, "at_s": utc_s()}) + "\n", encoding="utf-8")
         shutil.move(fresh, note)
     if problem is None:
         return KVM, "kvm (a guest ran under it)"

@@ -97,6 +97,18 @@ def test_the_outcome_is_remembered_until_qemu_or_the_boot_changes(choose: Any, h
     assert choose("auto")[2] == 3
 
 
+def test_that_kvm_ran_nothing_is_not_believed_for_ever(choose: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = SimpleNamespace(now_s=1000.0)
+    monkeypatch.setattr(accel, "utc_s", lambda: clock.now_s)
+    assert choose("auto", "the guest executed nothing within 8 s")[2] == 1
+    clock.now_s += accel.AGAIN_S - 1
+    assert choose("auto")[::2] == ("tcg", 1)
+    clock.now_s += 1
+    assert choose("auto")[::2] == ("kvm", 2)
+    clock.now_s += 10 * accel.AGAIN_S
+    assert choose("auto")[::2] == ("kvm", 2)
+
+
 @pytest.mark.parametrize("note", ["", "{", "\xff"])
 def test_a_broken_note_is_a_new_trial(choose: Any, tmp_path: Path, note: str) -> None:
     (tmp_path / "state" / "kvm-probe.json").write_text(note, encoding="utf-8")
