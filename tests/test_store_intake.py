@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from store_factory import LOGS, make_dump, put
+from store_factory import LOGS, examine_once, make_dump, put
 from vmcore_factory import Kdump, flat_stream, flatten
 
 from harness.cli import main
@@ -30,6 +30,12 @@ from harness.store.watching import Watcher
 
 DATA = LOGS.parent
 WHOLE = DATA / "zlib.kdump"
+
+
+@pytest.fixture(autouse=True)
+def one_look_at_each_content(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All tests of this file share what the looking process found."""
+    monkeypatch.setattr("harness.store.store.examine", examine_once)
 
 
 @pytest.fixture

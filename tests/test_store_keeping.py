@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from store_factory import LOGS, make_dump, put
+from store_factory import LOGS, examine_once, make_dump, put
 
 from harness.cli import main
 from harness.errors import HostError, UsageError
@@ -32,6 +32,12 @@ from harness.triage import Module, Task, Triage
 
 DAY_S = 86400.0
 NOW_S = 1_800_000_000.0
+
+
+@pytest.fixture(autouse=True)
+def one_look_at_each_content(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All tests of this file share what the looking process found."""
+    monkeypatch.setattr("harness.store.store.examine", examine_once)
 
 
 @pytest.fixture
