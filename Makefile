@@ -30,7 +30,7 @@ drill: setup ## One full drill of IMAGE (debian-12)
 	@$(call in_group,$(BIN)/kdump-harness drill '$(IMAGE)')
 
 test: setup ## The quick tests: no guest, no root, no network
-	@$(BIN)/pytest tests -n auto
+	@$(BIN)/pytest tests -n auto --dist worksteal
 
 # Without IMAGES each scenario runs on its own images, or on debian-12. The quotes keep globs from the shell.
 scenarios: setup ## Real guests, real panics: IMAGES="debian-* rocky-9" JOBS=2 STRICT=1 (no image, no success)
@@ -41,7 +41,7 @@ check: setup ## Formatting, lint, types, tests
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
-	@$(BIN)/pytest tests -n auto
+	@$(BIN)/pytest tests -n auto --dist worksteal
 
 bench: setup ## The figures
 	@sh harness/setup_host.sh benchmarks/host.toml
