@@ -141,13 +141,6 @@ def _add_plot(parser: Any) -> None:
     parser.add_argument("--plot", metavar="FILE", help="write the plot here, too, as .svg, .png or .pdf")
 
 
-def _add_one(parser: Any) -> None:
-    """The end of the options of one drill."""
-    parser.add_argument("--keep", choices=KEEP, default="failed", help="when the vmcore stays in the evidence")
-    _add_run_options(parser)
-    _add_json(parser)
-
-
 def _add_many(parser: Any) -> None:
     """The end of the options of what drills many times."""
     parser.add_argument("--keep", choices=KEEP, default="failed", help="when vmcores stay in the evidence")
@@ -286,7 +279,9 @@ def _add_drill(verbs: Verbs) -> None:
     parser.add_argument(
         "--keep-mac", action="store_true", help="a clone keeps its MACs, which its network configuration may ask for"
     )
-    _add_one(parser)
+    parser.add_argument("--keep", choices=KEEP, default="failed", help="when the vmcore stays in the evidence")
+    _add_run_options(parser)
+    _add_json(parser)
 
 
 def _add_sweep(verbs: Verbs) -> None:

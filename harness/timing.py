@@ -103,7 +103,7 @@ def poll(
     Raises WaitedInVain, which tells how long and how often we looked.
     """
 
-    # Here, since it brings asyncio (and tornado, where that is installed): half of the start of what never polls.
+    # Here, since it brings asyncio (and tornado, where that is installed): a fifth of the start of what never polls.
     import tenacity
 
     def look() -> T | None:

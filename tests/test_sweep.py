@@ -871,8 +871,10 @@ def both_crashes_and_nothing_computed(world: World, monkeypatch: pytest.MonkeyPa
     """Stop a sweep with two jobs when its second crash is over."""
 
     def stopped(self: Any, *_: object) -> None:
-        while self.result.crashes < 2:
+        until_s = time.monotonic() + 20.0
+        while self.result.crashes < 2 and time.monotonic() < until_s:
             time.sleep(0.01)
+        assert self.result.crashes == 2
         raise GuestError("stopped")
 
     world.jobs = 2
