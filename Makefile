@@ -17,7 +17,7 @@ help: ## What there is
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST)
 
 setup: ## Packages, libvirt and the Python environment
-	@sh harness/setup_host.sh
+	@sh harness/kdump_harness/vm/setup_host.sh
 	@$(MAKE) --no-print-directory $(VENV)/.done
 
 $(VENV)/.done: pyproject.toml
@@ -44,7 +44,7 @@ check: setup ## Formatting, lint, types, tests
 	@$(BIN)/pytest tests -n auto --dist worksteal
 
 bench: setup ## The figures
-	@sh harness/setup_host.sh benchmarks/host.toml
+	@sh harness/kdump_harness/vm/setup_host.sh benchmarks/host.toml
 	@$(foreach bench,$(sort $(wildcard benchmarks/*.py)),\
 		echo '== $(bench)' && $(call in_group,$(BIN)/python $(bench)) &&) true
 

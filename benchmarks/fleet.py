@@ -25,18 +25,18 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from harness.capacity import GUEST_MIB, OVERHEAD_MIB
-from harness.fleet import wire
-from harness.fleet.archive import pack
-from harness.fleet.client import Fleet, Order
-from harness.fleet.copies import copy_entry
-from harness.fleet.needs import CORES, MIB, VERSION
-from harness.fleet.performing import Host
-from harness.fleet.results import Result, write_result
-from harness.fleet.scheduler import FleetScheduler
-from harness.fleet.tasks import DRILL, Task, drill_needs, parse_drill
-from harness.fleet.worker import FleetWorker
-from harness.state import State
+from kdump_harness.fleet.client import Fleet, Order
+from kdump_harness.fleet.protocol import wire
+from kdump_harness.fleet.protocol.archive import pack
+from kdump_harness.fleet.protocol.needs import CORES, MIB, VERSION
+from kdump_harness.fleet.protocol.results import Result, write_result
+from kdump_harness.fleet.protocol.tasks import DRILL, Task, drill_needs, parse_drill
+from kdump_harness.fleet.scheduler import FleetScheduler
+from kdump_harness.fleet.worker.copies import copy_entry
+from kdump_harness.fleet.worker.performing import Host
+from kdump_harness.fleet.worker.worker import FleetWorker
+from kdump_harness.images.state import State
+from kdump_harness.vm.capacity import GUEST_MIB, OVERHEAD_MIB
 
 # Seconds from the first boot to the verdict of verified drills of debian-12 on two emulating cores: beside one other
 # guest or none (the first three), and beside four to six.

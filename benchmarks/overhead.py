@@ -15,13 +15,13 @@ import tempfile
 import time
 from pathlib import Path
 
-from harness.catalog import load_catalog
-from harness.disk import Subject, armed_disk
-from harness.drill import Plan, run_drill
-from harness.family import find_family
-from harness.runtime import Machine, Options, Run, create_overlay
-from harness.seed import make_key, write_seed
-from harness.stack import KdumpConfig
+from kdump_harness.distro.family import find_family
+from kdump_harness.drill.disks import Subject, armed_disk
+from kdump_harness.drill.steps import Plan, run_drill
+from kdump_harness.images.catalog import load_catalog
+from kdump_harness.kdump.service import KdumpConfig
+from kdump_harness.vm.cloud_init import make_key, write_seed
+from kdump_harness.vm.run import Machine, Options, Run, create_overlay
 
 PORT = 22522
 PLAIN = KdumpConfig(crashkernel=None, level=None, compress=None)

@@ -20,7 +20,7 @@ def took_s(*command: str) -> float:
 def main() -> None:
     """Measure and print, beside what an empty Python costs in the same minute."""
     bare_s = statistics.median(took_s(sys.executable, "-c", "pass") for _ in range(RUNS))
-    help_s = statistics.median(took_s(sys.executable, "-m", "harness.cli", "--help") for _ in range(RUNS))
+    help_s = statistics.median(took_s(sys.executable, "-m", "kdump_harness", "--help") for _ in range(RUNS))
     print(
         f"kdump-harness --help: {help_s:.2f} s (must 0.5 s),"
         f" {help_s / bare_s:.1f} times an empty Python ({bare_s:.2f} s)"

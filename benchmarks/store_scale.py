@@ -10,10 +10,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
+from kdump_harness.store.store import Store
 from store_factory import make_dump, put
 from vmcore_factory import Kdump
-
-from harness.store.store import Store
 
 DUMPS = 2000
 LIMIT_S = 2.0
@@ -30,7 +29,7 @@ def main() -> int:
                 dump = make_dump(number, host=f"host{number % 300}", signature=f"{number % 40:010}")
                 put(store, dump, {"firmware": str(number % 7), "hardware": "X1", "microcode": "0x1"}, content)
         for action in (["list"], ["patterns"], ["prune", "--dry-run", "--keep-per-host", "3"]):
-            command = [sys.executable, "-m", "harness.cli", "store", *action, "--store", str(directory)]
+            command = [sys.executable, "-m", "kdump_harness", "store", *action, "--store", str(directory)]
             started_s = time.monotonic()
             subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
             took_s = time.monotonic() - started_s

@@ -29,11 +29,10 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
+from kdump_harness.vmcore import open_vmcore  # noqa: E402
+from kdump_harness.vmcore.crew import check_pages  # noqa: E402
+from kdump_harness.vmcore.formats.damage import DamageList  # noqa: E402
 from vmcore_factory import FLAGS, PAGE, Kdump  # noqa: E402 - the paths above come first, for a clone not installed
-
-from harness.vmcore import open_vmcore  # noqa: E402
-from harness.vmcore.crew import check_pages  # noqa: E402
-from harness.vmcore.damage import DamageList  # noqa: E402
 
 MAX_DIFFERENT_PAGES = 50_000
 LIBRARIES = ("-llzo2", "-lsnappy", "-lz", "-lzstd")

@@ -14,13 +14,13 @@ from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
-from harness.drill import SAVED, Plan, run_drill
-from harness.pool import WarmPool
-from harness.runtime import Options, Run
-from harness.stack import KdumpConfig
-from harness.timing import now_s
-from harness.verbs import find_subject
-from harness.verdict import Verdict
+from kdump_harness.base.clock import now_s
+from kdump_harness.base.verdict import Verdict
+from kdump_harness.cli.verbs.drill import find_subject
+from kdump_harness.drill.steps import SAVED, Plan, run_drill
+from kdump_harness.drill.warm_pool import WarmPool
+from kdump_harness.kdump.service import KdumpConfig
+from kdump_harness.vm.run import Options, Run
 
 LEVELS = (0, 1, 16, 31)
 COMPRESSIONS = ("none", "zlib", "lzo")

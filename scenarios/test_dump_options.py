@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-
-from harness.disk import Subject
-from harness.sweep import Sweep
+from kdump_harness.campaigns.sweep.run import Sweep
+from kdump_harness.drill.disks import Subject
 
 LEVELS = (0, 1, 16, 31)
 

@@ -8,22 +8,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-
-from harness import facts
-from harness.collector import Collector
-from harness.disk import Subject
-from harness.drill import Session
-from harness.family import fill
-from harness.faults import failing_disk
-from harness.guest import Guest
-from harness.plugin import pin_image
-from harness.runtime import Run
-from harness.stack import KdumpConfig, Stack
-from harness.stage import Stage
-from harness.target import KEY, LABEL, MOUNT
-from harness.timing import Deadline
-from harness.verdict import Verdict
-from harness.watch import CrashWatch
+from faults import failing_disk
+from kdump_harness.base import tables
+from kdump_harness.base.clock import Deadline
+from kdump_harness.base.stage import Stage
+from kdump_harness.base.verdict import Verdict
+from kdump_harness.distro.family import fill
+from kdump_harness.drill.disks import Subject
+from kdump_harness.drill.dump_server import Collector
+from kdump_harness.drill.steps import Session
+from kdump_harness.kdump.crash_monitor import CrashWatch
+from kdump_harness.kdump.service import KdumpConfig, Stack
+from kdump_harness.kdump.target import KEY, LABEL, MOUNT
+from kdump_harness.pytest_plugin.fixtures import pin_image
+from kdump_harness.vm.guest import Guest
+from kdump_harness.vm.run import Run
 
 HALF_BYTES = 4 << 20  # of a dump that is some 20 MiB long
 SEND_LOOK_EVERY_S = 2.0
@@ -44,7 +43,7 @@ class Sabotage:
     failed: tuple[str, ...] = ()
 
 
-SABOTAGES = facts.load_rows(Path(__file__).with_name("sabotage.toml"), "sabotage", Sabotage)
+SABOTAGES = tables.load_rows(Path(__file__).with_name("sabotage.toml"), "sabotage", Sabotage)
 
 
 @pytest.fixture

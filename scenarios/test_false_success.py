@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from harness.plugin import pin_image
-from harness.stage import Stage
-from harness.verdict import Verdict
+from kdump_harness.base.stage import Stage
+from kdump_harness.base.verdict import Verdict
+from kdump_harness.pytest_plugin.fixtures import pin_image
 
 
 @pin_image("debian-12")
@@ -23,7 +23,7 @@ def test_an_empty_dump_is_not_a_saved_one(drill: Callable[..., Verdict]) -> None
 @pin_image("debian-12")
 def test_a_guest_without_a_reservation_is_known_at_once(drill: Callable[..., Verdict]) -> None:
     """No crashkernel=: the panic is the end, and the verdict must not wait for anything more."""
-    from harness.stack import KdumpConfig
+    from kdump_harness.kdump.service import KdumpConfig
 
     verdict = drill(config=KdumpConfig(crashkernel="none", level=None, compress=None))
     assert not verdict.verified

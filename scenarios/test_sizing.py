@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import pytest
-
-from harness.compare import ComparePlan, Side, choose_scenarios, run_compare
-from harness.disk import Subject
-from harness.plugin import evidence_name
-from harness.runtime import Machine, Run
-from harness.size import SizePlan, run_size
+from kdump_harness.campaigns.compare.run import ComparePlan, Side, choose_scenarios, run_compare
+from kdump_harness.campaigns.size.run import SizePlan, run_size
+from kdump_harness.drill.disks import Subject
+from kdump_harness.pytest_plugin.fixtures import evidence_name
+from kdump_harness.vm.run import Machine, Run
 
 
 @pytest.mark.slow

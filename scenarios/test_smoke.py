@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from harness.verdict import Verdict
+from kdump_harness.base.verdict import Verdict
 
 
 def test_dump(drill: Callable[..., Verdict]) -> None:

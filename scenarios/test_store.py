@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-from harness import cli
-from harness.collector import Collector
-from harness.disk import Subject
-from harness.drill import Session
-from harness.plugin import pin_image
-from harness.verbs import find_subject
-from harness.verdict import Verdict
+from kdump_harness.base.verdict import Verdict
+from kdump_harness.cli import parser
+from kdump_harness.cli.verbs.drill import find_subject
+from kdump_harness.drill.disks import Subject
+from kdump_harness.drill.dump_server import Collector
+from kdump_harness.drill.steps import Session
+from kdump_harness.pytest_plugin.fixtures import pin_image
 
 OTHERS = {"debian-11": "nfs", "debian-13": "nfs"}
 CHANGE = "CHG-17: kernel update"
@@ -26,7 +25,7 @@ MIB = 1 << 20
 
 def run(*arguments: str | Path) -> int:
     """One command, as a person would give it."""
-    return cli.main([str(argument) for argument in arguments])
+    return parser.main([str(argument) for argument in arguments])
 
 
 def answer(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> Any:

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-
-from harness.collector import Collector
-from harness.disk import Subject
-from harness.drill import Session
-from harness.family import Family
-from harness.target import ON_SERVER
-from harness.verdict import Verdict
+from kdump_harness.base.verdict import Verdict
+from kdump_harness.distro.family import Family
+from kdump_harness.drill.disks import Subject
+from kdump_harness.drill.dump_server import Collector
+from kdump_harness.drill.steps import Session
+from kdump_harness.kdump.target import ON_SERVER
 
 
 def packages(family: Family) -> tuple[str, ...]:

@@ -8,12 +8,11 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-
-from harness.drill import Session
-from harness.plugin import pin_trigger
-from harness.runtime import Machine, Run
-from harness.trigger import load_triggers
-from harness.verdict import Verdict
+from kdump_harness.base.verdict import Verdict
+from kdump_harness.drill.steps import Session
+from kdump_harness.kdump.trigger import load_triggers
+from kdump_harness.pytest_plugin.fixtures import pin_trigger
+from kdump_harness.vm.run import Machine, Run
 
 TRIGGERS = load_triggers().values()
 CRASHING = [trigger.name for trigger in TRIGGERS if trigger.panics and not trigger.while_booting]

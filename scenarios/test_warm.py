@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from harness.drill import Session
-from harness.verdict import Verdict
+from kdump_harness.base.verdict import Verdict
+from kdump_harness.drill.steps import Session
 
 AGREES = (0.75, 1.33)  # of the sizes of two dumps of the same guest
 

@@ -9,13 +9,14 @@ from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness.fleet import performing, wire
-from harness.fleet.client import Order
-from harness.fleet.needs import CORES, MIB, VERSION
-from harness.fleet.performing import Host
-from harness.fleet.scheduler import FleetScheduler
-from harness.fleet.tasks import DRILL, Job, Places, Task, drill_needs, parse_drill
-from harness.fleet.worker import FleetWorker
+from kdump_harness.fleet.client import Order
+from kdump_harness.fleet.protocol import wire
+from kdump_harness.fleet.protocol.needs import CORES, MIB, VERSION
+from kdump_harness.fleet.protocol.tasks import DRILL, Job, Places, Task, drill_needs, parse_drill
+from kdump_harness.fleet.scheduler import FleetScheduler
+from kdump_harness.fleet.worker import performing
+from kdump_harness.fleet.worker.performing import Host
+from kdump_harness.fleet.worker.worker import FleetWorker
 
 RESOURCES = {MIB: 6000.0, CORES: 4.0, VERSION: 1.0, "ARCH-x86_64": 1.0, "TCG": 1.0, "CPU-2": 1.0}
 

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from harness.catalog import Image
-from harness.download import make_client
+from kdump_harness.images.catalog import Image
+from kdump_harness.images.download import make_client
 
 CONTENT = b"QFI\xfb" + bytes(range(256)) * 4096  # 1 MiB and a little: several chunks
 NEWER = b"QFI\xfb" + bytes(reversed(range(256))) * 4096

@@ -6,9 +6,9 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from harness.store.examine import Examination, examine
-from harness.store.index import TRIAGED, Dump
-from harness.store.store import VMCORE, Store
+from kdump_harness.store.index import TRIAGED, Dump
+from kdump_harness.store.intake.examine import Examination, examine
+from kdump_harness.store.store import VMCORE, Store
 
 LOGS = Path(__file__).parent / "data" / "vmcore" / "logs"
 _SMALL_BYTES = 8 << 20

@@ -7,12 +7,11 @@ import subprocess
 from pathlib import Path
 
 import pytest
-
-from harness import facts
-from harness.doctor import load_needs
+from kdump_harness.base import tables
+from kdump_harness.vm.host_check import load_needs
 
 ROOT = Path(__file__).parent.parent
-SETUP = ROOT / "harness" / "setup_host.sh"
+SETUP = ROOT / "harness" / "kdump_harness" / "vm" / "setup_host.sh"
 TARGETS = ("setup", "drill", "test", "scenarios", "check", "bench", "clean", "help")
 
 
@@ -85,6 +84,6 @@ def test_every_make_target_of_the_readme_is_there() -> None:
 
 
 def test_the_tables_lie_where_the_package_looks_for_them() -> None:
-    for name in ("host.toml", "triggers.toml", "symptoms.toml", "families"):
-        assert facts.package_path(name).exists(), name
-    assert facts.data_path("images", "catalog.toml").exists()
+    for name in ("vm/host.toml", "kdump/triggers.toml", "diagnosis/symptoms.toml", "distro/families"):
+        assert tables.package_path(name).exists(), name
+    assert tables.data_path("images", "catalog.toml").exists()

@@ -25,8 +25,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from harness.errors import UsageError  # noqa: E402 - the path above comes first, for a clone that is not installed
-from harness.vmcore import Inspection, Vmcore, VmcoreError, inspect, open_vmcore  # noqa: E402
+from kdump_harness.base.errors import UsageError  # noqa: E402 - the path above comes first, for a clone that is not installed
+from kdump_harness.vmcore import Inspection, Vmcore, VmcoreError, inspect, open_vmcore  # noqa: E402
 
 NASTY = (0, 1, 0x7F, 0xFF, 0x1000, 1 << 31, (1 << 32) - 1, 1 << 60, (1 << 63) - 1, (1 << 64) - 1)
 HANG_S = 30

@@ -1,0 +1,236 @@
+"""Write docs/support.md from the families and the recorded drills, and record drills for it."""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from kdump_harness.base.errors import EXIT_OK, HarnessError, TableError, UsageError
+from kdump_harness.distro.family import SHOWN, Family, Release, fill, load_families
+from kdump_harness.drill.steps import REQUIRED_CHECKS
+from records import HOW, Record, load_records, merge, read_result, table_path, write_records
+
+_INTRODUCTION = """\
+# Support
+
+What the harness knows of each distribution's kdump, and how far that was shown to be true. This page is generated from
+`harness/kdump_harness/distro/families/*.toml` and the recorded drills in `docs/drilled.toml` by
+`python docs/generate/support_page.py`; change the tables, not the page. With `--record FILE...` that command adds what
+a `verdict.json` or a `matrix.json` says.
+
+A guest is driven by the row that its own `/etc/os-release` belongs to, whatever its image is called. A release that no
+row covers is driven as the nearest one; the drill says so, and its verdict carries a remark.
+
+How far a row was shown to be true:
+
+"""
+_REST = """
+"Not verified" means that a drill was made and failed, or lacked a check that is required today; "What was really run"
+says which. Where there is no record, the word is that of the family's table.
+
+The code of redhat is kdump-utils 1.0.61, that of suse kdump 2.1.9 and 1.0.3, each unchanged in a Debian 12 guest with
+stand-ins for grubby, update-bootloader and entries of the rpm database. The harness drove their tools, followed their
+consoles, found and judged their dumps, good and broken ones (recordings in `tests/data`). The guest of kdump-utils was
+armed by the harness, too: configuration, kernel arguments by grubby's own script (which Debian's GRUB menu was made
+from), `kdumpctl rebuild`, a boot with the reservation. So was that of kdump 2.1.9: configured, reserved for by
+openSUSE's own update-bootloader (1.25, over Debian's grub-mkconfig), built by its mkdumprd, loaded by its service at
+the next boot; there only rpm and zypper were stand-ins. No image of these distributions has been drilled yet.
+"""
+_RUN_HEAD = ("release", "image", "kernel", "makedumpfile", "on", "drill", "day", "result")
+_UNRECORDED = {
+    "image": "Said to be drilled on its own image, without a record",
+    "guest": "Said to be drilled on a guest of its packages, without a record",
+    "code": "Driven by its kdump code in another guest only, without a record",
+    "facts": "Never driven, by documentation and source only",
+}
+_HEAD = ("release", "os-release", "packages", "configuration", "our reservation", "its own", "shown")
+
+
+def support_page(families: Mapping[str, Family], records: Sequence[Record]) -> str:
+    """The page in Markdown; TableError for a record of a release that is not in the tables."""
+    for record in records:
+        family = families.get(record.family)
+        if family is None or record.release not in {release.name for release, _ in family.releases}:
+            raise TableError(
+                f"{table_path().name}: {record.image} of {record.date}: there is no release {record.release!r} in the"
+                f" family {record.family!r}"
+            )
+    shown = "".join(f"- **{word}**: {meaning}\n" for word, meaning in SHOWN.items())
+    return (
+        _INTRODUCTION
+        + shown
+        + _REST
+        + "".join(
+            _family(family, [record for record in records if record.family == family.name])
+            for family in families.values()
+        )
+    )
+
+
+def _family(family: Family, records: Sequence[Record]) -> str:
+    """One family's part of the page."""
+    rows = family.releases
+    lines = ["", f"## {family.name}", "", f"Service `{family.service}`, configuration `{family.config.file}`.", ""]
+    lines += [_row(_HEAD), _row("---" for _ in _HEAD)]
+    lines += [_row(_cells(release, driven, records)) for release, driven in rows]
+    lines += ["", *_really_run(family, records), ""]
+    for title, commands in (
+        ("Memory is reserved with", [(name(row), _reserve(row[1])) for row in rows]),
+        ("The distribution's own reservation is asked for with", [(name(row), _default(row[1])) for row in rows]),
+        ("The capture initramfs is built with", [(name(row), _build(row[1])) for row in rows]),
+        ("The service is started again with", [(name(row), row[1].commands.arm) for row in rows]),
+    ):
+        lines += [f"{title}:", "", *_by_command(commands), ""]
+    if notes := [f"- {name((release, driven))}: {driven.notes}" for release, driven in rows if driven.notes]:
+        lines += ["Notes:", "", *notes, ""]
+    return "\n".join(lines)
+
+
+def name(row: tuple[Release, Family]) -> str:
+    """What a row is called."""
+    return row[0].name
+
+
+def _reserve(family: Family) -> str:
+    file = family.bootloader.file
+    return (f"# with ARGUMENTS in {file}\n" if file else "") + family.bootloader.reserve.strip()
+
+
+def _default(family: Family) -> str:
+    return family.bootloader.default or f"{family.bootloader.reserve}  # its own file says how much"
+
+
+def _build(family: Family) -> str:
+    return (
+        family.commands.build if family.commands.build != "true" else "# not here: the service does it at the next boot"
+    )
+
+
+def _really_run(family: Family, records: Sequence[Record]) -> list[str]:
+    """Every recorded drill, and by name every release without one."""
+    order = [release.name for release, _ in family.releases]
+    lines = ["What was really run:", ""]
+    if records:
+        lines += [_row(_RUN_HEAD), _row("---" for _ in _RUN_HEAD)]
+        lines += [_row(_run(record)) for record in sorted(records, key=lambda one: order.index(one.release))]
+        lines += [""]
+    drilled = {record.release for record in records}
+    for word, meaning in _UNRECORDED.items():
+        names = [
+            release.name for release, _ in family.releases if release.name not in drilled and release.shown == word
+        ]
+        if names:
+            lines += [f"{meaning}: {', '.join(names)}.", ""]
+    return lines[:-1]
+
+
+def _run(record: Record) -> tuple[str, ...]:
+    if record.holds:
+        result = f"verified, {record.checks} checks"
+    elif record.verified:
+        result = (
+            f"{record.checks} checks held; not made then: {', '.join(f'`{name}`' for name in record.unmade_checks)}"
+        )
+    else:
+        why = [f"`{check}`" for check in record.failed_checks]
+        why += [record.stopped_by] if record.stopped_by else []
+        result = f"**not verified**, reached {record.reached}: {', '.join(why) or 'no check was made'}"
+    if record.known_issue:
+        told = record.known_issue
+        result += f" ([known issue]({told}))" if told.startswith(("http://", "https://")) else f" (known issue: {told})"
+    drill = f"{record.trigger} → {record.target}, `-d {record.level}` {record.compress}"
+    return (
+        record.release,
+        record.image,
+        record.kernel,
+        record.makedumpfile,
+        record.how,
+        f"{drill}, {record.firmware}, {record.accelerator}",
+        record.date.isoformat(),
+        result,
+    )
+
+
+def shown_of(release: Release, records: Iterable[Record]) -> str:
+    """How far a row was shown to be true: by its records, else as its table says."""
+    own = [record for record in records if record.release == release.name]
+    if not own:
+        return release.shown
+    best = min(own, key=lambda record: (not record.holds, HOW.index(record.how)))
+    return best.how if best.holds else f"{best.how}, not verified"
+
+
+def _cells(release: Release, driven: Family, records: Sequence[Record]) -> tuple[str, ...]:
+    if release.since:
+        versions = release.since if release.since == release.until else f"{release.since} to {release.until}"
+    else:
+        versions = "rolling" if release.rolling else "any, by probe"
+    return (
+        release.name,
+        f"{', '.join(release.ids)}: {versions}",
+        ", ".join(driven.packages),
+        "shell variables" if driven.config.syntax == "assignment" else "directives",
+        driven.crashkernel,
+        driven.bootloader.packaged or "by its tool",
+        shown_of(release, records),
+    )
+
+
+def _by_command(commands: Iterable[tuple[str, str]]) -> list[str]:
+    """Each command once, with the releases that it is for."""
+    releases: dict[str, list[str]] = {}
+    for release, command in commands:
+        releases.setdefault(fill(command, arguments="ARGUMENTS", kernel="KERNEL").strip(), []).append(release)
+    if len(releases) == 1:
+        return _code(next(iter(releases)))
+    return [line for command, names in releases.items() for line in (f"{', '.join(names)}:", "", *_code(command), "")][
+        :-1
+    ]
+
+
+def _code(command: str) -> list[str]:
+    return ["```sh", command, "```"]
+
+
+def _row(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print the page, or record drills."""
+    parser = argparse.ArgumentParser(
+        prog="python docs/generate/support_page.py",
+        description="Print docs/support.md, or add drills to docs/drilled.toml, of which it is made.",
+    )
+    parser.add_argument("--record", nargs="+", type=Path, metavar="FILE", help="verdict.json or matrix.json to add")
+    parser.add_argument("--how", choices=HOW, help="what it ran on (default: as the verdict's disk says)")
+    parser.add_argument("--release", metavar="ROW", help="for verdicts of before they told their release")
+    parser.add_argument("--date", type=datetime.date.fromisoformat, metavar="DAY", help="as 2026-11-22, likewise")
+    arguments = parser.parse_args(argv)
+    try:
+        if not arguments.record:
+            sys.stdout.write(support_page(load_families(), load_records()))
+            return EXIT_OK
+        known = {"how": arguments.how, "release": arguments.release, "date": arguments.date}
+        new = [record for path in arguments.record for record in read_result(path, known, REQUIRED_CHECKS)]
+        if not new:
+            raise UsageError("there is no drill to record in these files")
+        records = merge(load_records(), new)
+        support_page(load_families(), records)  # a release that is not in the tables is told before it is written
+        write_records(records)
+        for record in new:
+            sys.stderr.write(
+                f"{record.image}, {record.release}: {record.how}, verified: {str(record.verified).lower()}\n"
+            )
+        sys.stderr.write("now: python docs/generate/support_page.py > docs/support.md\n")
+        return EXIT_OK
+    except HarnessError as error:
+        sys.stderr.write(f"support_page: {error}\n")
+        return error.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

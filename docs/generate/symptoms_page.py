@@ -1,0 +1,70 @@
+"""Writes the page that lists all symptoms: python docs/generate/symptoms_page.py > docs/symptoms.md."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+
+from kdump_harness.base.stage import Stage
+from kdump_harness.diagnosis.table import FAMILIES, PLACES_IN_WORDS, SymptomRow, SymptomTable, load_symptoms
+
+_INTRODUCTION = """\
+# Symptoms
+
+What `kdump-harness diagnose` and a failed drill can name, causes before their consequences. This page is generated from
+`harness/kdump_harness/diagnosis/symptoms.toml` by `python docs/generate/symptoms_page.py`; change the table, not the
+page.
+
+A log without any failure is `ok` when the dump was saved, and `indeterminate` when the log does not show that it was.
+"""
+_REACHED = {
+    Stage.NOTHING: "Nothing is loaded",
+    Stage.ARMED: "Armed, but no crash",
+    Stage.CRASHED: "Crashed, but no capture kernel",
+    Stage.CAPTURING: "The capture kernel runs, but no dump is saved",
+    Stage.SAVED: "After the dump",
+    Stage.RECOVERED: "After the reboot",
+    Stage.VERIFIED: "After the verification",
+}
+
+
+def symptoms_page(table: SymptomTable) -> str:
+    """The page in Markdown."""
+    parts = [_INTRODUCTION]
+    for stage, rows in itertools.groupby(
+        sorted(table.rows, key=lambda row: Stage[row.stage]), lambda row: Stage[row.stage]
+    ):
+        parts.append(f"\n## {_REACHED[stage]}\n\nStops at stage `{stage.name}`.\n")
+        parts.extend(_entry(row) for row in rows)
+    return "".join(parts)
+
+
+def _entry(row: SymptomRow) -> str:
+    """One symptom's part of the page."""
+    places = ", ".join(PLACES_IN_WORDS[place] for place in row.where)
+    family = f"; {', '.join(row.family)} only" if row.family else ""
+    lines = [
+        "",
+        f"### {row.name}",
+        "",
+        f"*{row.severity}; {places}{family}.* {row.meaning}",
+        "",
+        f"- Remedy: {_code(row.remedy)}",
+    ]
+    lines += [f"- Remedy ({family}): {_code(row.remedies[family])}" for family in FAMILIES if family in row.remedies]
+    if row.patterns:
+        shown = ", ".join(_code(pattern) for pattern in row.patterns[:4])
+        more = f", and {len(row.patterns) - 4} more" if len(row.patterns) > 4 else ""
+        lines.append(f"- Lines such as {shown}{more}")
+    if row.rule:
+        lines.append("- Told by the course of the whole log")
+    return "\n".join(lines) + "\n"
+
+
+def _code(text: str) -> str:
+    """The text as code, whatever marks it has itself."""
+    return f"`` {text} ``" if "`" in text else f"`{text}`"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(symptoms_page(load_symptoms()))

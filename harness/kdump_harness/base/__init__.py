@@ -1,0 +1,1 @@
+"""What every layer uses: errors, waits, tables, evidence, progress."""

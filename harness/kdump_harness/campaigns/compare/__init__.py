@@ -1,0 +1,1 @@
+"""The same drills before and after a change."""

@@ -1,0 +1,1 @@
+"""The smallest crashkernel= reservation that dumps."""

@@ -1,0 +1,1 @@
+"""The dump's size by dump level and compression."""

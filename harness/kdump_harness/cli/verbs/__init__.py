@@ -1,0 +1,1 @@
+"""One module per verb: its options, what it does, and its table."""

@@ -1,0 +1,281 @@
+"""What the verb compare does."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import xml.etree.ElementTree as ET
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from rich.markup import escape
+from rich.table import Table
+
+from ...base.errors import EXIT_FAILED, EXIT_OK, UsageError
+from ...base.evidence import check_writable
+from ...base.output import check_output, markdown_cell, out, write_json, write_text, xml_text
+from ...campaigns.compare.bisection import Bisection, BisectPlan, run_bisect
+from ...campaigns.compare.run import ComparePlan, Comparison, Finding, Side, choose_scenarios, run_compare
+from ...campaigns.compare.statistics import BETTER, FEWER, SAME, UNCLEAR, WORSE
+from ...campaigns.resume import with_record
+from ...distro.family import fill
+from ...distro.packages import local_packages, parse_kernel, parse_package
+from ...drill.disks import Subject
+from ...history.database import BISECT, COMPARE
+from ...images.checksums import digest_of
+from ...kdump.service import KdumpConfig, Stack
+from ...vm.guest import Guest
+from ...vm.run import Machine, Run
+from .drill import at_once, find_subject, options_of, record_result, subject_of
+
+OWN = "the image's own"
+_COLOURS = {WORSE: "red", BETTER: "green", FEWER: "yellow", UNCLEAR: "yellow", SAME: "dim"}
+
+
+def compare(arguments: argparse.Namespace) -> int:
+    thing, sides = _sides(arguments)
+    machine = Machine(
+        memory_mib=arguments.memory,
+        vcpus=arguments.vcpus,
+        firmware=arguments.firmware or sides[0].subject.firmware,
+        cpu_level=arguments.cpu,
+    )
+    check_writable(arguments.evidence)
+    for to in (arguments.json, arguments.junit, arguments.markdown):
+        check_output(to)
+    if arguments.bisect:
+        return _bisect(arguments, thing, sides, machine)
+    if len(sides) != 2:
+        raise UsageError(f"{len(sides)} are too many to compare: say two, or --bisect for the first bad one of a list")
+    plan = ComparePlan(
+        image=sides[0].subject.name,
+        thing=thing,
+        sides=(sides[0], sides[1]),
+        machine=machine,
+        crashkernel=arguments.crashkernel,
+        scenarios=choose_scenarios(arguments.scenario, arguments.only),
+        rounds=arguments.rounds,
+        most_rounds=max(arguments.rounds, arguments.most_rounds),
+        max_slower=_share(arguments.max_slower) if arguments.max_slower is not None else None,
+        max_larger=_share(arguments.max_larger),
+    )
+    plan.check()
+    with Run(with_record(options_of(arguments), arguments.resume, "compare.json")) as run:
+        found = run_compare(run, plan)
+    found.notes += record_result(arguments, COMPARE, found.to_json())
+    write_json(arguments.json, found.to_json())
+    if arguments.junit is not None:
+        write_text(arguments.junit, to_junit(found))
+    if arguments.markdown is not None:
+        write_text(arguments.markdown, to_markdown(found))
+    if "-" not in (arguments.json, arguments.junit, arguments.markdown):
+        show_comparison(found, everything=arguments.all)
+    return EXIT_OK if found.ok else EXIT_FAILED
+
+
+def _bisect(arguments: argparse.Namespace, thing: str, sides: Sequence[Side], machine: Machine) -> int:
+    if arguments.junit is not None or arguments.markdown is not None:
+        raise UsageError("--bisect writes neither JUnit nor Markdown (--json does)")
+    if arguments.jobs not in (None, 1):
+        raise UsageError("--jobs cannot go with --bisect: each of its steps depends on the one before")
+    if arguments.resume is not None:
+        raise UsageError("--resume cannot go with --bisect")
+    plan = BisectPlan(
+        image=sides[0].subject.name,
+        thing=thing,
+        sides=tuple(sides),
+        machine=machine,
+        config=KdumpConfig(crashkernel=arguments.crashkernel, level=None, compress=None),
+    )
+    plan.check()
+    with Run(options_of(arguments)) as run:
+        found = run_bisect(run, plan)
+    record_result(arguments, BISECT, found.to_json())
+    write_json(arguments.json, found.to_json())
+    if arguments.json != "-":
+        show_bisection(found)
+    return EXIT_OK if found.ok else EXIT_FAILED
+
+
+# ---------------------------------------------------------------- the sides
+
+
+def _sides(arguments: argparse.Namespace) -> tuple[str, list[Side]]:
+    """What the sides differ in, and the sides; UsageError unless that is one thing."""
+    given = {
+        "kernel": arguments.kernels,
+        "makedumpfile": arguments.makedumpfiles,
+        "packages": arguments.packages_of,
+        "initramfs": arguments.initramfs,
+        "image": [arguments.other] if arguments.other is not None else [],
+    }
+    things = [name for name, values in given.items() if values]
+    if not things:
+        raise UsageError(
+            "say what is to be compared: --kernel, --makedumpfile, --packages, --initramfs, or a second image"
+        )
+    if len(things) > 1:
+        raise UsageError(f"{' and '.join(things)} are two differences: nobody could tell which of them it was")
+    thing = things[0]
+    base = subject_of(arguments)
+    if thing == "image":
+        other = find_subject(arguments.other, family=arguments.family, login=arguments.login)
+        other = dataclasses.replace(other, access=base.access)
+        return thing, [Side(name=base.name, subject=base), Side(name=other.name, subject=other)]
+    sides = [_side(thing, text, base) for text in given[thing]]
+    if len(sides) == 1:
+        sides.insert(0, Side(name=OWN, subject=base))
+    return thing, sides
+
+
+def _side(thing: str, text: str, base: Subject) -> Side:
+    """A side that differs from the base in one thing."""
+    if thing == "kernel":
+        kernel = parse_kernel(text, base.family, usual=base.usual_kernel)
+        return Side(name=text, subject=dataclasses.replace(base, kernel=kernel))
+    if thing == "makedumpfile":
+        return Side(name=text, subject=dataclasses.replace(base, more=(parse_package(text, base.family),)))
+    if thing == "packages":
+        return Side(name=text, subject=dataclasses.replace(base, files=local_packages(Path(text), base.family)))
+    prepare = _with_initramfs(Path(text), base)
+    return Side(name=text, subject=base, prepare=prepare, content=digest_of(Path(text), "sha256").hexdigest[:8])
+
+
+def _with_initramfs(path: Path, base: Subject) -> Callable[[Guest, Stack], None]:
+    """What puts a capture initramfs of this host into the guest."""
+    place = base.family.capture_initramfs
+    if not place:
+        raise UsageError(f"where the family {base.family.name} keeps its capture initramfs is not known")
+    if not path.is_file():
+        raise UsageError(f"{path} is no file with a capture initramfs")
+
+    def prepare(guest: Guest, stack: Stack) -> None:
+        kernel = guest.shell.run("uname -r").out.strip()
+        guest.shell.put(path, fill(place, kernel=kernel))
+        stack.arm()
+
+    return prepare
+
+
+def _share(text: str) -> float:
+    """20% or 0.2; UsageError for what is neither."""
+    number, percent = text.strip().removesuffix("%"), text.strip().endswith("%")
+    try:
+        share = float(number) / (100 if percent else 1)
+    except ValueError:
+        share = -1.0
+    if not 0 <= share <= 100:
+        raise UsageError(f"{text!r} is no budget (as in 20%)")
+    return share
+
+
+# ---------------------------------------------------------------- for people
+
+
+def show_comparison(found: Comparison, *, everything: bool = False) -> None:
+    """The table for people: what differs, or all that was compared."""
+    out.print()
+    worse = found.regressions()
+    title = "[bold green]NO REGRESSION[/]" if found.ok else f"[bold red]{len(worse)} WORSE[/]"
+    out.print(f"{escape(found.image)}, {found.thing}: {escape(' → '.join(found.sides))}  {title}", soft_wrap=True)
+    for number, name in enumerate(("old", "new")):
+        facts = f"kernel {found.kernels[number]}; makedumpfile {found.makedumpfiles[number] or 'not installed'}"
+        out.print(escape(f"  {name}: {facts}"), soft_wrap=True)
+    drills = f"{len(found.samples)} drills in {found.rounds} rounds, {at_once(found.jobs)}{found.took_s:.0f} s"
+    machine = f"{found.memory_mib} MiB, {found.vcpus} CPUs, {found.accelerator}"
+    out.print(escape(f"  {machine}; {drills}; worse is {_budgets(found)}"), soft_wrap=True)
+    shown = [one for one in found.findings if everything or one.word != SAME or one.what == "verdict"]
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for column in ("", "drill", "what", "old", "new", ""):
+        table.add_column(column, overflow="fold")
+    for one in shown:
+        colour = _COLOURS[one.word]
+        cells = (one.scenario, one.what, one.old, one.new, one.change)
+        table.add_row(f"[{colour}]{one.word}[/]", *map(escape, cells))
+    out.print(table)
+    same = len(found.findings) - len(shown)
+    if same:
+        out.print(f"and {same} that are the same (--all shows them)")
+    for note in found.notes:
+        out.print(f"[yellow]{escape(note)}[/]", soft_wrap=True)
+    out.print(f"evidence: {escape(found.evidence)}", soft_wrap=True)
+    out.print(f"no regression: {'true' if found.ok else 'false'}")
+
+
+def _budgets(found: Comparison) -> str:
+    return f"slower by more than {found.max_slower:.0%}, or larger by more than {found.max_larger:.0%}"
+
+
+def show_bisection(found: Bisection) -> None:
+    """The steps for people, and the first bad one."""
+    out.print()
+    if found.stopped_by:
+        title = "[bold red]NO ANSWER[/]"
+    elif found.first_bad is None:
+        title = "[bold green]NONE IS BAD[/]"
+    else:
+        title = f"[bold red]first bad: {escape(found.names[found.first_bad])}[/]"
+    out.print(f"{escape(found.image)}, {found.thing}  {title}", soft_wrap=True)
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for column in ("", found.thing, "kernel", "makedumpfile", "why"):
+        table.add_column(column, overflow="fold")
+    for number, name in enumerate(found.names):
+        step = found.step(number)
+        if step is None:
+            table.add_row("[dim]-[/]", escape(name), "", "", "[dim]not drilled[/]")
+            continue
+        mark = "[green]good[/]" if step.verified else "[red]bad[/]"
+        why = "" if step.verified else step.reason
+        table.add_row(mark, escape(name), escape(step.kernel or ""), escape(step.makedumpfile or ""), escape(why))
+    out.print(table)
+    if found.stopped_by:
+        out.print(f"[red]{escape(found.stopped_by)}[/]", soft_wrap=True)
+    out.print(f"{len(found.steps)} drills, {found.took_s:.0f} s; evidence: {escape(found.evidence)}", soft_wrap=True)
+
+
+# ---------------------------------------------------------------- for a CI
+
+
+def to_markdown(found: Comparison) -> str:
+    """For a merge request."""
+    worse = len(found.regressions())
+    lines = [
+        f"### kdump: {markdown_cell(found.image)}, {found.thing} {' → '.join(map(markdown_cell, found.sides))}: "
+        + ("no regression" if found.ok else f"**{worse} worse**"),
+        "",
+        f"Old: {markdown_cell(found.kernels[0])}, makedumpfile {markdown_cell(found.makedumpfiles[0])}. "
+        f"New: {markdown_cell(found.kernels[1])}, makedumpfile {markdown_cell(found.makedumpfiles[1])}. "
+        f"{len(found.samples)} drills; worse is {_budgets(found)}.",
+        "",
+        "| | drill | what | old | new | change |",
+        "|---|---|---|---|---|---|",
+    ]
+    for one in found.findings:
+        if one.word != SAME or one.what == "verdict":
+            cells = (one.word, one.scenario, one.what, one.old, one.new, one.change)
+            lines.append(f"| {' | '.join(map(markdown_cell, cells))} |")
+    return "\n".join(lines) + "\n"
+
+
+def to_junit(found: Comparison) -> str:
+    """A test suite for each drill, a test case for each thing that was compared."""
+    root = ET.Element("testsuites", name="kdump-harness compare")
+    for scenario in found.scenarios():
+        rows = [one for one in found.findings if one.scenario == scenario]
+        words = [one.word for one in rows]
+        suite = ET.SubElement(
+            root, "testsuite", name=f"{found.image} {scenario}", tests=str(len(rows)),
+            failures=str(words.count(WORSE)), errors="0", skipped=str(words.count(UNCLEAR)),
+        )  # fmt: skip
+        for one in rows:
+            case = ET.SubElement(suite, "testcase", classname=f"{found.image}.{scenario}", name=one.what)
+            _tell(case, one)
+    return xml_text(root)
+
+
+def _tell(case: ET.Element, one: Finding) -> None:
+    text = f"{one.old} → {one.new} {one.change}".strip()
+    if one.word == WORSE:
+        ET.SubElement(case, "failure", message=text)
+    elif one.word == UNCLEAR:
+        ET.SubElement(case, "skipped", message=f"not clear: {text}")

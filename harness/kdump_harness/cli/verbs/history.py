@@ -1,0 +1,153 @@
+"""What the verb history does."""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from collections.abc import Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from rich.text import Text
+
+from ...base.errors import EXIT_FAILED, EXIT_OK, UsageError
+from ...base.output import check_output, out, printable, write_json
+from ...history.database import History, Run, conditions, history_path, utc
+from ...history.figures import Figure, find_figure
+from ...history.importing import import_file, result_files
+from ...history.metrics import write_metrics
+from ...history.trend import find, regressions
+
+
+def history(arguments: argparse.Namespace) -> int:
+    path = history_path(arguments.history, arguments.state)
+    if path is None:
+        raise UsageError("a history that is none cannot be shown")
+    files = [file for place in arguments.bring or () for file in result_files(place)]
+    check_output(arguments.json, not_over=[path, *files])
+    check_output(arguments.metrics, not_over=[path])
+    if not arguments.prune and (arguments.keep is not None or arguments.days is not None or arguments.dry_run):
+        raise UsageError("--keep, --days and --dry-run are for --prune")
+    figure = find_figure(arguments.trend) if arguments.trend else None
+    with History(path, create=bool(arguments.bring)) as found:
+        if arguments.bring:
+            return _import(found, files, arguments.json)
+        if unknown := sorted(set(arguments.image) - set(found.images())):
+            known = ", ".join(found.images()) or "none"
+            raise UsageError(f"nothing was recorded of {unknown[0]!r} (known: {known})")
+        if arguments.prune:
+            return _prune(found, arguments)
+        if arguments.metrics is not None:
+            write_metrics(found, arguments.metrics)
+            return EXIT_OK
+        if figure is not None:
+            return _trend(found, arguments.image, figure, arguments.json)
+        return _list(found, arguments)
+
+
+def _list(found: History, arguments: argparse.Namespace) -> int:
+    runs = found.newest(images=arguments.image, limit=arguments.last)
+    worse = {run.number: regressions(found, run) for run in runs if run.ok}
+    rows = [{**run.to_json(), "worse": [one.to_json() for one in worse.get(run.number, [])]} for run in runs]
+    write_json(arguments.json, rows)
+    if arguments.json != "-":
+        width = max((len(run.image) for run in runs), default=0)
+        for run in runs:
+            out.print(_line(run, width), soft_wrap=True)
+            for one in worse.get(run.number, []):
+                _say(f"  {one.text}", "yellow")
+        if not runs:
+            _say("nothing was recorded yet")
+    return EXIT_OK
+
+
+def _say(text: str, style: str = "") -> None:
+    out.print(printable(text), style=style, markup=False, soft_wrap=True)
+
+
+def _line(run: Run, width: int) -> Text:
+    colour = "green" if run.ok else "yellow" if run.known_issue else "red"
+    took = f", panic to login {run.figures['panic_to_login']:.0f} s" if "panic_to_login" in run.figures else ""
+    what = f"{utc(run.at_s)}  {run.image:<{width}}  {run.kind}  {run.kernel or 'unknown'}  "
+    return Text.assemble(printable(what), (printable(run.summary + took), colour))
+
+
+def _trend(found: History, images: Sequence[str], figure: Figure, json_to: str | None) -> int:
+    """Each series of drills that can be compared, by kernel in the order of their drills."""
+    runs = [run for run in found.newest(images=images) if run.ok and figure.name in run.figures]
+    runs.sort(key=lambda run: (run.image, run.series, run.at_s, run.number))
+    rows = [_series(found, figure, list(series)) for _, series in groupby(runs, key=lambda run: run.series)]
+    write_json(json_to, {"figure": figure.name, "unit": figure.unit, "series": rows})
+    if json_to != "-":
+        _tell_trend(figure, rows)
+    return EXIT_FAILED if any(row["worse"] for row in rows) else EXIT_OK
+
+
+def _series(found: History, figure: Figure, runs: list[Run]) -> dict[str, Any]:
+    worse = find(figure, runs)
+    return {
+        "image": runs[0].image,
+        "conditions": conditions(found.result(runs[-1])),
+        "kernels": [_of_kernel(figure, kernel, list(some)) for kernel, some in groupby(runs, lambda run: run.kernel)],
+        "worse": worse.to_json() if worse else None,
+    }
+
+
+def _of_kernel(figure: Figure, kernel: str | None, runs: list[Run]) -> dict[str, Any]:
+    values = [run.figures[figure.name] for run in runs]
+    return {
+        "kernel": kernel,
+        "drills": len(runs),
+        "median": statistics.median(values),
+        "least": min(values),
+        "most": max(values),
+        "first": utc(runs[0].at_s),
+        "last": utc(runs[-1].at_s),
+    }
+
+
+def _tell_trend(figure: Figure, rows: Sequence[dict[str, Any]]) -> None:
+    for row in rows:
+        _say(f"{row['image']} {row['conditions']}: {figure.label}", "bold")
+        for one in row["kernels"]:
+            span = f"{figure.text(one['least'])} to {figure.text(one['most'])}"
+            _say(
+                f"  {one['kernel']}: {figure.text(one['median'])} ({one['drills']} drills, {span}, last {one['last']})"
+            )
+        if row["worse"]:
+            _say(f"  {row['worse']['text']}", "red")
+    if not rows:
+        _say(f"no verified drill tells its {figure.name}")
+
+
+def _import(found: History, files: Sequence[Path], json_to: str | None) -> int:
+    added = known = 0
+    refused: list[str] = []
+    for file in files:
+        try:
+            more_added, more_known = import_file(found, file)
+        except UsageError as error:
+            if len(files) == 1:
+                raise
+            refused.append(str(error))  # the others may be good
+            continue
+        added, known = added + more_added, known + more_known
+    write_json(json_to, {"added": added, "known": known, "refused": refused})
+    if json_to != "-":
+        out.print(f"{added} recorded, {known} were known")
+    if refused:
+        more = f"; and {len(refused) - 1} more files" if len(refused) > 1 else ""
+        raise UsageError(f"{refused[0]}{more}")
+    return EXIT_OK
+
+
+def _prune(found: History, arguments: argparse.Namespace) -> int:
+    if arguments.keep is None and arguments.days is None:
+        raise UsageError("--prune needs --keep N or --days N")
+    gone = found.prune(keep=arguments.keep, days=arguments.days, dry_run=arguments.dry_run)
+    write_json(arguments.json, {"dry_run": arguments.dry_run, "forgotten": [run.to_json() for run in gone]})
+    if arguments.json != "-":
+        doing = "would forget" if arguments.dry_run else "forgot"
+        out.print(f"{doing} {len(gone)} runs")
+    return EXIT_OK

@@ -1,0 +1,141 @@
+"""What the verb size does."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from rich.markup import escape
+from rich.table import Table
+
+from ...base import plot
+from ...base.errors import EXIT_FAILED, EXIT_OK, UsageError
+from ...base.evidence import check_writable
+from ...base.output import check_output, out, write_json
+from ...base.verdict import Verdict
+from ...campaigns.resume import with_record
+from ...campaigns.size.run import Size, SizePlan, Sizing, run_size
+from ...distro.crashkernel import parse_size_mib
+from ...history.database import DRILL, SIZE
+from ...history.importing import sizing_results
+from ...vm.run import Machine, Run
+from .drill import at_once, options_of, record_result, subject_of
+
+
+def size(arguments: argparse.Namespace) -> int:
+    subject = subject_of(arguments)
+    plan = SizePlan(
+        subject=subject,
+        memories_mib=parse_memories(arguments.memory),
+        vcpus=_parse_vcpus(arguments.vcpus),
+        targets=tuple(dict.fromkeys(part.strip() for part in arguments.target.split(","))),
+        machine=Machine(firmware=arguments.firmware or subject.firmware, cpu_level=arguments.cpu),
+        crashkernel=arguments.crashkernel,
+        level=arguments.level,
+        compress=arguments.compress,
+        step_mib=arguments.step,
+        repeats=arguments.repeats,
+        most_crashes=arguments.crashes,
+        confirm=not arguments.no_confirm,
+    )
+    plan.check()
+    check_writable(arguments.evidence)
+    if arguments.plot is not None:
+        plot.check_format(Path(arguments.plot))
+    for to in (arguments.json, arguments.plot):
+        check_output(to)
+
+    def crashed(verdict: Verdict) -> None:
+        # A trial that is meant to fail is no news; what it was tried for is in the record of the sizing.
+        if verdict.verified and not verdict.warm:
+            record_result(arguments, DRILL, verdict.to_json())
+
+    options = with_record(options_of(arguments), arguments.resume, "size.json")
+    with Run(options) as run:
+        found = run_size(run, plan, on_verdict=crashed)
+    if arguments.plot is not None:
+        found.draw(Path(arguments.plot))
+    for result in sizing_results(found.to_json()):
+        found.notes += record_result(arguments, SIZE, result)
+    write_json(arguments.json, found.to_json())
+    if arguments.json != "-":
+        show_size(found)
+    return EXIT_OK if found.ok else EXIT_FAILED
+
+
+def parse_memories(text: str) -> tuple[int, ...]:
+    """Memory sizes as in 1G,2G or 1024,2048, in MiB, each once; UsageError names what is none."""
+    sizes = []
+    for part in text.split(","):
+        if (mib := parse_size_mib(part)) is None:
+            raise UsageError(f"{part.strip()!r} is no memory size (as in 1G,2G or 1536M)")
+        sizes.append(mib)
+    return tuple(dict.fromkeys(sizes))
+
+
+def _parse_vcpus(text: str) -> tuple[int, ...]:
+    numbers = []
+    for part in text.split(","):
+        if not (part.strip().isascii() and part.strip().isdigit() and len(part.strip()) < 5):
+            raise UsageError(f"{part.strip()!r} is no number of processors (as in 2 or 1,2)")
+        numbers.append(int(part))
+    return tuple(dict.fromkeys(numbers))
+
+
+def show_size(found: Size) -> None:
+    """The table for people, and above it what to write into the boot loader."""
+    out.print()
+    title = f"[bold green]crashkernel={escape(found.crashkernel or '')}[/]" if found.ok else "[bold red]NO ANSWER[/]"
+    if not found.ok and any(one.confirmed is False for one in found.sizings):
+        title = "[bold red]NOT CONFIRMED[/]"
+    out.print(f"{escape(found.image)}  {title}", soft_wrap=True)
+    facts = (f"kernel {found.kernel}", f"makedumpfile {found.makedumpfile or 'not installed'}", found.accelerator)
+    out.print(escape(f"  {'; '.join(facts)}; {at_once(found.jobs)}all in {found.took_s:.0f} s"), soft_wrap=True)
+    for failure in found.failures():
+        out.print(f"[red]NO[/] {escape(failure)}", soft_wrap=True)
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    for column in ("machine", "smallest", "measured", "advised", "default", "estimate", "confirmed"):
+        table.add_column(column, justify="left" if column == "machine" else "right", no_wrap=True)
+    for one in found.sizings:
+        table.add_row(
+            escape(one.name),
+            _mib(one.smallest_mib),
+            _mib(one.predicted_mib),
+            _mib(one.recommended_mib),
+            _mib(one.default_mib),
+            _mib(one.estimate_mib),
+            {True: "[green]yes[/]", False: "[red]NO[/]", None: "not tried"}[one.confirmed],
+        )
+    out.print(table)
+    out.print(
+        "measured: what the capture kernel used at its worst; default and estimate: the distribution's own",
+        soft_wrap=True,
+    )
+    for one in found.sizings:
+        _show_sizing(one, found.default)
+    if found.margin:
+        out.print(escape(f"margin: {found.margin}"), soft_wrap=True)
+    for note in found.notes:
+        out.print(f"[yellow]{escape(note)}[/]", soft_wrap=True)
+    out.print(f"evidence: {escape(found.evidence)}", soft_wrap=True)
+    out.print(f"answered: {'true' if found.ok else 'false'}")
+
+
+def _show_sizing(one: Sizing, default: str | None) -> None:
+    out.print(escape(f"{one.name}: {one.proof()}"), soft_wrap=True)
+    boots = f"{one.cold_boots} boot{'s' if one.cold_boots != 1 else ''}"
+    out.print(f"  {one.crashes} crashes from {boots}, {one.took_s:.0f} s", soft_wrap=True)
+    if one.measured is not None and one.measured.used_kib is not None and one.measured.left_kib is not None:
+        out.print(
+            f"  of {one.measured.all_kib / 1024:.0f} MiB the capture kernel used {one.measured.used_kib / 1024:.0f} at"
+            f" most, and had {one.measured.left_kib / 1024:.0f} left",
+            soft_wrap=True,
+        )
+    if default:
+        out.print(escape(f"  the distribution's crashkernel={default}: {one.default_verdict()}"), soft_wrap=True)
+    if one.confirmation:
+        out.print(escape(f"  confirmed by a drill from the power-on: {one.confirmation}"), soft_wrap=True)
+
+
+def _mib(mib: int | None) -> str:
+    return str(mib) if mib is not None else "-"

@@ -1,0 +1,477 @@
+"""Judges what a log told: which symptoms count, which is the cause, and how far the crash got."""
+
+from __future__ import annotations
+
+import functools
+import io
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from ..base.errors import UsageError
+from ..base.stage import Stage
+from .boots import Boot, Match, Phase, Tracker
+from .lines import Line
+from .rules import RULES, Scene
+from .scan import Scanner
+from .table import PLACEHOLDERS, PLACES_IN_WORDS, SymptomRow, SymptomTable, load_symptoms
+
+OK = "ok"
+INDETERMINATE = "indeterminate"
+
+# More memory than anybody reserves for a capture kernel.
+_TOO_BIG_FOR_CAPTURE_KIB = 4 << 20
+# Capture kernels are done, or dead, within minutes; a fragment with later timestamps is more likely of a first kernel.
+_CAPTURE_SELDOM_LIVES_S = 900.0
+_FAMILY_ALIASES = {"rhel": "redhat", "fedora": "redhat", "sles": "suse", "ubuntu": "debian"}
+_DMESG_OF_DUMP = re.compile(r"vmcore-dmesg|^dmesg\.(txt|\d)|^dmesg$")
+_EARLY_PROGRAM = re.compile(
+    r"Comm: (swapper|init|systemd|\(udev|udevd|modprobe|insmod|kworker|dracut|makedumpfile|kdump|cp\b)"
+)
+_DRIVER = re.compile(r"\[(\w{2,40})\]$")
+_SIZE = re.compile(r"(\d{1,6})([MG])\b")
+
+
+@dataclass(frozen=True)
+class Symptom:
+    """One thing that a log says went wrong, or is worth knowing."""
+
+    name: str
+    severity: str
+    stage: Stage
+    phase: str
+    line: str
+    line_number: int
+    meaning: str
+    remedy: str
+
+    def to_json(self) -> dict[str, Any]:
+        """The symptom as verdict.json has it."""
+        return {
+            "name": self.name,
+            "severity": self.severity,
+            "stage": self.stage.name,
+            "phase": self.phase,
+            "line": self.line,
+            "line_number": self.line_number,
+            "meaning": self.meaning,
+            "remedy": self.remedy,
+        }
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """A line that a symptom's pattern fits, and why it does not count."""
+
+    name: str
+    line: str
+    line_number: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What failed in a log, where and why; the cause comes first."""
+
+    mode: str
+    stage: Stage
+    symptoms: tuple[Symptom, ...]
+    rejected: tuple[Rejected, ...]
+    notes: tuple[str, ...]
+    family: str | None
+    kernel: str | None
+
+    @property
+    def primary(self) -> Symptom | None:
+        """The symptom that names the mode, or None for a good and for an undecided log."""
+        return next((symptom for symptom in self.symptoms if symptom.name == self.mode), None)
+
+    @property
+    def failed(self) -> bool:
+        """Whether the log tells of a failure."""
+        return any(symptom.severity == "failure" for symptom in self.symptoms)
+
+    def explain(self) -> list[str]:
+        """One line for each thing that decided, and for each match that was rejected."""
+        said = [f"{self.mode}: reached {self.stage.name}"]
+        said += [f"  {note}" for note in self.notes]
+        for symptom in self.symptoms:
+            at = f"line {symptom.line_number}: {symptom.line}"
+            said.append(f"  {symptom.severity} {symptom.name} ({symptom.phase}), {at}")
+        for rejected in self.rejected:
+            said.append(f"  not {rejected.name}: {rejected.reason}, line {rejected.line_number}: {rejected.line}")
+        return said
+
+    def to_json(self) -> dict[str, Any]:
+        """The diagnosis as `diagnose --json` writes it."""
+        return {
+            "mode": self.mode,
+            "stage": self.stage.name,
+            "family": self.family,
+            "kernel": self.kernel,
+            "symptoms": [symptom.to_json() for symptom in self.symptoms],
+        }
+
+
+def diagnose_file(
+    path: Path | str,
+    *,
+    family: str | None = None,
+    facts: Mapping[str, str] | None = None,
+    table: SymptomTable | None = None,
+) -> Diagnosis:
+    """The diagnosis of a console log, a journal's text or a vmcore-dmesg.txt, read as a stream."""
+    path = Path(path)
+    if not path.exists():
+        raise UsageError(f"{path}: no such file")
+    if path.is_dir():
+        raise UsageError(f"{path}: is a directory, not a log (name the log file in it)")
+    # Opening a FIFO or a terminal would wait for a writer that may never come.
+    if not path.is_file():
+        raise UsageError(f"{path}: is not a regular file (copy it to a file first)")
+    try:
+        if path.stat().st_size == 0:
+            raise UsageError(f"{path}: is empty, there is nothing to diagnose")
+        with path.open("rb") as stream:
+            return _diagnose(stream, family, facts, table, is_dmesg_of_dump=bool(_DMESG_OF_DUMP.search(path.name)))
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def diagnose_text(
+    text: str,
+    *,
+    family: str | None = None,
+    facts: Mapping[str, str] | None = None,
+    table: SymptomTable | None = None,
+) -> Diagnosis:
+    """The diagnosis of a console's text."""
+    stream = io.BytesIO(text.encode("utf-8", "surrogateescape"))
+    return _diagnose(stream, family, facts, table, is_dmesg_of_dump=False)
+
+
+@functools.lru_cache(maxsize=2)
+def _scanner(table: SymptomTable) -> Scanner:
+    """The scanner of a table, made once."""
+    return Scanner(table)
+
+
+def _diagnose(
+    stream: BinaryIO,
+    family: str | None,
+    facts: Mapping[str, str] | None,
+    table: SymptomTable | None,
+    *,
+    is_dmesg_of_dump: bool,
+) -> Diagnosis:
+    """The diagnosis of a stream of bytes."""
+    table = table or load_symptoms()
+    tracker = _scanner(table).scan(stream)
+    family = _FAMILY_ALIASES.get(family or "", family)
+    if family is None and tracker.families:
+        family = max(tracker.families, key=lambda name: tracker.families[name])
+    judge = Judge(table, tracker, family, dict(facts or {}), is_dmesg_of_dump=is_dmesg_of_dump)
+    return judge.diagnosis()
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A row with the line that decided for it."""
+
+    row: int
+    line: Line
+    severity: str
+    phase: Phase
+
+
+class Judge:
+    """Weighs one log's matches against where they stand and what came after them."""
+
+    def __init__(
+        self,
+        table: SymptomTable,
+        tracker: Tracker,
+        family: str | None,
+        facts: dict[str, str],
+        *,
+        is_dmesg_of_dump: bool,
+    ) -> None:
+        self.table = table
+        self.tracker = tracker
+        self.boots = tracker.boots
+        self.family = family
+        self.facts = facts
+        self.is_dmesg_of_dump = is_dmesg_of_dump
+        self.phases = list(self._phases())
+        self.findings: list[Finding] = []
+        self.rejected: list[Rejected] = []
+
+    def diagnosis(self) -> Diagnosis:
+        """The verdict on the log."""
+        for number in range(len(self.boots)):
+            self._judge_boot(number)
+        stage = self._stage()
+        symptoms = self._symptoms()
+        mode = self._mode(symptoms, stage)
+        return Diagnosis(
+            mode=mode,
+            stage=stage,
+            symptoms=symptoms,
+            rejected=tuple(self.rejected[:100]),
+            notes=tuple(self._notes()),
+            family=self.family,
+            kernel=self._fact("kernel"),
+        )
+
+    def _phases(self) -> Iterator[Phase]:
+        """The phase of each boot, from its own evidence and from its neighbours'."""
+        crashed = False
+        for number, boot in enumerate(self.boots):
+            after = self.boots[number + 1] if number + 1 < len(self.boots) else None
+            known_first = (
+                boot.first
+                or boot.plain_command_line
+                or boot.login
+                or boot.handover
+                or (boot.panic and boot.kdump_loaded)
+                or (boot.memory_kib or 0) > _TOO_BIG_FOR_CAPTURE_KIB
+            )
+            if boot.capture is not None:
+                yield Phase.CAPTURE
+                crashed = True
+            elif crashed:
+                yield Phase.NEXT
+            elif known_first or self.is_dmesg_of_dump or (after is not None and after.capture is not None):
+                yield Phase.FIRST
+            else:
+                yield Phase.UNKNOWN
+            crashed = crashed or boot.panic is not None
+
+    def _judge_boot(self, number: int) -> None:
+        """Accept or reject each match of one boot, then ask the rules."""
+        boot, phase = self.boots[number], self.phases[number]
+        failed = False
+        for match in sorted(boot.matches, key=lambda match: match.line.number):
+            row = self.table.rows[match.row]
+            at = self._phase_of(match.line, boot, phase)
+            reason = self._why_not(row, match, number, at)
+            if reason:
+                self.rejected.append(Rejected(row.name, match.line.text, match.line.number, reason))
+                continue
+            severity = self._severity(row, number, at)
+            failed = failed or severity == "failure"
+            self.findings.append(Finding(match.row, match.line, severity, at))
+        last = number + 1 == len(self.boots)
+        scene = Scene(
+            boot,
+            phase,
+            None if last else self.boots[number + 1],
+            None if last else self.phases[number + 1],
+            self.is_dmesg_of_dump,
+            failed,
+        )
+        for name, rule in RULES.items():
+            index = self.table.by_rule(name)
+            line = rule(scene) if index is not None else None
+            if index is None or line is None:
+                continue
+            if self._is_presumed_capture(boot, phase) and name in ("panic-without-kdump", "handoff-no-capture-boot"):
+                continue
+            row = self.table.rows[index]
+            at = self._phase_of(line, boot, phase)
+            self.findings.append(Finding(index, line, self._severity(row, number, at), at))
+
+    def _phase_of(self, line: Line, boot: Boot, phase: Phase) -> Phase:
+        """The phase of one line: after the first kernel's panic it is the hand-over."""
+        if phase is Phase.CAPTURE or boot.panic is None or line.number < boot.panic.number:
+            return phase
+        return phase if self._is_presumed_capture(boot, phase) else Phase.HANDOVER
+
+    def _is_presumed_capture(self, boot: Boot, phase: Phase) -> bool:
+        """Whether a fragment without any evidence is more likely of a capture kernel than of another."""
+        if phase is not Phase.UNKNOWN or boot.from_syslog:
+            return False
+        if boot.latest_s is not None:
+            return boot.latest_s <= _CAPTURE_SELDOM_LIVES_S
+        return boot.trace_header is not None and _EARLY_PROGRAM.search(boot.trace_header.text) is not None
+
+    def _why_not(self, row: SymptomRow, match: Match, number: int, at: Phase) -> str | None:
+        """Why a match does not count, or None when it does."""
+        boot, phase = self.boots[number], self.phases[number]
+        if row.family and self.family and self.family not in row.family:
+            return f"a message of {' and '.join(row.family)}, this is {self.family}"
+        if row.during == "dmesg" and match.during != "dmesg":
+            return "not of the run that saves the dmesg"
+        if row.during == "vmcore" and match.during == "dmesg":
+            return "of the run that saves the dmesg, not the vmcore"
+        if at is Phase.UNKNOWN:
+            if row.generic and "capture" in row.where and not self._is_presumed_capture(boot, phase):
+                return "any kernel may print it, and nothing tells which kernel this is"
+            if row.generic and "capture" not in row.where:
+                return "any kernel may print it, and nothing tells which kernel this is"
+        else:
+            wanted = {*row.where, *(("next",) if "first" in row.where else ())}
+            if at.value not in wanted:
+                places = " or ".join(PLACES_IN_WORDS[place] for place in row.where)
+                return f"printed by the {_IN_WORDS[at]}, it counts only in the {places}"
+        after = self.boots[number + 1] if number + 1 < len(self.boots) else None
+        if at is Phase.HANDOVER and after is not None and after.capture is not None:
+            return f"the capture kernel started all the same (line {after.start})"
+        if row.severity == "failure" and row.past != "never" and boot.saved is not None:
+            return f"the dump was saved all the same (line {boot.saved.number})"
+        if row.past == "saving" and boot.dump_start is not None and boot.dump_start.number > match.line.number:
+            return f"the capture kernel got past it and began to save (line {boot.dump_start.number})"
+        if at in (Phase.FIRST, Phase.NEXT) or (at is Phase.UNKNOWN and Stage[row.stage] is Stage.NOTHING):
+            loaded = self._loaded_after(match.line, number)
+            if loaded:
+                return f"kdump was loaded afterwards ({loaded})"
+        return None
+
+    def _loaded_after(self, line: Line, number: int) -> str | None:
+        """How we know that a capture kernel was loaded after the line, if it was."""
+        boot = self.boots[number]
+        if boot.armed is not None and boot.armed.number > line.number:
+            return f"line {boot.armed.number}"
+        for later in self.boots[number + 1 :]:
+            if later.capture is not None:
+                return f"a capture kernel runs from line {later.start}"
+            if later.armed is not None:
+                return f"line {later.armed.number}"
+        return None
+
+    def _severity(self, row: SymptomRow, number: int, at: Phase) -> str:
+        """The row's severity; in the boot after a saved dump a failure is a warning about the next crash."""
+        if row.severity != "failure":
+            return row.severity
+        if at is Phase.NEXT and row.past != "never" and any(earlier.saved for earlier in self.boots[:number]):
+            return "warning"
+        return row.severity
+
+    def _symptoms(self) -> tuple[Symptom, ...]:
+        """The findings as symptoms: failures first, causes before consequences, each once."""
+        order = {"failure": 0, "warning": 1, "info": 2}
+        kept: dict[int, Finding] = {}
+        for finding in sorted(self.findings, key=lambda found: (order[found.severity], found.row, found.line.number)):
+            kept.setdefault(finding.row, finding)
+        return tuple(self._symptom(finding) for finding in kept.values())
+
+    def _symptom(self, finding: Finding) -> Symptom:
+        """One finding in full, its remedy with the values that are known."""
+        row = self.table.rows[finding.row]
+        remedy = row.remedies.get(self.family or "", row.remedy)
+        values = {name: self._fact(name, finding) or default for name, default in PLACEHOLDERS.items()}
+        return Symptom(
+            name=row.name,
+            severity=finding.severity,
+            stage=Stage[row.stage],
+            phase=finding.phase.value,
+            line=finding.line.text,
+            line_number=finding.line.number,
+            meaning=row.meaning,
+            remedy=remedy.format_map(values),
+        )
+
+    def _fact(self, name: str, finding: Finding | None = None) -> str | None:
+        """A real value for a remedy: the caller's, else the log's."""
+        if self.facts.get(name):
+            return self.facts[name]
+        if name == "kernel":
+            return next((boot.kernel for boot in self.boots if boot.kernel), None)
+        if name == "crashkernel":
+            return next((boot.crashkernel for boot in self.boots if boot.crashkernel and boot.capture is None), None)
+        if name == "crashkernel_more":
+            return _doubled(self._fact("crashkernel") or "")
+        if name == "driver" and finding is not None:
+            found = _DRIVER.search(finding.line.text)
+            return found.group(1) if found else None
+        return None
+
+    def _stage(self) -> Stage:
+        """How far the last crash got."""
+        reached = Stage.NOTHING
+        saved = False
+        for boot, phase in zip(self.boots, self.phases, strict=True):
+            if phase is Phase.CAPTURE or self._is_presumed_capture_with_words(boot, phase):
+                reached, saved = Stage.CAPTURING, self._is_saved(boot)
+                if saved:
+                    reached = Stage.SAVED
+            elif phase is Phase.NEXT and saved and boot.login is not None and boot.panic is None:
+                reached = Stage.RECOVERED
+            elif boot.panic is not None or boot.handover is not None:
+                reached = Stage.CRASHED if boot.kdump_loaded else Stage.NOTHING
+                saved = False
+            elif boot.armed is not None and reached < Stage.ARMED:
+                reached = Stage.ARMED
+        if self.is_dmesg_of_dump:
+            reached = max(reached, Stage.CAPTURING)
+        return reached
+
+    def _is_presumed_capture_with_words(self, boot: Boot, phase: Phase) -> bool:
+        """Whether a fragment that may be a capture kernel's also gave a symptom of one."""
+        if not self._is_presumed_capture(boot, phase):
+            return False
+        return any(
+            "capture" in self.table.rows[found.row].where and "first" not in self.table.rows[found.row].where
+            for found in self.findings
+        )
+
+    def _is_saved(self, boot: Boot) -> bool:
+        """Whether the stack said that the dump is saved, and nothing shows that to be untrue."""
+        rows = self.table.rows
+        lies = any(
+            rows[found.row].past == "never"
+            and Stage[rows[found.row].stage] < Stage.SAVED
+            and found.severity == "failure"
+            for found in self.findings
+            if found.line.number >= boot.start
+        )
+        if lies or boot.save_failed is not None:
+            return False
+        # kdump says "failed" before every failure action, so an orderly restart without it means a saved dump.
+        orderly = boot.dump_start is not None and boot.restart is not None and boot.panic is None
+        return boot.saved is not None or boot.dumpfile_complete is not None or orderly
+
+    def _mode(self, symptoms: tuple[Symptom, ...], stage: Stage) -> str:
+        """The name of the cause, ok, or indeterminate."""
+        if symptoms and symptoms[0].severity == "failure":
+            return symptoms[0].name
+        if stage >= Stage.SAVED:
+            return OK
+        for symptom in symptoms:
+            if symptom.severity == "warning":
+                return symptom.name
+        return INDETERMINATE
+
+    def _notes(self) -> Iterator[str]:
+        """Which kernel spoke where, and how we know."""
+        if self.is_dmesg_of_dump:
+            yield "the name says it is the dmesg of a dump: a capture kernel ran and wrote it"
+        if self.tracker.dropped:
+            yield f"{self.tracker.dropped} boots in the middle were left out"
+        for boot, phase in zip(self.boots[:20], self.phases, strict=False):
+            if not boot.lines:
+                continue
+            evidence: Line | str | None = boot.capture or boot.first or boot.plain_command_line or boot.login
+            if evidence is None and self._is_presumed_capture(boot, phase):
+                evidence = "no evidence; its early timestamps fit a capture kernel"
+            told = evidence or "no evidence"
+            if isinstance(told, Line):
+                told = f"line {told.number}: {told.text}"
+            yield f"from line {boot.start}: {_IN_WORDS[phase]} ({told})"
+
+
+_IN_WORDS = {
+    Phase.UNKNOWN: "unknown kernel",
+    Phase.FIRST: "first kernel",
+    Phase.HANDOVER: "hand-over",
+    Phase.CAPTURE: "capture kernel",
+    Phase.NEXT: "next boot",
+}
+
+
+def _doubled(crashkernel: str) -> str | None:
+    """Twice the reservation, as a plain size; None when it cannot be read."""
+    found = _SIZE.findall(crashkernel)
+    return f"{int(found[-1][0]) * 2}{found[-1][1]}" if found else None

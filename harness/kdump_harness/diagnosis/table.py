@@ -1,0 +1,157 @@
+"""Reads the symptom table and the marks by which the engine knows where in a log it is."""
+
+from __future__ import annotations
+
+import functools
+import string
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+from ..base import tables
+from ..base.errors import TableError
+from ..base.stage import Stage
+from .patterns import Pattern, PatternError, compile_pattern
+from .rules import RULES
+
+SYMPTOMS = Path(__file__).resolve().parent / "symptoms.toml"
+MARKS = Path(__file__).resolve().parent / "marks.toml"
+
+FAMILIES = ("redhat", "debian", "suse")
+SEVERITIES = ("failure", "warning", "info")
+PLACES_IN_WORDS = {"first": "first kernel", "handover": "hand-over", "capture": "capture kernel", "next": "next boot"}
+DURING = ("any", "dmesg", "vmcore")
+PAST = ("saving", "saved", "never")
+
+# What a remedy says where the log and the caller do not tell the real value.
+PLACEHOLDERS = {
+    "kernel": "$(uname -r)",
+    "crashkernel": "256M",
+    "crashkernel_more": "512M",
+    "driver": "DRIVER",
+    "image": "IMAGE",
+    "target": "TARGET",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SymptomRow:
+    """One symptom as the table has it; the rows stand in the order of causes before consequences."""
+
+    name: str
+    meaning: str
+    remedy: str
+    stage: str
+    severity: str = "failure"
+    where: tuple[str, ...] = ("first", "handover", "capture", "next")
+    patterns: tuple[str, ...] = ()
+    unless: tuple[str, ...] = ()
+    rule: str = ""  # the function of rules.py that infers the symptom from the whole log
+    family: tuple[str, ...] = ()
+    generic: bool = False  # every kernel may print it: counts only where the phase is known or likely
+    during: str = "any"  # which makedumpfile run the line must belong to
+    past: str = "saved"  # what overcomes it: saving that began, a dump that was saved, or nothing
+    remedies: dict[str, str] = field(default_factory=dict)  # by family, where they differ
+
+
+@dataclass(frozen=True, kw_only=True)
+class MarkRow:
+    """A milestone that lines tell: its name and how it is worded."""
+
+    name: str
+    patterns: tuple[str, ...]
+    unless: tuple[str, ...] = ()
+    family: str = ""
+
+
+@dataclass(frozen=True)
+class Matcher:
+    """The compiled patterns of one row; a line that matches one of unless is not meant."""
+
+    patterns: tuple[Pattern, ...]
+    unless: tuple[Pattern, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class SymptomTable:
+    """All symptoms with their compiled patterns."""
+
+    path: Path
+    rows: tuple[SymptomRow, ...]
+    matchers: tuple[Matcher, ...]
+
+    def row(self, name: str) -> SymptomRow:
+        """The row of that name."""
+        return next(row for row in self.rows if row.name == name)
+
+    def by_rule(self, rule: str) -> int | None:
+        """The number of the row that a rule infers, or None when the table has none."""
+        return next((number for number, row in enumerate(self.rows) if row.rule == rule), None)
+
+
+@functools.lru_cache(maxsize=4)
+def load_symptoms(path: Path | None = None) -> SymptomTable:
+    """The symptom table; TableError names file and row of a slip."""
+    path = path or SYMPTOMS
+    rows = tables.load_rows(path, "symptom", SymptomRow)
+    for row in rows:
+        _check(row, where=f"{path.name}: [[symptom]] {row.name}")
+    names = [row.name for row in rows]
+    for name in names:
+        if names.count(name) > 1:
+            raise TableError(f"{path.name}: [[symptom]] {name}: stands twice")
+    return SymptomTable(path, rows, tuple(_matcher(row, path, "symptom") for row in rows))
+
+
+@functools.lru_cache(maxsize=1)
+def load_marks() -> tuple[tuple[MarkRow, Matcher], ...]:
+    """The marks with their compiled patterns."""
+    rows = tables.load_rows(MARKS, "mark", MarkRow)
+    return tuple((row, _matcher(row, MARKS, "mark")) for row in rows)
+
+
+def _check(row: SymptomRow, *, where: str) -> None:
+    """TableError unless every word of the row is one that the engine knows."""
+    _known(row.stage, tuple(stage.name for stage in Stage), where=where, key="stage")
+    _known(row.severity, SEVERITIES, where=where, key="severity")
+    _known(row.during, DURING, where=where, key="during")
+    _known(row.past, PAST, where=where, key="past")
+    for place in row.where:
+        _known(place, tuple(PLACES_IN_WORDS), where=where, key="where")
+    for family in (*row.family, *row.remedies):
+        _known(family, FAMILIES, where=where, key="family")
+    if row.rule:
+        _known(row.rule, tuple(RULES), where=where, key="rule")
+    if not row.rule and not row.patterns:
+        raise TableError(f"{where}: needs patterns or a rule")
+    for remedy in (row.remedy, *row.remedies.values()):
+        try:
+            names = [name for _, name, _, _ in string.Formatter().parse(remedy) if name is not None]
+        except ValueError as error:
+            raise TableError(f"{where}: remedy has {error} (write {{{{ for a brace)") from None
+        for name in names:
+            _known(name, tuple(PLACEHOLDERS), where=where, key="placeholder")
+
+
+def _known(value: str, known: tuple[str, ...], *, where: str, key: str) -> None:
+    """TableError unless value is one of known."""
+    if value not in known:
+        raise TableError(f"{where}: unknown {key} {value!r} (known: {', '.join(known)})")
+
+
+Row = TypeVar("Row", SymptomRow, MarkRow)
+
+
+def _matcher(row: Row, path: Path, key: str) -> Matcher:
+    """The row's compiled patterns; TableError names the pattern that is no good."""
+
+    def compiled(texts: tuple[str, ...], *, needs_word: bool) -> tuple[Pattern, ...]:
+        found = []
+        for text in texts:
+            try:
+                found.append(compile_pattern(text, needs_word=needs_word))
+            except PatternError as error:
+                raise TableError(f"{path.name}: [[{key}]] {row.name}: pattern {text!r} {error}") from None
+        return tuple(found)
+
+    return Matcher(compiled(row.patterns, needs_word=True), compiled(row.unless, needs_word=False))

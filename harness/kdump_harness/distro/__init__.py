@@ -1,0 +1,1 @@
+"""What distributions differ in: families, packages, kernels, configuration files."""

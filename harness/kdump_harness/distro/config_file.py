@@ -1,0 +1,212 @@
+"""Reads and writes the configuration files of kdump: text in, text out."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from ..base.errors import UsageError
+
+# makedumpfile: -c is zlib, -l LZO, -p snappy, -z zstd; tutorials that call -l zlib are wrong.
+COMPRESS_FLAGS: Mapping[str, str] = {"none": "", "zlib": "-c", "lzo": "-l", "snappy": "-p", "zstd": "-z"}
+MAX_LEVEL = 31
+
+_WITH_VALUE = "bdgixL"  # options of makedumpfile that take a value
+
+
+@dataclass(frozen=True)
+class Collection:
+    """How a dump is written."""
+
+    level: int
+    compress: str
+    elf: bool = False  # an ELF file instead of kdump's own format
+
+
+# ---------------------------------------------------------------- syntaxes
+
+
+@dataclass(frozen=True)
+class Syntax:
+    """How a line of the file says that a key has a value."""
+
+    read: Callable[[str, str], str | None]  # line and key; None when the line is about something else
+    write: Callable[[str, str], str]  # key and value
+
+
+def _read_assignment(line: str, key: str) -> str | None:
+    """The value of a shell assignment, without quotes and comment."""
+    name, equals, value = line.partition("=")
+    if not equals or name.lstrip() != key:
+        return None
+    try:
+        return next(iter(shlex.split(value, comments=True)), "")
+    except ValueError:  # a quote that is not closed
+        return value.strip().strip("\"'")
+
+
+def _write_assignment(key: str, value: str) -> str:
+    """In the double quotes that these files have, except where the shell would look into them."""
+    return f"{key}={shlex.quote(value)}" if re.search(r'["$`\\]', value) else f'{key}="{value}"'
+
+
+def _read_directive(line: str, key: str) -> str | None:
+    """The value of a directive as kdumpctl reads it: a "#" ends it, and quotes around it go."""
+    words = line.split(None, 1)
+    if not words or words[0] != key:
+        return None
+    value = words[1].partition("#")[0].strip() if len(words) > 1 else ""
+    return value[1:-1] if len(value) > 1 and value[0] == value[-1] == '"' else value
+
+
+def _write_directive(key: str, value: str) -> str:
+    return f"{key} {value}"
+
+
+SYNTAXES: Mapping[str, Syntax] = {
+    "assignment": Syntax(_read_assignment, _write_assignment),  # KEY="value", read by a shell
+    "directive": Syntax(_read_directive, _write_directive),  # kdump.conf(5)
+}
+
+
+# ---------------------------------------------------------------- the file
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConfigFile:
+    """A family's configuration file: what our settings are called there, and what a missing one means."""
+
+    file: str
+    syntax: str  # one of SYNTAXES
+    collector: str  # how level and compression are written: one of COLLECTORS
+    keys: Mapping[str, str]  # by setting; an empty key says that this release does not have it
+    defaults: Mapping[str, str] = field(default_factory=dict)  # by setting
+    settings: Mapping[str, str] = field(default_factory=dict)  # that arming writes, by setting
+    options: str = field(default="", metadata={"holes": ("flags", "level")})  # of makedumpfile
+    formats: Mapping[str, str] = field(default_factory=dict)  # the file's word for each compression
+    private: bool = False  # nobody but root may read the file
+    in_initramfs: bool = False  # the capture initramfs has a copy: a change needs a new one
+
+    @property
+    def mode(self) -> int:
+        """The file's permission bits."""
+        return 0o600 if self.private else 0o644
+
+    def get(self, text: str, setting: str) -> str | None:
+        """The value in force; the last one counts, as it does for those who read the file."""
+        value = self.defaults.get(setting)
+        if key := self.keys.get(setting):
+            read = SYNTAXES[self.syntax].read
+            for line in text.splitlines():
+                if (found := read(line, key)) is not None:
+                    value = found or self.defaults.get(setting)
+        return value
+
+    def edit(self, text: str, values: Mapping[str, str | None]) -> str:
+        """The text with these settings, None taking one out; what needs no change stays as it is."""
+        syntax = SYNTAXES[self.syntax]
+        for setting, value in values.items():
+            key = self.keys.get(setting)
+            if not key:
+                raise UsageError(f"{self.file} has no setting for {setting} (it has {', '.join(self.known)})")
+            lines = text.splitlines()
+            kept = [line for line in lines if syntax.read(line, key) is None]
+            if kept == lines if value is None else self.get(text, setting) == value:
+                continue
+            text = "".join(f"{line}\n" for line in [*kept, *([] if value is None else [syntax.write(key, value)])])
+        return text
+
+    @property
+    def known(self) -> tuple[str, ...]:
+        """The settings that the file has."""
+        return tuple(setting for setting, key in self.keys.items() if key)
+
+    @property
+    def compressions(self) -> tuple[str, ...]:
+        """What level and compression can be set to; "none" is not among a list of formats that has no such word."""
+        return tuple(self.formats or COMPRESS_FLAGS)
+
+    def collection(self, text: str) -> Collection:
+        """How a dump will be written."""
+        return COLLECTORS[self.collector].read(self, text)
+
+    def with_collection(self, text: str, level: int, compress: str) -> str:
+        """The text that asks for this level and compression."""
+        if compress not in self.compressions:
+            raise UsageError(
+                f"{self.file} cannot ask for compression {compress} (known: {', '.join(self.compressions)})"
+            )
+        return self.edit(text, COLLECTORS[self.collector].write(self, level, compress))
+
+    def directory(self, text: str) -> str | None:
+        """Where dumps go in this guest; None when they go elsewhere."""
+        place = self.get(text, "directory") or ""
+        if place.lower().startswith("file://"):
+            place = place[len("file://") :]
+        return None if "://" in place else place
+
+
+# ---------------------------------------------------------------- level and compression
+
+
+@dataclass(frozen=True)
+class Collector:
+    """How a configuration says level and compression."""
+
+    read: Callable[[ConfigFile, str], Collection]
+    write: Callable[[ConfigFile, int, str], Mapping[str, str]]
+
+
+def _read_options(config: ConfigFile, text: str) -> Collection:
+    """From the options of makedumpfile, which follow its name where another program could be set."""
+    words = (config.get(text, "collector") or "").split()
+    if not config.options.startswith("{") and (not words or "makedumpfile" not in words[0]):
+        return Collection(0, "none", elf=True)  # cp, scp, dd: /proc/vmcore as it is
+    return parse_options(words)
+
+
+def _write_options(config: ConfigFile, level: int, compress: str) -> Mapping[str, str]:
+    text = config.options.replace("{flags}", COMPRESS_FLAGS[compress]).replace("{level}", str(level))
+    return {"collector": " ".join(text.split())}
+
+
+def _read_format(config: ConfigFile, text: str) -> Collection:
+    """From a level and the name of a format, each with a key of its own."""
+    level, word = config.get(text, "level") or "", (config.get(text, "format") or "").lower()
+    compress = next((name for name, known in config.formats.items() if known.lower() == word), "none")
+    unfiltered = word == "raw"
+    return Collection(
+        level=int(level) if level.isdigit() and not unfiltered else 0,
+        compress=compress,
+        elf=unfiltered or word == "elf",
+    )
+
+
+def _write_format(config: ConfigFile, level: int, compress: str) -> Mapping[str, str]:
+    return {"level": str(level), "format": config.formats[compress]}
+
+
+COLLECTORS: Mapping[str, Collector] = {
+    "options": Collector(_read_options, _write_options),
+    "format": Collector(_read_format, _write_format),
+}
+
+
+def parse_options(words: list[str]) -> Collection:
+    """Level and compression among makedumpfile's options; the last one of a kind counts, as for getopt."""
+    level, compress, elf = 0, "none", False
+    names = {flag[1:]: name for name, flag in COMPRESS_FLAGS.items() if flag}
+    rest = iter(words)
+    for word in rest:
+        if not word.startswith("-") or word.startswith("--"):
+            continue
+        for at, letter in enumerate(word[1:], start=2):
+            compress = names.get(letter, compress)
+            elf = elf or letter == "E"
+            if letter in _WITH_VALUE:
+                value = (word[at:] or next(rest, "")).partition(",")[0]  # 11,31: 31 when the disk is full
+                level = int(value) if letter == "d" and value.isdigit() else level
+                break
+    return Collection(level, compress, elf)

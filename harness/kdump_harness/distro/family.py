@@ -1,0 +1,335 @@
+"""What the kdump stacks of one distribution family differ in, read from families/*.toml.
+
+A family file has the values that most releases share, and [[release]] rows that replace some of them. Which row a
+guest is driven by is told by its own os-release, not by the image's name.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..base import tables
+from ..base.errors import TableError, UsageError
+from .config_file import COLLECTORS, COMPRESS_FLAGS, MAX_LEVEL, SYNTAXES, ConfigFile
+
+__all__ = ["COMPRESS_FLAGS", "MAX_LEVEL", "Family", "choose_release", "fill", "find_family", "load_families"]
+
+# How far a row is known to be true, for docs/support.md.
+SHOWN = {
+    "image": "drilled on the image that the distribution publishes",
+    "guest": "drilled on guests that were built from this release's packages",
+    "code": "drilled with this release's kdump code in a guest of another distribution",
+    "facts": "by documentation and source only, never driven",
+}
+# What the settings of a target are filled with: where the dumps of the guest went before, a disk's mount point, and
+# the collector's name, user, directory and the key that it knows the guest by.
+TARGET_HOLES = frozenset(["before", "mount", "host", "user", "directory", "key"])
+_HOLE = re.compile(r"(?<!\$)\{([a-z_]+)\}")  # ${name} is the shell's
+
+
+def fill(template: str, **values: str) -> str:
+    """The template with its {holes} filled; other braces are the shell's and stay."""
+    return _HOLE.sub(lambda hole: values.get(hole.group(1), hole.group()), template)
+
+
+def _text(*holes: str, default: Any = dataclasses.MISSING) -> Any:
+    """A string of the table, with the holes it may have."""
+    return field(default=default, metadata={"holes": holes})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Commands:
+    """What is run in the guest; an empty one is nothing to do, or nothing there."""
+
+    installed: str = _text("package")  # status 0 when it is
+    install: str = _text("packages")
+    enable: str = _text()
+    build: str = _text("kernel")
+    arm: str = _text()
+    status: str = _text()
+    makedumpfile: str = _text()
+    refresh: str = _text(default="")
+    install_from: str = _text("packages", "suite", default="")  # from a suite or repository that is not the usual one
+    add_suite: str = _text("suite", default="")  # make that suite known, where it is not
+    install_files: str = _text("files", default="")
+    kernels: str = _text(default="ls -1 /boot | sed -n 's/^vmlinuz-//p'")  # the installed releases
+    estimate: str = _text(default="")  # how much memory the guest's own tool would reserve
+    propagate: str = _text("key", "user", "host", default="")  # take the key to the SSH target
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bootloader:
+    """How kernel arguments are set, and what the distribution reserves by itself."""
+
+    reserve: str = _text("arguments")
+    default: str = _text(default="")  # run afterwards, for the distribution's own reservation
+    none: str = _text(default="")  # run afterwards, to take every reservation away
+    file: str = ""  # a drop-in that reserve reads, where there is such a thing
+    template: str = _text("arguments", default="")
+    choose: str = _text("kernel", default="")  # run before reserve: boot this one of the installed kernels
+    without: str = _text(default="")  # what the drop-in says as well, to take the packaged reservation away
+    packaged: str = ""  # the reservation that the distribution comes with
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dumps:
+    """How dumps lie where they were written."""
+
+    finished: tuple[str, ...] = _text("directory")
+    unfinished: tuple[str, ...] = _text("directory")
+    formats: Mapping[str, tuple[str, ...]]  # that a dump may have, by target
+    companion: str = ""  # the file beside it without which a dump is not finished, whatever its name
+    refuted: str = ""  # what the companion says of a dump that is not finished or not good
+
+
+@dataclass(frozen=True, kw_only=True)
+class TargetSettings:
+    """How a family is told to dump to one kind of place."""
+
+    settings: Mapping[str, str] = field(default_factory=dict)  # of the configuration file, by setting
+    packages: tuple[str, ...] = ()  # beside the family's
+    options: str = ""  # of makedumpfile, instead of the usual ones
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConsoleSigns:
+    """What the capture kernel's userland prints at each step."""
+
+    capturing: str
+    dumping: str
+    saved: str
+    failed: str
+    dump_silence_s: float = 0.0  # how long a good dump prints nothing, where that is longer than elsewhere; unscaled
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measure:
+    """Files by which a capture kernel tells how much memory it has left; none where a family has no way to."""
+
+    files: Mapping[str, str] = field(default_factory=dict)  # by path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Release:
+    """Which guests a row is about."""
+
+    name: str
+    ids: tuple[str, ...]  # of os-release
+    shown: str  # one of SHOWN
+    since: str = ""  # VERSION_ID; 8 covers 8.10
+    until: str = ""
+    rolling: bool = False  # guests without a version, and IDs that no other row has
+    probe: str = ""  # a command that succeeds in guests of this row, whatever their version
+
+    def covers(self, version: tuple[int, ...]) -> bool:
+        """Whether the version lies within the row's."""
+        since, until = _version(self.since), _version(self.until)
+        return since <= version[: len(since)] and version[: len(until)] <= until
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """One family's kdump, or that of one of its releases."""
+
+    name: str
+    os_ids: tuple[str, ...]  # of os-release's ID and ID_LIKE, beside those of the rows
+    packages: tuple[str, ...]
+    package_suffix: str  # of package files
+    kernel_package: str  # the usual one
+    service: str
+    crashkernel: str
+    level: int
+    compress: str
+    config: ConfigFile
+    commands: Commands
+    bootloader: Bootloader
+    dumps: Dumps
+    console: ConsoleSigns
+    targets: Mapping[str, TargetSettings]
+    load_timeout_s: float = 60.0  # from the login prompt until the capture kernel is loaded; unscaled
+    suites: str = ""  # what a word for a kernel looks like that is a suite and not a package
+    updates: tuple[str, ...] = ()  # units that change packages by themselves, in the middle of a drill
+    capture_initramfs: str = field(default="", metadata={"holes": ("kernel",)})  # where it is, by kernel release
+    suggestion: str = ""  # where the estimate command prints MiB; several numbers are added
+    drop_ins: Mapping[str, str] = field(default_factory=dict)  # files that make the defaults safe, by path
+    measure: Measure = field(default_factory=Measure)
+    notes: str = ""
+    release: str = ""  # the row that was chosen; empty for the family as such
+    releases: tuple[tuple[Release, Family], ...] = ()
+
+    @property
+    def known_ids(self) -> frozenset[str]:
+        """The distributions that are of this family."""
+        return frozenset(self.os_ids).union(*(release.ids for release, _ in self.releases))
+
+
+# ---------------------------------------------------------------- which release a guest is
+
+
+def choose_release(
+    family: Family, os_release: Mapping[str, str], holds: Callable[[str], bool] = lambda _probe: False
+) -> tuple[Family, str | None]:
+    """The family as it is on a guest with this os-release; a remark when that is only the nearest we know.
+
+    holds() runs a probe in the guest. An ID without a row is taken for what it says it is like.
+    """
+    identity, version = os_release.get("ID", ""), _version(os_release.get("VERSION_ID", ""))
+    told = os_release.get("PRETTY_NAME") or f"{identity} {os_release.get('VERSION_ID', '')}".strip() or "this guest"
+    rows: list[tuple[Release, Family]] = []
+    taken_for = identity
+    for taken_for in (identity, *os_release.get("ID_LIKE", "").split()):
+        if rows := [row for row in family.releases if taken_for in row[0].ids]:
+            break
+    exact = taken_for == identity and bool(rows)
+    for release, driven in rows:
+        if release.probe and holds(release.probe):
+            return driven, None if exact else _remark(told, family, release)
+    plain = [row for row in rows if not row[0].probe] or [row for row in family.releases if not row[0].probe]
+    numbered = [row for row in plain if row[0].since]
+    rolling = [row for row in plain if row[0].rolling]
+    fits = [row for row in numbered if version and row[0].covers(version)]
+    if exact and not fits and rolling and (not version or not numbered):
+        fits = rolling
+    release, driven = fits[0] if fits else _nearest(numbered, rolling, version)
+    return driven, None if exact and fits else _remark(told, family, release)
+
+
+def _nearest(
+    numbered: list[tuple[Release, Family]], rolling: list[tuple[Release, Family]], version: tuple[int, ...]
+) -> tuple[Release, Family]:
+    """The row below a version, the oldest one where there is none, the newest one for what is newer than all."""
+    by_age = sorted(numbered, key=lambda row: _version(row[0].since))
+    below = [row for row in by_age if version and _version(row[0].since) <= version]
+    if not version or len(below) == len(by_age):
+        return rolling[0] if rolling else by_age[-1]
+    return below[-1] if below else by_age[0]
+
+
+def _remark(told: str, family: Family, release: Release) -> str:
+    return f"{told} is not in the table of the family {family.name}: driven as {release.name}, the nearest in it"
+
+
+def _version(text: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in re.findall(r"\d+", text))
+
+
+# ---------------------------------------------------------------- tables
+
+
+@functools.cache
+def load_families() -> Mapping[str, Family]:
+    """All families by name."""
+    families = (load_family(path) for path in sorted(tables.package_path("distro", "families").glob("*.toml")))
+    return {family.name: family for family in families}
+
+
+def find_family(name: str) -> Family:
+    """A family by name; UsageError names the known ones."""
+    families = load_families()
+    if name not in families:
+        raise UsageError(f"unknown family {name!r} (known: {', '.join(families)})")
+    return families[name]
+
+
+def load_family(path: Path) -> Family:
+    """A family and its releases; TableError names file, row and key."""
+    table = tables.load_toml(path)
+    rows = table.pop("release", None)
+    if not isinstance(rows, list) or not rows:
+        raise TableError(f"{path.name}: missing release, an array of tables [[release]]")
+    base = _family(table, where=path.name)
+    releases = []
+    for number, row in enumerate(rows, start=1):
+        where = f"{path.name}: [[release]] {row.get('name', number)}"
+        head = {field.name for field in dataclasses.fields(Release)}
+        release = tables.build({key: value for key, value in row.items() if key in head}, Release, where=where)
+        if fault := _fault(release):
+            raise TableError(f"{where}: {fault}")
+        changes = {key: value for key, value in row.items() if key not in head}
+        driven = _family(_merge(table, changes), where=where)
+        releases.append((release, dataclasses.replace(driven, release=release.name)))
+    return dataclasses.replace(base, releases=tuple(releases))
+
+
+def _fault(release: Release) -> str | None:
+    """What is wrong with a row, starting with the key."""
+    if release.shown not in SHOWN:
+        return f"shown must be one of {', '.join(SHOWN)}, not {release.shown!r}"
+    if bool(release.since) != bool(release.until):
+        return "since and until must be there both, or neither"
+    if [bool(release.since), release.rolling, bool(release.probe)].count(True) != 1:
+        return "since with until, rolling or probe must be there, and one of them only"
+    return None
+
+
+def _merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """The base with the changes; tables are merged, anything else is replaced."""
+    merged = dict(base)
+    for key, value in changes.items():
+        old = merged.get(key)
+        merged[key] = _merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def _family(table: Mapping[str, Any], *, where: str) -> Family:
+    for key in ("release", "releases"):
+        if key in table:
+            raise TableError(f"{where}: unknown {key}")
+    family = tables.build(dict(table), Family, where=where)
+    for key, value, known in (
+        ("syntax", family.config.syntax, SYNTAXES),
+        ("collector", family.config.collector, COLLECTORS),
+    ):
+        if value not in known:
+            raise TableError(f"{where}: [config]: {key} must be one of {', '.join(known)}, not {value!r}")
+    if family.compress not in family.config.compressions:
+        raise TableError(f"{where}: compress must be one of {', '.join(family.config.compressions)}")
+    for part, patterns in (
+        ("console", {key: value for key, value in vars(family.console).items() if isinstance(value, str)}),
+        ("dumps", {"refuted": family.dumps.refuted}),
+        ("", {"suggestion": family.suggestion, "suites": family.suites}),
+    ):
+        for key, pattern in patterns.items():
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise TableError(
+                    f"{where}: {f'[{part}]: ' if part else ''}{key} is no regular expression: {error}"
+                ) from None
+    for name in ("config", "commands", "bootloader", "dumps"):
+        _check_holes(getattr(family, name), where=f"{where}: [{name}]")
+    _check_targets(family, where)
+    return family
+
+
+def _check_targets(family: Family, where: str) -> None:
+    """TableError for a target with a setting that the configuration file does not have, or a word nobody fills."""
+    for name, target in family.targets.items():
+        for setting, text in target.settings.items():
+            if setting not in family.config.keys:
+                known = ", ".join(family.config.keys)
+                raise TableError(f"{where}: [targets.{name}]: settings: unknown {setting} (known: {known})")
+            if unknown := set(_HOLE.findall(text)) - TARGET_HOLES:
+                known = ", ".join(f"{{{hole}}}" for hole in sorted(TARGET_HOLES))
+                raise TableError(
+                    f"{where}: [targets.{name}]: settings: {setting}: unknown {{{min(unknown)}}} (known: {known})"
+                )
+
+
+def _check_holes(part: Any, *, where: str) -> None:
+    """TableError for a {word} that nobody will fill."""
+    for one in dataclasses.fields(part):
+        if "holes" not in one.metadata:
+            continue
+        value = getattr(part, one.name)
+        for text in (value,) if isinstance(value, str) else value:
+            for hole in _HOLE.findall(text):
+                if hole not in one.metadata["holes"]:
+                    known = ", ".join(f"{{{name}}}" for name in one.metadata["holes"]) or "none"
+                    raise TableError(f"{where}: {one.name}: unknown {{{hole}}} (known: {known})")

@@ -1,0 +1,1 @@
+"""One crash, judged."""

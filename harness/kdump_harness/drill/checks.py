@@ -1,0 +1,249 @@
+"""What "verified" means: looks at the files and the dump that a crash left, and believes no word of the guest."""
+
+from __future__ import annotations
+
+import datetime
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..base.verdict import Verdict
+from ..kdump.page_flags import ZERO_BIT, MemoryState, dropped_by
+from ..kdump.service import GuestState
+from ..kdump.target import FoundFile
+from ..kdump.trigger import Trigger
+from ..vmcore import Inspection, Vmcore, VmcoreError, open_vmcore
+from ..vmcore.classes import Leftover, PageClass, Tally
+from ..vmcore.inspection import inspect_opened
+from ..vmcore.registers import unreadable_tasks
+
+# The guest's clock is read over SSH before the crash; this is how far CRASHTIME may lie outside what that allows.
+CLOCK_SLACK_S = 5.0
+# Who may read a dump can read every secret of the machine.
+DUMP_MODE = 0o600
+# RHEL makes the directory 0755, and that is safe: its files are 0600, so others learn no more than names.
+WORLD_WRITE = 0o002
+# How many pages may have changed their class between the look at the memory and the crash, a few seconds later:
+# this share of the class and this many more (1,111 user pages of a session that ended were seen). A filter that
+# fails keeps all of a class. Small classes are for the struct pages in the dump to judge: these are of the crash.
+CHANGED_SHARE = 0.05
+CHANGED_PAGES = 2048
+# Of the kernel's slabs and page tables this share at least is in every dump: they are next to never empty.
+SURE_SHARE = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class CrashFacts:
+    """What the drill knows of its own crash."""
+
+    before: GuestState
+    level: int
+    compress: str
+    trigger: Trigger
+    nonce: str
+    crashed_after_s: tuple[float, float]  # earliest and latest, in seconds after the guest's clock was read
+    memory: MemoryState
+
+
+def choose_dump(verdict: Verdict, files: dict[str, FoundFile], before: dict[str, FoundFile]) -> FoundFile | None:
+    """The one new dump, after the checks single-dump and final-name."""
+    new = [file for path, file in sorted(files.items()) if path not in before or file != before[path]]
+    finished = [file for file in new if file.final]
+    unfinished = [file for file in new if not file.final]
+    wanted = [file for file in finished if file.wanted]
+    seen = ", ".join(f"{file.where} ({file.size_bytes:,} bytes)" for file in new) or "none"
+    place = "" if verdict.target == "local" else f", by the target {verdict.target}, and none elsewhere"
+    verdict.check("single-dump", len(finished) == len(wanted) == 1, expected=f"exactly one new dump{place}", seen=seen)
+    verdict.check(
+        "final-name",
+        bool(finished) and not unfinished,
+        expected="only dumps under their final name",
+        seen=", ".join(_with_reason(file) for file in unfinished)
+        or ", ".join(file.where for file in finished)
+        or "none",
+    )
+    return wanted[0] if wanted else None
+
+
+def _with_reason(file: FoundFile) -> str:
+    return f"{file.where} ({file.unfinished})" if file.unfinished else file.where
+
+
+def check_permissions(verdict: Verdict, file: FoundFile, *, owner: str) -> None:
+    """Mode, owner and directory of the dump where it was written."""
+    verdict.check(
+        "permissions",
+        file.mode == DUMP_MODE and file.owner == owner and not file.directory_mode & WORLD_WRITE,
+        expected=f"{DUMP_MODE:04o} {owner}, in a directory that others cannot write",
+        seen=f"{file.mode:04o} {file.owner}, in a directory {file.directory_mode:04o}",
+    )
+
+
+def check_dump(
+    verdict: Verdict, path: Path, facts: CrashFacts, *, expected_formats: tuple[str, ...]
+) -> Inspection | None:
+    """Open the dump and make every check that needs only the file."""
+    expected_format = " or ".join(expected_formats)
+    try:
+        with open_vmcore(path) as vmcore:
+            found = inspect_opened(vmcore)
+            try:
+                dmesg = vmcore.dmesg()
+            except VmcoreError as error:
+                dmesg, trouble = "", str(error)
+            else:
+                trouble = ""
+            check_pages(verdict, vmcore, found, facts)
+    except VmcoreError as error:
+        size_bytes = path.stat().st_size
+        why = f"{error} ({size_bytes:,} bytes)"
+        verdict.check("format", False, expected=expected_format, seen=why)
+        for name, expected in (
+            ("complete", "a whole dump"),
+            ("pages", "the pages that the level keeps"),
+            ("filter", "none of the pages that the level drops"),
+        ):
+            verdict.check(name, False, expected=expected, seen=why)
+        return None
+    verdict.check("format", found.format in expected_formats, expected=expected_format, seen=found.format)
+    verdict.check("level", found.level == facts.level, expected=facts.level, seen=found.level)
+    verdict.check("compression", found.compression == facts.compress, expected=facts.compress, seen=found.compression)
+    damage = "; ".join(f"{one.kind}: {one.message}" for one in found.damage[:3])
+    verdict.check(
+        "complete", found.whole, expected="whole, every page readable", seen=damage or "whole, every page readable"
+    )
+    verdict.check("kernel", found.kernel == facts.before.kernel, expected=facts.before.kernel, seen=found.kernel)
+    _check_crash_time(verdict, found, facts)
+    verdict.check(
+        "nonce",
+        facts.nonce in dmesg,
+        expected=f"{facts.nonce} in the dump's own kernel log",
+        seen="it is there" if facts.nonce in dmesg else trouble or f"not among {len(dmesg.splitlines())} lines",
+    )
+    _check_panic_text(verdict, dmesg, facts, trouble)
+    return found
+
+
+def _check_crash_time(verdict: Verdict, found: Inspection, facts: CrashFacts) -> None:
+    earliest_s = facts.before.clock_s + facts.crashed_after_s[0] - CLOCK_SLACK_S
+    latest_s = facts.before.clock_s + facts.crashed_after_s[1] + CLOCK_SLACK_S
+    crash_s = found.crash_time_s
+    verdict.check(
+        "crash-time",
+        crash_s is not None and earliest_s <= crash_s <= latest_s,
+        expected=f"{_utc(earliest_s)} to {_utc(latest_s)}",
+        seen=_utc(crash_s) if crash_s is not None else "no CRASHTIME in VMCOREINFO",
+    )
+
+
+def _check_panic_text(verdict: Verdict, dmesg: str, facts: CrashFacts, trouble: str) -> None:
+    wanted = [facts.trigger.panic, *([facts.trigger.also] if facts.trigger.also else [])]
+    found = [re.search(pattern, dmesg) for pattern in wanted]
+    missing = [pattern for pattern, match in zip(wanted, found, strict=True) if match is None]
+    verdict.check(
+        "panic-text",
+        not missing,
+        expected=" and ".join(wanted),
+        seen=trouble or f"not in the dump's kernel log: {', '.join(missing)}"
+        if missing
+        else "; ".join(match.group().strip() for match in found if match),
+    )
+
+
+def check_pages(verdict: Verdict, vmcore: Vmcore, found: Inspection, facts: CrashFacts) -> None:
+    """Were the right pages dropped?
+
+    Two witnesses that know nothing of makedumpfile must agree: what the guest's kernel said of each page frame just
+    before the crash, and the kernel's own page structures in the dump, where they can be read.
+    """
+    memory, level = facts.memory, facts.level
+    total, kept = vmcore.pages_total, vmcore.pages_kept
+    dropped = dropped_by(level)
+    droppable = {name: memory.pages[name] for name in dropped}
+    # What was free a moment ago says nothing where the crash itself fills the memory; then the dump alone is asked.
+    moved = facts.trigger.memory_moves
+    allowed = {
+        name: total if moved else int(count * CHANGED_SHARE) + CHANGED_PAGES for name, count in droppable.items()
+    }
+    counts = {PageClass[name.upper()]: Tally(**tally) for name, tally in found.classes.items()}
+    struct_pages = Leftover.of(counts, level, zeros_absent=vmcore.elf is not None and bool(level & ZERO_BIT))
+
+    leftover = _leftover(vmcore, memory, dropped)
+    if leftover is not None:
+        seen = ", ".join(f"{leftover[name]:,} of the {name} pages" for name in dropped)
+        ok = all(leftover[name] <= allowed[name] for name in dropped)
+    else:
+        most = total - sum(droppable.values()) + sum(allowed.values())
+        seen, ok = f"{kept:,} pages in all, at most {most:,} expected", kept <= most
+    if counts:
+        tallies = (f"{tally.kept:,} of {tally.total:,} {each.label}" for each, tally in struct_pages.dropped.items())
+        seen += "; by the dump's own struct pages " + (", ".join(tallies) or "nothing was to be dropped")
+    verdict.check(
+        "filter",
+        ok and not list(struct_pages.too_many()) and (bool(counts) or not moved),
+        expected=f"-d {level} keeps none of "
+        + (", ".join(dropped) if moved else f"{_listed(dropped, droppable)} (by {memory.source})"),
+        seen=f"kept {seen}" if dropped else f"kept {kept:,} of {total:,} pages",
+    )
+    # An ELF dump leaves empty pages out, which nobody counted before the crash; the other formats keep a mark of each.
+    unknown = vmcore.elf is not None and level & ZERO_BIT
+    slack = total if moved else int(total * CHANGED_SHARE) + CHANGED_PAGES
+    least = max(0, int(memory.sure * SURE_SHARE) if unknown else total - sum(droppable.values()) - slack)
+    missing = [*struct_pages.too_few(), *(f"not in the dump: {what}" for what in unreadable_tasks(vmcore))]
+    verdict.check(
+        "pages",
+        kept >= least and not missing,
+        expected=f"at least {least:,} of {total:,} pages, with the stack and code of every CPU",
+        seen="; ".join([f"{kept:,} of {total:,} pages", *missing]),
+    )
+
+
+def _leftover(vmcore: Vmcore, memory: MemoryState, dropped: tuple[str, ...]) -> dict[str, int] | None:
+    """How many pages of each class that should have been dropped are in the dump; None where only sums are known."""
+    if memory.codes is None:
+        return None
+    kept = np.unpackbits(vmcore.kept_bitmap(), bitorder="little")[: vmcore.max_pfn].astype(np.bool_)
+    return {name: int((kept & memory.of_class(name, len(kept))).sum()) for name in dropped}
+
+
+def _listed(dropped: tuple[str, ...], pages: dict[str, int]) -> str:
+    return ", ".join(f"{pages[name]:,} {name} pages" for name in dropped) or "nothing"
+
+
+def check_recovery(
+    verdict: Verdict,
+    *,
+    old_boot: str,
+    new_boot: str | None,
+    armed_again: bool | None,
+    took_s: float | None,
+    budget_s: float,
+    widened: float = 1.0,
+) -> None:
+    """The guest is back as a different boot, in time, and ready for the next crash.
+
+    widened is by how much the budget is already larger than on a host with nothing else to do.
+    """
+    because = f", {widened:.1f} times the usual for the load of this host" if widened >= 1.05 else ""
+    verdict.check(
+        "reboot-time",
+        took_s is not None and took_s <= budget_s,
+        expected=f"panic to login within {budget_s:.0f} s{because}",
+        seen=f"{took_s:.1f} s" if took_s is not None else "no login prompt",
+    )
+    verdict.check(
+        "rebooted",
+        new_boot is not None and new_boot != old_boot,
+        expected=f"a boot other than {old_boot[:8]}",
+        seen=new_boot[:8] if new_boot else "not reached",
+    )
+    if armed_again is not None:
+        verdict.check(
+            "rearmed", armed_again, expected="kexec_crash_loaded 1", seen=f"kexec_crash_loaded {int(armed_again)}"
+        )
+
+
+def _utc(at_s: float) -> str:
+    return datetime.datetime.fromtimestamp(at_s, datetime.UTC).strftime("%Y-%m-%d %H:%M:%SZ")

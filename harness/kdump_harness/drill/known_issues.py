@@ -1,0 +1,173 @@
+"""Failures that are known: excused only with their evidence, never verified, and not for ever."""
+
+from __future__ import annotations
+
+import datetime
+import fnmatch
+import operator
+import re
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..base import tables
+from ..base.errors import TableError
+from ..base.stage import Stage
+from ..base.verdict import Verdict
+
+DRILL = "drill"  # the scenario that the command line is
+MAX_LEVEL = 31
+
+_ORDERS = {"<": operator.lt, ">=": operator.ge}
+_BOUND = re.compile(r"\s*(<|>=)\s*(\d+(?:\.\d+)*)\s*")
+_LEADING_VERSION = re.compile(r"\d+(?:\.\d+)*")
+
+
+@dataclass(frozen=True, kw_only=True)
+class KnownIssue:
+    """One row: what fails, where, how it is recognised, and how long it is excused."""
+
+    tracker: str
+    scenario: Any  # a glob, or a list of them
+    images: tuple[str, ...]
+    until: datetime.date  # the last day on which it excuses
+    evidence: str = ""  # a regular expression, looked for in the console log and in the verdict's reason
+    failed_checks: tuple[str, ...] = ()  # all of these failed,
+    may_fail: tuple[str, ...] = ()  # some of these perhaps, and no other check
+    level_bits: int = 0  # only drills whose dump level has all of these bits
+    kernel: str = ""  # ">= 6.12", "< 6.15" or both with a comma
+    makedumpfile: str = ""
+    note: str = ""
+
+    def concerns(self, verdict: Verdict, scenario: str) -> bool:
+        """Whether this drill is one in which the issue can be expected."""
+        return (
+            _matches(verdict.image, self.images)
+            and _matches(scenario, _globs(self.scenario))
+            and (verdict.level or 0) & self.level_bits == self.level_bits
+        )
+
+    def is_seen(self, verdict: Verdict, console: str, unmade: Collection[str]) -> bool:
+        """Whether a drill that is not verified shows the evidence; checks that were not made count as failed."""
+        if self.evidence and not any(
+            re.search(self.evidence, text, re.MULTILINE) for text in (verdict.reason(), console)
+        ):
+            return False
+        if not self.failed_checks:
+            return True
+        failed = {check.name for check in verdict.failed()} | set(unmade)
+        return (
+            set(self.failed_checks) <= failed <= {*self.failed_checks, *self.may_fail}
+            and verdict.reached is Stage.RECOVERED
+            and verdict.stopped_by is None
+        )
+
+    def outside(self, verdict: Verdict) -> str | None:
+        """Which version lies outside the row; an unknown one does."""
+        for what, wanted, seen in (
+            ("kernel", self.kernel, verdict.kernel),
+            ("makedumpfile", self.makedumpfile, verdict.makedumpfile),
+        ):
+            if wanted and not _holds(wanted, seen):
+                return f"its row is for {what} {wanted}, this is {seen or 'unknown'}"
+        return None
+
+
+def load_known_issues(path: Path | None = None) -> tuple[KnownIssue, ...]:
+    """The known issues, those that come with the scenarios unless told; TableError names file, row and key."""
+    path = path or tables.data_path("scenarios", "known_issues.toml")
+    issues = tables.load_rows(path, "issue", KnownIssue)
+    for number, issue in enumerate(issues, start=1):
+        if fault := _fault(issue):
+            raise TableError(f"{path.name}: [[issue]] {number}: {fault}")
+    return issues
+
+
+def judge(
+    verdict: Verdict,
+    issues: Iterable[KnownIssue],
+    *,
+    scenario: str = DRILL,
+    console: str = "",
+    unmade: Collection[str] = (),
+    today: datetime.date | None = None,
+) -> None:
+    """Set known_issue and known_issue_note of a finished verdict; what it says of kdump stays as it is."""
+    today = today or datetime.date.today()
+    verdict.known_issue = None
+    notes: list[str] = []
+    for issue in issues:
+        if not issue.concerns(verdict, scenario):
+            continue
+        outside = issue.outside(verdict)
+        if verdict.verified:
+            notes.append(f"known issue {issue.tracker} no longer seen" + (f" ({outside})" if outside else ""))
+        elif issue.is_seen(verdict, console, unmade):
+            expired = f"its row expired on {issue.until}" if today > issue.until else None
+            if why := outside or expired:
+                notes.append(f"known issue {issue.tracker} is no excuse: {why}")
+            else:
+                verdict.known_issue = verdict.known_issue or issue.tracker
+    verdict.known_issue_note = "; ".join(dict.fromkeys(notes)) or None
+
+
+def _matches(name: str, globs: Iterable[str]) -> bool:
+    return any(fnmatch.fnmatchcase(name, glob) for glob in globs)
+
+
+def _globs(scenario: Any) -> tuple[str, ...]:
+    return (scenario,) if isinstance(scenario, str) else tuple(scenario)
+
+
+def _holds(wanted: str, seen: str | None) -> bool:
+    """Whether a version lies within all bounds, such as ">= 6.12, < 6.15"."""
+    found = _LEADING_VERSION.match(seen or "")
+    if found is None:
+        return False
+    version = _numbers(found.group())
+    bounds = [match.groups() for part in wanted.split(",") if (match := _BOUND.fullmatch(part))]
+    return all(_ORDERS[order](version, _numbers(bound)) for order, bound in bounds)
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    """6.12.0 is 6.12."""
+    return tuple(int(part) for part in re.sub(r"(\.0+)+$", "", version).split("."))
+
+
+def _fault(issue: KnownIssue) -> str | None:
+    """What is wrong with a row, starting with the key."""
+    if not issue.tracker.strip():
+        return "tracker must say where the issue is told"
+    listed = isinstance(issue.scenario, list) and all(isinstance(glob, str) for glob in issue.scenario)
+    if not (isinstance(issue.scenario, str) or listed):
+        return f"scenario must be a glob or a list of globs, not {issue.scenario!r}"
+    for key, names in (
+        ("scenario", _globs(issue.scenario)),
+        ("images", issue.images),
+        ("failed_checks", issue.failed_checks),
+        ("may_fail", issue.may_fail),
+    ):
+        if not all(name.strip() for name in names) or (not names and key in ("scenario", "images")):
+            return f"{key} must not be empty"
+    if isinstance(issue.until, datetime.datetime):
+        return f"until must be a date without a time, not {issue.until}"
+    if not 0 <= issue.level_bits <= MAX_LEVEL:
+        return f"level_bits must be 0 to {MAX_LEVEL}, not {issue.level_bits}"
+    for key, wanted in (("kernel", issue.kernel), ("makedumpfile", issue.makedumpfile)):
+        if wanted and not all(_BOUND.fullmatch(part) for part in wanted.split(",")):
+            return f'{key} must be like "< 1.7.7" or ">= 6.12, < 6.15", not {wanted!r}'
+    return _evidence_fault(issue)
+
+
+def _evidence_fault(issue: KnownIssue) -> str | None:
+    """What is wrong with the keys that excuse; a row that anything would fit must not pass."""
+    if not issue.evidence and not issue.failed_checks:
+        return "missing evidence or failed_checks"
+    if issue.may_fail and not issue.failed_checks:
+        return "may_fail needs failed_checks"
+    try:
+        fits_any = re.compile(issue.evidence, re.MULTILINE).search("") is not None
+    except re.error as error:
+        return f"evidence is not a regular expression: {error}"
+    return "evidence fits any text" if issue.evidence and fits_any else None

@@ -1,0 +1,157 @@
+"""Compares a vmcore with the guest's memory as the hypervisor saw it when the capture kernel started.
+
+At that moment nothing but the capture kernel's own start has touched the memory of the crashed kernel, so the
+hypervisor's picture is what the vmcore should have been made of.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..vmcore import Leftover, NotInDump, PageClass, Tally, Vmcore, VmcoreError, classify
+
+MIB = 1 << 20
+FIRST_MIB_FRAMES = MIB // 4096
+LISTED_MAX = 100  # differing frames are listed one by one up to this many
+_EVERY_PAGES = 2048  # between two reports of progress
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One page frame whose content is not what the hypervisor saw."""
+
+    pfn: int
+    bytes_differ: int
+    first_offset: int
+    reason: str | None  # None: nothing that we know explains it
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """How a vmcore and the hypervisor's picture of the memory differ."""
+
+    compared: int
+    differences: tuple[Difference, ...]
+    unexplained: int
+    absent: int  # pages of the vmcore in frames that the hypervisor does not have
+    dropped: int
+    dropped_empty: int  # of these, the pages that really held nothing but zeros
+    unreadable: int
+    classes: dict[str, dict[str, int]]  # what the frames of the vmcore's RAM held, by the picture's struct pages
+    wrong_side: tuple[str, ...]  # classes that the level should have dropped or kept, and did not
+
+    @property
+    def ok(self) -> bool:
+        """Whether every page that is there is what it should be; which ones are there is for others to judge."""
+        return not (self.unexplained or self.absent or self.unreadable)
+
+    def summary(self) -> str:
+        """One line for people."""
+        text = f"{self.compared:,} pages compared, {len(self.differences):,} differ"
+        if self.differences:
+            explained = len(self.differences) - self.unexplained
+            frames = ", ".join(f"{one.pfn:#x}" for one in self.differences[:4] if one.reason is None)
+            text += f" ({explained:,} explained" + (f"; unexplained: {frames})" if frames else ")")
+        for count, what in ((self.absent, "unknown to the hypervisor"), (self.unreadable, "unreadable")):
+            text += f", {count:,} {what}" if count else ""
+        return "; ".join([text, *self.wrong_side])
+
+    def to_json(self) -> dict[str, Any]:
+        """The record as JSON takes it."""
+        listed = [asdict(one) for one in self.differences[:LISTED_MAX]]
+        return {**asdict(self), "differences": listed, "differing": len(self.differences), "ok": self.ok}
+
+
+def compare(vmcore: Vmcore, memory: Vmcore, *, progress: Progress | None = None) -> Comparison:
+    """Compare page by page; memory is the hypervisor's ELF core."""
+    kept = _frames(vmcore.kept_bitmap(), vmcore.max_pfn)
+    ram = _frames(vmcore.ram_bitmap(), vmcore.max_pfn)
+    dropped = np.setdiff1d(ram, kept, assume_unique=True)
+    differences: list[Difference] = []
+    compared = absent = unreadable = empty = 0
+    zeros = bytes(vmcore.page_size)
+    total = len(kept) + len(dropped)
+    for number, pfn in enumerate(kept.tolist()):
+        if progress is not None and number % _EVERY_PAGES == 0:
+            progress(number, total)
+        try:
+            ours = vmcore.read_page(pfn)
+        except VmcoreError:
+            unreadable += 1
+            continue
+        try:
+            theirs = memory.read_page(pfn)
+        except NotInDump:
+            absent += 1
+            continue
+        compared += 1
+        if ours != theirs:
+            differences.append(_difference(pfn, ours, theirs))
+    for number, pfn in enumerate(dropped.tolist()):
+        if progress is not None and number % _EVERY_PAGES == 0:
+            progress(len(kept) + number, total)
+        with contextlib.suppress(NotInDump):
+            empty += memory.read_page(pfn) == zeros
+    counts = _true_classes(vmcore, memory)
+    wrong_side: tuple[str, ...] = ()
+    if vmcore.header is not None and vmcore.header.level is not None:
+        wrong_side = tuple(Leftover.of(counts, vmcore.header.level).remarks())
+    return Comparison(
+        compared=compared,
+        differences=tuple(differences),
+        unexplained=sum(one.reason is None for one in differences),
+        absent=absent,
+        dropped=len(dropped),
+        dropped_empty=empty,
+        unreadable=unreadable,
+        classes={each.name.lower(): asdict(tally) for each, tally in counts.items()},
+        wrong_side=wrong_side,
+    )
+
+
+def _true_classes(vmcore: Vmcore, memory: Vmcore) -> dict[PageClass, Tally]:
+    """How many frames of each class the vmcore has and keeps, by the hypervisor's picture of the struct pages.
+
+    Empty where VMCOREINFO does not say how to read them.
+    """
+    try:
+        codes = classify(memory).codes
+    except VmcoreError:
+        return {}
+    frames = min(len(codes), vmcore.max_pfn)
+    ram, kept = (
+        np.unpackbits(bitmap, bitorder="little")[:frames].astype(np.bool_)
+        for bitmap in (vmcore.ram_bitmap(), vmcore.kept_bitmap())
+    )
+    counts: dict[PageClass, Tally] = {}
+    for each in PageClass:
+        mine = (codes[:frames] == each) & ram
+        if each is not PageClass.HOLE and (total := int(mine.sum())):
+            counts[each] = Tally(total, int((mine & kept).sum()))
+    return counts
+
+
+def _frames(bitmap: NDArray[np.uint8], frames: int) -> NDArray[np.intp]:
+    return np.flatnonzero(np.unpackbits(bitmap, bitorder="little")[:frames])
+
+
+def _difference(pfn: int, ours: bytes, theirs: bytes) -> Difference:
+    where = np.flatnonzero(np.frombuffer(ours, dtype=np.uint8) != np.frombuffer(theirs, dtype=np.uint8))
+    return Difference(pfn, len(where), int(where[0]), _reason(pfn))
+
+
+def _reason(pfn: int) -> str | None:
+    """Why a frame may differ although the vmcore is right; frames are listed whatever the reason.
+
+    The capture kernel uses the first MiB itself (its real-mode trampoline is there). Kernels before 5.5 copied the
+    first 640 KiB away before they jumped, so that the vmcore has what was there before, and we see it after.
+    """
+    return "the first MiB, which the capture kernel uses itself" if pfn < FIRST_MIB_FRAMES else None

@@ -1,0 +1,271 @@
+"""Where results are wanted: gives tasks to a fleet and yields what comes of each, once."""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import secrets
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import distributed
+from dask._task_spec import Task as Spec
+from distributed.security import Security
+
+from ..base.board import Board
+from ..base.clock import now_s
+from ..base.errors import EXIT_BROKEN, EXIT_HOST, EXIT_OK, HarnessError, HostError
+from ..base.evidence import EvidenceRoot
+from ..base.output import printable
+from .protocol import wire
+from .protocol.archive import unpack
+from .protocol.needs import Needs
+from .protocol.results import BadResult, Result, read_result, relocate
+from .protocol.tasks import Task
+from .worker.worker import TOPIC
+
+LOOK_S = 1.0
+FIT_EVERY_S = 5.0
+CONNECT_S = 20.0
+LOST_S = 60.0  # a scheduler that does not come back
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """A task, with what a host must have for it."""
+
+    number: int
+    task: Task
+    needs: Needs
+    kind: str  # tasks of one kind take about the same time
+
+
+class Fleet:
+    """A connection to a scheduler; use as a context manager."""
+
+    def __init__(
+        self,
+        scheduler: str,
+        *,
+        security: Security | None,
+        wait_s: float,
+        at_once: int | None = None,
+        direct: bool = False,
+        quiet: bool = False,
+    ) -> None:
+        """wait_s is how long a task may wait for a worker that has what it needs."""
+        self._address, self._security, self._quiet = scheduler, security, quiet
+        self._wait_s, self._at_once, self._direct = wait_s, at_once, direct
+        self._news: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
+
+    def __enter__(self) -> Fleet:
+        wire.restrict()
+        try:
+            self._client = distributed.Client(
+                self._address, security=self._security, timeout=CONNECT_S, set_as_default=False,
+                direct_to_workers=self._direct, name="kdump-harness",
+            )  # fmt: skip
+        except (OSError, TimeoutError, ValueError, RuntimeError) as error:
+            raise HostError(f"the scheduler at {self._address} cannot be reached: {error}") from None
+        for topic in (TOPIC, "all"):
+            self._client.subscribe_topic(topic, lambda event, topic=topic: self._news.put((topic, event)))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with contextlib.suppress(Exception):
+            self._client.close(timeout=5)
+
+    def run(self, orders: Sequence[Order], *, evidence: Path, run_name: str) -> Iterator[tuple[Order, Result]]:
+        """What comes of each order, as it comes; with its evidence below evidence/run_name."""
+        board = Board((order.kind for order in orders), quiet=self._quiet)
+        try:
+            yield from _Run(self._client, self._news, board, self._wait_s, self._direct).all(
+                orders, self._at_once or len(orders), evidence, run_name
+            )
+        finally:
+            board.close()
+
+
+class _Run:
+    """One run's orders on their way."""
+
+    def __init__(
+        self, client: Any, news: queue.SimpleQueue[tuple[str, Any]], board: Board, wait_s: float, direct: bool
+    ) -> None:
+        self._client, self._news, self._board, self._wait_s, self._direct = client, news, board, wait_s, direct
+        self._name = secrets.token_hex(4)
+        self._given: dict[str, tuple[Order, Any]] = {}
+        self._fits: dict[Needs, float | None] = {}  # since when nobody has it; None: somebody does
+        self._fit_s = 0.0
+        self._gone_s: float | None = None
+
+    def all(
+        self, orders: Sequence[Order], at_once: int, evidence: Path, run_name: str
+    ) -> Iterator[tuple[Order, Result]]:
+        """Give the orders, not more than so many at once, and take the results."""
+        waiting = list(reversed(orders))
+        try:
+            while waiting or self._given:
+                room = min(at_once - len(self._given), len(waiting))
+                self._give([waiting.pop() for _ in range(room)])
+                for order, result in self._look():
+                    yield order, self._home(order, result, evidence, run_name)
+                self._board.tick()
+        finally:
+            for _, future in self._given.values():
+                with contextlib.suppress(Exception):
+                    future.release()
+
+    def _give(self, orders: Sequence[Order]) -> None:
+        """Send orders to the scheduler, all that need the same in one message; the first ones come first."""
+        alike: dict[Needs, list[Order]] = {}
+        for order in orders:
+            alike.setdefault(order.needs, []).append(order)
+        for needs, batch in alike.items():
+            self._fits.setdefault(needs, now_s())
+            self._fit_s = 0.0
+            keys = {f"{order.kind}-{order.number:05}-{self._name}": order for order in batch}
+            graph = {key: Spec(key, wire.asked, order.task.to_text()) for key, order in keys.items()}
+            futures = self._client.get(
+                graph, list(keys), sync=False, resources=needs.resources(), priority=-batch[0].number
+            )
+            for (key, order), future in zip(keys.items(), futures, strict=True):
+                self._given[key] = (order, future)
+                future.add_done_callback(self._tell_done)
+
+    def _tell_done(self, future: Any) -> None:
+        self._news.put(("done", future.key))
+
+    def _look(self) -> Iterator[tuple[Order, tuple[Result, memoryview]]]:
+        """Wait a moment for news, and take what is done."""
+        try:
+            news = [self._news.get(timeout=LOOK_S)]
+        except queue.Empty:
+            news = []
+        with contextlib.suppress(queue.Empty):
+            while len(news) < 1000:
+                news.append(self._news.get_nowait())
+        for topic, what in news:
+            if topic == "done":
+                yield from self._done(what)
+            else:
+                self._heard(topic, what)
+        self._connected()
+        yield from self._unfit()
+
+    def _heard(self, topic: str, event: Any) -> None:
+        """What workers and the scheduler tell; it decides nothing."""
+        try:
+            _, what = event
+            if topic == TOPIC and what["key"] in self._given:
+                key, order = what["key"], self._given[what["key"]][0]
+                if what.get("what") == "began":
+                    self._board.began(
+                        key,
+                        label=order.task.label,
+                        kind=order.kind,
+                        worker=printable(str(what["name"]))[:60],
+                        address=str(what["address"]),
+                    )
+                elif "step" in what:
+                    self._board.step(key, printable(str(what["step"]))[:120])
+            elif topic == "all" and what.get("action") in ("add-worker", "remove-worker"):
+                self._fit_s = 0.0
+                if what["action"] == "remove-worker" and (was_at := self._board.lost(str(what.get("worker")))):
+                    self._board.say(f"a worker was lost, and what it was at goes elsewhere: {', '.join(was_at)}")
+        except (KeyError, TypeError, ValueError, AttributeError):
+            pass
+
+    def _done(self, key: str) -> Iterator[tuple[Order, tuple[Result, memoryview]]]:
+        """The result of a task that Dask calls done: once, whatever it says afterwards."""
+        if key not in self._given:
+            return
+        order, future = self._given[key]
+        nothing = memoryview(b"")
+        if future.status == "finished":
+            try:
+                found = read_result(self._client.gather(future, direct=self._direct))
+            except BadResult as error:
+                found = (Result(worker="?", problem=str(error)), nothing)
+            except Exception as error:  # Dask raises whatever it likes
+                if future.status == "pending":  # the worker went away with it: it is done again
+                    future.add_done_callback(self._tell_done)
+                    return
+                found = (Result(worker="?", problem=f"its result did not come: {error}"), nothing)
+        elif future.status == "error":
+            found = (
+                Result(worker="?", problem="the workers that ran it, or had it to run, were lost each time"), nothing
+            )  # fmt: skip
+        else:
+            return  # cancelled: the scheduler is gone, which is looked at elsewhere
+        yield self._taken(key, order, found)
+
+    def _taken(
+        self, key: str, order: Order, found: tuple[Result, memoryview]
+    ) -> tuple[Order, tuple[Result, memoryview]]:
+        _, future = self._given.pop(key)
+        future.release()
+        self._board.ended(key, order.kind, took_s=found[0].took_s, ok=found[0].status == EXIT_OK)
+        return order, found
+
+    def _home(self, order: Order, found: tuple[Result, memoryview], evidence: Path, run_name: str) -> Result:
+        """The result with its evidence on this host."""
+        result, archive = found
+        worker = "".join(one if one.isalnum() or one in "-." else "-" for one in result.worker).strip("-.")[:40]
+        if not archive:
+            return result
+        there = result.root
+        try:
+            place = EvidenceRoot(evidence, part=(run_name, f"{order.number:04}-{worker or 'worker'}")).run
+            unpack(
+                bytes(archive), place, limit_bytes=(order.task.evidence_mib + 1) << 20,
+                edit=lambda name, data: (
+                    data.replace(there.encode(), str(place).encode()) if there and name.endswith(".json") else data
+                ),
+            )  # fmt: skip
+            relocate(result, str(place))
+        except HarnessError as error:
+            # What it says of the drill is not worth more than its evidence.
+            return Result(worker=result.worker, status=EXIT_BROKEN, took_s=result.took_s, problem=str(error))
+        return result
+
+    def _connected(self) -> None:
+        """HostError when the scheduler is gone for good."""
+        if self._client.status == "running" and not any(
+            future.status in ("cancelled", "lost") for _, future in self._given.values()
+        ):
+            self._gone_s = None
+            return
+        self._gone_s = self._gone_s or now_s()
+        cancelled = any(future.status == "cancelled" for _, future in self._given.values())
+        if cancelled or self._client.status == "closed" or now_s() - self._gone_s > LOST_S:
+            raise HostError("the scheduler is gone; what came before is kept, and --resume goes on from there")
+
+    def _unfit(self) -> Iterator[tuple[Order, tuple[Result, memoryview]]]:
+        """Give up tasks that no worker can do, after a while."""
+        now = now_s()
+        if now - self._fit_s < FIT_EVERY_S:
+            return
+        changed, self._fit_s = not self._fit_s, now
+        waiting = {order.needs for order, _ in self._given.values()}
+        if not changed and all(self._fits[needs] is None for needs in waiting):
+            return
+        try:
+            workers = self._client.scheduler_info(n_workers=-1)["workers"]
+        except Exception:
+            return
+        for needs in waiting:
+            has = any(not needs.lacking(worker["resources"]) for worker in workers.values())
+            since = self._fits.get(needs)
+            self._fits[needs] = None if has else since or now
+        for key, (order, future) in list(self._given.items()):
+            since = self._fits[order.needs]
+            if since is None or now - since < self._wait_s or key in self._board.running:
+                continue
+            best = min((order.needs.lacking(one["resources"]) for one in workers.values()), key=len, default=None)
+            why = "there is no worker" if best is None else f"no worker has {', '.join(best)}"
+            future.cancel(force=True)
+            result = Result(worker="-", status=EXIT_HOST, problem=f"{why} (waited {self._wait_s:.0f} s)")
+            yield self._taken(key, order, (result, memoryview(b"")))

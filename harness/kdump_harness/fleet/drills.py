@@ -1,0 +1,159 @@
+"""Drills on a fleet: which they are, and what is said of them when they are done."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+from ..base.errors import EXIT_BROKEN, EXIT_FAILED, EXIT_HOST, EXIT_OK, EXIT_USAGE, UsageError
+from ..base.output import xml_text
+from ..base.verdict import Verdict
+from ..vm.capacity import GUEST_MIB
+from .client import Order
+from .protocol.results import BadResult, Result, verdict_of
+from .protocol.tasks import DRILL, LOCAL_OPTIONS, Task, drill_arguments, drill_needs, parse_drill
+
+# Which exit status counts when drills end differently, the worst first.
+_WORST = (EXIT_USAGE, EXIT_HOST, EXIT_BROKEN, EXIT_FAILED, EXIT_OK)
+
+
+def read_drills(path: Path) -> list[list[str]]:
+    """The arguments in each line of a file; UsageError names the line that makes no sense."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} cannot be read ({getattr(error, 'strerror', None) or error})") from None
+    found = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            words = shlex.split(line, comments=True)
+        except ValueError as error:
+            raise UsageError(f"{path}: line {number}: {error}") from None
+        if words:
+            found.append(words[1:] if words[0] == DRILL else words)
+    if not found:
+        raise UsageError(f"{path} has no drills")
+    return found
+
+
+def orders_of(drills: Sequence[Sequence[str]], *, vmcores: bool, evidence_mib: int) -> list[Order]:
+    """The drills as tasks; UsageError for one that makes no sense, or that no worker may do."""
+    orders, usual = [], parse_drill(["debian-12"])
+    for number, arguments in enumerate(drills, start=1):
+        found = parse_drill(arguments)
+        for name in LOCAL_OPTIONS:
+            setattr(found, name, getattr(usual, name))
+        task = Task(kind=DRILL, arguments=drill_arguments(found), vmcores=vmcores, evidence_mib=evidence_mib)
+        kind = f"{DRILL}-{Path(found.image).stem}"
+        orders.append(Order(number=number, task=task, needs=drill_needs(found), kind=kind))
+    return orders
+
+
+def local_options(arguments: Sequence[str], into: argparse.Namespace) -> None:
+    """What a drill's own options say of where its results go, as if it were run here."""
+    found, usual = parse_drill(arguments), parse_drill(["debian-12"])
+    for name in LOCAL_OPTIONS:
+        if hasattr(into, name) and getattr(found, name) != getattr(usual, name):
+            setattr(into, name, getattr(found, name))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What came of one drill."""
+
+    order: Order
+    result: Result
+    verdict: Verdict | None
+
+    @property
+    def status(self) -> int:
+        """As the drill's own exit status."""
+        if self.verdict is not None:
+            return EXIT_OK if self.verdict.verified else EXIT_FAILED
+        return self.result.status if self.result.status in (EXIT_USAGE, EXIT_HOST) else EXIT_BROKEN
+
+    @property
+    def line(self) -> str:
+        """One line for people."""
+        label = self.order.task.label
+        if self.verdict is None:
+            return f"NO VERDICT {label}: {self.result.problem.splitlines()[0] if self.result.problem else ''}"
+        word = "VERIFIED" if self.verdict.verified else "NOT VERIFIED"
+        why = "" if self.verdict.verified else f": {self.verdict.reason()}"
+        return f"{word} {label} ({self.result.worker}, {self.result.took_s:.0f} s){why}"
+
+    def to_json(self) -> dict[str, Any]:
+        """One entry of --json."""
+        return {
+            "arguments": list(self.order.task.arguments),
+            "worker": self.result.worker,
+            "status": self.status,
+            "took_s": self.result.took_s,
+            "problem": self.result.problem,
+            "evidence": self.result.evidence,
+            "left_out": self.result.left_out,
+            "verdict": self.verdict.to_json() if self.verdict is not None else None,
+        }
+
+
+def outcome_of(order: Order, result: Result) -> Outcome:
+    """What a worker's result says of a drill; a verdict on something else, or none, is no verdict."""
+    try:
+        verdict = verdict_of(result)
+        if verdict is not None and (problem := _other(order, verdict)):
+            raise BadResult(problem)
+    except BadResult as error:
+        return Outcome(
+            order=order,
+            result=Result(worker=result.worker, took_s=result.took_s, problem=str(error), evidence=result.evidence),
+            verdict=None,
+        )
+    return Outcome(order=order, result=result, verdict=verdict)
+
+
+def _other(order: Order, verdict: Verdict) -> str:
+    """In what a verdict is on another drill than was asked for."""
+    asked = parse_drill(order.task.arguments)
+    pairs = [
+        ("trigger", asked.trigger, verdict.trigger),
+        ("target", asked.target or "local", verdict.target),
+        ("memory", asked.memory or GUEST_MIB, verdict.memory_mib),
+    ]
+    if "/" not in asked.image:
+        pairs.append(("image", asked.image, verdict.image))
+    if asked.level is not None and verdict.level is not None:
+        pairs.append(("level", asked.level, verdict.level))
+    return "; ".join(f"the verdict is on {name} {seen}, not {wanted}" for name, wanted, seen in pairs if seen != wanted)
+
+
+def worst(outcomes: Sequence[Outcome]) -> int:
+    """The exit status of all."""
+    return min((one.status for one in outcomes), key=_WORST.index, default=EXIT_OK)
+
+
+def junit(outcomes: Sequence[Outcome]) -> str:
+    """All drills as JUnit XML: a failure is kdump's, an error is ours."""
+    failures = sum(one.status == EXIT_FAILED for one in outcomes)
+    errors = sum(one.status not in (EXIT_OK, EXIT_FAILED) for one in outcomes)
+    root = ElementTree.Element("testsuites")
+    suite = ElementTree.SubElement(
+        root, "testsuite", name="kdump-harness fleet", tests=str(len(outcomes)), failures=str(failures),
+        errors=str(errors), time=f"{sum(one.result.took_s for one in outcomes):.1f}",
+    )  # fmt: skip
+    for one in outcomes:
+        case = ElementTree.SubElement(
+            suite, "testcase", classname=one.order.kind, name=one.order.task.label, time=f"{one.result.took_s:.1f}"
+        )
+        table = ElementTree.SubElement(case, "properties")
+        for name, value in (("worker", one.result.worker), ("evidence", one.result.evidence)):
+            ElementTree.SubElement(table, "property", name=name, value=value)
+        if one.status == EXIT_FAILED and one.verdict is not None:
+            ElementTree.SubElement(case, "failure", message=one.verdict.reason())
+        elif one.status != EXIT_OK:
+            ElementTree.SubElement(case, "error", message=one.result.problem)
+    return xml_text(root)

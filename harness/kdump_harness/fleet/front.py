@@ -1,0 +1,233 @@
+"""A plugin of pytest: has each collected scenario run by a fleet, and takes its reports as if it had run here.
+
+Collecting, selecting, JUnit XML, the matrix and the exit status are pytest's and the plugin's own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..base.errors import HarnessError
+from ..base.evidence import EvidenceRoot
+from ..base.progress import err
+from ..base.tables import data_path
+from ..history.database import DRILL as DRILL_KIND
+from ..history.database import history_path
+from ..history.recording import record
+from ..images.catalog import load_catalog
+from ..kdump.target import ON_SERVER
+from ..pytest_plugin.fixtures import _RUN_NAME as RUN_NAME
+from ..pytest_plugin.fixtures import scenario_name
+from ..pytest_plugin.matrix import Entry, Outcome
+from .client import Fleet, Order
+from .journal import Journal
+from .protocol.needs import COLLECTOR_MIB, Needs, guest_needs
+from .protocol.results import Result
+from .protocol.tasks import SCENARIO, Task, scenario_digest, scenario_options
+from .protocol.wire import security
+
+VARIABLE = "KDUMP_FLEET_RUN"
+_WHEN = ("setup", "call", "teardown")
+_OUTCOMES = ("passed", "failed", "skipped")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """What the verb fleet run was told, on its way into pytest."""
+
+    scheduler: str
+    ca: str | None
+    cert: str | None
+    key: str | None
+    wait_s: float
+    at_once: int | None
+    direct: bool
+    vmcores: bool
+    evidence_mib: int
+    resume: str | None  # the directory of a run
+    quiet: bool
+
+
+def pytest_configure(config: Any) -> None:
+    """Only where the verb says so."""
+    if told := os.environ.pop(VARIABLE, None):
+        choice = Choice(**json.loads(told))
+        if choice.resume is not None:
+            config.stash[RUN_NAME] = Path(choice.resume).name
+        config.pluginmanager.register(Front(config, choice), "kdump-fleet-front")
+
+
+class Front:
+    """Runs the tests of a session elsewhere."""
+
+    def __init__(self, config: Any, choice: Choice) -> None:
+        self.config, self.choice = config, choice
+
+    def pytest_runtestloop(self, session: Any) -> bool:
+        """In place of pytest's own loop."""
+        if session.testsfailed and not session.config.option.continue_on_collection_errors:
+            raise session.Interrupted(f"{session.testsfailed} errors during collection")
+        if session.config.option.collectonly:
+            return True
+        try:
+            self._run(session)
+        except HarnessError as error:
+            # What came before is in the reports; pytest ends with its own status for an interrupted session.
+            raise session.Interrupted(f"fleet: {error}") from None
+        return True
+
+    def _run(self, session: Any) -> None:
+        items = dict(enumerate(session.items, start=1))
+        orders = [self._order(number, item) for number, item in items.items()]
+        root = Path(self.config.getoption("--evidence"))
+        name = self.config.stash[RUN_NAME]
+        EvidenceRoot(root, part=(name, "fleet")).run.rmdir()  # the run's directory, and last points to it
+        journal = Journal(root / name)
+        known = journal.read() if self.choice.resume is not None else {}
+        missing = []
+        for order in orders:
+            if found := known.get(order.task.digest):
+                self._report(items[order.number], found.pop(0))
+            else:
+                missing.append(order)
+        if known:
+            err.print(f"{len(orders) - len(missing)} of {len(orders)} are known from before", markup=False)
+        if not missing:
+            return
+        choice = self.choice
+        places = {name: Path(path) if (path := getattr(choice, name)) else None for name in ("ca", "cert", "key")}
+        with Fleet(
+            choice.scheduler, security=security(**places), wait_s=choice.wait_s, at_once=choice.at_once,
+            direct=choice.direct, quiet=choice.quiet,
+        ) as fleet:  # fmt: skip
+            for order, result in fleet.run(missing, evidence=root, run_name=name):
+                if result.reports:
+                    journal.add(order.task.digest, result)
+                self._report(items[order.number], result)
+                if session.shouldfail:
+                    raise session.Failed(session.shouldfail)
+                if session.shouldstop:
+                    raise session.Interrupted(session.shouldstop)
+
+    def _order(self, number: int, item: Any) -> Order:
+        """The task of a test, with what it needs as far as its parameters tell."""
+        path = Path(str(item.path))
+        if path.parent.resolve() != data_path("scenarios").resolve():
+            raise HarnessError(f"{item.nodeid} is none of the harness's own scenarios, which are all that workers run")
+        task = Task(
+            kind=SCENARIO,
+            test=f"{path.name}::{item.nodeid.partition('::')[2]}",
+            sha256=scenario_digest(path),
+            arguments=scenario_options(lambda name: self.config.getoption(name)),
+            vmcores=self.choice.vmcores,
+            evidence_mib=self.choice.evidence_mib,
+        )
+        return Order(number=number, task=task, needs=_needs(item), kind=scenario_name(item).replace("::", "."))
+
+    # ------------------------------------------------------------ reports
+
+    def _report(self, item: Any, result: Result) -> None:
+        """Let pytest have a test's reports."""
+        hook = item.ihook
+        hook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
+        for data in self._reports(item, result):
+            report = self.config.hook.pytest_report_from_serializable(config=self.config, data=data)
+            hook.pytest_runtest_logreport(report=report)
+        hook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+
+    def _reports(self, item: Any, result: Result) -> list[dict[str, Any]]:
+        """The reports that came, or those of an error where they are not what reports are."""
+        try:
+            found = [_checked(item, data) for data in result.reports]
+            problem = result.problem or ("" if found and found[-1]["when"] == "teardown" else "it broke off")
+        except (KeyError, TypeError, ValueError, AttributeError):
+            found, problem = [], "the worker's reports are no reports of this test"
+        if problem:
+            return list(_broken(item, f"{result.worker}: {problem}", found))
+        for data in found:
+            data["sections"] = [*data["sections"], ("fleet", f"it ran on {result.worker}")]
+        found[-1]["user_properties"] = [*found[-1]["user_properties"], ("worker", result.worker)]
+        self._record(item, found)
+        return found
+
+    def _record(self, item: Any, reports: Sequence[Mapping[str, Any]]) -> None:
+        """Put the verdicts into this host's history."""
+        state = self.config.getoption("--state")
+        path = history_path(self.config.getoption("--history"), Path(state) if state else None)
+        for verdict in reports[-1].get("kdump", {}).get("verdicts", ()):
+            record(
+                path, DRILL_KIND, verdict, say=lambda text: err.print(text, markup=False), scenario=scenario_name(item)
+            )
+
+
+def _checked(item: Any, data: dict[str, Any]) -> dict[str, Any]:
+    """A report of this test; an error of Python's for any other."""
+    if data["$report_type"] != "TestReport" or data["when"] not in _WHEN or data["outcome"] not in _OUTCOMES:
+        raise ValueError
+    known = {
+        "nodeid": item.nodeid,
+        "location": item.location,
+        "keywords": dict.fromkeys(item.keywords, 1),
+        "outcome": data["outcome"],
+        "longrepr": data["longrepr"] if isinstance(data["longrepr"], (str, list, dict, type(None))) else None,
+        "when": data["when"],
+        "user_properties": [(str(name), value) for name, value in data["user_properties"]],
+        "sections": [(str(name), str(text)) for name, text in data["sections"]],
+        "duration": float(data["duration"]),
+        "start": float(data.get("start", 0.0)),
+        "stop": float(data.get("stop", 0.0)),
+        "$report_type": "TestReport",
+    }
+    if isinstance(known["longrepr"], list):  # where and why a test was skipped
+        path, line, why = known["longrepr"]
+        known["longrepr"] = (str(path), int(line), str(why))
+    if "wasxfail" in data:
+        known["wasxfail"] = str(data["wasxfail"])
+    if "kdump" in data:
+        entry = Entry.from_json(data["kdump"])
+        image = item.callspec.params.get("image") if hasattr(item, "callspec") else None
+        if entry.image != image or not all(isinstance(one, dict) for one in entry.verdicts):
+            raise ValueError
+        entry.nodeid, entry.scenario = item.nodeid, scenario_name(item)
+        known["kdump"] = entry.to_json()
+    return known
+
+
+def _broken(item: Any, problem: str, before: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Reports that say why a test has no outcome."""
+    for when, outcome in (("setup", "failed"), ("teardown", "passed")):
+        data: dict[str, Any] = {
+            "$report_type": "TestReport", "nodeid": item.nodeid, "location": item.location,
+            "keywords": dict.fromkeys(item.keywords, 1), "outcome": outcome, "when": when,
+            "longrepr": problem if outcome == "failed" else None, "user_properties": [], "sections": [],
+            "duration": sum(one["duration"] for one in before) if when == "setup" else 0.0, "start": 0.0, "stop": 0.0,
+        }  # fmt: skip
+        if hasattr(item, "callspec") and "image" in item.callspec.params:
+            entry = Entry(
+                image=item.callspec.params["image"], scenario=scenario_name(item), nodeid=item.nodeid,
+                outcome=Outcome.ERROR, reason=problem.splitlines()[0],
+            )  # fmt: skip
+            data["kdump"] = entry.to_json()
+        yield data
+
+
+def _needs(item: Any) -> Needs:
+    """What the guests of a test take."""
+    parameters = item.callspec.params if hasattr(item, "callspec") else {}
+    level, features = None, set()
+    firmware = parameters.get("firmware") or item.config.getoption("--firmware")
+    if image := parameters.get("image"):
+        row = load_catalog().find(image)
+        level = row.cpu
+        firmware = firmware or ("bios" if "bios" in row.firmware else row.firmware[0])
+        features.add(f"ARCH-{row.arch}")
+    for mark in item.iter_markers("needs"):
+        features |= {str(one).upper() for one in mark.args}
+    needs = guest_needs(parameters.get("memory_mib"), level=level, firmware=firmware or "bios", more=features)
+    beside = parameters.get("target") in ON_SERVER or "collector" in item.fixturenames
+    return needs.beside(COLLECTOR_MIB) if beside else needs

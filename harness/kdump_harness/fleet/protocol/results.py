@@ -1,0 +1,132 @@
+"""What comes back of a task: a header of plain data and the evidence; read as from a stranger."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from ...base.errors import EXIT_BROKEN, EXIT_FAILED, EXIT_OK, NoVerdict
+from ...base.output import printable
+from ...base.stage import Stage
+from ...base.verdict import Check, Verdict
+
+HEADER_MAX_BYTES = 64 << 20
+_DEPTH_MAX = 20
+
+
+class BadResult(NoVerdict):
+    """What a worker sent is no result."""
+
+
+@dataclass(kw_only=True)
+class Result:
+    """The outcome of one task."""
+
+    worker: str
+    status: int = EXIT_BROKEN  # of the process that did it
+    took_s: float = 0.0
+    problem: str = ""  # why there is neither verdict nor report
+    verdict: dict[str, Any] | None = None
+    reports: list[dict[str, Any]] = field(default_factory=list)  # of pytest, as they travel
+    root: str = ""  # where the evidence lay over there
+    left_out: list[str] = field(default_factory=list)
+    evidence: str = ""  # where it is here
+
+    def header(self) -> dict[str, Any]:
+        """As it travels, and as a journal has it."""
+        return dataclasses.asdict(self)
+
+
+def write_result(result: Result, archive: bytes = b"") -> bytes:
+    """The result as bytes."""
+    head = json.dumps(result.header(), default=str).encode()
+    return len(head).to_bytes(8, "big") + head + archive
+
+
+def read_result(data: object) -> tuple[Result, memoryview]:
+    """The result and its archive; BadResult for what is none."""
+    if not isinstance(data, (bytes, bytearray, memoryview)):
+        raise BadResult("the worker did not send bytes")
+    view = memoryview(data)
+    length = int.from_bytes(view[:8], "big")
+    if len(view) < 8 or length > min(HEADER_MAX_BYTES, len(view) - 8):
+        raise BadResult("the worker's result is cut short")
+    try:
+        table = json.loads(bytes(view[8 : 8 + length]))
+    except (ValueError, RecursionError):
+        raise BadResult("the worker's result is no JSON") from None
+    return from_header(table), view[8 + length :]
+
+
+def from_header(table: object) -> Result:
+    """What header() made; BadResult for anything else."""
+    kinds = {
+        "worker": str, "status": int, "took_s": (int, float), "problem": str, "verdict": (dict, type(None)),
+        "reports": list, "root": str, "left_out": list, "evidence": str,
+    }  # fmt: skip
+    if not isinstance(table, dict) or set(table) != set(kinds):
+        raise BadResult("the worker's result has other fields than a result")
+    for name, kind in kinds.items():
+        if not isinstance(table[name], kind):  # type: ignore[arg-type]
+            raise BadResult(f"the worker's result has no proper {name}")
+    if not all(isinstance(one, dict) for one in table["reports"]):
+        raise BadResult("the worker's reports are no reports")
+    if not all(isinstance(one, str) for one in table["left_out"]):
+        raise BadResult("the worker's result has no proper left_out")
+    return Result(**_map(table, printable))
+
+
+def relocate(result: Result, here: str) -> None:
+    """Name the evidence where it is now, wherever the result does."""
+    if root := result.root:
+        result.verdict = _map(result.verdict, lambda text: text.replace(root, here))
+        result.reports = _map(result.reports, lambda text: text.replace(root, here))
+        result.problem = result.problem.replace(root, here)
+    result.evidence, result.root = here, here
+
+
+def _map(value: Any, change: Callable[[str], str], depth: int = 0) -> Any:
+    """The same with every text in it changed."""
+    if depth > _DEPTH_MAX:
+        raise BadResult("the worker's result is too deep")
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, list):
+        return [_map(one, change, depth + 1) for one in value]
+    if isinstance(value, dict):
+        return {change(name): _map(one, change, depth + 1) for name, one in value.items()}
+    return value
+
+
+def verdict_of(result: Result) -> Verdict | None:
+    """The verdict, as if it had been found here; BadResult for what is none."""
+    if result.verdict is None:
+        return None
+    names = {one.name for one in dataclasses.fields(Verdict)}
+    table = {name: value for name, value in result.verdict.items() if name in names}
+    try:
+        table["checks"] = [Check(**one) for one in table["checks"]]
+        table["reached"] = Stage[table["reached"]]
+        verdict = Verdict(**table)
+        texts = (verdict.image, verdict.family, verdict.trigger, verdict.target, verdict.accelerator, verdict.evidence)
+        fits = (
+            all(isinstance(one, str) for one in texts)
+            and type(verdict.verified) is bool
+            and all(type(one.ok) is bool and isinstance(one.seen, str) for one in verdict.checks)
+            and all(isinstance(one, (int, float)) for one in verdict.phases_s.values())
+            and all({"severity", "name", "line", "remedy"} <= set(one) for one in verdict.symptoms)
+            and all(isinstance(one, str) for one in verdict.remarks)
+            and (verdict.dump is None or {"path", "size_bytes", "pages_kept", "pages_total"} <= set(verdict.dump))
+        )
+        # A worker that says verified has made checks, and they held.
+        fits = fits and not (verdict.verified and (not verdict.checks or not all(one.ok for one in verdict.checks)))
+    except (KeyError, TypeError, ValueError, AttributeError):
+        fits = False
+    if not fits:
+        raise BadResult("the worker's verdict is none")
+    if result.status not in (EXIT_OK, EXIT_FAILED):
+        raise BadResult(f"the worker's process ended with {result.status}, though it says it has a verdict")
+    return verdict

@@ -1,0 +1,348 @@
+"""What a worker can be asked for: one scenario or one drill, as text, checked word by word before anything is run.
+
+A task is data. Nothing of it becomes a part of a command line as it came: options are parsed by the harness's own
+parser and written anew from what was understood, and whatever is not on a list is refused.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import functools
+import hashlib
+import json
+import re
+import stat
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from ... import __version__
+from ...base.errors import HarnessError, UsageError
+from ...base.tables import data_path
+from ...cli.parser import KEEP, make_parser
+from ...images.catalog import load_catalog
+from ...kdump.target import ON_SERVER
+from ...vm.hypervisor.domain import FIRMWARE
+from .needs import COLLECTOR_MIB, Needs, guest_needs
+
+DRILL, SCENARIO = "drill", "scenario"
+TEXT_MAX_BYTES = 16 << 10
+ARGUMENTS_MAX = 64
+MIB = 1 << 20
+EVIDENCE_MAX_MIB = 16 * 1024
+
+# What a drill may be told from afar. Where things lie and who may enter a guest is the worker's own business.
+_DRILL_OPTIONS = (
+    "family", "login", "kernel", "makedumpfile", "firmware", "cpu", "trigger", "target", "level", "compress",
+    "crashkernel", "memory", "vcpus", "budget", "until", "oracle", "as_is", "keep", "accelerator", "timeout_factor",
+)  # fmt: skip
+# These stay where the results are wanted.
+LOCAL_OPTIONS = ("evidence", "history", "json", "state", "quiet", "verbose")
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+~-]{0,80}")
+_GLOB = re.compile(r"[A-Za-z0-9*?\[][A-Za-z0-9._*?\[\]-]{0,80}")
+_PACKAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+~_-]*([/=][A-Za-z0-9][A-Za-z0-9.:+~_-]*)?")
+_TEST = re.compile(r"(?P<file>test_[A-Za-z0-9_]{1,80}\.py)::(?P<test>[A-Za-z_][A-Za-z0-9_:]{0,200}(\[[ -~]{0,300}\])?)")
+_LONGEST_STRETCH = 100.0
+
+
+class Refused(UsageError):
+    """The worker does not do what it was asked for; the message says what of it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """One scenario or one drill, as it travels."""
+
+    kind: str
+    arguments: tuple[str, ...] = ()  # of drill, or options of the scenario
+    test: str = ""  # FILE::TEST below scenarios/
+    sha256: str = ""  # of the scenario's file, which must be the worker's, too
+    version: str = __version__
+    vmcores: bool = False  # come back with the evidence
+    evidence_mib: int = 64  # that may come back
+
+    def to_text(self) -> str:
+        """The same task gives the same text."""
+        return json.dumps(dataclasses.asdict(self), sort_keys=True, separators=(",", ":"))
+
+    @property
+    def digest(self) -> str:
+        """Knows the task again in another run."""
+        return hashlib.sha256(self.to_text().encode()).hexdigest()[:24]
+
+    @property
+    def label(self) -> str:
+        """The task for people."""
+        return self.test if self.kind == SCENARIO else " ".join(self.arguments)
+
+
+def read_task(text: object) -> Task:
+    """What a text asks for, as far as its form goes; Refused for anything else."""
+    if not isinstance(text, str) or len(text.encode(errors="replace")) > TEXT_MAX_BYTES:
+        raise Refused("the task is no text, or too long")
+    try:
+        table = json.loads(text)
+    except (ValueError, RecursionError):
+        raise Refused("the task is no JSON") from None
+    kinds: Mapping[str, type] = {
+        "kind": str, "arguments": list, "test": str, "sha256": str, "version": str, "vmcores": bool,
+        "evidence_mib": int,
+    }  # fmt: skip
+    if not isinstance(table, dict) or set(table) != set(kinds):
+        raise Refused(f"a task has {', '.join(kinds)}, and nothing else")
+    for name, kind in kinds.items():
+        if type(table[name]) is not kind:
+            raise Refused(f"the task's {name} is no {kind.__name__}")
+    arguments = table["arguments"]
+    if len(arguments) > ARGUMENTS_MAX or not all(isinstance(one, str) and one.isprintable() for one in arguments):
+        raise Refused("the task's arguments are not a short list of printable texts")
+    if not 0 < table["evidence_mib"] <= EVIDENCE_MAX_MIB:
+        raise Refused(f"{table['evidence_mib']} MiB of evidence are not between 1 and {EVIDENCE_MAX_MIB}")
+    if table["kind"] not in (DRILL, SCENARIO):
+        raise Refused(f"a worker runs a {SCENARIO} or a {DRILL}, and no {table['kind'][:40]!r}")
+    task = Task(**{**table, "arguments": tuple(arguments)})
+    if task.version != __version__:
+        raise Refused(f"the task was made by version {task.version[:40]}, and this is {__version__}")
+    return task
+
+
+@dataclass(frozen=True, kw_only=True)
+class Places:
+    """Where a worker keeps things; no task can say otherwise."""
+
+    uri: str | None
+    state: Path | None
+    evidence: Path  # of this task
+    result: Path  # a file: verdict.json of a drill, the reports of a scenario
+    scratch: Path  # an empty directory
+    files: tuple[Path, ...] = ()  # images, and directories of images, that may be drilled by path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A task that was understood: what it needs, and how its command line is made."""
+
+    needs: Needs
+    command: Callable[[Places], list[str]]
+
+
+def understand(task: Task, *, files: Sequence[Path] = ()) -> Job:
+    """The job that a task describes; Refused for what no worker does."""
+    if task.kind == DRILL:
+        return _drill_job(task, files)
+    return _scenario_job(task)
+
+
+# ---------------------------------------------------------------- drills
+
+
+def parse_drill(arguments: Sequence[str]) -> argparse.Namespace:
+    """The arguments of a drill by the harness's own parser; UsageError in its words."""
+    found = _quiet_parser().parse_args([DRILL, *arguments])
+    if (found.verb, found.module) != (DRILL, "cli.verbs.drill"):
+        raise UsageError(f"{found.verb} is no drill")
+    return found
+
+
+@functools.cache
+def _quiet_parser() -> argparse.ArgumentParser:
+    """The harness's parser, which raises what it would print: a worker's other threads have standard error, too."""
+
+    def refuse(message: str = "") -> NoReturn:
+        raise UsageError(message or "these are no arguments of a drill")
+
+    parser = make_parser()
+    verbs = [action.choices for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+    for one in (parser, verbs[0][DRILL]):
+        quiet = {"error": refuse, "exit": lambda *_: refuse(), "_print_message": lambda *_: None}
+        vars(one).update(quiet)
+    return parser
+
+
+@functools.cache
+def _usual() -> Mapping[str, Any]:
+    """What a drill's options are unless they are given."""
+    return vars(parse_drill(["debian-12"]))
+
+
+def drill_arguments(found: argparse.Namespace, files: Sequence[Path] | None = None) -> tuple[str, ...]:
+    """A drill's arguments as a task has them, written anew from what the parser understood.
+
+    files are the images and directories that may be named by path; None for whoever asks, and cannot know.
+    """
+    usual = _usual()
+    told: list[str] = []
+    for name, value in vars(found).items():
+        if name == "image" or value == usual.get(name):
+            continue
+        option = "--" + name.replace("_", "-")
+        if name not in _DRILL_OPTIONS:
+            raise Refused(f"{option} cannot be told to a worker")
+        told.append(option if value is True else f"{option}={value}")
+    for name in (found.kernel, found.makedumpfile):
+        if name is not None:
+            _check_package(name)
+    if not _NAME.fullmatch(found.login):
+        raise Refused(f"{found.login[:40]!r} is no name of a user")
+    if not found.timeout_factor <= _LONGEST_STRETCH:
+        raise Refused(f"waits are not stretched more than {_LONGEST_STRETCH:.0f} times")
+    return (_image(found.image, files), *told)
+
+
+def _image(text: str, files: Sequence[Path] | None) -> str:
+    """A name of the catalogue, or the path of a file that the worker offers."""
+    if "/" in text or text.endswith((".qcow2", ".img", ".raw")):
+        path = Path(text).resolve() if files is not None else Path(text)
+        if files is None:
+            if not path.is_absolute():
+                raise Refused(f"{text} is a file: say its whole path on the workers")
+        elif not any(path == one or one in path.parents for one in (file.resolve() for file in files)):
+            raise Refused(f"{text} is no file that this worker offers (fleet worker --allow-files PATH)")
+        return str(path)
+    return load_catalog().find(text).name
+
+
+def _check_package(text: str) -> None:
+    if not _PACKAGE.fullmatch(text) or text.endswith((".deb", ".rpm")):
+        raise Refused(f"a worker takes what it installs by the name of a package or suite, not {text[:80]!r}")
+
+
+def _drill_job(task: Task, files: Sequence[Path]) -> Job:
+    if task.test or task.sha256:
+        raise Refused("a drill names no scenario")
+    try:
+        found = parse_drill(task.arguments)
+        arguments = drill_arguments(found, files)
+    except Refused:
+        raise
+    except HarnessError as error:
+        raise Refused(str(error)) from None
+
+    def command(places: Places) -> list[str]:
+        return [
+            sys.executable, "-P", "-m", "kdump_harness", DRILL, *arguments, *_where(places), "--history", "none",
+            "--evidence", str(places.evidence), "--json", str(places.result),
+        ]  # fmt: skip
+
+    return Job(needs=drill_needs(found), command=command)
+
+
+def drill_needs(found: argparse.Namespace) -> Needs:
+    """What the guests of a drill take."""
+    features = {f"{found.accelerator.upper()}"} - {"AUTO"}
+    level, firmware = found.cpu, found.firmware
+    with contextlib.suppress(HarnessError):
+        row = load_catalog().find(found.image)
+        level = level or row.cpu
+        firmware = firmware or ("bios" if "bios" in row.firmware else row.firmware[0])
+        features.add(f"ARCH-{row.arch}")
+    needs = guest_needs(found.memory, level=level, firmware=firmware or "bios", more=features)
+    return needs.beside(COLLECTOR_MIB) if found.target in ON_SERVER else needs
+
+
+def _where(places: Places) -> list[str]:
+    """The options that say which hypervisor and whose disks."""
+    uri = ["--uri", places.uri] if places.uri is not None else []
+    return [*uri, *(["--state", str(places.state)] if places.state is not None else [])]
+
+
+# ---------------------------------------------------------------- scenarios
+
+
+def _one_of(*words: str) -> Callable[[str], bool]:
+    return lambda text: text in words
+
+
+def _is_factor(text: str) -> bool:
+    try:
+        return 0 < float(text) <= _LONGEST_STRETCH
+    except ValueError:
+        return False
+
+
+def _is_kernel(text: str) -> bool:
+    with contextlib.suppress(Refused):
+        _check_package(text)
+        return True
+    return False
+
+
+# The options of pytest that go with a scenario, and what their values may be; None for those without one.
+_SCENARIO_OPTIONS: Mapping[str, Callable[[str], bool] | None] = {
+    "image": lambda text: _GLOB.fullmatch(text) is not None,
+    "strict_images": None,
+    "cold": None,
+    "keep": _one_of(*KEEP),
+    "kernel": _is_kernel,
+    "firmware": _one_of(*FIRMWARE),
+    "timeout_factor": _is_factor,
+    "run_known": None,
+}
+
+
+def scenario_options(config: Callable[[str], Any]) -> tuple[str, ...]:
+    """Those of pytest's options that go with each scenario; config is how one is asked for."""
+    if config("packages"):
+        raise UsageError("--packages names files of this host, which no worker has")
+    told = []
+    for name, fits in _SCENARIO_OPTIONS.items():
+        value, option = config(name), "--" + name.replace("_", "-")
+        if fits is None:
+            told += [option] if value else []
+        else:
+            told += [f"{option}={one}" for one in (value if isinstance(value, list) else [value]) if one is not None]
+    for one in told:
+        _check_option(one)
+    return tuple(told)
+
+
+def _check_option(text: str) -> None:
+    option, equals, value = text.partition("=")
+    name = option.removeprefix("--").replace("-", "_")
+    known = option.startswith("--") and name in _SCENARIO_OPTIONS
+    fits = _SCENARIO_OPTIONS[name] if known else None
+    if not known or (fits is None) == bool(equals) or (fits is not None and not fits(value)):
+        raise Refused(f"{text[:80]!r} cannot be told to a worker")
+
+
+def scenario_digest(path: Path) -> str:
+    """Of a file of scenarios, and of the tables that lie beside it."""
+    digest = hashlib.sha256()
+    for part in (path, *sorted(path.parent.glob("*.toml"))):
+        digest.update(part.name.encode() + b"\0" + hashlib.sha256(part.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def _scenario_job(task: Task) -> Job:
+    for one in task.arguments:
+        _check_option(one)
+    named = _TEST.fullmatch(task.test)
+    if named is None:
+        raise Refused(f"{task.test[:120]!r} is no scenario's id (test_FILE.py::test_NAME[...])")
+    path = data_path("scenarios") / named["file"]
+    try:
+        regular = stat.S_ISREG(path.lstat().st_mode)
+    except OSError:
+        regular = False
+    if not regular:
+        raise Refused(f"there is no {named['file']} among the scenarios here")
+    if scenario_digest(path) != task.sha256:
+        raise Refused(f"{named['file']} is another one here, or a table beside it is")
+
+    def command(places: Places) -> list[str]:
+        # An empty configuration and no conftest: nothing but the plugin and the scenario decides what is run.
+        ini = places.scratch / "pytest.ini"
+        ini.write_text("[pytest]\n", encoding="ascii")
+        return [
+            sys.executable, "-P", "-m", "pytest", f"{path}::{named['test']}", "-c", str(ini), "--rootdir",
+            str(path.parent.parent), "--noconftest", "-p", "no:cacheprovider", "-p", "kdump_harness.fleet.worker.back",
+            "-q", *task.arguments, *_where(places), "--history", "none", "--evidence", str(places.evidence),
+        ]  # fmt: skip
+
+    # What a scenario needs is known where it was collected; here only that it has a guest.
+    return Job(needs=guest_needs(None, level=None, firmware="bios", more=()), command=command)

@@ -1,0 +1,33 @@
+"""The scheduler: Dask's own, which runs nothing that it is sent."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import distributed
+from distributed.security import Security
+from distributed.stealing import WorkStealing
+
+from .protocol import wire
+
+PORT = 8786  # Dask's
+
+
+class FleetScheduler(distributed.Scheduler):  # type: ignore[misc]
+    """Hands tasks to workers that have what they need, and to others when a worker is lost."""
+
+    def __init__(self, *, listen: str, port: int, security: Security | None) -> None:
+        super().__init__(
+            host=listen,
+            port=port,
+            protocol="tls" if security is not None else "tcp",
+            security=security,
+            dashboard=False,
+            dashboard_address="127.0.0.1:0",
+            extensions={"stealing": WorkStealing},
+        )
+        wire.keep_handlers(self, wire.SCHEDULER_HANDLERS)
+
+    async def close(self, *arguments: Any, **more: Any) -> Any:
+        """Only by whoever started it."""
+        return await super().close(*arguments, **more)

@@ -1,0 +1,131 @@
+"""Keeps a scheduler or a worker going until it is told to stop, and a host clean whenever its tasks have died."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from distributed.security import Security
+
+from ..base.errors import HostError
+from ..images.state import remove_tree
+from .protocol import wire
+from .protocol.needs import slots
+from .scheduler import FleetScheduler
+from .worker.performing import Host
+from .worker.worker import FleetWorker
+
+AGAIN_S = 5.0
+Say = Callable[[str], None]
+
+
+async def serve_scheduler(*, listen: str, port: int, security: Security | None, say: Say) -> None:
+    """Until a signal comes."""
+    wire.restrict()
+    stop = _stopping()
+    try:
+        scheduler = await FleetScheduler(listen=listen, port=port, security=security)
+    except OSError as error:
+        raise HostError(f"{listen}:{port} cannot be listened on: {error.strerror or error}") from None
+    async with scheduler:
+        say(f"scheduler at {scheduler.address}")
+        await stop.wait()
+
+
+async def serve_worker(scheduler: str, host: Host, *, listen: str, security: Security | None, say: Say) -> None:
+    """Until a signal comes; a scheduler that goes away is waited for, after all that it had asked for is removed."""
+    wire.restrict()
+    stop = _stopping()
+    told = ""
+    with alone(host.evidence):
+        while not stop.is_set():
+            await asyncio.to_thread(tidy, host, say)
+            problem = ""
+            try:
+                await _serve_once(scheduler, host, listen, security, say, stop)
+            except (OSError, TimeoutError, ValueError, RuntimeError) as error:
+                problem = str(error).splitlines()[0] if str(error) else type(error).__name__
+            if not stop.is_set():
+                if problem != told or not problem:
+                    say(f"no scheduler: {problem or 'the connection was lost'}; trying again every {AGAIN_S:.0f} s")
+                told = problem
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(stop.wait(), AGAIN_S)
+        await asyncio.to_thread(tidy, host, say)
+
+
+async def _serve_once(
+    scheduler: str, host: Host, listen: str, security: Security | None, say: Say, stop: asyncio.Event
+) -> None:
+    """From the connection to a scheduler to its end."""
+    made = FleetWorker(scheduler, host, slots=slots(host.resources), security=security, listen=listen)
+    made.on_task = lambda what, text: say(f"{what} {_label(text)}")
+    try:
+        async with made as worker:
+            say(f"{host.name}: waiting for tasks of {scheduler}")
+            stopped = asyncio.ensure_future(stop.wait())
+            finished = asyncio.ensure_future(worker.finished())
+            await asyncio.wait([stopped, finished], return_when=asyncio.FIRST_COMPLETED)
+            for one in (stopped, finished):
+                one.cancel()
+    finally:
+        await made.kdump_idle()
+
+
+def _label(text: object) -> str:
+    with contextlib.suppress(ValueError, KeyError, TypeError):
+        table = json.loads(str(text))
+        return str(table["test"] or " ".join(table["arguments"]))[:200]
+    return "something else"
+
+
+def _stopping() -> asyncio.Event:
+    """Set by SIGINT and SIGTERM."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for one in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(one, stop.set)
+    return stop
+
+
+@contextlib.contextmanager
+def alone(evidence: Path) -> Iterator[None]:
+    """Within the block no other worker uses this directory; HostError when one does."""
+    try:
+        evidence.mkdir(parents=True, exist_ok=True)
+        lock = os.open(evidence / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise HostError(f"{evidence} cannot be used: {error.strerror} (choose another with --evidence DIR)") from None
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise HostError(f"another worker uses {evidence} (choose another with --evidence DIR)") from None
+        yield
+    finally:
+        os.close(lock)
+
+
+def tidy(host: Host, say: Say) -> None:
+    """Remove what dead tasks left, as the verb clean does, and their evidence."""
+    for path in (*host.evidence.glob("task-*"), *host.evidence.glob("dask-scratch-space")):
+        remove_tree(path)
+    where = [*(["--uri", host.uri] if host.uri else []), *(["--state", str(host.state)] if host.state else [])]
+    with contextlib.suppress(OSError):
+        done = subprocess.run(
+            [sys.executable, "-P", "-m", "kdump_harness", "clean", "--own", *where],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        for line in (done.stdout + done.stderr).splitlines():
+            if line.startswith(("removed ", "kdump-harness: ")):
+                say(line)

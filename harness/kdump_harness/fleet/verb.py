@@ -1,0 +1,316 @@
+"""What the actions of the verb fleet do; Dask is loaded here and below, and nowhere else."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import dataclasses
+import importlib.util
+import ipaddress
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from ..base.errors import EXIT_OK, HostError, UsageError
+
+DEFAULT_PORT = 8786
+
+
+def _need_dask() -> None:
+    """HostError, in one sentence, where the optional part is not installed."""
+    if importlib.util.find_spec("distributed") is None:
+        raise HostError("a fleet needs Dask, which is not installed here (pip install 'kdump-harness[fleet]')")
+
+
+def fleet_scheduler(arguments: argparse.Namespace) -> int:
+    _need_dask()
+    from . import serving
+
+    security = _security(arguments)
+    _warn(arguments.listen, security)
+    asyncio.run(serving.serve_scheduler(listen=arguments.listen, port=arguments.port, security=security, say=_say))
+    return EXIT_OK
+
+
+def fleet_worker(arguments: argparse.Namespace) -> int:
+    _need_dask()
+    from ..images.state import State
+    from ..vm.accel import choose
+    from ..vm.hosts.guest_host import Here
+    from ..vm.hypervisor.domain import Hypervisor
+    from . import serving
+    from .protocol.needs import CORES, MIB, host_resources
+    from .worker.performing import Host
+
+    security = _security(arguments)
+    address = _address(arguments.scheduler, security)
+    _warn(str(urlsplit(address).hostname), security)
+    state = State(arguments.state)
+    hypervisor = Hypervisor(arguments.uri)
+    try:
+        if not hypervisor.is_local:
+            raise HostError(f"{hypervisor.uri} is on another host: run its worker there")
+        with state.run() as run:
+            accelerator, why = choose("auto", hypervisor, state, run.path, Here(state, run, hypervisor.uri))
+        resources = host_resources(hypervisor, accelerator, memory_mib=arguments.memory, cores=arguments.cores)
+    finally:
+        hypervisor.close()
+    for path in arguments.allow_files:
+        if not path.exists():
+            raise UsageError(f"--allow-files {path} does not exist")
+    evidence = (arguments.evidence or state.directory / "fleet").absolute()
+    host = Host(
+        name=arguments.name or socket.gethostname(),
+        uri=arguments.uri,
+        state=state.directory,
+        evidence=evidence,
+        files=tuple(path.resolve() for path in arguments.allow_files),
+        resources=resources,
+        socket=None if arguments.no_copies else _socket(evidence),
+    )
+    features = ", ".join(name for name, value in resources.items() if name not in (MIB, CORES))
+    _say(f"{host.name}: {resources[MIB]:.0f} MiB and {resources[CORES]:.0f} cores for guests; {features}")
+    _say(f"accelerator: {why}")
+    listen = arguments.listen or _way_to(address)
+    asyncio.run(serving.serve_worker(address, host, listen=listen, security=security, say=_say))
+    return EXIT_OK
+
+
+def fleet_run(arguments: argparse.Namespace) -> int:
+    _need_dask()
+    words = list(arguments.what)
+    if words[:1] == ["--"]:
+        words.pop(0)
+    if bool(words) == (arguments.drills is not None):
+        raise UsageError("say what to run, after --: scenarios ... or drill ..., or name a file with --drills")
+    security = _security(arguments)
+    address = _address(arguments.scheduler, security)
+    evidence_mib = arguments.evidence_limit or (2048 if arguments.vmcores else 64)
+    from .protocol.tasks import EVIDENCE_MAX_MIB
+
+    if evidence_mib > EVIDENCE_MAX_MIB:
+        raise UsageError(f"--evidence-limit {evidence_mib} is more than {EVIDENCE_MAX_MIB}")
+    if words and words[0] != "drill":
+        return _scenarios(arguments, address, words, evidence_mib)
+    return _drills(arguments, address, security, words[1:], evidence_mib)
+
+
+# ---------------------------------------------------------------- run: scenarios
+
+
+def _scenarios(arguments: argparse.Namespace, address: str, words: Sequence[str], evidence_mib: int) -> int:
+    """Let pytest collect and report, and a fleet run what it collected."""
+    from ..base.tables import data_path
+    from .front import VARIABLE, Choice
+    from .journal import directory_to_resume
+
+    for word in words:
+        if word.split("=")[0] in ("-n", "--numprocesses", "--dist", "--shard") or word.startswith("-n"):
+            raise UsageError(f"{word}: a fleet shares the scenarios out itself (--at-once N is for fewer at once)")
+    for name, instead in (("json", "--matrix"), ("junit", "--junitxml")):
+        if getattr(arguments, name):
+            raise UsageError(f"--{name} is for drills; pytest has {instead} FILE, after --")
+    words = [str(data_path("scenarios")) if word == "scenarios" and not Path(word).is_dir() else word for word in words]
+    own = {"--evidence": str(arguments.evidence), "--history": arguments.history, "--state": arguments.state}
+    more = [f"{name}={value}" for name, value in own.items() if value is not None and not _has(words, name)]
+    evidence = Path(_value(words, "--evidence") or arguments.evidence)
+    resume = directory_to_resume(arguments.resume, evidence) if arguments.resume is not None else None
+    if resume is not None and resume.parent != evidence.resolve():
+        raise UsageError(f"{resume} is not in {evidence}: go on with it by --evidence {resume.parent}")
+    choice = Choice(
+        scheduler=address,
+        ca=_text(arguments.tls_ca),
+        cert=_text(arguments.tls_cert),
+        key=_text(arguments.tls_key),
+        wait_s=arguments.wait,
+        at_once=arguments.at_once,
+        direct=arguments.direct,
+        vmcores=arguments.vmcores,
+        evidence_mib=evidence_mib,
+        resume=_text(resume),
+        quiet=arguments.quiet,
+    )
+    command = [sys.executable, "-m", "pytest", "-p", "kdump_harness.fleet.front", *more, *words]
+    environment = {**os.environ, VARIABLE: json.dumps(dataclasses.asdict(choice))}
+    with subprocess.Popen(command, env=environment) as pytest:
+        while True:
+            try:
+                return pytest.wait()
+            except KeyboardInterrupt:  # pytest has it too, from the terminal; SIGTERM is for us alone
+                pytest.send_signal(signal.SIGINT)
+
+
+def _has(words: Sequence[str], option: str) -> bool:
+    return any(word.split("=")[0] == option for word in words)
+
+
+def _value(words: Sequence[str], option: str) -> str | None:
+    for number, word in enumerate(words):
+        if word == option:
+            return words[number + 1] if number + 1 < len(words) else None
+        if word.startswith(option + "="):
+            return word.partition("=")[2]
+    return None
+
+
+# ---------------------------------------------------------------- run: drills
+
+
+def _drills(arguments: argparse.Namespace, address: str, security: Any, words: Sequence[str], evidence_mib: int) -> int:
+    """Run drills on a fleet, each as if it were run here."""
+    from ..base.evidence import EvidenceRoot, check_writable, run_stamp
+    from ..base.output import check_output, write_json, write_text
+    from . import drills
+    from .client import Fleet
+    from .journal import Journal, directory_to_resume
+
+    single = arguments.drills is None
+    if single:
+        drills.local_options(words, arguments)
+    given = [list(words)] if single else drills.read_drills(arguments.drills)
+    orders = drills.orders_of(given, vmcores=arguments.vmcores, evidence_mib=evidence_mib)
+    for to in (arguments.json, arguments.junit):
+        check_output(to)
+    check_writable(arguments.evidence)
+    if arguments.resume is not None:
+        directory = directory_to_resume(arguments.resume, arguments.evidence)
+    else:
+        directory = EvidenceRoot(arguments.evidence, part=(f"{run_stamp()}-{os.getpid()}", "fleet")).run
+        directory.rmdir()
+        directory = directory.parent
+    journal = Journal(directory)
+    known = journal.read() if arguments.resume is not None else {}
+    outcomes: list[drills.Outcome] = []
+    missing = []
+    for order in orders:
+        if found := known.get(order.task.digest):
+            outcomes.append(drills.outcome_of(order, found.pop(0)))
+        else:
+            missing.append(order)
+    if known:
+        _say(f"{len(outcomes)} of {len(orders)} are known from before")
+    if missing:
+        with Fleet(
+            address, security=security, wait_s=arguments.wait, at_once=arguments.at_once, direct=arguments.direct,
+            quiet=arguments.quiet,
+        ) as fleet:  # fmt: skip
+            for order, result in fleet.run(missing, evidence=directory.parent, run_name=directory.name):
+                outcome = drills.outcome_of(order, result)
+                if outcome.verdict is not None:
+                    journal.add(order.task.digest, result)
+                    _record(arguments, outcome)
+                outcomes.append(outcome)
+                if not arguments.quiet:
+                    _say(outcome.line)
+    outcomes.sort(key=lambda one: one.order.number)
+    _show(arguments, outcomes, single)
+    found_json = [one.to_json() for one in outcomes]
+    write_json(arguments.json, (found_json[0]["verdict"] or found_json[0]) if single else found_json)
+    if arguments.junit is not None:
+        write_text(arguments.junit, drills.junit(outcomes))
+    return drills.worst(outcomes)
+
+
+def _record(arguments: argparse.Namespace, outcome: Any) -> None:
+    """Put a verdict into this host's history; what is worse than before is a remark."""
+    from ..history.database import DRILL, history_path
+    from ..history.recording import record
+
+    path = history_path(arguments.history, arguments.state)
+    outcome.verdict.remarks += record(path, DRILL, outcome.verdict.to_json(), say=_say)
+
+
+def _show(arguments: argparse.Namespace, outcomes: Sequence[Any], single: bool) -> None:
+    """The outcome for people."""
+    from rich.markup import escape
+
+    from ..base.output import out
+    from ..cli.verbs.drill import show_verdict
+
+    if arguments.json == "-":
+        return
+    if single and outcomes[0].verdict is not None:
+        show_verdict(outcomes[0].verdict)
+        return
+    for one in outcomes:
+        out.print(escape(one.line), soft_wrap=True)
+        if one.result.evidence and (not single or one.status):
+            out.print(escape(f"  evidence: {one.result.evidence}"), soft_wrap=True)
+        for left in one.result.left_out:
+            out.print(escape(f"  not sent: {left}"), soft_wrap=True)
+    verified = sum(one.status == EXIT_OK for one in outcomes)
+    out.print(f"verified: {verified} of {len(outcomes)}")
+
+
+# ---------------------------------------------------------------- addresses
+
+
+def _security(arguments: argparse.Namespace) -> Any:
+    from .protocol import wire
+
+    return wire.security(ca=arguments.tls_ca, cert=arguments.tls_cert, key=arguments.tls_key)
+
+
+def _address(text: str, security: Any) -> str:
+    """A scheduler's address as Dask wants it; with certificates it is spoken with by TLS."""
+    if "://" not in text:
+        text = f"tcp://{text}"
+    parts = urlsplit(text)
+    try:
+        host, port = parts.hostname, parts.port or DEFAULT_PORT
+    except ValueError:
+        host, port = None, 0
+    if parts.scheme not in ("tcp", "tls") or not host or parts.path.strip("/") or parts.query:
+        raise UsageError(f"{text} is no address of a scheduler (tcp://HOST:{DEFAULT_PORT})")
+    if parts.scheme == "tls" and security is None:
+        raise UsageError(f"{text} wants certificates: --tls-ca, --tls-cert and --tls-key")
+    name = f"[{host}]" if ":" in host else host
+    return f"{'tls' if security is not None else 'tcp'}://{name}:{port}"
+
+
+def _warn(host: str, security: Any) -> None:
+    """Say so where strangers could speak to the fleet."""
+    local = host == "localhost"
+    with contextlib.suppress(ValueError):
+        local = ipaddress.ip_address(host).is_loopback
+    if security is None and not local:
+        _say("without TLS (--tls-ca, --tls-cert, --tls-key) whoever reaches this fleet's ports can drill with it")
+
+
+def _way_to(address: str) -> str:
+    """The address of this host from which the scheduler is reached."""
+    parts = urlsplit(address)
+    try:
+        family, kind, number, _, place = socket.getaddrinfo(parts.hostname, parts.port, type=socket.SOCK_DGRAM)[0]
+        with socket.socket(family, kind, number) as way:
+            way.connect(place)  # of UDP: nothing is sent
+            found = str(way.getsockname()[0])
+    except OSError as error:
+        raise HostError(f"there is no way to {address}: {error.strerror or error}") from None
+    return f"[{found}]" if ":" in found else found
+
+
+def _socket(evidence: Path) -> Path:
+    """Where tasks ask for neighbours' disks: a path of a socket has no room for a long one."""
+    path = evidence / "disks"
+    if len(os.fsencode(path)) > 100:
+        raise UsageError(f"{evidence} is too long a name for --evidence; choose a shorter one, or --no-copies")
+    return path
+
+
+def _text(path: Path | None) -> str | None:
+    return str(path.absolute()) if path is not None else None
+
+
+def _say(text: str) -> None:
+    from ..base.progress import err
+
+    err.print(text, markup=False)

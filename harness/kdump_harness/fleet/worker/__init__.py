@@ -1,0 +1,1 @@
+"""A host of a fleet that runs drills for others."""

@@ -1,0 +1,219 @@
+"""On a worker: runs one task in a process of its own, which cannot outlive it, and packs what came of it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ...base.clock import now_s
+from ...base.errors import EXIT_BROKEN, EXIT_FAILED, EXIT_HOST, EXIT_OK, EXIT_USAGE
+from ...images.peer_cache import VARIABLE as NEIGHBOURS
+from ...images.state import remove_tree
+from ..protocol.archive import pack
+from ..protocol.results import Result, write_result
+from ..protocol.tasks import DRILL, Job, Places, Refused, Task, read_task, understand
+from .back import VARIABLE as REPORTS
+from .keeper import GRACE_S
+
+LOOK_S = 1.0
+KEPT = 20  # directories with what was not sent home
+_SAID_LINES = 40
+# What decides which code Python and pytest run is not for whoever started the worker by chance.
+_NOT_INHERITED = ("PYTEST_", "PYTHON", "COV_", "KDUMP_FLEET_")
+
+
+class Unwanted(Exception):
+    """Nobody waits for this task any more."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Host:
+    """What tasks are run with here."""
+
+    name: str
+    uri: str | None = None
+    state: Path | None = None
+    evidence: Path
+    files: tuple[Path, ...] = ()
+    resources: Mapping[str, float] = field(default_factory=dict)
+    socket: Path | None = None  # where the neighbours' disks are asked for
+    keep_all: bool = False
+
+
+def prepare(text: object, host: Host, stated: Mapping[str, float]) -> tuple[Task, Job]:
+    """The job in a text; Refused for what is none, and for one that takes more than it stated."""
+    if text is None:
+        raise Refused("the task is none of kdump-harness (a worker runs nothing but scenarios and drills)")
+    task = read_task(text)
+    job = understand(task, files=host.files)
+    if lacking := job.needs.lacking(host.resources):
+        raise Refused(f"this worker lacks {', '.join(lacking)}")
+    for name, value in job.needs.resources().items():
+        if stated.get(name, 0) < value:
+            raise Refused(f"the task takes {value:.0f} {name}, and states {stated.get(name, 0):.0f}")
+    return task, job
+
+
+async def perform(
+    text: object,
+    host: Host,
+    *,
+    stated: Mapping[str, float],
+    wanted: Callable[[], bool],
+    tell: Callable[[dict[str, Any]], None],
+) -> bytes:
+    """Do what a task asks for; whatever comes of it is a result. Unwanted when nobody waits for it any more."""
+    try:
+        task, job = await asyncio.to_thread(prepare, text, host, stated)
+    except Refused as error:
+        return write_result(Result(worker=host.name, status=EXIT_USAGE, problem=f"refused: {error}"))
+    directory = host.evidence / f"task-{secrets.token_hex(4)}"
+    started_s = now_s()
+    try:
+        places = _places(directory, host)
+        status, said = await _run(job.command(places), places, host, wanted, tell)
+        result = _result(task, places, host, status, said, now_s() - started_s)
+        archive, result.left_out = await asyncio.to_thread(
+            pack, Path(result.root), limit_bytes=task.evidence_mib << 20, vmcores=task.vmcores
+        )
+        if result.left_out:
+            await asyncio.to_thread(_keep, directory, Path(result.root), result.left_out)
+        return write_result(result, archive)
+    except OSError as error:
+        problem = f"{error.filename or directory}: {error.strerror or error}"
+        return write_result(Result(worker=host.name, status=EXIT_HOST, problem=problem))
+    finally:
+        await asyncio.to_thread(remove_tree, directory)
+
+
+def _places(directory: Path, host: Host) -> Places:
+    directory.mkdir(parents=True)
+    for name in ("evidence", "scratch"):
+        (directory / name).mkdir()
+    return Places(
+        uri=host.uri,
+        state=host.state,
+        evidence=directory / "evidence",
+        result=directory / "result",
+        scratch=directory / "scratch",
+        files=host.files,
+    )
+
+
+async def _run(
+    command: Sequence[str],
+    places: Places,
+    host: Host,
+    wanted: Callable[[], bool],
+    tell: Callable[[dict[str, Any]], None],
+) -> tuple[int, list[str]]:
+    """The command's exit status and the last lines that it said."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(_NOT_INHERITED)}
+    environment[REPORTS] = str(places.result)
+    environment["COLUMNS"] = "120"
+    if host.socket is not None:
+        environment[NEIGHBOURS] = str(host.socket)
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-P", "-m", "kdump_harness.fleet.worker.keeper", *command,
+        cwd=places.scratch, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )  # fmt: skip
+    said: deque[str] = deque(maxlen=_SAID_LINES)
+    reading = asyncio.ensure_future(_listen(process, places.evidence.parent / "output.log", said, tell))
+    waiting = asyncio.ensure_future(process.wait())
+    try:
+        while not waiting.done():
+            await asyncio.wait([waiting], timeout=LOOK_S)
+            if not waiting.done() and not wanted():
+                raise Unwanted
+        # What the process started and left has no business here any more, and may hold the pipe open.
+        _kill_group(process.pid)
+        await reading
+        return waiting.result(), list(said)
+    finally:
+        if not waiting.done():
+            assert process.stdin is not None
+            process.stdin.close()
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait([waiting], timeout=GRACE_S + 5)
+        _kill_group(process.pid)
+        reading.cancel()
+
+
+def _kill_group(leader: int) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(leader, signal.SIGKILL)
+
+
+async def _listen(
+    process: asyncio.subprocess.Process, log: Path, said: deque[str], tell: Callable[[dict[str, Any]], None]
+) -> None:
+    """Write what the process says to a file, and tell the steps that it takes."""
+    assert process.stdout is not None
+    rest = b""
+    with log.open("wb") as file:
+        while chunk := await process.stdout.read(1 << 16):
+            file.write(chunk)
+            file.flush()
+            *lines, rest = (rest[-(1 << 16) :] + chunk).split(b"\n")
+            for line in lines:
+                text = line.decode(errors="replace").rstrip()
+                if text:
+                    said.append(text)
+                if text.startswith("  ") and text.endswith(" ..."):
+                    tell({"step": text.strip().removesuffix(" ...")[:120]})
+
+
+def _result(task: Task, places: Places, host: Host, status: int, said: list[str], took_s: float) -> Result:
+    """What the process left."""
+    runs = [path for path in places.evidence.iterdir() if path.is_dir() and not path.is_symlink()]
+    root = runs[0] if len(runs) == 1 else places.evidence
+    with contextlib.suppress(OSError):
+        shutil.copyfile(places.evidence.parent / "output.log", root / "output.log")
+    result = Result(worker=host.name, status=status, took_s=round(took_s, 1), root=str(root))
+    with contextlib.suppress(OSError, ValueError):
+        lines = places.result.read_text(encoding="utf-8")
+        if task.kind == DRILL:
+            result.verdict = json.loads(lines)
+        else:
+            result.reports = [json.loads(line) for line in lines.splitlines()]
+    if result.verdict is None and not result.reports:
+        result.problem = _last_words(said) or f"it ended with status {status}"
+        if status in (EXIT_OK, EXIT_FAILED):
+            result.status = EXIT_BROKEN
+    return result
+
+
+def _last_words(said: list[str]) -> str:
+    """The sentence that a process ended with."""
+    for number in range(len(said) - 1, -1, -1):
+        if said[number].startswith("kdump-harness: "):
+            return "\n".join([said[number].removeprefix("kdump-harness: "), *said[number + 1 :]][:5])
+    return "\n".join(said[-3:])
+
+
+def _keep(directory: Path, root: Path, left_out: list[str]) -> None:
+    """Leave here what was not sent, and say where; only of the last tasks."""
+    kept = directory.with_name(directory.name.replace("task-", "kept-"))
+    for number, told in enumerate(left_out):
+        name = told.partition(" (")[0]
+        target = kept / name
+        with contextlib.suppress(OSError):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            (root / name).replace(target)
+            left_out[number] = f"{told}; it is on the worker, {target}"
+    older = sorted(directory.parent.glob("kept-*"), key=lambda path: path.stat().st_mtime)
+    for path in older[:-KEPT]:
+        remove_tree(path)

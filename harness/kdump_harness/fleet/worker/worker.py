@@ -1,0 +1,217 @@
+"""A worker: Dask's own, but it runs nothing that it is sent except named scenarios and drills."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import json
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import distributed
+from dask._task_spec import Task as Spec
+from distributed.security import Security
+
+from ...base.clock import now_s
+from ...images.state import State
+from ..protocol import wire
+from .copies import CACHES, Giver, NoCopy, copy_entry, entries, shuffled
+from .performing import Host, Unwanted, perform
+
+TOPIC = "kdump-fleet"
+TELL_EVERY_S = 2.0
+TRIES = 4  # of neighbours
+BUSY_WAITS = 20
+BUSY_S = 15.0
+HOLDERS = "kdump-entries"  # the scheduler's notice board
+
+
+class FleetWorker(distributed.Worker):  # type: ignore[misc]
+    """Offers the guests of one host."""
+
+    start_s = 20.0  # to be one of the fleet
+
+    def __init__(self, scheduler: str, host: Host, *, slots: int, security: Security | None, listen: str) -> None:
+        super().__init__(
+            scheduler,
+            name=host.name,
+            nthreads=slots,
+            resources=dict(host.resources),
+            host=listen,
+            dashboard=False,
+            dashboard_address="127.0.0.1:0",
+            extensions={},
+            memory_limit=0,
+            local_directory=str(host.evidence),
+            security=security,
+            heartbeat_interval="2s",
+            death_timeout=self.start_s,
+        )
+        wire.keep_handlers(self, wire.WORKER_HANDLERS)
+        self.kdump_host = host
+        self._state_directory = State(host.state)
+        self._giver = Giver(self._state_directory)
+        self._told: set[str] = set()
+        self._told_s: dict[str, float] = {}
+        self._line: asyncio.AbstractServer | None = None
+        self._at_work = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self.on_task: Any = lambda what, text: None
+        self.handlers |= {
+            "kdump_entry": self._entry,
+            "kdump_piece": self._piece,
+            "kdump_entry_done": self._entry_done,
+        }
+
+    # ------------------------------------------------------------ tasks
+
+    async def execute(self, key: Any, *, stimulus_id: str) -> Any:
+        """Do what a task asks for, by its text alone: what else came with it is thrown away."""
+        task = self.state.tasks[key]
+        if not isinstance(getattr(task.run_spec, "func", None), _Own):
+            text = wire.asked_text(task.run_spec)
+            own = _Own(self.kdump_perform, key, text, dict(task.resource_restrictions or {}))
+            task.run_spec = Spec(key, own)
+        return await super().execute(key, stimulus_id=stimulus_id)
+
+    async def kdump_perform(self, key: Any, text: str | None, stated: Mapping[str, float]) -> bytes:
+        """One task, from its text to its result."""
+
+        def wanted() -> bool:
+            found = self.state.tasks.get(key)
+            return found is not None and found.state != "cancelled"
+
+        self.kdump_tell(key, {"what": "began"})
+        self.on_task("began", text)
+        self._at_work += 1
+        self._idle.clear()
+        try:
+            result = await perform(
+                text, self.kdump_host, stated=stated, wanted=wanted, tell=lambda more: self.kdump_tell(key, more)
+            )
+        except Unwanted:
+            self.on_task("ended, since nobody waits for it,", text)
+            raise distributed.Reschedule from None
+        except asyncio.CancelledError:
+            self.on_task("ended, since the fleet is lost,", text)
+            raise
+        finally:
+            self._at_work -= 1
+            if not self._at_work:
+                self._idle.set()
+        with contextlib.suppress(Exception):
+            await self.tell_entries()
+        self.on_task("done", text)
+        return result
+
+    async def kdump_idle(self) -> None:
+        """Wait until no process of a task is left."""
+        await self._idle.wait()
+
+    def kdump_tell(self, key: Any, what: dict[str, Any]) -> None:
+        """Tell whoever listens how a task goes; steps not too often."""
+        if "step" in what and now_s() - self._told_s.get(key, 0.0) < TELL_EVERY_S:
+            return
+        self._told_s = {one: at for one, at in self._told_s.items() if one in self.state.tasks} | {key: now_s()}
+        with contextlib.suppress(Exception):
+            self.log_event(TOPIC, {"key": key, "name": self.kdump_host.name, "address": self.address, **what})
+
+    # ------------------------------------------------------------ disks
+
+    async def start_unsafe(self) -> Any:
+        """Dask's start, and what the neighbours may have of ours."""
+        await super().start_unsafe()
+        if self.kdump_host.socket is not None:
+            self.kdump_host.socket.unlink(missing_ok=True)
+            before = os.umask(0o077)
+            try:
+                self._line = await asyncio.start_unix_server(self._asked_for_disk, self.kdump_host.socket)
+            finally:
+                os.umask(before)
+        await self.tell_entries()
+        return self
+
+    async def close(self, *arguments: Any, **more: Any) -> Any:
+        """Dask's end, after the tasks' processes are gone."""
+        if self._line is not None:
+            self._line.close()
+            self._line = None
+        return await super().close(*arguments, **more)
+
+    async def tell_entries(self) -> None:
+        """Put what is in our caches on the scheduler's notice board."""
+        found = set(await asyncio.to_thread(entries, self._state_directory))
+        for name in sorted(found - self._told):
+            await self.scheduler.set_metadata(keys=[HOLDERS, name, self.address], value=1)
+        self._told = found
+
+    async def _entry(self, cache: str, key: str, by: str) -> Any:
+        return await asyncio.to_thread(self._giver.describe, cache, key, by=str(by)[:200], now_s=now_s())
+
+    async def _piece(self, cache: str, key: str, file: str, offset: int, by: str) -> Any:
+        return await asyncio.to_thread(self._giver.piece, cache, key, file, offset, by=str(by)[:200], now_s=now_s())
+
+    async def _entry_done(self, by: str) -> None:
+        self._giver.done(str(by)[:200])
+
+    async def _asked_for_disk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """A task of ours is about to make a disk: get it from a neighbour, if one has it."""
+
+        async def say(**what: Any) -> None:
+            writer.write(json.dumps(what).encode() + b"\n")
+            await writer.drain()
+
+        try:
+            wanted = json.loads(await reader.readline())
+            meta = None
+            if wanted["cache"] in CACHES:
+                meta = await self._bring(str(wanted["cache"]), str(wanted["key"]), say)
+            await say(done=True, meta=meta)
+        except (OSError, ValueError, KeyError, TypeError):
+            pass  # the task went away, or is none of ours
+        finally:
+            writer.close()
+
+    async def _bring(self, cache: str, key: str, say: Any) -> dict[str, Any] | None:
+        """The entry's meta.json, after its files were copied; None when nobody has it, and it must be made here."""
+        tries = 0
+        for _ in range(BUSY_WAITS):
+            holders = await self._holders(f"{cache}/{key}")
+            busy = False
+            for address in holders:
+                try:
+                    copied = await copy_entry(self._asker(address), self._state_directory, cache, key, me=self.address)
+                except NoCopy as error:
+                    busy |= "serves others" in str(error)
+                    tries += "serves others" not in str(error)
+                    if "serves others" not in str(error):
+                        await say(say=f"{cache}/{key} is not copied from {address}: {error}")
+                    if tries >= TRIES:
+                        return None
+                else:
+                    await say(say=f"{cache}/{key}: copied from {address}, {copied.data_bytes >> 20} MiB")
+                    return copied.meta
+            if not busy:
+                return None
+            await say(say=f"waiting for a neighbour that has {cache}/{key} and serves others")
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(asyncio.Event().wait(), BUSY_S)
+        return None
+
+    async def _holders(self, name: str) -> list[str]:
+        found = await self.scheduler.get_metadata(keys=[HOLDERS, name], default={})
+        living = await self.scheduler.ncores()
+        return [address for address in shuffled(found, self.address) if address in living]
+
+    def _asker(self, address: str) -> Any:
+        async def ask(name: str, **what: Any) -> Any:
+            return await getattr(self.rpc(address), name)(**what)
+
+        return ask
+
+
+class _Own(functools.partial[Any]):
+    """The only function that a worker runs: made here, with the text of a task; no message can hold one."""

@@ -1,0 +1,288 @@
+"""Every verdict and sweep in one SQLite file that several processes write to."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import json
+import sqlite3
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..base.errors import HostError, UsageError
+from ..base.sqlite import Database
+from ..distro.crashkernel import reserved_mib
+from ..images.state import default_directory
+from .figures import figures_of
+
+DEFAULT_NAME = "history.sqlite"
+NOWHERE = "none"  # the word for not recording
+_MODE = 0o664  # the state is shared with a group
+_APPLICATION = 0x4B444849  # "KDHI"
+_MIGRATIONS = (
+    """
+    CREATE TABLE run (
+        number INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, kind TEXT NOT NULL, at_s REAL NOT NULL,
+        image TEXT NOT NULL, scenario TEXT NOT NULL, series TEXT NOT NULL, kernel TEXT, accelerator TEXT,
+        ok INTEGER NOT NULL, reached TEXT, known_issue TEXT, summary TEXT NOT NULL, evidence TEXT NOT NULL,
+        result TEXT NOT NULL
+    );
+    CREATE INDEX run_by_image ON run (image, at_s);
+    CREATE INDEX run_by_series ON run (series, at_s);
+    CREATE TABLE figure (
+        run INTEGER NOT NULL REFERENCES run (number) ON DELETE CASCADE, name TEXT NOT NULL, value REAL NOT NULL,
+        PRIMARY KEY (run, name)
+    ) WITHOUT ROWID
+    """,
+)
+
+DRILL = "drill"
+SWEEP = "sweep"
+SIZE = "size"
+COMPARE = "compare"
+BISECT = "bisect"
+
+VERIFIED = "verified"
+KNOWN_ISSUE = "known issue"
+FAILED = "failed"
+
+# Drills that differ in one of these have no past in common; the kernel is what one wants to compare.
+_SERIES = (
+    "image", "accelerator", "memory_mib", "vcpus", "firmware", "crashkernel", "level", "compress", "trigger", "target",
+)  # fmt: skip
+# Two results that are the same in these are one, recorded at once and imported later.
+_IDENTITY = (*_SERIES, "started", "kernel", "verified", "phases_s", "took_s", "cells", "figures")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One past drill or sweep."""
+
+    number: int
+    kind: str
+    at_s: float
+    image: str
+    scenario: str
+    series: str
+    kernel: str | None
+    accelerator: str | None
+    ok: bool
+    reached: str | None
+    known_issue: str | None
+    summary: str
+    evidence: str
+    figures: Mapping[str, float]
+
+    def to_json(self) -> dict[str, Any]:
+        """The record as JSON takes it."""
+        return {**vars(self), "figures": dict(self.figures), "at": utc(self.at_s)}
+
+
+def history_path(option: str | None, state: Path | None) -> Path | None:
+    """Where runs are recorded; None for nowhere, which is an option of its own."""
+    if option == NOWHERE:
+        return None
+    return Path(option) if option else (state or default_directory()) / DEFAULT_NAME
+
+
+class History:
+    """The file."""
+
+    def __init__(self, path: Path, *, create: bool = True) -> None:
+        """UsageError when it is no history, or is not there and shall not be made."""
+        if not create and not path.exists():
+            raise UsageError(f"there is no history in {path} (--history FILE, or --import what past drills left)")
+        if create:
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise HostError(f"{path.parent} cannot be made: {error.strerror}") from None
+        self.path = path
+        self._database = Database(path, application=_APPLICATION, migrations=_MIGRATIONS, mode=_MODE)
+
+    def __enter__(self) -> History:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._database.close()
+
+    def add(self, kind: str, result: Mapping[str, Any], *, at_s: float | None = None, scenario: str = "") -> Run | None:
+        """Record a result; None when it is there already.
+
+        A drill is a verdict.json. Anything else has image and ok, and may have kernel, accelerator, evidence, cells (as
+        a sweep.json has), a summary, figures by name, and a series: what it must have in common with its past. at_s is
+        when it began, where it does not tell that itself.
+        """
+        row = _row(kind, result, at_s=at_s, scenario=scenario)
+        columns = ", ".join(row)
+        with self._database.writing():
+            added = self._database.run(
+                f"INSERT OR IGNORE INTO run ({columns}) VALUES ({', '.join('?' * len(row))})", *row.values()
+            )
+            if not added:
+                return None
+            number = self._database.rows("SELECT last_insert_rowid()")[0][0]
+            figures = _figures(kind, result)
+            self._database.run_many(
+                "INSERT INTO figure VALUES (?, ?, ?)", [(number, *figure) for figure in figures.items()]
+            )
+        return self.runs("WHERE number = ?", number)[0]
+
+    def runs(self, where: str = "", *values: Any) -> list[Run]:
+        """Runs with their figures, in the order that the query asks for."""
+        rows = self._database.rows(f"SELECT {', '.join(_COLUMNS)} FROM run {where}", *values)
+        figures: dict[int, dict[str, float]] = {}
+        numbers = f"SELECT number FROM run {where}"
+        for row in self._database.rows(f"SELECT run, name, value FROM figure WHERE run IN ({numbers})", *values):
+            figures.setdefault(row["run"], {})[row["name"]] = row["value"]
+        return [_run(row, figures.get(row["number"], {})) for row in rows]
+
+    def newest(self, *, images: Sequence[str] = (), limit: int = -1) -> list[Run]:
+        """The newest first."""
+        where = f"WHERE image IN ({', '.join('?' * len(images))}) " if images else ""
+        return self.runs(f"{where}ORDER BY at_s DESC, number DESC LIMIT ?", *images, limit)
+
+    def series(self, name: str) -> list[Run]:
+        """The drills that can be compared with one another, the oldest first."""
+        return self.runs("WHERE series = ? ORDER BY at_s, number", name)
+
+    def result(self, run: Run) -> dict[str, Any]:
+        """The whole verdict or sweep."""
+        rows = self._database.rows("SELECT result FROM run WHERE number = ?", run.number)
+        found = json.loads(rows[0]["result"]) if rows else {}
+        return found if isinstance(found, dict) else {}
+
+    def topic(self, run: Run) -> str:
+        """What a drill was about: the test's name, or how it crashed and where the dump went."""
+        if run.scenario:
+            return run.scenario.rpartition("::")[2] or run.scenario
+        verdict = self.result(run)
+        return f"{verdict.get('trigger')} → {verdict.get('target')}"
+
+    def images(self) -> list[str]:
+        """Every image that was drilled."""
+        return [row["image"] for row in self._database.rows("SELECT DISTINCT image FROM run ORDER BY image")]
+
+    def prune(self, *, keep: int | None, days: int | None, dry_run: bool) -> list[Run]:
+        """Forget the runs that are older than days, and those beyond the newest keep of each image and kind.
+
+        The newest success of each series stays, since reports tell when a scenario last worked.
+        """
+        runs = self.newest()
+        seen: dict[tuple[str, str], int] = {}
+        worked: set[tuple[str, str]] = set()  # scenario and series
+        gone = []
+        for run in runs:
+            key = (run.image, run.kind)
+            seen[key] = seen.get(key, 0) + 1
+            last_success = run.ok and (run.scenario, run.series) not in worked
+            worked |= {(run.scenario, run.series)} if run.ok else set()
+            too_old = days is not None and run.at_s < time.time() - days * 86400
+            if (too_old or (keep is not None and seen[key] > keep)) and not last_success:
+                gone.append(run)
+        if not dry_run:
+            with self._database.writing():
+                self._database.run_many("DELETE FROM run WHERE number = ?", [(run.number,) for run in gone])
+        return gone
+
+
+_COLUMNS = (
+    "number", "kind", "at_s", "image", "scenario", "series", "kernel", "accelerator", "ok", "reached", "known_issue",
+    "summary", "evidence",
+)  # fmt: skip
+
+
+def _run(row: sqlite3.Row, figures: Mapping[str, float]) -> Run:
+    return Run(**{**dict(row), "ok": bool(row["ok"])}, figures=figures)
+
+
+def _row(kind: str, result: Mapping[str, Any], *, at_s: float | None, scenario: str) -> dict[str, Any]:
+    started = result.get("started")
+    if started:
+        at_s = datetime.datetime.fromisoformat(started).timestamp()
+    series = {"image": result["image"], **result.get("series", {})}
+    if kind == DRILL:
+        series = {name: result.get(name) for name in _SERIES} | shrunk(result) | crowded(result)
+    identity = {name: result.get(name) for name in _IDENTITY}
+    return {
+        "key": _digest([kind, identity]),
+        "kind": kind,
+        "at_s": time.time() if at_s is None else at_s,
+        "image": str(result["image"]),
+        "scenario": scenario,
+        "series": _digest([kind, series]),
+        "kernel": result.get("kernel"),
+        "accelerator": result.get("accelerator"),
+        "ok": int(bool(result["verified"] if kind == DRILL else result["ok"])),
+        "reached": result.get("reached"),
+        "known_issue": result.get("known_issue"),
+        "summary": _summary(kind, result),
+        "evidence": str(result.get("evidence") or ""),
+        "result": json.dumps(result, default=str),
+    }
+
+
+def shrunk(result: Mapping[str, Any]) -> dict[str, Any]:
+    """What is left of a reservation of which a part was given back before the crash, as trials of sizes do."""
+    asked, left = result.get("crashkernel"), result.get("reserved_mib")
+    whole = reserved_mib(asked, result.get("memory_mib") or 0) if isinstance(asked, str) else None
+    return {"reserved_mib": left} if whole and left and left < whole else {}
+
+
+def crowded(result: Mapping[str, Any]) -> dict[str, Any]:
+    """How many other drills shared the host; nothing for one that had it to itself, as all had once."""
+    return {"beside": result["beside"]} if result.get("beside") else {}
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def _summary(kind: str, result: Mapping[str, Any]) -> str:
+    """One line that says what came of it."""
+    if kind != DRILL:
+        if result.get("summary"):
+            return str(result["summary"])[:300]
+        broken = [one["name"] for one in result.get("relations", []) if not one["ok"]]
+        return "holds" if result["ok"] else f"does not hold: {', '.join(broken) or 'a cell'}"
+    if result["verified"]:
+        return "verified"
+    causes = [one["name"] for one in result.get("symptoms", []) if one.get("severity") == "failure"][:1]
+    failed = [f"{one['name']}: {one['seen']}" for one in result.get("checks", []) if not one["ok"]]
+    parts = [*causes, *filter(None, [result.get("stopped_by")]), *failed]
+    return "; ".join(parts)[:300] or f"stopped at {result.get('reached')}"
+
+
+def _figures(kind: str, result: Mapping[str, Any]) -> dict[str, float]:
+    if kind == DRILL:
+        return figures_of(result)
+    cells: Iterable[Mapping[str, Any]] = result.get("cells", ())
+    sizes = {f"size_d{one['level']}_{one['compress']}": one["size_bytes"] for one in cells if one.get("size_bytes")}
+    return {**sizes, **result.get("figures", {})}
+
+
+def word_of(run: Run) -> str:
+    """verified, known issue or failed."""
+    return VERIFIED if run.ok else KNOWN_ISSUE if run.known_issue else FAILED
+
+
+def utc(seconds: float) -> str:
+    """A moment for people."""
+    return datetime.datetime.fromtimestamp(seconds, datetime.UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+
+
+def conditions(result: dict[str, Any]) -> str:
+    """What the drills of a series have in common, for people."""
+    if (series := result.get("series")) is not None:  # of a sizing
+        return f"{series['accelerator']}, {series['memory_mib']} MiB, {series['vcpus']} CPUs, → {series['target']}"
+    left = "".join(f" ({mib} MiB left of it)" for mib in shrunk(result).values())
+    beside = "".join(f", beside {number} others" for number in crowded(result).values())
+    told = (
+        f"{result.get('accelerator')}", f"{result.get('memory_mib')} MiB", f"{result.get('vcpus')} CPUs",
+        f"{result.get('firmware')}", f"crashkernel={result.get('crashkernel')}{left}",
+        f"-d {result.get('level')} {result.get('compress')}", f"{result.get('trigger')} → {result.get('target')}",
+    )  # fmt: skip
+    return ", ".join(told) + beside

@@ -1,0 +1,64 @@
+"""The numbers of a drill that are followed over time, from figures.toml."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ..base import tables
+from ..base.errors import UsageError
+
+MIB = 1 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figure:
+    """One number."""
+
+    name: str
+    place: str  # in verdict.json, by its keys
+    label: str
+    unit: str  # s, bytes, MiB, pages
+    worse: str  # the word for more of it
+    noise_share: float
+    noise_emulated_share: float
+    noise_least: float
+
+    def noise(self, usual: float, *, emulated: bool) -> float:
+        """By how much a drill may exceed what is usual without a meaning."""
+        return max(self.noise_least, usual * (self.noise_emulated_share if emulated else self.noise_share))
+
+    def text(self, value: float) -> str:
+        """A value for people."""
+        if self.unit == "bytes":
+            return f"{value / MIB:,.1f} MiB"
+        return f"{value:,.1f} {self.unit}" if self.unit == "s" else f"{value:,.0f} {self.unit}"
+
+
+@functools.cache
+def load_figures() -> Mapping[str, Figure]:
+    """All figures by name."""
+    rows = tables.load_rows(tables.package_path("history", "figures.toml"), "figure", Figure)
+    return {row.name: row for row in rows}
+
+
+def find_figure(name: str) -> Figure:
+    """A figure by name; UsageError names the known ones."""
+    known = load_figures()
+    if name not in known:
+        raise UsageError(f"unknown figure {name!r} (known: {', '.join(known)})")
+    return known[name]
+
+
+def figures_of(verdict: Mapping[str, Any]) -> dict[str, float]:
+    """What a verdict tells of them."""
+    found = {}
+    for figure in load_figures().values():
+        value: Any = verdict
+        for key in figure.place.split("."):
+            value = value.get(key) if isinstance(value, Mapping) else None
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            found[figure.name] = float(value)
+    return found

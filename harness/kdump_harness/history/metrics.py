@@ -1,0 +1,100 @@
+"""The last drills as a textfile for Prometheus' node exporter."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from ..base.errors import UsageError
+from .database import DRILL, KNOWN_ISSUE, History, Run, word_of
+from .trend import regressions
+
+_MIB = 1 << 20
+_PHASES = ("boot", "panic_to_capture", "capture_boot", "dump", "reboot", "panic_to_login")
+_HELP = {
+    "kdump_drill_verified": "Whether the last drill was verified.",
+    "kdump_drill_known_issue": "Whether a known issue excuses that it was not.",
+    "kdump_drill_timestamp_seconds": "When the last drill began.",
+    "kdump_drill_success_timestamp_seconds": "When the last verified drill began.",
+    "kdump_drill_phase_seconds": "How long a phase of the last drill took.",
+    "kdump_drill_dump_bytes": "Size of the last drill's vmcore.",
+    "kdump_drill_dump_pages": "Pages in the last drill's vmcore.",
+    "kdump_drill_reserved_bytes": "Memory reserved for the capture kernel in the last drill.",
+    "kdump_drill_worse": "A figure of the last drill that is worse than its past by more than the noise.",
+    "kdump_drill_info": "What the last drill ran on.",
+}
+
+Sample = tuple[str, dict[str, str], float]
+
+
+def write_metrics(history: History, path: Path) -> None:
+    """Replace the file in one step, readable for everybody; UsageError when it cannot be written."""
+    text = render(history)
+    try:
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+                file.write(text)
+            os.chmod(name, 0o644)
+            os.replace(name, path)
+        except BaseException:
+            os.unlink(name)
+            raise
+    except OSError as error:
+        raise UsageError(f"{path} cannot be written: {error.strerror}") from None
+
+
+def render(history: History) -> str:
+    """The text; one group of lines for each metric."""
+    samples = list(_samples(history))
+    lines = []
+    for name, text in _HELP.items():
+        found = [(labels, value) for sample, labels, value in samples if sample == name]
+        if found:
+            lines += [f"# HELP {name} {text}", f"# TYPE {name} gauge"]
+            lines += [f"{name}{{{_labels(labels)}}} {value:.15g}" for labels, value in found]
+    return "".join(line + "\n" for line in lines)
+
+
+def _samples(history: History) -> Iterator[Sample]:
+    last: dict[tuple[str, str], Run] = {}
+    worked: dict[tuple[str, str], Run] = {}
+    for run in history.newest():
+        if run.kind == DRILL:
+            key = (run.image, history.topic(run))
+            last.setdefault(key, run)
+            if run.ok:
+                worked.setdefault(key, run)
+    for key, run in sorted(last.items(), key=lambda item: item[0]):
+        labels = {"image": key[0], "scenario": key[1]}
+        yield "kdump_drill_verified", labels, float(run.ok)
+        yield "kdump_drill_known_issue", labels, float(word_of(run) == KNOWN_ISSUE)
+        yield "kdump_drill_timestamp_seconds", labels, run.at_s
+        if key in worked:
+            yield "kdump_drill_success_timestamp_seconds", labels, worked[key].at_s
+        yield from _figures(run, labels)
+        for one in regressions(history, run) if run.ok else ():
+            yield "kdump_drill_worse", {**labels, "figure": one.figure}, 1.0
+        makedumpfile = str(history.result(run).get("makedumpfile") or "")
+        about = {"kernel": run.kernel or "", "makedumpfile": makedumpfile, "accelerator": run.accelerator or ""}
+        yield "kdump_drill_info", {**labels, **about}, 1.0
+
+
+def _figures(run: Run, labels: dict[str, str]) -> Iterator[Sample]:
+    for phase in _PHASES:
+        if phase in run.figures:
+            yield "kdump_drill_phase_seconds", {**labels, "phase": phase}, run.figures[phase]
+    for name, figure, factor in (
+        ("kdump_drill_dump_bytes", "dump_size", 1),
+        ("kdump_drill_dump_pages", "pages_kept", 1),
+        ("kdump_drill_reserved_bytes", "reserved", _MIB),
+    ):
+        if figure in run.figures:
+            yield name, labels, run.figures[figure] * factor
+
+
+def _labels(labels: dict[str, str]) -> str:
+    escapes = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
+    return ",".join(f'{name}="{value.translate(escapes)}"' for name, value in labels.items())

@@ -1,0 +1,26 @@
+"""Records what a run has just found, and says where it is worse than its past; never spoils a verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ..base.errors import HarnessError
+from .database import History
+from .trend import regressions
+
+
+def record(
+    path: Path | None, kind: str, result: Mapping[str, Any], *, say: Callable[[str], None], scenario: str = ""
+) -> list[str]:
+    """What is worse than before, a sentence each; path is None for no record, and what prevents one is said."""
+    if path is None:
+        return []
+    try:
+        with History(path) as history:
+            run = history.add(kind, result, scenario=scenario)
+            return [found.text for found in regressions(history, run)] if run is not None and run.ok else []
+    except (HarnessError, OSError) as error:
+        say(f"this {kind} was not recorded: {str(error).splitlines()[0]}")
+        return []

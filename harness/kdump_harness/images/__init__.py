@@ -1,0 +1,1 @@
+"""Where guests' disks come from, and the cache of them."""

@@ -1,0 +1,440 @@
+"""Downloads images into a cache by digest: verified, resumable, once for many processes.
+
+The cache has a directory for each image; a file in it is named by its digest and is there only when verified.
+"""
+
+# urllib, not requests, httpx or pooch: it honours http_proxy and no_proxy and follows redirects, and that is all
+# we need of a client. Resuming, locking and disk space would be ours to write on top of any of them.
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import datetime
+import errno
+import fcntl
+import http.client
+import os
+import re
+import shutil
+import socket
+import ssl
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, TypeVar
+from urllib.parse import urljoin, urlsplit
+
+from ..base import clock
+from ..base.errors import HostError
+from . import checksums
+from .catalog import Image
+from .checksums import Digest, NoChecksum
+
+T = TypeVar("T")
+Say = Callable[[str], None]
+Progress = Callable[[int, int | None], None]  # bytes so far, bytes in all where the server tells
+
+CHUNK_BYTES = 256 << 10
+LOCK_EVERY_S = 0.2
+SILENCE_S = 30.0  # a connection that gives nothing for so long is dead
+DOCUMENT_MAX_BYTES = 16 << 20  # Fedora's releases.json is the largest, below 1 MB
+SPARE_BYTES = 64 << 20  # left free, so that a download never fills the last block
+
+_OURS = re.compile(r"sha(256|512)-[0-9a-f]+\.(?P<kind>qcow2|part)")
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_PASSING_STATUS = (408, 425, 429, 500, 502, 503, 504)
+
+
+class Unreachable(HostError):
+    """The image cannot be had from here now: no network, a server that refuses; build it or bring it."""
+
+    def __init__(self, message: str, *, status: int | None = None, passing: bool = False) -> None:
+        super().__init__(message)
+        self.status = status  # of HTTP, where a server answered
+        self.passing = passing  # worth another try
+
+
+class NeedsLogin(Unreachable):
+    """The image is behind a login and nobody has put it into the cache; the message says which file goes where."""
+
+
+class ChecksumMismatch(HostError):
+    """What was downloaded is not what the checksum document promises; it has been removed."""
+
+
+class NoSpace(HostError):
+    """The cache's file system cannot hold the image; the message says how much it needs and has."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """The address of an image today, and the digest it must have."""
+
+    url: str
+    digest: Digest
+
+
+@dataclass(frozen=True, kw_only=True)
+class Client:
+    """How addresses are opened, and how stubbornly."""
+
+    opener: urllib.request.OpenerDirector
+    attempts: int = 4
+    pause_s: float = 2.0  # doubled after each failure
+    silence_s: float = SILENCE_S
+    say: Say = lambda text: None
+
+    def open(self, url: str, *, method: str = "GET", headers: dict[str, str] | None = None) -> Any:
+        """An open response; Unreachable when there is none or its status is an error."""
+        # Some mirrors refuse urllib's own name.
+        request = urllib.request.Request(url, method=method, headers={"User-Agent": "kdump-harness", **(headers or {})})
+        try:
+            return self.opener.open(request, timeout=self.silence_s)
+        except urllib.error.HTTPError as error:
+            error.close()
+            passing = error.code in _PASSING_STATUS
+            reason = " ".join(str(error.reason).split())
+            raise Unreachable(f"{url}: HTTP {error.code} {reason}", status=error.code, passing=passing) from None
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            raise _unreachable(url, error) from None
+
+    def text(self, url: str) -> tuple[str, str]:
+        """A small document and the address where it was found in the end."""
+        return self.persist(lambda: self._text(url))
+
+    def _text(self, url: str) -> tuple[str, str]:
+        with self.open(url) as response:
+            try:
+                body = response.read(DOCUMENT_MAX_BYTES)
+            except (OSError, http.client.HTTPException) as error:
+                raise _unreachable(url, error) from None
+            promised = length_bytes(response)
+            if promised is not None and len(body) < min(promised, DOCUMENT_MAX_BYTES):
+                raise Unreachable(f"{url}: cut off after {len(body)} of {promised} bytes", passing=True)
+            found_at = str(response.geturl())
+        # The digests are as trustworthy as the way they came.
+        if url.startswith("https:") and not found_at.startswith("https:"):
+            raise NoChecksum(f"{url} leads to {found_at}, which anybody on the way could have written")
+        return found_at, body.decode("utf-8", errors="replace")
+
+    def persist(self, action: Callable[[], T], *, gained: Callable[[], bool] = lambda: False) -> T:
+        """The action's result, tried again when what failed may pass; after a gain the count starts anew."""
+        failures = 0
+        while True:
+            try:
+                return action()
+            except Unreachable as error:
+                failures = 1 if gained() else failures + 1
+                if not error.passing or failures >= self.attempts:
+                    raise
+                self.say(f"{error}; trying again")
+            clock.pause(self.pause_s * 2 ** (failures - 1))
+
+
+def make_client(
+    *, attempts: int = 4, pause_s: float = 2.0, silence_s: float = SILENCE_S, say: Say = lambda text: None
+) -> Client:
+    """A client with the proxies of the environment."""
+    opener = urllib.request.build_opener()
+    return Client(opener=opener, attempts=attempts, pause_s=pause_s, silence_s=silence_s, say=say)
+
+
+def resolve(image: Image, client: Client) -> Source:
+    """Where the image is today and what it must be, read from its checksum document."""
+    where, text = client.text(image.checksums)
+    wanted = PurePosixPath(urlsplit(image.url).path).name if image.url else image.file
+    entry = checksums.find(text, image.checksum_form, wanted, where=image.checksums)
+    url = image.url or urljoin(where, entry.location)
+    if urlsplit(url).scheme not in ("http", "https"):
+        raise NoChecksum(f"{image.checksums} leads to {url}, which is no web address")
+    return Source(url, entry.digest)
+
+
+def fetch(
+    image: Image,
+    cache_dir: Path,
+    *,
+    progress: Progress | None = None,
+    say: Say = lambda text: None,
+    client: Client | None = None,
+) -> Path:
+    """The verified image in the cache, downloaded unless it is there already; never to be written to.
+
+    Where the network fails, a copy that was verified earlier is used, and say tells so in one line.
+    Raises Unreachable (NeedsLogin for an image that people must bring), NoChecksum, ChecksumMismatch or NoSpace.
+    """
+    if image.manual:
+        return _brought(image, cache_dir)
+    client = dataclasses.replace(client or make_client(), say=say)
+    place = _place(cache_dir, image)
+    try:
+        source = resolve(image, client)
+        return _once(image, place, source, client, progress or (lambda done, total: None))
+    except Unreachable as error:
+        older = cached(image, cache_dir)
+        if older is None:
+            raise
+        day = datetime.date.fromtimestamp(older.stat().st_mtime)
+        say(f"{error}; using the {image.name} that was downloaded on {day}")
+        return older
+
+
+def cached(image: Image, cache_dir: Path) -> Path | None:
+    """The newest verified copy of the image, or the file that somebody brought; None when there is neither."""
+    place = cache_dir / image.name
+    if image.manual:
+        return max(place.glob(image.file), key=lambda path: path.stat().st_mtime, default=None)
+    return next(iter(versions(place)), None)
+
+
+def versions(place: Path) -> list[Path]:
+    """The verified files in an image's directory of the cache, the newest first."""
+    dated = []
+    for path in _files(place, "qcow2"):
+        with contextlib.suppress(FileNotFoundError):  # another process prunes
+            dated.append((path.stat().st_mtime, path))
+    return [path for _, path in sorted(dated, reverse=True)]
+
+
+def partials(place: Path) -> list[Path]:
+    """The downloads in it that were not finished."""
+    return _files(place, "part")
+
+
+def brought(place: Path) -> list[Path]:
+    """The files in it that people put there."""
+    return sorted(path for path in place.iterdir() if path.name != "lock" and not _OURS.fullmatch(path.name))
+
+
+def _files(place: Path, kind: str) -> list[Path]:
+    """Files that were downloaded, known by their names; whatever people put beside them is theirs."""
+    if not place.is_dir():
+        return []
+    return sorted(path for path in place.iterdir() if (ours := _OURS.fullmatch(path.name)) and ours["kind"] == kind)
+
+
+def _brought(image: Image, cache_dir: Path) -> Path:
+    """The file that somebody put into the cache; NeedsLogin says which and where."""
+    path = cached(image, cache_dir)
+    if path is None:
+        place = _place(cache_dir, image)
+        raise NeedsLogin(
+            f"{image.name} is behind a login: get {image.file} from {image.manual} and put it into {place}/"
+        )
+    return path
+
+
+def _place(cache_dir: Path, image: Image) -> Path:
+    place = cache_dir / image.name
+    with _disk_errors(place):
+        if not place.exists():
+            place.mkdir(parents=True, exist_ok=True)
+            with contextlib.suppress(PermissionError):
+                place.chmod(0o2775)  # for all who share the cache
+    return place
+
+
+def _once(image: Image, place: Path, source: Source, client: Client, progress: Progress) -> Path:
+    """The verified file, downloaded by this process or by another one that was first."""
+    target = place / f"{source.digest}.qcow2"
+    if target.exists():
+        return target
+
+    def wait(holder: str) -> None:
+        client.say(f"{image.name} is being downloaded by {holder}; waiting for it")
+
+    with _disk_errors(place), lock(place, wait=wait):
+        return target if target.exists() else _download(image, place, source, client, progress)
+
+
+def _download(image: Image, place: Path, source: Source, client: Client, progress: Progress) -> Path:
+    """Download, verify and name the file; the caller holds the lock."""
+    # A round more than there are innocent reasons for a wrong digest: a partial file of another mirror's
+    # making, and a "latest" name that rotated while we read it.
+    for _ in range(3):
+        partial = place / f"{source.digest}.part"
+        for stale in set(place.glob("sha*-*.part")) - {partial}:
+            stale.unlink()
+        pieced = _assemble(image, source, partial, client, progress)
+        seen = checksums.digest_of(partial, source.digest.algorithm)
+        if seen == source.digest:
+            return _seal(partial)
+        size_bytes = partial.stat().st_size
+        partial.unlink()
+        if pieced:
+            client.say(f"{source.url}: the pieces of the download do not fit together; starting from zero")
+            continue
+        today = resolve(image, client)
+        if today == source:
+            break
+        source = today
+    raise ChecksumMismatch(
+        f"{source.url} is not what {image.checksums} promises: {seen.short} in {size_bytes} bytes,"
+        f" not {source.digest.short}; it was removed (try again later, another mirror may be in step)"
+    )
+
+
+def _assemble(image: Image, source: Source, partial: Path, client: Client, progress: Progress) -> bool:
+    """Complete the partial file and return whether it came in more than one piece.
+
+    The partial file carries the digest in its name, so what it holds is of the same image whichever mirror a
+    redirect leads to; an If-Range with one mirror's ETag would only make the next one start from zero.
+    """
+    longest_bytes = _have_bytes(partial)
+
+    def gained() -> bool:
+        nonlocal longest_bytes
+        before_bytes, longest_bytes = longest_bytes, max(longest_bytes, _have_bytes(partial))
+        return longest_bytes > before_bytes
+
+    return client.persist(lambda: _transfer(image, source.url, partial, client, progress), gained=gained)
+
+
+def _transfer(image: Image, url: str, partial: Path, client: Client, progress: Progress) -> bool:
+    """Get what the partial file lacks, and return whether it was continued; Unreachable when the line is cut."""
+    have_bytes = _have_bytes(partial)
+    try:
+        response = client.open(url, headers={"Range": f"bytes={have_bytes}-"} if have_bytes else {})
+    except Unreachable as error:
+        if error.status == http.client.REQUESTED_RANGE_NOT_SATISFIABLE:
+            return True  # nothing is lacking; the digest tells whether it is the right thing
+        raise
+    with response:
+        continued = have_bytes > 0 and _continues_at(response) == have_bytes
+        if not continued:
+            have_bytes = 0  # a server without Range sends everything again
+        rest_bytes = length_bytes(response)
+        total_bytes = None if rest_bytes is None else have_bytes + rest_bytes
+        _need_space(image, partial, total_bytes)
+        with _disk_errors(partial.parent, partial):
+            file = os.open(partial, os.O_WRONLY | os.O_CREAT | (os.O_APPEND if continued else os.O_TRUNC), 0o664)
+            with contextlib.suppress(PermissionError):
+                os.fchmod(file, 0o664)  # others who share the cache may go on where we stop
+        try:
+            progress(have_bytes, total_bytes)
+            while chunk := _read(response, url):
+                with _disk_errors(partial.parent, partial):
+                    _write(file, chunk)
+                have_bytes += len(chunk)
+                progress(have_bytes, total_bytes)
+        finally:
+            os.close(file)
+    if total_bytes is not None and have_bytes < total_bytes:
+        raise Unreachable(f"{url}: cut off after {have_bytes} of {total_bytes} bytes", passing=True)
+    return continued
+
+
+def _read(response: Any, url: str) -> bytes:
+    try:
+        return bytes(response.read(CHUNK_BYTES))
+    except (OSError, http.client.HTTPException) as error:
+        raise _unreachable(url, error) from None
+
+
+def _write(file: int, chunk: bytes) -> None:
+    rest = memoryview(chunk)
+    while rest:
+        rest = rest[os.write(file, rest) :]
+
+
+def _seal(partial: Path) -> Path:
+    """Give a verified file its final name, on the disk before it is believed, and read-only."""
+    with partial.open("rb") as file:
+        os.fsync(file.fileno())
+    partial.chmod(0o444)
+    return partial.rename(partial.with_suffix(".qcow2"))
+
+
+def _need_space(image: Image, partial: Path, total_bytes: int | None) -> None:
+    """Refuse a download that cannot fit, before it starts."""
+    if total_bytes is None:
+        return
+    need_bytes = total_bytes - _have_bytes(partial)
+    free_bytes = shutil.disk_usage(partial.parent).free
+    if need_bytes + SPARE_BYTES > free_bytes:
+        raise NoSpace(
+            f"{partial.parent} needs {_mib(need_bytes + SPARE_BYTES)} MiB for {image.name},"
+            f" {_mib(free_bytes)} MiB are free (free some, or keep the cache elsewhere)"
+        )
+
+
+@contextlib.contextmanager
+def _disk_errors(place: Path, partial: Path | None = None) -> Iterator[None]:
+    """Turn errors of the cache's file system into sentences; a partial file that filled it up is removed."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise HostError(f"the image cache {place} cannot be used ({error.strerror})") from None
+        taken_mib = 0
+        if partial is not None:
+            taken_mib = _mib(_have_bytes(partial))
+            partial.unlink(missing_ok=True)
+        raise NoSpace(
+            f"{place} took {taken_mib} MiB and no more ({error.strerror}); they were removed"
+            " (free some, or keep the cache elsewhere)"
+        ) from None
+
+
+@contextlib.contextmanager
+def lock(place: Path, *, wait: Callable[[str], None] | None) -> Iterator[bool]:
+    """Hold the image's lock and yield True; while another holds it, wait is told who, or (None) False is yielded.
+
+    The kernel gives it back when the holder dies; the file itself stays, since removing it would split the queue.
+    """
+    with (place / "lock").open("a+", encoding="utf-8") as file:
+        with contextlib.suppress(PermissionError):
+            os.fchmod(file.fileno(), 0o664)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if wait is None:
+                yield False
+                return
+            file.seek(0)
+            wait(f"process {file.read().strip() or '?'}")
+            while True:  # not in the kernel, where a thread could not be told to end
+                with contextlib.suppress(BlockingIOError):
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                clock.pause(LOCK_EVERY_S)
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield True
+
+
+def _unreachable(url: str, error: Exception) -> Unreachable:
+    """The sentence for a connection that failed, and whether it is worth another try."""
+    cause = error.reason if isinstance(error, urllib.error.URLError) else error
+    # Names that do not resolve and ports that do not answer stay so; a build from packages should not wait for them.
+    final = isinstance(cause, (socket.gaierror, ConnectionRefusedError, ssl.SSLCertVerificationError, ValueError))
+    connected = not isinstance(error, urllib.error.URLError) or isinstance(cause, ConnectionResetError)
+    text = getattr(cause, "strerror", None) or str(cause) or type(cause).__name__
+    return Unreachable(f"{url} cannot be reached ({text})", passing=connected and not final)
+
+
+def length_bytes(response: Any) -> int | None:
+    """The promised length of this response, where the server tells it."""
+    value = response.headers.get("Content-Length", "")
+    return int(value) if value.isdigit() else None
+
+
+def _continues_at(response: Any) -> int | None:
+    """The offset at which a partial response starts, or None when it is a whole one."""
+    match = re.match(r"bytes (\d+)-", response.headers.get("Content-Range", ""))
+    return int(match[1]) if response.status == http.client.PARTIAL_CONTENT and match else None
+
+
+def _have_bytes(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def _mib(size_bytes: int) -> int:
+    return -(-size_bytes >> 20) if size_bytes > 0 else 0

@@ -1,0 +1,1 @@
+"""kdump inside a guest: the service, its dump target, the crash, and the capture kernel."""

@@ -1,0 +1,553 @@
+"""Installs, configures, reserves, arms and queries a family's kdump, from its Family."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import shlex
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+from ..base.clock import poll
+from ..base.errors import CommandFailed, NotArmed, UsageError, WaitedInVain
+from ..distro.config_file import Collection
+from ..distro.family import COMPRESS_FLAGS, MAX_LEVEL, Family, choose_release, fill
+from ..distro.packages import GUEST_PLACE, KernelChoice, LocalPackage, PackageChoice, refusal
+from ..vm.guest import Guest
+
+MIB = 1 << 20
+# Unscaled, as for a guest under KVM.
+INSTALL_TIMEOUT_S = 300.0
+BUILD_TIMEOUT_S = 300.0  # dracut on a busy host; what fails ends by itself
+COMMAND_TIMEOUT_S = 20.0
+BOOTED_TIMEOUT_S = 60.0  # after kdump has loaded; what takes longer is no part of a usual boot
+LOOK_EVERY_S = 1.0  # each look costs an emulated guest most of a second, while its kdump is at work
+LAST_LINES = 6  # of an output that is quoted in a message
+_NOT_BUILT = 120  # the status of our script; no boot loader's tool ends with it
+
+# A processor may keep free pages up to a share of the low watermark, which transparent huge pages raise: 21 MiB each in
+# a guest of 1 GiB with two (mm/page_alloc.c, zone_highsize; Linux 5.14 and later, admin-guide/sysctl/vm.rst). They are
+# not flagged as free. With a small limit, each page that is freed there lets many go.
+_GIVE_BACK = """limit=/proc/sys/vm/percpu_pagelist_high_fraction
+if [ -w $limit ]; then
+    echo 1000000 > $limit
+    for cpu in $(seq 0 $(($(nproc --all) - 1))); do
+        for turn in 1 2 3; do taskset -c $cpu sh -c 'head -c 16M /dev/zero | tail -n 1 > /dev/null'; done
+    done
+fi
+"""
+
+# Our own serial console last and every message on it; "quiet" would hide the capture kernel's troubles.
+CONSOLE_ARGUMENTS = "console=tty0 console=ttyS0,115200n8 ignore_loglevel"
+# On a busy host an emulated timer may be late, and the kernel panics ("IO-APIC + timer doesn't work!"). Under KVM
+# kernels skip that check by themselves; Fedora's cloud images skip it everywhere.
+DRILL_ARGUMENTS = f"{CONSOLE_ARGUMENTS} no_timer_check"
+
+# Kernels since about 6.19 moved the files below /sys/kernel/kexec; the old names are deprecated links.
+_LOADED = "cat /sys/kernel/kexec_crash_loaded 2>/dev/null || cat /sys/kernel/kexec/crash_loaded"
+# Reading it fails (EBUSY) while a capture kernel is being loaded; that must not look like another kernel's layout.
+_SIZE_FILE = "f=/sys/kernel/kexec_crash_size; [ -e $f ] || f=/sys/kernel/kexec/crash_size"
+_SIZE = f"{_SIZE_FILE}; cat $f"
+
+# https://cloudinit.readthedocs.io/en/latest/howto/disable_cloud_init.html
+_CLOUD_INIT_OFF = "/etc/cloud/cloud-init.disabled"
+
+_PROBE = {
+    "boot_id": "cat /proc/sys/kernel/random/boot_id",
+    "kernel": "uname -r",
+    "cmdline": "cat /proc/cmdline",
+    "loaded": _LOADED,
+    "crash_size_bytes": _SIZE,
+    "os_release": "cat /etc/os-release",
+    "meminfo": "cat /proc/meminfo",
+    "clock_s": "date +%s.%N",
+    "hostname": "cat /proc/sys/kernel/hostname",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class KdumpConfig:
+    """How a drill wants kdump; None leaves the guest's own setting."""
+
+    crashkernel: str | None  # "none" for no reservation, "default" for the distribution's
+    level: int | None
+    compress: str | None
+
+    def collection(self, family: Family) -> tuple[int, str]:
+        """Dump level and compression, the family's unless told."""
+        return (family.level if self.level is None else self.level, self.compress or family.compress)
+
+    def check(self, family: Family) -> None:
+        """UsageError for what no guest of this family can do."""
+        if self.level is not None and not 0 <= self.level <= MAX_LEVEL:
+            raise UsageError(f"dump level {self.level} does not exist (0 to {MAX_LEVEL}; makedumpfile(8), -d)")
+        if self.compress is not None and self.compress not in COMPRESS_FLAGS:
+            raise UsageError(f"unknown compression {self.compress!r} (known: {', '.join(COMPRESS_FLAGS)})")
+        if self.compress is not None and self.compress not in family.config.compressions:
+            raise UsageError(
+                f"kdump of the family {family.name} has no setting for compression {self.compress}"
+                f" (it has {', '.join(family.config.compressions)})"
+            )
+        if self.crashkernel is not None and not re.fullmatch(r"[\w@,:.+-]+", self.crashkernel):
+            raise UsageError(
+                f"crashkernel={self.crashkernel!r} cannot be a kernel argument (as in 256M or 1G-4G:192M,4G-:256M)"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class GuestState:
+    """What a guest says of itself at one moment."""
+
+    boot_id: str
+    kernel: str
+    cmdline: str
+    loaded: bool
+    reserved_bytes: int
+    meminfo_kib: dict[str, int]
+    clock_s: float
+    os_release: dict[str, str]
+    makedumpfile: str | None  # version, None when it is not installed
+    level: int | None
+    compress: str | None
+    hostname: str
+    elf: bool = False  # an ELF dump is asked for
+    directory: str | None = None  # where dumps go; None when that is no directory of this guest
+    compressors: tuple[str, ...] = ()  # the compressions that its makedumpfile has
+
+    @property
+    def crashkernel(self) -> str | None:
+        """The last crashkernel= of the command line, which is the one that counts."""
+        found = re.findall(r"(?:^|\s)crashkernel=(\S+)", self.cmdline)
+        return found[-1] if found else None
+
+
+Say = Callable[[str], None]
+
+
+def _silent(_line: str) -> None:
+    return
+
+
+class Stack:
+    """The kdump of one guest."""
+
+    def __init__(self, guest: Guest, family: Family) -> None:
+        self.guest = guest
+        self._table = family
+        self.family = family  # as such until identify(); then as it is on this guest's release
+        self.remark: str | None = None  # why that is only the nearest row of the table
+        self._directory: str | None = None  # where the guest's own configuration puts dumps
+        self.compressors: tuple[str, ...] | None = None  # that the guest's makedumpfile knows; None when not told
+
+    def identify(self) -> None:
+        """Learn which release the guest is and drive it as such; UsageError when it is of another family."""
+        told = self._ask({"os_release": _PROBE["os_release"], "makedumpfile": self.family.commands.makedumpfile})
+        os_release = parse_os_release(told["os_release"])
+        self.check_family(os_release)
+        self.family, self.remark = choose_release(self._table, os_release, self.guest.shell.succeeds)
+        version = told["makedumpfile"]
+        self.compressors = built_in(version) if "makedumpfile: version" in version else None
+
+    def _ask(self, probes: Mapping[str, str]) -> dict[str, str]:
+        """The outputs of some commands, asked for at once: each command alone costs an emulated guest a second."""
+        mark = "=====harness "
+        script = "; ".join(f"echo '{mark}{name}'; {{ {command}; }} 2>&1" for name, command in probes.items())
+        out = self.guest.shell.run(script, timeout_s=COMMAND_TIMEOUT_S * self.guest.factor, check=False).out
+        parts: dict[str, str] = {}
+        for section in out.split(mark)[1:]:
+            name, _, text = section.partition("\n")
+            parts[name] = text.strip()
+        return parts
+
+    def state(self) -> GuestState:
+        """Ask the guest for everything at once."""
+        parts = self._ask(
+            {
+                **_PROBE,
+                "makedumpfile": self.family.commands.makedumpfile,
+                "config": f"cat -- {shlex.quote(self.family.config.file)}",
+            }
+        )
+        config = parts.get("config", "")
+        version = re.search(r"makedumpfile: version (\S+)", parts.get("makedumpfile", ""))
+        collection = self.family.config.collection(config)
+        return GuestState(
+            boot_id=parts["boot_id"],
+            kernel=parts["kernel"],
+            cmdline=parts["cmdline"],
+            loaded=parts["loaded"] == "1",
+            reserved_bytes=int(parts["crash_size_bytes"]) if parts["crash_size_bytes"].isdigit() else 0,
+            meminfo_kib={
+                name: int(value.split()[0])
+                for name, _, value in (line.partition(":") for line in parts["meminfo"].splitlines())
+                if value.strip()
+            },
+            clock_s=float(parts["clock_s"]),
+            os_release=parse_os_release(parts["os_release"]),
+            makedumpfile=version.group(1) if version else None,
+            level=collection.level,
+            compress=collection.compress,
+            hostname=parts["hostname"],
+            elf=collection.elf,
+            directory=self.family.config.directory(config),
+            compressors=built_in(parts.get("makedumpfile", "")) if version else (),
+        )
+
+    def configured(self, config: str) -> tuple[int, str]:
+        """Level and compression that a configuration file asks for."""
+        collection = self.family.config.collection(config)
+        return collection.level, collection.compress
+
+    def formats(self, state: GuestState, target: str) -> tuple[str, ...]:
+        """What a dump of this guest may look like."""
+        formats = self.family.dumps.formats.get(target, ())
+        if not state.elf:
+            return formats
+        return tuple(dict.fromkeys(["elf", *(name.replace("kdump", "elf") for name in formats)]))
+
+    def check_family(self, os_release: Mapping[str, str]) -> None:
+        """UsageError when the guest is of another family than we were told."""
+        if not {os_release.get("ID", ""), *os_release.get("ID_LIKE", "").split()} & self.family.known_ids:
+            raise UsageError(
+                f"this guest is {os_release.get('PRETTY_NAME', 'of an unknown distribution')},"
+                f" not of the family {self.family.name} (choose with --family)"
+            )
+
+    def missing(self, packages: tuple[str, ...]) -> tuple[str, ...]:
+        """Those of the packages that the guest does not have."""
+        return tuple(name for name in packages if not self._installed(name))
+
+    def install(self, packages: tuple[str, ...], *, say: Say = _silent) -> None:
+        """Install packages from the distribution's repositories, over the guest's network."""
+        if packages:
+            self._refresh(say)
+            names = " ".join(map(shlex.quote, packages))
+            self._run_installer(fill(self.family.commands.install, packages=names), say)
+
+    def install_files(self, files: tuple[LocalPackage, ...], *, say: Say = _silent) -> None:
+        """Bring package files into the guest and install them."""
+        if not files:
+            return
+        command = self._must_have("install_files", "package files")
+        place = GUEST_PLACE
+        self.guest.shell.run("rm -rf %s && mkdir %s", place, place)
+        for number, file in enumerate(files, start=1):
+            say(f"copying {number} of {len(files)}: {file.name}")
+            self.guest.shell.put(file.path, f"{place}/{file.name}")
+        names = " ".join(shlex.quote(f"{place}/{file.name}") for file in files)
+        self._run_installer(fill(command, files=names), say)
+        self.guest.shell.run("rm -rf %s", place)
+
+    def install_kernel(self, choice: KernelChoice, *, say: Say = _silent) -> str:
+        """Install the kernel that is asked for and return its release; UsageError when the guest cannot have it."""
+        before = self._kernels()
+        self.install_choice(choice, say=say)
+        after = self._kernels()
+        new = sorted(after - before)
+        if len(new) == 1:
+            return new[0]
+        if not new and len(after) == 1:
+            return next(iter(after))
+        brought = f"brought {len(new)} kernels" if new else "brought no new kernel"
+        raise UsageError(
+            f"{choice.asked} {brought}, so which one to drill is not known (the guest has {', '.join(sorted(after))})"
+        )
+
+    def install_choice(self, choice: PackageChoice, *, say: Say = _silent) -> None:
+        """Install a package, from a suite where one is named, or package files; UsageError when there is none."""
+        if choice.files:
+            self.install_files(choice.files, say=say)
+        elif choice.suite:
+            command = self._must_have("install_from", "packages of another suite")
+            if add := self.family.commands.add_suite:
+                self.guest.shell.run(fill(add, suite=choice.suite))
+            self._refresh(say)
+            self._run_installer(fill(command, packages=shlex.quote(choice.package), suite=choice.suite), say)
+        else:
+            self.install((choice.package,), say=say)
+
+    def kernel_config(self, release: str) -> str:
+        """What the configuration of an installed kernel says of kexec and dumps; empty where there is none."""
+        asked = r"^(# )?CONFIG_(X86_64|CRASH_DUMP|KEXEC|KEXEC_FILE|PROC_VMCORE)\b"
+        command = "grep -hsE %s %s %s || true"
+        return self.guest.shell.run(command, asked, f"/boot/config-{release}", f"/lib/modules/{release}/config").out
+
+    def choose_kernel(self, release: str) -> None:
+        """Make the boot loader start this kernel; reserve_and_build() makes it count."""
+        if len(self._kernels()) > 1:
+            self.guest.shell.run(fill(self._must_have("choose", "one of several kernels"), kernel=shlex.quote(release)))
+
+    def _kernels(self) -> set[str]:
+        """The releases of the kernels in the guest."""
+        return set(self.guest.shell.run(self.family.commands.kernels).out.split())
+
+    def _must_have(self, name: str, what: str) -> str:
+        """A command of the family that not every family has."""
+        command = getattr(self.family.bootloader if name == "choose" else self.family.commands, name)
+        if not command:
+            raise UsageError(f"the family {self.family.name} has no way to choose {what} here")
+        return str(command)
+
+    def _refresh(self, say: Say) -> None:
+        if command := self.family.commands.refresh:
+            self._run_installer(command, say)
+
+    def _run_installer(self, command: str, say: Say) -> None:
+        """A long command, whose last line is shown on the way; UsageError when there is no such package."""
+        timeout_s = INSTALL_TIMEOUT_S * self.guest.factor
+        result = self.guest.shell.run(command, timeout_s=timeout_s, check=False, on_line=say)
+        if result.ok:
+            return
+        lines = [line.strip() for line in f"{result.out}\n{result.err}".splitlines() if line.strip()]
+        if refused := refusal("\n".join(lines)):
+            raise UsageError(f"the guest's package manager refuses: {refused}")
+        raise CommandFailed(f"{command!r} ended with status {result.status}: {lines[-1] if lines else 'no output'}")
+
+    def _installed(self, package: str) -> bool:
+        return self.guest.shell.succeeds(fill(self.family.commands.installed, package=shlex.quote(package)))
+
+    def stop_updates(self) -> None:
+        """No package manager shall start by itself in the middle of a drill, or hold a lock while we install."""
+        if self.family.updates:
+            self.guest.shell.run(f"systemctl mask --now {' '.join(self.family.updates)} 2>&1 || true")
+
+    def enable(self) -> None:
+        """Switch the service on, and make its defaults safe."""
+        for path, text in self.family.drop_ins.items():
+            self.guest.shell.run("mkdir -p %s", str(PurePosixPath(path).parent))
+            self.guest.shell.write_text(path, text.lstrip())
+        self.guest.shell.run(self.family.commands.enable, timeout_s=COMMAND_TIMEOUT_S * self.guest.factor)
+        config = self.family.config
+        if settings := {name: value for name, value in config.settings.items() if config.keys.get(name)}:
+            self.configure(settings)
+
+    def original_directory(self) -> str:
+        """Where dumps went by the configuration that the guest had before we changed the target."""
+        if self._directory is None:
+            config = self.family.config
+            self._directory = config.directory(self.guest.shell.read_text(config.file)) or config.directory("") or ""
+        return self._directory
+
+    def configure(self, settings: Mapping[str, str | None]) -> bool:
+        """Write settings into the guest's configuration, where they differ from it, None for none; whether any did."""
+        text = self.guest.shell.read_text(self.family.config.file)
+        return self._replace_config(text, self.family.config.edit(text, settings))
+
+    def collect_with(self, level: int | None, compress: str | None) -> bool:
+        """Write dump level and compression into the guest's configuration, where they differ; whether they did.
+
+        UsageError names a compression that the guest's makedumpfile was built without.
+        """
+        config = self.family.config
+        text = self.guest.shell.read_text(config.file)
+        now = config.collection(text)
+        wanted = Collection(now.level if level is None else level, now.compress if compress is None else compress)
+        if self.compressors is not None and wanted.compress not in self.compressors:
+            raise UsageError(
+                f"the guest's makedumpfile was built without {wanted.compress} (it has {', '.join(self.compressors)})"
+            )
+        if wanted == now or (level is None and compress is None):
+            return False
+        return self._replace_config(text, config.with_collection(text, wanted.level, wanted.compress))
+
+    def _replace_config(self, old: str, new: str) -> bool:
+        if new == old:
+            return False
+        self.guest.shell.write_text(self.family.config.file, new, mode=self.family.config.mode)
+        return True
+
+    def boot_arguments(self, crashkernel: str | None) -> str:
+        """The kernel arguments that a drill needs."""
+        reservation = "" if crashkernel in (None, "none", "default") else f" crashkernel={crashkernel}"
+        return DRILL_ARGUMENTS + reservation
+
+    def write_bootloader(self, crashkernel: str | None) -> None:
+        """The drop-in with our arguments, where there is such a thing; reserve_and_build() makes it count."""
+        bootloader = self.family.bootloader
+        if not bootloader.file:
+            return
+        text = fill(bootloader.template, arguments=self.boot_arguments(crashkernel)).lstrip()
+        if crashkernel == "none":
+            # Without a reservation at all: also the packaged default has to go.
+            text += bootloader.without
+        self.guest.shell.write_text(bootloader.file, text)
+
+    def reserve_command(self, crashkernel: str | None) -> str:
+        """What brings our arguments to the kernel's command line at the next boot."""
+        bootloader = self.family.bootloader
+        also = {"default": bootloader.default, "none": bootloader.none}.get(crashkernel or "", "")
+        steps = (fill(bootloader.reserve, arguments=self.boot_arguments(crashkernel)), also)
+        return " && ".join(step.strip() for step in steps if step)
+
+    def reserve_and_build(self, crashkernel: str | None, *, kernel: str | None = None, say: Say = _silent) -> str:
+        """Update the boot loader and build the capture initramfs, with the guest's own tools, side by side.
+
+        kernel is the release to build for; the running one unless said. Returns what was said; NotArmed quotes a build
+        that failed, CommandFailed a boot loader.
+        """
+        running = self.guest.shell.run("uname -r").out.strip()
+        kernel = kernel or running
+        build = fill(self.family.commands.build, kernel=kernel)
+        if kernel != running and build == self.family.commands.build:
+            build = "true"  # it can only build for the running kernel; the service does it when the other one runs
+        reserve = self.reserve_command(crashkernel)
+        script = (
+            f"({reserve}) >/tmp/reserve.log 2>&1 & reserve=$!; ({build}) 2>&1; built=$?;"
+            " wait $reserve || { reserved=$?; cat /tmp/reserve.log; exit $reserved; };"
+            f' [ $built = 0 ] || {{ echo "[status $built]"; exit {_NOT_BUILT}; }}; cat /tmp/reserve.log'
+        )
+        made = self.guest.shell.run(script, timeout_s=BUILD_TIMEOUT_S * self.guest.factor, check=False, on_line=say)
+        if made.status == _NOT_BUILT:
+            reason = f"kdump is not armed: {build!r} failed: {_last_words(made.out)}"
+            raise NotArmed(reason, said=made.out.strip())
+        if not made.ok:
+            raise CommandFailed(f"{reserve!r} ended with status {made.status}: {_last_words(made.out)}")
+        return made.out
+
+    def pause_cloud_init(self) -> None:
+        """Leave cloud-init out of the next boots: it has done its work and costs an emulated guest half a minute."""
+        self.guest.shell.run("test ! -d /etc/cloud || touch %s", _CLOUD_INIT_OFF)
+
+    def resume_cloud_init(self) -> None:
+        """Let cloud-init run at the next boot again."""
+        self.guest.shell.run("rm -f %s", _CLOUD_INIT_OFF)
+
+    def arm(self) -> None:
+        """(Re)start the service and wait until the capture kernel is loaded; NotArmed quotes why it is not."""
+        command = self.family.commands.arm
+        # A started service that is told to restart may fail and still be called active: only its status tells.
+        armed = self.guest.shell.run(f"{command} 2>&1", timeout_s=BUILD_TIMEOUT_S * self.guest.factor, check=False)
+        if not armed.ok and not self.is_loaded():
+            reason = f"kdump is not armed: {command!r} ended with status {armed.status}: {_last_words(armed.out)}"
+            raise NotArmed(reason, said=armed.out.strip())
+        self.wait_until_loaded()
+
+    def give_back_free_pages(self) -> None:
+        """Let each processor give the free pages that it keeps for itself back to all, where the kernel can be told.
+
+        They look like the kernel's own: no level drops them, and how many there are is chance.
+        """
+        self.guest.shell.run(_GIVE_BACK, timeout_s=COMMAND_TIMEOUT_S * self.guest.factor)
+
+    def shrink(self, reserved_mib: int) -> None:
+        """Give back all but so much of the reservation, and load the capture kernel into the rest.
+
+        CommandFailed where the kernel refuses, as it does to reserve more; NotArmed where the rest is too small.
+        """
+        self.guest.shell.run("systemctl stop %s", self.family.service, timeout_s=COMMAND_TIMEOUT_S * self.guest.factor)
+        if self.is_loaded():
+            self.guest.shell.run("kexec -p -u")
+        self.guest.shell.run(f"{_SIZE_FILE}; echo {reserved_mib * MIB} > $f")
+        self.arm()
+
+    def is_loaded(self) -> bool:
+        """Whether the kernel has a capture kernel to jump to."""
+        return self.guest.shell.run(_LOADED, check=False).out.strip() == "1"
+
+    def wait_until_loaded(self) -> None:
+        """Wait for the service and kexec_crash_loaded; NotArmed quotes what kdump's own status says."""
+        # SUSE loads early in the boot and again when the service starts: in between, nothing is loaded.
+        self.settle()
+
+        def failed() -> str | None:
+            line = self._service_state()
+            if line == "inactive" and self.guest.shell.run(_SIZE, check=False).out.strip() == "0":
+                # Units with a condition on crashkernel= are skipped, and never fail.
+                return f"{self.family.service} does not start: the kernel reserved no memory"
+            return f"{self.family.service} has failed" if line == "failed" else None
+
+        try:
+            poll(
+                "kexec_crash_loaded to become 1",
+                lambda: True if self.is_loaded() else None,
+                timeout_s=self.family.load_timeout_s * self.guest.factor,
+                every_s=LOOK_EVERY_S * self.guest.factor,
+                give_up=failed,
+            )
+        except WaitedInVain as error:
+            raise NotArmed(f"kdump is not armed: {failed() or error}", said=self.says()) from None
+
+    def says(self) -> str:
+        """What kdump's own status says, which may wait for a lock that nobody lets go, and the service's last words."""
+        journal = f"journalctl -b -u {self.family.service} -o cat --no-pager -n 8"
+        command = f"{{ {self.family.commands.status}; {journal}; }} 2>&1 | tail -30"
+        try:
+            return self.guest.shell.run(
+                command, timeout_s=COMMAND_TIMEOUT_S * self.guest.factor, check=False
+            ).out.strip()
+        except CommandFailed as error:
+            return str(error)
+
+    def settle(self) -> None:
+        """Wait until the service is done with starting, whatever comes of it."""
+        with contextlib.suppress(WaitedInVain):
+            poll(
+                f"{self.family.service} to have started",
+                lambda: None if self._has_a_job() else True,
+                timeout_s=self.family.load_timeout_s * self.guest.factor,
+                every_s=LOOK_EVERY_S * self.guest.factor,
+            )
+
+    def wait_until_booted(self) -> str | None:
+        """Wait until the boot is over, not only its login prompt there; what is still starting when it takes too long.
+
+        cloud-init's last stage comes after the prompt, and what it holds would be in some dumps and not in others.
+        """
+        try:
+            poll(
+                "the boot of the guest to end",
+                lambda: None if self._is_booting() else True,
+                timeout_s=BOOTED_TIMEOUT_S * self.guest.factor,
+                every_s=LOOK_EVERY_S * self.guest.factor,
+            )
+        except WaitedInVain:
+            jobs = self.guest.shell.run("systemctl list-jobs --no-legend", check=False).out.splitlines()
+            return ", ".join(words[1] for words in map(str.split, jobs) if len(words) > 1)
+        return None
+
+    def _is_booting(self) -> bool:
+        """Whether systemd's first queue of jobs is not done yet; what a timer starts later does not count."""
+        return self.guest.shell.run("systemctl is-system-running", check=False).out.strip() in (
+            "initializing",
+            "starting",
+        )
+
+    def _has_a_job(self) -> bool:
+        """Whether the service is starting, or will as soon as others have: until then it is merely inactive."""
+        told = self.guest.shell.run("systemctl list-jobs --no-legend %s", self.family.service, check=False)
+        return bool(told.out.strip())
+
+    def _service_state(self) -> str:
+        return self.guest.shell.run("systemctl is-active %s", self.family.service, check=False).out.strip()
+
+    def suggested_mib(self) -> int | None:
+        """The reservation that the guest's own tool suggests; None where it has none, or says nothing."""
+        command = self.family.commands.estimate
+        if not command:
+            return None
+        said = self.guest.shell.run(f"{command} 2>&1", timeout_s=BUILD_TIMEOUT_S * self.guest.factor, check=False).out
+        found = re.findall(self.family.suggestion, said)
+        return sum(map(int, found)) if found else None
+
+
+def parse_os_release(text: str) -> dict[str, str]:
+    """The fields of os-release(5)."""
+    return dict(_unquoted(line) for line in text.splitlines() if "=" in line)
+
+
+def built_in(version_text: str) -> tuple[str, ...]:
+    """The compressions in what makedumpfile -v prints; it does not speak of none and zlib, which are always there."""
+    enabled = set(re.findall(r"^(\w+)\s+enabled\s*$", version_text, re.MULTILINE))
+    return tuple(name for name in COMPRESS_FLAGS if name in ("none", "zlib") or name in enabled)
+
+
+def _last_words(text: str) -> str:
+    """The end of an output, on one line."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return " | ".join(lines[-LAST_LINES:]) or "nothing"
+
+
+def _unquoted(line: str) -> tuple[str, str]:
+    name, _, value = line.partition("=")
+    return name.strip(), value.strip().strip("\"'")

@@ -1,0 +1,304 @@
+"""Where a dump goes, and how to look there afterwards."""
+
+from __future__ import annotations
+
+import glob
+import re
+import shlex
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ..base.errors import GuestError, UsageError
+from ..distro.family import Family, fill
+from ..vm.cloud_init import make_key
+
+if TYPE_CHECKING:
+    from ..vm.guest import Guest
+    from ..vm.shell import Shell
+    from .service import Stack
+
+TARGETS = ("local", "ext4", "xfs", "ssh", "nfs")
+ON_DISK = ("ext4", "xfs")
+ON_SERVER = ("ssh", "nfs")
+MOUNT = "/mnt/kdump-target"  # of a disk for dumps
+LABEL = "kdump-target"  # of its filesystem, and the disk's serial number
+_DEVICE = f"/dev/disk/by-id/virtio-{LABEL}"
+KEY = "/root/.ssh/kdump_id_ed25519"
+_IDENTITIES = tuple(f"/root/.ssh/id_{kind}" for kind in ("ed25519", "ecdsa", "rsa"))  # that OpenSSH tries by itself
+PROPAGATE_TIMEOUT_S = 30.0  # unscaled
+ROOT = "root"
+_GLOB = re.compile(r"[^*?\[\]-]+")  # what of a pattern is no pattern
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoundFile:
+    """A dump, or something that looks like one, where the target keeps them."""
+
+    path: str
+    size_bytes: int
+    mode: int  # permission bits
+    owner: str
+    directory_mode: int
+    final: bool  # carries the name, and has the companion, that the family gives to finished dumps
+    unfinished: str = ""  # why it is not final in spite of its name
+    place: str = ""  # the machine or disk that it is on; nothing for the guest's own system
+    wanted: bool = True  # it is where it should be
+
+    @property
+    def name(self) -> str:
+        """The last part of the path."""
+        return PurePosixPath(self.path).name
+
+    @property
+    def where(self) -> str:
+        """Place and path."""
+        return f"{self.place}:{self.path}" if self.place else self.path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Server:
+    """What a guest must know of the machine that its dumps go to."""
+
+    name: str
+    address: str
+    host_key: str  # its public key
+    user: str  # who receives dumps over SSH
+    directory: str  # where they go, also as the export of NFS
+    shell: Shell  # ours, as root
+
+    def admit(self, public_key: str) -> None:
+        """Let the owner of this key send dumps."""
+        self.shell.run(f"echo %s >> ~{self.user}/.ssh/authorized_keys", public_key)
+
+    def dismiss(self, public_key: str) -> None:
+        """Let the owner of this key in no longer."""
+        body = public_key.split()[1].replace("/", r"\/")
+        self.shell.run(f"sed -i %s ~{self.user}/.ssh/authorized_keys", f"/{body}/d")
+
+
+class Target:
+    """One place for dumps, as one family reaches it."""
+
+    def __init__(self, name: str, family: Family, server: Server | None = None) -> None:
+        self.name = name
+        self.family = family
+        self._server = server
+        self.trouble = ""  # what is wrong with the place, when last looked
+        self._before = ""  # where the guest's own configuration puts dumps
+
+    @property
+    def server(self) -> Server:
+        """The machine that dumps go to."""
+        assert self._server is not None, f"the target {self.name} has been given no server"
+        return self._server
+
+    def adapt(self, family: Family) -> Family:
+        """The family as it must be driven to dump there."""
+        options = family.targets[self.name].options
+        return replace(family, config=replace(family.config, options=options)) if options else family
+
+    @property
+    def owner(self) -> str:
+        """Who owns a dump there."""
+        return self.server.user if self.name == "ssh" else ROOT
+
+    def shelf(self, system: Files) -> Files:
+        """How to get at the dumps; system is the guest's own."""
+        return ShellFiles(self.server.shell) if self.name in ON_SERVER else system
+
+    # ------------------------------------------------------------ before the crash
+
+    def aim(self, guest: Guest, stack: Stack) -> bool:
+        """Make the place ready and tell kdump to dump there; whether the guest's configuration was changed."""
+        if self.name in ON_DISK:
+            self._mount(guest.shell)
+        elif self.name in ON_SERVER:
+            self._introduce(guest.shell)
+        self._before = stack.original_directory()
+        words = {"before": self._before, "mount": MOUNT, "key": KEY}
+        if self._server is not None:
+            words |= {"host": self._server.name, "user": self._server.user, "directory": self._server.directory}
+        wanted = stack.family.targets[self.name].settings
+        known = {setting for target in stack.family.targets.values() for setting in target.settings}
+        changed = stack.configure(
+            {setting: fill(wanted[setting], **words) if setting in wanted else None for setting in sorted(known)}
+        )
+        if self.name == "ssh":
+            changed = self._propagate(guest, words) or changed
+        return changed
+
+    def _mount(self, shell: Shell) -> None:
+        """A filesystem on the empty disk, and a place for it that outlives a reboot."""
+        if shell.succeeds("mountpoint -q %s", MOUNT):
+            return
+        force = "-F" if self.name == "ext4" else "-f"
+        shell.run(f"blkid -L {LABEL} >/dev/null || mkfs.{self.name} -q {force} -L {LABEL} {_DEVICE}", timeout_s=300)
+        line = f"LABEL={LABEL} {MOUNT} {self.name} defaults 0 0"
+        shell.run(f"mkdir -p {MOUNT}; grep -q {LABEL} /etc/fstab || echo %s >> /etc/fstab; mount {MOUNT}", line)
+
+    def _introduce(self, shell: Shell) -> None:
+        """The server's name and host key; a crashed machine should ask nobody for an address."""
+        server = self.server
+        line = f"{server.address} {server.name}"
+        shell.run("grep -qxF %s /etc/hosts || echo %s >> /etc/hosts", line, line)
+        host_key = f"{server.name} {' '.join(server.host_key.split()[:2])}"
+        shell.run(
+            "mkdir -p -m 700 /root/.ssh; cd /root/.ssh; grep -qxF %s known_hosts 2>/dev/null || echo %s >> known_hosts",
+            host_key,
+            host_key,
+        )
+
+    def _propagate(self, guest: Guest, words: Mapping[str, str]) -> bool:
+        """A key of kdump's own, taken to the server by the family's own means; whether it was made now."""
+        shell, server = guest.shell, self.server
+        if shell.succeeds("test -e %s", KEY):
+            return False
+        key, ours = make_key("kdump"), make_key("kdump-harness")
+        shell.write_text(KEY, key.private, mode=0o600)
+        shell.write_text(f"{KEY}.pub", key.public + "\n")
+        # ssh-copy-id needs another way in until the key is known there: an identity that ssh tries by itself. One
+        # that its configuration names would be tried for the new key as well, which would then look known already.
+        identity = next((path for path in _IDENTITIES if not shell.succeeds("test -e %s", path)), None)
+        if identity is None:
+            raise GuestError(f"the guest has keys under all of ssh's names ({', '.join(_IDENTITIES)})")
+        server.admit(ours.public)
+        try:
+            shell.write_text(identity, ours.private, mode=0o600)
+            command = fill(self.family.commands.propagate, **words)
+            self._must(guest, command, f"the guest cannot take its key to {server.name}")
+        finally:
+            server.dismiss(ours.public)
+            shell.run("rm -f %s", identity)
+        login = f"ssh -n -i {KEY} -o BatchMode=yes {server.user}@{server.name} true"
+        self._must(guest, login, f"{server.name} does not know the guest's key after {command!r}")
+        return True
+
+    def _must(self, guest: Guest, command: str, otherwise: str) -> None:
+        """GuestError, with the command's last words, unless it succeeds."""
+        told = guest.shell.run(f"{command} 2>&1", timeout_s=PROPAGATE_TIMEOUT_S * guest.factor, check=False)
+        if not told.ok:
+            words = " | ".join(line.strip() for line in told.out.splitlines()[-3:])
+            raise GuestError(f"{otherwise}: {command!r} ended with status {told.status}: {words or 'no output'}")
+
+    # ------------------------------------------------------------ afterwards
+
+    def look(self, guest: Guest, directory: str | None = None) -> dict[str, FoundFile]:
+        """Everything that is a dump or the beginning of one, by place and path, also where it should not be.
+
+        directory is where the guest's configuration puts dumps; the family's own when it is not told.
+        """
+        here = self._here(directory)
+        system = ShellFiles(guest.shell)
+        places: list[tuple[Files, str, str, bool]] = [(system, "", here, self.name == "local")]
+        if self.name in ON_DISK:
+            mounted = guest.shell.succeeds("mountpoint -q %s", MOUNT)
+            self.trouble = "" if mounted else f"{MOUNT} is not mounted"
+            places.append((system, LABEL if mounted else "", MOUNT, mounted))
+        return self._look_at(places)
+
+    def look_off(self, system: Files, directory: str | None = None) -> dict[str, FoundFile]:
+        """The same after the guest was switched off: system reads its disk."""
+        return self._look_at([(system, "", self._here(directory), self.name == "local")])
+
+    def _here(self, directory: str | None) -> str:
+        return self._before or directory or self.family.config.directory("") or "/var/crash"
+
+    def _look_at(self, places: list[tuple[Files, str, str, bool]]) -> dict[str, FoundFile]:
+        if self._server is not None:
+            server = self._server
+            places = [*places, (ShellFiles(server.shell), server.name, server.directory, self.name in ON_SERVER)]
+        found: dict[str, FoundFile] = {}
+        for files, place_name, where, wanted in places:
+            for file in self._files(files, where):
+                described = replace(file, place=place_name, wanted=wanted)
+                found[described.where] = described
+        return found
+
+    def _files(self, files: Files, directory: str) -> Iterator[FoundFile]:
+        dumps = self.family.dumps
+        for final, patterns in ((True, dumps.finished), (False, dumps.unfinished)):
+            for path, facts in files.stat([fill(pattern, directory=glob.escape(directory)) for pattern in patterns]):
+                unfinished = ""
+                if final and dumps.companion:
+                    unfinished = self._refuted(files, PurePosixPath(path).with_name(dumps.companion))
+                yield FoundFile(path=path, final=final and not unfinished, unfinished=unfinished, **facts)
+
+    def _refuted(self, files: Files, companion: PurePosixPath) -> str:
+        """What the file beside a dump says against it; empty when it says that the dump is finished."""
+        text = files.read(companion)
+        if text is None or not text.strip():
+            return f"no {companion.name}" if text is None else f"{companion.name} is empty"
+        refuted = re.search(self.family.dumps.refuted, text)
+        return f"{companion.name}: {refuted.group().strip()}" if refuted else ""
+
+
+class Files(Protocol):
+    """Where dumps are looked for and fetched from."""
+
+    def stat(self, patterns: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Path, and size, mode, owner and directory mode, of what the patterns match."""
+
+    def read(self, path: PurePosixPath) -> str | None:
+        """A small text; None where there is none."""
+
+    def small_files(self, directory: str) -> list[str]:
+        """The paths of the small files of a directory."""
+
+    def fetch(self, path: str, to: Path, *, progress: Callable[[int], None] | None = None) -> int:
+        """Copy a file to a new one of this host and return its size in bytes."""
+
+
+class ShellFiles:
+    """The files of a machine that answers."""
+
+    def __init__(self, shell: Shell) -> None:
+        self._shell = shell
+
+    def stat(self, patterns: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+        """As Files; the machine's shell expands the patterns."""
+        if patterns:
+            yield from _stat(self._shell, [_GLOB.sub(lambda part: shlex.quote(part.group()), one) for one in patterns])
+
+    def read(self, path: PurePosixPath) -> str | None:
+        """As Files."""
+        read = self._shell.run("cat -- %s", path, check=False)
+        return read.out if read.ok else None
+
+    def small_files(self, directory: str) -> list[str]:
+        """As Files."""
+        command = "find %s -maxdepth 1 -type f -size -2048k"
+        return self._shell.run(command, directory, check=False).out.splitlines()
+
+    def fetch(self, path: str, to: Path, *, progress: Callable[[int], None] | None = None) -> int:
+        """As Files."""
+        return self._shell.fetch(path, to, progress=progress)
+
+
+def _stat(shell: Shell, patterns: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Size, mode, owner and directory mode of the files that the patterns match, which the guest's shell expands."""
+    script = (
+        f'for f in {" ".join(patterns)}; do [ -e "$f" ] &&'
+        ' printf "%s|%s|%s\\n" "$(stat -c "%s|%a|%U" "$f")" "$(stat -c %a "${f%/*}")" "$f"; done; true'
+    )
+    for line in shell.run(script).out.splitlines():
+        size, mode, owner, directory_mode, path = line.split("|", 4)
+        yield (
+            path,
+            {
+                "size_bytes": int(size),
+                "mode": int(mode, 8),
+                "owner": owner,
+                "directory_mode": int(directory_mode, 8),
+            },
+        )
+
+
+def find_target(name: str, family: Family, server: Server | None = None) -> Target:
+    """A target by name; UsageError names the known ones, and those that the family has."""
+    if name not in TARGETS:
+        raise UsageError(f"unknown target {name!r} (known: {', '.join(TARGETS)})")
+    if name not in family.targets:
+        raise UsageError(f"kdump of the family {family.name} has no target {name} (it has {', '.join(family.targets)})")
+    return Target(name, family, server)

@@ -1,0 +1,1 @@
+"""Evidence bundles: what is collected and redacted for a bug report."""

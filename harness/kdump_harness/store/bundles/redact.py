@@ -1,0 +1,89 @@
+"""Leaves out what others must not see: secrets in texts by redact.toml, the pages of users by filtering once more."""
+
+from __future__ import annotations
+
+import functools
+import re
+import subprocess
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ...base import tables
+from ...distro.config_file import COMPRESS_FLAGS
+from ...vmcore import inspect
+
+_LEVEL = 31
+_DROPPED = ("free", "cache", "cache_private", "user")
+_LEFT_OUT = "[left out]"
+_CPU_S = 3600
+_ADDRESS_SPACE_BYTES = 8 << 30
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Rule:
+    name: str
+    pattern: str
+    keep: str
+
+
+@functools.cache
+def _rules() -> Sequence[tuple[str, re.Pattern[str], str]]:
+    rows = tables.load_rows(tables.package_path("store", "bundles", "redact.toml"), "rule", _Rule)
+    return [(row.name, re.compile(row.pattern), row.keep + _LEFT_OUT) for row in rows]
+
+
+def redact_text(text: str) -> tuple[str, dict[str, int]]:
+    """The text without secrets, and how often each kind of them was left out."""
+    counts = {}
+    for name, pattern, put in _rules():
+        text, count = pattern.subn(put, text)
+        if count:
+            counts[name] = count
+    return text, counts
+
+
+def redact_json(value: Any, counts: Counter[str]) -> Any:
+    """The same structure with its texts redacted; counts is added to."""
+    if isinstance(value, str):
+        text, found = redact_text(value)
+        counts.update(found)
+        return text
+    if isinstance(value, dict):
+        return {key: redact_json(each, counts) for key, each in value.items()}
+    if isinstance(value, list):
+        return [redact_json(each, counts) for each in value]
+    return value
+
+
+def is_filtered(inspection: Mapping[str, Any]) -> bool:
+    """Whether a dump has no pages of users, as its level says and its own page structures confirm."""
+    classes = inspection.get("classes") or {}
+    return inspection.get("level") == _LEVEL and bool(classes) and not any(
+        classes.get(name, {}).get("kept", 0) for name in _DROPPED
+    )  # fmt: skip
+
+
+def filter_again(dump: Path, to: Path, inspection: Mapping[str, Any]) -> str | None:
+    """Write the dump at level 31 with the makedumpfile of this machine; why it could not be, or None."""
+    flags = COMPRESS_FLAGS.get(str(inspection.get("header_compression")), "-c").split()
+    command = [
+        "prlimit", "--core=0", f"--cpu={_CPU_S}", f"--as={_ADDRESS_SPACE_BYTES}",
+        f"--fsize={dump.stat().st_size + (64 << 20)}",
+        "makedumpfile", *flags, "-d", str(_LEVEL), str(dump), str(to),
+    ]  # fmt: skip
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+    except FileNotFoundError as error:
+        return f"{error.filename} is not installed"
+    if done.returncode != 0:
+        said = [line for line in (done.stderr or done.stdout).splitlines() if line.strip()]
+        return f"makedumpfile: {said[-1].strip() if said else f'status {done.returncode}'}"
+    found = inspect(to)
+    if not found.whole:
+        return f"what makedumpfile wrote is damaged ({found.damage[0].message})"
+    if not is_filtered(found.to_json()):
+        return "what makedumpfile wrote still has pages of users, or does not tell"
+    return None

@@ -1,0 +1,1 @@
+"""Untrusted dumps on their way into the store."""

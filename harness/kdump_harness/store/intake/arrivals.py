@@ -1,0 +1,181 @@
+"""Looks at a directory that strangers write to: follows no link, opens no device, and stops somewhere."""
+
+from __future__ import annotations
+
+import contextlib
+import fnmatch
+import functools
+import itertools
+import os
+import re
+import stat
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+from ...base.errors import UsageError
+from ...distro.family import load_families
+from ...vmcore.formats.elf import SIGNATURE as ELF_SIGNATURE
+from ...vmcore.formats.kdump import SIGNATURE as KDUMP_SIGNATURE
+from ...vmcore.formats.source import FLAT_SIGNATURE
+
+_MAX_DEPTH = 6
+_MAX_NAMES = 20_000  # in one directory
+_MAX_DIRECTORIES = 20_000
+_MAX_COMPANION_BYTES = 1 << 16
+_SIGNATURES = (KDUMP_SIGNATURE, FLAT_SIGNATURE, ELF_SIGNATURE)
+_OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
+_KINDS = {
+    stat.S_IFLNK: "a symbolic link", stat.S_IFDIR: "a directory", stat.S_IFIFO: "a FIFO",
+    stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """One directory, held open, so that it cannot become another one meanwhile."""
+
+    path: Path  # for people; no access goes by it
+    descriptor: int
+    names: Sequence[str] = field(repr=False)
+
+    def status(self, name: str) -> os.stat_result:
+        """Of the entry itself, not of what it points to."""
+        return os.stat(name, dir_fd=self.descriptor, follow_symlinks=False)
+
+    def open(self, name: str) -> int:
+        """A regular file of this directory for reading; UsageError for anything else."""
+        before = self.status(name)
+        if not stat.S_ISREG(before.st_mode):  # asked first, since opening alone makes some devices do something
+            raise UsageError(f"not a regular file but {_KINDS.get(stat.S_IFMT(before.st_mode), 'something else')}")
+        descriptor = os.open(name, _OPEN, dir_fd=self.descriptor)
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            raise UsageError("it was exchanged while it was opened")
+        return descriptor
+
+    def unlink(self, name: str) -> None:
+        """Remove a file of this directory."""
+        os.unlink(name, dir_fd=self.descriptor)
+
+    def text(self, name: str) -> str | None:
+        """The beginning of a small file; None when it is not there."""
+        try:
+            descriptor = self.open(name)
+        except (OSError, UsageError):
+            return None
+        try:
+            return os.pread(descriptor, _MAX_COMPANION_BYTES, 0).decode("utf-8", "replace")
+        finally:
+            os.close(descriptor)
+
+
+@contextlib.contextmanager
+def place_of(path: Path) -> Iterator[tuple[Place, str]]:
+    """The directory of a file that the user named, and the file's name in it."""
+    try:
+        descriptor = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise UsageError(f"{shown(path)} cannot be read ({error.strerror})") from None
+    try:
+        yield Place(path=path.parent, descriptor=descriptor, names=os.listdir(descriptor)), path.name
+    finally:
+        os.close(descriptor)
+
+
+def walk(top: Path) -> Iterator[Place]:
+    """The directory and those below it, as far as they can be entered without following a link."""
+    try:
+        descriptor = os.open(top, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise UsageError(f"{shown(top)} cannot be read ({error.strerror})") from None
+    yield from itertools.islice(_walk(top, descriptor, depth=0), _MAX_DIRECTORIES)
+
+
+def _walk(path: Path, descriptor: int, *, depth: int) -> Iterator[Place]:
+    try:
+        with os.scandir(descriptor) as entries:
+            found = list(itertools.islice(entries, _MAX_NAMES))
+        found.sort(key=lambda entry: entry.name)
+        yield Place(path=path, descriptor=descriptor, names=[entry.name for entry in found])
+        for entry in found if depth < _MAX_DEPTH else ():
+            with contextlib.suppress(OSError):  # gone, a link by now, or not for us
+                if entry.is_dir(follow_symlinks=False):
+                    below = os.open(entry.name, _OPEN | os.O_DIRECTORY, dir_fd=descriptor)
+                    yield from _walk(path / entry.name, below, depth=depth + 1)
+    finally:
+        os.close(descriptor)
+
+
+def shown(path: Path | str) -> str:
+    """A name as it can be printed, whatever its bytes."""
+    text = os.fsencode(path).decode("utf-8", "backslashreplace")
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Names:
+    """What the families call a dump, and what one that is not finished."""
+
+    finished: re.Pattern[str]
+    unfinished: re.Pattern[str]
+    companions: tuple[tuple[str, re.Pattern[str]], ...]
+
+
+@functools.cache
+def _names() -> _Names:
+    families = load_families().values()
+    dumps = [each.dumps for family in families for each in (family, *(driven for _, driven in family.releases))]
+    return _Names(
+        finished=_any(pattern for each in dumps for pattern in each.finished),
+        unfinished=_any(pattern for each in dumps for pattern in each.unfinished),
+        companions=tuple({each.companion: re.compile(each.refuted) for each in dumps if each.companion}.items()),
+    )
+
+
+def _any(patterns: Iterator[str]) -> re.Pattern[str]:
+    """Only the file's own name counts: the directories' names are the sender's choice."""
+    return re.compile("|".join(fnmatch.translate(name) for name in {PurePosixPath(text).name for text in patterns}))
+
+
+def is_candidate(place: Place, name: str) -> bool:
+    """Whether this may be a dump, by its name or by how it begins; not when it cannot be looked at."""
+    try:
+        mode = place.status(name).st_mode
+    except OSError:
+        return False
+    if _names().finished.fullmatch(name) or _names().unfinished.fullmatch(name):
+        return not stat.S_ISDIR(mode)
+    if not stat.S_ISREG(mode):
+        return False
+    try:
+        descriptor = place.open(name)
+    except (OSError, UsageError):
+        return False
+    try:
+        return os.pread(descriptor, 16, 0).startswith(_SIGNATURES)
+    finally:
+        os.close(descriptor)
+
+
+def unfinished_sign(place: Place, name: str) -> str | None:
+    """Why its sender does not call it finished; None when nothing speaks against it."""
+    if _names().unfinished.fullmatch(name):
+        return "its name is that of an unfinished dump"
+    for companion, refuted in _names().companions:
+        if companion in place.names and (text := place.text(companion)) is not None:
+            if not text.strip():
+                return f"{companion} is empty"
+            if match := refuted.search(text):
+                return f"{companion}: {shown(match.group().strip())}"
+    return None
+
+
+# What the stacks write beside a dump. Sources: kdump.sh, kdump-config, kdump-save.
+_BESIDE = re.compile(r"(?:vmcore-dmesg|dmesg|README)(?:\.txt)?|kexec-dmesg\.log")
+
+
+def beside(place: Place, dump: str) -> list[str]:
+    """The small files that belong to a dump; Debian's dump.STAMP has a dmesg.STAMP."""
+    stamped = f"dmesg{PurePosixPath(dump).suffix}"
+    return [name for name in place.names if _BESIDE.fullmatch(name) or name == stamped]

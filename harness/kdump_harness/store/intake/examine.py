@@ -1,0 +1,112 @@
+"""Looks at a dump in a process of its own, so that no dump takes the store down with it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .copying import NO_ROOM_STATUS, NoRoom
+
+LOG_NAME = "kernel.log"
+_MEMORY_BYTES = 8 << 30  # of address space: a machine with 4 TiB of memory has bitmaps of 128 MiB
+_LIMIT_S = 300
+_SLOWEST_BYTES_PER_S = 5 << 20
+_MAX_ANSWER_BYTES = 64 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Examination:
+    """What was found out; what could not be is None, and trouble says why."""
+
+    inspection: Mapping[str, Any] | None
+    triage: Mapping[str, Any] | None
+    signature: Mapping[str, str] | None
+    uptime_s: float | None
+    traits: Mapping[str, str]
+    trouble: str = ""
+
+    @property
+    def whole(self) -> bool:
+        """Whether every page of the dump is there and readable."""
+        return bool(self.inspection and self.inspection["whole"])
+
+    @property
+    def damage(self) -> str:
+        """The first damage as a sentence."""
+        if self.inspection is None:
+            return self.trouble or "it could not be looked at"
+        return "; ".join(f"{one['kind']}: {one['message']}" for one in self.inspection["damage"][:2])
+
+
+def examine(dump: Path, *, log_to: Path, debuginfo: Path | None = None, state: Path | None = None) -> Examination:
+    """Check every page, read the kernel log into log_to, and triage; it never raises for what the dump is.
+
+    NoRoom when the log cannot be written.
+    """
+    limit_s = _LIMIT_S + dump.stat().st_size // _SLOWEST_BYTES_PER_S
+    process = subprocess.Popen(
+        # -P: what lies in the current directory is no module of ours.
+        [sys.executable, "-P", "-m", f"{__package__}.worker", str(_MEMORY_BYTES), str(limit_s),
+         str(dump), str(log_to), str(debuginfo or ""), str(state or "")],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=_environment(),
+        start_new_session=True,
+    )  # fmt: skip
+    trouble = ""
+    try:
+        try:
+            out, errors = process.communicate(timeout=limit_s)
+        except subprocess.TimeoutExpired:
+            trouble = f"it took more than {limit_s} s to look at it"
+            _kill(process)
+            out, errors = process.communicate()
+    finally:
+        _kill(process)
+        process.wait()
+    if process.returncode == NO_ROOM_STATUS:
+        raise NoRoom("the store's disk is full; the store keeps what it has")
+    if not trouble and process.returncode != 0:
+        said = errors.decode("utf-8", "replace").strip().splitlines()[-1:]
+        trouble = f"looking at it ended with status {process.returncode}" + (f": {said[0][:300]}" if said else "")
+    facts = _parse(out[:_MAX_ANSWER_BYTES])
+    log = facts.get("log") or {}
+    return Examination(
+        inspection=facts.get("inspection"),
+        triage=facts.get("triage"),
+        signature=facts.get("signature"),
+        uptime_s=log.get("uptime_s"),
+        traits=log.get("traits", {}),
+        trouble=trouble,
+    )
+
+
+def _environment() -> dict[str, str]:
+    path = [str(Path(__file__).resolve().parents[3]), os.environ.get("PYTHONPATH", "")]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, path)), "OPENBLAS_NUM_THREADS": "1"}
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    """End the process and all that it has started."""
+    if process.returncode is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def _parse(out: bytes) -> dict[str, Any]:
+    """The facts that arrived whole."""
+    facts: dict[str, Any] = {}
+    for raw in out.split(b"\n"):
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            line = json.loads(raw)
+            facts[line["fact"]] = line["value"]
+    return facts

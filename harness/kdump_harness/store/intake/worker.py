@@ -1,0 +1,62 @@
+"""The process that looks at a dump from somewhere: prints one JSON line per fact, and may die of what it reads."""
+
+from __future__ import annotations
+
+import json
+import resource
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+from ...base.progress import Progress
+from ...triage import triage
+from ...vmcore import VmcoreError, inspect, open_vmcore
+from .copying import FULL, NO_ROOM_STATUS
+from .signature import signature, traits, uptime_s
+
+
+def main() -> None:
+    """Arguments: bytes of address space, seconds, the dump, where the kernel log goes, then debug info and state."""
+    memory_bytes, limit_s, dump, log_to, debuginfo, state = sys.argv[1:]
+    _limit(int(memory_bytes), int(limit_s))
+    _tell("inspection", inspect(dump).to_json())
+    try:
+        with open_vmcore(dump) as vmcore:
+            log = vmcore.dmesg()
+    except VmcoreError:
+        log = ""
+    try:
+        Path(log_to).write_text(log, encoding="utf-8")
+    except OSError as error:
+        sys.exit(NO_ROOM_STATUS if error.errno in FULL else str(error))
+    try:
+        crash = triage(
+            dump,
+            debuginfo=Path(debuginfo) if debuginfo else None,
+            state=Path(state) if state else None,
+            progress=Progress(quiet=True),
+        )
+    except VmcoreError:
+        return  # of a dump that cannot be opened; the inspection has said so
+    name = signature(crash)
+    _tell("signature", vars(name) if name else None)
+    _tell("log", {"uptime_s": uptime_s(log), "traits": traits(log, crash)})
+    _tell("triage", crash.to_json())
+
+
+def _limit(memory_bytes: int, limit_s: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that started us
+    # Only the soft limit: the process that runs drgn sets one of its own.
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, hard))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    signal.alarm(limit_s)
+
+
+def _tell(fact: str, value: Any) -> None:
+    print(json.dumps({"fact": fact, "value": value}), flush=True)  # noqa: T201 - the parent reads standard output
+
+
+if __name__ == "__main__":
+    main()

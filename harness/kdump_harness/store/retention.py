@@ -1,0 +1,108 @@
+"""Which dumps go, why, and which never do."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .index import UNTRIAGED, Dump
+from .intake.copying import MIB
+from .policy import Policy
+from .push import Central
+from .store import UNKNOWN_HOST, Store
+
+_DAY_S = 86400.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decision:
+    """A dump that a limit is against; kept_because is why it stays all the same."""
+
+    dump: Dump
+    why: str
+    kept_because: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """The record as JSON takes it."""
+        return {
+            "id": self.dump.id,
+            "host": self.dump.host,
+            "size_bytes": self.dump.disk_bytes,
+            "why": self.why,
+            "kept_because": self.kept_because,
+        }
+
+
+def decide(dumps: Sequence[Dump], policy: Policy, *, now_s: float) -> list[Decision]:
+    """What the limits are against, the oldest first; dumps are given the newest first."""
+    by_host: dict[str, list[Dump]] = defaultdict(list)
+    for dump in sorted(dumps, key=moment, reverse=True):
+        by_host[dump.host].append(dump)
+    last = {found[0].id for found in by_host.values()}
+    place = {dump.id: number for found in by_host.values() for number, dump in enumerate(found, start=1)}
+    decisions: dict[str, Decision] = {}
+    left_bytes = sum(dump.disk_bytes for dump in dumps)
+    oldest_first = sorted(dumps, key=moment)
+    for budget in (False, True):  # the budget takes what is too much after the other limits
+        for dump in oldest_first:
+            if dump.id in decisions:
+                continue
+            if budget:
+                over = policy.budget_mib and left_bytes > policy.budget_mib * MIB
+                why = f"{left_bytes / MIB:,.0f} MiB are over the budget of {policy.budget_mib:,}" if over else ""
+            else:
+                why = _limit(dump, policy, place[dump.id], now_s=now_s)
+            if not why:
+                continue
+            kept = protection(dump, policy) or ("it is the last one of its host" if dump.id in last else "")
+            decisions[dump.id] = Decision(dump=dump, why=why, kept_because=kept)
+            left_bytes -= 0 if kept else dump.disk_bytes
+    return sorted(decisions.values(), key=lambda one: moment(one.dump))
+
+
+def moment(dump: Dump) -> tuple[float, float]:
+    """By what dumps are older or newer: the crash, which the dump tells; the arrival where it does not.
+
+    A clock that is ahead of the arrival is not believed.
+    """
+    return min(dump.crash_s or dump.added_s, dump.added_s), dump.added_s
+
+
+def _limit(dump: Dump, policy: Policy, place: int, *, now_s: float) -> str:
+    # The dumps that name no host may be of many.
+    if policy.keep_per_host and place > policy.keep_per_host and dump.host != UNKNOWN_HOST:
+        return f"it is number {place} of {dump.host}, {policy.keep_per_host} are kept"
+    days = (now_s - dump.added_s) / _DAY_S
+    if policy.keep_days and days > policy.keep_days:
+        return f"it has been here for {days:.0f} days, {policy.keep_days} are kept"
+    return ""
+
+
+def protection(dump: Dump, policy: Policy) -> str:
+    """Why a dump may not go, whatever the limits; empty when it may."""
+    if dump.hold:
+        return f"it is held: {dump.hold}"
+    if dump.state == UNTRIAGED:
+        return "it is not triaged yet"
+    if policy.central and dump.central != Central.parse(policy.central).name:
+        return f"no verified copy of it is in {policy.central}"
+    return ""
+
+
+def prune(store: Store, policy: Policy, *, dry_run: bool) -> list[Decision]:
+    """Remove what the policy does not want any more; what is protected is told, and stays."""
+    decisions = decide(store.index.dumps(), policy, now_s=time.time())
+    if dry_run:
+        return decisions
+    done = []
+    for decision in decisions:
+        if not decision.kept_because and not store.remove(
+            decision.dump, why=decision.why, unless=lambda dump: bool(protection(dump, policy))
+        ):
+            decision = dataclasses.replace(decision, kept_because="it came under protection meanwhile")
+        done.append(decision)
+    return done

@@ -1,0 +1,389 @@
+"""A store on disk: what comes in, what it is called, and that nothing is half there."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import datetime
+import fcntl
+import json
+import os
+import re
+import secrets
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..base.errors import HostError, UsageError
+from ..images.state import default_directory, is_held, remove_tree
+from ..vmcore import VmcoreError, rearrange
+from .index import DAMAGED, TRIAGED, UNTRIAGED, Dump, Index
+from .intake import copying
+from .intake.arrivals import Place, beside, shown
+from .intake.copying import MIB, NoRoom, StillGrowing
+from .intake.examine import LOG_NAME, Examination, examine
+from .policy import NAME as POLICY
+from .policy import Policy, load_policy
+
+VARIABLE = "KDUMP_HARNESS_STORE"
+VMCORE = "vmcore"
+SENDERS = "sender"  # below a dump: what came with it
+_MAX_BESIDE_BYTES = 16 * MIB
+_ID_CHARACTERS = 12
+_MAX_TEXT = 1000
+_STARTING_S = 10.0  # between making a directory and locking it
+# What may lie where a store is made; lost+found is a mounted disk's own.
+_MAY_BE_THERE = ("dumps", "incoming", POLICY, "lost+found")
+
+STORED = "stored"
+KNOWN = "known"  # the same bytes are there already
+REFUSED = "refused"
+WAITING = "waiting"
+
+# <host>-2026-11-22-10:11:12 (Red Hat), <host>-202611221011 (Debian), <host>-2026-11-22-10-11 (SUSE)
+_SENDER = re.compile(r"(?P<host>.+?)-(?:\d{4}-\d\d-\d\d|\d{8,14}$).*")
+_NOBODY = ("", "(none)", "localhost", "localhost.localdomain", "127.0.0.1")
+UNKNOWN_HOST = "unknown"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What became of an arrival."""
+
+    path: str
+    outcome: str
+    reason: str = ""
+    dump: Dump | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The record as JSON takes it."""
+        return {**dataclasses.asdict(self), "dump": self.dump.to_json() if self.dump else None}
+
+
+def default_store() -> Path:
+    """KDUMP_HARNESS_STORE, else a directory of the state."""
+    named = os.environ.get(VARIABLE)
+    return Path(named).absolute() if named else default_directory() / "store"
+
+
+class Store:
+    """The dumps of one service user, in one directory."""
+
+    def __init__(
+        self,
+        directory: Path | None = None,
+        *,
+        create: bool = False,
+        debuginfo: Path | None = None,
+        state: Path | None = None,
+    ) -> None:
+        """HostError when the directory is another user's or cannot be used, UsageError when there is no store.
+
+        debuginfo and state are for the triage of what comes in.
+        """
+        self._debuginfo, self._state = debuginfo, state
+        self.directory = (directory or default_store()).absolute()
+        index = self.directory / "index.sqlite"
+        try:
+            if self.directory.is_dir():  # asked first: nobody else can look into it
+                self._require_owner()
+            if not index.exists():
+                if not create:
+                    raise UsageError(f"there is no store in {self.directory} (store add or store watch makes one)")
+                self._require_empty(index)
+            self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._require_owner()
+            for path in (self.directory, self.dumps, self.incoming):
+                path.mkdir(mode=0o700, exist_ok=True)
+                path.chmod(0o700)
+        except OSError as error:
+            raise HostError(f"the store {self.directory} cannot be used: {error.strerror} (--store DIR)") from None
+        self.policy: Policy = load_policy(self.directory)
+        self.index = Index(index)
+        self._sweep()
+
+    @property
+    def dumps(self) -> Path:
+        """One directory for each dump."""
+        return self.directory / "dumps"
+
+    @property
+    def incoming(self) -> Path:
+        """Where a dump is until it is whole and known."""
+        return self.directory / "incoming"
+
+    def place_of(self, dump: Dump) -> Path:
+        """The directory of a dump."""
+        return self.dumps / dump.id
+
+    def close(self) -> None:
+        """Close the index."""
+        self.index.database.close()
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _require_owner(self) -> None:
+        owner = self.directory.stat().st_uid
+        if owner != os.geteuid():
+            raise HostError(f"the store {self.directory} belongs to user {owner}: run as that user")
+
+    def _require_empty(self, index: Path) -> None:
+        """UsageError where a store would sweep what is somebody else's, or was a store's that lost its index."""
+        strange = [path for path in self.directory.glob("*") if path.name not in _MAY_BE_THERE]
+        strange += [*self.dumps.glob("*"), *self.incoming.glob("*")]
+        if strange and not index.exists():  # another process may just have made it
+            raise UsageError(f"{strange[0]} is there, but no {index.name}: a store begins in an empty directory")
+
+    def require_apart(self, top: Path) -> None:
+        """UsageError when dumps are to be taken from the store itself, or from a directory that it lies in."""
+        own, other = self.directory.resolve(), top.resolve()
+        if own.is_relative_to(other) or other.is_relative_to(own):
+            raise UsageError(f"{shown(top)} and the store {self.directory} must not lie in one another")
+
+    def _sweep(self) -> None:
+        """Remove what dead processes left: copies that were never finished, dumps that were being removed."""
+        for path in self.incoming.iterdir():
+            with contextlib.suppress(OSError):
+                if not is_held(path) and time.time() - path.stat().st_mtime > _STARTING_S:
+                    remove_tree(path)
+        with self.index.database.writing():  # nobody takes anything in meanwhile
+            # No other directory without a row: an index that is older than the dumps must not cost them.
+            for name in {path.name for path in self.dumps.iterdir()} & set(self.index.removed()):
+                remove_tree(self.dumps / name)
+            self.index.forget_arrivals()
+
+    # ---------------------------------------------------------------- taking in
+
+    def admit(
+        self,
+        place: Place,
+        name: str,
+        *,
+        sign: str | None = None,
+        damaged_too: bool = False,
+    ) -> Outcome:
+        """Copy, check, triage and keep a file of a strange directory; NoRoom when there is none for it.
+
+        sign is why its sender does not call it finished: a whole dump is taken in spite of it. damaged_too takes a
+        damaged one. The file itself is not touched.
+        """
+        path = shown(place.path / name)
+        try:
+            descriptor = place.open(name)
+        except (OSError, UsageError) as error:
+            return Outcome(path=path, outcome=REFUSED, reason=getattr(error, "strerror", None) or str(error))
+        try:
+            with copying.enough_room(), self.scratch() as part:
+                return self._admit(place, path, descriptor, part, sign, damaged_too=damaged_too)
+        except StillGrowing as error:
+            return Outcome(path=path, outcome=WAITING, reason=str(error))
+        except (UsageError, VmcoreError) as error:
+            return Outcome(path=path, outcome=REFUSED, reason=str(error).splitlines()[0])
+        except OSError as error:
+            raise HostError(f"{path} could not be taken in: {error.strerror}") from None
+        finally:
+            os.close(descriptor)
+
+    def _admit(
+        self,
+        place: Place,
+        path: str,
+        descriptor: int,
+        part: Path,
+        sign: str | None,
+        *,
+        damaged_too: bool,
+    ) -> Outcome:
+        self._require_budget(os.fstat(descriptor).st_size)
+        arrived = part / "arrived"
+        copying.take_copy(
+            descriptor, arrived, max_bytes=self.policy.max_dump_mib * MIB, free_bytes=self.policy.free_mib * MIB
+        )
+        seen = self._examine(arrived, part)
+        if seen.inspection is None and seen.trouble:
+            raise HostError(f"{path} could not be looked at: {seen.trouble}")
+        if not seen.whole and not (damaged_too and seen.inspection and seen.inspection["format"]):
+            why = f"damaged: {seen.damage}" + (f" ({sign})" if sign else "")
+            return Outcome(path=path, outcome=REFUSED, reason=why)
+        self._arrange(arrived, part / VMCORE, seen)
+        _take_beside(place, Path(path).name, part / SENDERS, free_bytes=self.policy.free_mib * MIB)
+        sha256 = copying.sha256_of(part / VMCORE)
+        self._write_facts(part, seen)
+        dump = self._described(part, seen, sha256=sha256, origin=path, sender=shown(place.path.name), sign=sign)
+        with self.index.database.writing():
+            known = self.index.by_content(sha256)
+            if known and (self.place_of(known) / VMCORE).exists():
+                return Outcome(path=path, outcome=KNOWN, reason=f"it is {known.id} already", dump=known)
+            if not known and self.index.by_id(dump.id):
+                raise UsageError(f"another dump is called {dump.id}, though its bytes are others")
+            final = self.place_of(dump)
+            remove_tree(final)  # of a process that died between the two steps
+            part.rename(final)
+            _sync(self.dumps)
+            if known:
+                return Outcome(path=path, outcome=STORED, reason="its file was lost, and is there again", dump=known)
+            self.index.put(dump, seen.traits)
+        return Outcome(path=path, outcome=STORED, reason=dump.remark or "", dump=dump)
+
+    def _examine(self, dump: Path, directory: Path) -> Examination:
+        return examine(dump, log_to=directory / LOG_NAME, debuginfo=self._debuginfo, state=self._state)
+
+    @contextlib.contextmanager
+    def scratch(self) -> Iterator[Path]:
+        """A private directory for unfinished things; a lock beside it tells the living from the dead."""
+        own = self.incoming / secrets.token_hex(8)
+        own.mkdir(mode=0o700)
+        lock = os.open(own / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            part = own / "dump"
+            part.mkdir(mode=0o700)
+            yield part
+        finally:
+            remove_tree(own)
+            os.close(lock)
+
+    def _require_budget(self, size_bytes: int) -> None:
+        budget_bytes = self.policy.budget_mib * MIB
+        if budget_bytes and (total := self.index.total_bytes()) + size_bytes > budget_bytes:
+            raise NoRoom(
+                f"the budget of {self.policy.budget_mib:,} MiB has {max(0, budget_bytes - total) // MIB:,} MiB left,"
+                f" the dump needs {-(-size_bytes // MIB):,} (kdump-harness store prune --dry-run --budget-mib N"
+                " tells what would go)"
+            )
+
+    def _arrange(self, arrived: Path, to: Path, seen: Examination) -> None:
+        """Give the dump its name, a flattened stream rearranged; a damaged one stays as it came."""
+        assert seen.inspection is not None
+        if not (seen.whole and str(seen.inspection["format"]).endswith("-flattened")):
+            arrived.rename(to)
+            return
+        rearrange(arrived, to)
+        arrived.unlink()
+
+    def _described(
+        self, part: Path, seen: Examination, *, sha256: str, origin: str, sender: str, sign: str | None
+    ) -> Dump:
+        """The row of a new dump."""
+        told = seen.inspection or {}
+        crash = seen.triage or {}
+        task = crash.get("task")
+        remarks = [f"taken although {sign}" if sign else "", "" if seen.whole else f"damaged: {seen.damage}"]
+        return Dump(
+            id=sha256[:_ID_CHARACTERS],
+            sha256=sha256,
+            size_bytes=(part / VMCORE).stat().st_size,
+            disk_bytes=copying.disk_bytes_of(part),
+            added_s=time.time(),
+            origin=origin,
+            sender=sender,
+            host=host_of(told.get("nodename"), sender),
+            state=DAMAGED if not seen.whole else TRIAGED if seen.triage else UNTRIAGED,
+            kernel=_text(told.get("kernel")),
+            build_id=_text(told.get("vmcoreinfo_build_id")),
+            crash_s=told.get("crash_time_s"),
+            uptime_s=seen.uptime_s,
+            panic=_text(crash.get("panic") or told.get("panic")),
+            task=_text(task["comm"]) if task else None,
+            signature=seen.signature["key"] if seen.signature else None,
+            signature_text=seen.signature["text"] if seen.signature else None,
+            remark=_text("; ".join(filter(None, (*remarks, seen.trouble)))),
+        )
+
+    def _write_facts(self, directory: Path, seen: Examination) -> None:
+        for name, facts in (("inspection.json", seen.inspection), ("triage.json", seen.triage)):
+            path = directory / name
+            path.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+        for path in directory.rglob("*"):
+            path.chmod(0o700 if path.is_dir() else 0o600)
+
+    # ---------------------------------------------------------------- afterwards
+
+    def triage_again(self, dump: Dump) -> Dump:
+        """Look at a dump once more, as when its debug info has come."""
+        directory = self.place_of(dump)
+        seen = self._examine(directory / VMCORE, directory)
+        if seen.triage is None:
+            raise HostError(f"{dump.id} could not be triaged: {seen.trouble or seen.damage}")
+        self._write_facts(directory, seen)
+        fresh = self._described(directory, seen, sha256=dump.sha256, origin=dump.origin, sender=dump.sender, sign=None)
+        with self.index.database.writing():
+            now = self.index.find(dump.id)  # UsageError when it was removed meanwhile
+            # What people and other machines have said of it stays.
+            kept = {name: getattr(now, name) for name in ("id", "added_s", "hold", "central", "pushed_s")}
+            fresh = dataclasses.replace(fresh, **kept)
+            self.index.put(fresh, seen.traits)
+        return fresh
+
+    def hold(self, wanted: str, why: str | None) -> Dump:
+        """Protect a dump from being removed; None ends it."""
+        with self.index.database.writing():
+            dump = self.index.find(wanted)
+            self.index.database.run("UPDATE dump SET hold = ? WHERE id = ?", why, dump.id)
+        return dataclasses.replace(dump, hold=why)
+
+    def remove(self, dump: Dump, *, why: str, unless: Callable[[Dump], bool]) -> bool:
+        """Remove a dump, unless it has come under protection meanwhile; whether it went."""
+        with self.index.database.writing():
+            now = self.index.by_content(dump.sha256)
+            if now is None or unless(now) or self.index.count_of(now.host) < 2:  # never the last one of a host
+                return False
+            self.index.remove(now, why=why, at_s=time.time())
+        # The row goes first: should we die here, the directory is swept. The same dump may arrive again meanwhile.
+        with self.index.database.writing():
+            if not self.index.by_id(dump.id):
+                remove_tree(self.place_of(dump))
+        return True
+
+    def facts_of(self, dump: Dump, name: str) -> Any:
+        """inspection or triage, as it was found; None when there is none."""
+        with contextlib.suppress(OSError, ValueError):
+            return json.loads((self.place_of(dump) / f"{name}.json").read_text(encoding="utf-8"))
+        return None
+
+
+def host_of(nodename: str | None, sender: str) -> str:
+    """Which machine crashed: as its kernel called itself, else as the sender's directory is called; only a text."""
+    if nodename and nodename not in _NOBODY:
+        return shown(nodename)[:64]
+    if (match := _SENDER.fullmatch(sender)) and match["host"] not in _NOBODY:
+        return match["host"][:64]
+    return UNKNOWN_HOST
+
+
+def _text(told: str | None) -> str | None:
+    """What a dump says, as it can be printed; None for nothing."""
+    return shown(told)[:_MAX_TEXT] if told else None
+
+
+def _take_beside(place: Place, dump: str, to: Path, *, free_bytes: int) -> None:
+    """Copy the small files that came with a dump; one that cannot be had is left out."""
+    for name in beside(place, dump):
+        with contextlib.suppress(OSError, UsageError, NoRoom):
+            descriptor = place.open(name)
+            try:
+                to.mkdir(mode=0o700, exist_ok=True)
+                copying.take_copy(descriptor, to / name, max_bytes=_MAX_BESIDE_BYTES, free_bytes=free_bytes)
+            finally:
+                os.close(descriptor)
+
+
+def _sync(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def utc(seconds: float | None) -> str:
+    """A moment for people; empty where there is none."""
+    if seconds is None:
+        return ""
+    return datetime.datetime.fromtimestamp(seconds, datetime.UTC).strftime("%Y-%m-%d %H:%M:%SZ")

@@ -1,0 +1,130 @@
+"""Watches a directory: a dump is taken in when its sender is done with it, and not before."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..base.clock import now_s
+from ..base.errors import HostError
+from .intake.arrivals import Place, is_candidate, shown, unfinished_sign, walk
+from .intake.copying import mark_of
+from .store import KNOWN, REFUSED, STORED, WAITING, Outcome, Store
+
+
+@dataclass
+class _Seen:
+    mark: str
+    since_s: float  # on our own clock: the file's times are the sender's word
+    told: str = ""
+
+
+class Watcher:
+    """What is known of a directory between two looks."""
+
+    def __init__(self, store: Store, top: Path, *, remove: bool = False) -> None:
+        """remove is for files that were taken in: they are the store's from then on."""
+        self._store = store
+        self._top = top
+        self._remove = remove
+        self._seen: dict[str, _Seen] = {}
+
+    def look(self) -> Iterator[Outcome]:
+        """Every file whose state has changed since the last look, with what became of it."""
+        there: set[str] = set()
+        for place in walk(self._top):
+            for name in place.names:
+                try:
+                    status = place.status(name)
+                except OSError:  # gone meanwhile
+                    continue
+                if not stat.S_ISDIR(status.st_mode) and (outcome := self._consider(place, name, status, there)):
+                    yield outcome
+        for path in self._seen.keys() - there:
+            del self._seen[path]
+
+    def _consider(self, place: Place, name: str, status: os.stat_result, there: set[str]) -> Outcome | None:
+        path = shown(place.path / name)
+        mark = mark_of(status)
+        if self._store.index.arrival(path, mark):
+            return None
+        seen = self._seen.get(path)
+        if seen is None and not is_candidate(place, name):
+            return None
+        there.add(path)
+        fresh = seen is None or seen.mark != mark
+        if seen is None or fresh:
+            seen = self._seen[path] = _Seen(mark, now_s(), seen.told if seen else "")
+        if not stat.S_ISREG(status.st_mode):
+            return self._done(path, mark, self._store.admit(place, name))
+        policy, still_s = self._store.policy, now_s() - seen.since_s
+        if still_s < policy.settle_s:
+            return self._wait(path, seen, f"it must be unchanged for {policy.settle_s:.0f} s")
+        sign = unfinished_sign(place, name)
+        if sign and still_s < policy.abandoned_s:
+            return self._wait(path, seen, sign)
+        try:
+            outcome = self._store.admit(place, name, sign=sign)
+        except HostError as error:  # no room, for one: it may be better at the next look
+            return self._wait(path, seen, str(error))
+        if outcome.outcome == WAITING:
+            seen.since_s = now_s()
+            return self._wait(path, seen, outcome.reason)
+        if self._remove and outcome.outcome in (STORED, KNOWN):
+            with contextlib.suppress(OSError):  # gone, or not ours to remove
+                if mark_of(place.status(name)) == mark:
+                    place.unlink(name)
+        return self._done(path, mark, outcome)
+
+    def _wait(self, path: str, seen: _Seen, why: str) -> Outcome | None:
+        """Told when the reason is another one than before."""
+        if seen.told == why:
+            return None
+        seen.told = why
+        return Outcome(path=path, outcome=WAITING, reason=why)
+
+    def _done(self, path: str, mark: str, outcome: Outcome) -> Outcome:
+        self._seen.pop(path, None)
+        note_arrival(self._store, path, mark, outcome)
+        return outcome
+
+
+def note_arrival(store: Store, path: str, mark: str, outcome: Outcome) -> None:
+    """Remember what became of a file, so that it is not looked at again."""
+    with store.index.database.writing():
+        store.index.note_arrival(
+            path,
+            mark,
+            outcome=outcome.outcome,
+            reason=outcome.reason,
+            dump=outcome.dump.id if outcome.dump else None,
+            at_s=time.time(),
+        )
+
+
+def add_directory(store: Store, top: Path, admit: Callable[[Place, str, str | None], Outcome]) -> Iterator[Outcome]:
+    """Take in what is finished in a directory now; what its sender wrote to a moment ago is told as waiting."""
+    for place in walk(top):
+        for name in place.names:
+            try:
+                status = place.status(name)
+                if stat.S_ISDIR(status.st_mode) or not is_candidate(place, name):
+                    continue
+            except OSError:
+                continue
+            path, age_s = shown(place.path / name), time.time() - status.st_mtime
+            sign = unfinished_sign(place, name) if stat.S_ISREG(status.st_mode) else None
+            if stat.S_ISREG(status.st_mode) and age_s < store.policy.settle_s:
+                yield Outcome(path=path, outcome=WAITING, reason=f"it was written to {max(0.0, age_s):.0f} s ago")
+            elif sign and age_s < store.policy.abandoned_s:
+                yield Outcome(path=path, outcome=WAITING, reason=sign)
+            else:
+                outcome = admit(place, name, sign)
+                if outcome.outcome == REFUSED:
+                    note_arrival(store, path, mark_of(status), outcome)
+                yield outcome

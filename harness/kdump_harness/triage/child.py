@@ -1,0 +1,121 @@
+"""Runs worker.py with limits and turns whatever becomes of it into facts and sentences."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..base.progress import Progress
+
+LIMIT_S = 120  # a dump of a small guest takes one second, of which half is for the debug info
+# Address space, not memory: the files of debug info are mapped, in part twice.
+_BASE_BYTES = 3 << 30
+_BYTES_OF_VMLINUX = 3
+
+_MAX_ANSWER_BYTES = 16 << 20
+
+
+@dataclass
+class Answer:
+    """What the worker told before it ended, and what it could not tell."""
+
+    facts: dict[str, Any] = field(default_factory=dict)
+    troubles: list[str] = field(default_factory=list)
+
+
+def ask(
+    vmlinux: Path,
+    files: Sequence[Path],
+    *,
+    progress: Progress,
+    limit_s: int = LIMIT_S,
+    memory_bytes: int | None = None,
+    command: Sequence[str] | None = None,
+) -> Answer:
+    """Let a process of its own read the dump with drgn; it never raises for what the dump does to that process."""
+    if memory_bytes is None:
+        memory_bytes = _BASE_BYTES + _BYTES_OF_VMLINUX * vmlinux.stat().st_size
+    # -P: what lies in the current directory is no module of ours.
+    worker = command or [sys.executable, "-P", "-m", f"{__package__}.worker"]
+    process = subprocess.Popen(
+        [*worker, str(memory_bytes), str(limit_s), str(vmlinux), *map(str, files)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=_environment(),
+        start_new_session=True,
+    )
+    timed_out = False
+    try:
+        with progress.step("reading the crash with drgn"):
+            try:
+                out, errors = process.communicate(timeout=limit_s)
+            except subprocess.TimeoutExpired:
+                timed_out = True
+                _kill(process)
+                out, errors = process.communicate()
+    finally:
+        _kill(process)
+        process.wait()
+    answer = _parse(out[:_MAX_ANSWER_BYTES])
+    if timed_out:
+        answer.troubles.append(f"drgn took more than {limit_s} s and was stopped")
+    elif why := _death(process.returncode, errors, limit_s):
+        answer.troubles.append(why)
+    return answer
+
+
+def _environment() -> dict[str, str]:
+    """No threads beyond the first, no plugins, and no downloads behind our back."""
+    path = [str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH", "")]
+    dropped = ("DEBUGINFOD_URLS", "DRGN_PLUGINS")
+    return {
+        **{name: value for name, value in os.environ.items() if name not in dropped},
+        "PYTHONPATH": os.pathsep.join(filter(None, path)),
+        "OMP_NUM_THREADS": "1",
+        "OPENBLAS_NUM_THREADS": "1",
+        "DRGN_DISABLE_PLUGINS": "*",
+    }
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    """End the process and all that it may have started."""
+    if process.returncode is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def _death(status: int, errors: bytes, limit_s: int) -> str | None:
+    if status == 0:
+        return None
+    if status < 0:
+        name = signal.Signals(-status).name if -status in set(signal.Signals) else f"signal {-status}"
+        reasons = {
+            "SIGALRM": f"drgn took more than {limit_s} s and was stopped",
+            "SIGXCPU": f"drgn used more than {limit_s} s of the processor and was stopped",
+            "SIGKILL": "drgn was killed (SIGKILL: the machine is short of memory, or somebody did it)",
+        }
+        return reasons.get(name, f"drgn died of {name}")
+    last = errors.decode("utf-8", "replace").strip().splitlines()[-1:]
+    return f"drgn ended with status {status}: {last[0][:300] if last else 'it said nothing'}"
+
+
+def _parse(out: bytes) -> Answer:
+    """The facts that arrived whole."""
+    answer = Answer()
+    for raw in out.split(b"\n"):
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            line = json.loads(raw)
+            if "why" in line:
+                answer.troubles.append(f"{line['fact']}: {line['why']}")
+            else:
+                answer.facts[line["fact"]] = line["value"]
+    return answer

@@ -1,0 +1,202 @@
+"""Gets a kernel's debug info out of Debian's linux-image-*-dbg packages, by the host's own apt."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import tarfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from ..base.errors import HostError
+from ..base.progress import Progress
+from ..images.catalog import Image, load_catalog
+from ..images.mirror import find_mirror
+
+_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
+_KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
+_CHUNK_BYTES = 1 << 20
+_MAX_VMLINUX_BYTES = 8 << 30
+# A vmlinux has 0.6 to 1 GiB; how much it is exactly stands in the package.
+_VMLINUX_MIB = 1024
+
+RequireSpace = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Package:
+    """A -dbg package, in the version that the kernel was built with."""
+
+    name: str
+    version: str
+    architecture: str
+
+    def __str__(self) -> str:
+        return f"{self.name}:{self.architecture}={self.version}"
+
+
+def package_of(release: str, version: str, machine: str) -> Package:
+    """The package for a kernel; HostError when the kernel is not Debian's."""
+    # "#1 SMP PREEMPT_DYNAMIC Debian 6.1.192-2 (2026-11-16)"
+    built = re.search(r"\bDebian ([0-9][\w.+~-]*)", version)
+    architecture = _ARCHITECTURES.get(machine)
+    if built is None or architecture is None or not release:
+        raise HostError(f"--debuginfo-package is for Debian's kernels, this one is {release or '?'} {version or '?'}")
+    return Package(f"linux-image-{release}-dbg", built[1], architecture)
+
+
+def fetch(package: Package, to: Path, *, workdir: Path, require_space: RequireSpace, progress: Progress) -> str:
+    """Download the package and unpack its vmlinux to a file; HostError when no suite that apt reaches has it."""
+    for tool in ("apt-get", "dpkg-deb"):
+        if shutil.which(tool) is None:
+            raise HostError(f"--debuginfo-package needs {tool}, which this host does not have")
+    workdir.mkdir()
+    try:
+        apt, size_bytes = _locate(package, workdir, progress)
+        require_space((size_bytes >> 20) + _VMLINUX_MIB)
+        with progress.step(f"downloading {package.name} {package.version} ({size_bytes >> 20} MiB)"):
+            said = apt.run("download", str(package), progress=progress, full_bytes=size_bytes)
+        debs = list(workdir.glob("*.deb"))
+        if not debs:
+            raise HostError(f"apt cannot download {package}: {said}")
+        with progress.step(f"unpacking vmlinux from {package.name}"):
+            _unpack_vmlinux(debs[0], to, progress)
+    finally:
+        shutil.rmtree(workdir, ignore_errors=True)
+    return str(package)
+
+
+@dataclass(frozen=True)
+class _Apt:
+    """apt-get with some options, in a directory where downloads go."""
+
+    workdir: Path
+    options: tuple[str, ...] = ()
+
+    def run(self, *arguments: str, progress: Progress, full_bytes: int = 0) -> str:
+        """What it printed, errors last."""
+        process = subprocess.Popen(
+            ["apt-get", "-q", "-q", *self.options, *arguments],
+            cwd=self.workdir,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            env={**os.environ, "LC_ALL": "C"},
+        )
+        while True:
+            try:
+                out, errors = process.communicate(timeout=1)
+            except subprocess.TimeoutExpired:
+                have_bytes = sum(path.stat().st_size for path in self.workdir.glob("*.deb*"))
+                progress.detail(f"{have_bytes >> 20} of {full_bytes >> 20} MiB" if full_bytes else "")
+            except BaseException:
+                process.terminate()
+                process.wait()
+                raise
+            else:
+                complaints = [line for line in errors.splitlines() if line.startswith("E: ")]
+                return out + "; ".join(complaints)
+
+
+def _locate(package: Package, workdir: Path, progress: Progress) -> tuple[_Apt, int]:
+    """An apt that knows the package, and the package's size; the host's own lists are asked first."""
+    looked = ["the host's apt lists"]
+    apt = _Apt(workdir)
+    said = apt.run("download", "--print-uris", str(package), progress=progress)
+    if size_bytes := _announced_bytes(said):
+        return apt, size_bytes
+    for row in _suites(package):
+        assert row.build is not None
+        with progress.step(f"apt: reading the index of {row.build.suite}"):
+            apt = _private_apt(workdir, row, package.architecture)
+            trouble = apt.run("update", progress=progress)
+        said = apt.run("download", "--print-uris", str(package), progress=progress)
+        if size_bytes := _announced_bytes(said):
+            return apt, size_bytes
+        looked.append(row.build.suite + (f" ({trouble.split('; ')[0][:200]})" if trouble.startswith("E: ") else ""))
+    raise HostError(
+        f"{package.name} {package.version} is not in {', '.join(looked)}"
+        " (Debian keeps superseded packages in its snapshot archive: give that one's vmlinux with --debuginfo PATH)"
+    )
+
+
+def _announced_bytes(said: str) -> int | None:
+    """The size in what apt-get download --print-uris says: 'address' file size digest."""
+    found = re.search(r"^'[^']+' \S+\.deb (\d+)", said, re.MULTILINE)
+    return int(found[1]) if found else None
+
+
+def _suites(package: Package) -> Iterator[Image]:
+    """The Debian releases of the catalogue, the one that the version names (6.12.117+deb13) first."""
+    rows = [image for image in load_catalog() if image.family == "debian" and image.build is not None]
+    named = re.search(r"[+~](?:deb|bpo)(\d+)", package.name)
+    return iter(sorted(rows, key=lambda row: named is None or row.release != named[1]))
+
+
+def _private_apt(workdir: Path, row: Image, architecture: str) -> _Apt:
+    """An apt that sees one release, on the mirror and with the proxy that the host is set up with."""
+    assert row.build is not None
+    build = row.build
+    place = workdir / build.suite
+    for needed in ("state/lists/partial", "cache/archives/partial"):
+        (place / needed).mkdir(parents=True)
+    lines = find_mirror().sources(
+        build.suite, build.updates_suite, security_suite=build.security_suite, components=build.components
+    )
+    if _KEYRING.exists():
+        lines = tuple(line.replace("deb ", f"deb [signed-by={_KEYRING}] ", 1) for line in lines)
+    (place / "sources.list").write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+    (place / "status").touch()
+    settings = {
+        "Dir::State": place / "state",
+        "Dir::State::status": place / "status",
+        "Dir::Cache": place / "cache",
+        "Dir::Etc::SourceList": place / "sources.list",
+        "Dir::Etc::SourceParts": "/dev/null",
+        "APT::Architecture": architecture,
+        "APT::Architectures": architecture,
+        "Acquire::Languages": "none",
+        # A mirror may lag behind the date until which its index vouches for itself; signatures are checked anyway.
+        "Acquire::Check-Valid-Until": "false",
+    }
+    return _Apt(workdir, tuple(f"-o{key}={value}" for key, value in settings.items()))
+
+
+def _unpack_vmlinux(deb: Path, to: Path, progress: Progress) -> None:
+    """Write the one vmlinux of the package; nothing else of it touches the disk."""
+    with subprocess.Popen(
+        ["dpkg-deb", "--fsys-tarfile", deb], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as unpacker:
+        try:
+            with tarfile.open(fileobj=unpacker.stdout, mode="r|", bufsize=_CHUNK_BYTES) as archive:
+                for member in archive:
+                    progress.tick()
+                    name = PurePosixPath(member.name).name
+                    if not member.isreg() or not (name == "vmlinux" or name.startswith("vmlinux-")):
+                        continue
+                    _copy(archive, member, to, progress)
+                    return
+        except tarfile.TarError as error:
+            raise HostError(f"{deb.name} cannot be unpacked: {error}") from None
+        finally:
+            unpacker.kill()
+    raise HostError(f"{deb.name} has no vmlinux")
+
+
+def _copy(archive: tarfile.TarFile, member: tarfile.TarInfo, to: Path, progress: Progress) -> None:
+    if member.size > _MAX_VMLINUX_BYTES:
+        raise HostError(f"{member.name} has {member.size:,} bytes, which is no vmlinux")
+    free_bytes = shutil.disk_usage(to.parent).free
+    if member.size > free_bytes:
+        raise HostError(f"{to.parent} needs {member.size >> 20} MiB for {member.name}, {free_bytes >> 20} MiB are free")
+    source = archive.extractfile(member)
+    assert source is not None
+    with to.open("wb") as file:
+        while chunk := source.read(_CHUNK_BYTES):
+            file.write(chunk)
+            progress.detail(f"{file.tell() >> 20} of {member.size >> 20} MiB")

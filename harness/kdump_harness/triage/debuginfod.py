@@ -1,0 +1,87 @@
+"""Asks debuginfod servers for debug info by build id."""
+
+# The HTTP interface is one GET (debuginfod(8), "WEBAPI"): libdebuginfod, where it is installed, does no more.
+
+from __future__ import annotations
+
+import http.client
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from ..base.progress import Progress
+from ..images.download import CHUNK_BYTES, Client, Unreachable, make_client
+
+VARIABLE = "DEBUGINFOD_URLS"
+SILENCE_S = 90.0  # debuginfod's own default: a server may have to unpack a package before the first byte
+MAX_BYTES = 8 << 30
+
+RequireSpace = Callable[[int], None]
+
+
+def servers() -> tuple[str, ...]:
+    """The servers of the environment; what is no web address in it (ima:enforcing, file:) is for other clients."""
+    words = os.environ.get(VARIABLE, "").split()
+    return tuple(word.rstrip("/") for word in words if urlsplit(word).scheme in ("http", "https"))
+
+
+def fetch(
+    urls: tuple[str, ...],
+    build_id: str,
+    to: Path,
+    *,
+    require_space: RequireSpace,
+    progress: Progress,
+    attempts: int = 2,
+) -> str:
+    """Download the debug info of a build from the first server that has it; Unreachable tells why none did."""
+    client = make_client(attempts=attempts, silence_s=SILENCE_S, say=progress.say)
+    refused = []
+    for server in urls:
+        url = f"{server}/buildid/{build_id}/debuginfo"
+        host = urlsplit(server).netloc.rpartition("@")[2]
+        try:
+            with progress.step(f"debug info of {build_id[:12]} from {host}"):
+                client.persist(lambda url=url: _transfer(client, url, to, require_space, progress))  # type: ignore[misc]
+            return url
+        except Unreachable as error:
+            refused.append(f"{host} has none" if error.status == http.client.NOT_FOUND else str(error))
+    raise Unreachable(f"debuginfod: {', '.join(refused)}")
+
+
+def _transfer(client: Client, url: str, to: Path, require_space: RequireSpace, progress: Progress) -> None:
+    with client.open(url) as response, to.open("wb") as file:
+        total_bytes = _size_bytes(response)
+        if (total_bytes or 0) > MAX_BYTES:
+            raise Unreachable(f"{url} has {total_bytes:,} bytes, which is no debug info")
+        require_space((total_bytes or 0) >> 20)
+        done_bytes = 0
+        while chunk := _read(response, url):
+            done_bytes += file.write(chunk)
+            progress.detail(
+                f"{done_bytes >> 20} of {total_bytes >> 20} MiB" if total_bytes else f"{done_bytes >> 20} MiB"
+            )
+            if done_bytes > MAX_BYTES:
+                raise Unreachable(f"{url} sends more than {MAX_BYTES >> 30} GiB, which is no debug info")
+    promised = response.headers.get("Content-Length", "")
+    if promised.isdigit() and done_bytes < int(promised):
+        raise Unreachable(f"{url}: cut off after {done_bytes:,} of {int(promised):,} bytes", passing=True)
+
+
+def _read(response: Any, url: str) -> bytes:
+    try:
+        return bytes(response.read(CHUNK_BYTES))
+    except (OSError, http.client.HTTPException) as error:
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise Unreachable(f"{url}: cut off ({reason})", passing=True) from None
+
+
+def _size_bytes(response: Any) -> int | None:
+    """The size as debuginfod announces it, also where it sends the file packed."""
+    for header in ("X-DEBUGINFOD-SIZE", "Content-Length"):
+        text = response.headers.get(header, "")
+        if text.isdigit():
+            return int(text)
+    return None

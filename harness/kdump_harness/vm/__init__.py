@@ -1,0 +1,1 @@
+"""One virtual machine on one host: its domain, console, shell and network."""

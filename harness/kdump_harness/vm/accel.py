@@ -1,0 +1,101 @@
+"""Finds out by trying whether KVM really runs a guest.
+
+A /dev/kvm that exists may still abort QEMU or spin without executing an instruction (nested or filtered
+virtualisation). A boot sector that prints one word to the serial line tells in seconds.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import shutil
+from pathlib import Path
+from xml.sax.saxutils import quoteattr
+
+from ..base.clock import utc_s
+from ..base.errors import ConsoleLost, HarnessError, UsageError, WaitedInVain
+from ..images.state import State
+from .console import Console
+from .hosts.guest_host import Place
+from .hypervisor.domain import PREFIX, Hypervisor
+
+KVM, TCG = "kvm", "tcg"
+PROBE_TIMEOUT_S = 8.0
+AGAIN_S = 3600.0  # a busy host or libvirt may have been the reason
+WORD = "KVM-RUNS"
+
+
+def boot_sector() -> bytes:
+    """512 bytes of 16-bit code: write WORD to the first serial port, then halt."""
+    code = bytearray()
+    code += b"\xfa"  # cli
+    code += b"\xba\xf8\x03"  # mov dx, 0x3f8
+    for character in f"{WORD}\r\n".encode():
+        code += bytes((0xB0, character, 0xEE))  # mov al, character; out dx, al
+    code += b"\xf4\xeb\xfd"  # hlt; jmp back
+    return bytes(code.ljust(510, b"\0") + b"\x55\xaa")
+
+
+def _probe_xml(name: str, sector: Path) -> str:
+    return f"""<domain type="kvm"><name>{name}</name><memory unit="MiB">64</memory><vcpu>1</vcpu>
+<os><type arch="x86_64" machine="pc">hvm</type><boot dev="hd"/></os>
+<cpu mode="host-passthrough"/><on_poweroff>destroy</on_poweroff><on_crash>destroy</on_crash>
+<devices><disk type="file" device="disk"><driver name="qemu" type="raw"/><source file={quoteattr(str(sector))}/>
+<target dev="hda" bus="ide"/></disk>
+<serial type="pty"/><console type="pty"/><memballoon model="none"/></devices></domain>"""
+
+
+def kvm_problem(hypervisor: Hypervisor, directory: Path, place: Place) -> str | None:
+    """Why KVM cannot be used there, or None when a guest really ran under it; takes PROBE_TIMEOUT_S at most.
+
+    directory is the run's on this host.
+    """
+    if "kvm" not in hypervisor.accelerators():
+        return "libvirt offers no KVM (no /dev/kvm, or its module is not loaded)"
+    sector = directory / "kvm-probe.img"
+    sector.write_bytes(boot_sector().ljust(1 << 20, b"\0"))
+    sector.chmod(0o644)
+    name = f"{PREFIX}{directory.name}-kvm-probe"
+    try:
+        probe = hypervisor.spawn_raw(name, _probe_xml(name, place.put(sector)))
+    except HarnessError as error:
+        # QEMU's own words come last in what libvirt makes of them.
+        return f"/dev/kvm is there, but QEMU does not start under it ({str(error).rpartition('error: ')[2]})"
+    try:
+        console = Console(name, probe.open_console(lambda _data: None))
+        probe.resume()
+        console.wait_for("word from the boot sector", WORD, timeout_s=PROBE_TIMEOUT_S)
+    except WaitedInVain:
+        return f"/dev/kvm is there, but the guest executed nothing within {PROBE_TIMEOUT_S:.0f} s"
+    except ConsoleLost:
+        return "/dev/kvm is there, but QEMU aborts as soon as the guest runs"
+    finally:
+        probe.destroy()
+    return None
+
+
+def choose(wanted: str, hypervisor: Hypervisor, state: State, directory: Path, place: Place) -> tuple[str, str]:
+    """The accelerator to use (kvm or tcg) and one line that says why.
+
+    The outcome of a trial is remembered until the host boots again or QEMU changes; that KVM ran no guest, for an hour.
+    """
+    if wanted not in ("auto", KVM, TCG):
+        raise UsageError(f"unknown accelerator {wanted!r} (known: auto, kvm, tcg)")
+    if wanted != "auto":
+        return wanted, f"{wanted}, as asked"
+    note = state.directory / "kvm-probe.json"
+    here = {"uri": hypervisor.uri, "boot": place.boot(), **hypervisor.versions()}
+    try:
+        known = json.loads(note.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        known = {}
+    if known.get("here") == here and (known["problem"] is None or 0 <= utc_s() - known.get("at_s", 0) < AGAIN_S):
+        problem = known["problem"]
+    else:
+        problem = kvm_problem(hypervisor, directory, place)
+        fresh = note.with_name(f".kvm-probe-{secrets.token_hex(3)}")
+        fresh.write_text(json.dumps({"here": here, "problem": problem, "at_s": utc_s()}) + "\n", encoding="utf-8")
+        shutil.move(fresh, note)
+    if problem is None:
+        return KVM, "kvm (a guest ran under it)"
+    return TCG, f"emulation (tcg), several times slower: {problem}"

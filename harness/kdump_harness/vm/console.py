@@ -1,0 +1,147 @@
+"""Reads one serial line: waits, panics nobody asked for, every byte to evidence."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import pexpect
+
+from ..base.clock import Deadline, now_s
+from ..base.errors import ConsoleLost, UnexpectedPanic, WaitedInVain
+from .hypervisor.byte_queue import ByteQueue
+
+PANIC = re.compile(r"Kernel panic - not syncing: .+")
+# busybox asks the terminal for its cursor (ESC [6n) behind its prompt.
+# A getty's prompt has no line end; "login:" also stands in ordinary lines, which do.
+PROMPT = re.compile(rb"(?:[\w.-]+ login: |\(initramfs\) (?:\x1b\[6n)?|kdump:/[^\r\n]{0,80}# |sh-\d[^\r\n]{0,20}# )$")
+# Kernel and service messages may follow a prompt on its own line before anybody has read it.
+LOGIN = re.compile(r"^[\w.-]+ login: ?(?=$|\[)")
+_LINE = re.compile(rb"([^\n]*)\n")
+_ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[()][A-Z0-9]|[=>78cDM])")
+TICK_S = 0.5
+_PENDING_BYTES = 400  # a progress bar is one very long line; its last state is enough
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of the console, without control sequences, and when it was complete."""
+
+    text: str
+    at_s: float  # monotonic clock
+    prompt: bool = False  # an unfinished line that waits for input
+
+
+class Console:
+    """The serial console of one guest, read line by line."""
+
+    def __init__(self, name: str, source: ByteQueue, *, see: Any = None) -> None:
+        self.name = name
+        self._source = source
+        self.see = see
+        self._panic_expected = False
+        self._on_line: list[Callable[[Line], None]] = []
+        self.last_line = ""
+        self.pending = ""  # the end of a line that is not complete yet, when last looked
+
+    def subscribe(self, listener: Callable[[Line], None]) -> Callable[[], None]:
+        """Tell listener of every line read from now on, until what is returned is called."""
+        self._on_line.append(listener)
+        return lambda: self._on_line.remove(listener)
+
+    @property
+    def silent_s(self) -> float:
+        """Seconds since the last byte came in, whether it has been read or not."""
+        return now_s() - self._source.last_byte_s
+
+    @contextmanager
+    def expecting_panic(self) -> Iterator[None]:
+        """Within the block a panic is what we asked for, not an error."""
+        before, self._panic_expected = self._panic_expected, True
+        try:
+            yield
+        finally:
+            self._panic_expected = before
+
+    def read_line(self, *, timeout_s: float) -> Line | None:
+        """The next line or prompt, or None when none was complete within timeout_s.
+
+        Raises ConsoleLost at the end of the line and UnexpectedPanic outside expecting_panic().
+        """
+        which = self._source.expect_list([_LINE, PROMPT, pexpect.TIMEOUT, pexpect.EOF], timeout=timeout_s)
+        if which == 2:
+            self.pending = clean(self._source.before[-_PENDING_BYTES:])
+            return None
+        self.pending = ""
+        if which == 3:
+            if self._source.failure is not None:
+                raise self._source.failure
+            raise ConsoleLost(f"{self.name}: the serial line ended; its last line was {self.last_line!r}", see=self.see)
+        raw: bytes = self._source.match.group(0)
+        if which == 1:  # pexpect leaves the text before a prompt in .before
+            raw = self._source.before + raw
+        line = Line(clean(raw), self._source.arrived_s, prompt=which == 1)
+        if line.text:
+            self.last_line = line.text
+        for listener in self._on_line:
+            listener(line)
+        if not self._panic_expected and (panic := PANIC.search(line.text)):
+            raise UnexpectedPanic(f"{self.name} panicked when nobody had asked for it: {panic.group()}", see=self.see)
+        return line
+
+    def drain(self) -> None:
+        """Read what has already come, without waiting."""
+        while self.read_line(timeout_s=0) is not None:
+            pass
+
+    def wait_for(
+        self,
+        what: str,
+        pattern: str,
+        *,
+        timeout_s: float,
+        silence_s: float | None = None,
+        stretch: Callable[[], float] = lambda: 1.0,
+        give_up: Callable[[Line], str | None] | None = None,
+        tick: Callable[[], None] | None = None,
+    ) -> Line:
+        """The first line that pattern matches.
+
+        silence_s bounds the time without a single byte. stretch tells by how much both are stretched now; if that
+        grows meanwhile, so do they. give_up looks at each line and names a reason why the
+        pattern can no longer come. Raises WaitedInVain, ConsoleLost or UnexpectedPanic.
+        """
+        wanted = re.compile(pattern)
+        deadline = Deadline(timeout_s * (stretched := stretch()))
+        while not deadline.passed:
+            if (now := stretch()) > stretched:
+                deadline.timeout_s, stretched = timeout_s * now, now
+            line = self.read_line(timeout_s=min(TICK_S, deadline.left_s))
+            if tick is not None:
+                tick()
+            if line is None:
+                if silence_s is not None and self.silent_s > silence_s * stretched:
+                    raise WaitedInVain(
+                        f"{self.name}: no {what}: the console has been silent for {self.silent_s:.0f} s"
+                        f" after {self.last_line!r}",
+                        see=self.see,
+                    )
+                continue
+            if wanted.search(line.text):
+                return line
+            if give_up is not None and (reason := give_up(line)):
+                raise WaitedInVain(f"{self.name}: no {what}: {reason}", see=self.see)
+        raise WaitedInVain(
+            f"{self.name}: no {what} in {deadline.timeout_s:.0f} s; the last line was {self.last_line!r}", see=self.see
+        )
+
+
+def clean(raw: bytes) -> str:
+    """Text of a console line: no colours, and of a progress bar only its last state."""
+    text = _ANSI.sub("", raw.decode("utf-8", errors="replace")).rstrip("\r\n")
+    if "\r" in text:
+        text = next((part for part in reversed(text.split("\r")) if part.strip()), "")
+    return "".join(character for character in text if character.isprintable() or character == "\t")

@@ -1,0 +1,333 @@
+"""A guest with a boot identity: boot, wait, reboot, and the moment it stops answering."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..base.clock import Deadline, poll, utc_s
+from ..base.errors import GuestError, WaitedInVain
+from ..base.evidence import Evidence
+from .console import LOGIN, Console, Line
+from .hypervisor.domain import Domain, SavedDomain
+from .shell import GONE, Access, Result, Shell
+
+# Unscaled, for a guest under KVM on an idle machine; timeout_factor stretches them.
+# Totals are generous: silence and hopeless signs end a wait long before.
+BOOT_TIMEOUT_S = 150.0
+SSH_TIMEOUT_S = 60.0
+SILENCE_TIMEOUT_S = 40.0
+POWER_OFF_TIMEOUT_S = 40.0  # a guest without a serial console does not say how far it is
+CONSOLE_PAUSE_S = 15.0  # a longer pause while SSH answers: there will be no prompt
+SSH_LOOK_EVERY_S = 5.0  # of this host's network, whatever the guest runs on
+BANNER_TIMEOUT_S = 2.0  # of the guest's sshd: up to 2 s were seen of an emulated guest with little else to do
+SSH_PORT = 22
+
+
+class _SilentConsole(Exception):
+    """SSH answers, and the serial console says nothing."""
+
+
+_CLOUD_INIT_TROUBLE = re.compile(r"cloud-init\[\d+\]: .*(?:WARNING|ERROR|CRITICAL)|FAILED.*cloud-init")
+
+
+def boot_trouble(line: Line) -> str | None:
+    """Why a guest that printed this while booting will never come up."""
+    text = line.text
+    for sign, meaning in (
+        ("(initramfs) ", "the initramfs dropped to a shell"),
+        ("No bootable device", "the firmware finds nothing to boot"),
+        ("Entering rescue mode...", "GRUB does not find its files"),
+        ("Minimal BASH-like line editing is supported", "GRUB has nothing to boot"),
+        ("You are in emergency mode", "the guest is in emergency mode"),
+        ("Give root password for maintenance", "the guest is in emergency mode"),
+    ):
+        if sign in text:
+            return f"{meaning} ({text.strip()!r})"
+    return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SavedGuest:
+    """A guest whose memory lies in a file."""
+
+    memory: Path
+    domain: SavedDomain
+    user: str
+    access: Access
+    host_key: str | None
+
+
+class Guest:
+    """A booted virtual machine = domain + console + shell."""
+
+    def __init__(
+        self,
+        domain: Domain,
+        *,
+        user: str,
+        access: Access,
+        host_key: str | None,
+        evidence: Evidence,
+        timeout_factor: float,
+        load: Callable[[], float] = lambda: 1.0,
+        tick: Callable[[], None] | None = None,
+        connect: Callable[[str, int, float], socket.socket] = lambda address, port, timeout_s: socket.create_connection(
+            (address, port), timeout_s
+        ),
+    ) -> None:
+        """connect makes a connection to an address and port within some seconds, from wherever that can be made."""
+        self.domain = domain
+        self.name = domain.name
+        self.evidence = evidence
+        self._slowness, self._load = timeout_factor, load
+        self._user, self._access, self._host_key = user, access, host_key
+        self._tick, self._connect = tick, connect
+        self._shell: Shell | None = None
+        source = domain.open_console(lambda data: self.evidence.console_bytes(data))
+        self.console = Console(self.name, source, see=evidence.console_path)
+        self.console.subscribe(self._note_cloud_init)
+        self._cloud_init_trouble = ""
+
+    @property
+    def factor(self) -> float:
+        """By how much waits are stretched that begin now: by what the guest runs on, and what that has to do."""
+        return self._slowness * self._load()
+
+    def hand_over(self, evidence: Evidence) -> None:
+        """From here on everything goes into this directory."""
+        self.evidence = evidence
+        self.console.see = evidence.console_path
+
+    @property
+    def shell(self) -> Shell:
+        """The SSH connection; GuestError before the guest was up."""
+        if self._shell is None:
+            raise GuestError(f"{self.name} has not been reached by SSH yet")
+        return self._shell
+
+    def go_on(self) -> None:
+        """Let a guest run whose memory was restored, reach it, and set its clock, which stood still meanwhile."""
+        self.power_on()
+        self.connect()
+        self.shell.run("date -s @%s", f"{utc_s():.3f}")
+
+    def save(self, path: Path) -> SavedGuest:
+        """Write its memory to a file, which ends it; nobody may write to its disks from then on."""
+        self.close_shell()
+        address = self.domain.address()
+        xml = self.domain.save(path, tick=self._tick)
+        return SavedGuest(
+            memory=path,
+            domain=SavedDomain(name=self.name, xml=xml, mac=self.domain.mac, nics=self.domain.nics, address=address),
+            user=self._user,
+            access=self._access,
+            host_key=self._host_key,
+        )
+
+    def power_on(self) -> None:
+        """Let the processors run."""
+        self.domain.resume()
+
+    def wait_for_login(self) -> Line:
+        """The login prompt on the serial console; the error says whether SSH has got further."""
+        try:
+            return self._wait_for_login(self._tick)
+        except WaitedInVain as error:
+            raise WaitedInVain(f"{error.args[0]}; {self._seen_from_outside()}", see=error.see) from None
+
+    def wait_until_up(self) -> bool:
+        """The login prompt, or, in a guest that has no serial console yet, SSH; returns whether there is a console.
+
+        A guest that has asked for an address lives, however silent its console is.
+        """
+        deadline = Deadline(BOOT_TIMEOUT_S * self.factor)
+        next_look = Deadline(SSH_LOOK_EVERY_S)
+
+        def tick() -> None:
+            nonlocal next_look
+            if self._tick is not None:
+                self._tick()
+            if next_look.passed and self.console.silent_s > CONSOLE_PAUSE_S * self.factor:
+                if self._ssh_answers(self.domain.address()):
+                    raise _SilentConsole
+                next_look = Deadline(SSH_LOOK_EVERY_S)
+
+        try:
+            self._wait_for_login(tick)
+        except _SilentConsole:
+            return False
+        except WaitedInVain as error:
+            if self.console.silent_s > SILENCE_TIMEOUT_S * self.factor and self._ssh_within(deadline.left_s):
+                return False
+            raise WaitedInVain(f"{error.args[0]}; {self._seen_from_outside()}", see=error.see) from None
+        return True
+
+    def _ssh_within(self, timeout_s: float) -> bool:
+        """Whether a guest that has an address answers by SSH while there is time and its console does not say no."""
+
+        def answers() -> bool | None:
+            self._look_at_console()
+            return True if self._ssh_answers(self.domain.address()) else None
+
+        if self.domain.address() is None:
+            return False
+        try:
+            return poll(f"{self.name} by SSH", answers, timeout_s=timeout_s, every_s=SSH_LOOK_EVERY_S)
+        except WaitedInVain:
+            return False
+
+    def _wait_for_login(self, tick: Callable[[], None] | None) -> Line:
+        return self.console.wait_for(
+            "login prompt on the serial console",
+            LOGIN.pattern,
+            timeout_s=BOOT_TIMEOUT_S,
+            silence_s=SILENCE_TIMEOUT_S,
+            stretch=lambda: self.factor,
+            give_up=self._cannot_boot,
+            tick=tick,
+        )
+
+    def _seen_from_outside(self) -> str:
+        """What the network says of a guest that gives no login prompt."""
+        address = self.domain.address()
+        if address is None:
+            return "and it has asked for no address on the network"
+        if self._ssh_answers(address):
+            return (
+                f"but SSH answers at {address}: the guest is up, and what is missing is its serial console"
+                " (console=ttyS0,115200 on its kernel command line)"
+            )
+        return f"and SSH does not answer at {address} either"
+
+    def _ssh_answers(self, address: str | None) -> bool:
+        """Whether an SSH server introduces itself there."""
+        if address is None:
+            return False
+        try:
+            timeout_s = BANNER_TIMEOUT_S * max(1.0, self.factor)
+            with self._connect(address, SSH_PORT, timeout_s) as connection:
+                return connection.recv(4) == b"SSH-"
+        except OSError:
+            return False
+
+    def connect(self) -> str:
+        """Reach the guest by SSH and return its boot id."""
+        if self._shell is not None:
+            self._shell.close()
+            self._shell = None
+        deadline = Deadline(SSH_TIMEOUT_S * self.factor)
+        last: list[str] = []
+
+        def attempt() -> Shell | None:
+            self._look_at_console()
+            address = self.domain.address()
+            if address is None:
+                last[:] = ["no DHCP lease yet"]
+                return None
+            try:
+                timeout_s = min(10.0 * self._load(), max(1.0, deadline.left_s))
+                return Shell(
+                    address,
+                    user=self._user,
+                    access=self._access,
+                    host_key=self._host_key,
+                    connect_timeout_s=timeout_s,
+                    connection=self._connect(address, SSH_PORT, timeout_s),
+                    load=self._load,
+                )
+            except GONE as error:
+                last[:] = [f"{address}: {error or type(error).__name__}"]
+                return None
+
+        try:
+            self._shell = poll(f"{self.name} by SSH", attempt, timeout_s=deadline.timeout_s, every_s=0.5)
+        except WaitedInVain as error:
+            why = last[0] if last else "never tried"
+            if self._cloud_init_trouble:
+                why += f"; cloud-init has failed: {self._cloud_init_trouble}"
+            raise GuestError(f"{error} ({why})", see=self.evidence.console_path) from None
+        self._shell.subscribe(self._log_command)
+        return self.boot_id()
+
+    def boot_id(self) -> str:
+        """The kernel's random identity of this boot."""
+        return self.shell.read_text("/proc/sys/kernel/random/boot_id").strip()
+
+    def boot_until(self, pattern: str) -> Line:
+        """Reboot, hang up, and return the line of the console that pattern matches."""
+        self.shell.start("systemctl reboot")
+        self.close_shell()
+        self._wait_for("restart of the guest", r"reboot: Restarting system")
+        return self._wait_for(f"line like {pattern!r}", pattern)
+
+    def _wait_for(self, what: str, pattern: str) -> Line:
+        return self.console.wait_for(
+            what,
+            pattern,
+            timeout_s=BOOT_TIMEOUT_S,
+            silence_s=SILENCE_TIMEOUT_S,
+            stretch=lambda: self.factor,
+            tick=self._tick,
+        )
+
+    def reboot(self) -> str:
+        """Reboot in the ordinary way and return the new boot id, which differs from the old."""
+        before = self.boot_id()
+        self.shell.start("systemctl reboot")
+        self._wait_for("restart of the guest", r"reboot: Restarting system")
+        self.wait_for_login()
+        after = self.connect()
+        if after == before:
+            raise GuestError(f"{self.name} says it has rebooted, but its boot id is still {before[:8]}")
+        return after
+
+    def power_off(self) -> None:
+        """Shut down in the ordinary way and wait until the domain is gone."""
+        with contextlib.suppress(GuestError):
+            self.shell.start("systemctl poweroff")
+        self.close_shell()
+        with contextlib.suppress(GuestError):  # the end of the serial line is what we wait for
+            self._wait_for("power off", r"reboot: Power down")
+        poll(
+            f"{self.name} to power off",
+            lambda: True if self.domain.state() == "gone" else None,
+            timeout_s=POWER_OFF_TIMEOUT_S * self.factor,
+            every_s=0.2,
+        )
+
+    def close_shell(self) -> None:
+        """Hang up the SSH connection."""
+        if self._shell is not None:
+            self._shell.close()
+            self._shell = None
+
+    def destroy(self) -> None:
+        """Hang up and pull the plug."""
+        self.close_shell()
+        self.domain.destroy()
+
+    def _cannot_boot(self, line: Line) -> str | None:
+        if self.domain.events.has("stopped"):
+            return "the domain stopped"
+        return boot_trouble(line)
+
+    def _look_at_console(self) -> None:
+        """While waiting for SSH: show progress, and notice panics and emergency shells."""
+        while (line := self.console.read_line(timeout_s=0)) is not None:
+            if reason := boot_trouble(line):
+                raise GuestError(f"{self.name}: {reason}", see=self.evidence.console_path)
+        if self._tick is not None:
+            self._tick()
+
+    def _note_cloud_init(self, line: Line) -> None:
+        """Without cloud-init's work there is no key to log in with, whatever SSH says."""
+        if not self._cloud_init_trouble and _CLOUD_INIT_TROUBLE.search(line.text):
+            self._cloud_init_trouble = line.text.strip()
+
+    def _log_command(self, result: Result) -> None:
+        self.evidence.command(result.command, result.status, result.out, result.err, result.took_s)

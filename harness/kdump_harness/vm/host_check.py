@@ -1,0 +1,216 @@
+"""Is this host fit? One finding each, with the command that mends it."""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..base import tables
+from ..base.errors import HarnessError
+from ..base.progress import Progress
+from ..images.mirror import find_mirror
+from ..images.state import GROUP, State
+from . import accel
+from .hosts.guest_host import TOOLS, Here, Place, There
+from .hosts.ssh_host import where_of
+from .hypervisor.domain import Hypervisor, default_uri, is_local
+
+MIB = 1 << 20
+NEED_FREE_MIB = 8 * 1024  # one base disk, one armed disk, two drills
+
+
+# Which of some commands, and files by their whole path, are not on a host.
+Lacking = Callable[[Sequence[str]], Sequence[str]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Need:
+    """One row of host.toml."""
+
+    name: str
+    packages: tuple[str, ...]
+    commands: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()  # one of them is enough
+    on: str = "here"  # or "guests", or "both": the host that needs it, where the guests have another
+    optional: bool = False
+
+    def missing(self, lacking: Lacking) -> tuple[str, ...]:
+        """What is not on a host."""
+        gone = lacking((*self.commands, *self.files))
+        commands = [name for name in self.commands if name in gone]
+        return (*commands, *self.files[:1]) if self.files and set(self.files) <= set(gone) else tuple(commands)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One thing that was looked at."""
+
+    name: str
+    ok: bool
+    seen: str
+    remedy: str = ""
+    optional: bool = False
+
+
+def load_needs() -> tuple[Need, ...]:
+    """The table of what a host must have."""
+    return tables.load_rows(tables.package_path("vm", "host.toml"), "need", Need)
+
+
+def examine(*, uri: str | None, state_directory: Path | None, remote_state: Path | None = None) -> list[Finding]:
+    """Everything a drill needs, in the order in which it is needed; takes seconds."""
+    uri = uri or default_uri()
+    if is_local(uri):
+        needs = _packages(load_needs(), _lacking_here)
+        return [*needs, *_kvm_device(), *_libvirt(uri, state_directory), *_space(state_directory), _mirror()]
+    needs = _packages((need for need in load_needs() if need.on != "guests"), _lacking_here)
+    return [*needs, *_elsewhere(uri, state_directory, remote_state), *_space(state_directory), _mirror()]
+
+
+def _packages(needs: Iterable[Need], lacking: Lacking, on: str = "") -> Iterator[Finding]:
+    """What of the table is there; on names the host where it is another one."""
+    for need in needs:
+        missing = need.missing(lacking)
+        install = f"apt-get install --no-install-recommends {' '.join(need.packages)}"
+        yield Finding(
+            name=f"{need.name}{on}",
+            ok=not missing,
+            seen=f"no {', '.join(missing)}" if missing else "there",
+            remedy=(f"{install}{on}" if on else f"{_sudo()}{install}") if missing else "",
+            optional=need.optional,
+        )
+
+
+def _elsewhere(uri: str, state_directory: Path | None, remote_state: Path | None) -> Iterator[Finding]:
+    """What the host of a hypervisor elsewhere has for its guests; all of it is asked through one connection."""
+    host = where_of(uri)
+    with contextlib.ExitStack() as stack:
+        try:
+            state = State(state_directory)
+            run = stack.enter_context(state.run())
+            place = There(uri, run.path, state=remote_state, run=run.identity, progress=Progress(quiet=True))
+        except HarnessError as error:
+            yield Finding(name=f"ssh to {host}", ok=False, seen=str(error), remedy=f"ssh {host} must work by itself")
+            return
+        stack.callback(place.close)
+        yield Finding(name=f"ssh to {host}", ok=True, seen=f"guests' files go to {place.state} there")
+        yield from _packages((need for need in load_needs() if need.on != "here"), place.lacking, f" on {host}")
+        if lacking := place.lacking(TOOLS):
+            yield Finding(name=f"tools on {host}", ok=False, seen=f"no {', '.join(lacking)}")
+            return
+        yield from _libvirt(uri, state_directory, place, run.path)
+        yield _enough(place.free_mib(), f"{place.state} on {host}", "--remote-state", f"space on {host}")
+
+
+def _libvirt(
+    uri: str, state_directory: Path | None, place: Place | None = None, directory: Path | None = None
+) -> Iterator[Finding]:
+    """What libvirt says; place and the directory of a run are told where they are on another host."""
+    where = uri
+    try:
+        hypervisor = Hypervisor(uri, address=place.address if place is not None else None)
+    except HarnessError as error:
+        yield Finding(
+            name=f"libvirt at {where}", ok=False, seen=str(error).split(" (kdump")[0], remedy=_start_libvirt()
+        )
+        return
+    try:
+        versions = hypervisor.versions()
+        yield Finding(
+            name=f"libvirt at {where}", ok=True, seen=f"libvirt {versions['libvirt']}, QEMU {versions['qemu']}"
+        )
+        problem = hypervisor.network_problem()
+        # A stopped network is started by the first drill.
+        startable = problem is not None and problem.endswith("is not started")
+        yield Finding(
+            name="network default",
+            ok=problem is None or startable,
+            seen=problem or "started",
+            remedy="" if problem is None or startable else "virsh net-define /usr/share/libvirt/networks/default.xml",
+        )
+        try:
+            state = State(state_directory)
+            if place is not None and directory is not None:
+                kind, why = accel.choose("auto", hypervisor, state, directory, place)
+            else:
+                with state.run() as run:
+                    kind, why = accel.choose("auto", hypervisor, state, run.path, Here(state, run, uri))
+        except HarnessError as error:
+            yield Finding(name="accelerator", ok=False, seen=str(error))
+        else:
+            yield Finding(
+                name="KVM",
+                ok=kind == accel.KVM,
+                seen=why,
+                remedy=""
+                if kind == accel.KVM
+                else "drills work, but slowly; use a host whose KVM runs guests for speed",
+                optional=True,
+            )
+    finally:
+        hypervisor.close()
+
+
+def _kvm_device() -> Iterator[Finding]:
+    """libvirt asks QEMU for its abilities again at every call while only root may open /dev/kvm."""
+    device = Path("/dev/kvm")
+    if device.exists() and device.stat().st_mode & 0o077 == 0:
+        yield Finding(
+            name="/dev/kvm",
+            ok=False,
+            seen="only root may open it, so libvirt takes a minute to start each guest",
+            remedy=f"{_sudo()}chgrp kvm /dev/kvm && {_sudo()}chmod 660 /dev/kvm",
+        )
+
+
+def _space(state_directory: Path | None) -> Iterator[Finding]:
+    try:
+        state = State(state_directory)
+    except HarnessError as error:
+        yield Finding(name="state directory", ok=False, seen=str(error), remedy="make setup (as root, once)")
+        return
+    yield _enough(shutil.disk_usage(state.directory).free // MIB, str(state.directory), "--state", "space")
+
+
+def _enough(free_mib: int, place: str, option: str, name: str) -> Finding:
+    enough = free_mib >= NEED_FREE_MIB
+    return Finding(
+        name=name,
+        ok=enough,
+        seen=f"{free_mib // 1024} GiB free in {place}",
+        remedy="" if enough else f"free {NEED_FREE_MIB // 1024} GiB there, or choose {option} DIR",
+    )
+
+
+def _mirror() -> Finding:
+    try:
+        found = find_mirror()
+    except HarnessError as error:
+        return Finding(name="package mirror", ok=False, seen=str(error), optional=True)
+    return Finding(name="package mirror", ok=True, seen=found.archive)
+
+
+def _lacking_here(names: Sequence[str]) -> list[str]:
+    return [name for name in names if not (Path(name).exists() if name.startswith("/") else _has_command(name))]
+
+
+def _has_command(name: str) -> bool:
+    """Whether a command is there; daemons and mkfs live where an ordinary user's PATH does not lead."""
+    return shutil.which(name) is not None or bool(glob.glob(f"/usr/sbin/{name}") or glob.glob(f"/sbin/{name}"))
+
+
+def _sudo() -> str:
+    return "" if os.getuid() == 0 else "sudo "
+
+
+def _start_libvirt() -> str:
+    if Path("/run/systemd/system").exists():
+        start = f"{_sudo()}systemctl start libvirtd"
+    else:
+        start = f"{_sudo()}virtlogd -d && {_sudo()}libvirtd -d"
+    return start if os.getuid() == 0 else f"{start}, and be a member of the group {GROUP}"

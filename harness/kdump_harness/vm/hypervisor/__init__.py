@@ -1,0 +1,1 @@
+"""The libvirt connection and the domains on it."""

@@ -1,0 +1,329 @@
+"""Runs quoted commands and copies files over SSH, returning Result."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import io
+import logging
+import shlex
+import socket
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO
+
+import paramiko
+
+from ..base.clock import Deadline, now_s
+from ..base.errors import CommandFailed, GuestError, UsageError
+
+# Errors that only mean "not there yet" while a guest boots, or "gone" when it crashes.
+GONE = (paramiko.SSHException, OSError, EOFError)
+CHUNK = 1 << 20
+TIMEOUT_S = 60.0  # of a command
+SILENCE_S = 120.0  # of a copy on its way
+
+# It would print a traceback for each attempt to reach a guest that is still booting; ours say what matters.
+logging.getLogger("paramiko").addHandler(logging.NullHandler())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """What a command did."""
+
+    command: str
+    status: int
+    out: str
+    err: str
+    took_s: float
+
+    @property
+    def ok(self) -> bool:
+        """Whether the status was zero."""
+        return self.status == 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Access:
+    """How a guest lets us in."""
+
+    private_key: str | None = field(default=None, repr=False)  # in OpenSSH's format
+    key_file: Path | None = None
+    password: str | None = field(default=None, repr=False)  # of the login, and for its sudo
+
+    def check(self) -> None:
+        """UsageError for a key file that is none, or that nobody here can read."""
+        if self.key_file is None:
+            return
+        try:
+            paramiko.PKey.from_path(self.key_file)
+        except (paramiko.PasswordRequiredException, TypeError):  # the latter of cryptography, passed on
+            raise UsageError(f"{self.key_file} is protected by a passphrase; a drill needs a key without") from None
+        except OSError as error:
+            raise UsageError(f"{self.key_file} cannot be read ({error.strerror})") from None
+        except (paramiko.SSHException, ValueError):
+            raise UsageError(f"{self.key_file} is no private key for SSH") from None
+
+
+class Shell:
+    """An SSH connection to a guest; commands run as root, and arguments are quoted here, not by the caller."""
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        user: str,
+        access: Access,
+        host_key: str | None,
+        port: int = 22,
+        connect_timeout_s: float = 10.0,
+        connection: socket.socket | None = None,
+        load: Callable[[], float] = lambda: 1.0,
+    ) -> None:
+        """host_key is the guest's public key line; None accepts any (a disk that we did not seed).
+
+        connection leads to a guest that cannot be reached from this host by its address; load stretches the times that
+        whoever calls does not choose.
+        """
+        self.address = address
+        self._load = load
+        self._user, self._password = user, access.password
+        self._sudo: str | None = None  # how root is become, once that was tried
+        self._on_result: list[Callable[[Result], None]] = []
+        self._client = paramiko.SSHClient()
+        if host_key is None:
+            self._client.set_missing_host_key_policy(_AcceptAny())
+        else:
+            kind, blob = host_key.split()[:2]
+            key = paramiko.PKey.from_type_string(kind, base64.b64decode(blob))
+            name = address if port == 22 else f"[{address}]:{port}"
+            self._client.get_host_keys().add(name, kind, key)
+        try:
+            self._client.connect(
+                address,
+                port=port,
+                username=user,
+                pkey=paramiko.Ed25519Key.from_private_key(io.StringIO(access.private_key))
+                if access.private_key
+                else None,
+                key_filename=str(access.key_file) if access.key_file else None,
+                password=access.password,
+                timeout=connect_timeout_s,
+                banner_timeout=connect_timeout_s * 6,  # sshd answers late while an emulated guest still boots
+                auth_timeout=connect_timeout_s * 6,
+                allow_agent=False,
+                look_for_keys=False,
+                sock=connection,
+            )
+        except BaseException:  # one that was not let in would stay open
+            self._client.close()
+            raise
+
+    def subscribe(self, listener: Callable[[Result], None]) -> None:
+        """Tell listener of every finished command."""
+        self._on_result.append(listener)
+
+    def run(
+        self,
+        command: str,
+        *arguments: object,
+        timeout_s: float | None = None,
+        check: bool = True,
+        on_line: Callable[[str], None] | None = None,
+    ) -> Result:
+        """Run command with %s replaced by quoted arguments; CommandFailed unless it succeeds or check is off.
+
+        on_line is shown the last line of the output whenever there is more of it.
+        """
+        line = command % tuple(shlex.quote(str(argument)) for argument in arguments) if arguments else command
+        started_s = now_s()
+        timeout_s = TIMEOUT_S * self._load() if timeout_s is None else timeout_s
+        deadline = Deadline(timeout_s)
+        with self._connected(f"run {line!r}"):
+            channel = self._transport().open_session(timeout=timeout_s)
+            try:
+                self._execute(channel, line)
+                out, err = _collect(channel, deadline, line, on_line)
+                status = channel.recv_exit_status()
+            finally:
+                channel.close()
+        result = Result(command=line, status=status, out=out, err=err, took_s=now_s() - started_s)
+        for listener in self._on_result:
+            listener(result)
+        if check and not result.ok:
+            said = (result.err or result.out).strip().splitlines()
+            raise CommandFailed(
+                f"{self.address}: {line!r} ended with status {status}: {said[-1] if said else 'no output'}"
+            )
+        return result
+
+    def succeeds(self, command: str, *arguments: object, timeout_s: float | None = None) -> bool:
+        """Whether command ends with status zero."""
+        return self.run(command, *arguments, timeout_s=timeout_s, check=False).ok
+
+    def start(self, command: str) -> None:
+        """Start a command and do not wait: for those that take the guest down."""
+        with self._connected(f"start {command!r}"):
+            self._execute(self._transport().open_session(timeout=TIMEOUT_S * self._load()), command)
+
+    def read_text(self, path: str) -> str:
+        """The text of a file in the guest."""
+        return self.run("cat -- %s", path).out
+
+    def write_text(self, path: str, text: str, *, mode: int = 0o644) -> None:
+        """Replace a file in the guest."""
+        self.run("umask 077; printf %%s %s > %s && chmod %s %s", text, path, f"{mode:o}", path)
+
+    def put(self, local: Path, path: str, *, silence_s: float | None = None) -> None:
+        """Copy a file into the guest, where only root may read it."""
+        silence_s = SILENCE_S * self._load() if silence_s is None else silence_s
+        command = f"umask 077; cat > {shlex.quote(path)}"
+        with self._connected(f"write {path!r}"), local.open("rb") as source:
+            channel = self._transport().open_session(timeout=silence_s)
+            try:
+                channel.settimeout(silence_s)
+                self._execute(channel, command)
+                _feed(channel, source)
+                status = channel.recv_exit_status()
+            except TimeoutError:
+                raise GuestError(f"{self.address}: the guest stopped taking {local.name}") from None
+            finally:
+                channel.close()
+        if status != 0:
+            raise CommandFailed(f"{self.address}: {path} cannot be written (status {status})")
+
+    def fetch(
+        self, path: str, to: Path, *, progress: Callable[[int], None] | None = None, silence_s: float | None = None
+    ) -> int:
+        """Copy a file out of the guest and return its size in bytes; to must not exist.
+
+        Through cat, not SFTP: minimal systems have no sftp-server, and root's files are read through sudo.
+        """
+        return self.save(f"cat -- {shlex.quote(path)}", to, progress=progress, silence_s=silence_s)
+
+    def save(
+        self, command: str, to: Path, *, progress: Callable[[int], None] | None = None, silence_s: float | None = None
+    ) -> int:
+        """Write what a command prints, bytes of any kind, to a new file and return its size in bytes."""
+        silence_s = SILENCE_S * self._load() if silence_s is None else silence_s
+        copied = 0
+        with self._connected(f"run {command!r}"), to.open("xb") as out:
+            channel = self._transport().open_session(timeout=silence_s)
+            try:
+                channel.settimeout(silence_s)
+                self._execute(channel, command)
+                while chunk := channel.recv(CHUNK):
+                    out.write(chunk)
+                    copied += len(chunk)
+                    if progress is not None:
+                        progress(copied)
+                status = channel.recv_exit_status()
+            except TimeoutError:
+                raise GuestError(
+                    f"{self.address}: the output of {command!r} stopped coming after {copied:,} bytes"
+                ) from None
+            finally:
+                channel.close()
+        if status != 0:
+            raise CommandFailed(f"{self.address}: {command!r} ended with status {status} after {copied:,} bytes")
+        return copied
+
+    def close(self) -> None:
+        """Hang up."""
+        self._client.close()
+
+    def _execute(self, channel: paramiko.Channel, line: str) -> None:
+        """Start a command as root: an ordinary login needs sudo, which may want the password."""
+        if self._user == "root":
+            channel.exec_command(line)
+            return
+        if self._sudo is None:
+            self._sudo = self._find_sudo()
+        channel.exec_command(f"{self._sudo} sh -c {shlex.quote(line)}")
+        if "-S" in self._sudo:
+            channel.sendall(f"{self._password}\n".encode())
+
+    def _find_sudo(self) -> str:
+        """Without a password where that works; else always with it, so that the command never reads it as its input."""
+        if self._password is None:
+            return "sudo -n"
+        channel = self._transport().open_session(timeout=TIMEOUT_S * self._load())
+        try:
+            channel.exec_command("sudo -k -n true")
+            return "sudo -n" if channel.recv_exit_status() == 0 else "sudo -k -S -p ''"
+        finally:
+            channel.close()
+
+    def _transport(self) -> paramiko.Transport:
+        transport = self._client.get_transport()
+        if transport is None or not transport.is_active():
+            raise GuestError(f"{self.address}: the SSH connection is gone")
+        return transport
+
+    @contextlib.contextmanager
+    def _connected(self, what: str) -> Iterator[None]:
+        """Say what we were about when the connection broke."""
+        try:
+            yield
+        except (paramiko.SSHException, OSError, EOFError) as error:
+            if isinstance(error, FileNotFoundError | FileExistsError | PermissionError):
+                raise
+            raise GuestError(f"{self.address}: the SSH connection broke on the way to {what} ({error})") from error
+
+
+class _AcceptAny(paramiko.MissingHostKeyPolicy):  # type: ignore[misc]  # paramiko has no types
+    """For guests whose host key nobody told us."""
+
+    def missing_host_key(self, client: object, hostname: str, key: object) -> None:
+        return
+
+
+def _collect(
+    channel: paramiko.Channel, deadline: Deadline, line: str, on_line: Callable[[str], None] | None
+) -> tuple[str, str]:
+    """Both outputs until the command has ended; CommandFailed when it does not within the deadline."""
+    out, err = bytearray(), bytearray()
+    told = 0
+    channel.settimeout(0.2)
+    while True:
+        if on_line is not None and len(out) > told:
+            told = len(out)
+            on_line(_last_line(out))
+        got = False
+        for ready, receive, into in (
+            (channel.recv_ready, channel.recv, out),
+            (channel.recv_stderr_ready, channel.recv_stderr, err),
+        ):
+            while ready():
+                into += receive(CHUNK)
+                got = True
+        if channel.exit_status_ready() and not channel.recv_ready() and not channel.recv_stderr_ready():
+            return out.decode(errors="replace"), err.decode(errors="replace")
+        if deadline.passed:
+            raise CommandFailed(f"{line!r} was not done after {deadline.timeout_s:.0f} s")
+        if not got:
+            with contextlib.suppress(TimeoutError):
+                chunk = channel.recv(CHUNK)  # blocks until there is output, an end, or 0.2 s are over
+                out += chunk
+                if not chunk and not channel.recv_stderr_ready():
+                    channel.status_event.wait(min(0.2, deadline.left_s))
+
+
+def _feed(channel: paramiko.Channel, source: BinaryIO) -> None:
+    """Send all of source; a command that ends before it has read it is told by its status."""
+    try:
+        while chunk := source.read(CHUNK):
+            channel.sendall(chunk)
+        channel.shutdown_write()
+    except TimeoutError:
+        raise
+    except OSError:
+        if not channel.exit_status_ready() and not channel.closed:
+            raise
+
+
+def _last_line(out: bytearray) -> str:
+    """The last line that is not empty, for the eye."""
+    lines = out[-400:].decode(errors="replace").replace("\r", "\n").split("\n")
+    return next((line.strip() for line in reversed(lines) if line.strip()), "")

@@ -1,0 +1,28 @@
+"""Reads a dump file without trusting it: formats, header, pages, VMCOREINFO, kernel log."""
+
+from .check import check
+from .classes import Leftover, PageClass, Tally, classify, count_classes, leftover
+from .formats.damage import Damage, NotInDump, Unreadable, VmcoreError
+from .inspection import Inspection, inspect, inspect_opened
+from .rearrange import rearrange
+from .vmcore import Vmcore, open_vmcore
+
+__all__ = [
+    "Damage",
+    "Inspection",
+    "Leftover",
+    "NotInDump",
+    "PageClass",
+    "Tally",
+    "Unreadable",
+    "Vmcore",
+    "VmcoreError",
+    "check",
+    "classify",
+    "count_classes",
+    "inspect",
+    "inspect_opened",
+    "leftover",
+    "open_vmcore",
+    "rearrange",
+]

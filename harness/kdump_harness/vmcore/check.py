@@ -1,0 +1,220 @@
+"""Is the dump whole? Looks at every byte that the file itself can vouch for, and at no more."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import crew
+from .crew import Progress
+from .formats import descriptors, elf, kdump
+from .formats.bitmap import any_outside
+from .formats.damage import Damage, DamageList, Unreadable
+from .formats.elf import ElfFile
+from .formats.kdump import KdumpFile
+from .formats.source import rest_is_empty
+from .formats.vmcoreinfo import MAX_BYTES as VMCOREINFO_MAX_BYTES
+from .formats.vmcoreinfo import malformed
+from .vmcore import Vmcore
+
+_VMCOREINFO_VALUES = {"BUILD-ID": "[0-9a-f]{40}", "CRASHTIME": "[0-9]{1,11}", "PAGESIZE": "[0-9]{1,5}"}
+
+
+def check(
+    vmcore: Vmcore, *, quick: bool = False, progress: Progress | None = None
+) -> tuple[tuple[Damage, ...], dict[str, int]]:
+    """All damage, and how many pages there are by compression (nothing when quick).
+
+    progress is called with pages done and pages to do.
+    """
+    damage = DamageList()
+    counts: Counter[str] = Counter()
+    if vmcore.flattened is not None:
+        damage.extend(vmcore.flattened.damage)
+    if vmcore.elf is not None:
+        _check_elf(vmcore.elf, damage)
+    for part in vmcore.kdumps:
+        _check_layout(part, damage)
+        descriptors.check(part, damage, quick=quick)
+        if not quick:
+            counts += crew.check_pages(part, damage, progress=progress)
+            _check_compression(part, counts, damage)
+    _check_parts(vmcore, damage)
+    _check_notes(vmcore, damage)
+    _check_utsname(vmcore, damage)
+    return damage.as_tuple(), dict(counts)
+
+
+def _check_layout(part: KdumpFile, damage: DamageList) -> None:
+    header, source = part.header, part.source
+    _check_header(part, damage)
+    if header.descriptor_offset > source.size_bytes:
+        message = f"the bitmaps end at {header.descriptor_offset:,}, the file at {source.size_bytes:,}"
+        damage.add("truncated", message, offset=header.bitmap_offset)
+    for bitmap in (part.ram, part.dumped):
+        if bitmap.beyond(header.bitmap_bytes // 2):
+            message = f"page frames behind the last one ({header.max_mapnr:,}) are marked"
+            damage.add("bitmap", message, offset=bitmap.offset)
+    stray = any_outside(part.dumped, part.ram)
+    if stray is not None:
+        damage.add("bitmap", "a page frame is in the dump that is no RAM", offset=part.dumped.offset, pfn=stray)
+    if part.table_end > source.size_bytes:
+        message = f"{part.descriptors:,} page descriptors end at {part.table_end:,}, the file at {source.size_bytes:,}"
+        damage.add("truncated", message, offset=header.descriptor_offset)
+    _check_written(part, damage)
+
+
+def _check_written(part: KdumpFile, damage: DamageList) -> None:
+    """Gaps of a flattened stream are legal behind the bitmaps' last page frame, and nowhere inside."""
+    table_at = part.header.descriptor_offset
+    places = {
+        "first bitmap": (part.ram.offset, part.ram.offset + part.ram.size_bytes),
+        "second bitmap": (part.dumped.offset, part.dumped.offset + part.dumped.size_bytes),
+        "table of page descriptors": (table_at, max(table_at, part.table_end)),
+    }
+    for name, (start, end) in places.items():
+        end = min(end, part.source.size_bytes)
+        if start < end and not part.source.covered(np.array([start]), np.array([end]))[0]:
+            damage.add("hole", f"the {name} lies partly in a gap of the stream", offset=start)
+
+
+def _check_header(part: KdumpFile, damage: DamageList) -> None:
+    header = part.header
+    damage.extend(list(header.damage))
+    if header.status & kdump.STATUS_INCOMPLETE:
+        damage.add("incomplete", "the writer marked the dump as incomplete (no space was left)", offset=424)
+    if header.status & ~kdump.STATUS_KNOWN or len(header.compressions) > 1:
+        damage.add(
+            "header", f"the status {header.status:#x} has flags that do not exist or exclude each other", offset=424
+        )
+    if header.level is not None and not 0 <= header.level <= kdump.MAX_LEVEL:
+        damage.add(
+            "header", f"the dump level is {header.level}, not 0 to {kdump.MAX_LEVEL}", offset=header.block_size + 8
+        )
+    for name, place in (("notes", header.note), ("VMCOREINFO", header.vmcoreinfo), ("erase info", header.eraseinfo)):
+        if place is not None and place[1] and not 0 < place[0] <= part.source.size_bytes - place[1]:
+            message = f"the {name} ({place[1]:,} bytes at {place[0]:,}) lie outside the file"
+            damage.add("header", message, offset=place[0])
+    if header.machine not in kdump.MACHINES:
+        damage.add("unsupported", f"the machine is {header.machine!r}, not x86_64 or aarch64", offset=272)
+
+
+def _check_compression(part: KdumpFile, counts: Counter[str], damage: DamageList) -> None:
+    """The header names one compression; makedumpfile before 1.4.4 named none and used zlib."""
+    others = sorted(set(counts) - {"none", part.header.compression})
+    if others and part.header.compression != "none":
+        message = f"the header says {part.header.compression}, some pages are {' and '.join(others)}"
+        damage.add("header", message, offset=424)
+
+
+def _check_parts(vmcore: Vmcore, damage: DamageList) -> None:
+    """The files of a split dump must add up to all page frames."""
+    header = vmcore.header
+    if header is None or not header.split:
+        return
+    expected = 0
+    for part in vmcore.kdumps:
+        if part.header.start_pfn != expected:
+            break
+        expected = part.header.end_pfn
+    if expected != header.max_mapnr:
+        have = ", ".join(f"{part.header.start_pfn:,} to {part.header.end_pfn:,}" for part in vmcore.kdumps)
+        message = f"a split dump with the page frames {have} of {header.max_mapnr:,}: other parts are missing"
+        damage.add("split", message)
+
+
+def _check_elf(file: ElfFile, damage: DamageList) -> None:
+    size_bytes = file.source.size_bytes
+    if file.flags & elf.FLAG_INCOMPLETE:
+        damage.add("incomplete", "the writer marked the dump as incomplete (no space was left)", offset=48)
+    if not len(file.loads):
+        damage.add("segment", "the dump has no memory segment")
+    segments = file.segments
+    ends = segments["offset"] + segments["filesz"]
+    unknown = ~np.isin(segments["type"], elf.KNOWN_SEGMENTS)
+    huge = np.maximum(np.maximum(segments["offset"], segments["paddr"]), segments["memsz"]) >= elf.MAX_ADDRESS
+    beyond = ~huge & (ends > size_bytes)
+    load = segments["type"] == elf.PT_LOAD
+    for bad, kind, message in (
+        (unknown, "segment", "is neither memory nor notes"),
+        (huge, "segment", "has an impossible offset, address or size"),
+        (beyond, "truncated", f"ends behind the end of the file ({size_bytes:,})"),
+        (load & (segments["filesz"] > segments["memsz"]), "segment", "has more bytes in the file than in memory"),
+    ):
+        for index in np.flatnonzero(bad)[: DamageList.KEPT_OF_A_KIND].tolist():
+            offset, filesz = int(segments["offset"][index]), int(segments["filesz"][index])
+            message_here = f"segment {index} (offset {offset:,}, {filesz:,} bytes) {message}"
+            damage.add(kind, message_here, offset=file.segment_offset(index))
+    sane = np.flatnonzero(~huge & ~beyond & (segments["filesz"] > 0))
+    _check_elf_places(file, sane[np.argsort(segments["offset"][sane], kind="stable")], damage)
+
+
+def _check_elf_places(file: ElfFile, order: NDArray[np.int64], damage: DamageList) -> None:
+    """Segments, in the order of their offsets, neither overlap nor leave something behind the last one."""
+    starts = file.segments["offset"][order].astype(np.int64)
+    ends = starts + file.segments["filesz"][order].astype(np.int64)
+    reach = np.maximum.accumulate(np.concatenate([[file.headers_end], ends]))
+    for index in np.flatnonzero(starts < reach[:-1])[: DamageList.KEPT_OF_A_KIND].tolist():
+        message = f"segment {int(order[index])} lies over another one or over the headers"
+        damage.add("overlap", message, offset=int(starts[index]))
+    if file.loads.size and not damage:
+        at = max(int(reach[-1]), file.sections_end())
+        if not rest_is_empty(file.source, at):
+            message = f"the last {file.source.size_bytes - at:,} bytes belong to no segment"
+            damage.add("segment", message, offset=at)
+    at_gap = np.flatnonzero(~file.source.covered(starts, ends))
+    for index in at_gap[: DamageList.KEPT_OF_A_KIND].tolist():
+        message = f"segment {int(order[index])} lies partly in a gap of the stream"
+        damage.add("hole", message, offset=int(starts[index]))
+
+
+def _check_notes(vmcore: Vmcore, damage: DamageList) -> None:
+    header = vmcore.header
+    try:
+        has_notes = header is None or header.note is not None
+        if has_notes and vmcore.notes is None:
+            damage.add("notes", "the notes are missing or lie outside the file")
+        elif vmcore.notes is not None:
+            if vmcore.notes.broken_at is not None:
+                damage.add("notes", f"the notes make no sense from byte {vmcore.notes.broken_at:,} on")
+            if not vmcore.notes.cpus:
+                damage.add("notes", "the notes have no CPU's registers")
+        text = vmcore.vmcoreinfo_text
+    except Unreadable as error:
+        damage.extend([error.damage])
+        return
+    if header is not None and header.vmcoreinfo is None:
+        return
+    at = header.vmcoreinfo[0] if header is not None and header.vmcoreinfo else None
+    if not text:
+        damage.add("vmcoreinfo", "VMCOREINFO is missing, lies outside the file or is too large", offset=at)
+        return
+    if len(text) >= VMCOREINFO_MAX_BYTES:
+        damage.add("vmcoreinfo", f"VMCOREINFO has {len(text):,} bytes", offset=at)
+    if bad := malformed(text):
+        damage.add("vmcoreinfo", f"VMCOREINFO has a line that no kernel writes: {bad}", offset=at)
+    for key, pattern in _VMCOREINFO_VALUES.items():
+        if key in vmcore.vmcoreinfo and not re.fullmatch(pattern, vmcore.vmcoreinfo[key]):
+            damage.add("vmcoreinfo", f"VMCOREINFO has an impossible {key}: {vmcore.vmcoreinfo[key][:60]!a}", offset=at)
+    if vmcore.vmcoreinfo.integer("PAGESIZE") not in (None, vmcore.page_size):
+        damage.add("vmcoreinfo", "VMCOREINFO and header do not agree on the page size", offset=at)
+    release = vmcore.header.utsname["release"] if vmcore.header is not None else ""
+    if release and vmcore.vmcoreinfo.get("OSRELEASE") != release:
+        damage.add("vmcoreinfo", "VMCOREINFO and header do not agree on the kernel release", offset=at)
+
+
+def _check_utsname(vmcore: Vmcore, damage: DamageList) -> None:
+    """Header, VMCOREINFO and memory name the same kernel, as far as the memory of it is in the dump."""
+    memory = vmcore.utsname_in_memory()
+    if not memory:
+        return
+    release = vmcore.vmcoreinfo.get("OSRELEASE")
+    if release is not None and release != memory["release"]:
+        damage.add("vmcoreinfo", f"VMCOREINFO names the kernel {release!a}, its memory {memory['release'][:60]!a}")
+    if vmcore.header is not None and vmcore.header.utsname["release"]:
+        for name, text in vmcore.header.utsname.items():
+            if memory[name] != text:
+                damage.add("header", f"utsname.{name} is {text!a} in the header and {memory[name]!a} in memory")

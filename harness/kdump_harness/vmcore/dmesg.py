@@ -1,0 +1,186 @@
+"""The kernel log out of a dump, from VMCOREINFO alone."""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from collections.abc import Callable, Iterator
+
+from .formats.damage import VmcoreError
+from .formats.vmcoreinfo import Vmcoreinfo
+
+ReadKernel = Callable[[int, int], bytes]
+
+MAX_TEXT_BYTES = 64 << 20
+_MAX_COUNT_BITS = 26
+_MAX_RECORDS = 1 << 20  # a log of 32 MiB, the largest that a kernel is configured with
+_MAX_UNREADABLE = 10_000
+_MAX_BUFFER_BITS = 31
+
+_STATE_SHIFT = 62
+_ID_MASK = (1 << _STATE_SHIFT) - 1
+_COMMITTED, _FINALIZED = 1, 2  # kernel/printk/printk_ringbuffer.h: enum desc_state
+
+
+def kernel_log(info: Vmcoreinfo, read: ReadKernel, *, last: int | None = None) -> str:
+    """The log as dmesg prints it, or its last records; VmcoreError when it cannot be found in the dump."""
+    if "SYMBOL(prb)" in info:
+        records = _ring_buffer(info, read, last or _MAX_RECORDS)
+    elif "SYMBOL(log_buf)" in info:
+        records = iter(deque(_record_buffer(info, read), maxlen=last))
+    else:
+        raise VmcoreError("VMCOREINFO does not say where the kernel log is")
+    lines: list[str] = []
+    total = 0
+    for ts_nsec, text in records:
+        stamp = f"[{ts_nsec // 10**9:5d}.{ts_nsec % 10**9 // 1000:06d}] "
+        lines += [stamp + _printable(line) for line in text.split(b"\n")]
+        total += len(text)
+        if total > MAX_TEXT_BYTES:
+            break
+    return "".join(line + "\n" for line in lines)
+
+
+def _printable(line: bytes) -> str:
+    """As dmesg does: what is neither text nor tab is shown as \\x.."""
+    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f]", lambda char: f"\\x{ord(char[0]):02x}", line.decode("utf-8", "replace"))
+
+
+class _Struct:
+    """A kernel struct of which VMCOREINFO gives size and offsets."""
+
+    def __init__(self, info: Vmcoreinfo, read: ReadKernel, name: str, address: int) -> None:
+        self._info, self._name, self.address = info, name, address
+        self._data = _exactly(read, address, _sane_size(info, name))
+
+    def number(self, member: str, size_bytes: int = 8, inner: int = 0) -> int:
+        """An unsigned member; inner is added to its offset."""
+        at = self.at(member) + inner
+        raw = self._data[at : at + size_bytes]
+        if at < 0 or len(raw) != size_bytes:
+            raise VmcoreError(f"VMCOREINFO: {self._name}.{member} lies outside {self._name}")
+        return int.from_bytes(raw, "little")
+
+    def at(self, member: str) -> int:
+        """The member's offset."""
+        return self._info.offset(f"{self._name}.{member}")
+
+
+def _sane_size(info: Vmcoreinfo, name: str) -> int:
+    size = info.size(name)
+    if not 0 < size <= 4096:
+        raise VmcoreError(f"VMCOREINFO: SIZE({name}) is {size}")
+    return size
+
+
+def _exactly(read: ReadKernel, address: int, length: int) -> bytes:
+    data = read(address, length)
+    if len(data) != length:
+        raise VmcoreError(f"kernel memory at {address:#x} is not in the dump")
+    return data
+
+
+def _pointer(read: ReadKernel, address: int) -> int:
+    return int.from_bytes(_exactly(read, address, 8), "little")
+
+
+def _ring_buffer(info: Vmcoreinfo, read: ReadKernel, last: int) -> Iterator[tuple[int, bytes]]:
+    """Time stamp and text of the last records in the lockless ring buffer (Linux 5.10 and later)."""
+    ring_at = _pointer(read, info.symbol("prb"))
+    descs_at = ring_at + info.offset("printk_ringbuffer.desc_ring")
+    text_at = ring_at + info.offset("printk_ringbuffer.text_data_ring")
+    descs = _Struct(info, read, "prb_desc_ring", descs_at)
+    texts = _Struct(info, read, "prb_data_ring", text_at)
+    counter = info.offset("atomic_long_t.counter")
+    count_bits = descs.number("count_bits", 4)
+    size_bits = texts.number("size_bits", 4)
+    if count_bits > _MAX_COUNT_BITS or not 3 <= size_bits <= _MAX_BUFFER_BITS:
+        raise VmcoreError(f"the kernel log claims 2^{count_bits} records in 2^{size_bits} bytes")
+    desc_at, info_at, data_at = descs.number("descs"), descs.number("infos"), texts.number("data")
+    desc_bytes, info_bytes = _sane_size(info, "prb_desc"), _sane_size(info, "printk_info")
+    head, tail = descs.number("head_id", inner=counter), descs.number("tail_id", inner=counter)
+    count = min((head - tail & _ID_MASK) + 1, 1 << count_bits)
+    begin_at, next_at = info.offset("prb_data_blk_lpos.begin"), info.offset("prb_data_blk_lpos.next")
+    unreadable = 0
+    for step in range(max(0, count - last), count):
+        record_id = tail + step & _ID_MASK
+        slot = record_id & (1 << count_bits) - 1
+        try:
+            desc = _Struct(info, read, "prb_desc", desc_at + slot * desc_bytes)
+            state = desc.number("state_var", inner=counter)
+            if state & _ID_MASK != record_id or state >> _STATE_SHIFT not in (_COMMITTED, _FINALIZED):
+                continue
+            begin = desc.number("text_blk_lpos", inner=begin_at)
+            following = desc.number("text_blk_lpos", inner=next_at)
+            about = _Struct(info, read, "printk_info", info_at + slot * info_bytes)
+            text = _block(read, data_at, size_bits, begin, following)[: about.number("text_len", 2)]
+            yield about.number("ts_nsec"), text
+        except VmcoreError:
+            unreadable += 1  # a page of the log is missing or damaged: give the rest
+            if unreadable > _MAX_UNREADABLE:
+                break
+
+
+def _block(read: ReadKernel, data_at: int, size_bits: int, begin: int, following: int) -> bytes:
+    """The text of a data block, which begins with the 8 bytes of its descriptor's id."""
+    if begin & 1:  # FAILED_LPOS and EMPTY_LINE_LPOS: a record without text
+        return b""
+    mask = (1 << size_bits) - 1
+    first, last = begin & mask, following & mask
+    if begin >> size_bits != following - 1 >> size_bits:
+        first = 0  # a block never wraps: it was put at the start of the buffer instead
+    elif last == 0:
+        last = 1 << size_bits
+    if last < first + 8:
+        return b""
+    return _exactly(read, data_at + first + 8, last - first - 8)
+
+
+def _record_buffer(info: Vmcoreinfo, read: ReadKernel) -> Iterator[tuple[int, bytes]]:
+    """Time stamp and text of each record in log_buf (Linux 3.5 to 5.9)."""
+    name = "printk_log" if "SIZE(printk_log)" in info else "log"  # renamed in 3.11
+    buffer_at = _pointer(read, info.symbol("log_buf"))
+    buffer_bytes = int.from_bytes(_exactly(read, info.symbol("log_buf_len"), 4), "little")
+    at = int.from_bytes(_exactly(read, info.symbol("log_first_idx"), 4), "little")
+    end = int.from_bytes(_exactly(read, info.symbol("log_next_idx"), 4), "little")
+    header_bytes = _sane_size(info, name)
+    if not 0 < buffer_bytes <= 1 << _MAX_BUFFER_BITS:
+        raise VmcoreError(f"the kernel log claims {buffer_bytes:,} bytes")
+    walked = 0
+    while at != end and walked <= buffer_bytes:
+        if at + header_bytes > buffer_bytes:
+            break
+        record = _Struct(info, read, name, buffer_at + at)
+        length = record.number("len", 2)
+        if length == 0:  # the rest of the buffer is unused: go on at its start
+            if at == 0:
+                break
+            walked += buffer_bytes - at
+            at = 0
+            continue
+        if length < header_bytes or at + length > buffer_bytes:
+            break
+        text_len = min(record.number("text_len", 2), length - header_bytes)
+        yield record.number("ts_nsec"), _exactly(read, buffer_at + at + header_bytes, text_len)
+        at += length
+        walked += length
+
+
+_PANICS = (
+    r"Kernel panic - not syncing: .*",
+    r"BUG: .*",
+    r"(?:Oops|general protection fault|kernel BUG at|Internal error|Unable to handle kernel|double fault)\b.*",
+    r"sysrq: Trigger a crash.*|SysRq : Trigger a crash.*",
+)
+
+
+def panic_line(log: str) -> str | None:
+    """The line that says why the kernel died; None when the log has none.
+
+    The first panic counts; without one, the last BUG, oops or crash request.
+    """
+    for number, pattern in enumerate(_PANICS):
+        found = re.findall(pattern, log)
+        if found:
+            return str(found[0] if number == 0 else found[-1]).strip()
+    return None

@@ -1,0 +1,345 @@
+"""A dump file opened: what it says about itself, its memory, its kernel log."""
+
+from __future__ import annotations
+
+import datetime
+from functools import cached_property, lru_cache
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import dmesg, memory
+from .formats import elf, kdump, notes
+from .formats.damage import Damage, NotInDump, Unreadable, VmcoreError
+from .formats.elf import ElfFile
+from .formats.intervals import Int64s
+from .formats.kdump import KdumpFile
+from .formats.source import FLAT_SIGNATURE, FlattenedFile, PlainFile, Source
+from .formats.vmcoreinfo import MAX_BYTES as VMCOREINFO_MAX_BYTES
+from .formats.vmcoreinfo import Vmcoreinfo
+
+_READ_MAX_BYTES = 64 << 20
+_CACHED_PAGES = 256
+
+_OTHER_FORMATS = {
+    b"DISKDUMP": "in the old diskdump format (no kdump writes it)",
+    b"\x1f\x8b": "gzip-compressed (unpack it with gunzip first)",
+    b"BZh": "bzip2-compressed (unpack it with bunzip2 first)",
+    b"\x04\x22\x4d\x18": "lz4-compressed (unpack it with lz4 -d first)",
+    b"\xfd7zXZ\0": "xz-compressed (unpack it with unxz first)",
+    b"\x28\xb5\x2f\xfd": "zstd-compressed as a whole (unpack it with unzstd first)",
+}
+
+
+class Vmcore:
+    """A dump in any of the known formats."""
+
+    def __init__(self, files: list[PlainFile], sources: list[Source], parts: list[KdumpFile] | ElfFile) -> None:
+        self.files = files
+        self.sources = sources
+        self.kdumps = parts if isinstance(parts, list) else []
+        self.elf = None if isinstance(parts, list) else parts
+        self.page = lru_cache(maxsize=_CACHED_PAGES)(self._page)
+
+    @property
+    def path(self) -> Path:
+        """The file, the first one of a split dump."""
+        return self.files[0].path
+
+    @property
+    def flattened(self) -> FlattenedFile | None:
+        """The flattened stream, where it is one."""
+        first = self.sources[0]
+        return first if isinstance(first, FlattenedFile) else None
+
+    @property
+    def header(self) -> kdump.Header | None:
+        """The header of a kdump-compressed dump."""
+        return self.kdumps[0].header if self.kdumps else None
+
+    @property
+    def format(self) -> str:
+        """One of kdump, kdump-flattened, kdump-split, elf, elf-flattened."""
+        if self.header is not None and self.header.split:
+            return "kdump-split"
+        return ("elf" if self.elf else "kdump") + ("-flattened" if self.flattened else "")
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes on disk, of all parts."""
+        return sum(file.size_bytes for file in self.files)
+
+    @cached_property
+    def notes(self) -> notes.Notes | None:
+        """The ELF notes; None when there are none."""
+        return self.elf.notes() if self.elf else self.kdumps[0].notes()
+
+    @cached_property
+    def vmcoreinfo_text(self) -> bytes:
+        """VMCOREINFO as it is in the file; empty when it is not."""
+        if self.header is not None and self.header.vmcoreinfo is not None:
+            offset, size = self.header.vmcoreinfo
+            if offset > 0 and 0 < size <= VMCOREINFO_MAX_BYTES:
+                return self.sources[0].read(offset, size)
+        if self.notes is not None and self.notes.vmcoreinfo is not None:
+            return self.notes.vmcoreinfo[:VMCOREINFO_MAX_BYTES]
+        return b""
+
+    @cached_property
+    def vmcoreinfo(self) -> Vmcoreinfo:
+        """VMCOREINFO parsed; empty when the dump has none."""
+        return Vmcoreinfo.parse(self.vmcoreinfo_text)
+
+    @cached_property
+    def page_size(self) -> int:
+        """Bytes in a page frame."""
+        if self.kdumps:
+            return self.kdumps[0].page_size
+        size = self.vmcoreinfo.integer("PAGESIZE")
+        return size if size in (4096, 16384, 65536) else 4096
+
+    @property
+    def machine(self) -> str:
+        """x86_64 or aarch64; empty when the dump does not say."""
+        if self.elf:
+            return self.elf.machine
+        assert self.header is not None
+        return self.header.utsname["machine"]
+
+    @cached_property
+    def utsname(self) -> dict[str, str]:
+        """utsname from the header, or from the dumped memory where the header has none."""
+        if self.header is not None and self.header.utsname["release"]:
+            return self.header.utsname
+        return {"release": self.vmcoreinfo.get("OSRELEASE", ""), "machine": self.machine, **self.utsname_in_memory()}
+
+    def utsname_in_memory(self) -> dict[str, str]:
+        """utsname as the kernel has it; empty when it is not in the dump."""
+        try:
+            at = self.vmcoreinfo.symbol("init_uts_ns") + self._utsname_offset()
+            raw = self.read_virt(at, 65 * len(kdump.UTSNAME))
+        except VmcoreError:
+            return {}
+        texts = [raw[start : start + 65].split(b"\0")[0].decode("latin-1") for start in range(0, len(raw), 65)]
+        return dict(zip(kdump.UTSNAME, texts, strict=True))
+
+    def _utsname_offset(self) -> int:
+        # Exported since 5.11, when name became the first member; before it came a reference count of 4 bytes.
+        known = "OFFSET(uts_namespace.name)" in self.vmcoreinfo
+        return self.vmcoreinfo.offset("uts_namespace.name") if known else 4
+
+    @property
+    def crash_time(self) -> datetime.datetime | None:
+        """When the kernel crashed; None when it did not (a dump of a live guest) or does not say."""
+        seconds = self.crash_time_s
+        return None if seconds is None else datetime.datetime.fromtimestamp(seconds, datetime.UTC)
+
+    @property
+    def crash_time_s(self) -> int | None:
+        """CRASHTIME in seconds since 1970."""
+        seconds = self.vmcoreinfo.integer("CRASHTIME")
+        return seconds if seconds is not None and seconds < 1 << 36 else None
+
+    @property
+    def cpus(self) -> int | None:
+        """CPUs whose registers are in the dump."""
+        if self.notes is not None:
+            return self.notes.cpus
+        return self.header.header_cpus if self.header is not None and self.header.note is None else None
+
+    @property
+    def pages_total(self) -> int:
+        """Page frames of RAM."""
+        return self.kdumps[0].ram.count if self.kdumps else self._elf_pages(self._elf.ram)
+
+    @property
+    def pages_kept(self) -> int:
+        """Page frames in the dump."""
+        return self.kdumps[0].dumped.count if self.kdumps else self._elf_pages(self._elf.kept)
+
+    @property
+    def max_pfn(self) -> int:
+        """One more than the highest page frame that the dump could have."""
+        if self.header is not None:
+            return self.header.max_mapnr
+        return int(self._elf.ram[1].max(initial=0)) // self.page_size
+
+    @property
+    def _elf(self) -> ElfFile:
+        assert self.elf is not None
+        return self.elf
+
+    def _elf_pages(self, runs: tuple[Int64s, Int64s]) -> int:
+        first, last = self._page_runs(runs)
+        return int((last - first).sum())
+
+    def _page_runs(self, runs: tuple[Int64s, Int64s]) -> tuple[Int64s, Int64s]:
+        """First and last page frame (exclusive) of byte ranges; only whole pages count, as with makedumpfile."""
+        first, last = -(-runs[0] // self.page_size), runs[1] // self.page_size
+        return first, np.maximum(first, last)
+
+    @cached_property
+    def _kept_runs(self) -> tuple[Int64s, Int64s]:
+        return self._page_runs(self._elf.kept)
+
+    def kept(self, pfn: int) -> bool:
+        """Whether the page frame is in the dump."""
+        if self.kdumps:
+            return pfn in self.kdumps[0].dumped
+        first, last = self._kept_runs
+        index = int(np.searchsorted(last, pfn, side="right"))
+        return index < len(first) and bool(first[index] <= pfn)
+
+    def kept_bitmap(self) -> NDArray[np.uint8]:
+        """The page frames in the dump, one bit each, lowest bit first (np.unpackbits with bitorder="little")."""
+        return self.kdumps[0].dumped.as_array() if self.kdumps else self._elf_bitmap(self._elf.kept)
+
+    def ram_bitmap(self) -> NDArray[np.uint8]:
+        """The page frames of RAM, one bit each, lowest bit first."""
+        return self.kdumps[0].ram.as_array() if self.kdumps else self._elf_bitmap(self._elf.ram)
+
+    def _elf_bitmap(self, runs: tuple[Int64s, Int64s]) -> NDArray[np.uint8]:
+        if self.max_pfn > kdump.MAX_PFNS:
+            raise VmcoreError(f"{self.path}: memory up to frame {self.max_pfn:,} is too much for a bitmap")
+        bits = np.zeros(self.max_pfn, dtype=np.bool_)
+        for first, last in zip(*self._page_runs(runs), strict=True):
+            bits[first:last] = True
+        return np.packbits(bits, bitorder="little")
+
+    def read_page(self, pfn: int) -> bytes:
+        """One page of guest memory; NotInDump when it was filtered out, another VmcoreError when it is damaged."""
+        return self.page(pfn)
+
+    def _page(self, pfn: int) -> bytes:
+        for part in self.kdumps:
+            if part.header.start_pfn <= pfn < part.header.end_pfn:
+                return part.read_page(pfn)
+        if not self.elf:
+            raise NotInDump(f"page frame {pfn:#x} is not in the dump")
+        return self._elf_page(pfn)
+
+    def _elf_page(self, pfn: int) -> bytes:
+        if not self.kept(pfn):
+            raise NotInDump(f"page frame {pfn:#x} is not in the dump")
+        page = b""
+        while len(page) < self.page_size:
+            piece = self._elf.read_phys(pfn * self.page_size + len(page), self.page_size - len(page))
+            if not piece:
+                raise VmcoreError(f"page frame {pfn:#x}: its data lies outside the file")
+            page += piece
+        return page
+
+    def read_phys(self, address: int, length: int) -> bytes:
+        """Physical memory; all of length bytes or a VmcoreError."""
+        if not 0 <= length <= _READ_MAX_BYTES or address < 0:
+            raise VmcoreError(f"cannot read {length:,} bytes of memory at {address:#x}")
+        pieces = []
+        while length > 0:
+            pfn, inside = divmod(address, self.page_size)
+            piece = self.read_page(pfn)[inside : inside + length]
+            pieces.append(piece)
+            address += len(piece)
+            length -= len(piece)
+        return b"".join(pieces)
+
+    @cached_property
+    def _translate(self) -> memory.Translate:
+        phys_base = self.header.phys_base if self.header is not None else None
+        return memory.translator(self.machine, self.vmcoreinfo, self.read_phys, phys_base=phys_base)
+
+    def virt_to_phys(self, address: int) -> int:
+        """The physical address behind a kernel virtual one."""
+        return self._translate(address)
+
+    def read_virt(self, address: int, length: int) -> bytes:
+        """Kernel virtual memory; all of length bytes or a VmcoreError."""
+        if not 0 <= length <= _READ_MAX_BYTES:
+            raise VmcoreError(f"cannot read {length:,} bytes of memory at {address:#x}")
+        pieces = []
+        while length > 0:
+            in_page = min(length, self.page_size - address % self.page_size)
+            pieces.append(self.read_phys(self._translate(address), in_page))
+            address += in_page
+            length -= in_page
+        return b"".join(pieces)
+
+    def dmesg(self, *, last: int | None = None) -> str:
+        """The kernel log or its last records, without debug info; VmcoreError when it is not in the dump."""
+        return dmesg.kernel_log(self.vmcoreinfo, self.read_virt, last=last)
+
+    def close(self) -> None:
+        """Close the files."""
+        for file in self.files:
+            file.close()
+
+    def __enter__(self) -> Vmcore:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def open_vmcore(path: Path | str, *parts: Path | str) -> Vmcore:
+    """Open a dump; the other files of a split dump follow as parts.
+
+    UsageError for what is no readable regular file, Unreadable for what is no dump or too damaged to open.
+    """
+    files: list[PlainFile] = []
+    try:
+        for each in (path, *parts):
+            files.append(PlainFile(each))
+        sources = [_source(file) for file in files]
+        try:
+            return Vmcore(files, sources, _parts(files, sources))
+        except Unreadable as error:
+            seen = [damage for source in sources if isinstance(source, FlattenedFile) for damage in source.damage]
+            raise Unreadable(error.damage, tuple(seen)) from None
+    except BaseException:
+        for file in files:
+            file.close()
+        raise
+
+
+def _source(file: PlainFile) -> Source:
+    if file.size_bytes == 0:
+        raise Unreadable(Damage("empty", f"{file.path} is empty: nothing was saved"))
+    return FlattenedFile(file) if file.read(0, len(FLAT_SIGNATURE)) == FLAT_SIGNATURE else file
+
+
+def _parts(files: list[PlainFile], sources: list[Source]) -> list[KdumpFile] | ElfFile:
+    magic = sources[0].read(0, 16)
+    if magic.startswith(elf.SIGNATURE) and len(sources) == 1:
+        return ElfFile(sources[0])
+    for file, source in zip(files, sources, strict=True):
+        _refuse_other_formats(file, source)
+    opened = [KdumpFile(source) for source in sources]
+    if len(opened) > 1:
+        _refuse_strangers(files, opened)
+        opened.sort(key=lambda part: part.header.start_pfn)
+    return opened
+
+
+def _refuse_other_formats(file: PlainFile, source: Source) -> None:
+    magic = source.read(0, 16)
+    if magic.startswith(kdump.SIGNATURE):
+        return
+    for signature, what in _OTHER_FORMATS.items():
+        if magic.startswith(signature):
+            raise Unreadable(Damage("unsupported", f"{file.path} is {what}", 0))
+    inside = " inside the flattened stream" if source is not file else ""
+    raise Unreadable(Damage("signature", f"{file.path} is no dump: it begins with {magic[:8]!r}{inside}", 0))
+
+
+def _refuse_strangers(files: list[PlainFile], opened: list[KdumpFile]) -> None:
+    """All files must be parts of the same split dump."""
+    first = opened[0].header
+    for file, part in zip(files, opened, strict=True):
+        header = part.header
+        same = (header.utsname, header.max_mapnr, header.block_size) == (
+            first.utsname,
+            first.max_mapnr,
+            first.block_size,
+        )
+        if not header.split or not same:
+            raise Unreadable(Damage("split", f"{file.path} is no part of the same split dump as {files[0].path}"))

@@ -1,0 +1,434 @@
+"""Bad input is one sentence and the exit status of the contract; what scripts read keeps its shape."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from kdump_harness.base import tables
+from kdump_harness.cli.parser import main
+from kdump_harness.drill.disks import probe_format
+from kdump_harness.images.state import State
+from kdump_harness.vm.hypervisor import domain
+
+DATA = Path(__file__).parents[1] / "data"
+DUMP = DATA / "vmcore" / "zlib.kdump"
+CONSOLE = DATA / "drills" / "debian-12-verified.log"
+VERBS = ("doctor", "images", "drill", "sweep", "inspect", "diagnose", "store", "clean")
+
+
+@pytest.fixture(autouse=True)
+def _away_from_the_users_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("KDUMP_HARNESS_STATE", str(tmp_path / "state"))
+    monkeypatch.setenv("LIBVIRT_DEFAULT_URI", f"qemu+unix:///system?socket={tmp_path}/nobody-listens")
+    monkeypatch.chdir(tmp_path)
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.fixture
+def refused(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Any:
+    """Run a command line that must fail; its one sentence and the exit status."""
+
+    def run(*argv: object) -> tuple[str, int]:
+        status = main([str(argument) for argument in argv])
+        out, err = capfd.readouterr()
+        assert out == ""
+        assert "Traceback" not in err
+        assert err.startswith("kdump-harness: ")
+        assert err.count("\n") == 1, err
+        assert not (tmp_path / "evidence").exists()
+        return err.removeprefix("kdump-harness: ").strip(), status
+
+    return run
+
+
+# ---------------------------------------------------------------- bad input
+
+
+@pytest.mark.parametrize(
+    ("argv", "sentence"),
+    [
+        (["drill", "debain-12"], "unknown image 'debain-12' (did you mean debian-12"),
+        (["drill", "plan9"], "unknown image 'plan9' (known: debian-11, "),
+        (["drill", "./disk.qcow2"], "./disk.qcow2 is a file: say its --family (debian"),
+        (["drill", "./disk.qcow2", "--family", "debian"], "disk.qcow2 does not exist"),
+        (["drill", "./disk.qcow2", "--family", "gentoo"], "unknown family 'gentoo' (known: debian"),
+        (["drill", "debian-12", "--family", "suse"], "debian-12 is of the family debian, not suse"),
+        (["drill", "debian-12", "--trigger", "sysrq"], "unknown trigger 'sysrq' (known: sysrq-c"),
+        (["drill", "debian-12", "--target", "tape"], "unknown target 'tape' (known: local"),
+        (["drill", "debian-12", "--memory", "-1"], "-1 MiB is no sensible guest memory (256 to "),
+        (["drill", "debian-12", "--memory", "999999999"], "999999999 MiB is no sensible guest memory (256 to "),
+        (["drill", "debian-12", "--vcpus", "0"], "0 is no sensible number of processors (1 to 255)"),
+        (["drill", "debian-12", "--level", "32"], "dump level 32 does not exist (0 to 31; "),
+        (["drill", "debian-12", "--level", "-1"], "dump level -1 does not exist (0 to 31; "),
+        (["drill", "debian-12", "--compress", "brotli"], "unknown compression 'brotli' (known: none, zlib, "),
+        (["drill", "debian-12", "--crashkernel", "256 M"], "crashkernel='256 M' cannot be a kernel argument (as in "),
+        (["sweep", "debain-12"], "unknown image 'debain-12' (did you mean debian-12"),
+        (["sweep", "debian-12", "--levels", "0,32"], "dump level '32' does not exist (0 to 31; "),
+        (["sweep", "debian-12", "--levels", "0,"], "'0,' is no list of levels (as in 0,1,16,31)"),
+        (["sweep", "debian-12", "--compress", "zlib,brotli"], "unknown compression 'brotli' (known: none, zlib, "),
+        (["sweep", "debian-12", "--real", "0"], "'0' is no number of real crashes (1 to 160, or all)"),
+        (["sweep", "debian-12", "--plot", "sizes.txt"], "sizes.txt: a plot is written as .svg, .png, .pdf"),
+        (["sweep", "debian-12", "--plot", "no/sizes.svg"], "no/sizes.svg cannot be written: "),
+        (["sweep", "debian-12", "--crashkernel", "none"], "a guest without a reservation has nothing to sweep"),
+        (["images", "gentoo-*"], "no image matches 'gentoo-*' (known: debian-11, "),
+        (["images", "--refresh", "gentoo-*"], "no image matches 'gentoo-*' (known: debian-11, "),
+        (["images", "--prune", "gentoo-*"], "no image matches 'gentoo-*', neither in the catalogue nor in the cache"),
+        (["images", "--fetch"], "say which images to fetch"),
+        (["images", "--dry-run"], "--dry-run is for --prune"),
+        (["images", "--refresh", "--keep", "2"], "--keep is for --prune"),
+        (["images", "--refresh", "--json", "no/such.json"], "no/such.json cannot be written: "),
+        (["drill", "debian-12", "--cpu", "4"], "x86-64 level 4 is none that a guest can be given (1, 2, 3)"),
+        (["drill", "debian-12", "--keep-mac"], "--keep-mac is for --domain"),
+        (["drill", "--domain", "my", "--kernel", "k"], "--kernel cannot go with --domain: its network leads to no"),
+        (["drill", "--domain", "my", "--crashkernel", "1G"], "--crashkernel cannot go with --domain: a clone has the"),
+        (
+            ["drill", "--domain", "my", "--target", "nfs"],
+            "--target cannot go with --domain: a clone dumps where it does",
+        ),
+        (["drill", "--domain", "my", "--as-is", "--target", "local"], "--as-is leaves the guest's target as it is"),
+        (["inspect", "no-such-file"], "no-such-file"),
+        (["inspect", "."], "."),
+        (["diagnose", "no-such-file"], "no-such-file"),
+        (["diagnose", "."], "."),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, list) else "",
+)
+def test_bad_input_is_named_in_one_sentence(refused: Any, argv: list[str], sentence: str) -> None:
+    said, status = refused(*argv)
+    assert sentence in said
+    assert status == 2
+
+
+@pytest.mark.parametrize("content", [b"", b"text\n" * 200, b"QFI", os.urandom(4096)[:510] + b"\0" * 600])
+def test_a_file_that_is_no_disk_is_refused(refused: Any, tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "disk.qcow2"
+    path.write_bytes(content)
+    said, status = refused("drill", path, "--family", "debian")
+    assert said == f"{path} is neither a qcow2 image nor a bootable raw disk"
+    assert status == 2
+    assert path.read_bytes() == content
+
+
+def test_a_directory_is_no_disk(refused: Any, tmp_path: Path) -> None:
+    assert refused("drill", f"{tmp_path}/", "--family", "debian") == (f"{tmp_path} is not a regular file", 2)
+
+
+@pytest.mark.skipif(shutil.which("qemu-img") is None, reason="qemu-img is not installed")
+def test_a_qcow2_that_was_cut_short_or_has_lost_its_backing_file_is_refused(refused: Any, tmp_path: Path) -> None:
+    raw, whole, on_top = tmp_path / "raw", tmp_path / "whole.qcow2", tmp_path / "top.qcow2"
+    raw.write_bytes(os.urandom(1 << 20))
+    qemu_img = ["qemu-img", "create", "-q", "-f", "qcow2", "-b", raw, "-F", "raw", on_top]
+    subprocess.run(["qemu-img", "convert", "-O", "qcow2", raw, whole], check=True)
+    subprocess.run(qemu_img, check=True)
+    probe_format(whole)
+    probe_format(on_top)
+    os.truncate(whole, 1 << 19)
+    raw.unlink()
+    said, status = refused("drill", whole, "--family", "debian")
+    assert (said, status) == (
+        f"{whole} is a damaged qcow2 image, perhaps cut short (qemu-img check tells more)",
+        2,
+    )
+    said, status = refused("drill", on_top, "--family", "debian")
+    assert (str(raw) in said, status) == (True, 2)
+
+
+@pytest.mark.skipif(os.getuid() == 0, reason="root may read everything")
+def test_a_disk_that_may_not_be_read_is_refused(refused: Any, tmp_path: Path) -> None:
+    path = tmp_path / "disk.qcow2"
+    path.write_bytes(b"QFI\xfb")
+    path.chmod(0)
+    said, status = refused("drill", path, "--family", "debian")
+    assert "cannot be read (Permission denied)" in said
+    assert status == 2
+
+
+def test_a_broken_row_of_the_catalogue_is_named_by_file_row_and_key(
+    refused: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = tables.data_path("images", "catalog.toml").read_text(encoding="utf-8")
+    broken = tmp_path / "catalog.toml"
+    broken.write_text(text.replace('release         = "12"', "release         = 12", 1), encoding="utf-8")
+    monkeypatch.setattr(tables, "data_path", lambda *_parts: broken)
+    for argv in (["drill", "debian-12"], ["images"]):
+        said, status = refused(*argv)
+        assert said == "catalog.toml: [[image]] debian-12: release must be a string, not 12"
+        assert status == 2
+
+
+def test_a_broken_table_of_triggers_is_a_sentence_too(
+    refused: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from kdump_harness.kdump import trigger
+
+    (tmp_path / "triggers.toml").write_text("[[trigger]]\nname = 1\n", encoding="utf-8")
+    monkeypatch.setattr(tables, "package_path", lambda *parts: tmp_path / parts[-1])
+    trigger.load_triggers.cache_clear()
+    try:
+        said, status = refused("drill", "debian-12")
+    finally:
+        trigger.load_triggers.cache_clear()
+    assert said == "triggers.toml: [[trigger]] 1: name must be a string, not 1"
+    assert status == 2
+
+
+def test_an_evidence_directory_that_cannot_be_written_is_known_before_work_begins(refused: Any, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine", encoding="utf-8")
+    for place in (tmp_path / "file", tmp_path / "file" / "below"):
+        said, status = refused("drill", "debian-12", "--evidence", place)
+        assert said.startswith(f"the evidence directory {place} cannot be written: ")
+        assert said.endswith("(choose another with --evidence DIR)")
+        assert status == 3
+    assert (tmp_path / "file").read_text(encoding="utf-8") == "mine"
+
+
+def test_a_libvirt_that_does_not_run_is_a_host_error(refused: Any, tmp_path: Path) -> None:
+    uri = f"qemu+unix:///system?socket={tmp_path}/nobody"
+    said, status = refused("drill", "debian-12", "--uri", uri)
+    assert said.startswith(f"libvirt at {uri} does not answer: ")
+    assert said.endswith("(kdump-harness doctor tells how to start it)")
+    assert status == 3
+    assert list((tmp_path / "state" / "runs").iterdir()) == []
+
+
+def test_a_libvirt_that_never_answers_is_given_up(
+    refused: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(domain, "CONNECT_TIMEOUT_S", 0.3)
+    with socket.socket(socket.AF_UNIX) as deaf:
+        deaf.bind(str(tmp_path / "deaf"))
+        deaf.listen()
+        said, status = refused("drill", "debian-12", "--uri", f"qemu+unix:///system?socket={tmp_path}/deaf")
+    assert said.endswith("does not answer within 0 s")
+    assert status == 3
+
+
+def test_what_is_no_uri_is_a_usage_error(refused: Any) -> None:
+    said, status = refused("drill", "debian-12", "--uri", "nonsense")
+    assert said == "'nonsense' is not a libvirt URI (as in qemu:///system or qemu+ssh://host/system)"
+    assert status == 2
+
+
+def test_a_state_directory_that_is_a_file_is_a_host_error(refused: Any, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine", encoding="utf-8")
+    said, status = refused("images", "--state", tmp_path / "file")
+    assert said.startswith(f"the state directory {tmp_path}/file cannot be used: ")
+    assert status == 3
+
+
+def test_a_json_file_that_cannot_be_written_is_named(refused: Any, tmp_path: Path) -> None:
+    target = tmp_path / "nowhere" / "out.json"
+    assert refused("inspect", DUMP, "--json", target) == (
+        f"{target} cannot be written: No such file or directory",
+        2,
+    )
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        [],
+        ["frobnicate"],
+        ["drill"],
+        ["drill", "debian-12", "--domain", "my"],
+        ["drill", "debian-12", "--memory", "much"],
+        ["drill", "debian-12", "--level", "all"],
+        ["drill", "debian-12", "--budget", "-1"],
+        ["drill", "debian-12", "--timeout-factor", "nan"],
+        ["drill", "debian-12", "--timeout-factor", "slow"],
+        ["drill", "debian-12", "--keep", "sometimes"],
+        ["drill", "debian-12", "--accelerator", "xen"],
+    ],
+    ids=" ".join,
+)
+def test_a_wrong_command_line_is_a_usage_error(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(argv)
+    assert caught.value.code == 2
+    assert "error: " in capsys.readouterr().err
+
+
+def test_a_number_that_must_be_positive_is_quoted(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["drill", "debian-12", "--timeout-factor", "slow"])
+    assert "slow is not a positive number" in capsys.readouterr().err
+
+
+def test_bad_input_of_the_installed_command_shows_no_traceback(tmp_path: Path) -> None:
+    made = subprocess.run(
+        [sys.executable, "-m", "kdump_harness", "drill", "debain-12"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=Path(__file__).parents[2],
+    )
+    assert made.returncode == 2
+    assert made.stdout == ""
+    assert made.stderr.startswith("kdump-harness: unknown image 'debain-12'")
+    assert made.stderr.count("\n") == 1
+
+
+# ---------------------------------------------------------------- help
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_explains_itself(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main([verb, "--help"])
+    assert caught.value.code == 0
+    assert f"usage: kdump-harness {verb}" in capsys.readouterr().out
+
+
+def test_the_help_names_every_verb_and_exit_status(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["--help"])
+    assert caught.value.code == 0
+    text = capsys.readouterr().out
+    assert all(verb in text for verb in VERBS)
+    assert "3 the host is unfit" in text
+
+
+def test_help_and_parsing_bring_no_heavy_library() -> None:
+    """--help must come at once; libvirt, paramiko and numpy take longer to import than it may."""
+    script = "import sys, kdump_harness.cli.parser as c; c.make_parser(); print(*sorted(sys.modules))"
+    made = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(__file__).parents[2],
+    )
+    assert not {"libvirt", "paramiko", "numpy", "rich"} & set(made.stdout.split())
+
+
+# ---------------------------------------------------------------- what scripts read
+
+
+def as_json(capsys: pytest.CaptureFixture[str], *argv: object) -> tuple[Any, int]:
+    status = main([str(argument) for argument in (*argv, "--json", "-")])
+    return json.loads(capsys.readouterr().out), status
+
+
+def test_inspect_tells_that_a_good_dump_is_whole(capsys: pytest.CaptureFixture[str]) -> None:
+    found, status = as_json(capsys, "inspect", DUMP)
+    assert status == 0
+    assert found["whole"] is True
+    assert found["damage"] == []
+    assert {"format", "level", "compression", "kernel", "crash_time", "pages_total", "pages_kept"} <= set(found)
+
+
+def test_inspect_tells_kind_offset_and_page_frame_of_damage(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    cut = tmp_path / "cut.kdump"
+    cut.write_bytes(DUMP.read_bytes()[:-5000])
+    found, status = as_json(capsys, "inspect", cut)
+    assert status == 1
+    assert found["whole"] is False
+    assert found["damage"]
+    for damage in found["damage"]:
+        assert {"kind", "offset", "pfn", "message"} <= set(damage)
+
+
+def test_inspect_of_an_empty_file_is_a_damaged_dump(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "empty").touch()
+    found, status = as_json(capsys, "inspect", tmp_path / "empty")
+    assert (status, found["whole"], found["size_bytes"]) == (1, False, 0)
+    assert found["damage"]
+
+
+def test_inspect_tells_people_the_same(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["inspect", str(DUMP)]) == 0
+    assert capsys.readouterr().out.endswith("whole: true\n")
+
+
+def test_inspect_writes_the_kernel_log(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    dump = DATA / "vmcore" / "logs" / "6.1.0.kdump"
+    main(["inspect", str(dump), "--dmesg", str(tmp_path / "dmesg")])
+    capsys.readouterr()
+    assert "Kernel panic - not syncing: sysrq triggered crash" in (tmp_path / "dmesg").read_text(encoding="utf-8")
+
+
+def test_diagnose_of_a_good_drill_has_no_failures(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    text = CONSOLE.read_bytes()
+    log = tmp_path / "console.log"
+    log.write_bytes(text[: text.rindex(b"login: ") + len(b"login: ")])
+    found, status = as_json(capsys, "diagnose", log)
+    assert status == 0
+    assert found["stage"] == "RECOVERED"
+    assert [symptom for symptom in found["symptoms"] if symptom["severity"] == "failure"] == []
+
+
+def test_diagnose_names_the_symptom_the_line_and_the_remedy(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    text = CONSOLE.read_bytes()
+    head = text[: text.index(b"</TASK>")].replace(b" Kdump: loaded", b"")
+    log = tmp_path / "console.log"
+    log.write_bytes(head + b"</TASK>\r\n[   61.1] ---[ end Kernel panic - not syncing: sysrq triggered crash ]---\r\n")
+    found, status = as_json(capsys, "diagnose", log)
+    assert status == 1
+    names = [symptom["name"] for symptom in found["symptoms"]]
+    assert "panic-without-kdump" in names
+    assert {"name", "severity", "stage", "line", "remedy"} <= set(found["symptoms"][0])
+
+
+def test_images_lists_the_catalogue(capsys: pytest.CaptureFixture[str]) -> None:
+    found, status = as_json(capsys, "images", "debian-*")
+    assert status == 0
+    assert [row["name"] for row in found] == ["debian-11", "debian-12", "debian-13", "debian-sid"]
+    assert set(found[0]) == {
+        "name", "family", "release", "source", "how", "cached", "cpu",
+        "checksums", "checksum_form", "login", "firmware", "root_filesystem", "notes",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_clean_leaves_what_may_be_a_living_run_of_another_state(
+    own: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    state, other = State(tmp_path / "state"), State(tmp_path / "other")
+    (state.directory / "runs" / "dead01").mkdir()
+    (state.directory / "runs" / "dead01" / "lock").touch()
+    removed: list[str] = []
+    with other.run() as living:
+        names = ("dead01", living.identity, "gone00")
+        fake = SimpleNamespace(
+            ours=lambda: tuple(f"kdh-{name}-1-guest" for name in names),
+            left_networks=lambda living: tuple(f"kdh-{name}-crash" for name in ("dead01", "gone00")),
+            copies=dict,
+            disks_of=lambda name: (living.path / "disk.qcow2",) if living.identity in name else (),
+            destroy_named=removed.append,
+            remove_network=removed.append,
+            close=lambda: None,
+        )
+        monkeypatch.setattr("kdump_harness.cli.verbs.drill.Hypervisor", lambda uri, **_: fake)
+        assert main(["clean", "--state", str(state.directory), *(["--own"] if own else [])]) == 0
+    # What no run is known for goes when a person asks, and stays when a worker tidies up by itself.
+    known = ["kdh-dead01-1-guest", "kdh-dead01-crash"]
+    assert sorted(removed) == sorted(known if own else [*known, "kdh-gone00-1-guest", "kdh-gone00-crash"])
+
+
+def test_clean_says_that_domains_were_not_looked_at(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    left = tmp_path / "state" / "armed" / "k1.part"
+    left.mkdir(parents=True)
+    (tmp_path / "state" / "runs").mkdir()
+    assert main(["clean", "--dry-run"]) == 0
+    said = capsys.readouterr()
+    assert said.out == "would remove unfinished armed disk k1\n"
+    assert said.err.startswith("kdump-harness: domains were not looked at: libvirt at ")
+    assert left.exists()
+    assert main(["clean"]) == 0
+    assert capsys.readouterr().out == "removed unfinished armed disk k1\n"
+    assert not left.exists()
+    assert main(["clean"]) == 0
+    assert capsys.readouterr().out == "nothing to remove\n"

@@ -1,0 +1,405 @@
+"""The checks behind the word verified, and the shape of the verdict that holds them."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from kdump_harness.base.stage import Stage
+from kdump_harness.base.verdict import Verdict
+from kdump_harness.distro.family import find_family
+from kdump_harness.drill import checks
+from kdump_harness.drill.checks import CrashFacts, check_dump, check_permissions, check_recovery, choose_dump
+from kdump_harness.kdump.page_flags import CLASSES, MemoryState, from_meminfo
+from kdump_harness.kdump.service import GuestState
+from kdump_harness.kdump.target import FoundFile
+from kdump_harness.kdump.trigger import find_trigger
+from kdump_harness.vmcore import inspect as inspect_anew
+from kdump_harness.vmcore import open_vmcore
+
+DUMPS = Path(__file__).parents[1] / "data" / "vmcore"
+CRASH_S = 1_780_000_000
+LOGGED = DUMPS / "logs" / "6.1.0.kdump"  # a dump whose kernel log can be read
+NEW = "/var/crash/202611221705/dump.202611221705"
+PART = "/var/crash/202611221705/dump-incomplete"
+
+CONTRACT = {
+    "schema", "image", "family", "kernel", "makedumpfile", "accelerator", "memory_mib", "vcpus", "crashkernel",
+    "reserved_mib", "trigger", "target", "level", "compress", "reached", "verified", "stopped_by", "checks",
+    "phases_s", "dump", "symptoms", "known_issue", "evidence",
+}  # fmt: skip
+
+
+@pytest.fixture
+def verdict() -> Verdict:
+    return Verdict(
+        image="debian-12",
+        family="debian",
+        trigger="sysrq-c",
+        target="local",
+        accelerator="tcg",
+        memory_mib=1024,
+        vcpus=2,
+    )
+
+
+def outcome(verdict: Verdict) -> dict[str, bool]:
+    return {check.name: check.ok for check in verdict.checks}
+
+
+def found(path: str = NEW, *, final: bool = True, **facts: Any) -> FoundFile:
+    known = {"size_bytes": 1 << 20, "mode": 0o600, "owner": "root", "directory_mode": 0o700}
+    return FoundFile(path=path, final=final, **{**known, **facts})
+
+
+def by_path(*files: FoundFile) -> dict[str, FoundFile]:
+    return {file.path: file for file in files}
+
+
+# ---------------------------------------------------------------- which dump
+
+
+def test_one_new_dump_under_its_final_name_is_chosen(verdict: Verdict) -> None:
+    old = found("/var/crash/1/dump.1")
+    assert choose_dump(verdict, by_path(old, found()), by_path(old)) == found()
+    assert outcome(verdict) == {"single-dump": True, "final-name": True}
+
+
+@pytest.mark.parametrize(
+    ("files", "single", "final", "chosen"),
+    [
+        ((), False, False, None),
+        ((found(PART, final=False),), False, False, None),
+        ((found(), found(PART, final=False)), True, False, NEW),
+        ((found(), found("/var/crash/3/dump.3")), False, True, NEW),
+    ],
+    ids=["none", "incomplete", "both", "two"],
+)
+def test_anything_else_is_told(
+    verdict: Verdict, files: tuple[FoundFile, ...], single: bool, final: bool, chosen: str | None
+) -> None:
+    dump = choose_dump(verdict, by_path(*files), {})
+    assert (dump.path if dump else None) == chosen
+    assert outcome(verdict) == {"single-dump": single, "final-name": final}
+
+
+def test_an_old_dump_is_not_taken_for_a_new_one(verdict: Verdict) -> None:
+    assert choose_dump(verdict, by_path(found()), by_path(found())) is None
+    assert verdict.checks[0].seen == "none"
+
+
+def test_a_dump_that_was_written_again_is_new(verdict: Verdict) -> None:
+    """Debian names dumps by the minute: two crashes in one minute collide."""
+    assert choose_dump(verdict, by_path(found(size_bytes=7)), by_path(found())) == found(size_bytes=7)
+
+
+# ---------------------------------------------------------------- who may read it
+
+
+@pytest.mark.parametrize(
+    ("facts", "good"),
+    [
+        ({}, True),
+        ({"mode": 0o644}, False),
+        ({"mode": 0o640}, False),
+        ({"owner": "nobody"}, False),
+        ({"directory_mode": 0o777}, False),
+    ],
+)
+def test_a_dump_belongs_to_root_alone(verdict: Verdict, facts: dict[str, Any], good: bool) -> None:
+    check_permissions(verdict, found(**facts), owner="root")
+    assert outcome(verdict) == {"permissions": good}
+
+
+def test_the_permissions_seen_are_told_as_people_write_them(verdict: Verdict) -> None:
+    check_permissions(verdict, found(mode=0o644, owner="nobody", directory_mode=0o755), owner="root")
+    assert verdict.checks[0].seen == "0644 nobody, in a directory 0755"
+
+
+# ---------------------------------------------------------------- the file
+
+
+inspect = functools.cache(inspect_anew)  # the files do not change
+
+
+@functools.cache
+def memory_of(path: Path, *, kept: str = "kernel", share: float = 1.0, others: str = "free") -> MemoryState:
+    """The memory of a guest whose kept pages (or a share of them) were of one class, and all others of another."""
+    with open_vmcore(path) as vmcore:
+        bits = np.unpackbits(vmcore.kept_bitmap(), bitorder="little")[: vmcore.max_pfn]
+    frames = np.flatnonzero(bits)
+    codes = np.where(bits, CLASSES.index("kernel"), CLASSES.index(others)).astype(np.uint8)
+    codes[frames[: int(len(frames) * share)]] = CLASSES.index(kept)
+    pages = {name: int((codes == number).sum()) for number, name in enumerate(CLASSES)}
+    return MemoryState(pages=pages, sure=0, codes=codes)
+
+
+def facts_of(path: Path, **other: Any) -> CrashFacts:
+    """What a drill would know if this dump were of its own crash."""
+    dump = inspect(path)
+    state = GuestState(
+        boot_id="b",
+        kernel=other.get("kernel", dump.kernel),
+        cmdline="",
+        loaded=True,
+        reserved_bytes=0,
+        meminfo_kib={},
+        clock_s=CRASH_S - other.get("ago_s", 1.0),
+        os_release={},
+        makedumpfile=None,
+        level=dump.level,
+        compress=dump.compression,
+        hostname="guest",
+    )
+    return CrashFacts(
+        before=state,
+        level=other.get("level", dump.level),
+        compress=other.get("compress", dump.compression),
+        trigger=find_trigger("sysrq-c"),
+        nonce=other.get("nonce", "sysrq triggered crash"),
+        crashed_after_s=(0.0, 2.0),
+        memory=other.get("memory") or memory_of(path),
+    )
+
+
+def judge(verdict: Verdict, path: Path, **other: Any) -> dict[str, bool]:
+    known = inspect(path)
+    check_dump(verdict, path, facts_of(path, **other), expected_formats=(other.get("format", known.format),))
+    return outcome(verdict)
+
+
+@pytest.fixture
+def crash_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The small dumps were cut down without their CRASHTIME; give them one."""
+    really = checks.inspect_opened
+    monkeypatch.setattr(
+        checks, "inspect_opened", lambda vmcore: dataclasses.replace(really(vmcore), crash_time_s=CRASH_S)
+    )
+
+
+def test_a_dump_without_a_crash_time_is_not_known_to_be_of_this_crash(verdict: Verdict) -> None:
+    assert [name for name, ok in judge(verdict, LOGGED).items() if not ok] == ["crash-time"]
+
+
+@pytest.mark.usefixtures("crash_time")
+def test_a_dump_of_this_crash_passes_every_check(verdict: Verdict) -> None:
+    assert judge(verdict, LOGGED) == dict.fromkeys(
+        [
+            "format",
+            "level",
+            "compression",
+            "complete",
+            "filter",
+            "pages",
+            "kernel",
+            "crash-time",
+            "nonce",
+            "panic-text",
+        ],
+        True,
+    )
+
+
+@pytest.mark.usefixtures("crash_time")
+@pytest.mark.parametrize(
+    ("other", "failing"),
+    [
+        ({"format": "elf"}, "format"),
+        ({"level": 5}, "level"),
+        ({"compress": "zstd"}, "compression"),
+        ({"kernel": "9.9.9"}, "kernel"),
+        ({"ago_s": 60.0}, "crash-time"),
+        ({"ago_s": -60.0}, "crash-time"),
+        ({"nonce": "0123456789abcdef"}, "nonce"),
+    ],
+)
+def test_each_difference_fails_its_own_check_alone(verdict: Verdict, other: dict[str, Any], failing: str) -> None:
+    memory = memory_of(LOGGED, others="cache")  # which each of the levels here drops
+    assert [name for name, ok in judge(verdict, LOGGED, memory=memory, **other).items() if not ok] == [failing]
+
+
+def test_another_panic_is_not_the_triggers(verdict: Verdict) -> None:
+    facts = facts_of(LOGGED)
+    other = dataclasses.replace(facts, trigger=dataclasses.replace(facts.trigger, panic="Out of memory"))
+    check_dump(verdict, LOGGED, other, expected_formats=(str(inspect(LOGGED).format),))
+    assert not outcome(verdict)["panic-text"]
+
+
+@pytest.mark.parametrize("name", ["raw", "zlib", "lzo", "snappy", "zstd"])
+def test_the_compression_of_real_dumps_is_seen(verdict: Verdict, name: str) -> None:
+    judge(verdict, DUMPS / f"{name}.kdump", compress="none" if name == "raw" else name)
+    assert outcome(verdict)["compression"]
+    assert outcome(verdict)["complete"]
+
+
+@pytest.mark.parametrize("keep", [0.2, 0.6, 0.99])
+def test_a_dump_that_was_cut_off_is_not_complete(verdict: Verdict, tmp_path: Path, keep: float) -> None:
+    whole = DUMPS / "zlib.kdump"
+    cut = tmp_path / "dump"
+    cut.write_bytes(whole.read_bytes()[: int(whole.stat().st_size * keep)])
+    check_dump(verdict, cut, facts_of(whole), expected_formats=(str(inspect(whole).format),))
+    assert not outcome(verdict)["complete"]
+
+
+def test_an_empty_file_is_no_dump_whatever_its_name(verdict: Verdict, tmp_path: Path) -> None:
+    """Debian prints "saved vmcore" over one where makedumpfile is missing."""
+    empty = tmp_path / "dump.202611221705"
+    empty.touch()
+    formats = find_family("debian").dumps.formats["local"]
+    assert check_dump(verdict, empty, facts_of(LOGGED), expected_formats=formats) is None
+    assert outcome(verdict) == dict.fromkeys(["format", "complete", "pages", "filter"], False)
+    assert verdict.checks[0].seen.endswith("(0 bytes)")
+
+
+# ---------------------------------------------------------------- the right pages
+
+
+@pytest.fixture
+def strict(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The small dump keeps fewer pages than may change their class on a real guest."""
+    monkeypatch.setattr(checks, "CHANGED_PAGES", 4)
+
+
+@pytest.mark.usefixtures("crash_time", "strict")
+@pytest.mark.parametrize("code", ["free", "cache", "private cache", "user"])
+def test_pages_that_the_level_drops_and_the_dump_keeps_fail_the_filter(verdict: Verdict, code: str) -> None:
+    others = "cache" if code == "free" else "free"
+    memory = memory_of(LOGGED, kept=code, others=others)
+    failing = [name for name, ok in judge(verdict, LOGGED, memory=memory).items() if not ok]
+    assert failing == ["filter"]
+    seen = next(check.seen for check in verdict.checks if check.name == "filter")
+    assert f"{memory.pages[code]:,} of the {code} pages" in seen
+
+
+@pytest.mark.usefixtures("crash_time", "strict")
+def test_the_kernels_own_pages_are_nothing_to_drop(verdict: Verdict) -> None:
+    assert all(judge(verdict, LOGGED, memory=memory_of(LOGGED)).values())
+
+
+@pytest.mark.usefixtures("crash_time", "strict")
+def test_a_few_pages_that_changed_their_class_do_not_matter(verdict: Verdict) -> None:
+    with open_vmcore(LOGGED) as vmcore:
+        share = 3 / vmcore.pages_kept
+    assert all(judge(verdict, LOGGED, memory=memory_of(LOGGED, kept="free", share=share, others="cache")).values())
+
+
+@pytest.mark.usefixtures("crash_time", "strict")
+def test_without_page_flags_the_sums_decide(verdict: Verdict, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checks, "CHANGED_SHARE", 0.0)  # the small dump keeps next to nothing of its guest
+    with open_vmcore(LOGGED) as vmcore:
+        total, kept = vmcore.pages_total, vmcore.pages_kept
+    good = from_meminfo({"MemTotal": 4 * total, "MemFree": 4 * (total - kept), "Slab": 4})
+    assert all(judge(verdict, LOGGED, memory=good).values())
+    verdict.checks.clear()
+    bad = from_meminfo({"MemTotal": 4 * total, "MemFree": 4 * (total - kept // 2)})
+    assert [name for name, ok in judge(verdict, LOGGED, memory=bad).items() if not ok] == ["filter"]
+
+
+@pytest.mark.usefixtures("crash_time", "strict")
+def test_too_few_pages_for_what_the_level_keeps(verdict: Verdict) -> None:
+    memory = memory_of(LOGGED, others="kernel")
+    assert [name for name, ok in judge(verdict, LOGGED, memory=memory).items() if not ok] == ["pages"]
+
+
+# Three guests' dumps, cut down to their struct pages: what the level dropped is absent in all of them.
+CLASSED = sorted((DUMPS / "classes").glob("*.kdump"))
+
+
+@pytest.mark.parametrize("path", CLASSED, ids=lambda path: path.stem)
+def test_the_dumps_own_struct_pages_are_the_second_witness(verdict: Verdict, path: Path) -> None:
+    judge(verdict, path, level=31)
+    seen = {check.name: check.seen for check in verdict.checks}
+    free = inspect(path).classes["free"]["total"]
+    assert outcome(verdict)["filter"]
+    assert f"by the dump's own struct pages 0 of {free:,} free" in seen["filter"]
+    # Nothing of the slab is in these files.
+    assert not outcome(verdict)["pages"]
+    assert "level 31 keeps slab pages" in seen["pages"]
+
+
+@pytest.mark.parametrize("path", CLASSED, ids=lambda path: path.stem)
+def test_what_the_struct_pages_say_fails_the_filter_alone(
+    verdict: Verdict, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    really = checks.inspect_opened
+
+    def with_free_pages(vmcore: Any) -> Any:
+        found = really(vmcore)
+        free = {"total": found.classes["free"]["total"], "kept": found.classes["free"]["total"]}
+        return dataclasses.replace(found, classes={**found.classes, "free": free})
+
+    monkeypatch.setattr(checks, "inspect_opened", with_free_pages)
+    judge(verdict, path, level=31)
+    assert not outcome(verdict)["filter"]
+
+
+@pytest.mark.usefixtures("crash_time", "strict")
+def test_a_stack_that_is_not_in_the_dump_was_dropped_wrongly(verdict: Verdict, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checks, "unreadable_tasks", lambda _: ["the stack of CPU 1 at 0xffff"])
+    assert [name for name, ok in judge(verdict, LOGGED).items() if not ok] == ["pages"]
+
+
+# ---------------------------------------------------------------- coming back
+
+
+@pytest.mark.parametrize(
+    ("facts", "failing"),
+    [
+        ({}, []),
+        ({"new_boot": "old"}, ["rebooted"]),
+        ({"new_boot": None}, ["rebooted"]),
+        ({"armed_again": False}, ["rearmed"]),
+        ({"took_s": 91.0}, ["reboot-time"]),
+        ({"took_s": None}, ["reboot-time"]),
+    ],
+)
+def test_a_guest_comes_back_as_another_boot_in_time_and_armed(
+    verdict: Verdict, facts: dict[str, Any], failing: list[str]
+) -> None:
+    known = {"old_boot": "old", "new_boot": "new", "armed_again": True, "took_s": 60.0, "budget_s": 90.0}
+    check_recovery(verdict, **{**known, **facts})
+    assert [name for name, ok in outcome(verdict).items() if not ok] == failing
+
+
+def test_a_budget_that_was_widened_for_the_load_says_so(verdict: Verdict) -> None:
+    check_recovery(verdict, old_boot="a", new_boot="b", armed_again=None, took_s=100.0, budget_s=180.0, widened=2.0)
+    (check,) = [one for one in verdict.checks if one.name == "reboot-time"]
+    assert check.ok
+    assert check.expected == "panic to login within 180 s, 2.0 times the usual for the load of this host"
+
+
+def test_a_guest_that_was_not_asked_is_not_said_to_be_armed(verdict: Verdict) -> None:
+    check_recovery(verdict, old_boot="a", new_boot="b", armed_again=None, took_s=1.0, budget_s=2.0)
+    assert "rearmed" not in outcome(verdict)
+
+
+# ---------------------------------------------------------------- verdict.json
+
+
+def test_the_verdict_has_every_key_of_the_contract(verdict: Verdict) -> None:
+    data = verdict.to_json()
+    assert set(data) >= CONTRACT
+    assert (data["schema"], data["reached"], data["verified"]) == (1, "NOTHING", False)
+
+
+def test_the_verdict_is_json_with_checks_and_phases(verdict: Verdict) -> None:
+    verdict.check("level", 31 == 1, expected=1, seen=31)
+    verdict.reached = Stage.RECOVERED
+    verdict.phases_s = {"boot": 1.5}
+    data = json.loads(json.dumps(verdict.to_json()))
+    assert data["checks"] == [{"name": "level", "ok": False, "expected": "1", "seen": "31"}]
+    assert data["phases_s"] == {"boot": 1.5}
+    assert data["reached"] == "RECOVERED"
+
+
+def test_the_reason_names_cause_stop_and_failed_checks(verdict: Verdict) -> None:
+    verdict.symptoms = [{"name": "capture-oom", "severity": "failure"}, {"name": "noise", "severity": "info"}]
+    verdict.stopped_by = "the console has been silent"
+    verdict.check("level", False, expected=1, seen=31)
+    assert verdict.reason() == "capture-oom; the console has been silent; level: expected 1, seen 31"
+    assert "debian-12: reached NOTHING: capture-oom" in verdict.explain()

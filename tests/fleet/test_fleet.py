@@ -1,0 +1,520 @@
+"""A fleet with made-up drills: what a lost worker costs, what is counted, what comes home, what is refused."""
+
+from __future__ import annotations
+
+import datetime
+import ipaddress
+import json
+import os
+import pickle
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import distributed
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from dask._task_spec import Task as Spec
+from fleet_factory import RESOURCES, Cluster, drill_order
+from kdump_harness.base.clock import poll
+from kdump_harness.base.errors import EXIT_BROKEN, EXIT_FAILED, EXIT_HOST, EXIT_OK, EXIT_USAGE, HostError, UsageError
+from kdump_harness.cli.parser import main
+from kdump_harness.fleet import drills
+from kdump_harness.fleet.client import Fleet, Order
+from kdump_harness.fleet.protocol import tasks, wire
+from kdump_harness.fleet.protocol.results import Result, read_result
+from kdump_harness.fleet.worker import performing
+
+
+@pytest.fixture
+def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+    with Cluster(tmp_path / "fleet", hold=tmp_path / "go") as running:
+        monkeypatch.setattr(performing, "understand", running.job)
+        monkeypatch.setattr(performing, "LOOK_S", 0.1)
+        yield running
+
+
+@pytest.fixture
+def go(tmp_path: Path) -> Callable[[], None]:
+    """Let the drills end."""
+    return (tmp_path / "go").touch
+
+
+def fleet(cluster: Cluster, **more: Any) -> Fleet:
+    return Fleet(cluster.address, security=None, quiet=True, **{"wait_s": 20.0, **more})
+
+
+def run_all(cluster: Cluster, orders: list[Order], evidence: Path, **more: Any) -> dict[int, Result]:
+    with fleet(cluster, **more) as running:
+        found = [(order.number, result) for order, result in running.run(orders, evidence=evidence, run_name="run")]
+    assert len(found) == len(dict(found))
+    return dict(found)
+
+
+def started(cluster: Cluster, count: int) -> None:
+    poll("the drills to start", lambda: len(cluster.ran()) >= count or None, timeout_s=10, every_s=0.02)
+
+
+def test_results_come_home_as_if_the_drills_had_run_here(
+    cluster: Cluster, go: Callable[[], None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cluster.add("one")
+    go()
+    told = tmp_path / "drills"
+    told.write_text("debian-12 --level 1  # the first\n\ndrill debian-12 --level 16\ndebian-12 --level 9\n")
+    words = ["--evidence", str(tmp_path / "ev"), "--json", str(tmp_path / "j"), "--junit", str(tmp_path / "x")]
+    # A worker that broke before its verdict is worse than a kdump that failed.
+    assert main(["fleet", "run", "--scheduler", cluster.address, "--drills", str(told), "-q", *words]) == EXIT_BROKEN
+    rows = json.loads((tmp_path / "j").read_text())
+    assert [row["status"] for row in rows] == [EXIT_OK, EXIT_FAILED, EXIT_BROKEN]
+    assert rows[2]["problem"] == "the guest did not boot"
+    for row in rows[:2]:
+        evidence = Path(row["verdict"]["evidence"])
+        assert json.loads((evidence / "verdict.json").read_text())["evidence"] == str(evidence)
+        assert evidence.is_relative_to((tmp_path / "ev" / "last").resolve())
+        assert (evidence / "console.log").read_text() == "panic\n" * 10
+        assert not (evidence / "vmcore.1").exists()
+        (left,) = row["left_out"]
+        assert Path(left.rpartition(", ")[2]).stat().st_size == 5008  # it stayed on the worker
+    suite = ElementTree.parse(tmp_path / "x").getroot()[0]
+    assert (suite.get("tests"), suite.get("failures"), suite.get("errors")) == ("3", "1", "1")
+    assert "verified: 1 of 3" in capsys.readouterr().out
+    assert main(["history", "debian-12", "--json", "-"]) == EXIT_OK
+    assert len(json.loads(capsys.readouterr().out)) == 2
+    assert not list((tmp_path / "fleet" / "one").glob("task-*"))
+
+
+def test_a_lost_worker_costs_time_and_nothing_else(cluster: Cluster, go: Callable[[], None], tmp_path: Path) -> None:
+    for name in ("one", "two", "three"):
+        cluster.add(name, {**RESOURCES, "CORES": 1.0})
+    orders = [drill_order(number) for number in range(1, 7)] + [drill_order(7, "debian-12", "--level=16")]
+    killer = threading.Thread(target=lambda: (started(cluster, 3), cluster.lose("two"), go()))
+    killer.start()
+    found = run_all(cluster, orders, tmp_path / "ev")
+    killer.join()
+    assert {number: result.status for number, result in found.items()} == {**dict.fromkeys(range(1, 7), 0), 7: 1}
+    ran = [line.split() for line in cluster.ran()]
+    lost = [pid for pid, _, evidence in ran if "/two/" in evidence]
+    assert lost
+    assert len(ran) == 7 + len(lost)  # what failed by its verdict is not run again
+    assert {result.worker for result in found.values()} == {"one", "three"}
+    assert all(not Path(f"/proc/{pid}").exists() for pid in lost)
+    assert not list((tmp_path / "fleet" / "two").glob("task-*"))
+    assert len(list((tmp_path / "ev" / "run").iterdir())) == 7
+
+
+def test_a_client_that_goes_takes_its_drills_along(cluster: Cluster, tmp_path: Path) -> None:
+    worker = cluster.add("one")
+    with fleet(cluster) as running:
+        results = running.run([drill_order(1), drill_order(2)], evidence=tmp_path, run_name="run")
+
+        def ask() -> None:
+            with pytest.raises(HostError, match="the scheduler is gone"):
+                list(results)
+
+        asking = threading.Thread(target=ask)
+        asking.start()
+        started(cluster, 2)
+        running._client.close()
+        poll("the drills to end", lambda: worker._at_work == 0 or None, timeout_s=10, every_s=0.05)
+    assert all(not Path(f"/proc/{line.split()[0]}").exists() for line in cluster.ran())
+    asking.join()
+
+
+def test_a_run_that_was_stopped_goes_on_with_what_is_missing(
+    cluster: Cluster, go: Callable[[], None], tmp_path: Path
+) -> None:
+    cluster.add("one")
+    go()
+    told, evidence = tmp_path / "drills", tmp_path / "ev"
+    words = ["fleet", "run", "--scheduler", cluster.address, "--drills", str(told), "-q", "--evidence", str(evidence)]
+    told.write_text("debian-12 --level 1\ndebian-12 --level 2\ndebian-12 --level 9\n")
+    assert main([*words]) == EXIT_BROKEN
+    with (evidence / "last" / "fleet.jsonl").open("a") as journal:
+        journal.write('{"task": "cut off in the mid')
+    told.write_text("debian-12 --level 1\ndebian-12 --level 2\ndebian-12 --level 3\ndebian-12 --level 1\n")
+    assert main([*words, "--resume"]) == EXIT_OK
+    # What broke or is new runs, and a drill that is wanted twice was had once.
+    assert sorted(line.split()[1] for line in cluster.ran()) == ["1", "1", "2", "3", "9"]
+    assert len([path for path in evidence.iterdir() if not path.is_symlink()]) == 1
+    assert main([*words, "--resume"]) == EXIT_OK
+    assert len(cluster.ran()) == 5
+
+
+def test_a_task_that_no_worker_can_do_is_given_up(cluster: Cluster, go: Callable[[], None], tmp_path: Path) -> None:
+    cluster.add("one")
+    go()
+    orders = [drill_order(1), drill_order(2, "debian-12", "--memory=9000"), drill_order(3, "rocky-10")]
+    found = run_all(cluster, orders, tmp_path, wait_s=0.0)
+    assert found[1].status == EXIT_OK
+    assert found[2].status == EXIT_HOST
+    assert found[2].problem == "no worker has 9384 MIB (waited 0 s)"
+    assert found[3].problem == "no worker has CPU-3 (waited 0 s)"
+
+
+def test_not_more_at_once_than_was_said(cluster: Cluster, go: Callable[[], None], tmp_path: Path) -> None:
+    cluster.add("one")
+    with fleet(cluster, at_once=2) as running:
+        results = running.run([drill_order(number) for number in range(1, 6)], evidence=tmp_path, run_name="run")
+        asking = threading.Thread(target=lambda: list(results))
+        asking.start()
+        started(cluster, 2)
+        assert len(cluster.ran()) == 2
+        go()
+        asking.join()
+    assert len(cluster.ran()) == 5
+
+
+# ---------------------------------------------------------------- what is not run
+
+
+class Evil:
+    """A pickle of it names a function of its sender's choice."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.path),)
+
+
+def test_nothing_that_is_sent_along_is_run(cluster: Cluster, go: Callable[[], None], tmp_path: Path) -> None:
+    cluster.add("one")
+    go()
+    trap = tmp_path / "trap"
+    good = drill_order(1).task.to_text()
+    stated = drill_order(1).needs.resources()
+    with distributed.Client(cluster.address, set_as_default=False) as client:
+
+        def refused(spec: Spec, resources: dict[str, float] = stated) -> str:
+            future = client.get({spec.key: spec}, [spec.key], sync=False, resources=resources)[0]
+            return read_result(client.gather(future))[0].problem
+
+        none = "the task is none of kdump-harness"
+        assert none in refused(Spec("function", os.mkdir, str(trap)))
+        assert none in refused(Spec("argument", wire.asked, Evil(trap)))
+        assert none in refused(Spec("more", wire.asked, good, good))
+        assert none in refused(Spec("inner", wire.asked, Spec(None, os.mkdir, str(trap))))
+        assert none in refused(Spec("method", pickle.loads, pickle.dumps(Evil(trap))))
+        assert "no JSON" in refused(Spec("text", wire.asked, "rm -rf /"))
+        assert "states 1" in refused(Spec("greedy", wire.asked, good), {"MIB": 1, "CORES": 1})
+        assert not refused(Spec("good", wire.asked, good))
+
+        for attempt in (
+            lambda: client.run(os.mkdir, str(trap)),
+            lambda: client.run_on_scheduler(os.mkdir, str(trap)),
+            lambda: client.upload_file(__file__),
+            lambda: client.register_plugin(distributed.WorkerPlugin()),
+            lambda: client.submit(Evil, trap, actor=True, key="actor").result(timeout=1).path,
+        ):
+            with pytest.raises((AttributeError, TypeError)):  # Dask had no answer
+                attempt()
+        assert not refused(Spec("again", wire.asked, good.replace("--level=1", "--level=2")))
+    assert not trap.exists()
+    assert [line.split()[1] for line in cluster.ran()] == ["1", "2"]
+
+
+def test_a_hostile_pickle_makes_only_marks(tmp_path: Path) -> None:
+    wire.restrict()
+    trap = tmp_path / "trap"
+    loads = distributed.protocol.pickle.loads
+    for protocol in range(2, pickle.HIGHEST_PROTOCOL + 1):
+        mark = loads(pickle.dumps([Evil(trap), os.system, subprocess.Popen, wire.asked], protocol=protocol))
+        assert mark[3] is wire.asked
+        assert loads(pickle.dumps(mark))[3] is wire.asked  # as a scheduler hands it on
+    assert not trap.exists()
+    # What is known must not be changed, either: here its state is set by the pickle.
+    change = b"charness.fleet.wire\nasked\n(N}S'__call__'\ncos\nsystem\ns\x86b."
+    with pytest.raises((AttributeError, TypeError, pickle.UnpicklingError)):
+        loads(change.replace(b"(N}", b"N}"))
+    assert type(wire.asked).__call__.__qualname__.startswith("_Asked")
+    held = [
+        name
+        for name, module in sys.modules.items()
+        if name.partition(".")[0] in ("dask", "distributed") and getattr(module, "pickle", None) is pickle
+    ]
+    assert held == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (["/etc/shadow", "--family=debian"], "no file that this worker offers"),
+        (["../x.qcow2", "--family=debian"], "no file that this worker offers"),
+        (["debian-12", "--packages=/srv"], "--packages cannot be told"),
+        (["debian-12", "--key=/root/.ssh/id"], "--key cannot be told"),
+        (["debian-12", "--password-file=/etc/shadow"], "--password-file cannot be told"),
+        (["debian-12", "--pass=/etc/shadow"], "--password-file cannot be told"),  # argparse knows abbreviations
+        (["debian-12", "--evidence=/etc"], "--evidence cannot be told"),
+        (["debian-12", "--state=/"], "--state cannot be told"),
+        (["debian-12", "--uri=qemu+ssh://x/system"], "--uri cannot be told"),
+        (["debian-12", "--history=/x"], "--history cannot be told"),
+        (["debian-12", "--json=/x"], "--json cannot be told"),
+        (["debian-12", "--verbose"], "--verbose cannot be told"),
+        (["debian-12", "--kernel=/tmp/x.deb"], "by the name of a package"),
+        (["debian-12", "--makedumpfile=x.rpm"], "by the name of a package"),
+        (["--domain=myserver"], "--domain cannot be told"),
+        (["debian-12", "--login=--x"], "no name of a user"),
+        (["debian-12", "--timeout-factor=900"], "not stretched more"),
+        (["debian-12", "--memory=99999"], "lacks 100383 MIB"),
+        (["debian-12", "--level=x"], "invalid int value"),
+        (["debian-99"], "unknown image"),
+        (["--help"], "no arguments"),
+        ([], "IMAGE --domain is required"),
+        (["debian-12", "sweep"], "unrecognized"),
+        (["debian-12\n--json=x"], "printable"),
+        (["debian-12"] * 65, "short list"),
+    ],
+)
+def test_a_drill_that_says_too_much_is_refused(arguments: list[str], why: str, tmp_path: Path) -> None:
+    text = json.dumps({**json.loads(drill_order(1).task.to_text()), "arguments": arguments})
+    host = performing.Host(name="one", evidence=tmp_path, resources=RESOURCES)
+    with pytest.raises(tasks.Refused, match=why):
+        performing.prepare(text, host, {**RESOURCES, "MIB": 1e6})
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"test": "test_smoke.py"}, "no scenario's id"),
+        ({"test": "../test_smoke.py::test_dump"}, "no scenario's id"),
+        ({"test": "/tmp/test_x.py::test_x"}, "no scenario's id"),
+        ({"test": "test_smoke.py::test_dump --pyargs"}, "no scenario's id"),
+        ({"test": "test_none.py::test_dump"}, "no test_none.py among the scenarios"),
+        ({"sha256": "0" * 64}, "another one here"),
+        ({"arguments": ["-p", "os"]}, "'-p' cannot be told"),
+        ({"arguments": ["--packages=/srv"]}, "cannot be told"),
+        ({"arguments": ["--image=../x"]}, "cannot be told"),
+        ({"arguments": ["--image"]}, "cannot be told"),
+        ({"arguments": ["--run-known=1"]}, "cannot be told"),
+        ({"arguments": ["--kernel=./x"]}, "cannot be told"),
+        ({"arguments": ["--confcutdir=/"]}, "cannot be told"),
+        ({"kind": "shell"}, "and no 'shell'"),
+        ({"version": "0.0.1"}, "version 0.0.1"),
+        ({"evidence_mib": 10**9}, "MiB of evidence"),
+        ({"evidence_mib": True}, "no int"),
+        ({"more": 1}, "nothing else"),
+        ({"arguments": "--image=x"}, "no list"),
+    ],
+)
+def test_a_scenario_that_is_none_is_refused(changes: dict[str, Any], why: str, tmp_path: Path) -> None:
+    host = performing.Host(name="one", evidence=tmp_path, resources=RESOURCES)
+    path = tasks.data_path("scenarios") / "test_smoke.py"
+    task = tasks.Task(
+        kind=tasks.SCENARIO, test="test_smoke.py::test_dump[debian-12]", sha256=tasks.scenario_digest(path),
+        arguments=("--image=debian-*", "--run-known"),
+    )  # fmt: skip
+    table = json.loads(task.to_text())
+    assert performing.prepare(json.dumps(table), host, RESOURCES)[0] == task
+    with pytest.raises(tasks.Refused, match=why):
+        performing.prepare(json.dumps({**table, **changes}), host, RESOURCES)
+
+
+def test_only_text_is_a_task() -> None:
+    for text in (None, 3, b"{}", "[]", "{}", "[" * 100_000, '"' + "x" * 20_000 + '"'):
+        with pytest.raises(tasks.Refused):
+            tasks.read_task(text)
+
+
+def test_a_file_that_the_worker_offers_is_drilled(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    disk = tmp_path / "images" / "mine.qcow2"
+    disk.touch()
+    (tmp_path / "images" / "link.qcow2").symlink_to("/etc/passwd")
+    task = tasks.Task(kind=tasks.DRILL, arguments=(str(disk), "--family=debian"))
+    places = tasks.Places(uri=None, state=None, evidence=tmp_path, result=tmp_path / "r", scratch=tmp_path)
+    for offered in (disk, disk.parent):
+        command = tasks.understand(task, files=[offered]).command(places)
+        assert command[4:7] == ["drill", str(disk), "--family=debian"]
+    for bad in (tmp_path / "images" / "link.qcow2", tmp_path / "images" / ".." / "other.qcow2"):
+        with pytest.raises(tasks.Refused, match="no file that this worker offers"):
+            tasks.understand(tasks.Task(kind=tasks.DRILL, arguments=(str(bad),)), files=[disk.parent])
+
+
+def test_a_command_line_is_written_anew() -> None:
+    found = tasks.parse_drill(["debian-12", "--lev", "3", "--as-is", "--budg", "9"])
+    assert tasks.drill_arguments(found) == ("debian-12", "--level=3", "--budget=9.0", "--as-is")
+    # Each option that drill has is either for a worker or not: a new one is refused until somebody decides.
+    known = {"image", "verb", "module", *tasks._DRILL_OPTIONS, *tasks.LOCAL_OPTIONS}
+    assert set(vars(found)) - known == {"uri", "remote_state", "key", "password_file", "packages", "domain", "keep_mac"}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"image": "debian-13"}, {"level": 2}, {"verified": True, "checks": []}, {"verified": "yes"},
+        {"reached": "HEAVEN"}, {"checks": None}, {"phases_s": {"x": "y"}}, {"symptoms": [{}]}, {"trigger": "nmi"},
+        {"dump": {}}, {"remarks": [1]},
+    ],
+)  # fmt: skip
+def test_a_verdict_that_is_none_does_not_count(change: dict[str, Any]) -> None:
+    good: dict[str, Any] = {
+        "image": "debian-12", "family": "debian", "trigger": "sysrq-c", "target": "local", "accelerator": "tcg",
+        "memory_mib": 1024, "vcpus": 2, "level": 1, "reached": "VERIFIED", "verified": True,
+        "checks": [{"name": "whole", "ok": True, "expected": "whole", "seen": "whole"}],
+    }  # fmt: skip
+    order = drill_order(1)
+    assert drills.outcome_of(order, Result(worker="one", status=0, verdict=good)).status == EXIT_OK
+    outcome = drills.outcome_of(order, Result(worker="one", status=0, verdict={**good, **change}))
+    assert (outcome.status, outcome.verdict) == (EXIT_BROKEN, None)
+
+
+# ---------------------------------------------------------------- what is said
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        ([], "say what to run"),
+        (["--drills", "x", "--", "scenarios"], "say what to run"),
+        (["--tls-ca", "x", "--", "scenarios"], "TLS needs --tls-cert, --tls-key"),
+        (["--", "scenarios", "-n", "2"], "shares the scenarios out itself"),
+        (["--json", "x", "--", "scenarios"], "is for drills"),
+        (["--", "drill", "debian-12", "--packages", "/x"], "--packages cannot be told"),
+        (["--", "drill", "./x.qcow2", "--family", "debian"], "whole path on the workers"),
+        (["--drills", "/nonexistent"], "cannot be read"),
+        (["--resume", "--evidence", "/nonexistent", "--", "drill", "debian-12"], "no fleet's run"),
+        (["--evidence-limit", "999999", "--", "scenarios"], "more than"),
+    ],
+)
+def test_what_makes_no_sense_is_said_before_anybody_is_asked(
+    words: list[str], why: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["fleet", "run", "--scheduler", "tcp://127.0.0.1:9", *words]) == EXIT_USAGE
+    assert why in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["http://x:1", "tcp://", "tcp://x:y", "tls://x", "tcp://x/y"])
+def test_an_address_that_is_none(text: str) -> None:
+    from kdump_harness.fleet.verb import _address
+
+    with pytest.raises(UsageError):
+        _address(text, None)
+    assert _address("[::1]", None) == "tcp://[::1]:8786"
+    assert _address("tcp://x:1", object()) == "tls://x:1"
+
+
+def test_without_dask_one_sentence_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
+    assert main(["fleet", "worker", "tcp://127.0.0.1:1"]) == EXIT_HOST
+    assert "pip install 'kdump-harness[fleet]'" in capsys.readouterr().err
+
+
+def test_help_does_without_dask() -> None:
+    program = (
+        "import sys; sys.modules['dask'] = sys.modules['distributed'] = None\n"
+        "from kdump_harness.cli.parser import main; main(['fleet', 'run', '--help'])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert "--drills FILE" in done.stdout
+
+
+# ---------------------------------------------------------------- certificates
+
+
+def certificates(directory: Path, authority: str) -> list[str]:
+    """An authority and one certificate of it, as options."""
+    directory.mkdir()
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, authority)])
+    day = datetime.timedelta(days=1)
+    now = datetime.datetime.now(datetime.UTC)
+    keys = [ec.generate_private_key(ec.SECP256R1()) for _ in range(2)]
+    for key, file, ca in ((keys[0], "ca", True), (keys[1], "cert", False)):
+        made = (
+            x509.CertificateBuilder()
+            .subject_name(name if ca else x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "host")]))
+            .issuer_name(name)
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - day)
+            .not_valid_after(now + day)
+            .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
+            .add_extension(
+                x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False
+            )
+            .sign(keys[0], hashes.SHA256())
+        )
+        (directory / f"{file}.pem").write_bytes(made.public_bytes(serialization.Encoding.PEM))
+    (directory / "key.pem").write_bytes(
+        keys[1].private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+    )
+    return [str(directory / f"{file}.pem") for file in ("ca", "cert", "key")]
+
+
+def test_who_has_no_certificate_is_not_spoken_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from kdump_harness.fleet.scheduler import FleetScheduler
+
+    monkeypatch.setattr("kdump_harness.fleet.client.CONNECT_S", 0.5)
+
+    def secured(directory: str) -> Any:
+        ca, cert, key = (Path(path) for path in certificates(tmp_path / directory, directory))
+        return wire.security(ca=ca, cert=cert, key=key)
+
+    ours, others = secured("ours"), secured("others")
+    with Cluster(tmp_path / "fleet") as cluster:
+
+        async def start() -> FleetScheduler:
+            return await FleetScheduler(listen="127.0.0.1", port=0, security=ours)
+
+        scheduler = cluster.call(start())
+        assert scheduler.address.startswith("tls://")
+        with Fleet(scheduler.address, security=ours, wait_s=1, quiet=True):
+            pass
+        for security, address in ((others, scheduler.address), (None, scheduler.address.replace("tls", "tcp"))):
+            with pytest.raises(HostError, match="cannot be reached"), Fleet(address, security=security, wait_s=1):
+                pass
+        cluster.call(scheduler.close())
+
+
+# ---------------------------------------------------------------- scenarios
+
+SCENARIO = """
+import pytest
+
+def test_bad(image):
+    assert image.name == "another", "it is another"
+"""
+
+
+def test_scenarios_are_reported_by_pytest_as_if_they_had_run_here(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster.add("one")
+    scenarios = tmp_path / "scenarios"
+    scenarios.mkdir()
+    (scenarios / "test_fake.py").write_text(SCENARIO)
+    monkeypatch.setattr(tasks, "data_path", tmp_path.joinpath)
+    front = (
+        "from kdump_harness.fleet import front; import pathlib, sys, pytest\n"
+        f"front.data_path = pathlib.Path({str(tmp_path)!r}).joinpath\n"
+        "sys.exit(pytest.main(sys.argv[1:]))"
+    )
+    choice = {
+        "scheduler": cluster.address, "ca": None, "cert": None, "key": None, "wait_s": 20, "at_once": None,
+        "direct": False, "vmcores": False, "evidence_mib": 64, "resume": None, "quiet": True,
+    }  # fmt: skip
+    command = [
+        sys.executable, "-c", front, "-p", "kdump_harness.fleet.front", "-p", "no:cacheprovider", str(scenarios),
+        "--junitxml", "junit.xml", "--matrix", "matrix.json",
+    ]  # fmt: skip
+    environment = {**os.environ, "KDUMP_FLEET_RUN": json.dumps(choice)}
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "1 failed" in done.stdout
+    assert "it is another" in done.stdout
+    counts = json.loads((tmp_path / "matrix.json").read_text())["counts"]
+    assert (counts["passed"], counts["failed"], counts["error"]) == (0, 1, 0)
+    (case,) = ElementTree.parse(tmp_path / "junit.xml").iter("testcase")
+    assert case.get("name") == "test_bad[debian-12]"
+    assert case.find("failure") is not None
+    assert {one.get("value") for one in case.iter("property") if one.get("name") == "worker"} == {"one"}

@@ -1,0 +1,226 @@
+"""The report tells what the history has, in each form, and nothing in a result can act on its reader."""
+
+from __future__ import annotations
+
+import re
+import xml.etree.ElementTree as ET
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from history_factory import drill, failed
+from kdump_harness.base import plot
+from kdump_harness.cli.parser import main
+from kdump_harness.history.database import DRILL, SWEEP, History
+from kdump_harness.report import gather as gather_module
+from kdump_harness.report.gather import Report, gather
+from kdump_harness.report.render import render
+
+ISSUE = "https://example.org/issues/16"
+EVIL = "<script>alert(1)</script>`|*_x_* \x1b[31m$a$"
+
+
+@pytest.fixture
+def past(tmp_path: Path) -> Iterator[History]:
+    """A month of drills."""
+    with History(tmp_path / "history.sqlite") as made:
+        for day in range(12):
+            new = day > 8
+            made.add(DRILL, drill(day, kernel=f"6.1.0-{55 + new}", slower_by=1.7 if new else 1.0))
+        made.add(DRILL, drill(3, image="rocky-9"))
+        made.add(DRILL, failed(13, image="rocky-9", reserved_mib=128))
+        made.add(DRILL, failed(14, image="leap-16", known_issue=ISSUE), scenario="test_smoke.py::test_dump")
+        cell = {"level": 31, "compress": "zlib", "size_bytes": 30 << 20, "how": "real"}
+        other = {"level": 0, "compress": "zlib", "size_bytes": 300 << 20, "how": "computed"}
+        sweep = {"ok": True, "image": "debian-12", "kernel": "6.1.0-56", "relations": [], "cells": [cell, other]}
+        made.add(SWEEP, sweep)
+        yield made
+
+
+def _report(past: History, **changes: Any) -> Report:
+    return gather(past, **{"images": (), "days": None, "drills": 5, "charts": True, **changes})
+
+
+class _Page(HTMLParser):
+    """Tags that are balanced, and what would be fetched."""
+
+    VOID = frozenset({"meta", "br"})
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.ids: list[str] = []
+        self.links: list[str] = []
+        self.fetched: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        found = dict(attrs)
+        if tag not in self.VOID:
+            self.open.append(tag)
+        self.ids += [found["id"]] if found.get("id") else []
+        self.links += [found["href"]] if tag == "a" and found.get("href") else []
+        self.fetched += [str(found[name]) for name in ("src", "srcset", "data") if name in found]
+        if tag in ("link", "iframe", "img", "object"):
+            self.fetched.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        self.handle_endtag(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in self.VOID:
+            assert self.open.pop() == tag
+
+
+def _parsed(text: str) -> _Page:
+    page = _Page()
+    page.feed(text)
+    assert page.open == []
+    return page
+
+
+def test_the_matrix_has_the_last_drill_and_the_last_that_worked(past: History) -> None:
+    cells = _report(past).cells
+    assert {key: cell.word for key, cell in cells.items()} == {
+        ("debian-12", "sysrq-c → local"): "verified",
+        ("rocky-9", "sysrq-c → local"): "failed",
+        ("leap-16", "test_dump"): "known issue",
+    }
+    rocky, leap = cells["rocky-9", "sysrq-c → local"], cells["leap-16", "test_dump"]
+    assert rocky.worked is not None
+    assert rocky.last.at_s - rocky.worked.at_s == 10 * 86400
+    assert leap.worked is None
+
+
+def test_what_became_worse_is_told_once_for_each_series(past: History) -> None:
+    past.add(DRILL, drill(11.5, kernel="6.1.0-56", slower_by=1.7), scenario="test_smoke.py::test_dump")
+    worse = [(run.image, one.figure, one.since_kernel) for run, one in _report(past).worse]
+    assert worse == [("debian-12", "panic_to_login", "6.1.0-56"), ("debian-12", "capture_boot", "6.1.0-56")]
+
+
+def test_the_page_needs_no_network_and_its_links_lead_somewhere(past: History) -> None:
+    text = render(_report(past), ".html")
+    page = _parsed(text)
+    assert page.fetched == []
+    assert not re.search(r"@import|url\((?!#)", text)
+    assert len(page.ids) == len(set(page.ids))
+    assert {link[1:] for link in page.links if link.startswith("#")} <= set(page.ids)
+    assert text.count("<svg") == len(_report(past).charts) == 4
+    for told in ("slower since 6.1.0-56", "capture-oom", "Reserve more", "never seen working", "26.5 MiB", ISSUE):
+        assert told in text
+
+
+def test_a_timeline_begins_at_the_panic_and_ends_where_the_drill_did(past: History) -> None:
+    drills = {one.run.image: one for one in _report(past).drills}
+    phases = drills["debian-12"].phases
+    assert phases[0].label == "panic to capture kernel"
+    assert sum(phase.width for phase in phases) == pytest.approx(1.0)
+    assert phases[-1].start + phases[-1].width == pytest.approx(1.0)
+    assert [phase.took_s for phase in drills["rocky-9"].phases] == [5.9]
+
+
+@pytest.mark.parametrize("suffix", [".html", ".md", ".xml"])
+def test_nothing_in_a_result_acts_on_its_reader(past: History, suffix: str) -> None:
+    evil = failed(20, image=EVIL, kernel=EVIL, known_issue=f"javascript:{EVIL}", trigger=EVIL)
+    evil["symptoms"][0] |= {"name": EVIL, "line": EVIL, "remedy": EVIL}
+    past.add(DRILL, evil, scenario=EVIL)
+    past.add(DRILL, drill(21, image=EVIL), scenario=EVIL)
+    past.add(DRILL, failed(22, image="x", kernel=EVIL))
+    past.add(DRILL, drill(23, image=EVIL), scenario=EVIL)
+    text = render(_report(past), suffix)
+    assert "<script>alert" not in text
+    assert 'href="javascript' not in text
+    if suffix == ".html":
+        _parsed(text)
+    elif suffix == ".md":
+        rows = [line for line in text.splitlines() if line.startswith("| ")]
+        bars = {len(re.findall(r"(?<!\\)\|", row)) for row in rows}
+        assert len(bars) == 1
+    else:
+        ET.fromstring(text)
+
+
+def test_a_result_that_tells_little_is_shown(past: History) -> None:
+    """As an old one may."""
+    past.add(DRILL, {"image": "old", "verified": False, "checks": []})
+    for suffix in (".html", ".md", ".xml"):
+        assert "old" in render(_report(past), suffix)
+
+
+def test_names_of_any_length_are_drawn(past: History) -> None:
+    """matplotlib warns, which is an error here, when it finds no room."""
+    for number in range(4):
+        past.add(DRILL, drill(number, image="x" * 300, target=f"a-target-with-a-long-name-{number % 2}"))
+    svg = "".join(_report(past).charts)
+    assert f"{'x' * 23}…" in svg
+    assert "x" * 61 not in svg
+
+
+def test_every_line_of_a_trend_has_a_look_of_its_own() -> None:
+    assert len(set(plot._TREND_STYLES)) >= gather_module._MOST_LINES
+
+
+def test_junit_counts_what_failed(past: History) -> None:
+    root = ET.fromstring(render(_report(past, charts=False), ".xml"))
+    suites = {suite.get("name"): suite for suite in root}
+    assert {name: (s.get("failures"), s.get("skipped")) for name, s in suites.items()} == {
+        "debian-12": ("0", "0"),
+        "leap-16": ("0", "1"),
+        "rocky-9": ("1", "0"),
+    }
+    failure = suites["rocky-9"].find("testcase/failure")
+    assert failure is not None
+    assert failure.get("message") == "capture-oom; the capture kernel ran out of memory; single-dump: none"
+
+
+def test_markdown_has_the_matrix_and_the_reasons(past: History) -> None:
+    text = render(_report(past, charts=False), ".md")
+    assert "| image | sysrq-c → local | test\\_dump |\n|---|---|---|\n" in text
+    assert "❌ **failed** 2026-11-14 03:00Z<br>last worked 2026-11-04 03:00Z |" in text
+    assert "\n- debian-12: panic to login: " in text
+    assert "  - capture-oom: \\[ 6.1\\] Out of memory: Killed process 93 (makedumpfile) → Reserve more" in text
+
+
+def test_an_empty_history_makes_a_page(tmp_path: Path) -> None:
+    with History(tmp_path / "h.sqlite") as past:
+        for suffix in (".html", ".md", ".xml"):
+            assert render(_report(past), suffix)
+
+
+def test_images_and_days_choose(past: History) -> None:
+    assert _report(past, images=["rocky-9"]).images == ("rocky-9",)
+    assert _report(past, days=0).runs <= 1  # the sweep was recorded just now
+
+
+def test_the_verb_writes_each_form(past: History, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    outs = [tmp_path / name for name in ("r.html", "r.md", "r.xml")]
+    options = [word for out in outs for word in ("--out", str(out))]
+    assert main(["report", "--history", str(tmp_path / "history.sqlite"), *options]) == 0
+    assert all(out.stat().st_size for out in outs)
+
+
+@pytest.mark.parametrize(
+    ("argv", "sentence"),
+    [
+        (["--out", "r.txt"], "r.txt: a report is written as .html, .md, .xml"),
+        (["--out", "no/such/r.html"], "no/such/r.html cannot be written"),
+        (["--out", "r.html", "gentoo"], "nothing was recorded of 'gentoo' (known: debian-12"),
+        (["--out", "r.html", "--history", "none.sqlite"], "there is no history in none.sqlite"),
+    ],
+)
+def test_bad_input_is_a_sentence(
+    past: History,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    argv: list[str],
+    sentence: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    where = [] if "--history" in argv else ["--history", "history.sqlite"]
+    assert main(["report", *where, *argv]) == 2
+    said = capsys.readouterr().err
+    assert sentence in said
+    assert said.count("\n") == 1

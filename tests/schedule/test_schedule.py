@@ -1,0 +1,326 @@
+"""Drills by the clock: units that systemd understands, one run at a time, a change that is told, metrics."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from history_factory import VERDICT, drill, failed
+from kdump_harness.base.clock import poll
+from kdump_harness.base.errors import HostError, UsageError
+from kdump_harness.cli.parser import main
+from kdump_harness.cli.verbs import schedule
+from kdump_harness.history.database import DRILL, History
+from kdump_harness.history.metrics import render, write_metrics
+from kdump_harness.schedule import running, units
+from kdump_harness.schedule.running import GoesOn, Result, alone, call_hook, last_words, remember, run_drill
+from kdump_harness.schedule.units import Schedule, quote, verify
+
+SPANS = {"at": "*-*-* 02:30", "delay": "30min", "limit": "12h"}
+needs_systemd = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd here")
+
+
+def _drill_command(tmp_path: Path, verdict: dict[str, Any] | None, *, status: int = 0, said: str = "") -> list[str]:
+    """A stand-in for the command line: it writes the verdict where it is told to."""
+    (tmp_path / "given.json").write_text(json.dumps(verdict))
+    given = str(tmp_path / "given.json")
+    script = (
+        "import shutil, sys\n"
+        f"print({said!r}, file=sys.stderr)\n"
+        f"if {verdict is not None}: shutil.copy({given!r}, sys.argv[sys.argv.index('--json') + 1])\n"
+        f"sys.exit({status})\n"
+    )
+    return [sys.executable, "-c", script]
+
+
+# ---------------------------------------------------------------- units
+
+
+@needs_systemd
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["/usr/bin/python3", "-P", "-m", "kdump_harness", "schedule", "run", "debian-12"],
+        ["/usr/bin/python3", "--hook", 'mail -s "100% kdump; $HOME" root | tee \\x', "--options=--level 1"],
+    ],
+)
+@pytest.mark.parametrize("at", ["*-*-* 02:30", "weekly", "Mon..Fri 04:00"])
+@pytest.mark.parametrize("user", [False, True])
+def test_systemd_understands_the_units(
+    command: list[str], at: str, user: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LIBVIRT_DEFAULT_URI", "qemu:///system?socket=/a b%c")
+    verify(Schedule(name="kdump-drill", user=user).render(command, **{**SPANS, "at": at}), user=user)
+
+
+@needs_systemd
+def test_a_time_that_systemd_does_not_know_is_refused() -> None:
+    found = Schedule(name="kdump-drill", user=False).render(["/bin/true"], **{**SPANS, "at": "nonsense"})
+    with pytest.raises(UsageError, match=r"kdump-drill\.timer:5: Failed to parse calendar specification"):
+        verify(found, user=False)
+
+
+@pytest.mark.parametrize("word", ["plain", "a b", '"', "\\", "100%", "$HOME ${X}", "a\nb", "", "'", "--x=y z", "ü"])
+def test_words_come_through_systemd_as_they_are(word: str) -> None:
+    """Read back by the rules of systemd.service(5)."""
+    quoted = quote(word)
+    inner = quoted[1:-1] if quoted.startswith('"') else quoted
+    back = re.sub(r"\\(.)", lambda found: "\n" if found[1] == "n" else found[1], inner)
+    assert back.replace("%%", "%").replace("$$", "$") == word
+    assert "\n" not in quoted
+
+
+@pytest.mark.parametrize("name", ["", "../x", "a b", "x" * 200, ".hidden", "a/b"])
+def test_a_name_that_is_no_unit_s_is_refused(name: str) -> None:
+    with pytest.raises(UsageError, match="is no name for a unit"):
+        Schedule(name=name, user=False)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"delay": "soon"}, {"limit": "12h\nExecStart=/bin/x"}, {"at": "a\nb"}, {"at": " "}]
+)
+def test_spans_cannot_bring_lines_of_their_own(changes: dict[str, str]) -> None:
+    with pytest.raises(UsageError):
+        Schedule(name="x", user=False).render(["/bin/true"], **{**SPANS, **changes})
+
+
+@pytest.fixture
+def fake_systemctl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A systemctl that writes down what it is told, and fails on request."""
+    log, fake = tmp_path / "systemctl.log", tmp_path / "bin" / "systemctl"
+    fake.parent.mkdir()
+    fake.write_text(f'#!/bin/sh\necho "$@" >>{log}\n[ ! -e {tmp_path}/fail ] || {{ echo no bus >&2; exit 1; }}\n')
+    fake.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{fake.parent}:{os.environ['PATH']}")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.setattr(units, "_SYSTEM", tmp_path / "system")
+    return log
+
+
+def test_install_and_remove(tmp_path: Path, fake_systemctl: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--user", "--at", "daily", "--hook", "cat >&2", "--metrics", "m.prom"]
+    assert main(["schedule", "install", "debian-12", *options]) == 0
+    service, timer = Schedule(name="kdump-drill", user=True).files
+    assert service.parent == tmp_path / "config" / "systemd" / "user"
+    assert "schedule run debian-12 --state" in service.read_text()
+    assert f'--metrics {Path.cwd()}/m.prom --hook "cat >&2"' in service.read_text()
+    assert "OnCalendar=daily\nRandomizedDelaySec=30min\n" in timer.read_text()
+    assert fake_systemctl.read_text() == "--user daemon-reload\n--user enable --now kdump-drill.timer\n"
+    assert main(["schedule", "status", "--user"]) == 0
+    assert "kdump-drill: installed in " in capsys.readouterr().out
+    assert main(["schedule", "remove", "--user"]) == 0
+    assert not service.exists()
+    assert not timer.exists()
+    assert main(["schedule", "remove", "--user"]) == 0
+    assert "was not installed" in capsys.readouterr().out
+
+
+def test_the_units_of_others_are_left_alone(
+    tmp_path: Path, fake_systemctl: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    theirs = tmp_path / "system" / "backup.service"
+    theirs.parent.mkdir()
+    theirs.write_text("[Service]\nExecStart=/usr/bin/backup\n")
+    assert main(["schedule", "install", "debian-12", "--name", "backup"]) == 2
+    assert main(["schedule", "remove", "--name", "backup"]) == 2
+    assert capsys.readouterr().err.count("backup.service is no schedule of kdump-harness") == 2
+    assert theirs.read_text() == "[Service]\nExecStart=/usr/bin/backup\n"
+    assert not fake_systemctl.exists()
+
+
+def test_a_failed_install_leaves_what_was_there(tmp_path: Path, fake_systemctl: Path) -> None:
+    schedule = Schedule(name="kdump-drill", user=False)
+    (tmp_path / "fail").touch()
+    with pytest.raises(HostError, match="no bus"):
+        schedule.install(schedule.render(["/bin/true"], **SPANS))
+    assert not any(path.exists() for path in schedule.files)
+    (tmp_path / "fail").unlink()
+    schedule.install(schedule.render(["/bin/true"], **SPANS))
+    before = schedule.files[1].read_text()
+    (tmp_path / "fail").touch()
+    with pytest.raises(HostError, match="no bus"):
+        schedule.install(schedule.render(["/bin/false"], **{**SPANS, "at": "weekly"}))
+    assert schedule.files[1].read_text() == before
+
+
+# ---------------------------------------------------------------- runs
+
+
+@pytest.mark.parametrize(
+    ("verdict", "status", "said", "word", "text"),
+    [
+        (VERDICT, 0, "", "verified", "panic to login 339 s"),
+        (failed(1), 1, "", "failed", "reached CAPTURING: capture-oom; the capture kernel ran out of memory; "),
+        (failed(1, known_issue="https://x"), 1, "", "known issue", "reached CAPTURING"),
+        (None, 4, "kdump-harness: no boot\n", "broken", "kdump-harness: no boot"),
+        (None, 0, "", "broken", "it ended with status 0"),
+        (None, -9, "", "broken", "it ended with status"),
+    ],
+)
+def test_what_came_of_a_drill(
+    tmp_path: Path, verdict: dict[str, Any] | None, status: int, said: str, word: str, text: str
+) -> None:
+    result = run_drill("debian-12", [], tmp_path, command=_drill_command(tmp_path, verdict, status=status, said=said))
+    assert result.word == word
+    assert result.said.startswith(text)
+    assert result.status == {"verified": 0, "broken": 4}.get(word, 1)
+
+
+def test_a_change_is_one_that_somebody_should_hear_of(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    good = _drill_command(tmp_path / "a", VERDICT)
+    bad = _drill_command(tmp_path / "b", failed(1), status=1)
+    changed = []
+    for command in (good, good, bad, bad, good):
+        result = run_drill("debian-12", ["--level", "1"], tmp_path, command=command)
+        remember(tmp_path, ["--level", "1"], result)
+        changed.append((result.before, result.word, result.changed))
+    assert changed == [
+        (None, "verified", False),
+        ("verified", "verified", False),
+        ("verified", "failed", True),
+        ("failed", "failed", False),
+        ("failed", "verified", True),
+    ]
+    assert last_words(tmp_path) == {"debian-12 --level 1": "verified"}
+
+
+def test_a_first_drill_that_fails_is_told(tmp_path: Path) -> None:
+    assert run_drill("x", [], tmp_path, command=_drill_command(tmp_path, failed(1), status=1)).changed
+
+
+def test_two_runs_do_not_meet(tmp_path: Path) -> None:
+    with alone(tmp_path), pytest.raises(GoesOn, match="another scheduled run goes on"), alone(tmp_path):
+        pass
+    with alone(tmp_path):
+        pass
+
+
+def _result(**changes: Any) -> Result:
+    fields: dict[str, Any] = {"image": "debian-12", "word": "failed", "status": 1, "said": "x", "before": "verified"}
+    return Result(**{**fields, "verdict": VERDICT, **changes})
+
+
+def test_the_hook_reads_the_verdict(tmp_path: Path) -> None:
+    to = tmp_path / "told.json"
+    assert call_hook(f"cat > {to}", _result()) is None
+    told = json.loads(to.read_text())
+    assert (told["image"], told["before"], told["word"], told["changed"]) == ("debian-12", "verified", "failed", True)
+    assert told["verdict"]["image"] == VERDICT["image"]
+
+
+def test_a_hook_that_fails_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert call_hook("echo no mailer >&2; exit 3", _result()) == "the hook ended with status 3: no mailer"
+    assert call_hook("exec true", _result(said="x" * 500_000)) is None  # it need not read
+    monkeypatch.setattr(running, "_HOOK_S", 0.2)
+    assert call_hook("exec sleep 5", _result()) == "the hook was not done after 0 s"
+
+
+def test_a_stopped_run_lets_its_drill_clean_up(tmp_path: Path) -> None:
+    """Which takes longer than the quarter of a second that subprocess.run would give it."""
+    drill_code = (
+        "import pathlib, signal, sys, time\n"
+        f"place = pathlib.Path({str(tmp_path)!r})\n"
+        "signal.signal(signal.SIGTERM, lambda *_: (time.sleep(1), (place / 'clean').touch(), sys.exit(130)))\n"
+        "(place / 'began').touch()\n"
+        "time.sleep(60)\n"
+    )
+    run_code = (
+        "import pathlib, sys\n"
+        "from kdump_harness.cli import parser as cli\n"
+        "from kdump_harness.schedule import running\n"
+        "from kdump_harness.cli.verbs import schedule as verbs\n"
+        f"command = [sys.executable, '-c', {drill_code!r}]\n"
+        "verbs.run_drill = lambda *one, **more: running.run_drill(*one, **more, command=command)\n"
+        f"sys.exit(cli.main(['schedule', 'run', 'debian-12', '--state', {str(tmp_path)!r}]))\n"
+    )
+    run = subprocess.Popen([sys.executable, "-c", run_code], stderr=subprocess.DEVNULL)
+    poll("the drill to begin", lambda: (tmp_path / "began").exists() or None, timeout_s=60)
+    run.terminate()
+    assert run.wait(30) == 130
+    assert (tmp_path / "clean").exists()
+
+
+def test_the_whole_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    command = _drill_command(tmp_path, failed(1), status=1)
+    monkeypatch.setattr(schedule, "run_drill", functools.partial(run_drill, command=command))
+    state, history = tmp_path / "state", tmp_path / "h.sqlite"
+    with History(history) as past:
+        past.add(DRILL, VERDICT)
+    options = ["--state", str(state), "--history", str(history), "--metrics", str(tmp_path / "m.prom")]
+    hook = ["--hook", f"cat >> {tmp_path / 'told'}"]
+    for _ in range(2):
+        assert main(["schedule", "run", "debian-12", "debian-13", *options, *hook]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in lines] == ["debian-12", "debian-13"] * 2
+    assert len((tmp_path / "told").read_text().splitlines()) == 2  # the second time is no change
+    assert 'kdump_drill_verified{image="debian-12",scenario="sysrq-c → local"} 1' in (tmp_path / "m.prom").read_text()
+
+
+def test_a_run_beside_another_is_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with alone(tmp_path):
+        assert main(["schedule", "run", "debian-12", "--state", str(tmp_path)]) == 0
+    assert "another scheduled run goes on; this one is left out" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("argv", "sentence"),
+    [
+        (["run", "debain-12"], "unknown image 'debain-12' (did you mean debian-12"),
+        (["install", "debian-12", "--print", "--options", "'"], '--options "\'": No closing quotation'),
+        (["install", "debian-12", "--print", "--delay", "x"], "--delay 'x' is no time span"),
+        (["install", "debian-12", "--print", "--name", "a/b"], "'a/b' is no name for a unit"),
+        (["run", "debian-12", "--metrics", "m", "--history", "none"], "--metrics are made of the history"),
+        (["run", "debian-12", "--metrics", "no-such/m.prom"], "no-such/m.prom cannot be written"),
+    ],
+)
+def test_bad_input_is_a_sentence(capsys: pytest.CaptureFixture[str], argv: list[str], sentence: str) -> None:
+    assert main(["schedule", *argv]) == 2
+    said = capsys.readouterr().err
+    assert sentence in said
+    assert said.count("\n") == 1
+
+
+# ---------------------------------------------------------------- metrics
+
+_SAMPLE = re.compile(r'kdump_drill_\w+\{(?:\w+="(?:[^"\\\n]|\\["\\n])*",?)+\} [0-9.e+]+')
+
+
+def test_metrics_have_the_form_that_prometheus_reads(tmp_path: Path) -> None:
+    with History(tmp_path / "h.sqlite") as past:
+        for day in range(8):
+            past.add(DRILL, drill(day, slower_by=2.0 if day == 7 else 1.0))
+        past.add(DRILL, failed(9, image='ev"il\\\n', known_issue="https://x"))
+        write_metrics(past, tmp_path / "m.prom")
+        text = render(past)
+    assert (tmp_path / "m.prom").read_text() == text
+    assert (tmp_path / "m.prom").stat().st_mode & 0o777 == 0o644
+    assert [path.name for path in tmp_path.glob(".m.prom*")] == []
+    samples = [line for line in text.splitlines() if not line.startswith("#")]
+    assert all(_SAMPLE.fullmatch(line) for line in samples)
+    labels = 'image="debian-12",scenario="sysrq-c → local"'
+    assert f'kdump_drill_worse{{{labels},figure="panic_to_login"}} 1' in samples
+    assert f"kdump_drill_reserved_bytes{{{labels}}} 268435456" in samples
+    assert 'kdump_drill_known_issue{image="ev\\"il\\\\\\n",scenario="sysrq-c → local"} 1' in samples
+    assert not any("success" in line and "ev" in line for line in samples)
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="no promtool here")
+def test_promtool_reads_the_metrics(tmp_path: Path) -> None:
+    with History(tmp_path / "h.sqlite") as past:
+        past.add(DRILL, VERDICT)
+        subprocess.run(["promtool", "check", "metrics"], input=render(past), text=True, check=True)
+
+
+def test_metrics_that_cannot_be_written_are_a_sentence(tmp_path: Path) -> None:
+    with History(tmp_path / "h.sqlite") as past, pytest.raises(UsageError, match="cannot be written"):
+        write_metrics(past, tmp_path / "no" / "m.prom")

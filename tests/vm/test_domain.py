@@ -1,0 +1,267 @@
+"""The description of a guest that libvirt gets."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from xml.etree import ElementTree
+
+import libvirt
+import pytest
+from kdump_harness.base.errors import HostError, UsageError
+from kdump_harness.images.catalog import CPU_LEVELS
+from kdump_harness.images.state import RunDirectory, State
+from kdump_harness.vm.hosts import guest_host
+from kdump_harness.vm.hypervisor.domain import Disk, DomainEvents, DomainSpec, Hypervisor, Layer, default_uri
+from kdump_harness.vm.run import Machine, Options, Run
+
+
+def described(**facts: Any) -> ElementTree.Element:
+    known: dict[str, Any] = {
+        "name": "kdh-abc123-1-debian-12",
+        "accelerator": "tcg",
+        "memory_mib": 1024,
+        "vcpus": 2,
+        "disk": Path("/state/runs/abc123/disk-1.qcow2"),
+        "layers": (Layer(path=Path("/a/armed.qcow2"), format="qcow2"), Layer(path=Path("/a/mine.raw"), format="raw")),
+        "seed": Path("/state/runs/abc123/seed-1.iso"),
+        "mac": "52:54:00:ab:cd:ef",
+    }
+    return ElementTree.fromstring(DomainSpec(**{**known, **facts}).xml())
+
+
+def text(root: ElementTree.Element, path: str) -> str:
+    found = root.find(path)
+    assert found is not None
+    return found.text or ""
+
+
+def attribute(root: ElementTree.Element, path: str, name: str) -> str | None:
+    found = root.find(path)
+    assert found is not None
+    return found.get(name)
+
+
+def test_size_and_name_are_as_asked() -> None:
+    root = described(memory_mib=2048, vcpus=4)
+    assert (text(root, "name"), text(root, "memory"), text(root, "vcpu")) == ("kdh-abc123-1-debian-12", "2048", "4")
+    assert attribute(root, "memory", "unit") == "MiB"
+    assert attribute(root, "./devices/interface/mac", "address") == "52:54:00:ab:cd:ef"
+
+
+def test_the_seed_is_read_only_and_the_disk_is_not() -> None:
+    disks = described().findall("./devices/disk")
+    assert [(attribute(disk, "target", "dev"), disk.find("readonly") is not None) for disk in disks] == [
+        ("vda", False),
+        ("vdb", True),
+    ]
+    assert [attribute(disk, "driver", "type") for disk in disks] == ["qcow2", "raw"]
+
+
+def test_a_guest_without_a_seed_has_one_disk() -> None:
+    assert len(described(seed=None).findall("./devices/disk")) == 1
+
+
+def test_more_disks_come_after_the_seed() -> None:
+    root = described(extra_disks=(Disk(path=Path("/a")), Disk(path=Path("/b"))))
+    assert [disk.get("dev") for disk in root.findall("./devices/disk/target")] == ["vda", "vdb", "vdc", "vdd"]
+
+
+def test_names_and_paths_are_escaped() -> None:
+    odd = Path("/state/<a> & \"b\" 'c'/disk.qcow2")
+    root = described(name="kdh-<a>&b", disk=odd, seed=odd)
+    assert text(root, "name") == "kdh-<a>&b"
+    assert [source.get("file") for source in root.findall("./devices/disk/source")] == [str(odd)] * 2
+
+
+@pytest.mark.parametrize(("accelerator", "kind"), [("kvm", "kvm"), ("tcg", "qemu")])
+def test_the_accelerator_is_the_type_of_the_domain(accelerator: str, kind: str) -> None:
+    assert described(accelerator=accelerator).get("type") == kind
+
+
+def test_firmware_is_chosen_by_libvirt_where_it_is_uefi() -> None:
+    for name, secure in (("uefi", "no"), ("uefi-secure", "yes")):
+        xml = described(firmware=name, nvram=Path("/run/mine.nvram"))
+        assert attribute(xml, "os", "firmware") == "efi"
+        assert attribute(xml, "os/firmware/feature[@name='secure-boot']", "enabled") == secure
+        assert text(xml, "os/nvram") == "/run/mine.nvram"
+    assert attribute(described(), "os", "firmware") is None
+
+
+def test_the_processor_is_the_hosts_under_kvm_and_as_cheap_as_possible_without() -> None:
+    assert attribute(described(accelerator="kvm", cpu_level=3), "cpu", "mode") == "host-passthrough"
+    assert text(described(cpu_level=1), "./cpu/model") == "qemu64"
+    assert attribute(described(cpu_level=1), "cpu/feature[@name='cx16']", "policy") == "disable"  # breaks Linux 6.12
+    for level in (2, 3, None):
+        modern = described(cpu_level=level)
+        assert attribute(modern, "cpu", "mode") == "maximum"
+        assert attribute(modern, "./cpu/feature", "name") == "la57"
+        assert attribute(modern, "./cpu/feature", "policy") == "disable"
+
+
+class Comparing:
+    """A libvirt whose hosts have some features; what it was asked is in asked."""
+
+    def __init__(self, *features: str, error: int = libvirt.VIR_ERR_CPU_INCOMPATIBLE) -> None:
+        self.features, self.error = features, error
+        self.asked: list[tuple[str, str, list[str | None]]] = []
+
+    def compareHypervisorCPU(self, *arguments: Any) -> int:  # noqa: N802  # libvirt's own name
+        _, arch, _, kind, cpu, flags = arguments
+        root = ElementTree.fromstring(cpu)
+        wanted = [feature.get("name") for feature in root.findall("feature")]
+        self.asked.append((arch, kind, wanted))
+        assert flags == libvirt.VIR_CONNECT_COMPARE_CPU_FAIL_INCOMPATIBLE
+        missing = [str(name) for name in wanted if name not in self.features]
+        if missing:
+            raised = libvirt.libvirtError("")
+            said = f"the CPU is incompatible: Host CPU does not provide required features: {', '.join(missing)}"
+            raised.err = (self.error, 0, said, 0, "", None, None, 0, 0)
+            raise raised
+        return int(libvirt.VIR_CPU_COMPARE_SUPERSET)
+
+
+V2 = ("cx16", "lahf_lm", "popcnt", "pni", "sse4.1", "sse4.2", "ssse3")
+
+
+def lacks(connection: Comparing, accelerator: str, level: int) -> str | None:
+    hypervisor = object.__new__(Hypervisor)
+    hypervisor._connection = connection
+    return hypervisor.lacks(accelerator, level)
+
+
+def test_every_processor_will_do_for_the_first_level() -> None:
+    connection = Comparing()
+    assert lacks(connection, "kvm", 1) is None
+    assert connection.asked == []
+
+
+@pytest.mark.parametrize(("accelerator", "kind"), [("kvm", "kvm"), ("tcg", "qemu")])
+def test_libvirt_is_asked_for_all_features_of_the_level_under_the_accelerator(accelerator: str, kind: str) -> None:
+    connection = Comparing(*V2)
+    assert lacks(connection, accelerator, 2) is None
+    assert connection.asked == [("x86_64", kind, list(V2))]
+    missing = lacks(connection, accelerator, 3)
+    assert missing is not None
+    assert set(missing.split(", ")) == {"abm", "avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "movbe", "xsave"}
+
+
+def test_a_libvirt_that_cannot_compare_does_not_stand_in_the_way() -> None:
+    assert lacks(Comparing(error=libvirt.VIR_ERR_NO_SUPPORT), "kvm", 3) is None
+
+
+def test_every_level_of_the_catalogue_is_known_here() -> None:
+    for level in CPU_LEVELS:
+        assert lacks(Comparing(error=libvirt.VIR_ERR_NO_SUPPORT), "kvm", level) is None
+
+
+def fitted(machine: Machine, *, needs: int | None, accelerator: str = "tcg", features: tuple[str, ...] = V2) -> Machine:
+    run: Any = object.__new__(Run)
+    run.accelerator = accelerator
+    run.hypervisor = object.__new__(Hypervisor)
+    run.hypervisor._connection = Comparing(*features)
+    return Run.fit(run, machine, needs=needs)
+
+
+def test_a_machine_gets_the_processor_that_the_image_needs_unless_it_names_one() -> None:
+    assert fitted(Machine(), needs=2).cpu_level == 2
+    assert fitted(Machine(cpu_level=1), needs=2).cpu_level == 1
+    assert fitted(Machine(memory_mib=2048), needs=None) == Machine(memory_mib=2048), "all there is"
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "sentence"),
+    [
+        ("kvm", r"^the guest needs a processor of x86-64-v3, and this host's lacks abm, avx, .* \(--accelerator tcg"),
+        ("tcg", r"^the guest needs a processor of x86-64-v3, and the one that this QEMU emulates lacks abm, avx, .*"),
+    ],
+)
+def test_a_host_that_has_no_such_processor_says_so_in_one_sentence(accelerator: str, sentence: str) -> None:
+    with pytest.raises(HostError, match=sentence) as caught:
+        fitted(Machine(), needs=3, accelerator=accelerator)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(HostError):
+        fitted(Machine(cpu_level=3), needs=1, accelerator=accelerator)
+
+
+def test_a_panic_is_seen_and_nothing_but_the_guest_restarts_it() -> None:
+    root = described()
+    assert attribute(root, "./devices/panic", "model") == "isa"
+    assert (text(root, "on_crash"), text(root, "on_reboot"), text(root, "on_poweroff")) == (
+        "preserve",
+        "restart",
+        "destroy",
+    )
+    assert attribute(root, "./devices/serial/target", "port") == "0"
+
+
+def test_events_are_counted_by_their_beginning_and_told_on() -> None:
+    told: list[str] = []
+    events = DomainEvents(listener=told.append)
+    for what in ("started/0", "reboot", "stopped/5", "reboot"):
+        events.add(what)
+    assert events.has("stopped")
+    assert not events.has("crashed")
+    assert events.count("reboot") == 2
+    assert told == ["started/0", "reboot", "stopped/5", "reboot"]
+
+
+@pytest.mark.parametrize(
+    ("uri", "local"),
+    [
+        ("qemu:///system", True),
+        ("qemu:///session", True),
+        ("qemu+unix:///system?socket=/run/mine", True),
+        ("qemu+ssh://host/system", False),
+        ("qemu://host/system", False),
+    ],
+)
+def test_a_hypervisor_elsewhere_is_told_from_the_one_here(uri: str, local: bool) -> None:
+    hypervisor = object.__new__(Hypervisor)  # no connection is needed to tell
+    hypervisor.uri = uri
+    assert hypervisor.is_local is local
+
+
+def test_the_hypervisor_is_libvirts_own_choice_or_the_systems(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LIBVIRT_DEFAULT_URI", raising=False)
+    assert default_uri() == "qemu:///system"
+    monkeypatch.setenv("LIBVIRT_DEFAULT_URI", "qemu:///session")
+    assert default_uri() == "qemu:///session"
+
+
+def test_what_a_disk_rests_on_keeps_its_owner() -> None:
+    root = described()
+    stores = root.findall(".//backingStore")
+    assert [store.get("type") for store in stores] == ["file", "file", None]  # the chain has an end
+    for label in (store.find("source/seclabel") for store in stores[:2]):
+        assert label is not None
+        assert (label.get("model"), label.get("relabel")) == ("dac", "no")
+    private = described(layers=(Layer(path=Path("/home/me/mine.qcow2"), format="qcow2", relabel=True),))
+    assert private.find(".//backingStore/source/seclabel") is None
+
+
+def test_a_disk_that_only_its_owner_can_read_is_told_to_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = tmp_path / "base.qcow2"
+    base.touch(mode=0o600)
+    told = [{"filename": "top", "format": "qcow2"}, {"filename": str(base), "format": "qcow2"}]
+    here = guest_host.Here(State(tmp_path / "state"), RunDirectory("abc123", tmp_path), "qemu:///system")
+    monkeypatch.setattr(guest_host, "qemu_img", lambda *_: json.dumps(told))
+    monkeypatch.setattr(guest_host.os, "geteuid", lambda: 0)
+    assert here.layers(tmp_path / "top") == (Layer(path=base, format="qcow2", relabel=True),)
+    monkeypatch.setattr(guest_host.os, "geteuid", lambda: 1000)
+    with pytest.raises(UsageError, match="can be read by its owner alone"):
+        here.layers(tmp_path / "top")
+    base.chmod(0o644)
+    assert here.layers(tmp_path / "top") == (Layer(path=base, format="qcow2"),)
+
+
+def test_the_memory_of_a_guest_is_taken_in_each_of_its_drills(tmp_path: Path) -> None:
+    run = Run(Options(quiet=True))
+    state = State(tmp_path)
+    run.place = guest_host.Here(state, RunDirectory("abc123", tmp_path / "runs"), "qemu:///system")
+    domain = SimpleNamespace(dump_memory=lambda path, tick: path.write_bytes(b"memory"))
+    guest: Any = SimpleNamespace(name="kdh-abc123-1-debian-12", domain=domain)
+    taken = [run.memory_of(guest) for _ in range(2)]
+    assert [path.read_bytes() for path in dict.fromkeys(taken)] == [b"memory"] * 2

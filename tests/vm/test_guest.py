@@ -1,0 +1,144 @@
+"""A guest that comes up, or not, and what is said of it; the console and the network are played here."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+from kdump_harness.base.errors import GuestError, WaitedInVain
+from kdump_harness.base.evidence import Evidence
+from kdump_harness.vm import guest as guest_module
+from kdump_harness.vm.console import ByteQueue
+from kdump_harness.vm.guest import Guest
+from kdump_harness.vm.hosts.guest_host import Place
+from kdump_harness.vm.hypervisor.domain import DomainEvents
+from kdump_harness.vm.run import Options, Run
+from kdump_harness.vm.shell import Access, Shell
+
+GRUB = b"\x1b[2J\x1b[1;1HBooting `Linux'\r\nLoading initial ramdisk ...\r\n"
+BOOTED = b"[    0.000000] Linux version 6.12.0\r\n[    9.1] systemd[1]: Startup finished\r\nmine login: "
+
+
+@pytest.fixture
+def ssh_port(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Something on this host that introduces itself as SSH does."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    monkeypatch.setattr(guest_module, "SSH_PORT", listener.getsockname()[1])
+
+    def greet() -> None:
+        while True:
+            try:
+                connection, _ = listener.accept()
+            except OSError:
+                return
+            connection.sendall(b"SSH-2.0-test\r\n")
+            connection.close()
+
+    thread = threading.Thread(target=greet, daemon=True)
+    thread.start()
+    yield
+    listener.shutdown(socket.SHUT_RDWR)
+    listener.close()
+    thread.join(timeout=5)
+
+
+@pytest.fixture
+def booting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A guest whose console says this and then nothing more; waits are short."""
+    monkeypatch.setattr(guest_module, "SSH_LOOK_EVERY_S", 0.0)
+    evidence = Evidence(tmp_path / "drill")
+
+    def make(said: bytes, *, address: str | None = None, factor: float = 0.01) -> Guest:
+        source = ByteQueue()
+        domain: Any = SimpleNamespace(
+            name="mine", events=DomainEvents(), address=lambda: address, open_console=lambda _sink: source
+        )
+        guest = Guest(domain, user="root", access=Access(), host_key=None, evidence=evidence, timeout_factor=factor)
+        source.put(said)
+        return guest
+
+    yield make
+    evidence.close()
+
+
+def test_a_prompt_is_enough(booting: Any) -> None:
+    assert booting(BOOTED).wait_until_up()
+    assert booting(BOOTED).wait_for_login().text == "mine login: "
+
+
+@pytest.mark.usefixtures("ssh_port")
+def test_a_guest_without_a_serial_console_is_up_when_ssh_answers(booting: Any) -> None:
+    assert not booting(GRUB, address="127.0.0.1").wait_until_up()
+
+
+def test_a_guest_that_has_an_address_may_be_silent_until_its_ssh_answers(
+    booting: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """kdump-tools of Debian builds its initramfs before sshd starts: for minutes, when that is emulated."""
+    guest = booting(GRUB, address="127.0.0.1")
+    too_silent_s = 1.5 * guest_module.SILENCE_TIMEOUT_S * guest.factor
+    monkeypatch.setattr(guest, "_ssh_answers", lambda _address: guest.console.silent_s > too_silent_s)
+    assert not guest.wait_until_up()
+
+
+@pytest.mark.usefixtures("ssh_port")
+def test_a_drill_needs_the_serial_console_and_says_so(booting: Any) -> None:
+    with pytest.raises(WaitedInVain) as error:
+        booting(GRUB, address="127.0.0.1").wait_for_login()
+    told = str(error.value)
+    assert "the console has been silent for" in told
+    assert "after 'Loading initial ramdisk ...'" in told
+    assert "SSH answers at 127.0.0.1: the guest is up, and what is missing is its serial console" in told
+
+
+@pytest.mark.parametrize(
+    ("address", "told"),
+    [
+        (None, "and it has asked for no address on the network"),
+        ("127.0.0.1", "and SSH does not answer at 127.0.0.1 either"),
+    ],
+)
+@pytest.mark.parametrize("how", ["wait_for_login", "wait_until_up"])
+def test_a_guest_that_never_comes_up_is_told_from_one_without_a_console(
+    booting: Any, monkeypatch: pytest.MonkeyPatch, address: str | None, told: str, how: str
+) -> None:
+    monkeypatch.setattr(guest_module, "SSH_PORT", 1)
+    with pytest.raises(WaitedInVain) as error:
+        getattr(booting(b"[    1.0] Freeing unused kernel memory\r\n", address=address), how)()
+    assert "after '[    1.0] Freeing unused kernel memory'" in str(error.value)
+    assert told in str(error.value)
+
+
+def test_a_shell_of_the_initramfs_is_named_at_once(booting: Any) -> None:
+    with pytest.raises(WaitedInVain, match="the initramfs dropped to a shell"):
+        booting(b"BusyBox v1.35\r\n(initramfs) ", factor=60).wait_until_up()
+
+
+def test_the_connection_to_a_guest_is_closed_whatever_ends_it(tmp_path: Path) -> None:
+    done: list[str] = []
+    run = Run(Options(quiet=True))
+    run.place = cast(Place, SimpleNamespace(connect=None, alive=lambda: True))
+    domain: Any = SimpleNamespace(
+        name="mine",
+        events=DomainEvents(),
+        xml=lambda: "<domain/>",
+        open_console=lambda _sink: ByteQueue(),
+        connection_lost=lambda: False,
+        destroy=lambda: done.append("destroyed"),
+    )
+    evidence = Evidence(tmp_path / "drill")
+    living = run._living(domain, evidence, user="root", access=Access(), host_key=None)
+
+    def break_down(guest: Guest) -> None:
+        guest._shell = cast(Shell, SimpleNamespace(close=lambda: done.append("closed")))
+        raise GuestError("no login")
+
+    with pytest.raises(GuestError, match="no login"), contextlib.closing(evidence), living as guest:
+        break_down(guest)
+    assert done == ["closed", "destroyed"]

@@ -1,0 +1,647 @@
+"""What every page frame held, and whether a dump's level was obeyed."""
+
+from __future__ import annotations
+
+import struct
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from kdump_harness.vmcore import VmcoreError, inspect, open_vmcore
+from kdump_harness.vmcore.classes import (
+    Leftover,
+    PageClass,
+    Tally,
+    classify,
+    count_classes,
+    dropped_by,
+    kept_by,
+    leftover,
+)
+from vmcore_factory import PAGE, VMCOREINFO, Kdump, elf
+
+REAL = Path(__file__).parents[1] / "data" / "vmcore" / "classes"
+QUICKLY = settings(max_examples=50, deadline=None)
+
+KERNEL_MAP = 0xFFFFFFFF80000000
+STRUCT = 64
+SECTION_FRAMES = 1024
+NOT_A_TYPE = 0xFFFFFFFF
+ROOTS, SECTIONS, STRUCTS = 1, 2, 3  # page frames of the tables; the struct pages follow
+ANON, CACHE_MAPPING = 0xFFFF888000001001, 0xFFFF888000001008
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kernel:
+    """How a kernel marks pages."""
+
+    lru: int
+    private: int
+    swapcache: int
+    swapbacked: int
+    head: int
+    slab: int = 0
+    hwpoison: int = 0
+    buddy: int = 0xFFFFFF7F
+    slab_type: int = NOT_A_TYPE
+    offline_type: int = 0xFFFFFEFF
+    unaccepted_type: int = NOT_A_TYPE
+    hugetlb_type: int | None = None
+    order_at: int = 0  # in the struct page behind the head's
+    dtor_at: int | None = None
+    hugetlb_flag: int = 0
+    folio: bool = False  # order and destructor are members of struct folio
+    tail_member: str = "compound_head"
+
+    def vmcoreinfo(self) -> str:
+        """The lines that this kernel would export."""
+
+        def bit(mask: int) -> int:
+            return mask.bit_length() - 1
+
+        def signed(value: int) -> int:
+            return value - (1 << 32) if value >> 31 else value
+
+        numbers = {
+            "PG_lru": bit(self.lru), "PG_private": bit(self.private), "PG_swapcache": bit(self.swapcache),
+            "PG_swapbacked": bit(self.swapbacked), "PG_head_mask": self.head,
+            "PAGE_BUDDY_MAPCOUNT_VALUE": signed(self.buddy), "PAGE_OFFLINE_MAPCOUNT_VALUE": signed(self.offline_type),
+            "SECTION_SIZE_BITS": 22, "MAX_PHYSMEM_BITS": 46,
+        }  # fmt: skip
+        optional = {
+            "PG_slab": bit(self.slab), "PG_hwpoison": bit(self.hwpoison), "PG_hugetlb": bit(self.hugetlb_flag),
+        }  # fmt: skip
+        numbers |= {name: number for name, number in optional.items() if number >= 0}
+        types = {"SLAB": self.slab_type, "UNACCEPTED": self.unaccepted_type, "HUGETLB": self.hugetlb_type or NOT_A_TYPE}
+        numbers |= {f"PAGE_{n}_MAPCOUNT_VALUE": signed(value) for n, value in types.items() if value != NOT_A_TYPE}
+        offsets = {"flags": 0, self.tail_member: 8, "mapping": 24, "private": 40, "_mapcount": 48}
+        if self.dtor_at is not None:
+            numbers["HUGETLB_PAGE_DTOR"] = 2
+        folio = {"_folio_dtor": self.dtor_at, "_folio_order": self.order_at} if self.folio else {}
+        if self.dtor_at is not None and not self.folio:
+            offsets |= {"compound_dtor": self.dtor_at, "compound_order": self.order_at}
+        return "".join(
+            [
+                f"SYMBOL(mem_section)={KERNEL_MAP + ROOTS * PAGE:x}\nLENGTH(mem_section)={1 << 16}\n",
+                "SIZE(mem_section)=16\nOFFSET(mem_section.section_mem_map)=0\n",
+                f"SIZE(page)={STRUCT}\nLENGTH(zone.free_area)=11\n",
+                *(f"OFFSET(page.{name})={offset}\n" for name, offset in offsets.items()),
+                *(f"OFFSET(folio.{name})={STRUCT + offset}\n" for name, offset in folio.items() if offset is not None),
+                *(f"NUMBER({name})={number}\n" for name, number in numbers.items()),
+            ]
+        )
+
+
+KERNELS = {
+    "5.10": Kernel(
+        lru=1 << 4, private=1 << 13, swapcache=1 << 10, swapbacked=1 << 19, head=1 << 16, slab=1 << 9, order_at=17,
+        dtor_at=16,
+    ),
+    "6.3": Kernel(
+        lru=1 << 4, private=1 << 13, swapcache=1 << 10, swapbacked=1 << 19, head=1 << 16, slab=1 << 9, order_at=17,
+        dtor_at=16, folio=True,
+    ),
+    "6.6": Kernel(
+        lru=1 << 5, private=1 << 14, swapcache=1 << 10, swapbacked=1 << 18, head=1 << 6, slab=1 << 8,
+        hwpoison=1 << 21, hugetlb_flag=1 << 8,
+    ),
+    "6.12": Kernel(
+        lru=1 << 5, private=1 << 14, swapcache=1 << 10, swapbacked=1 << 17, head=1 << 6, hwpoison=1 << 20,
+        buddy=0xF0000000, slab_type=0xF5000000, offline_type=0xF1000000, hugetlb_type=0xF4000000,
+    ),
+    "7.2": Kernel(
+        lru=1 << 5, private=1 << 14, swapcache=1 << 10, swapbacked=1 << 17, head=1 << 6, hwpoison=1 << 21,
+        buddy=0xF0000000, slab_type=0xF5000000, offline_type=0xF1000000, hugetlb_type=0xF4000000,
+        unaccepted_type=0xF7000000, tail_member="compound_info",
+    ),
+}  # fmt: skip
+
+
+@dataclass
+class Memory:
+    """The struct pages of a small machine, to be set one by one, and the dump of it."""
+
+    kernel: Kernel
+    frames: int = 2 * SECTION_FRAMES
+    absent_structs: Iterable[int] = ()  # page frames whose struct page is not in the dump
+    structs: dict[int, bytes] = field(default_factory=dict)
+
+    def set(
+        self, pfn: int, *, flags: int = 0, head: int = 0, mapping: int = 0, private: int = 0, type: int = NOT_A_TYPE
+    ) -> None:
+        """Write a struct page."""
+        self.structs[pfn] = struct.pack("<QQQQQQII8x", flags, head, 0, mapping, 0, private, type, 1)
+
+    def compound(self, pfn: int, order: int, *, hugetlb: bool = False, tail_mapping: int = 0, **head: int) -> None:
+        """Write a compound page."""
+        kernel = self.kernel
+        if hugetlb and kernel.hugetlb_type is not None:
+            head["type"] = kernel.hugetlb_type
+        head["flags"] = head.get("flags", 0) | kernel.head
+        self.set(pfn, **head)
+        for tail in range(pfn + 1, pfn + (1 << order)):
+            self.set(tail, head=0xFFFFEA0000000001, mapping=tail_mapping)
+        second = bytearray(self.structs[pfn + 1])
+        second[kernel.order_at] = order
+        if kernel.dtor_at is not None:
+            second[kernel.dtor_at] = 2 if hugetlb else 1
+        elif hugetlb and kernel.hugetlb_flag:
+            second[1] |= kernel.hugetlb_flag >> 8
+        self.structs[pfn + 1] = bytes(second)
+
+    def claim_order(self, pfn: int, order: int) -> None:
+        """Let a head claim an order, in the struct page behind its own."""
+        second = bytearray(self.structs[pfn + 1])
+        second[self.kernel.order_at] = order
+        self.structs[pfn + 1] = bytes(second)
+
+    def free(self, pfn: int, order: int) -> None:
+        """Write the head of a free block; the rest of it has no mark."""
+        self.set(pfn, type=self.kernel.buddy, private=order)
+
+    def tables(self) -> dict[int, bytes]:
+        """The page frames that hold section table and struct pages."""
+        per_section = SECTION_FRAMES * STRUCT
+        sections = -(-self.frames // SECTION_FRAMES)
+        # Coded as if the array of each section began at page frame 0, with the flags "present" and "has a map".
+        coded = [(KERNEL_MAP + STRUCTS * PAGE) | 3 for _ in range(sections)]
+        memory = bytearray(sections * per_section)
+        for pfn, raw in self.structs.items():
+            memory[pfn * STRUCT : (pfn + 1) * STRUCT] = raw
+        pages = {STRUCTS + at // PAGE: bytes(memory[at : at + PAGE]) for at in range(0, len(memory), PAGE)}
+        for pfn in self.absent_structs:
+            pages.pop(STRUCTS + pfn * STRUCT // PAGE, None)
+        roots = struct.pack("<Q", KERNEL_MAP + SECTIONS * PAGE).ljust(PAGE, b"\0")
+        return {ROOTS: roots, SECTIONS: b"".join(struct.pack("<QQ", c, 0) for c in coded).ljust(PAGE, b"\0"), **pages}
+
+    def dump(
+        self,
+        *,
+        level: int = 31,
+        kept: Iterable[int] = (),
+        ram: Sequence[int] | None = None,
+        more: str = "",
+        status: int | None = None,
+    ) -> bytes:
+        """A kdump-compressed dump of it, with the tables and whatever else is kept."""
+        pages = {pfn: bytes(PAGE) for pfn in kept} | self.tables()
+        text = self.kernel.vmcoreinfo() + more
+        last = max(self.frames, *pages)
+        ram = range(self.frames) if ram is None else ram
+        return Kdump(pages=pages, level=level, max_mapnr=last, ram=ram, more_vmcoreinfo=text, status=status).build()
+
+
+@pytest.fixture(params=KERNELS)
+def memory(request: pytest.FixtureRequest) -> Memory:
+    return Memory(KERNELS[request.param])
+
+
+def classes_of(tmp_path: Path, data: bytes) -> list[PageClass]:
+    path = tmp_path / "vmcore"
+    path.write_bytes(data)
+    with open_vmcore(path) as vmcore:
+        found = classify(vmcore)
+        assert found.counts == count_classes(vmcore)
+    assert sum(tally.total for tally in found.counts.values()) == np.count_nonzero(found.codes)
+    return [PageClass(code) for code in found.codes.tolist()]
+
+
+# The counts are those of makedumpfile 1.7.9+ for the whole dumps; the samples have just the memory that tells them,
+# without the members of struct page that do not matter. Kernel and slab pages are one to makedumpfile.
+@pytest.mark.parametrize(
+    ("name", "free", "cache", "user", "rest"),
+    [
+        ("5.10.0", 22889, 5613, 16, 12410),
+        ("6.12.107", 20184, 5615, 15, 15114),
+        ("7.2.13", 15901, 5613, 55, 19359),
+    ],
+)
+def test_real_kernels_count_as_with_makedumpfile(name: str, free: int, cache: int, user: int, rest: int) -> None:
+    with open_vmcore(REAL / f"{name}.kdump") as vmcore:
+        counts = {each: tally.total for each, tally in count_classes(vmcore).items()}
+    assert counts.pop(PageClass.KERNEL) + counts.pop(PageClass.SLAB) == rest
+    assert counts == {PageClass.FREE: free, PageClass.CACHE: cache, PageClass.USER: user}
+
+
+def test_single_pages(memory: Memory, tmp_path: Path) -> None:
+    kernel = memory.kernel
+    expected = {}
+
+    def page(expect: PageClass, **fields: int) -> None:
+        pfn = 100 + len(expected)
+        memory.set(pfn, **fields)
+        expected[pfn] = expect
+
+    page(PageClass.CACHE, flags=kernel.lru, mapping=CACHE_MAPPING)
+    page(PageClass.CACHE_PRIVATE, flags=kernel.lru | kernel.private, mapping=CACHE_MAPPING)
+    page(PageClass.USER, flags=kernel.lru | kernel.swapbacked, mapping=ANON)
+    page(PageClass.USER, flags=kernel.swapcache | kernel.swapbacked, mapping=ANON)
+    page(PageClass.CACHE, flags=kernel.swapcache | kernel.swapbacked)
+    page(PageClass.KERNEL, flags=kernel.swapcache)  # the bit means something else in pages that swap does not back
+    page(PageClass.KERNEL, flags=kernel.private)
+    page(PageClass.KERNEL, type=3, mapping=CACHE_MAPPING)  # mapped, and not in the cache
+    page(PageClass.KERNEL, mapping=CACHE_MAPPING | 2)
+    page(PageClass.SLAB, flags=kernel.slab, type=kernel.slab_type, mapping=ANON)
+    page(PageClass.OFFLINE, type=kernel.offline_type)
+    page(PageClass.KERNEL, flags=kernel.lru, head=1, mapping=ANON)  # a tail without a head
+    page(PageClass.KERNEL, type=kernel.buddy, private=11)  # no block is that large
+    if kernel.slab:  # where slabs have a flag, they count something in place of the type
+        page(PageClass.SLAB, flags=kernel.slab, type=kernel.buddy)
+        page(PageClass.SLAB, flags=kernel.slab, type=kernel.offline_type)
+    if kernel.hwpoison:
+        page(PageClass.HWPOISON, flags=kernel.hwpoison)
+        page(PageClass.HWPOISON, flags=kernel.hwpoison | kernel.lru)
+    found = classes_of(tmp_path, memory.dump())
+    assert {pfn: found[pfn] for pfn in expected} == expected
+    assert set(found[:100] + found[150:]) == {PageClass.KERNEL}
+
+
+def test_blocks(memory: Memory, tmp_path: Path) -> None:
+    kernel = memory.kernel
+    memory.free(512, 9)
+    memory.set(700, flags=kernel.lru)  # left over in a free block
+    memory.free(1024, 0)
+    memory.compound(256, 8, hugetlb=True)
+    memory.compound(128, 6, flags=kernel.lru | kernel.swapbacked, mapping=ANON)
+    memory.compound(192, 5, flags=kernel.lru, mapping=CACHE_MAPPING)
+    memory.compound(224, 4, flags=kernel.lru | kernel.private, mapping=CACHE_MAPPING)
+    memory.compound(1032, 3, flags=kernel.slab, type=kernel.slab_type, tail_mapping=ANON)
+    memory.compound(1040, 3, tail_mapping=ANON)
+    found = classes_of(tmp_path, memory.dump())
+    assert found[128:192] == [PageClass.USER] * 64
+    assert found[192:224] == [PageClass.CACHE] * 32
+    assert found[224:240] == [PageClass.CACHE_PRIVATE] * 16
+    assert found[256:512] == [PageClass.USER] * 256
+    assert found[512:1024] == [PageClass.FREE] * 512
+    assert found[1024:1026] == [PageClass.FREE, PageClass.KERNEL]
+    assert found[1032:1040] == [PageClass.SLAB] * 8
+    assert found[1040:1048] == [PageClass.KERNEL] * 8
+
+
+def test_struct_pages_of_a_huge_page_may_be_copies_of_its_first_ones(memory: Memory, tmp_path: Path) -> None:
+    """With hugetlb_free_vmemmap, seven of eight pages of them are one and the same."""
+    memory.compound(512, 9, hugetlb=True)
+    for pfn in range(576, 1024):
+        memory.structs[pfn] = memory.structs[512 + pfn % 64]
+    found = classes_of(tmp_path, memory.dump())
+    assert found[510:514] == [PageClass.KERNEL] * 2 + [PageClass.USER] * 2
+    assert found[512:1024] == [PageClass.USER] * 512
+
+
+def test_a_block_larger_than_a_section(memory: Memory, tmp_path: Path) -> None:
+    memory.frames = 6 * SECTION_FRAMES
+    memory.compound(2048, 1, hugetlb=True)
+    memory.claim_order(2048, 11)
+    memory.set(4000, flags=memory.kernel.lru)
+    memory.set(4096, flags=memory.kernel.lru)
+    found = classes_of(tmp_path, memory.dump())
+    assert found[2047:4097] == [PageClass.KERNEL, *[PageClass.USER] * 2048, PageClass.CACHE]
+
+
+def test_of_two_blocks_larger_than_a_section_the_outer_one_counts(tmp_path: Path) -> None:
+    memory = Memory(KERNELS["5.10"], frames=8 * SECTION_FRAMES)
+    for pfn, order, flags in ((4096, 12, 0), (6144, 11, memory.kernel.private)):
+        memory.compound(pfn, 1, flags=memory.kernel.lru | flags)
+        memory.claim_order(pfn, order)
+    assert classes_of(tmp_path, memory.dump())[4095:8192] == [PageClass.KERNEL, *[PageClass.CACHE] * 4096]
+
+
+def test_a_block_that_lies_askew_or_is_too_large_is_taken_for_one_page(memory: Memory, tmp_path: Path) -> None:
+    memory.compound(0, 1, flags=memory.kernel.lru)
+    memory.claim_order(0, 19)
+    memory.free(104, 5)
+    memory.compound(202, 1, flags=memory.kernel.lru)
+    memory.claim_order(202, 4)
+    found = classes_of(tmp_path, memory.dump())
+    assert found[0:2] == [PageClass.CACHE, PageClass.KERNEL]
+    assert found[104:106] == [PageClass.FREE, PageClass.KERNEL]
+    assert found[202:204] == [PageClass.CACHE, PageClass.KERNEL]
+
+
+def test_unaccepted_memory_is_free_in_blocks_of_the_largest_order(tmp_path: Path) -> None:
+    memory = Memory(KERNELS["7.2"])
+    memory.set(1024, type=memory.kernel.unaccepted_type)
+    found = classes_of(tmp_path, memory.dump())
+    assert found[1023:] == [PageClass.KERNEL, *[PageClass.FREE] * 1024]
+
+
+def test_since_6_12_a_page_type_is_one_byte_and_the_rest_may_hold_something(tmp_path: Path) -> None:
+    memory = Memory(KERNELS["6.12"])
+    memory.set(100, type=memory.kernel.slab_type | 0x1234, mapping=ANON)
+    assert classes_of(tmp_path, memory.dump())[100] is PageClass.SLAB
+
+
+def test_pages_without_a_struct_page_are_unknown(memory: Memory, tmp_path: Path) -> None:
+    """Unless they belong to a block that is known."""
+    memory.free(512, 9)
+    memory.set(1030, flags=memory.kernel.lru)
+    memory.compound(1152, 7, flags=memory.kernel.slab, type=memory.kernel.slab_type)
+    memory.absent_structs = [*range(640, 1152, 64), 1216]
+    found = classes_of(tmp_path, memory.dump())
+    assert found[512:1024] == [PageClass.FREE] * 512
+    assert found[1024:1152] == [PageClass.UNKNOWN] * 128
+    assert found[1152:1281] == [*[PageClass.SLAB] * 128, PageClass.KERNEL]
+
+
+def test_no_ram_is_a_hole_and_no_head_of_a_block(memory: Memory, tmp_path: Path) -> None:
+    memory.free(512, 9)
+    memory.free(1024, 9)
+    found = classes_of(tmp_path, memory.dump(ram=[*range(600), *range(1025, 1100)]))
+    assert found[510:600] == [*[PageClass.KERNEL] * 2, *[PageClass.FREE] * 88]
+    assert found[600:1025] == [PageClass.HOLE] * 425
+    assert found[1025:] == [*[PageClass.KERNEL] * 75, *[PageClass.HOLE] * 948]
+
+
+def test_a_dump_without_struct_pages_has_no_classes(memory: Memory, tmp_path: Path) -> None:
+    memory.absent_structs = range(memory.frames)
+    path = tmp_path / "vmcore"
+    path.write_bytes(memory.dump())
+    with (
+        open_vmcore(path) as vmcore,
+        pytest.raises(VmcoreError, match="struct pages of the kernel are not in the dump"),
+    ):
+        count_classes(vmcore)
+    assert inspect(path).classes == {}
+
+
+@pytest.mark.parametrize(
+    ("level", "dropped"),
+    [
+        (0, ""),
+        (1, ""),
+        (2, "cache"),
+        (4, "cache, cache private"),
+        (8, "user"),
+        (16, "free"),
+        (17, "free"),
+        (31, "cache, cache private, free, user"),
+    ],
+)
+def test_levels(level: int, dropped: str) -> None:
+    hardware = {PageClass.HWPOISON, PageClass.OFFLINE}
+    assert ", ".join(sorted(each.label for each in dropped_by(level) - hardware)) == dropped
+    assert dropped_by(level) >= (hardware if dropped else set())
+    assert not kept_by(level) & (dropped_by(level) | hardware | {PageClass.HOLE, PageClass.UNKNOWN})
+    assert {PageClass.KERNEL, PageClass.SLAB} <= kept_by(level)
+
+
+def filtered(memory: Memory) -> set[int]:
+    """Two free blocks and a slab; what level 31 keeps of it."""
+    memory.free(512, 9)
+    memory.free(1024, 9)
+    memory.compound(256, 6, flags=memory.kernel.slab, type=memory.kernel.slab_type)
+    return {*range(512), *range(1536, memory.frames)}
+
+
+def test_a_dump_that_obeys_its_level(memory: Memory, tmp_path: Path) -> None:
+    path = tmp_path / "vmcore"
+    path.write_bytes(memory.dump(kept=filtered(memory)))
+    found = inspect(path)
+    assert found.classes == {
+        "kernel": {"total": 960, "kept": 960},
+        "slab": {"total": 64, "kept": 64},
+        "free": {"total": 1024, "kept": 0},
+    }
+    assert not [remark for remark in found.remarks if "level" in remark]
+    assert inspect(path, quick=True).classes == {}
+
+
+def test_free_pages_that_were_not_dropped(memory: Memory, tmp_path: Path) -> None:
+    """As with makedumpfile 1.7.6, which cannot tell them on Linux 6.12."""
+    path = tmp_path / "vmcore"
+    kept = filtered(memory) | {*range(600, 900)}
+    path.write_bytes(memory.dump(kept=kept))
+    found = inspect(path)
+    assert found.whole
+    assert "level 31 drops free pages, but 300 of 1,024 are in the dump" in found.remarks
+    path.write_bytes(memory.dump(kept=kept, level=15))
+    assert "level 15 keeps free pages, but 724 of 1,024 are not in the dump" in inspect(path).remarks
+
+
+def test_kernel_pages_that_were_dropped(memory: Memory, tmp_path: Path) -> None:
+    """As with makedumpfile before 1.8, which takes tails for heads on Linux 7.1."""
+    path = tmp_path / "vmcore"
+    path.write_bytes(memory.dump(kept=filtered(memory) - {*range(257, 320)}))
+    assert "level 31 keeps slab pages, but 63 of 64 are not in the dump" in inspect(path).remarks
+    with open_vmcore(path) as vmcore:
+        found = leftover(vmcore)
+    assert found.kept[PageClass.SLAB].absent == 63
+    assert found.dropped[PageClass.FREE] == Tally(1024, 0)
+
+
+def test_pages_that_were_left_out_on_purpose_are_no_remark(memory: Memory, tmp_path: Path) -> None:
+    path = tmp_path / "vmcore"
+    path.write_bytes(memory.dump(kept=filtered(memory) - {*range(257, 320)}, status=0x11))
+    assert not [remark for remark in inspect(path).remarks if remark.startswith("level")]
+
+
+def test_a_sliver_is_no_remark() -> None:
+    counts = {
+        PageClass.FREE: Tally(200_000, 4000),
+        PageClass.USER: Tally(256, 256),
+        PageClass.KERNEL: Tally(30_000, 29_968),
+        PageClass.UNKNOWN: Tally(5000, 0),
+    }
+    assert list(Leftover.of(counts, 31).remarks()) == []
+    assert len(list(Leftover.of({**counts, PageClass.FREE: Tally(200_000, 4001)}, 31).remarks())) == 1
+    assert len(list(Leftover.of({**counts, PageClass.KERNEL: Tally(30_000, 29_967)}, 31).remarks())) == 1
+    assert list(Leftover.of({PageClass.KERNEL: Tally(30_000, 9)}, 31, zeros_absent=True).remarks()) == []
+
+
+def as_elf(memory: Memory, claimed_bytes: int | None = None) -> bytes:
+    """The tables as an ELF dump; its RAM is what they describe, or more."""
+    tables = memory.tables()
+    segments = [(pfn * PAGE, page) for pfn, page in sorted(tables.items())]
+    segments.append(((memory.frames - 1) * PAGE, bytes(PAGE)))
+    sizes = [len(data) for _, data in segments]
+    sizes[-1] = claimed_bytes or PAGE
+    text = VMCOREINFO.format(page_size=PAGE, more=memory.kernel.vmcoreinfo()).encode()
+    return elf(segments, memory_bytes=sizes, vmcoreinfo=text)
+
+
+def test_elf_dumps_have_classes_and_no_level(memory: Memory, tmp_path: Path) -> None:
+    memory.free(32, 1)
+    path = tmp_path / "vmcore"
+    path.write_bytes(as_elf(memory))
+    with open_vmcore(path) as vmcore:
+        assert count_classes(vmcore) == {PageClass.KERNEL: Tally(33, 33), PageClass.FREE: Tally(2, 2)}
+        assert leftover(vmcore, 31).zeros_absent
+        with pytest.raises(VmcoreError, match="does not say what its dump level is"):
+            leftover(vmcore)
+    assert inspect(path).classes["free"] == {"total": 2, "kept": 2}
+
+
+@pytest.mark.parametrize("claimed_bytes", [1 << 35, 1 << 50])
+def test_ram_without_struct_pages_is_refused_before_it_costs_time(claimed_bytes: int, tmp_path: Path) -> None:
+    path = tmp_path / "vmcore"
+    path.write_bytes(as_elf(Memory(KERNELS["6.12"]), claimed_bytes))
+    began = time.monotonic()
+    with open_vmcore(path) as vmcore, pytest.raises(VmcoreError, match="cannot have the struct pages of all its RAM"):
+        count_classes(vmcore)
+    assert time.monotonic() - began < 5
+
+
+@pytest.mark.parametrize(
+    ("line", "complaint"),
+    [
+        ("SIZE(page)=0", r"SIZE\(page\) is 0"),
+        ("SIZE(page)=99999999999", r"SIZE\(page\) is 99999999999"),
+        ("OFFSET(page.flags)=60", r"OFFSET\(page.flags\) is 60"),
+        ("OFFSET(page.mapping)=3", r"OFFSET\(page.mapping\) is 3"),
+        ("OFFSET(page.private)=-8", r"OFFSET\(page.private\) is -8"),
+        ("NUMBER(PG_lru)=64", r"NUMBER\(PG_lru\) is 64"),
+        ("NUMBER(PG_head_mask)=0", r"NUMBER\(PG_head_mask\) is 0"),
+        ("NUMBER(SECTION_SIZE_BITS)=4", r"NUMBER\(SECTION_SIZE_BITS\) is 4"),
+        ("NUMBER(MAX_PHYSMEM_BITS)=4000", r"NUMBER\(MAX_PHYSMEM_BITS\) is 4000"),
+        ("LENGTH(mem_section)=3", r"LENGTH\(mem_section\) is 3"),
+        ("SIZE(mem_section)=8192", r"SIZE\(mem_section\) is 8192"),
+        ("OFFSET(mem_section.section_mem_map)=9", r"OFFSET\(mem_section.section_mem_map\) is 9"),
+        ("LENGTH(zone.free_area)=4096", r"LENGTH\(zone.free_area\) is 4096"),
+        ("NUMBER(PAGE_BUDDY_MAPCOUNT_VALUE)=many", "PAGE_BUDDY_MAPCOUNT_VALUE.* is not a number"),
+    ],
+)
+def test_impossible_numbers_are_named(line: str, complaint: str, tmp_path: Path) -> None:
+    path = tmp_path / "vmcore"
+    path.write_bytes(Memory(KERNELS["6.12"]).dump(more=line + "\n"))
+    with open_vmcore(path) as vmcore, pytest.raises(VmcoreError, match=complaint):
+        count_classes(vmcore)
+
+
+@pytest.mark.parametrize("name", ["SYMBOL(mem_section)", "OFFSET(page.compound_head)", "NUMBER(PG_private)"])
+def test_what_a_kernel_does_not_export_is_named(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "vmcore"
+    data = Memory(KERNELS["5.10"]).dump()
+    path.write_bytes(data.replace(f"\n{name}".encode(), f"\n{'X' * len(name)}".encode()))
+    with open_vmcore(path) as vmcore, pytest.raises(VmcoreError, match="VMCOREINFO has no"):
+        count_classes(vmcore)
+
+
+# One page frame after the other, as makedumpfile goes: a second opinion for whatever a table of struct pages may hold.
+def walked(memory: Memory) -> list[PageClass]:
+    kernel = memory.kernel
+    blank = struct.pack("<QQQQQQII8x", 0, 0, 0, 0, 0, 0, 0, 0)
+    found = [PageClass.KERNEL] * memory.frames
+    tail_until, tail_class = 0, PageClass.KERNEL
+    skip_until = 0
+    for pfn in range(memory.frames):
+        if pfn < skip_until:
+            continue
+        raw = memory.structs.get(pfn, blank)
+        flags, head, _, mapping, _, private, kind, _ = struct.unpack("<QQQQQQII8x", raw)
+        behind = memory.structs.get(pfn + 1, blank)
+        if head & 1:
+            if pfn < tail_until:
+                found[pfn] = tail_class
+            continue
+        slab = bool(flags & kernel.slab) or kind == kernel.slab_type != NOT_A_TYPE
+        anon = bool(mapping & 1) and not slab
+        is_head = bool(flags & kernel.head)
+        order = behind[kernel.order_at] if is_head and pfn % 2 == 0 else 0
+        if order > 18 or pfn % (1 << order):
+            order = 0
+        huge = kind == kernel.hugetlb_type if kernel.hugetlb_type else behind[kernel.dtor_at or 0] == 2
+        cached = flags & kernel.lru or (flags & kernel.swapcache and flags & kernel.swapbacked)
+        if kind == kernel.buddy and not slab and private < 11:
+            each, order = PageClass.FREE, private if pfn % (1 << private) == 0 else 0
+        elif flags & kernel.hwpoison:
+            each = PageClass.HWPOISON
+        elif cached and not anon:
+            each = PageClass.CACHE_PRIVATE if flags & kernel.private else PageClass.CACHE
+        elif anon or (is_head and pfn % 2 == 0 and huge):
+            each = PageClass.USER
+        elif kind == kernel.offline_type and not slab:
+            each = PageClass.OFFLINE
+        else:
+            found[pfn] = PageClass.SLAB if slab else PageClass.KERNEL
+            if order:
+                tail_until, tail_class = pfn + (1 << order), found[pfn]
+            continue
+        skip_until = pfn + (1 << order)
+        found[pfn:skip_until] = [each] * (skip_until - pfn)
+    return found[: memory.frames]
+
+
+def any_memory(draw: Callable[[st.SearchStrategy[int]], int], kernel: Kernel) -> Memory:
+    """Blocks that do not overlap, of every kind and order."""
+    memory = Memory(kernel)
+    pfn = 64
+    kinds: list[Callable[[int, int], None]] = [
+        memory.free,
+        lambda pfn, order: memory.set(pfn, type=kernel.offline_type),
+        lambda pfn, order: memory.set(pfn, flags=kernel.hwpoison | kernel.lru),
+        lambda pfn, order: memory.set(pfn, flags=kernel.lru, mapping=ANON, private=order),
+        lambda pfn, order: memory.set(pfn, flags=kernel.head | kernel.lru, head=order),
+        lambda pfn, order: memory.compound(pfn, order or 1, hugetlb=True),
+        lambda pfn, order: memory.compound(pfn, order or 1, flags=kernel.lru, mapping=ANON),
+        lambda pfn, order: memory.compound(pfn, order or 1, flags=kernel.lru, tail_mapping=ANON),
+        lambda pfn, order: memory.compound(pfn, order or 1, flags=kernel.slab, type=kernel.slab_type),
+        lambda pfn, order: memory.compound(pfn, order or 1, mapping=CACHE_MAPPING, tail_mapping=ANON),
+    ]
+    while pfn < memory.frames:
+        order = draw(st.integers(0, 10))
+        pfn = -(-pfn >> order << order) if pfn % (1 << order) == 0 else (pfn >> order) + 1 << order
+        size = max(2, 1 << order)
+        if pfn + size > memory.frames:
+            break
+        kinds[draw(st.integers(0, len(kinds) - 1))](pfn, order)
+        pfn += size
+    return memory
+
+
+@QUICKLY
+@given(st.data(), st.sampled_from(["5.10", "6.12"]))
+def test_blocks_of_all_kinds_count_as_if_walked_one_by_one(tmp_path_factory, data, name):
+    memory = any_memory(data.draw, KERNELS[name])
+    assert classes_of(tmp_path_factory.mktemp("classes"), memory.dump()) == walked(memory)
+
+
+def survives(data: bytes, directory: Path) -> Mapping[PageClass, Tally]:
+    """The counts, if it gives any; whatever they are, they add up."""
+    path = directory / "vmcore"
+    path.write_bytes(data)
+    with open_vmcore(path) as vmcore:
+        try:
+            counts = count_classes(vmcore)
+        except VmcoreError:
+            return {}
+        assert sum(tally.total for tally in counts.values()) == vmcore.pages_total
+        assert all(0 <= tally.kept <= tally.total for tally in counts.values())
+        return counts
+
+
+@QUICKLY
+@given(st.sampled_from(list(KERNELS)), st.binary(min_size=64, max_size=4096), st.integers(0, 2000))
+def test_struct_pages_of_garbage_never_lead_to_a_traceback(tmp_path_factory, name, garbage, at):
+    memory = Memory(KERNELS[name])
+    for pfn in range(at, memory.frames):
+        memory.structs[pfn] = (garbage * 2)[pfn * STRUCT % len(garbage) :][:STRUCT].ljust(STRUCT, b"\xff")
+    assert survives(memory.dump(), tmp_path_factory.mktemp("classes"))
+
+
+NUMBERED = KERNELS["7.2"].vmcoreinfo().splitlines()
+
+
+@QUICKLY
+@given(
+    st.sampled_from(NUMBERED),
+    st.sampled_from(["", "x", "-1", "0", "1", "7", "8", "63", "64", "4096", f"{2**31}", f"{2**63}", f"{2**64 - 8}"]),
+)
+def test_any_number_in_vmcoreinfo_gives_counts_or_a_sentence(tmp_path_factory, line, number):
+    survives(Memory(KERNELS["7.2"]).dump(more=f"{line.split('=')[0]}={number}\n"), tmp_path_factory.mktemp("classes"))
+
+
+@QUICKLY
+@given(st.integers(0, 2 * PAGE - 8), st.binary(min_size=8, max_size=8))
+def test_a_damaged_section_table_never_leads_to_a_traceback(tmp_path_factory, at, patch):
+    memory = Memory(KERNELS["6.12"])
+    tables = memory.tables()
+    both = bytearray(tables[ROOTS] + tables[SECTIONS])
+    both[at : at + 8] = patch
+    tables |= {ROOTS: bytes(both[:PAGE]), SECTIONS: bytes(both[PAGE:])}
+    data = Kdump(pages=tables, max_mapnr=memory.frames, more_vmcoreinfo=memory.kernel.vmcoreinfo()).build()
+    survives(data, tmp_path_factory.mktemp("classes"))

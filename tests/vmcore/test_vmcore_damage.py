@@ -1,0 +1,353 @@
+"""Every damage that a file can show is told by its kind; what is no dump at all is refused in a sentence."""
+
+from __future__ import annotations
+
+import os
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from kdump_harness.base.errors import UsageError
+from kdump_harness.vmcore import Inspection, Unreadable, VmcoreError, inspect, open_vmcore
+from vmcore_factory import FLAGS, PAGE, VMCOREINFO, Kdump, elf, flat_stream, flatten, note, text_page
+
+SAMPLES = Path(__file__).parents[1] / "data" / "vmcore"
+
+
+@pytest.fixture
+def inspect_bytes(tmp_path):
+    """Inspects a file with the given bytes."""
+
+    def look(data: bytes, **options: bool) -> Inspection:
+        path = tmp_path / "vmcore"
+        path.write_bytes(data)
+        return inspect(path, **options)
+
+    return look
+
+
+def kinds(result: Inspection) -> set[str]:
+    """The kinds of damage found."""
+    return {damage.kind for damage in result.damage}
+
+
+def patched(data: bytes, at: int, layout: str, *values: int) -> bytes:
+    """data with numbers overwritten."""
+    patch = struct.pack(layout, *values)
+    return data[:at] + patch + data[at + len(patch) :]
+
+
+def table_at(data: bytes) -> int:
+    """Where the page descriptors of a dump begin."""
+    block, sub_blocks, bitmap_blocks = struct.unpack_from("<iiI", data, 428)
+    return (1 + sub_blocks + bitmap_blocks) * block
+
+
+SOUND = Kdump().build()
+TABLE = table_at(SOUND)
+BITMAPS = TABLE - 2 * PAGE
+
+# Offset, layout, values, kind, what the message must name.
+BROKEN_HEADERS = {
+    "version": (8, "<i", 7, "header", "version 7"),
+    "big-endian": (8, ">i", 6, "header", "version"),
+    "block-size": (428, "<i", 4095, "header", "block size 4,095"),
+    "no-sub-header": (432, "<i", 0, "header", "sub-header of 0 blocks"),
+    "huge-sub-header": (432, "<i", 2**31 - 1, "header", "sub-header"),
+    "bitmap-blocks": (436, "<I", 4, "header", "need 2 bitmap blocks, the header has 4"),
+    "huge-max-mapnr": (PAGE + 96, "<Q", 1 << 60, "header", "1,152,921,504,606,846,976 page frames"),
+    "no-max-mapnr": (PAGE + 96, "<Q", 0, "header", "0 page frames"),
+    "other-max-mapnr": (440, "<I", 65, "header", "65 page frames"),
+    "incomplete": (424, "<I", 0x8 | FLAGS["zlib"], "incomplete", "incomplete"),
+    "two-compressions": (424, "<I", 0x3, "header", "status 0x3"),
+    "unknown-status": (424, "<I", 0x81, "header", "status 0x81"),
+    "wrong-compression": (424, "<I", FLAGS["lzo"], "header", "says lzo, some pages are zlib"),
+    "level": (PAGE + 8, "<i", 99, "header", "level is 99"),
+    "notes-outside": (PAGE + 48, "<q", 1 << 40, "notes", "outside"),
+    "notes-negative": (PAGE + 48, "<q", -8, "notes", "outside"),
+    "notes-huge": (PAGE + 56, "<Q", 1 << 60, "notes", "outside"),
+    "vmcoreinfo-outside": (PAGE + 32, "<q", 1 << 40, "vmcoreinfo", "outside"),
+    "vmcoreinfo-elsewhere": (PAGE + 32, "<q", TABLE, "vmcoreinfo", "no kernel writes"),
+    "machine": (272, "<B", ord("p"), "unsupported", "'p86_64'"),
+    "release": (142, "<B", ord("5"), "vmcoreinfo", "release"),
+    "utsname-not-text": (77, "<B", 7, "header", "utsname.nodename"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN_HEADERS)
+def test_a_broken_header_is_told(inspect_bytes, name):
+    at, layout, value, kind, message = BROKEN_HEADERS[name]
+    result = inspect_bytes(patched(SOUND, at, layout, value))
+    assert not result.whole
+    assert any(damage.kind == kind and message in damage.message for damage in result.damage), result.damage
+
+
+BROKEN_DESCRIPTORS = {
+    "missing": (0, "<q", 0, "descriptor"),
+    "negative": (0, "<q", -4096, "descriptor"),
+    "in-header": (0, "<q", 5000, "descriptor"),
+    "beyond": (0, "<q", 1 << 40, "descriptor"),
+    "huge": (0, "<q", 2**63 - 1, "descriptor"),
+    "no-size": (8, "<I", 0, "descriptor"),
+    "large-size": (8, "<I", PAGE + 1, "descriptor"),
+    "short": (8, "<I", 30, "page"),
+    "long": (8, "<I", 200, "overlap"),
+    "raw": (12, "<I", 0, "descriptor"),
+    "other-compression": (12, "<I", FLAGS["snappy"], "page"),
+    "unknown-flags": (12, "<I", 0x40, "descriptor"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN_DESCRIPTORS)
+def test_a_broken_descriptor_is_told_with_its_page_frame(inspect_bytes, name):
+    at, layout, value, kind = BROKEN_DESCRIPTORS[name]
+    result = inspect_bytes(patched(SOUND, TABLE + 24 * 4 + at, layout, value))
+    assert 11 in [damage.pfn for damage in result.damage if damage.kind == kind]
+
+
+@pytest.mark.parametrize("compression", ["zlib", "lzo", "snappy", "zstd"])
+def test_a_page_of_another_length_is_told(inspect_bytes, compression):
+    dump = Kdump(compression=compression)
+    dump.pages = {**dump.pages, 21: text_page(21, PAGE - 1), 23: text_page(23, 2 * PAGE)}
+    result = inspect_bytes(dump.build())
+    assert [damage.pfn for damage in result.damage if damage.kind == "page"] == [21, 23]
+
+
+@pytest.mark.parametrize("compression", ["snappy", "zstd"])
+def test_a_page_that_claims_gigabytes_is_told_without_making_them(inspect_bytes, compression):
+    huge = {
+        "snappy": b"\xff\xff\xff\xff\x0f" + bytes(20),
+        "zstd": b"\x28\xb5\x2f\xfd\xe0" + (1 << 40).to_bytes(8, "little") + b"\x03\x00\x00" + bytes(9),
+    }[compression]
+    dump = Kdump(compression=compression)
+    data = dump.build()
+    at, _, _, _ = struct.unpack_from("<qIIQ", data, TABLE)
+    result = inspect_bytes(data[:at] + huge + data[at + len(huge) :])
+    assert [damage.pfn for damage in result.damage if damage.kind == "page"][:1] == [3]
+
+
+def test_zlib_pages_carry_a_checksum(inspect_bytes):
+    data = bytearray(SOUND)
+    data[-1] ^= 1
+    assert [(damage.kind, damage.pfn) for damage in inspect_bytes(bytes(data)).damage] == [("page", 39)]
+
+
+def test_a_raw_page_of_zeros_is_a_hole_where_no_writer_stores_one(inspect_bytes):
+    pages = {3: text_page(3), 5: os.urandom(PAGE), 7: text_page(7)}
+    data = Kdump(pages=pages).build()
+    at = data.index(pages[5])
+    result = inspect_bytes(data[:at] + bytes(PAGE) + data[at + PAGE :])
+    assert [(damage.kind, damage.pfn, damage.offset) for damage in result.damage] == [("hole", 5, at)]
+
+
+def test_a_raw_page_of_zeros_is_fine_in_a_raw_dump_of_everything(inspect_bytes):
+    assert inspect_bytes(Kdump(pages={1: bytes(PAGE), 2: text_page(2)}, compression="none", level=0).build()).whole
+
+
+def test_the_shared_page_of_zeros_must_be_zeros(inspect_bytes):
+    dump = Kdump(pages={1: bytes(PAGE), 2: bytes(PAGE), 3: text_page(3)}, compression="none")
+    assert inspect_bytes(dump.build()).whole
+    data = bytearray(dump.build())
+    data[table_at(data) + 24 * 3 + 100] = 1
+    assert kinds(inspect_bytes(bytes(data))) == {"page"}
+
+
+@pytest.mark.parametrize("bit", [4, 3])
+def test_bitmap_and_descriptors_must_agree(inspect_bytes, bit):
+    data = bytearray(SOUND)
+    data[BITMAPS + PAGE] ^= 1 << bit
+    assert "bitmap" in kinds(inspect_bytes(bytes(data)))
+
+
+def test_a_bitmap_that_was_lost_is_no_empty_dump(inspect_bytes):
+    data = SOUND[: BITMAPS + PAGE] + bytes(PAGE) + SOUND[BITMAPS + 2 * PAGE :]
+    assert kinds(inspect_bytes(data)) == {"bitmap"}
+
+
+def test_a_page_that_is_no_ram_is_told(inspect_bytes):
+    result = inspect_bytes(Kdump(ram=range(39)).build())
+    assert [(damage.kind, damage.pfn) for damage in result.damage] == [("bitmap", 39)]
+
+
+def test_bits_behind_the_last_page_frame_are_told(inspect_bytes):
+    data = bytearray(Kdump(max_mapnr=61).build())
+    data[BITMAPS + 7] |= 1 << 6
+    assert kinds(inspect_bytes(bytes(data))) == {"bitmap"}
+
+
+def test_what_belongs_to_no_page_is_told_and_padding_is_not(inspect_bytes):
+    assert kinds(inspect_bytes(SOUND + b"more")) == {"bitmap"}
+    assert inspect_bytes(SOUND + bytes(512)).whole
+
+
+@pytest.mark.parametrize("vmcoreinfo", [b"", b"\xff\xfe", b"hello", VMCOREINFO.replace("=5a", "=zz").encode()], ids=str)
+def test_vmcoreinfo_must_be_one(inspect_bytes, vmcoreinfo):
+    assert "vmcoreinfo" in kinds(inspect_bytes(Kdump(vmcoreinfo=vmcoreinfo).build()))
+
+
+def test_a_dump_of_a_live_guest_has_no_crash_time(inspect_bytes):
+    text = VMCOREINFO.format(page_size=PAGE, more="").split("CRASHTIME")[0].encode()
+    result = inspect_bytes(Kdump(vmcoreinfo=text).build())
+    assert result.whole
+    assert result.crash_time is None
+
+
+def test_broken_notes_are_told(inspect_bytes):
+    data = SOUND.replace(note(b"CORE", 1, b"")[:4], struct.pack("<I", 1 << 30), 1)
+    assert "notes" in kinds(inspect_bytes(data))
+
+
+@pytest.mark.parametrize("keep", [0, 1, 15, 100, 463, 464, 4096, 5000, TABLE - 1, TABLE + 30, len(SOUND) - 1])
+def test_a_plain_file_that_was_cut_short_is_told(inspect_bytes, keep):
+    assert not inspect_bytes(SOUND[:keep]).whole
+
+
+@pytest.mark.parametrize("name", ["lzo.flat", "zstd.kdump"])
+def test_a_real_dump_that_was_cut_short_anywhere_is_told(inspect_bytes, name):
+    data = (SAMPLES / name).read_bytes()
+    for keep in range(0, len(data), len(data) // 60):
+        assert not inspect_bytes(data[:keep]).whole, keep
+
+
+def test_a_flattened_stream_without_end_marker_is_told(inspect_bytes):
+    stream = flatten(SOUND, 1000)
+    assert kinds(inspect_bytes(stream[:-16])) == {"end-marker"}
+    assert kinds(inspect_bytes(stream[:-7])) == {"end-marker"}
+    assert "truncated" in kinds(inspect_bytes(stream[:-20]))
+
+
+@pytest.mark.parametrize(
+    ("offset", "size"), [(-5, 10), (10, -5), (1 << 62, 1 << 62), (0, 1 << 60), (2**63 - 1, 2**63 - 1), (-1, 0)]
+)
+def test_an_impossible_segment_is_told(inspect_bytes, offset, size):
+    stream = flatten(SOUND, 1000)
+    result = inspect_bytes(stream[:-16] + struct.pack(">qq", offset, size) + b"\xff" * 16)
+    assert kinds(result) & {"segment", "truncated"}
+
+
+def test_a_segment_far_away_is_no_reason_to_allocate(inspect_bytes):
+    far = flat_stream([(0, SOUND), ((1 << 62) - 64, b"x")])
+    assert not inspect_bytes(far).whole
+
+
+def test_page_data_in_a_gap_of_the_stream_is_told(inspect_bytes):
+    at, size, _, _ = struct.unpack_from("<qIIQ", SOUND, TABLE + 24)
+    result = inspect_bytes(flat_stream([(0, SOUND[:at]), (at + size, SOUND[at + size :])]))
+    assert [(damage.kind, damage.pfn) for damage in result.damage] == [("descriptor", 5)]
+    assert "gap" in result.damage[0].message
+
+
+def test_descriptors_in_a_gap_of_the_stream_are_told(inspect_bytes):
+    assert "hole" in kinds(inspect_bytes(flat_stream([(0, SOUND[: TABLE + 24]), (TABLE + 48, SOUND[TABLE + 48 :])])))
+
+
+ELF = elf([(0x1000, text_page(1) * 3), (0x100000, text_page(9))])
+BROKEN_ELFS = {
+    "32-bit": (patched(ELF, 4, "<B", 1), "header"),
+    "big-endian": (patched(ELF, 5, "<B", 2), "header"),
+    "executable": (patched(ELF, 16, "<H", 2), "header"),
+    "machine": (patched(ELF, 18, "<H", 21), "unsupported"),
+    "no-segments": (patched(ELF, 56, "<H", 0), "header"),
+    "many-segments": (patched(ELF, 56, "<H", 0xFFFE), "truncated"),
+    "extended-segments": (patched(ELF, 56, "<H", 0xFFFF), "header"),
+    "segments-elsewhere": (patched(ELF, 32, "<Q", 1 << 60), "truncated"),
+    "incomplete": (patched(ELF, 48, "<I", 1), "incomplete"),
+    "only-notes": (elf([]), "segment"),
+    "cut": (ELF[:-1], "truncated"),
+    "segment-beyond": (patched(ELF, 64 + 56 + 8, "<Q", 1 << 40), "truncated"),
+    "segment-overflow": (patched(ELF, 64 + 56 + 8, "<Q", (1 << 64) - 8), "segment"),
+    "segment-type": (patched(ELF, 64 + 56, "<I", 3), "segment"),
+    "segment-larger-than-memory": (patched(ELF, 64 + 56 + 40, "<Q", 1), "segment"),
+    "segments-overlap": (patched(ELF, 64 + 2 * 56 + 8, "<Q", 2 * PAGE), "overlap"),
+    "rest": (ELF + b"x", "segment"),
+    "no-vmcoreinfo": (elf([(0, text_page(1))], vmcoreinfo=b""), "vmcoreinfo"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN_ELFS)
+def test_a_broken_elf_file_is_told(inspect_bytes, name):
+    data, kind = BROKEN_ELFS[name]
+    assert kind in kinds(inspect_bytes(data))
+
+
+NO_DUMPS = {
+    "empty": (b"", "empty", "nothing was saved"),
+    "text": (b"makedumpfile Completed.\n", "signature", "begins with"),
+    "zeros": (bytes(8192), "signature", "begins with"),
+    "diskdump": (b"DISKDUMP" + bytes(4096), "unsupported", "diskdump"),
+    "gzip": (b"\x1f\x8b\x08" + bytes(100), "unsupported", "gunzip"),
+    "bzip2": (b"BZh9" + bytes(100), "unsupported", "bunzip2"),
+    "lz4": (b"\x04\x22\x4d\x18" + bytes(100), "unsupported", "lz4 -d"),
+    "xz": (b"\xfd7zXZ\0" + bytes(100), "unsupported", "unxz"),
+    "flattened-nothing": (flat_stream([]), "signature", "inside the flattened stream"),
+    "flattened-text": (flat_stream([(0, b"hello")]), "signature", "inside the flattened stream"),
+}
+
+
+@pytest.mark.parametrize("name", NO_DUMPS)
+def test_what_is_no_dump_is_named(inspect_bytes, tmp_path, name):
+    data, kind, message = NO_DUMPS[name]
+    result = inspect_bytes(data)
+    assert [damage.kind for damage in result.damage] == [kind]
+    assert message in result.damage[0].message
+    with pytest.raises(Unreadable):
+        open_vmcore(tmp_path / "vmcore")
+
+
+def test_what_is_no_file_is_a_usage_error(tmp_path):
+    os.mkfifo(tmp_path / "fifo")
+    for path in (tmp_path, tmp_path / "fifo", tmp_path / "absent", Path("/dev/null"), Path("nul\0")):
+        with pytest.raises(UsageError):
+            inspect(path)
+
+
+def test_much_damage_is_counted_and_not_listed(inspect_bytes):
+    dump = Kdump(pages={pfn: text_page(pfn) for pfn in range(60)})
+    data = dump.build()
+    result = inspect_bytes(data[: table_at(data)] + bytes(60 * 24) + data[table_at(data) + 60 * 24 :])
+    assert [damage.message for damage in result.damage if "more" in damage.message] == ["40 more of kind descriptor"]
+
+
+def test_memory_stays_small_for_a_tib_guest(tmp_path):
+    """A header, bitmaps and descriptors for 2^28 page frames, in a child whose peak can be measured."""
+    frames = 1 << 28
+    half = frames // 8
+    head = bytearray(Kdump(pages={}, max_mapnr=64).build()[: 2 * PAGE])
+    struct.pack_into("<I", head, 436, 2 * half // PAGE)
+    struct.pack_into("<I", head, 440, frames)
+    struct.pack_into("<Q", head, PAGE + 96, frames)
+    path = tmp_path / "tib"
+    with path.open("wb") as file:
+        file.write(head)
+        file.seek(2 * PAGE)
+        for _ in range(half >> 20):
+            file.write(b"\xff" * (1 << 20))
+        file.seek(2 * PAGE + half)
+        file.write(b"\xff" * (1 << 20))  # a million and more pages dumped, their descriptors are zeros
+        file.truncate(2 * PAGE + 2 * half + 24 * (8 << 20) + 4096)
+    code = (
+        "import re, sys, time; from kdump_harness.vmcore import inspect; started = time.process_time();"
+        "quick = inspect(sys.argv[1], quick=True); took_s = time.process_time() - started;"
+        "deep = inspect(sys.argv[1]);"
+        # Not ru_maxrss: that one counts what the process was before it became this program, which is pytest.
+        "peak_kib = re.search(r'VmHWM:\\s+(\\d+)', open('/proc/self/status').read()).group(1);"
+        "print(took_s, quick.pages_total, deep.pages_kept, peak_kib)"
+    )
+    answer = subprocess.run(
+        [sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True, cwd=SAMPLES.parents[2]
+    )
+    took_s, total, kept, resident_kib = answer.stdout.split()
+    assert (int(total), int(kept)) == (frames, 8 << 20)
+    assert float(took_s) < 1
+    assert int(resident_kib) < 200 * 1024
+
+
+def test_a_damaged_page_does_not_keep_the_others_from_being_read(tmp_path):
+    path = tmp_path / "vmcore"
+    path.write_bytes(patched(SOUND, TABLE + 24, "<q", 1 << 50))
+    with open_vmcore(path) as vmcore:
+        assert vmcore.read_page(3) == text_page(3)
+        with pytest.raises(VmcoreError, match="page frame 0x5"):
+            vmcore.read_page(5)
