@@ -29,8 +29,8 @@ from kdump_harness.fleet.client import Fleet, Order
 from kdump_harness.fleet.protocol import wire
 from kdump_harness.fleet.protocol.archive import pack
 from kdump_harness.fleet.protocol.needs import CORES, MIB, VERSION
-from kdump_harness.fleet.protocol.results import Result, write_result
-from kdump_harness.fleet.protocol.tasks import DRILL, Task, drill_needs, parse_drill
+from kdump_harness.fleet.protocol.results import TaskResult, write_result
+from kdump_harness.fleet.protocol.tasks import DRILL, FleetTask, drill_needs, parse_drill
 from kdump_harness.fleet.scheduler import FleetScheduler
 from kdump_harness.fleet.worker.copies import copy_entry
 from kdump_harness.fleet.worker.performing import Host
@@ -63,7 +63,7 @@ class SimulatedWorker(FleetWorker):
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(asyncio.Event().wait(), took_s / self.faster)
         verdict = {"text": text}
-        result = Result(worker=self.kdump_host.name, status=0, took_s=took_s, verdict=verdict, root="/there")
+        result = TaskResult(worker=self.kdump_host.name, status=0, took_s=took_s, verdict=verdict, root="/there")
         return write_result(result, self.archive)
 
 
@@ -151,7 +151,7 @@ def simulate(hosts: int, drills: int, direct: bool, pass_s: float) -> dict[str, 
         words = ("debian-12", f"--level={number % 32}", f"--budget={number}.0")
         orders.append(
             Order(
-                number=number, task=Task(kind=DRILL, arguments=words), needs=drill_needs(parse_drill(words)),
+                number=number, task=FleetTask(kind=DRILL, arguments=words), needs=drill_needs(parse_drill(words)),
                 kind="drill-debian",
             )
         )  # fmt: skip

@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 from kdump_harness.distro.family import find_family
-from kdump_harness.drill.disks import Subject, armed_disk
+from kdump_harness.drill.disks import SystemUnderTest, armed_disk
 from kdump_harness.drill.steps import Plan, run_drill
 from kdump_harness.images.catalog import load_catalog
 from kdump_harness.kdump.service import KdumpConfig
@@ -104,7 +104,7 @@ def main() -> None:
     parser.add_argument("-n", type=int, default=2, help="pairs (default: 2)")
     arguments = parser.parse_args()
     image = load_catalog().find(arguments.image)
-    subject = Subject(name=image.name, family=find_family(image.family), image=image)
+    subject = SystemUnderTest(name=image.name, family=find_family(image.family), image=image)
     ratios, cpus = [], []
     with (
         tempfile.TemporaryDirectory() as scratch,

@@ -6,13 +6,13 @@ from collections.abc import Callable
 
 import pytest
 from kdump_harness.campaigns.sweep.run import Sweep
-from kdump_harness.drill.disks import Subject
+from kdump_harness.drill.disks import SystemUnderTest
 
 LEVELS = (0, 1, 16, 31)
 
 
 @pytest.mark.slow
-def test_levels_and_compressions(image: Subject, sweep: Callable[..., Sweep]) -> None:
+def test_levels_and_compressions(image: SystemUnderTest, sweep: Callable[..., Sweep]) -> None:
     """Each level with each compression gives a sound dump, and they fit together.
 
     All compressions that the family has a setting for are asked for; those that the guest's makedumpfile was built

@@ -14,11 +14,11 @@ from kdump_harness.base.clock import Deadline
 from kdump_harness.base.stage import Stage
 from kdump_harness.base.verdict import Verdict
 from kdump_harness.distro.family import fill
-from kdump_harness.drill.disks import Subject
-from kdump_harness.drill.dump_server import Collector
+from kdump_harness.drill.disks import SystemUnderTest
+from kdump_harness.drill.dump_server import DumpServer
 from kdump_harness.drill.steps import Session
-from kdump_harness.kdump.crash_monitor import CrashWatch
-from kdump_harness.kdump.service import KdumpConfig, Stack
+from kdump_harness.kdump.crash_monitor import CrashMonitor
+from kdump_harness.kdump.service import KdumpConfig, KdumpService
 from kdump_harness.kdump.target import KEY, LABEL, MOUNT
 from kdump_harness.pytest_plugin.fixtures import pin_image
 from kdump_harness.vm.guest import Guest
@@ -71,13 +71,13 @@ def expect(verdict: Verdict, reached: Stage, *symptoms: str, stops: str = "", fa
 
 @pytest.mark.parametrize("sabotage", SABOTAGES, ids=lambda row: row.name)
 def test_a_broken_guest_is_told_what_is_broken(
-    drill: Callable[..., Verdict], image: Subject, sabotage: Sabotage
+    drill: Callable[..., Verdict], image: SystemUnderTest, sabotage: Sabotage
 ) -> None:
     """One thing in the guest is broken; the rest is in order."""
     if image.family.name not in sabotage.breaks:
         pytest.skip(f"sabotage.toml does not say how to break the family {image.family.name} so")
 
-    def break_it(guest: Guest, _stack: Stack) -> None:
+    def break_it(guest: Guest, _stack: KdumpService) -> None:
         kernel = guest.shell.run("uname -r").out.strip()
         guest.shell.run(fill(sabotage.breaks[image.family.name], kernel=kernel), timeout_s=60 * guest.factor)
 
@@ -95,7 +95,7 @@ def test_no_reservation(drill: Callable[..., Verdict]) -> None:
 def test_a_reservation_that_is_too_small(drill: Callable[..., Verdict]) -> None:
     """The capture kernel starts and runs out of memory. A reservation can be made smaller at run time."""
 
-    def shrink(guest: Guest, stack: Stack) -> None:
+    def shrink(guest: Guest, stack: KdumpService) -> None:
         guest.shell.run("systemctl stop kdump-tools.service && echo $((88 << 20)) > /sys/kernel/kexec_crash_size")
         stack.arm()
 
@@ -107,7 +107,7 @@ def test_a_reservation_that_is_too_small(drill: Callable[..., Verdict]) -> None:
 def test_a_reservation_that_the_kernel_refuses(drill: Callable[..., Verdict]) -> None:
     """crashkernel=auto is understood by the kernels of RHEL 8 and earlier only."""
 
-    def ask_for_auto(guest: Guest, _stack: Stack) -> None:
+    def ask_for_auto(guest: Guest, _stack: KdumpService) -> None:
         guest.shell.run("sed -i 's/crashkernel=[^ ]*/crashkernel=auto/g' /boot/grub/grub.cfg")
         guest.reboot()
 
@@ -125,7 +125,7 @@ def test_a_dump_that_is_reset_at_half(drill: Callable[..., Verdict]) -> None:
     """What is there afterwards is no dump, whatever its size."""
     done: list[Deadline] = []
 
-    def pull_the_plug(guest: Guest, watch: CrashWatch) -> None:
+    def pull_the_plug(guest: Guest, watch: CrashMonitor) -> None:
         # Debian's progress reaches the console when it is over; that writing has begun is told at once.
         if not done and "dump" in watch.clock.marks_s and watch.stage < Stage.SAVED:
             done.append(Deadline(INTO_THE_DUMP_S))
@@ -152,7 +152,7 @@ def test_a_target_disk_that_fails(drill: Callable[..., Verdict], harness_run: Ru
 def test_a_target_disk_that_is_not_mounted(drill: Callable[..., Verdict]) -> None:
     """The dump lands where the mount point is; that is not where it was to go."""
 
-    def forget(guest: Guest, _stack: Stack) -> None:
+    def forget(guest: Guest, _stack: KdumpService) -> None:
         guest.shell.run("sed -i '/LABEL=%s/d' /etc/fstab && umount %s", LABEL, MOUNT)
 
     verdict = drill(target="ext4", before_crash=forget)
@@ -166,7 +166,7 @@ def test_a_target_disk_that_is_not_mounted(drill: Callable[..., Verdict]) -> Non
 
 
 @pytest.fixture
-def kept(collector: Collector) -> Iterator[None]:
+def kept(collector: DumpServer) -> Iterator[None]:
     """Whatever happens, nothing that was on the collector is lost, and it is ready for the next."""
     before = collector.guest.shell.run(f"find {collector.server.directory} -type f -printf '%p %s %T@\n' | sort").out
     yield
@@ -176,13 +176,13 @@ def kept(collector: Collector) -> Iterator[None]:
     assert not lost, f"lost or changed on the collector: {lost}"
 
 
-def test_a_collector_that_is_down(drill: Callable[..., Verdict], collector: Collector, kept: None) -> None:
+def test_a_collector_that_is_down(drill: Callable[..., Verdict], collector: DumpServer, kept: None) -> None:
     """The capture kernel says that it cannot be reached."""
     verdict = drill(target="ssh", on_trigger=lambda _guest: collector.guest.domain.set_link(False, collector.port.nic))
     expect(verdict, Stage.CAPTURING, "network-not-ready")
 
 
-def test_a_collector_that_refuses_the_key(drill: Callable[..., Verdict], collector: Collector, kept: None) -> None:
+def test_a_collector_that_refuses_the_key(drill: Callable[..., Verdict], collector: DumpServer, kept: None) -> None:
     """The key was taken to the collector, and is not accepted there any more."""
     verdict = drill(
         target="ssh",
@@ -191,7 +191,7 @@ def test_a_collector_that_refuses_the_key(drill: Callable[..., Verdict], collect
     expect(verdict, Stage.CAPTURING, "ssh-auth-failed")
 
 
-def test_a_collector_with_another_host_key(drill: Callable[..., Verdict], collector: Collector, kept: None) -> None:
+def test_a_collector_with_another_host_key(drill: Callable[..., Verdict], collector: DumpServer, kept: None) -> None:
     """Somebody else answers under its name, for all that the guest knows."""
 
     def change(guest: Guest) -> None:
@@ -207,13 +207,13 @@ def test_a_collector_with_another_host_key(drill: Callable[..., Verdict], collec
 class Cutter:
     """Cuts the guest's link to the collector when a part of the dump has arrived, and may restore it."""
 
-    def __init__(self, collector: Collector, *, restore: bool) -> None:
+    def __init__(self, collector: DumpServer, *, restore: bool) -> None:
         self._collector, self._restore = collector, restore
         self._look = Deadline(0.0)
         self._down: Deadline | None = None
         self.cut_at_bytes = 0
 
-    def __call__(self, guest: Guest, watch: CrashWatch) -> None:
+    def __call__(self, guest: Guest, watch: CrashMonitor) -> None:
         (nic,) = guest.domain.nics
         if self._down is None:
             if not watch.capture_seen or not self._look.passed:
@@ -234,7 +234,7 @@ class Cutter:
         return int(told.out or 0)
 
 
-def test_a_link_that_is_cut_in_mid_dump(drill: Callable[..., Verdict], collector: Collector, kept: None) -> None:
+def test_a_link_that_is_cut_in_mid_dump(drill: Callable[..., Verdict], collector: DumpServer, kept: None) -> None:
     """A part of the dump is on the collector, and is not taken for a dump."""
     cutter = Cutter(collector, restore=False)
     verdict = drill(target="ssh", meanwhile=cutter)
@@ -242,7 +242,7 @@ def test_a_link_that_is_cut_in_mid_dump(drill: Callable[..., Verdict], collector
     expect(verdict, Stage.CAPTURING, "poweroff-mid-dump", "dump-truncated")
 
 
-def test_a_link_that_is_cut_and_restored(drill: Callable[..., Verdict], collector: Collector, kept: None) -> None:
+def test_a_link_that_is_cut_and_restored(drill: Callable[..., Verdict], collector: DumpServer, kept: None) -> None:
     """The dump arrives all the same, and is whole."""
     cutter = Cutter(collector, restore=True)
     verdict = drill(target="ssh", meanwhile=cutter)
@@ -271,7 +271,7 @@ def test_secure_boot(drill_session: Callable[..., Session]) -> None:
     signed = session.drill()
     assert signed.verified, signed.explain()
 
-    def take_the_signature_away(guest: Guest, _stack: Stack) -> None:
+    def take_the_signature_away(guest: Guest, _stack: KdumpService) -> None:
         kernel = guest.shell.run("uname -r").out.strip()
         guest.shell.run("python3 -c %s", fill(_UNSIGNED, kernel=kernel))
         guest.shell.run("sed -i 's,^KDUMP_KERNEL=.*,KDUMP_KERNEL=/root/vmlinuz-unsigned,' /etc/default/kdump-tools")

@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 from kdump_harness.campaigns.compare.run import ComparePlan, Side, choose_scenarios, run_compare
 from kdump_harness.campaigns.size.run import SizePlan, run_size
-from kdump_harness.drill.disks import Subject
+from kdump_harness.drill.disks import SystemUnderTest
 from kdump_harness.pytest_plugin.fixtures import evidence_name
 from kdump_harness.vm.run import Machine, Run
 
 
 @pytest.mark.slow
 def test_the_smallest_reservation_is_found_and_what_is_recommended_dumps(
-    request: pytest.FixtureRequest, harness_run: Run, image: Subject, machine: Machine
+    request: pytest.FixtureRequest, harness_run: Run, image: SystemUnderTest, machine: Machine
 ) -> None:
     """As the verb size, with less proof of the edge: each side is tried twice, to within 8 MiB."""
     found = run_size(
@@ -38,7 +38,7 @@ def test_the_smallest_reservation_is_found_and_what_is_recommended_dumps(
 
 @pytest.mark.slow
 def test_a_kernel_does_not_differ_from_itself(
-    request: pytest.FixtureRequest, harness_run: Run, image: Subject, machine: Machine
+    request: pytest.FixtureRequest, harness_run: Run, image: SystemUnderTest, machine: Machine
 ) -> None:
     """As the verb compare, with one of its drills."""
     found = run_compare(

@@ -13,8 +13,8 @@ import pytest
 from kdump_harness.base.verdict import Verdict
 from kdump_harness.cli import parser
 from kdump_harness.cli.verbs.drill import find_subject
-from kdump_harness.drill.disks import Subject
-from kdump_harness.drill.dump_server import Collector
+from kdump_harness.drill.disks import SystemUnderTest
+from kdump_harness.drill.dump_server import DumpServer
 from kdump_harness.drill.steps import Session
 from kdump_harness.pytest_plugin.fixtures import pin_image
 
@@ -40,7 +40,7 @@ def answer(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> Any:
 def test_three_machines_fill_one_store(
     drill: Callable[..., Verdict],
     drill_session: Callable[..., Session],
-    collector: Collector,
+    collector: DumpServer,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -48,7 +48,7 @@ def test_three_machines_fill_one_store(
     session = drill_session(target="ssh", server=collector.server)
     verdicts = [session.drill(), session.drill()]  # one machine crashes twice
     for name, target in OTHERS.items():
-        subject: Subject = find_subject(name, family=None)
+        subject: SystemUnderTest = find_subject(name, family=None)
         verdicts.append(drill(subject=subject, target=target, server=collector.server, name=f"test_store/{name}"))
     for verdict in verdicts:
         assert verdict.dump is not None, verdict.explain()

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import pytest
 from kdump_harness.base.verdict import Verdict
 from kdump_harness.distro.family import Family
-from kdump_harness.drill.disks import Subject
-from kdump_harness.drill.dump_server import Collector
+from kdump_harness.drill.disks import SystemUnderTest
+from kdump_harness.drill.dump_server import DumpServer
 from kdump_harness.drill.steps import Session
 from kdump_harness.kdump.target import ON_SERVER
 
@@ -19,7 +19,7 @@ def packages(family: Family) -> tuple[str, ...]:
 
 
 @pytest.mark.parametrize("target", ["ext4", "xfs", "ssh", "nfs"], indirect=True)
-def test_a_dump_arrives_at_each_target(drill: Callable[..., Verdict], image: Subject) -> None:
+def test_a_dump_arrives_at_each_target(drill: Callable[..., Verdict], image: SystemUnderTest) -> None:
     """Judged where it arrived: format, permissions, and every check that a local dump goes through."""
     verdict = drill(more_packages=packages(image.family))
     assert verdict.verified, verdict.explain()
@@ -28,7 +28,7 @@ def test_a_dump_arrives_at_each_target(drill: Callable[..., Verdict], image: Sub
 
 
 def test_the_target_of_a_running_guest_changes_without_a_reboot(
-    drill_session: Callable[..., Session], collector: Collector, image: Subject
+    drill_session: Callable[..., Session], collector: DumpServer, image: SystemUnderTest
 ) -> None:
     """Local first; then the configuration is edited and the service restarted: the next dump goes to the collector."""
     session = drill_session(more_packages=packages(image.family), server=collector.server)

@@ -12,7 +12,7 @@ from typing import Any
 from kdump_harness.fleet.client import Order
 from kdump_harness.fleet.protocol import wire
 from kdump_harness.fleet.protocol.needs import CORES, MIB, VERSION
-from kdump_harness.fleet.protocol.tasks import DRILL, Job, Places, Task, drill_needs, parse_drill
+from kdump_harness.fleet.protocol.tasks import DRILL, FleetTask, Job, Places, drill_needs, parse_drill
 from kdump_harness.fleet.scheduler import FleetScheduler
 from kdump_harness.fleet.worker import performing
 from kdump_harness.fleet.worker.performing import Host
@@ -109,7 +109,7 @@ class Cluster:
         """One line for each program that was started: process, level, evidence."""
         return self.log.read_text().splitlines() if self.log.exists() else []
 
-    def job(self, task: Task, *, files: Sequence[Path] = ()) -> Job:
+    def job(self, task: FleetTask, *, files: Sequence[Path] = ()) -> Job:
         """In place of understand(): the same checks, another program."""
         job = self._understand(task, files=files)
         if task.kind != DRILL:
@@ -138,5 +138,5 @@ class Cluster:
 def drill_order(number: int, *arguments: str, **more: Any) -> Order:
     """A drill as a client gives it."""
     words = arguments or ("debian-12", f"--level={number % 8}")
-    task = Task(kind=DRILL, arguments=words, **more)
+    task = FleetTask(kind=DRILL, arguments=words, **more)
     return Order(number=number, task=task, needs=drill_needs(parse_drill(words)), kind="drill-debian")

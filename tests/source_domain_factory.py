@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from kdump_harness.vm.hypervisor.source_domain import Original, read_original
+from kdump_harness.vm.hypervisor.source_domain import SourceDescription, read_original
 
 SYSTEM = """<disk type="file" device="disk"><driver name="qemu" type="raw" iothread="1"/>
 <source file="/images/my.raw" index="2"><seclabel model="dac" relabel="yes"/></source>
@@ -42,7 +42,7 @@ def machine(
 <graphics type="vnc" port="5900"/><channel type="spicevmc"/></devices>{more}</domain>"""
 
 
-def read(devices: str = SYSTEM + CARDS, **facts: Any) -> Original:
+def read(devices: str = SYSTEM + CARDS, **facts: Any) -> SourceDescription:
     return read_original("my", machine(devices, **facts), facts.pop("find_volume", lambda _pool, _volume: None))
 
 

@@ -21,10 +21,10 @@ from kdump_harness.base.verdict import Verdict
 from kdump_harness.campaigns.compare import run as comparing
 from kdump_harness.campaigns.compare.bisection import bisect
 from kdump_harness.campaigns.compare.run import (
+    ComparedDrill,
     ComparePlan,
     Comparison,
     Sample,
-    Scenario,
     Side,
     choose_scenarios,
     find_differences,
@@ -37,7 +37,7 @@ from kdump_harness.campaigns.resume import with_record
 from kdump_harness.cli import parser
 from kdump_harness.cli.verbs.compare import _share, _side, show_comparison, to_junit, to_markdown
 from kdump_harness.distro.family import find_family, load_families
-from kdump_harness.drill.disks import Subject
+from kdump_harness.drill.disks import SystemUnderTest
 from kdump_harness.kdump.target import TARGETS
 from kdump_harness.kdump.trigger import find_trigger
 from kdump_harness.vm.run import Options
@@ -217,7 +217,7 @@ def test_every_scenario_can_be_drilled_by_some_family() -> None:
 
 
 def test_the_other_compression_is_one_that_the_family_can_set() -> None:
-    other = Scenario(name="x", compress="other")
+    other = ComparedDrill(name="x", compress="other")
     for family in load_families().values():
         name = other.compression(family)
         assert name is not None
@@ -276,7 +276,7 @@ class World:
 
 def compared(world: World, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> Comparison:
     monkeypatch.setattr(comparing, "open_session", world.open_session)
-    subject = Subject(name="debian-12", family=find_family("debian"))
+    subject = SystemUnderTest(name="debian-12", family=find_family("debian"))
     sides = (Side(name="a", subject=subject), Side(name="b", subject=subject))
     scenarios = choose_scenarios((), ("smoke", "tight"))
     return run_compare(
@@ -331,8 +331,8 @@ def test_what_goes_to_one_server_is_drilled_by_one_at_a_time(monkeypatch: pytest
 
     monkeypatch.setattr(world, "drill", drill)
     monkeypatch.setattr(comparing, "open_session", world.open_session)
-    monkeypatch.setattr(comparing, "open_collector", collector)
-    subject = Subject(name="debian-12", family=find_family("debian"))
+    monkeypatch.setattr(comparing, "open_dump_server", collector)
+    subject = SystemUnderTest(name="debian-12", family=find_family("debian"))
     sides = (Side(name="a", subject=subject), Side(name="b", subject=subject))
     scenarios = choose_scenarios((), ("ssh", "nfs"))
     plan = ComparePlan(image="debian-12", thing="kernel", sides=sides, scenarios=scenarios)
@@ -389,7 +389,7 @@ def test_a_round_that_was_begun_is_ended(monkeypatch: pytest.MonkeyPatch, tmp_pa
 def test_an_initramfs_that_was_built_anew_is_another_side(tmp_path: Path) -> None:
     path = tmp_path / "initramfs"
     run: Any = SimpleNamespace(accelerator="tcg")
-    subject = Subject(name="debian-12", family=find_family("debian").releases[1][1])
+    subject = SystemUnderTest(name="debian-12", family=find_family("debian").releases[1][1])
     asked = []
     for content in (b"one", b"one", b"other"):
         path.write_bytes(content)

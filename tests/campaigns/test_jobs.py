@@ -18,7 +18,7 @@ from kdump_harness.base.clock import Deadline, ending_when, pause, poll
 from kdump_harness.base.errors import GuestError, HostError, Stopped
 from kdump_harness.base.progress import Progress
 from kdump_harness.campaigns import jobs
-from kdump_harness.campaigns.jobs import Jobs, Task
+from kdump_harness.campaigns.jobs import Job, Jobs
 from kdump_harness.cli import parser
 from kdump_harness.images.state import State
 from kdump_harness.pytest_plugin import fixtures
@@ -42,7 +42,7 @@ class Host:
 
 
 def start(host: Any, at_once: int, works: list[Any]) -> None:
-    tasks = [Task(label=f"task {number}", kind="drill", work=work) for number, work in enumerate(works)]
+    tasks = [Job(label=f"task {number}", kind="drill", work=work) for number, work in enumerate(works)]
     with Jobs(host, at_once, ["drill"] * len(tasks)) as made:
         made.run(tasks)
 
@@ -226,7 +226,7 @@ def host_with(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     def make(*free_mib: int, guests: int = 1) -> Run:
         left = list(free_mib)
         monkeypatch.setattr(capacity, "available_mib", lambda: left.pop(0) if len(left) > 1 else left[0])
-        others = [capacity.Running(name=f"kdh-x-{n}", memory_mib=1024, resident_mib=1408) for n in range(guests)]
+        others = [capacity.RunningGuest(name=f"kdh-x-{n}", memory_mib=1024, resident_mib=1408) for n in range(guests)]
         monkeypatch.setattr(capacity, "running_guests", lambda _prefix: others)
         monkeypatch.setattr(vm_run, "MEMORY_LOOK_S", 0.0)
         run = Run(Options(quiet=True))
@@ -383,7 +383,7 @@ def sweep(_arguments):
         finally:
             os.write(1, b"cleaned up\n")
     with jobs.Jobs(Host(), 3, []) as made:
-        made.run([jobs.Task(label=str(n), kind="x", work=work) for n in range(9)])
+        made.run([jobs.Job(label=str(n), kind="x", work=work) for n in range(9)])
 
 verbs.sweep = sweep
 raise SystemExit(cli.main(["sweep", "debian-12"]))

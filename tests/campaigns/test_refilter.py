@@ -16,7 +16,7 @@ import pytest
 from kdump_harness.base.clock import now_s
 from kdump_harness.base.errors import CommandFailed
 from kdump_harness.campaigns.sweep.refilter import CannotRun, Parts, Refilter, find_parts
-from kdump_harness.vm.shell import Result
+from kdump_harness.vm.shell import CommandResult
 from kdump_harness.vmcore import inspect
 
 DATA = Path(__file__).parents[1] / "data" / "vmcore"
@@ -44,9 +44,9 @@ class ThisHost:
     def __init__(self, program: str = "makedumpfile") -> None:
         self.program = program
 
-    def run(self, command: str, *arguments: object, check: bool = True) -> Result:
+    def run(self, command: str, *arguments: object, check: bool = True) -> CommandResult:
         made = subprocess.run(self._ours(command), shell=True, capture_output=True, text=True, check=False)
-        return Result(command=command, status=made.returncode, out=made.stdout, err=made.stderr, took_s=0.0)
+        return CommandResult(command=command, status=made.returncode, out=made.stdout, err=made.stderr, took_s=0.0)
 
     def save(self, command: str, to: Path, *, progress: Callable[[int], None] | None = None) -> int:
         data = subprocess.run(command, shell=True, capture_output=True, check=True).stdout
@@ -213,7 +213,7 @@ def test_it_runs_as_nobody_and_sees_no_other_file(tmp_path: Path) -> None:
     refilter.unpack(packed)
     script = tmp_path / "script"
     script.write_text("test ! -e /etc/passwd && test ! -e /proc/1 && ! (: > /bin/x) && : > /tmp/mine\n")
-    said: list[Result] = []
+    said: list[CommandResult] = []
     with script.open("rb") as stdin:
         refilter._on_result = said.append
         refilter._run("-s", stdin=stdin)

@@ -33,7 +33,7 @@ from kdump_harness.campaigns.size.run import (
 from kdump_harness.cli import parser
 from kdump_harness.cli.verbs.size import parse_memories, show_size
 from kdump_harness.distro.family import find_family
-from kdump_harness.drill.disks import Subject
+from kdump_harness.drill.disks import SystemUnderTest
 from kdump_harness.vm.run import Options
 
 RECORD = (Path(__file__).parents[1] / "data" / "drills" / "debian-12-measured.log").read_text(encoding="utf-8")
@@ -192,7 +192,7 @@ class World:
 
 
 def plan_of(**changes: Any) -> SizePlan:
-    return SizePlan(subject=Subject(name="debian-12", family=find_family("debian")), **changes)
+    return SizePlan(subject=SystemUnderTest(name="debian-12", family=find_family("debian")), **changes)
 
 
 def answer(world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, **changes: Any) -> Size:

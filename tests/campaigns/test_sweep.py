@@ -21,7 +21,7 @@ from kdump_harness.base.stage import Stage
 from kdump_harness.base.verdict import Verdict
 from kdump_harness.campaigns.resume import with_record
 from kdump_harness.campaigns.sweep import run as sweeping
-from kdump_harness.campaigns.sweep.cells import COMPUTED, REAL, REFUSED, Cell, compare_cells
+from kdump_harness.campaigns.sweep.cells import COMPUTED, REAL, REFUSED, SweepCell, compare_cells
 from kdump_harness.campaigns.sweep.refilter import CannotRun
 from kdump_harness.campaigns.sweep.run import (
     Sweep,
@@ -35,7 +35,7 @@ from kdump_harness.campaigns.sweep.run import (
 from kdump_harness.cli.verbs import drill
 from kdump_harness.distro.family import COMPRESS_FLAGS, Family, find_family
 from kdump_harness.drill.checks import CrashFacts
-from kdump_harness.drill.disks import Subject
+from kdump_harness.drill.disks import SystemUnderTest
 from kdump_harness.drill.steps import Plan
 from kdump_harness.images.state import State
 from kdump_harness.kdump.service import built_in
@@ -156,7 +156,7 @@ PAGES = {0: 1000, 1: 1000, 16: 400, 31: 300}
 SIZES = {"none": 4096, "zlib": 1000, "lzo": 1200}
 
 
-def cell(level: int, compress: str, **facts: Any) -> Cell:
+def cell(level: int, compress: str, **facts: Any) -> SweepCell:
     known = {
         "how": COMPUTED,
         "ok": True,
@@ -166,10 +166,10 @@ def cell(level: int, compress: str, **facts: Any) -> Cell:
         "size_bytes": PAGES[level] * SIZES[compress],
         "frames": f"frames-{level}",
     }
-    return Cell(level=level, compress=compress, **{**known, **facts})
+    return SweepCell(level=level, compress=compress, **{**known, **facts})
 
 
-def good_cells() -> list[Cell]:
+def good_cells() -> list[SweepCell]:
     """A capture, a check of another crash, the cells computed, and the two of the crashes computed again."""
     cells = [cell(level, compress) for level in PAGES for compress in SIZES]
     capture = cell(0, "lzo", how=REAL, dump_s=40.0)
@@ -177,18 +177,18 @@ def good_cells() -> list[Cell]:
     return [capture, check, *cells]
 
 
-def outcome(cells: list[Cell]) -> dict[str, list[bool]]:
+def outcome(cells: list[SweepCell]) -> dict[str, list[bool]]:
     found: dict[str, list[bool]] = {}
     for relation in compare_cells(cells):
         found.setdefault(relation.name, []).append(relation.ok)
     return found
 
 
-def failing(cells: list[Cell]) -> list[str]:
+def failing(cells: list[SweepCell]) -> list[str]:
     return [relation.name for relation in compare_cells(cells) if not relation.ok]
 
 
-def changed(level: int, compress: str, how: str = COMPUTED, **facts: Any) -> list[Cell]:
+def changed(level: int, compress: str, how: str = COMPUTED, **facts: Any) -> list[SweepCell]:
     """The good cells with one that is different."""
     return [
         replace(one, **facts) if (one.level, one.compress, one.how) == (level, compress, how) else one
@@ -224,7 +224,7 @@ def test_good_cells_fit() -> None:
         "keeps-more", "other-count", "other-pages", "larger", "not-exact", "too-many", "too-few", "other-size",
     ],
 )  # fmt: skip
-def test_what_does_not_fit_fails_its_relation(cells: list[Cell], relations: list[str]) -> None:
+def test_what_does_not_fit_fails_its_relation(cells: list[SweepCell], relations: list[str]) -> None:
     assert failing(cells) == relations
 
 
@@ -239,7 +239,7 @@ def test_levels_that_drop_different_things_are_not_compared() -> None:
 
 
 def test_real_crashes_may_differ_a_little() -> None:
-    def crashes(small: int, big: int) -> list[Cell]:
+    def crashes(small: int, big: int) -> list[SweepCell]:
         return [
             cell(16, "zlib", how=REAL, crash=1, pages_kept=big, frames=None),
             cell(31, "zlib", how=REAL, crash=2, pages_kept=small, frames=None),
@@ -250,8 +250,8 @@ def test_real_crashes_may_differ_a_little() -> None:
 
 
 def test_refused_and_missing_cells_are_left_out() -> None:
-    refused = Cell(level=0, compress="snappy", how=REFUSED, ok=False, reason="no")
-    missing = Cell(level=1, compress="none", how=COMPUTED, ok=False, reason="no")
+    refused = SweepCell(level=0, compress="snappy", how=REFUSED, ok=False, reason="no")
+    missing = SweepCell(level=1, compress="none", how=COMPUTED, ok=False, reason="no")
     assert compare_cells([refused, missing]) == []
 
 
@@ -351,7 +351,7 @@ class World:
             family=self.family,
             state=lambda: SimpleNamespace(compressors=self.compressors, makedumpfile=self.makedumpfile, kernel="6.1"),
             formats=lambda _before, target: self.family.dumps.formats[target],
-            collect_with=collect_with,
+            set_core_collector=collect_with,
             arm=arm,
         )
         with contextlib.closing(self.root.drill(plan.name)) as evidence:
@@ -402,7 +402,7 @@ class World:
         return found
 
     def sweep(self, **changes: Any) -> Sweep:
-        subject = Subject(name="debian-12", family=find_family(self.family.name))
+        subject = SystemUnderTest(name="debian-12", family=find_family(self.family.name))
         run: Any = self
         with self.state.run() as self.directory:
             return run_sweep(run, SweepPlan(subject=subject, **changes), on_verdict=self.verdicts.append)
@@ -686,7 +686,7 @@ def test_odd_sweeps_are_drawn_too(tmp_path: Path, lines: dict[str, list[Point]])
 
 
 def test_the_plan_is_checked_before_anything_is_started() -> None:
-    subject = Subject(name="debian-12", family=find_family("debian"))
+    subject = SystemUnderTest(name="debian-12", family=find_family("debian"))
     for changes, why in (
         ({"levels": (0, 40)}, "dump level 40 does not exist"),
         ({"levels": ()}, "needs levels"),
@@ -851,7 +851,7 @@ def test_a_guest_that_is_another_by_now_is_not_mixed_in(world: World, monkeypatc
 def test_what_is_computed_to_compare_is_not_left_out(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     compute = sweeping._Sweep._computed_cell
 
-    def stopped(self: Any, first: Verdict, level: int, compress: str) -> Cell:
+    def stopped(self: Any, first: Verdict, level: int, compress: str) -> SweepCell:
         if len([one for one in self.result.cells if one.how == COMPUTED]) == 10:
             raise KeyboardInterrupt  # all of the table are there
         return compute(self, first, level, compress)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from kdump_harness.diagnosis import load_symptoms
 from kdump_harness.diagnosis.lines import LINE_MAX_BYTES, numbered
-from kdump_harness.diagnosis.patterns import Pattern
+from kdump_harness.diagnosis.patterns import TextPattern
 from kdump_harness.diagnosis.scan import Scanner
 from kdump_harness.diagnosis.table import load_marks
 from symptoms_page import symptoms_page
@@ -20,7 +20,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "symptoms.md"
 PATTERN_MAX_S = 0.5  # generous: the slowest takes a few hundredths of it on an idle machine
 
 
-def all_patterns() -> Iterator[Pattern]:
+def all_patterns() -> Iterator[TextPattern]:
     """Every pattern of the table and of the marks."""
     for matcher in (*load_symptoms().matchers, *(matcher for _, matcher in load_marks())):
         yield from matcher.patterns

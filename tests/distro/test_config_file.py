@@ -95,7 +95,7 @@ shipped = pytest.mark.parametrize(("config", "text"), SHIPPED, ids=IDS)
     ],
 )
 def test_the_core_collector_of_red_hat_is_read(text: str, expected: Collection) -> None:
-    assert RHEL.collection(text) == expected
+    assert RHEL.core_collector(text) == expected
 
 
 @pytest.mark.parametrize(
@@ -118,8 +118,8 @@ def test_the_core_collector_of_red_hat_is_read(text: str, expected: Collection) 
     ],
 )
 def test_level_and_format_of_suse_are_read(text: str, expected: Collection) -> None:
-    assert SUSE.collection(text) == expected
-    assert SUSE12.collection(text) == expected
+    assert SUSE.core_collector(text) == expected
+    assert SUSE12.core_collector(text) == expected
 
 
 @shipped
@@ -131,7 +131,7 @@ def test_what_is_written_is_read_back(config: ConfigFile, text: str, level: int,
             config.with_collection(text, level, compress)
         return
     after = config.with_collection(text, level, compress)
-    assert config.collection(after) == Collection(level, compress)
+    assert config.core_collector(after) == Collection(level, compress)
     assert config.with_collection(after, level, compress) == after
     assert config.with_collection("", level, compress).count("\n") <= 2
 
@@ -157,7 +157,7 @@ def test_only_the_lines_that_differ_are_replaced(
 
 @shipped
 def test_a_configuration_that_fits_is_not_touched(config: ConfigFile, text: str) -> None:
-    now = config.collection(text)
+    now = config.core_collector(text)
     assert config.with_collection(text, now.level, now.compress) is text
 
 

@@ -12,7 +12,7 @@ import tracemalloc
 from pathlib import Path
 
 import pytest
-from kdump_harness.distro.deb import BadDebError, Entry, control_of, find_text, write_deb
+from kdump_harness.distro.deb import ArchiveMember, BadDebError, control_of, find_text, write_deb
 from kernel_factory import COMPRESS, CONFIG, RELEASE, ar_of, deb, kernel_deb, tar_of
 
 CONFIG_FILE = r"boot/config-[^/]+"
@@ -118,10 +118,10 @@ def written(tmp_path: Path) -> Path:
     os.utime(tmp_path / "image", (1, 1))
     path = tmp_path / "made.deb"
     entries = [
-        Entry(name="boot/vmlinuz-1", file=tmp_path / "image"),
-        Entry(name="lib/modules/1"),
-        Entry(name="lib/modules/1/" + "long" * 40 + "/x.ko", file=tmp_path / "empty"),
-        Entry(name="lib/modules/1/y.ko", link="x.ko"),
+        ArchiveMember(name="boot/vmlinuz-1", file=tmp_path / "image"),
+        ArchiveMember(name="lib/modules/1"),
+        ArchiveMember(name="lib/modules/1/" + "long" * 40 + "/x.ko", file=tmp_path / "empty"),
+        ArchiveMember(name="lib/modules/1/y.ko", link="x.ko"),
     ]
     fields = {"Package": "mine", "Version": "1", "Architecture": "amd64", "Maintainer": "me", "Description": "d"}
     write_deb(path, fields, {"postinst": "#!/bin/sh\nexit 0\n"}, entries)

@@ -12,7 +12,7 @@ from kdump_harness.base.errors import TableError, UsageError
 from kdump_harness.distro.config_file import ConfigFile
 from kdump_harness.distro.family import Family, Release, choose_release, fill, find_family, load_families, load_family
 from kdump_harness.images.catalog import load_catalog
-from kdump_harness.kdump.service import DRILL_ARGUMENTS, Stack, parse_os_release
+from kdump_harness.kdump.service import DRILL_ARGUMENTS, KdumpService, parse_os_release
 from records import load_records
 from support_page import support_page
 
@@ -180,7 +180,7 @@ def test_every_command_of_a_row_can_be_filled(release: Release, driven: Family) 
 @each_row
 def test_every_command_is_one_that_a_shell_can_read(release: Release, driven: Family) -> None:
     guest: Any = None
-    reservations = [Stack(guest, driven).reserve_command(size) for size in ("256M", "default", "none")]
+    reservations = [KdumpService(guest, driven).reserve_command(size) for size in ("256M", "default", "none")]
     assert ["crashkernel=256M" in script for script in reservations] == [not driven.bootloader.file, False, False]
     script = "\n".join(
         f"({text}\n)" for text in (*vars(driven.commands).values(), release.probe, *reservations) if text
@@ -265,7 +265,7 @@ def test_older_suse_gets_its_arguments_in_etc_default_grub(
         (tmp_path / tool).chmod(0o755)
     guest: Any = None
     driven, _ = choose_release(find_family("suse"), os_release("sles", "15.7", "suse"))
-    script = Stack(guest, driven).reserve_command(crashkernel).replace("/etc/default/grub", str(grub))
+    script = KdumpService(guest, driven).reserve_command(crashkernel).replace("/etc/default/grub", str(grub))
     subprocess.run(["sh", "-c", script], env={"PATH": f"{tmp_path}:/usr/bin:/bin"}, check=True)
     line = next(line for line in grub.read_text().splitlines() if line.startswith("GRUB_CMDLINE_LINUX_DEFAULT"))
     words = line.partition("=")[2].strip('"').split()

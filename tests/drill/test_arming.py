@@ -18,7 +18,7 @@ from kdump_harness.cli.verbs.drill import find_subject
 from kdump_harness.distro.family import choose_release, find_family
 from kdump_harness.distro.packages import KernelChoice, LocalPackage, PackageChoice
 from kdump_harness.drill import disks, steps
-from kdump_harness.drill.disks import ArmedDisk, BaseDisk, Subject
+from kdump_harness.drill.disks import ArmedDisk, BaseDisk, SystemUnderTest
 from kdump_harness.drill.steps import Plan, _Drill
 from kdump_harness.images.catalog import load_catalog
 from kdump_harness.kdump.service import GuestState, KdumpConfig
@@ -106,7 +106,7 @@ def arm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
             evidence=lambda name: Evidence(tmp_path / name),
             identity=lambda name: name,
         )
-        subject = Subject(name="mine", family=find_family(family), **chosen)
+        subject = SystemUnderTest(name="mine", family=find_family(family), **chosen)
         kernel = disks._install(run, subject, Machine(), tmp_path / "disk", None)
         return disks._arm(run, subject, Machine(), tmp_path / "disk", config, kernel=kernel), boots
 
@@ -162,7 +162,7 @@ def test_naming_what_is_the_familys_anyway_arms_no_second_disk(monkeypatch: pyte
         state=SimpleNamespace(make_once=make_once),
         progress=Progress(quiet=True),
     )
-    subject = Subject(name="mine", family=find_family("suse"))
+    subject = SystemUnderTest(name="mine", family=find_family("suse"))
     for level, compress in ((None, None), (31, None), (31, "zlib"), (1, None), (None, "lzo")):
         with pytest.raises(UsageError, match="that is all"):
             disks.armed_disk(run, subject, Machine(), KdumpConfig(crashkernel=None, level=level, compress=compress))
@@ -286,7 +286,7 @@ class Stack:
         self.marks: list[str] = []  # of the drill's clock when the state was read
         self.clock = PhaseClock()
 
-    def collect_with(self, level: int, compress: str) -> bool:
+    def set_core_collector(self, level: int, compress: str) -> bool:
         self.asked.append(f"collect {level} {compress}")
         return self.changes
 
@@ -315,7 +315,7 @@ def prepare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
     def take(stack: Stack, **plan: Any) -> Any:
         run: Any = SimpleNamespace(factor=1.0, slowness=1.0, beside=0, accelerator="tcg", progress=Progress(quiet=True))
-        subject = Subject(name="mine", family=find_family(stack.family.name))
+        subject = SystemUnderTest(name="mine", family=find_family(stack.family.name))
         evidence = Evidence(tmp_path / "drill")
         steps = _Drill(run, Plan(subject=subject, **plan), evidence)
         stack.clock = steps.clock
@@ -373,7 +373,7 @@ def test_the_verdict_carries_the_remark_about_an_unknown_release(prepare: Any) -
 def test_a_plan_that_the_family_cannot_follow_is_refused_before_there_is_a_guest() -> None:
     config = KdumpConfig(crashkernel=None, level=None, compress="none")
     with pytest.raises(UsageError, match="family suse has no setting for compression none"):
-        Plan(subject=Subject(name="mine", family=find_family("suse")), config=config).check()
+        Plan(subject=SystemUnderTest(name="mine", family=find_family("suse")), config=config).check()
 
 
 # ---------------------------------------------------------------- a kdump that cannot be armed
@@ -398,7 +398,7 @@ def test_a_kdump_that_does_not_load_its_kernel_is_judged_without_a_crash(
         open_evidence=lambda: None,
         evidence=lambda name: Evidence(tmp_path / name), options=SimpleNamespace(keep="failed"),
     )  # fmt: skip
-    plan = Plan(subject=Subject(name="mine", family=find_family("suse")), config=CONFIG)
+    plan = Plan(subject=SystemUnderTest(name="mine", family=find_family("suse")), config=CONFIG)
     verdict = steps.run_drill(run, plan)
     assert (verdict.reached, verdict.verified) == (Stage.NOTHING, False)
     assert verdict.reason() == "kexec-load-bad-segments; kdump is not armed: kdump.service has failed"
@@ -412,8 +412,8 @@ def test_an_armed_disk_that_does_not_load_tells_the_guests_state(arm: Any, monke
     def refuse(_stack: object) -> None:
         raise NotArmed("kdump is not armed: kdump.service has failed", said=NOT_LOADED)
 
-    monkeypatch.setattr(disks.Stack, "wait_until_loaded", refuse)
-    monkeypatch.setattr(disks.Stack, "state", lambda _stack: "the state")
+    monkeypatch.setattr(disks.KdumpService, "wait_until_loaded", refuse)
+    monkeypatch.setattr(disks.KdumpService, "state", lambda _stack: "the state")
     with pytest.raises(NotArmed) as caught:
         arm(Guest(SLES_16), "suse")
     assert caught.value.state == "the state"
@@ -427,8 +427,8 @@ def test_a_capture_initramfs_that_cannot_be_built_tells_the_guests_state(
     def refuse(*_: object, **__: object) -> None:
         raise NotArmed("kdump is not armed: 'kdumpctl rebuild' failed", said="mkdumprd: failed")
 
-    monkeypatch.setattr(disks.Stack, "reserve_and_build", refuse)
-    monkeypatch.setattr(disks.Stack, "state", lambda _stack: "the state")
+    monkeypatch.setattr(disks.KdumpService, "reserve_and_build", refuse)
+    monkeypatch.setattr(disks.KdumpService, "state", lambda _stack: "the state")
     with pytest.raises(NotArmed) as caught:
         arm(Guest(ROCKY_9), "redhat")
     assert caught.value.state == "the state"
@@ -454,7 +454,7 @@ def test_an_initramfs_that_lacks_a_file_is_remarked_although_kdumpctl_is_content
     recorded = (DRILLS.parent / "commands" / "kdumpctl.log").read_text(encoding="utf-8")
     said = recorded.partition("$ kdumpctl rebuild 2>&1\n")[2].partition("[0 after")[0]
     assert said.startswith("kdump: Rebuilding /boot/")
-    monkeypatch.setattr(disks.Stack, "reserve_and_build", lambda *_, **__: said + complaints)
+    monkeypatch.setattr(disks.KdumpService, "reserve_and_build", lambda *_, **__: said + complaints)
     made, _ = arm(Guest(ROCKY_9), "redhat")
     assert made["remarks"] == remarks
 
@@ -469,10 +469,12 @@ def test_every_drill_on_such_a_disk_carries_the_remark(tmp_path: Path, monkeypat
         factor=1.0, slowness=1.0, beside=0, accelerator="tcg", progress=Progress(quiet=True),
         open_evidence=lambda: None,
         evidence=lambda name: Evidence(tmp_path / name), evidence_directory=tmp_path,
-        place=SimpleNamespace(require_space=lambda *_: None), overlay=lambda path, base_format: path,
+        host=SimpleNamespace(require_space=lambda *_: None), overlay=lambda path, base_format: path,
         guest=lambda *_, **__: contextlib.nullcontext(),
     )  # fmt: skip
-    verdict = steps.run_drill(run, Plan(subject=Subject(name="mine", family=find_family("redhat")), config=CONFIG))
+    verdict = steps.run_drill(
+        run, Plan(subject=SystemUnderTest(name="mine", family=find_family("redhat")), config=CONFIG)
+    )
     assert verdict.remarks == ["while the capture initramfs was built: no"]
 
 
@@ -482,12 +484,14 @@ def test_every_drill_on_such_a_disk_carries_the_remark(tmp_path: Path, monkeypat
 def test_what_kdump_wrote_beside_an_unfinished_dump_is_kept(tmp_path: Path) -> None:
     run: Any = SimpleNamespace(factor=1.0, slowness=1.0, beside=0, accelerator="tcg", progress=Progress(quiet=True))
     evidence = Evidence(tmp_path / "drill")
-    drilled = _Drill(run, Plan(subject=Subject(name="mine", family=find_family("suse"))), evidence)
+    drilled = _Drill(run, Plan(subject=SystemUnderTest(name="mine", family=find_family("suse"))), evidence)
     vmcore = FoundFile(
         path="/var/crash/now/vmcore", size_bytes=6_498_620, mode=0o600, owner="root", directory_mode=0o700,
         final=False, unfinished="README.txt: vmcore status: error while saving, return code: 134",
     )  # fmt: skip
-    drilled.target = SimpleNamespace(look=lambda *_: {vmcore.path: vmcore}, shelf=lambda system: system, trouble="")  # type: ignore[assignment]
+    drilled.target = SimpleNamespace(
+        look=lambda *_: {vmcore.path: vmcore}, dump_files=lambda system: system, trouble=""
+    )  # type: ignore[assignment]
 
     class Shell:
         def run(self, *_: object, **__: object) -> Any:

@@ -19,14 +19,22 @@ from kdump_harness.base.errors import GuestError, HostError, NoVerdict, UsageErr
 from kdump_harness.cli.verbs import drill
 from kdump_harness.distro.family import find_family
 from kdump_harness.drill import clone
-from kdump_harness.drill.clone import Clone, Wish, backup_xml, check_config, find_by_os_release, label_of, look_at
-from kdump_harness.drill.disks import BaseDisk, Subject
+from kdump_harness.drill.clone import (
+    Clone,
+    CloneRequest,
+    backup_xml,
+    check_config,
+    describe_domain,
+    find_by_os_release,
+    label_of,
+)
+from kdump_harness.drill.disks import BaseDisk, SystemUnderTest
 from kdump_harness.drill.steps import Plan
 from kdump_harness.images.state import State, is_held
 from kdump_harness.kdump.service import KdumpConfig
 from kdump_harness.vm import fsfreeze
-from kdump_harness.vm.hypervisor.domain import CopyJob, Hypervisor, UsersDomain
-from kdump_harness.vm.hypervisor.source_domain import Original, OriginalDisk
+from kdump_harness.vm.hypervisor.domain import CopyJob, Hypervisor, SourceDomain
+from kdump_harness.vm.hypervisor.source_domain import OriginalDisk, SourceDescription
 from kdump_harness.vm.isolated_network import CrashNetwork
 from source_domain_factory import SYSTEM, disk, read
 
@@ -81,7 +89,7 @@ def test_another_name_is_refused_and_told_the_known_ones(known: tuple[str, ...],
 
 def test_a_domain_elsewhere_is_refused_without_asking_for_it() -> None:
     with pytest.raises(HostError, match=r"qemu\+ssh://nowhere.invalid/system is on another host"):
-        look_at("qemu+ssh://nowhere.invalid/system", "web")
+        describe_domain("qemu+ssh://nowhere.invalid/system", "web")
 
 
 @pytest.mark.parametrize(
@@ -117,8 +125,8 @@ class Handle:
         return "web"
 
 
-def users_domain(handle: Any) -> UsersDomain:
-    made = object.__new__(UsersDomain)
+def users_domain(handle: Any) -> SourceDomain:
+    made = object.__new__(SourceDomain)
     made._handle, made.name = handle, "web"
     return made
 
@@ -308,7 +316,7 @@ def test_a_copying_that_fails_is_no_verdict(run: Any, monkeypatch: pytest.Monkey
 
 
 @pytest.fixture
-def shut_off(tmp_path: Path) -> Original:
+def shut_off(tmp_path: Path) -> SourceDescription:
     """A machine with one raw disk of some MiB."""
     path = tmp_path / "my.raw"
     with path.open("wb") as file:
@@ -324,13 +332,15 @@ def lifeless(*lives: int | None) -> Any:
     return SimpleNamespace(name="my", life=lambda: left.pop(0) if left else None, is_saved=lambda: False)
 
 
-def copy_shut_off(run: Any, domain: Any, original: Original, to: Path) -> str:
+def copy_shut_off(run: Any, domain: Any, original: SourceDescription, to: Path) -> str:
     subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", to, "64M"], check=True)
     return clone._copy_shut_off(run, domain, original, {"vda": to})
 
 
 @needs_qemu_img
-def test_a_disk_of_a_machine_that_is_off_is_read_and_nothing_else(run: Any, shut_off: Original, tmp_path: Path) -> None:
+def test_a_disk_of_a_machine_that_is_off_is_read_and_nothing_else(
+    run: Any, shut_off: SourceDescription, tmp_path: Path
+) -> None:
     source, to = shut_off.disks[0].source, tmp_path / "copy.qcow2"
     before, content = source.stat(), source.read_bytes()
     assert copy_shut_off(run, lifeless(), shut_off, to) == "copied while it was shut off"
@@ -360,7 +370,7 @@ def test_a_raw_disk_is_never_taken_for_what_a_guest_wrote_into_it(run: Any, tmp_
 
 @needs_qemu_img
 def test_a_machine_that_is_started_meanwhile_is_told(
-    run: Any, shut_off: Original, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Any, shut_off: SourceDescription, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(NoVerdict, match="my was started while its disks were being copied; drill it once more"):
         copy_shut_off(run, lifeless(5), shut_off, tmp_path / "copy.qcow2")
@@ -368,7 +378,7 @@ def test_a_machine_that_is_started_meanwhile_is_told(
 
 @needs_qemu_img
 def test_a_disk_that_changes_meanwhile_is_told(
-    run: Any, shut_off: Original, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Any, shut_off: SourceDescription, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real: Callable[..., None] = clone._convert
 
@@ -383,7 +393,7 @@ def test_a_disk_that_changes_meanwhile_is_told(
 
 
 @needs_qemu_img
-def test_a_disk_that_cannot_be_copied_is_named(run: Any, shut_off: Original, tmp_path: Path) -> None:
+def test_a_disk_that_cannot_be_copied_is_named(run: Any, shut_off: SourceDescription, tmp_path: Path) -> None:
     path = shut_off.disks[0].source
     (broken,) = (OriginalDisk(target="vda", source=path, format="qcow2"),)
     with pytest.raises(UsageError, match=r"my is shut off, but its disk cannot be copied: .*Image is not in qcow2"):
@@ -487,7 +497,7 @@ def test_a_clone_that_cannot_be_reached_is_told_what_to_try(
     )
     original = replace(read(), left_out=(lacks,) if lacks else ())
     with pytest.raises(GuestError) as caught:
-        made(original=original, like=SimpleNamespace(seeded=seeded)).come_up(guest, lambda _text: None)
+        made(original=original, like=SimpleNamespace(seeded=seeded)).boot(guest, lambda _text: None)
     assert str(caught.value).startswith("my: it fails")
     assert str(caught.value).partition("\n")[0].endswith(said)
 
@@ -539,7 +549,7 @@ class Silent:
 
 def test_a_clone_without_a_serial_console_is_given_one_and_boots_again() -> None:
     guest: Any = Silent("first", "second")
-    remark = made().come_up(guest, lambda _text: None)
+    remark = made().boot(guest, lambda _text: None)
     assert remark is not None
     assert remark.startswith("the original has no serial console: the clone's kernel was told to use one (console=tty0")
     written, update, reboot, login = guest.done[-4:]
@@ -547,7 +557,7 @@ def test_a_clone_without_a_serial_console_is_given_one_and_boots_again() -> None
     assert "crashkernel" not in written, "the reservation stays the original's"
     assert (update, reboot, login) == ("update-grub", "systemctl reboot", "login")
     with pytest.raises(GuestError, match="my has a login prompt, but not rebooted"):
-        made().come_up(Silent("first", "first"), lambda _text: None)  # type: ignore[arg-type]
+        made().boot(Silent("first", "first"), lambda _text: None)  # type: ignore[arg-type]
 
 
 def test_uefi_variables_are_copied_or_said_to_be_new(run: Any, tmp_path: Path) -> None:
@@ -568,8 +578,8 @@ def test_uefi_variables_are_copied_or_said_to_be_new(run: Any, tmp_path: Path) -
 
 def test_what_a_clone_can_reach_is_told() -> None:
     for wish, said in (
-        (Wish(), "its network cards are on a network that leads nowhere, with a new MAC and another host name"),
-        (Wish(seeded=False, keep_macs=True), "with the original's MAC and the original's host name"),
+        (CloneRequest(), "its network cards are on a network that leads nowhere, with a new MAC and another host name"),
+        (CloneRequest(seeded=False, keep_macs=True), "with the original's MAC and the original's host name"),
     ):
         assert said in clone._told_of_network(read(), wish)
 
@@ -622,7 +632,7 @@ def test_a_setting_that_no_family_has_is_refused_before_anything_is_copied() -> 
 
 
 def test_a_family_that_nobody_knows_yet_refuses_nothing() -> None:
-    subject = Subject(name="my", family=find_family("suse"))
+    subject = SystemUnderTest(name="my", family=find_family("suse"))
     config = KdumpConfig(crashkernel=None, level=None, compress="none")
     plan = Plan(subject=subject, config=config, clone=made())
     plan.check()
@@ -649,7 +659,7 @@ def test_a_clone_is_judged_as_it_is_unless_a_part_of_its_kdump_is_named(
         plans.append(plan)
         raise Told
 
-    monkeypatch.setattr(drill, "look_at", lambda _uri, _name: read())
+    monkeypatch.setattr(drill, "describe_domain", lambda _uri, _name: read())
     monkeypatch.setattr(drill, "Run", lambda _options: contextlib.nullcontext())
     monkeypatch.setattr(drill, "_with_clone", told)
     arguments = make_parser().parse_args(["drill", "--domain", "my", "--evidence", str(tmp_path), *options])

@@ -17,7 +17,7 @@ from kdump_harness.distro.deb import control_of
 from kdump_harness.distro.family import find_family
 from kdump_harness.distro.packages import local_packages, parse_kernel, parse_package
 from kdump_harness.drill import disks
-from kdump_harness.drill.disks import Subject, recipe_of
+from kdump_harness.drill.disks import SystemUnderTest, recipe_of
 from kdump_harness.images import build
 from kdump_harness.images.state import State
 from kdump_harness.vm.run import Machine
@@ -33,7 +33,7 @@ def no_mirror(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def subject() -> Subject:
+def subject() -> SystemUnderTest:
     return find_subject("debian-12", family=None)
 
 
@@ -65,7 +65,7 @@ def builds(monkeypatch: pytest.MonkeyPatch) -> list[build.Recipe]:
     return made
 
 
-def test_packages_of_other_suites_are_beside_the_usual_ones(subject: Subject, tmp_path: Path) -> None:
+def test_packages_of_other_suites_are_beside_the_usual_ones(subject: SystemUnderTest, tmp_path: Path) -> None:
     (tmp_path / "crash.deb").write_bytes(deb("crash"))
     texts = ("trixie", "ucf/sid", "makedumpfile=1:1.7.2-1", str(tmp_path / "crash.deb"))
     more = tuple(parse_package(text, DEBIAN) for text in texts)
@@ -77,7 +77,7 @@ def test_packages_of_other_suites_are_beside_the_usual_ones(subject: Subject, tm
     assert recipe.key() != recipe_of(subject, WANTED).key()
 
 
-def test_a_kernel_and_another_package_each_have_their_suite(subject: Subject) -> None:
+def test_a_kernel_and_another_package_each_have_their_suite(subject: SystemUnderTest) -> None:
     kernel = parse_kernel("bookworm-backports", DEBIAN, usual=subject.usual_kernel)
     chosen = dataclasses.replace(subject, kernel=kernel, more=(parse_package("trixie", DEBIAN),))
     recipe = recipe_of(chosen, WANTED)
@@ -86,7 +86,7 @@ def test_a_kernel_and_another_package_each_have_their_suite(subject: Subject) ->
 
 
 def test_a_kernels_directory_is_packaged_once_and_built_in(
-    subject: Subject, run: Any, builds: list[build.Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    subject: SystemUnderTest, run: Any, builds: list[build.Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kernel_directory(tmp_path / "k")
     chosen = dataclasses.replace(subject, kernel=parse_kernel(str(tmp_path / "k"), DEBIAN))
@@ -108,7 +108,7 @@ def test_a_kernels_directory_is_packaged_once_and_built_in(
 
 @pytest.mark.parametrize("kernel", ["sid", None])
 def test_a_built_disk_whose_kernel_cannot_dump_is_refused(
-    subject: Subject, run: Any, builds: list[build.Recipe], kernel: str | None
+    subject: SystemUnderTest, run: Any, builds: list[build.Recipe], kernel: str | None
 ) -> None:
     build.build.config = WITHOUT  # type: ignore[attr-defined]
     choice = parse_kernel(kernel, DEBIAN, usual=subject.usual_kernel) if kernel else None
@@ -123,7 +123,7 @@ def test_a_built_disk_whose_kernel_cannot_dump_is_refused(
 
 
 def test_a_package_that_comes_from_two_places_is_refused_before_anything_starts(
-    subject: Subject, tmp_path: Path
+    subject: SystemUnderTest, tmp_path: Path
 ) -> None:
     (tmp_path / "a.deb").write_bytes(deb())
     chosen = dataclasses.replace(

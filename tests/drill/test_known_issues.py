@@ -22,7 +22,7 @@ from kdump_harness.cli.parser import main
 from kdump_harness.cli.verbs import drill
 from kdump_harness.distro.family import find_family
 from kdump_harness.drill import steps as drills
-from kdump_harness.drill.disks import Subject
+from kdump_harness.drill.disks import SystemUnderTest
 from kdump_harness.drill.known_issues import KnownIssue, judge, load_known_issues
 from kdump_harness.drill.steps import REQUIRED_CHECKS, Plan
 from kdump_harness.images.catalog import load_catalog
@@ -306,7 +306,7 @@ def test_verdict_json_names_the_known_issue(
 ) -> None:
     monkeypatch.setattr(drills, "load_known_issues", lambda: (issue(scenario="drill"),))
     run = SimpleNamespace(progress=None, accelerator="tcg", beside=0, options=SimpleNamespace(keep="never"))
-    plan = Plan(subject=Subject(name="debian-13", family=find_family("debian")))
+    plan = Plan(subject=SystemUnderTest(name="debian-13", family=find_family("debian")))
     with contextlib.closing(Evidence(tmp_path / "drill")) as evidence:
         one: Any = drills._Drill(run, plan, evidence)  # type: ignore[arg-type]  # no hypervisor is needed to judge
         one.verdict.reached = Stage.RECOVERED

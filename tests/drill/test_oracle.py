@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from kdump_harness.drill import oracle
-from kdump_harness.drill.oracle import Comparison, compare
+from kdump_harness.drill.oracle import OracleResult, compare
 from kdump_harness.vmcore import open_vmcore
 from vmcore_factory import PAGE, Kdump, elf, text_page
 
@@ -23,7 +23,7 @@ def _all_frames_count(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def ask(
     tmp_path: Path, kept: Mapping[int, bytes], *, memory: Mapping[int, bytes] = MEMORY, frames: int = FRAMES
-) -> Comparison:
+) -> OracleResult:
     dump, picture = tmp_path / "vmcore", tmp_path / "memory"
     dump.write_bytes(Kdump(pages=kept, max_mapnr=frames).build())
     picture.write_bytes(elf([(0, b"".join(memory[pfn] for pfn in sorted(memory)))]))

@@ -13,15 +13,15 @@ import pytest
 from kdump_harness.base.errors import HostError
 from kdump_harness.distro.family import find_family
 from kdump_harness.drill import warm_pool
-from kdump_harness.drill.disks import Subject
+from kdump_harness.drill.disks import SystemUnderTest
 from kdump_harness.drill.steps import SAVED, Plan, Session
 from kdump_harness.drill.warm_pool import WarmPool, can_be_warm, kind_of
 from kdump_harness.kdump.service import KdumpConfig
 from kdump_harness.vm.hypervisor.domain import Disk
 from kdump_harness.vm.run import Machine
 
-DEBIAN = Plan(subject=Subject(name="debian-12", family=find_family("debian")))
-REDHAT = Plan(subject=Subject(name="rocky-9", family=find_family("redhat")))
+DEBIAN = Plan(subject=SystemUnderTest(name="debian-12", family=find_family("debian")))
+REDHAT = Plan(subject=SystemUnderTest(name="rocky-9", family=find_family("redhat")))
 
 
 def level(plan: Plan, number: int) -> Plan:
@@ -139,7 +139,7 @@ def test_room_for_the_saved_memory_is_asked_for_where_it_is_saved() -> None:
     def no_room(_need_mib: int, what: str) -> NoReturn:
         raise HostError(f"no room for {what} over there")
 
-    run: Any = SimpleNamespace(place=SimpleNamespace(require_space=no_room))
+    run: Any = SimpleNamespace(host=SimpleNamespace(require_space=no_room))
     nothing: Any = None
     session = Session(run, DEBIAN, SimpleNamespace(), nothing, nothing, nothing)  # type: ignore[arg-type]
     with pytest.raises(HostError, match="no room for the saved memory of debian-12 over there"):

@@ -28,7 +28,7 @@ from kdump_harness.cli.parser import main
 from kdump_harness.fleet import drills
 from kdump_harness.fleet.client import Fleet, Order
 from kdump_harness.fleet.protocol import tasks, wire
-from kdump_harness.fleet.protocol.results import Result, read_result
+from kdump_harness.fleet.protocol.results import TaskResult, read_result
 from kdump_harness.fleet.worker import performing
 
 
@@ -50,7 +50,7 @@ def fleet(cluster: Cluster, **more: Any) -> Fleet:
     return Fleet(cluster.address, security=None, quiet=True, **{"wait_s": 20.0, **more})
 
 
-def run_all(cluster: Cluster, orders: list[Order], evidence: Path, **more: Any) -> dict[int, Result]:
+def run_all(cluster: Cluster, orders: list[Order], evidence: Path, **more: Any) -> dict[int, TaskResult]:
     with fleet(cluster, **more) as running:
         found = [(order.number, result) for order, result in running.run(orders, evidence=evidence, run_name="run")]
     assert len(found) == len(dict(found))
@@ -275,7 +275,7 @@ def test_a_hostile_pickle_makes_only_marks(tmp_path: Path) -> None:
 def test_a_drill_that_says_too_much_is_refused(arguments: list[str], why: str, tmp_path: Path) -> None:
     text = json.dumps({**json.loads(drill_order(1).task.to_text()), "arguments": arguments})
     host = performing.Host(name="one", evidence=tmp_path, resources=RESOURCES)
-    with pytest.raises(tasks.Refused, match=why):
+    with pytest.raises(tasks.TaskRefused, match=why):
         performing.prepare(text, host, {**RESOURCES, "MIB": 1e6})
 
 
@@ -306,19 +306,19 @@ def test_a_drill_that_says_too_much_is_refused(arguments: list[str], why: str, t
 def test_a_scenario_that_is_none_is_refused(changes: dict[str, Any], why: str, tmp_path: Path) -> None:
     host = performing.Host(name="one", evidence=tmp_path, resources=RESOURCES)
     path = tasks.data_path("scenarios") / "test_smoke.py"
-    task = tasks.Task(
+    task = tasks.FleetTask(
         kind=tasks.SCENARIO, test="test_smoke.py::test_dump[debian-12]", sha256=tasks.scenario_digest(path),
         arguments=("--image=debian-*", "--run-known"),
     )  # fmt: skip
     table = json.loads(task.to_text())
     assert performing.prepare(json.dumps(table), host, RESOURCES)[0] == task
-    with pytest.raises(tasks.Refused, match=why):
+    with pytest.raises(tasks.TaskRefused, match=why):
         performing.prepare(json.dumps({**table, **changes}), host, RESOURCES)
 
 
 def test_only_text_is_a_task() -> None:
     for text in (None, 3, b"{}", "[]", "{}", "[" * 100_000, '"' + "x" * 20_000 + '"'):
-        with pytest.raises(tasks.Refused):
+        with pytest.raises(tasks.TaskRefused):
             tasks.read_task(text)
 
 
@@ -327,14 +327,14 @@ def test_a_file_that_the_worker_offers_is_drilled(tmp_path: Path) -> None:
     disk = tmp_path / "images" / "mine.qcow2"
     disk.touch()
     (tmp_path / "images" / "link.qcow2").symlink_to("/etc/passwd")
-    task = tasks.Task(kind=tasks.DRILL, arguments=(str(disk), "--family=debian"))
+    task = tasks.FleetTask(kind=tasks.DRILL, arguments=(str(disk), "--family=debian"))
     places = tasks.Places(uri=None, state=None, evidence=tmp_path, result=tmp_path / "r", scratch=tmp_path)
     for offered in (disk, disk.parent):
         command = tasks.understand(task, files=[offered]).command(places)
         assert command[4:7] == ["drill", str(disk), "--family=debian"]
     for bad in (tmp_path / "images" / "link.qcow2", tmp_path / "images" / ".." / "other.qcow2"):
-        with pytest.raises(tasks.Refused, match="no file that this worker offers"):
-            tasks.understand(tasks.Task(kind=tasks.DRILL, arguments=(str(bad),)), files=[disk.parent])
+        with pytest.raises(tasks.TaskRefused, match="no file that this worker offers"):
+            tasks.understand(tasks.FleetTask(kind=tasks.DRILL, arguments=(str(bad),)), files=[disk.parent])
 
 
 def test_a_command_line_is_written_anew() -> None:
@@ -360,8 +360,8 @@ def test_a_verdict_that_is_none_does_not_count(change: dict[str, Any]) -> None:
         "checks": [{"name": "whole", "ok": True, "expected": "whole", "seen": "whole"}],
     }  # fmt: skip
     order = drill_order(1)
-    assert drills.outcome_of(order, Result(worker="one", status=0, verdict=good)).status == EXIT_OK
-    outcome = drills.outcome_of(order, Result(worker="one", status=0, verdict={**good, **change}))
+    assert drills.outcome_of(order, TaskResult(worker="one", status=0, verdict=good)).status == EXIT_OK
+    outcome = drills.outcome_of(order, TaskResult(worker="one", status=0, verdict={**good, **change}))
     assert (outcome.status, outcome.verdict) == (EXIT_BROKEN, None)
 
 

@@ -26,8 +26,8 @@ from kdump_harness.base.errors import EXIT_FAILED, HostError
 from kdump_harness.fleet import serving
 from kdump_harness.fleet.protocol import archive
 from kdump_harness.fleet.protocol.needs import Needs, guest_needs, host_resources, slots
-from kdump_harness.fleet.protocol.results import BadResult, Result, read_result, write_result
-from kdump_harness.fleet.worker.copies import PIECE_BYTES, Giver, NoCopy, copy_entry, entries
+from kdump_harness.fleet.protocol.results import BadResult, TaskResult, read_result, write_result
+from kdump_harness.fleet.worker.copies import PIECE_BYTES, NoCopy, PeerServer, copy_entry, entries
 from kdump_harness.fleet.worker.performing import Host
 from kdump_harness.images import peer_cache
 from kdump_harness.images.state import State
@@ -136,8 +136,8 @@ def test_more_files_than_evidence_has(tmp_path: Path, monkeypatch: pytest.Monkey
     [
         b"", b"\0" * 8, (10**9).to_bytes(8, "big") + b"{}", (2).to_bytes(8, "big") + b"{}", "text", None,
         (4).to_bytes(8, "big") + b"null",
-        write_result(Result(worker="one", reports=["x"])),  # type: ignore[list-item]
-        write_result(Result(worker=3)),  # type: ignore[arg-type]
+        write_result(TaskResult(worker="one", reports=["x"])),  # type: ignore[list-item]
+        write_result(TaskResult(worker=3)),  # type: ignore[arg-type]
         (200_000).to_bytes(8, "big") + b"[" * 200_000,
     ],
     ids=range(10),
@@ -148,7 +148,7 @@ def test_a_result_that_is_none(data: object) -> None:
 
 
 def test_a_result_cannot_drive_a_terminal() -> None:
-    found, rest = read_result(write_result(Result(worker="\x1b[2Jone", problem="a\x07b\nc"), b"archive"))
+    found, rest = read_result(write_result(TaskResult(worker="\x1b[2Jone", problem="a\x07b\nc"), b"archive"))
     assert (found.worker, found.problem, bytes(rest)) == ("\ufffd[2Jone", "a\ufffdb\nc", b"archive")
 
 
@@ -172,7 +172,7 @@ def states(tmp_path: Path) -> tuple[State, State]:
     return there, here
 
 
-def asker(giver: Giver, change: Callable[[str, dict[str, Any]], None] = lambda name, answer: None) -> Any:
+def asker(giver: PeerServer, change: Callable[[str, dict[str, Any]], None] = lambda name, answer: None) -> Any:
     async def ask(name: str, **what: Any) -> Any:
         if name == "kdump_entry_done":
             return giver.done(**what)
@@ -192,7 +192,7 @@ def copy(ask: Any, state: State, cache: str, key: str, **more: Any) -> Any:
 def test_a_disk_is_copied_with_its_holes(states: tuple[State, State]) -> None:
     there, here = states
     assert entries(there) == [f"built/{KEY}"]
-    copied = copy(asker(Giver(there)), here, "built", KEY)
+    copied = copy(asker(PeerServer(there)), here, "built", KEY)
     disk = here.directory / "built" / f"{KEY}.part" / "disk.raw"
     assert disk.read_bytes() == (there.directory / "built" / KEY / "disk.raw").read_bytes()
     assert copied.meta == {"identity": "abc"}
@@ -208,7 +208,7 @@ def test_a_copied_overlay_rests_on_the_base_that_is_here(states: tuple[State, St
     qemu_img = ["qemu-img", "create", "-q", "-f", "qcow2"]
     subprocess.run([*qemu_img, "-b", base, "-F", "raw", armed / "disk.qcow2"], check=True)
     (armed / "meta.json").write_text(json.dumps({"kernel": "6.1", "base": {"path": str(base), "format": "raw"}}))
-    ask = asker(Giver(there))
+    ask = asker(PeerServer(there))
     with pytest.raises(NoCopy, match="rests on a disk that is not here"):
         copy(ask, here, "armed", ARMED)
     here.make_once("built", KEY, lambda part: copy(ask, here, "built", KEY).meta, say=print, what="it")
@@ -233,7 +233,7 @@ def test_a_copied_overlay_rests_on_the_base_that_is_here(states: tuple[State, St
             answer["base"] = "built/../secret"
 
     with pytest.raises(NoCopy, match=r"does not say what|not here"):
-        copy(asker(Giver(there), elsewhere), here, "armed", ARMED)
+        copy(asker(PeerServer(there), elsewhere), here, "armed", ARMED)
     assert list(part.iterdir()) == []
 
 
@@ -261,15 +261,15 @@ def test_a_neighbour_that_lies_is_not_copied_from(
         answer.update(changes if asked == name else {})
 
     with pytest.raises(NoCopy, match=why):
-        copy(asker(Giver(there), lie), here, "built", KEY)
+        copy(asker(PeerServer(there), lie), here, "built", KEY)
     assert list((here.directory / "built" / f"{KEY}.part").iterdir()) == []
 
 
 def test_a_disk_has_its_limit_and_a_neighbour_its_rest(states: tuple[State, State]) -> None:
     there, here = states
     with pytest.raises(NoCopy, match="no room"):
-        copy(asker(Giver(there)), here, "built", KEY, limit_mib=2)
-    giver = Giver(there)
+        copy(asker(PeerServer(there)), here, "built", KEY, limit_mib=2)
+    giver = PeerServer(there)
     assert all("files" in giver.describe("built", KEY, by=by, now_s=0.0) for by in ("a", "b"))
     assert giver.describe("built", KEY, by="c", now_s=1.0) == {"busy": True}
     assert "files" in giver.describe("built", KEY, by="c", now_s=40.0)  # the others went away

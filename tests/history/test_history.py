@@ -21,7 +21,7 @@ from kdump_harness.base.errors import UsageError
 from kdump_harness.base.stage import Stage
 from kdump_harness.base.verdict import Check, Verdict
 from kdump_harness.cli.parser import main
-from kdump_harness.history.database import DRILL, SIZE, SWEEP, History, Run, history_path
+from kdump_harness.history.database import DRILL, SIZE, SWEEP, History, RecordedRun, history_path
 from kdump_harness.history.figures import figures_of, load_figures
 from kdump_harness.history.importing import _results, import_file, result_files, sizing_results
 from kdump_harness.history.recording import record
@@ -49,7 +49,7 @@ def past(tmp_path: Path) -> Iterator[History]:
         yield made
 
 
-def _thirty(past: History, *, slower_by: float = 1.6, from_day: int = 24) -> list[Run]:
+def _thirty(past: History, *, slower_by: float = 1.6, from_day: int = 24) -> list[RecordedRun]:
     """A drill each night; a new kernel in the end."""
     runs = []
     for day in range(30):

@@ -199,8 +199,8 @@ def test_the_oldest_living_run_tells_since_when_files_may_be_in_use(state: State
 def test_a_run_has_a_directory_of_its_own_that_goes_with_it(state: State) -> None:
     with state.run() as run:
         assert run.path == state.directory / "runs" / run.identity
-        assert state.living_runs() == {run.identity}
-        assert state.dead_runs() == {}
+        assert state.active_runs() == {run.identity}
+        assert state.stale_runs() == {}
         assert stat.S_IMODE(run.path.stat().st_mode) == 0o711
     assert list((state.directory / "runs").iterdir()) == []
 
@@ -208,10 +208,10 @@ def test_a_run_has_a_directory_of_its_own_that_goes_with_it(state: State) -> Non
 def test_a_dead_run_is_found_and_removed_and_a_living_one_is_not(state: State) -> None:
     living, dying = start(RUNNER, state.directory), start(RUNNER, state.directory)
     alive, dead = first_line(living), first_line(dying)
-    assert state.living_runs() == {alive, dead}
+    assert state.active_runs() == {alive, dead}
     kill(dying)
-    assert state.living_runs() == {alive}
-    assert set(state.dead_runs()) == {dead}
+    assert state.active_runs() == {alive}
+    assert set(state.stale_runs()) == {dead}
     (leftover,) = state.leftovers()
     assert leftover.what == f"files of the dead run {dead}"
     leftover.remove()
@@ -225,9 +225,9 @@ def test_a_dead_run_is_found_and_removed_and_a_living_one_is_not(state: State) -
 def test_a_run_that_has_not_locked_its_directory_yet_is_not_dead(state: State) -> None:
     fresh = state.directory / "runs" / "abc123"
     fresh.mkdir()
-    assert state.dead_runs() == {}
+    assert state.stale_runs() == {}
     os.utime(fresh, (0, 0))
-    assert set(state.dead_runs()) == {"abc123"}
+    assert set(state.stale_runs()) == {"abc123"}
 
 
 def test_a_lock_that_can_only_be_read_still_tells_that_its_run_lives(
@@ -243,8 +243,8 @@ def test_a_lock_that_can_only_be_read_still_tells_that_its_run_lives(
 
     with state.run() as run:
         monkeypatch.setattr(state_module.os, "open", read_only)
-        assert state.living_runs() == {run.identity}
-        assert state.dead_runs() == {}
+        assert state.active_runs() == {run.identity}
+        assert state.stale_runs() == {}
         monkeypatch.undo()
 
 

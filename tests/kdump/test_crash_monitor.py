@@ -14,11 +14,11 @@ from kdump_harness.base.evidence import Evidence
 from kdump_harness.base.progress import Progress
 from kdump_harness.base.stage import Stage
 from kdump_harness.distro.family import choose_release, find_family
-from kdump_harness.drill.disks import Subject
+from kdump_harness.drill.disks import SystemUnderTest
 from kdump_harness.drill.steps import Plan, _Drill
-from kdump_harness.kdump.crash_monitor import CrashWatch
+from kdump_harness.kdump.crash_monitor import CrashMonitor
 from kdump_harness.kdump.trigger import find_trigger
-from kdump_harness.vm.console import ByteQueue, Console, Line, clean
+from kdump_harness.vm.console import ByteQueue, Console, ConsoleLine, clean
 from kdump_harness.vm.hypervisor.domain import DomainEvents
 
 # A drill of Debian 12 under emulation; most lines of its three boots are cut out, the rest is as it came.
@@ -46,8 +46,8 @@ BUSYBOX = (
 )
 
 
-def make_watch() -> CrashWatch:
-    return CrashWatch(find_family("debian").console, find_trigger("sysrq-c").panic, PhaseClock())
+def make_watch() -> CrashMonitor:
+    return CrashMonitor(find_family("debian").console, find_trigger("sysrq-c").panic, PhaseClock())
 
 
 def make_console(data: bytes, chunk: int, *, ends: bool = True) -> Console:
@@ -59,7 +59,7 @@ def make_console(data: bytes, chunk: int, *, ends: bool = True) -> Console:
     return Console("guest", source)
 
 
-def feed_all(watch: CrashWatch, console: Console) -> CrashWatch:
+def feed_all(watch: CrashMonitor, console: Console) -> CrashMonitor:
     """Read until the watch knows the end, or there is nothing more."""
     with console.expecting_panic(), contextlib.suppress(ConsoleLost):
         while not (watch.done or watch.hopeless) and (line := console.read_line(timeout_s=5)) is not None:
@@ -82,7 +82,7 @@ def test_the_moment_that_writing_begins_is_seen_whatever_the_options(options: by
 def replay(request: pytest.FixtureRequest) -> Any:
     """Feed a recording to a new watch; the boot before the crash is left out where there is more than that."""
 
-    def play(data: bytes) -> CrashWatch:
+    def play(data: bytes) -> CrashMonitor:
         data = data.removeprefix(FIRST_BOOT) if len(data) > len(FIRST_LOGIN) else data
         return feed_all(make_watch(), make_console(data, request.param))
 
@@ -306,9 +306,9 @@ def test_the_consoles_of_red_hat_and_suse_are_followed(
     name: str, stage: Stage, marks: list[str], failed: str | None
 ) -> None:
     family = find_family("redhat" if name.startswith("rhel") else "suse")
-    watch = CrashWatch(family.console, find_trigger("sysrq-c").panic, PhaseClock())
+    watch = CrashMonitor(family.console, find_trigger("sysrq-c").panic, PhaseClock())
     for at_s, raw in enumerate((CONSOLES / f"{name}.log").read_bytes().split(b"\n")):
-        watch.feed(Line(clean(raw), float(at_s)))
+        watch.feed(ConsoleLine(clean(raw), float(at_s)))
     assert (watch.stage, watch.failed, watch.hopeless) == (stage, failed, None)
     assert list(watch.clock.marks_s) == marks
     assert watch.right_panic()
@@ -321,14 +321,14 @@ DRILLS = Path(__file__).parents[1] / "data" / "drills"
 TO_THE_LOGIN = [*SAVED_MARKS, "login"]
 
 
-def follow_drill(name: str, version: str) -> CrashWatch:
+def follow_drill(name: str, version: str) -> CrashMonitor:
     """Feed a recording of a drill from its trigger on to the watch of that version of SLES."""
     family, _ = choose_release(find_family("suse"), {"ID": "sles", "VERSION_ID": version})
-    watch = CrashWatch(family.console, find_trigger("sysrq-c").panic, PhaseClock())
+    watch = CrashMonitor(family.console, find_trigger("sysrq-c").panic, PhaseClock())
     lines = (DRILLS / f"{name}.log").read_bytes().split(b"\n")
     start = next(number for number, raw in enumerate(lines) if b"sysrq: Trigger a crash" in raw)
     for at_s, raw in enumerate(lines[start:]):
-        watch.feed(Line(clean(raw), float(at_s)))
+        watch.feed(ConsoleLine(clean(raw), float(at_s)))
     return watch
 
 
@@ -356,7 +356,7 @@ def test_an_aborted_makedumpfile_of_suse_is_told_in_its_own_words() -> None:
 def test_the_readme_of_an_older_kdump_does_not_make_a_dump_of_a_failed_one() -> None:
     """Told to go on after errors, it writes README.txt all the same."""
     family, _ = choose_release(find_family("suse"), {"ID": "sles", "VERSION_ID": "15.6"})
-    watch = CrashWatch(family.console, find_trigger("sysrq-c").panic, PhaseClock())
+    watch = CrashMonitor(family.console, find_trigger("sysrq-c").panic, PhaseClock())
     for text in (
         "Kernel panic - not syncing: sysrq triggered crash",
         "Command line: elfcorehdr=0x22000000",
@@ -367,17 +367,17 @@ def test_the_readme_of_an_older_kdump_does_not_make_a_dump_of_a_failed_one() -> 
         "Running makedumpfile  -d 31 -c /proc/vmcore failed (1).",
         "Generating README              Finished.",
     ):
-        watch.feed(Line(text, 0.0))
+        watch.feed(ConsoleLine(text, 0.0))
     assert watch.stage is Stage.CAPTURING
     assert watch.failed == "Running makedumpfile  -d 31 -c /proc/vmcore failed (1)."
 
 
 def test_a_capture_kernel_without_memory_is_hopeless_when_it_says_so() -> None:
     """RHEL's panic=10 would restart it ten seconds later; there is no dump to wait for."""
-    watch = CrashWatch(find_family("redhat").console, find_trigger("sysrq-c").panic, PhaseClock())
+    watch = CrashMonitor(find_family("redhat").console, find_trigger("sysrq-c").panic, PhaseClock())
     for at_s, raw in enumerate((CONSOLES / "rhel-96m-oom.log").read_bytes().split(b"\n")):
         if watch.hopeless is None:
-            watch.feed(Line(clean(raw), float(at_s)))
+            watch.feed(ConsoleLine(clean(raw), float(at_s)))
     assert watch.stage is Stage.CAPTURING
     assert watch.hopeless == ("the capture kernel panicked: Kernel panic - not syncing: System is deadlocked on memory")
 
@@ -436,14 +436,14 @@ def test_a_capture_kernel_without_memory_is_hopeless_when_it_says_so() -> None:
 def test_what_the_capture_kernels_say_moves_the_stage(
     family: str, lines: list[str], stage: Stage, failed: str | None
 ) -> None:
-    watch = CrashWatch(find_family(family).console, find_trigger("sysrq-c").panic, PhaseClock())
+    watch = CrashMonitor(find_family(family).console, find_trigger("sysrq-c").panic, PhaseClock())
     start = [
         "[   61.0] Kernel panic - not syncing: sysrq triggered crash",
         "[    0.0] Linux version 6.1.0",
         "[    0.0] Command line: elfcorehdr=0x6f000000 ro",
     ]
     for text in (*start, *lines):
-        watch.feed(Line(text, 0.0))
+        watch.feed(ConsoleLine(text, 0.0))
     assert (watch.stage, watch.failed) == (stage, failed)
 
 
@@ -458,9 +458,9 @@ def test_what_the_capture_kernels_say_moves_the_stage(
     ids=["before", "dumping", "saved", "rebooting"],
 )
 def test_only_a_dump_that_tells_no_progress_may_be_silent_for_longer(lines: list[str], silence_s: float) -> None:
-    watch = CrashWatch(find_family("suse").console, find_trigger("sysrq-c").panic, PhaseClock())
+    watch = CrashMonitor(find_family("suse").console, find_trigger("sysrq-c").panic, PhaseClock())
     for text in ("Kernel panic - not syncing: sysrq triggered crash", "Command line: elfcorehdr=0x6f000000", *lines):
-        watch.feed(Line(text, 0.0))
+        watch.feed(ConsoleLine(text, 0.0))
     assert watch.silence_s == silence_s
 
 
@@ -483,13 +483,13 @@ def follow(tmp_path: Path) -> Any:
             lost=lambda domain: domain.connection_lost(),
         )
         evidence = Evidence(tmp_path / "drill")
-        drill = _Drill(run, Plan(subject=Subject(name="debian-12", family=find_family("debian"))), evidence)
+        drill = _Drill(run, Plan(subject=SystemUnderTest(name="debian-12", family=find_family("debian"))), evidence)
         console = make_console(data, 4096, ends=ends)
         domain = SimpleNamespace(events=DomainEvents(), connection_lost=lambda: lost)
         for what in events:
             domain.events.add(what)
         guest: Any = SimpleNamespace(console=console, domain=domain)
-        watch = CrashWatch(drill.plan.subject.family.console, drill.trigger.panic, drill.clock)
+        watch = CrashMonitor(drill.plan.subject.family.console, drill.trigger.panic, drill.clock)
         drill.clock.mark("trigger")
         play.watch = watch  # type: ignore[attr-defined]
         try:
@@ -548,7 +548,7 @@ def test_a_panic_event_of_the_hypervisor_means_that_nothing_was_loaded(follow: A
     assert "pvpanic" in stopped
 
 
-def seen_so_far(data: bytes) -> tuple[CrashWatch, Console]:
+def seen_so_far(data: bytes) -> tuple[CrashMonitor, Console]:
     """A watch that has seen all complete lines, and the console with what is left."""
     watch, console = make_watch(), make_console(data, 4096, ends=False)
     with console.expecting_panic():
@@ -574,9 +574,9 @@ def test_a_progress_bar_is_seen_before_its_line_ends() -> None:
 
 def test_a_boot_loader_without_a_menu_after_the_dump_is_the_end() -> None:
     watch, _ = seen_so_far(until(b"reboot: machine restart"))
-    watch.feed(Line("GNU GRUB  version 2.06", 0.0))
+    watch.feed(ConsoleLine("GNU GRUB  version 2.06", 0.0))
     assert watch.hopeless is None
-    watch.feed(Line("   Minimal BASH-like line editing is supported. For the first word, TAB lists", 0.0))
+    watch.feed(ConsoleLine("   Minimal BASH-like line editing is supported. For the first word, TAB lists", 0.0))
     assert watch.hopeless is not None
     assert "does not come back: GRUB has nothing to boot" in watch.hopeless
     assert watch.stage is Stage.SAVED
@@ -584,10 +584,10 @@ def test_a_boot_loader_without_a_menu_after_the_dump_is_the_end() -> None:
 
 def test_a_capture_kernel_without_a_panic_on_the_console_is_a_crash() -> None:
     watch = make_watch()
-    watch.feed(Line("[  170.2] kdump-harness: this is crash 78198fa1e45796a5", 1.0))
-    watch.feed(Line("[    0.000000] Linux version 6.1.0-56-cloud-amd64 (gcc-12) #1 SMP", 2.0))
+    watch.feed(ConsoleLine("[  170.2] kdump-harness: this is crash 78198fa1e45796a5", 1.0))
+    watch.feed(ConsoleLine("[    0.000000] Linux version 6.1.0-56-cloud-amd64 (gcc-12) #1 SMP", 2.0))
     assert watch.stage is Stage.ARMED  # any kernel starts like this
-    watch.feed(Line("[    0.000000] Command line: root=/dev/vda1 ro console=ttyS0 elfcorehdr=0x6f000000", 3.0))
+    watch.feed(ConsoleLine("[    0.000000] Command line: root=/dev/vda1 ro console=ttyS0 elfcorehdr=0x6f000000", 3.0))
     assert watch.stage is Stage.CAPTURING
     assert watch.clock.between_s("panic", "capture") == 0.0
     assert watch.panic_text is None

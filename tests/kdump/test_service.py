@@ -13,7 +13,7 @@ import pytest
 from kdump_harness.base.errors import CommandFailed, NotArmed, UsageError
 from kdump_harness.distro.family import COMPRESS_FLAGS, Family, choose_release, find_family
 from kdump_harness.distro.packages import KernelChoice, LocalPackage
-from kdump_harness.kdump.service import _SIZE, GuestState, KdumpConfig, Stack, parse_os_release
+from kdump_harness.kdump.service import _SIZE, GuestState, KdumpConfig, KdumpService, parse_os_release
 
 DEBIAN = find_family("debian")
 SHIPPED = """\
@@ -59,11 +59,11 @@ class FakeShell:
         self.files[path] = text
 
 
-def stack_of(config: str = "", family: Family = DEBIAN) -> tuple[Stack, FakeShell]:
+def stack_of(config: str = "", family: Family = DEBIAN) -> tuple[KdumpService, FakeShell]:
     shell = FakeShell(etc__default__xyz="")
     shell.files[family.config.file] = config
     guest: Any = SimpleNamespace(shell=shell, factor=1.0)
-    return Stack(guest, family), shell
+    return KdumpService(guest, family), shell
 
 
 # ---------------------------------------------------------------- reading
@@ -104,33 +104,33 @@ def test_the_options_of_makedumpfile_are_read_in_every_shape(text: str, expected
 @pytest.mark.parametrize("before", [SHIPPED, "", "USE_KDUMP=1", "MAKEDUMP_ARGS='-p -d 2'\nMAKEDUMP_ARGS=-c\n"])
 def test_what_is_written_is_read_back(level: int, compress: str, before: str) -> None:
     stack, shell = stack_of(before)
-    stack.collect_with(level, compress)
+    stack.set_core_collector(level, compress)
     assert stack.configured(shell.files[DEBIAN.config.file]) == (level, compress)
 
 
 def test_the_rest_of_the_configuration_stays() -> None:
     stack, shell = stack_of(SHIPPED)
-    stack.collect_with(1, "lzo")
+    stack.set_core_collector(1, "lzo")
     after = shell.files[DEBIAN.config.file]
     assert after == SHIPPED.replace('MAKEDUMP_ARGS="-c -d 31"\n', 'MAKEDUMP_ARGS="-l -d 1"\n')
 
 
 def test_the_options_without_compression_have_no_stray_blank() -> None:
     stack, shell = stack_of(SHIPPED)
-    stack.collect_with(31, "none")
+    stack.set_core_collector(31, "none")
     assert shell.files[DEBIAN.config.file].endswith('MAKEDUMP_ARGS="-d 31"\n')
 
 
 @pytest.mark.parametrize(("level", "compress"), [(31, "zlib"), (None, None), (31, None), (None, "zlib")])
 def test_a_configuration_that_fits_is_not_touched(level: int | None, compress: str | None) -> None:
     stack, shell = stack_of(SHIPPED)
-    stack.collect_with(level, compress)
+    stack.set_core_collector(level, compress)
     assert shell.writes == 0
 
 
 def test_what_is_not_asked_for_is_kept() -> None:
     stack, shell = stack_of('MAKEDUMP_ARGS="-l -d 17"\n')
-    stack.collect_with(1, None)
+    stack.set_core_collector(1, None)
     assert stack.configured(shell.files[DEBIAN.config.file]) == (1, "lzo")
 
 
@@ -316,9 +316,9 @@ def test_a_compression_that_the_guest_cannot_write_is_refused_by_name() -> None:
     stack, shell = stack_of("core_collector makedumpfile -l -d 31\n", REDHAT)
     stack.compressors = ("none", "zlib", "lzo")
     with pytest.raises(UsageError, match=r"makedumpfile was built without zstd \(it has none, zlib, lzo\)"):
-        stack.collect_with(31, "zstd")
+        stack.set_core_collector(31, "zstd")
     assert shell.writes == 0
-    assert stack.collect_with(1, "zlib")
+    assert stack.set_core_collector(1, "zlib")
     assert stack.configured(shell.files["/etc/kdump.conf"]) == (1, "zlib")
 
 
@@ -329,8 +329,8 @@ def test_a_compression_without_a_word_is_refused_before_a_guest_is_started() -> 
 
 def test_an_elf_dump_is_not_taken_for_one_without_compression() -> None:
     stack, shell = stack_of("core_collector makedumpfile -E -d 31\n", REDHAT)
-    assert not stack.collect_with(None, None)
-    assert stack.collect_with(31, "none")
+    assert not stack.set_core_collector(None, None)
+    assert stack.set_core_collector(31, "none")
     assert "-E" not in shell.files["/etc/kdump.conf"]
 
 
@@ -420,7 +420,7 @@ def test_an_installation_that_breaks_is_no_slip_of_the_users() -> None:
 def kernels(monkeypatch: pytest.MonkeyPatch) -> Any:
     """A stack whose guest has these kernels before and after the next installation."""
 
-    def make(family: Family, before: str, after: str) -> tuple[Stack, FakeShell]:
+    def make(family: Family, before: str, after: str) -> tuple[KdumpService, FakeShell]:
         stack, shell = stack_of("", family)
         listed = iter([before, after])
         monkeypatch.setattr(stack, "_kernels", lambda: set(next(listed).split()))
@@ -672,7 +672,7 @@ def built_by(tmp_path: Path, *, reserve: str, build: str) -> tuple[str, list[str
         return SimpleNamespace(out=made.stdout, err=made.stderr, status=made.returncode, ok=made.returncode == 0)
 
     guest: Any = SimpleNamespace(shell=SimpleNamespace(run=run), factor=1.0)
-    return Stack(guest, family).reserve_and_build("256M", say=shown.append), shown
+    return KdumpService(guest, family).reserve_and_build("256M", say=shown.append), shown
 
 
 def test_what_the_tools_say_while_they_build_is_shown_and_returned(tmp_path: Path) -> None:

@@ -14,9 +14,9 @@ from kdump_harness.base.errors import UsageError
 from kdump_harness.base.verdict import Verdict
 from kdump_harness.distro.family import find_family
 from kdump_harness.drill.checks import choose_dump
-from kdump_harness.kdump.service import Stack
+from kdump_harness.kdump.service import KdumpService
 from kdump_harness.kdump.target import KEY, FoundFile, Server, find_target
-from kdump_harness.vm.shell import Result
+from kdump_harness.vm.shell import CommandResult
 
 # What kdump-save writes first and last; the status of a dump whose makedumpfile was killed (SIGABRT) is 134.
 TEMPORARY = (
@@ -37,10 +37,10 @@ OLDER = (
 class LocalShell:
     """Runs what a guest would run, here."""
 
-    def run(self, command: str, *arguments: object, timeout_s: float = 60.0, check: bool = True) -> Result:
+    def run(self, command: str, *arguments: object, timeout_s: float = 60.0, check: bool = True) -> CommandResult:
         line = command % tuple(shlex.quote(str(argument)) for argument in arguments) if arguments else command
         done = subprocess.run(["sh", "-c", line], capture_output=True, text=True, check=check)
-        return Result(command=line, status=done.returncode, out=done.stdout, err=done.stderr, took_s=0.0)
+        return CommandResult(command=line, status=done.returncode, out=done.stdout, err=done.stderr, took_s=0.0)
 
 
 def look(family: str, directory: Path) -> dict[str, FoundFile]:
@@ -151,10 +151,10 @@ class Machine:
         self.asked: list[str] = []
         self.shell = self
 
-    def run(self, command: str, *arguments: object, timeout_s: float = 60.0, check: bool = True) -> Result:
+    def run(self, command: str, *arguments: object, timeout_s: float = 60.0, check: bool = True) -> CommandResult:
         line = command % arguments if arguments else command
         self.asked.append(line)
-        return Result(command=line, status=0, out="", err="", took_s=0.0)
+        return CommandResult(command=line, status=0, out="", err="", took_s=0.0)
 
     def succeeds(self, command: str, *arguments: object, timeout_s: float = 60.0) -> bool:
         self.asked.append(command)
@@ -201,12 +201,14 @@ def test_a_target_is_written_as_its_family_says_it_and_goes_without_a_trace(
 ) -> None:
     driven = find_family(family)
     guest: Any = Machine(**{driven.config.file: FOUND[family]})
-    stack = Stack(guest, driven)
-    assert find_target(target, driven, a_server()).aim(guest, stack)
+    stack = KdumpService(guest, driven)
+    assert find_target(target, driven, a_server()).configure(guest, stack)
     written = guest.files[driven.config.file].splitlines()
     assert set(lines) <= set(written)
-    assert not find_target(target, driven, a_server()).aim(guest, stack) or target == "ssh"  # a key is made each time
-    assert find_target("local", driven).aim(guest, stack)
+    assert (
+        not find_target(target, driven, a_server()).configure(guest, stack) or target == "ssh"
+    )  # a key is made each time
+    assert find_target("local", driven).configure(guest, stack)
     assert sorted(guest.files[driven.config.file].replace("file://", "").splitlines()) == sorted(
         FOUND[family].replace("file://", "").splitlines()
     )
@@ -215,21 +217,21 @@ def test_a_target_is_written_as_its_family_says_it_and_goes_without_a_trace(
 def test_a_local_target_leaves_the_configuration_as_it_is() -> None:
     driven = find_family("debian")
     guest: Any = Machine(**{driven.config.file: FOUND["debian"]})
-    assert not find_target("local", driven).aim(guest, Stack(guest, driven))
+    assert not find_target("local", driven).configure(guest, KdumpService(guest, driven))
     assert guest.files[driven.config.file] == FOUND["debian"]
 
 
 def test_red_hat_sends_a_flattened_dump_over_ssh() -> None:
-    driven = find_target("ssh", find_family("redhat"), a_server()).adapt(find_family("redhat"))
+    driven = find_target("ssh", find_family("redhat"), a_server()).family_for(find_family("redhat"))
     assert "makedumpfile -F -l" in driven.config.with_collection("", 31, "lzo")
-    assert find_target("local", driven).adapt(driven) == driven
+    assert find_target("local", driven).family_for(driven) == driven
 
 
 def test_the_key_of_kdump_is_taken_to_the_server_and_ours_does_not_stay() -> None:
     driven = find_family("debian")
     guest: Any = Machine(**{driven.config.file: ""})
     server = a_server()
-    find_target("ssh", driven, server).aim(guest, Stack(guest, driven))
+    find_target("ssh", driven, server).configure(guest, KdumpService(guest, driven))
     assert any(command.startswith("kdump-config propagate") for command in guest.asked)
     assert "PRIVATE KEY" in guest.files[KEY]
     told: Any = server.shell

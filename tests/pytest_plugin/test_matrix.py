@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from kdump_harness.base.evidence import EvidenceRoot
-from kdump_harness.pytest_plugin.matrix import UNFINISHED, Entry, Matrix, Outcome, short_names
+from kdump_harness.pytest_plugin.matrix import UNFINISHED, Matrix, MatrixEntry, Outcome, short_names
 
 pytest_plugins = ["pytester"]
 
@@ -387,14 +387,14 @@ def test_nothing_is_written_where_no_image_was_run(run_matrix: Any, arguments: t
 # ---------------------------------------------------------------- the table by itself
 
 
-def entry(image: str, scenario: str, outcome: Outcome = Outcome.VERIFIED, **more: Any) -> Entry:
+def entry(image: str, scenario: str, outcome: Outcome = Outcome.VERIFIED, **more: Any) -> MatrixEntry:
     parameters = more.pop("parameters", "")
-    return Entry(
+    return MatrixEntry(
         image=image, scenario=scenario, nodeid=f"scenarios/{scenario}[{image}{parameters}]", outcome=outcome, **more
     )
 
 
-def matrix_of(*entries: Entry) -> Matrix:
+def matrix_of(*entries: MatrixEntry) -> Matrix:
     matrix = Matrix()
     for one in entries:
         matrix.add(one)
@@ -460,7 +460,7 @@ def test_an_entry_travels_as_plain_values() -> None:
     one = entry("a", "t.py::t", Outcome.FAILED, verdicts=[{"dump": {"path": Path("x")}}], evidence=["e"])
     told = one.to_json()
     assert json.loads(json.dumps(told)) == told
-    again = Entry.from_json(told)
+    again = MatrixEntry.from_json(told)
     assert (again.outcome, again.evidence, again.verdicts) == (Outcome.FAILED, ["e"], [{"dump": {"path": "x"}}])
 
 

@@ -21,7 +21,7 @@ from kdump_harness.cli.verbs import schedule
 from kdump_harness.history.database import DRILL, History
 from kdump_harness.history.metrics import render, write_metrics
 from kdump_harness.schedule import running, units
-from kdump_harness.schedule.running import GoesOn, Result, alone, call_hook, last_words, remember, run_drill
+from kdump_harness.schedule.running import GoesOn, ScheduledResult, alone, call_hook, last_words, remember, run_drill
 from kdump_harness.schedule.units import Schedule, quote, verify
 
 SPANS = {"at": "*-*-* 02:30", "delay": "30min", "limit": "12h"}
@@ -205,9 +205,9 @@ def test_two_runs_do_not_meet(tmp_path: Path) -> None:
         pass
 
 
-def _result(**changes: Any) -> Result:
+def _result(**changes: Any) -> ScheduledResult:
     fields: dict[str, Any] = {"image": "debian-12", "word": "failed", "status": 1, "said": "x", "before": "verified"}
-    return Result(**{**fields, "verdict": VERDICT, **changes})
+    return ScheduledResult(**{**fields, "verdict": VERDICT, **changes})
 
 
 def test_the_hook_reads_the_verdict(tmp_path: Path) -> None:

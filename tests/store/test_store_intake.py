@@ -23,7 +23,7 @@ from kdump_harness.store.intake import copying
 from kdump_harness.store.intake.arrivals import place_of, shown
 from kdump_harness.store.intake.copying import NoRoom
 from kdump_harness.store.intake.examine import examine
-from kdump_harness.store.store import KNOWN, REFUSED, STORED, WAITING, Outcome, Store, host_of
+from kdump_harness.store.store import KNOWN, REFUSED, STORED, WAITING, IntakeOutcome, Store, host_of
 from kdump_harness.store.watching import Watcher
 from store_factory import LOGS, examine_once, make_dump, put
 from vmcore_factory import Kdump, flat_stream, flatten
@@ -60,11 +60,11 @@ def kept(tmp_path: Path) -> Iterator[Store]:
         yield made
 
 
-def _look(kept: Store, top: Path) -> dict[str, Outcome]:
+def _look(kept: Store, top: Path) -> dict[str, IntakeOutcome]:
     return {Path(outcome.path).name: outcome for outcome in Watcher(kept, top).look()}
 
 
-def _add(kept: Store, path: Path) -> Outcome:
+def _add(kept: Store, path: Path) -> IntakeOutcome:
     with place_of(path) as (place, name):
         return kept.admit(place, name)
 

@@ -23,11 +23,11 @@ from kdump_harness.store.intake.signature import signature, traits
 from kdump_harness.store.patterns import find_patterns, seen_before
 from kdump_harness.store.policy import Policy
 from kdump_harness.store.push import Central
-from kdump_harness.store.remote import Machine
+from kdump_harness.store.remote import SourceMachine
 from kdump_harness.store.retention import decide, prune
 from kdump_harness.store.store import Store
 from kdump_harness.store.watching import Watcher
-from kdump_harness.triage import Module, Task, Triage
+from kdump_harness.triage import CrashedTask, Module, Triage
 from store_factory import LOGS, examine_once, make_dump, put
 
 DAY_S = 86400.0
@@ -62,7 +62,7 @@ def _crash(*stack: str, **facts: Any) -> Triage:
         ("kernel", "panic", "reason", "rip", "taint_flags"),
     )
     fields |= dict.fromkeys(("taints", "modules", "call_trace", "remarks"), ())
-    return Triage(source="", task=Task(comm="x", pid=1, cpu=0), stack=stack, **{**fields, **facts})
+    return Triage(source="", task=CrashedTask(comm="x", pid=1, cpu=0), stack=stack, **{**fields, **facts})
 
 
 def _text(crash: Triage) -> str:
@@ -275,7 +275,7 @@ def _unpacked(path: Path, to: Path) -> Path:
 def test_a_bundle_s_checksums_hold(kept: Store, tmp_path: Path) -> None:
     dump = _admit(kept, LOGS / "6.1.0.kdump")
     (tmp_path / "change.md").write_text("CHG-17: new kernel\n")
-    request = Request(to=tmp_path / "b.tar", machine=Machine(None), change=str(tmp_path / "change.md"))
+    request = Request(to=tmp_path / "b.tar", machine=SourceMachine(None), change=str(tmp_path / "change.md"))
     manifest = make_bundle(kept, dump, request)
     top = _unpacked(request.to, tmp_path / "out")
     assert request.to.stat().st_mode & 0o777 == 0o600
@@ -424,7 +424,7 @@ def test_a_bundle_that_is_made_is_not_swept(kept: Store, tmp_path: Path, monkeyp
 
 def test_what_the_machine_cannot_tell_is_left_out(kept: Store, tmp_path: Path) -> None:
     dump = _admit(kept, LOGS / "6.1.0.kdump")
-    manifest = make_bundle(kept, dump, Request(to=tmp_path / "b.tar", machine=Machine(None), with_vmcore=False))
+    manifest = make_bundle(kept, dump, Request(to=tmp_path / "b.tar", machine=SourceMachine(None), with_vmcore=False))
     why = {one["what"]: one["why"] for one in manifest["left_out"]}
     assert why["kdump's configuration (/etc/sysconfig/kdump)"] == "there is none"
     assert manifest["schema"] == bundle.SCHEMA

@@ -22,7 +22,7 @@ from kdump_harness.base.clock import poll
 from kdump_harness.base.errors import HostError, UsageError
 from kdump_harness.base.progress import Progress
 from kdump_harness.cli.parser import main
-from kdump_harness.triage import Module, NoDebugInfo, Task, child, debian, debuginfo, debuginfod, triage
+from kdump_harness.triage import CrashedTask, Module, NoDebugInfo, child, debian, debuginfo, debuginfod, triage
 from kdump_harness.triage.debuginfo import Wanted
 from kdump_harness.triage.image import read_image
 from kdump_harness.triage.log import read_log
@@ -91,7 +91,7 @@ def put(path: Path, data: bytes) -> Path:
 def test_the_log_of_a_real_kernel_tells_the_crash(name: str, cpu: int, flags: str, frames: int) -> None:
     found = triage(LOGS / f"{name}.kdump")
     assert found.panic == "Kernel panic - not syncing: sysrq triggered crash"
-    assert found.task == Task(comm="init", pid=1, cpu=cpu)
+    assert found.task == CrashedTask(comm="init", pid=1, cpu=cpu)
     assert found.taint_flags == flags
     assert [taint.name for taint in found.taints] == (["UNSIGNED_MODULE"] if flags else [])
     assert len(found.stack) == frames
@@ -137,7 +137,7 @@ OOPS = """\
 def test_of_several_reports_the_one_that_was_fatal_counts() -> None:
     found = read_log(OOPS)
     assert found.panic == "BUG: kernel NULL pointer dereference, address: 0000000000000010"
-    assert found.task == Task(comm="Web Content", pid=812, cpu=3)
+    assert found.task == CrashedTask(comm="Web Content", pid=812, cpu=3)
     assert found.taint_flags == "WOE"
     assert found.rip == "RIP: 0010:broken_write+0x5/0x10 [broken]"
     assert found.stack == ("broken_open+0x21/0x30 [broken]", "0xffffffffc0ffee00", "vfs_write+0xc7/0x3f0")
@@ -170,7 +170,7 @@ def test_a_panic_behind_an_oops_keeps_the_report_and_names_the_reason() -> None:
 )
 def test_the_forms_of_the_line_that_names_the_task(line: str, task: str, flags: str) -> None:
     found = read_log(line.replace("[  145.4]", "[  145.411139]").replace("[1.0]", "[    1.000000]") + "\n")
-    assert found.task == Task(comm=task, pid=648, cpu=1)
+    assert found.task == CrashedTask(comm=task, pid=648, cpu=1)
     assert found.taint_flags == flags
 
 
@@ -261,7 +261,7 @@ def test_a_drgn_that_fails_falls_back_to_the_log(tmp_path: Path) -> None:
     assert found.source.startswith("kernel log only: ")
     assert str(tmp_path / "vmlinux") in found.source
     assert "Traceback" not in found.source
-    assert found.task == Task(comm="init", pid=1, cpu=0)
+    assert found.task == CrashedTask(comm="init", pid=1, cpu=0)
 
 
 def combine(monkeypatch: pytest.MonkeyPatch, answer: child.Answer, tmp_path: Path) -> triage_package.Triage:
@@ -281,7 +281,7 @@ def test_what_drgn_tells_comes_before_the_log(monkeypatch: pytest.MonkeyPatch, t
     }
     found = combine(monkeypatch, child.Answer(told, []), tmp_path)
     assert found.source == f"drgn with {tmp_path}/vmlinux"
-    assert found.task == Task(comm="bash", pid=7, cpu=1)
+    assert found.task == CrashedTask(comm="bash", pid=7, cpu=1)
     assert found.stack == tuple(stack)
     assert [module.name for module in found.tainting_modules] == ["broken"]
     assert [taint.letter for taint in found.taints] == ["O", "E"]

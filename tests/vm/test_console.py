@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from kdump_harness.base.clock import now_s
 from kdump_harness.base.errors import ConsoleLost, UnexpectedPanic, WaitedInVain
-from kdump_harness.vm.console import ByteQueue, Console, Line, clean
+from kdump_harness.vm.console import ByteQueue, Console, ConsoleLine, clean
 
 BOOT = b"\x1b[0;32m  OK  \x1b[0m Started ssh.service.\r\nDebian GNU/Linux 12 guest ttyS0\r\n\r\nguest login: "
 CRASH = b"[   60.1] sysrq: Trigger a crash\r\n[   60.2] Kernel panic - not syncing: sysrq triggered crash\r\n"
@@ -87,7 +87,7 @@ def test_a_wait_says_what_it_waited_for_and_what_came_last(replay) -> None:
 
 
 def test_a_wait_ends_when_it_has_become_hopeless(replay) -> None:
-    def give_up(line: Line) -> str | None:
+    def give_up(line: ConsoleLine) -> str | None:
         return "the disk is gone" if "I/O error" in line.text else None
 
     with pytest.raises(WaitedInVain, match="the disk is gone"):

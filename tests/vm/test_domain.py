@@ -246,7 +246,7 @@ def test_a_disk_that_only_its_owner_can_read_is_told_to_others(tmp_path: Path, m
     base = tmp_path / "base.qcow2"
     base.touch(mode=0o600)
     told = [{"filename": "top", "format": "qcow2"}, {"filename": str(base), "format": "qcow2"}]
-    here = guest_host.Here(State(tmp_path / "state"), RunDirectory("abc123", tmp_path), "qemu:///system")
+    here = guest_host.LocalHost(State(tmp_path / "state"), RunDirectory("abc123", tmp_path), "qemu:///system")
     monkeypatch.setattr(guest_host, "qemu_img", lambda *_: json.dumps(told))
     monkeypatch.setattr(guest_host.os, "geteuid", lambda: 0)
     assert here.layers(tmp_path / "top") == (Layer(path=base, format="qcow2", relabel=True),)
@@ -260,7 +260,7 @@ def test_a_disk_that_only_its_owner_can_read_is_told_to_others(tmp_path: Path, m
 def test_the_memory_of_a_guest_is_taken_in_each_of_its_drills(tmp_path: Path) -> None:
     run = Run(Options(quiet=True))
     state = State(tmp_path)
-    run.place = guest_host.Here(state, RunDirectory("abc123", tmp_path / "runs"), "qemu:///system")
+    run.host = guest_host.LocalHost(state, RunDirectory("abc123", tmp_path / "runs"), "qemu:///system")
     domain = SimpleNamespace(dump_memory=lambda path, tick: path.write_bytes(b"memory"))
     guest: Any = SimpleNamespace(name="kdh-abc123-1-debian-12", domain=domain)
     taken = [run.memory_of(guest) for _ in range(2)]

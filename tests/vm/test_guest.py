@@ -16,7 +16,7 @@ from kdump_harness.base.evidence import Evidence
 from kdump_harness.vm import guest as guest_module
 from kdump_harness.vm.console import ByteQueue
 from kdump_harness.vm.guest import Guest
-from kdump_harness.vm.hosts.guest_host import Place
+from kdump_harness.vm.hosts.guest_host import GuestHost
 from kdump_harness.vm.hypervisor.domain import DomainEvents
 from kdump_harness.vm.run import Options, Run
 from kdump_harness.vm.shell import Access, Shell
@@ -123,7 +123,7 @@ def test_a_shell_of_the_initramfs_is_named_at_once(booting: Any) -> None:
 def test_the_connection_to_a_guest_is_closed_whatever_ends_it(tmp_path: Path) -> None:
     done: list[str] = []
     run = Run(Options(quiet=True))
-    run.place = cast(Place, SimpleNamespace(connect=None, alive=lambda: True))
+    run.host = cast(GuestHost, SimpleNamespace(connect=None, alive=lambda: True))
     domain: Any = SimpleNamespace(
         name="mine",
         events=DomainEvents(),

@@ -17,7 +17,7 @@ from kdump_harness.cli.parser import main
 from kdump_harness.images.state import State
 from kdump_harness.vm import host_check
 from kdump_harness.vm.hosts import guest_host
-from kdump_harness.vm.hosts.guest_host import TOOLS, Here, There, open_place
+from kdump_harness.vm.hosts.guest_host import TOOLS, LocalHost, RemoteHost, open_guest_host
 from ssh_factory import uri_of, write_ssh
 
 pytestmark = pytest.mark.skipif(shutil.which("qemu-img") is None, reason="qemu-img is not installed")
@@ -31,14 +31,14 @@ def uri(tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def reach(tmp_path: Path, uri: str) -> Iterator[Callable[..., There]]:
+def reach(tmp_path: Path, uri: str) -> Iterator[Callable[..., RemoteHost]]:
     """Reach the other host for a run, or without one for a look."""
     with contextlib.ExitStack() as stack:
 
-        def make(run: str = "") -> There:
+        def make(run: str = "") -> RemoteHost:
             here = tmp_path / f"here-{run}"
             here.mkdir()
-            made = There(uri, here, state=tmp_path / "far", run=run, tools=TOOLS, progress=Progress(quiet=True))
+            made = RemoteHost(uri, here, state=tmp_path / "far", run=run, tools=TOOLS, progress=Progress(quiet=True))
             stack.callback(made.close)
             return made
 
@@ -46,7 +46,7 @@ def reach(tmp_path: Path, uri: str) -> Iterator[Callable[..., There]]:
 
 
 @pytest.fixture
-def there(reach: Callable[..., There]) -> There:
+def there(reach: Callable[..., RemoteHost]) -> RemoteHost:
     return reach("aaa111")
 
 
@@ -83,20 +83,20 @@ def write_into(disk: Path, data: str) -> None:
     )
 
 
-def test_a_run_has_a_directory_over_there_that_goes_with_it(reach: Callable[..., There], tmp_path: Path) -> None:
+def test_a_run_has_a_directory_over_there_that_goes_with_it(reach: Callable[..., RemoteHost], tmp_path: Path) -> None:
     there = reach("aaa111")
     assert there.directory == tmp_path / "far" / "runs" / "aaa111"
     assert there.directory.stat().st_mode & 0o777 == 0o711
     look = reach()
-    assert (look.living_runs(), look.dead_runs()) == ({"aaa111"}, {})
+    assert (look.active_runs(), look.stale_runs()) == ({"aaa111"}, {})
     assert look.is_held(there.directory)
     assert not look.is_held(tmp_path)
     there.close()
     assert not there.directory.exists()
-    assert look.living_runs() == frozenset()
+    assert look.active_runs() == frozenset()
 
 
-def test_a_run_that_is_killed_leaves_nothing_over_there(there: There) -> None:
+def test_a_run_that_is_killed_leaves_nothing_over_there(there: RemoteHost) -> None:
     (there.directory / "disk-1.qcow2").touch()
     assert there._ssh._master is not None
     assert there._ssh._master.stdin is not None
@@ -106,7 +106,7 @@ def test_a_run_that_is_killed_leaves_nothing_over_there(there: There) -> None:
 
 
 def test_what_a_host_that_lost_power_has_left_goes_with_the_next_run(
-    reach: Callable[..., There], tmp_path: Path
+    reach: Callable[..., RemoteHost], tmp_path: Path
 ) -> None:
     dead = tmp_path / "far" / "runs" / "dead00"
     dead.mkdir(parents=True)
@@ -120,7 +120,7 @@ def test_what_a_host_that_lost_power_has_left_goes_with_the_next_run(
 
 
 def test_a_disk_is_sent_once_with_its_holes_and_what_it_rests_on(
-    reach: Callable[..., There], raw: Path, tmp_path: Path
+    reach: Callable[..., RemoteHost], raw: Path, tmp_path: Path
 ) -> None:
     there = reach("aaa111")
     armed = tmp_path / "armed.qcow2"
@@ -143,14 +143,14 @@ def test_a_disk_is_sent_once_with_its_holes_and_what_it_rests_on(
     assert not {layer.path for layer in other.layers(other.directory / "disk-1.qcow2")} & set(before)
 
 
-def test_a_disk_that_its_owner_alone_can_read_is_not_put_where_others_can(there: There, raw: Path) -> None:
+def test_a_disk_that_its_owner_alone_can_read_is_not_put_where_others_can(there: RemoteHost, raw: Path) -> None:
     raw.chmod(0o600)
     with pytest.raises(UsageError, match="can be read by its owner alone"):
         there.overlay(there.directory / "disk-1.qcow2", raw, base_format="raw")
     assert not list((there.state / "copies").glob("*/disk"))
 
 
-def test_a_disk_that_stops_coming_is_no_copy(there: There, raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_that_stops_coming_is_no_copy(there: RemoteHost, raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     feed = there._ssh.feed
 
     def cut(source: Any, *arguments: Any, **others: Any) -> None:
@@ -162,7 +162,9 @@ def test_a_disk_that_stops_coming_is_no_copy(there: There, raw: Path, monkeypatc
     assert not [path for path in (there.state / "copies").iterdir() if path.suffix != ".lock"]
 
 
-def test_a_disk_that_is_finished_over_there_is_kept_here_and_there(there: There, raw: Path, tmp_path: Path) -> None:
+def test_a_disk_that_is_finished_over_there_is_kept_here_and_there(
+    there: RemoteHost, raw: Path, tmp_path: Path
+) -> None:
     kept = tmp_path / "armed" / "disk.qcow2"
     kept.parent.mkdir()
     with there.kept_overlay(kept, raw, base_format="raw") as disk:
@@ -178,7 +180,7 @@ def test_a_disk_that_is_finished_over_there_is_kept_here_and_there(there: There,
     assert content(overlay)[2 * MIB :].startswith(b"armed")
 
 
-def test_a_disk_that_is_not_finished_is_kept_nowhere(there: There, raw: Path, tmp_path: Path) -> None:
+def test_a_disk_that_is_not_finished_is_kept_nowhere(there: RemoteHost, raw: Path, tmp_path: Path) -> None:
     kept = tmp_path / "disk.qcow2"
     with (
         pytest.raises(HostError, match="no"),
@@ -189,7 +191,7 @@ def test_a_disk_that_is_not_finished_is_kept_nowhere(there: There, raw: Path, tm
     assert not disk.parent.exists()
 
 
-def test_a_disk_of_a_guest_is_read_here_with_all_that_it_rests_on(there: There, raw: Path) -> None:
+def test_a_disk_of_a_guest_is_read_here_with_all_that_it_rests_on(there: RemoteHost, raw: Path) -> None:
     saved, disk = there.directory / "disk-1.qcow2", there.directory / "disk-2.qcow2"
     there.overlay(saved, raw, base_format="raw")
     write_into(saved, "saved")
@@ -206,7 +208,7 @@ def test_a_disk_of_a_guest_is_read_here_with_all_that_it_rests_on(there: There, 
 
 
 def test_what_was_read_of_a_disk_goes_with_it_and_its_base_is_fetched_once(
-    there: There, raw: Path, tmp_path: Path
+    there: RemoteHost, raw: Path, tmp_path: Path
 ) -> None:
     saved = there.directory / "disk-1.qcow2"
     there.overlay(saved, raw, base_format="raw")
@@ -223,7 +225,7 @@ def test_what_was_read_of_a_disk_goes_with_it_and_its_base_is_fetched_once(
     assert set(there._local.iterdir()) == before
 
 
-def test_small_files_go_to_the_run_and_come_back(there: There, tmp_path: Path) -> None:
+def test_small_files_go_to_the_run_and_come_back(there: RemoteHost, tmp_path: Path) -> None:
     seed = tmp_path / "seed.iso"
     seed.write_bytes(b"seed")
     put = there.put(seed)
@@ -242,7 +244,7 @@ def test_small_files_go_to_the_run_and_come_back(there: There, tmp_path: Path) -
     assert [path.name for path in there.directory.iterdir()] == ["lock"]
 
 
-def test_room_and_memory_are_asked_for_over_there(there: There) -> None:
+def test_room_and_memory_are_asked_for_over_there(there: RemoteHost) -> None:
     there.require_space(1, "nearly nothing")
     with pytest.raises(HostError, match=r"far on far needs 999999999 MiB for the drill.*--remote-state DIR"):
         there.require_space(999_999_999, "the drill")
@@ -251,7 +253,7 @@ def test_room_and_memory_are_asked_for_over_there(there: There) -> None:
         there.require_memory(999_999_999, "big")
 
 
-def test_what_can_only_be_had_on_the_host_of_the_guests_is_refused_elsewhere(there: There) -> None:
+def test_what_can_only_be_had_on_the_host_of_the_guests_is_refused_elsewhere(there: RemoteHost) -> None:
     with pytest.raises(HostError, match="a disk that fails can only be had on the host of the guests, which is far"):
         there.require_here("a disk that fails")
 
@@ -259,7 +261,7 @@ def test_what_can_only_be_had_on_the_host_of_the_guests_is_refused_elsewhere(the
 def test_a_host_without_the_tools_is_unfit(tmp_path: Path) -> None:
     bare = uri_of(write_ssh(tmp_path), "bare")
     with pytest.raises(HostError, match=r"bare cannot run guests for us: it lacks qemu-img tar flock$"):
-        There(bare, tmp_path, run="aaa111", tools=TOOLS, progress=Progress(quiet=True))
+        RemoteHost(bare, tmp_path, run="aaa111", tools=TOOLS, progress=Progress(quiet=True))
 
 
 def test_a_state_that_cannot_be_made_is_told(tmp_path: Path, uri: str) -> None:
@@ -267,17 +269,17 @@ def test_a_state_that_cannot_be_made_is_told(tmp_path: Path, uri: str) -> None:
     with pytest.raises(
         HostError, match=f"its state directory {tmp_path}/file/state cannot be used .*Not a directory[)]$"
     ):
-        There(uri, tmp_path, state=tmp_path / "file" / "state", run="aaa111", progress=Progress(quiet=True))
+        RemoteHost(uri, tmp_path, state=tmp_path / "file" / "state", run="aaa111", progress=Progress(quiet=True))
 
 
 def test_a_login_shell_that_talks_is_told(tmp_path: Path, uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(guest_host, "_HOLD", "echo Welcome to far")
     with pytest.raises(HostError, match="its login shell prints 'Welcome to far'"):
-        There(uri, tmp_path, run="aaa111", progress=Progress(quiet=True))
+        RemoteHost(uri, tmp_path, run="aaa111", progress=Progress(quiet=True))
 
 
 def test_clean_removes_over_there_what_dead_runs_left_and_copies_when_asked(
-    reach: Callable[..., There], raw: Path, tmp_path: Path, uri: str, monkeypatch: pytest.MonkeyPatch,
+    reach: Callable[..., RemoteHost], raw: Path, tmp_path: Path, uri: str, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     def refuse(*_: object, **__: object) -> None:
@@ -324,7 +326,9 @@ def test_a_host_that_cannot_be_used_is_told_in_one_sentence(
 
 def test_doctor_says_what_the_other_host_lacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     far = uri_of(write_ssh(tmp_path))
-    monkeypatch.setattr(host_check, "_mirror", lambda: host_check.Finding(name="package mirror", ok=True, seen="there"))
+    monkeypatch.setattr(
+        host_check, "_mirror", lambda: host_check.HostFinding(name="package mirror", ok=True, seen="there")
+    )
     monkeypatch.setattr(guest_host, "_LACKING", 'for name in "$@"; do echo "$name"; done')
     found = {one.name: one for one in host_check.examine(uri=far, state_directory=None, remote_state=tmp_path / "far")}
     assert found["ssh to far"].ok
@@ -336,7 +340,9 @@ def test_doctor_says_what_the_other_host_lacks(tmp_path: Path, monkeypatch: pyte
 
 
 def test_doctor_says_why_nobody_is_let_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(host_check, "_mirror", lambda: host_check.Finding(name="package mirror", ok=True, seen="there"))
+    monkeypatch.setattr(
+        host_check, "_mirror", lambda: host_check.HostFinding(name="package mirror", ok=True, seen="there")
+    )
     found = host_check.examine(uri=uri_of(write_ssh(tmp_path), "closed"), state_directory=None)
     refused = next(one for one in found if one.name == "ssh to closed")
     assert not refused.ok
@@ -347,9 +353,9 @@ def test_on_this_host_files_are_where_they_are_made(tmp_path: Path, raw: Path) -
     state = State(tmp_path / "state")
     with (
         state.run() as directory,
-        open_place("qemu:///system", state, directory, remote_state=None, progress=Progress(quiet=True)) as here,
+        open_guest_host("qemu:///system", state, directory, remote_state=None, progress=Progress(quiet=True)) as here,
     ):
-        assert isinstance(here, Here)
+        assert isinstance(here, LocalHost)
         assert (here.address, here.directory, here.lasting) == ("qemu:///system", directory.path, ())
         overlay = here.directory / "disk-1.qcow2"
         here.overlay(overlay, raw, base_format="raw")
@@ -363,7 +369,7 @@ def test_on_this_host_files_are_where_they_are_made(tmp_path: Path, raw: Path) -
         here.require_here("a disk that fails")
 
 
-def test_a_connection_to_a_guest_is_made_over_there(there: There, tmp_path: Path) -> None:
+def test_a_connection_to_a_guest_is_made_over_there(there: RemoteHost, tmp_path: Path) -> None:
     (tmp_path / "guest-192.0.2.7:22").write_text("SSH-2.0-guest")
     with there.connect("192.0.2.7", 22, 5.0) as connection:
         assert connection.recv(4) == b"SSH-"

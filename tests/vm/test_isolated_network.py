@@ -54,7 +54,7 @@ def test_a_host_without_a_free_subnet_is_told() -> None:
 def test_a_disk_that_fails_needs_its_server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(faults.shutil, "which", lambda _name: None)
     run: Any = SimpleNamespace(
-        directory=SimpleNamespace(path=tmp_path), place=SimpleNamespace(require_here=lambda _what: None)
+        directory=SimpleNamespace(path=tmp_path), host=SimpleNamespace(require_here=lambda _what: None)
     )
     with pytest.raises(HostError, match="needs nbdkit"), faults.failing_disk(run, 1, serial="x"):
         pass

@@ -11,7 +11,7 @@ from xml.etree.ElementTree import Element
 import pytest
 from kdump_harness.base.errors import UsageError
 from kdump_harness.vm.hypervisor.domain import DomainSpec
-from kdump_harness.vm.hypervisor.source_domain import CloneParts, Original, clone_xml, read_original
+from kdump_harness.vm.hypervisor.source_domain import CloneParts, SourceDescription, clone_xml, read_original
 from source_domain_factory import CARDS, MAC, OTHER_MAC, SYSTEM, disk, machine, read
 
 # ---------------------------------------------------------------- reading
@@ -167,7 +167,7 @@ def test_the_firmware_is_read(os: str, firmware: str) -> None:
 # ---------------------------------------------------------------- the clone
 
 
-def spec(original: Original, **facts: Any) -> DomainSpec:
+def spec(original: SourceDescription, **facts: Any) -> DomainSpec:
     known: dict[str, Any] = {
         "name": "kdh-abc123-3-my",
         "accelerator": "kvm",
@@ -194,7 +194,7 @@ def parts(**facts: Any) -> CloneParts:
     return CloneParts(**{**known, **facts})
 
 
-def cloned(original: Original | None = None, *, of: Any = None, **facts: Any) -> Element:
+def cloned(original: SourceDescription | None = None, *, of: Any = None, **facts: Any) -> Element:
     original = original or read()
     return ElementTree.fromstring(clone_xml(original, spec(original, **facts), of or parts()))
 

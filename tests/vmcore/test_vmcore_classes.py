@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from kdump_harness.vmcore import VmcoreError, inspect, open_vmcore
 from kdump_harness.vmcore.classes import (
-    Leftover,
+    LevelViolations,
     PageClass,
     Tally,
     classify,
@@ -447,10 +447,10 @@ def test_a_sliver_is_no_remark() -> None:
         PageClass.KERNEL: Tally(30_000, 29_968),
         PageClass.UNKNOWN: Tally(5000, 0),
     }
-    assert list(Leftover.of(counts, 31).remarks()) == []
-    assert len(list(Leftover.of({**counts, PageClass.FREE: Tally(200_000, 4001)}, 31).remarks())) == 1
-    assert len(list(Leftover.of({**counts, PageClass.KERNEL: Tally(30_000, 29_967)}, 31).remarks())) == 1
-    assert list(Leftover.of({PageClass.KERNEL: Tally(30_000, 9)}, 31, zeros_absent=True).remarks()) == []
+    assert list(LevelViolations.of(counts, 31).remarks()) == []
+    assert len(list(LevelViolations.of({**counts, PageClass.FREE: Tally(200_000, 4001)}, 31).remarks())) == 1
+    assert len(list(LevelViolations.of({**counts, PageClass.KERNEL: Tally(30_000, 29_967)}, 31).remarks())) == 1
+    assert list(LevelViolations.of({PageClass.KERNEL: Tally(30_000, 9)}, 31, zeros_absent=True).remarks()) == []
 
 
 def as_elf(memory: Memory, claimed_bytes: int | None = None) -> bytes:

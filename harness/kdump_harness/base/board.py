@@ -19,7 +19,7 @@ STILL_S = 60.0  # between two lines of a log
 
 
 @dataclass
-class Running:
+class BoardLine:
     """A task on its way, here or at a worker."""
 
     label: str
@@ -39,7 +39,7 @@ class Board:
         self._waiting: dict[str, int] = defaultdict(int)  # those that do not run, by kind
         self.total, self.finished, self.failed = 0, 0, 0
         self.expect(kinds)
-        self.running: dict[str, Running] = {}
+        self.running: dict[str, BoardLine] = {}
         self._took_s: dict[str, list[float]] = defaultdict(list)
         self._most = 0  # that ran at once, lately
         self._quiet = quiet
@@ -65,7 +65,7 @@ class Board:
         if key in self.running:
             self._stopped(key)
         self._waiting[kind] -= 1
-        self.running[key] = Running(label, kind, self._clock(), worker, address)
+        self.running[key] = BoardLine(label, kind, self._clock(), worker, address)
         self._most = max(self._most, len(self.running))
         if worker:
             self.say(f"{label}: runs on {worker}", log_only=True)

@@ -39,7 +39,7 @@ def ending_when(asked: Callable[[], bool]) -> Iterator[None]:
         _thread.asked = None
 
 
-def look_whether_to_end() -> None:
+def raise_if_stopped() -> None:
     """Raise Stopped where this thread's job is to end; all that waits comes by here."""
     if _thread.asked is not None and _thread.asked():
         _thread.asked = None
@@ -59,10 +59,10 @@ def utc_s() -> float:
 def pause(seconds: float) -> None:
     """Sleep; only for back-offs that have no event to wait for."""
     until_s = now_s() + seconds
-    look_whether_to_end()
+    raise_if_stopped()
     while (left_s := until_s - now_s()) > 0:
         time.sleep(min(left_s, _SLICE_S))
-        look_whether_to_end()
+        raise_if_stopped()
 
 
 class Deadline:
@@ -85,7 +85,7 @@ class Deadline:
     @property
     def passed(self) -> bool:
         """Whether the moment is over; Stopped where nobody waits for it any more."""
-        look_whether_to_end()
+        raise_if_stopped()
         return self.left_s <= 0.0
 
 

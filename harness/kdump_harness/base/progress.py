@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from rich.console import Console as RichConsole
 from rich.status import Status
 
-from .clock import look_whether_to_end, now_s
+from .clock import now_s, raise_if_stopped
 
 err = RichConsole(stderr=True, highlight=False, soft_wrap=True, emoji=False)  # ":ab:" in a MAC is no emoji
 
@@ -54,7 +54,7 @@ class Progress:
     @contextlib.contextmanager
     def step(self, text: str, *, usual_s: float | None = None) -> Iterator[None]:
         """Show text with its clock while the block runs, and how long it took afterwards."""
-        look_whether_to_end()
+        raise_if_stopped()
         here, started_s = self._here, now_s()
         before = (here.text, here.usual, here.since_s)
         here.text, here.since_s = text, started_s
@@ -78,7 +78,7 @@ class Progress:
 
     def detail(self, text: str) -> None:
         """Something that changes within the step."""
-        look_whether_to_end()
+        raise_if_stopped()
         self._show(text)
 
     def bytes(self, done: int, total: int | None) -> None:
@@ -87,7 +87,7 @@ class Progress:
 
     def tick(self) -> None:
         """Let the clock of the step run; Stopped where its job is to end."""
-        look_whether_to_end()
+        raise_if_stopped()
         self._show()
 
     def _show(self, detail: str = "") -> None:

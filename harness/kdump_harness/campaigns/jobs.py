@@ -23,7 +23,7 @@ END_S = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Task:
+class Job:
     """Something that takes a guest and a while."""
 
     label: str
@@ -56,7 +56,7 @@ class Jobs:
         """There are more tasks to come."""
         self._board.expect(kinds)
 
-    def run(self, tasks: Sequence[Task]) -> None:
+    def run(self, tasks: Sequence[Job]) -> None:
         """Do all of them; the first exception of one ends the others and is raised."""
         if self._shown:
             self._side_by_side(tasks)
@@ -67,7 +67,7 @@ class Jobs:
             if number < len(tasks):
                 self._run.progress.say(self._board.summary())
 
-    def _side_by_side(self, tasks: Sequence[Task]) -> None:
+    def _side_by_side(self, tasks: Sequence[Job]) -> None:
         todo, news = deque(tasks), queue.SimpleQueue[BaseException | None]()
         threads = [
             threading.Thread(target=self._serve, args=(place, todo, news), name=f"job-{place}", daemon=True)
@@ -91,7 +91,7 @@ class Jobs:
         finally:
             self._run.side_by_side = 1
 
-    def _serve(self, place: int, todo: deque[Task], news: queue.SimpleQueue[BaseException | None]) -> None:
+    def _serve(self, place: int, todo: deque[Job], news: queue.SimpleQueue[BaseException | None]) -> None:
         """One thread's work: a task after the other."""
         try:
             while not self._stop.is_set():
@@ -109,7 +109,7 @@ class Jobs:
         news.put(None)
 
     @contextlib.contextmanager
-    def _told(self, task: Task) -> Iterator[None]:
+    def _told(self, task: Job) -> Iterator[None]:
         """Show that a task is on its way, and remember how long it took."""
         key, began_s, done = str(next(self._numbers)), now_s(), False
         with self._lock:

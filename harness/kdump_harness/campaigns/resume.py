@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from ..base.errors import UsageError
 from ..base.evidence import Evidence
-from ..drill.disks import Subject
+from ..drill.disks import SystemUnderTest
 from ..vm.run import Machine, Options, Run
 
 LAST = "last"
@@ -120,7 +120,7 @@ def same_guest(path: Path, guest: HasVersions, kernel: str | None, makedumpfile:
             raise UsageError(f"{path}: the guest's {what} was {was}, and is {now} now: begin anew, without --resume")
 
 
-def asked_of(run: Run, subject: Subject, machine: Machine) -> dict[str, str]:
+def asked_of(run: Run, subject: SystemUnderTest, machine: Machine) -> dict[str, str]:
     """What a run was asked for, by option: the guest and its machine."""
     return {
         "IMAGE": _told_subject(subject),
@@ -130,7 +130,7 @@ def asked_of(run: Run, subject: Subject, machine: Machine) -> dict[str, str]:
     }
 
 
-def _told_subject(subject: Subject) -> str:
+def _told_subject(subject: SystemUnderTest) -> str:
     """The image, and what is installed in it, by content."""
     told = str(subject.path.absolute()) if subject.path is not None else subject.name
     if subject.kernel is not None:

@@ -7,7 +7,7 @@ import enum
 import re
 from dataclasses import dataclass, field
 
-from .lines import Line
+from .lines import LogLine
 
 MATCHES_PER_ROW = 3  # of one symptom in one boot; more would only repeat it
 NEW_BANNER_LINES = 40  # the banner's lines ("Booting Linux", "Linux version") stand close together
@@ -22,7 +22,7 @@ _KIB_TOTAL = re.compile(r"Memory: \d{1,12}K/(\d{1,12})K")
 _PROGRESS = re.compile(r"\[ {0,3}(\d{1,3}\.\d)")
 
 
-class Phase(enum.Enum):
+class KernelRole(enum.Enum):
     """Which kernel printed a line."""
 
     UNKNOWN = "unknown"
@@ -43,7 +43,7 @@ class Match:
     """A line that a symptom's pattern fits."""
 
     row: int
-    line: Line
+    line: LogLine
     during: str
 
 
@@ -52,30 +52,30 @@ class Boot:
     """What one kernel's lines told, from its banner to the next kernel's."""
 
     start: int
-    capture: Line | str | None = None  # the evidence that it is a capture kernel
-    first: Line | None = None  # the evidence that it is not
-    banner: Line | None = None
-    plain_command_line: Line | None = None  # x86 tells elfcorehdr= there, so this one is no capture kernel
-    armed: Line | None = None
-    trace_header: Line | None = None
-    oops: Line | None = None
-    oldmem_frame: Line | None = None  # the first, after the oops if there is one
-    panic: Line | None = None
-    panic_end: Line | None = None
-    handover: Line | None = None
-    restart: Line | None = None
-    shutdown: Line | None = None
-    firmware: Line | None = None
-    login: Line | None = None
-    userspace: Line | None = None
-    dump_start: Line | None = None
-    saved: Line | None = None
-    dumpfile_complete: Line | None = None  # makedumpfile's own word
-    save_failed: Line | None = None
-    warning_trace: Line | None = None
-    trace_end: Line | None = None
-    progress: Line | None = None
-    last: Line | None = None
+    capture: LogLine | str | None = None  # the evidence that it is a capture kernel
+    first: LogLine | None = None  # the evidence that it is not
+    banner: LogLine | None = None
+    plain_command_line: LogLine | None = None  # x86 tells elfcorehdr= there, so this one is no capture kernel
+    armed: LogLine | None = None
+    trace_header: LogLine | None = None
+    oops: LogLine | None = None
+    oldmem_frame: LogLine | None = None  # the first, after the oops if there is one
+    panic: LogLine | None = None
+    panic_end: LogLine | None = None
+    handover: LogLine | None = None
+    restart: LogLine | None = None
+    shutdown: LogLine | None = None
+    firmware: LogLine | None = None
+    login: LogLine | None = None
+    userspace: LogLine | None = None
+    dump_start: LogLine | None = None
+    saved: LogLine | None = None
+    dumpfile_complete: LogLine | None = None  # makedumpfile's own word
+    save_failed: LogLine | None = None
+    warning_trace: LogLine | None = None
+    trace_end: LogLine | None = None
+    progress: LogLine | None = None
+    last: LogLine | None = None
     lines: int = 0
     memory_kib: int | None = None
     kernel: str | None = None
@@ -132,14 +132,14 @@ class Tracker:
         """Whether the next kernel may start without a banner, to be seen only by its timestamps."""
         return self.boot.panic is not None and self.boot.capture is None
 
-    def new_boot(self, line: Line, *, capture: Line | str | None = None) -> None:
+    def new_boot(self, line: LogLine, *, capture: LogLine | str | None = None) -> None:
         """Begin another kernel's lines."""
         self.boots.append(Boot(start=line.number, capture=capture))
         if len(self.boots) > self._boots_max:
             del self.boots[self._boots_max // 2]
             self.dropped += 1
 
-    def see(self, line: Line) -> None:
+    def see(self, line: LogLine) -> None:
         """Note any line that was worth parsing."""
         boot = self.boot
         if self.wants_every_line and boot.panic is not None and self._restarted(line, boot.panic.stamp_s):
@@ -157,13 +157,13 @@ class Tracker:
         return mark in _ONCE and getattr(self.boot, mark.replace("-", "_")) is not None
 
     @staticmethod
-    def _restarted(line: Line, before_s: float | None) -> bool:
+    def _restarted(line: LogLine, before_s: float | None) -> bool:
         """Whether the line's timestamp is of a kernel that started after the moment before_s of another."""
         if line.stamp_s is None or before_s is None or line.stamp_s >= _RESTARTED_BELOW_S:
             return False
         return line.stamp_s == 0.0 or line.stamp_s < before_s - _RESTARTED_BELOW_S
 
-    def add_match(self, row: int, line: Line) -> None:
+    def add_match(self, row: int, line: LogLine) -> None:
         """Note that a symptom's pattern fits the line."""
         boot = self.boot
         count = boot.counts[row] = boot.counts.get(row, 0) + 1
@@ -175,7 +175,7 @@ class Tracker:
         """Whether more lines of this symptom would change nothing."""
         return self.boot.counts.get(row, 0) > 4 * MATCHES_PER_ROW
 
-    def mark(self, name: str, line: Line, family: str) -> None:
+    def mark(self, name: str, line: LogLine, family: str) -> None:
         """Note a milestone."""
         if family:
             self.families[family] = self.families.get(family, 0) + 1
@@ -191,7 +191,7 @@ class Tracker:
             if getattr(self.boot, attribute) is None:
                 setattr(self.boot, attribute, shortened(line))
 
-    def _on_boot(self, line: Line) -> None:
+    def _on_boot(self, line: LogLine) -> None:
         boot = self.boot
         version = _LINUX_VERSION.search(line.text)
         if boot.banner is not None and boot.panic is None and not boot.ended:
@@ -212,7 +212,7 @@ class Tracker:
         if version and self.boot.kernel is None:
             self.boot.kernel = version.group(1)
 
-    def _on_command_line(self, line: Line) -> None:
+    def _on_command_line(self, line: LogLine) -> None:
         boot = self.boot
         if "elfcorehdr=" in line.text:
             return
@@ -226,15 +226,15 @@ class Tracker:
             if isinstance(boot.capture, str):
                 boot.capture = None
 
-    def _on_elfcorehdr(self, line: Line) -> None:
+    def _on_elfcorehdr(self, line: LogLine) -> None:
         self._is_capture(line, by_banner=True)
 
-    def _on_capture(self, line: Line) -> None:
+    def _on_capture(self, line: LogLine) -> None:
         self._is_capture(line, by_banner=False)
 
-    def _is_capture(self, line: Line, *, by_banner: bool) -> None:
+    def _is_capture(self, line: LogLine, *, by_banner: bool) -> None:
         boot = self.boot
-        if isinstance(boot.capture, Line):
+        if isinstance(boot.capture, LogLine):
             return
         crashed = boot.panic is not None or boot.handover is not None
         by_hand = boot.plain_command_line is not None and not by_banner and not crashed
@@ -246,7 +246,7 @@ class Tracker:
             self.new_boot(line)
         self.boot.capture = shortened(line)
 
-    def _on_trace_header(self, line: Line) -> None:
+    def _on_trace_header(self, line: LogLine) -> None:
         boot = self.boot
         # After the panic other processors' traces follow; the one that panicked spoke first.
         if boot.panic_end is None and boot.handover is None:
@@ -258,73 +258,73 @@ class Tracker:
         if boot.kernel is None and (found := _TAINTED.search(line.text)):
             boot.kernel = found.group(1)
 
-    def _on_panic(self, line: Line) -> None:
+    def _on_panic(self, line: LogLine) -> None:
         boot = self.boot
         if boot.panic is None:
             boot.panic = shortened(line)
 
-    def _on_panic_reboot(self, line: Line) -> None:
+    def _on_panic_reboot(self, line: LogLine) -> None:
         if self.boot.panic is not None:
             self.boot.panic_end = self.boot.panic_end or shortened(line)
             self.boot.restart = self.boot.restart or shortened(line)
 
-    def _on_firmware(self, line: Line) -> None:
+    def _on_firmware(self, line: LogLine) -> None:
         boot = self.boot
         if boot.banner is None and boot.panic is None and boot.capture is None and not boot.matches:
             return
         if boot.firmware is None:
             boot.firmware = shortened(line)
 
-    def _on_family(self, line: Line) -> None:
+    def _on_family(self, line: LogLine) -> None:
         """The family was counted already."""
 
-    def _on_boundary(self, line: Line) -> None:
+    def _on_boundary(self, line: LogLine) -> None:
         self.new_boot(line)
 
-    def _on_armed(self, line: Line) -> None:
+    def _on_armed(self, line: LogLine) -> None:
         self.boot.armed = shortened(line)
         if self.boot.capture is None and self.boot.first is None:
             self.boot.first = self.boot.armed
 
-    def _on_oldmem_frame(self, line: Line) -> None:
+    def _on_oldmem_frame(self, line: LogLine) -> None:
         boot = self.boot
         if boot.oops is not None and (boot.oldmem_frame is None or boot.oldmem_frame.number < boot.oops.number):
             boot.oldmem_frame = shortened(line)
 
-    def _on_first(self, line: Line) -> None:
+    def _on_first(self, line: LogLine) -> None:
         if self.boot.first is None and self.boot.capture is None:
             self.boot.first = shortened(line)
 
-    def _on_dmesg_start(self, line: Line) -> None:
+    def _on_dmesg_start(self, line: LogLine) -> None:
         self.boot.during = "dmesg"
 
-    def _on_vmcore_start(self, line: Line) -> None:
+    def _on_vmcore_start(self, line: LogLine) -> None:
         self.boot.during = "vmcore"
 
-    def _on_saved(self, line: Line) -> None:
+    def _on_saved(self, line: LogLine) -> None:
         self.boot.saved = shortened(line)
 
-    def _on_dumpfile_complete(self, line: Line) -> None:
+    def _on_dumpfile_complete(self, line: LogLine) -> None:
         if self.boot.during != "dmesg":
             self.boot.dumpfile_complete = shortened(line)
 
-    def _on_trace_end(self, line: Line) -> None:
+    def _on_trace_end(self, line: LogLine) -> None:
         self.boot.trace_end = shortened(line)
 
-    def _on_warning_trace(self, line: Line) -> None:
+    def _on_warning_trace(self, line: LogLine) -> None:
         self.boot.warning_trace = shortened(line)
 
-    def _on_progress(self, line: Line) -> None:
+    def _on_progress(self, line: LogLine) -> None:
         self.boot.progress = shortened(line, keep_end=True)
 
-    def _on_memory(self, line: Line) -> None:
+    def _on_memory(self, line: LogLine) -> None:
         if found := _PAGES_RAM.search(line.text):
             self.boot.memory_kib = int(found.group(1)) * 4
         elif found := _KIB_TOTAL.search(line.text):
             self.boot.memory_kib = int(found.group(1))
 
 
-def shortened(line: Line, *, keep_end: bool = False, characters_max: int = 300) -> Line:
+def shortened(line: LogLine, *, keep_end: bool = False, characters_max: int = 300) -> LogLine:
     """The line with its text cut for keeping."""
     if len(line.text) <= characters_max:
         return line

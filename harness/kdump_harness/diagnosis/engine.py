@@ -12,8 +12,8 @@ from typing import Any, BinaryIO
 
 from ..base.errors import UsageError
 from ..base.stage import Stage
-from .boots import Boot, Match, Phase, Tracker
-from .lines import Line
+from .boots import Boot, KernelRole, Match, Tracker
+from .lines import LogLine
 from .rules import RULES, Scene
 from .scan import Scanner
 from .table import PLACEHOLDERS, PLACES_IN_WORDS, SymptomRow, SymptomTable, load_symptoms
@@ -177,13 +177,13 @@ def _diagnose(
 
 
 @dataclass(frozen=True)
-class Finding:
+class MatchedRow:
     """A row with the line that decided for it."""
 
     row: int
-    line: Line
+    line: LogLine
     severity: str
-    phase: Phase
+    phase: KernelRole
 
 
 class Judge:
@@ -205,7 +205,7 @@ class Judge:
         self.facts = facts
         self.is_dmesg_of_dump = is_dmesg_of_dump
         self.phases = list(self._phases())
-        self.findings: list[Finding] = []
+        self.findings: list[MatchedRow] = []
         self.rejected: list[Rejected] = []
 
     def diagnosis(self) -> Diagnosis:
@@ -225,7 +225,7 @@ class Judge:
             kernel=self._fact("kernel"),
         )
 
-    def _phases(self) -> Iterator[Phase]:
+    def _phases(self) -> Iterator[KernelRole]:
         """The phase of each boot, from its own evidence and from its neighbours'."""
         crashed = False
         for number, boot in enumerate(self.boots):
@@ -239,14 +239,14 @@ class Judge:
                 or (boot.memory_kib or 0) > _TOO_BIG_FOR_CAPTURE_KIB
             )
             if boot.capture is not None:
-                yield Phase.CAPTURE
+                yield KernelRole.CAPTURE
                 crashed = True
             elif crashed:
-                yield Phase.NEXT
+                yield KernelRole.NEXT
             elif known_first or self.is_dmesg_of_dump or (after is not None and after.capture is not None):
-                yield Phase.FIRST
+                yield KernelRole.FIRST
             else:
-                yield Phase.UNKNOWN
+                yield KernelRole.UNKNOWN
             crashed = crashed or boot.panic is not None
 
     def _judge_boot(self, number: int) -> None:
@@ -262,7 +262,7 @@ class Judge:
                 continue
             severity = self._severity(row, number, at)
             failed = failed or severity == "failure"
-            self.findings.append(Finding(match.row, match.line, severity, at))
+            self.findings.append(MatchedRow(match.row, match.line, severity, at))
         last = number + 1 == len(self.boots)
         scene = Scene(
             boot,
@@ -281,23 +281,23 @@ class Judge:
                 continue
             row = self.table.rows[index]
             at = self._phase_of(line, boot, phase)
-            self.findings.append(Finding(index, line, self._severity(row, number, at), at))
+            self.findings.append(MatchedRow(index, line, self._severity(row, number, at), at))
 
-    def _phase_of(self, line: Line, boot: Boot, phase: Phase) -> Phase:
+    def _phase_of(self, line: LogLine, boot: Boot, phase: KernelRole) -> KernelRole:
         """The phase of one line: after the first kernel's panic it is the hand-over."""
-        if phase is Phase.CAPTURE or boot.panic is None or line.number < boot.panic.number:
+        if phase is KernelRole.CAPTURE or boot.panic is None or line.number < boot.panic.number:
             return phase
-        return phase if self._is_presumed_capture(boot, phase) else Phase.HANDOVER
+        return phase if self._is_presumed_capture(boot, phase) else KernelRole.HANDOVER
 
-    def _is_presumed_capture(self, boot: Boot, phase: Phase) -> bool:
+    def _is_presumed_capture(self, boot: Boot, phase: KernelRole) -> bool:
         """Whether a fragment without any evidence is more likely of a capture kernel than of another."""
-        if phase is not Phase.UNKNOWN or boot.from_syslog:
+        if phase is not KernelRole.UNKNOWN or boot.from_syslog:
             return False
         if boot.latest_s is not None:
             return boot.latest_s <= _CAPTURE_SELDOM_LIVES_S
         return boot.trace_header is not None and _EARLY_PROGRAM.search(boot.trace_header.text) is not None
 
-    def _why_not(self, row: SymptomRow, match: Match, number: int, at: Phase) -> str | None:
+    def _why_not(self, row: SymptomRow, match: Match, number: int, at: KernelRole) -> str | None:
         """Why a match does not count, or None when it does."""
         boot, phase = self.boots[number], self.phases[number]
         if row.family and self.family and self.family not in row.family:
@@ -306,7 +306,7 @@ class Judge:
             return "not of the run that saves the dmesg"
         if row.during == "vmcore" and match.during == "dmesg":
             return "of the run that saves the dmesg, not the vmcore"
-        if at is Phase.UNKNOWN:
+        if at is KernelRole.UNKNOWN:
             if row.generic and "capture" in row.where and not self._is_presumed_capture(boot, phase):
                 return "any kernel may print it, and nothing tells which kernel this is"
             if row.generic and "capture" not in row.where:
@@ -317,19 +317,21 @@ class Judge:
                 places = " or ".join(PLACES_IN_WORDS[place] for place in row.where)
                 return f"printed by the {_IN_WORDS[at]}, it counts only in the {places}"
         after = self.boots[number + 1] if number + 1 < len(self.boots) else None
-        if at is Phase.HANDOVER and after is not None and after.capture is not None:
+        if at is KernelRole.HANDOVER and after is not None and after.capture is not None:
             return f"the capture kernel started all the same (line {after.start})"
         if row.severity == "failure" and row.past != "never" and boot.saved is not None:
             return f"the dump was saved all the same (line {boot.saved.number})"
         if row.past == "saving" and boot.dump_start is not None and boot.dump_start.number > match.line.number:
             return f"the capture kernel got past it and began to save (line {boot.dump_start.number})"
-        if at in (Phase.FIRST, Phase.NEXT) or (at is Phase.UNKNOWN and Stage[row.stage] is Stage.NOTHING):
+        if at in (KernelRole.FIRST, KernelRole.NEXT) or (
+            at is KernelRole.UNKNOWN and Stage[row.stage] is Stage.NOTHING
+        ):
             loaded = self._loaded_after(match.line, number)
             if loaded:
                 return f"kdump was loaded afterwards ({loaded})"
         return None
 
-    def _loaded_after(self, line: Line, number: int) -> str | None:
+    def _loaded_after(self, line: LogLine, number: int) -> str | None:
         """How we know that a capture kernel was loaded after the line, if it was."""
         boot = self.boots[number]
         if boot.armed is not None and boot.armed.number > line.number:
@@ -341,23 +343,23 @@ class Judge:
                 return f"line {later.armed.number}"
         return None
 
-    def _severity(self, row: SymptomRow, number: int, at: Phase) -> str:
+    def _severity(self, row: SymptomRow, number: int, at: KernelRole) -> str:
         """The row's severity; in the boot after a saved dump a failure is a warning about the next crash."""
         if row.severity != "failure":
             return row.severity
-        if at is Phase.NEXT and row.past != "never" and any(earlier.saved for earlier in self.boots[:number]):
+        if at is KernelRole.NEXT and row.past != "never" and any(earlier.saved for earlier in self.boots[:number]):
             return "warning"
         return row.severity
 
     def _symptoms(self) -> tuple[Symptom, ...]:
         """The findings as symptoms: failures first, causes before consequences, each once."""
         order = {"failure": 0, "warning": 1, "info": 2}
-        kept: dict[int, Finding] = {}
+        kept: dict[int, MatchedRow] = {}
         for finding in sorted(self.findings, key=lambda found: (order[found.severity], found.row, found.line.number)):
             kept.setdefault(finding.row, finding)
         return tuple(self._symptom(finding) for finding in kept.values())
 
-    def _symptom(self, finding: Finding) -> Symptom:
+    def _symptom(self, finding: MatchedRow) -> Symptom:
         """One finding in full, its remedy with the values that are known."""
         row = self.table.rows[finding.row]
         remedy = row.remedies.get(self.family or "", row.remedy)
@@ -373,7 +375,7 @@ class Judge:
             remedy=remedy.format_map(values),
         )
 
-    def _fact(self, name: str, finding: Finding | None = None) -> str | None:
+    def _fact(self, name: str, finding: MatchedRow | None = None) -> str | None:
         """A real value for a remedy: the caller's, else the log's."""
         if self.facts.get(name):
             return self.facts[name]
@@ -393,11 +395,11 @@ class Judge:
         reached = Stage.NOTHING
         saved = False
         for boot, phase in zip(self.boots, self.phases, strict=True):
-            if phase is Phase.CAPTURE or self._is_presumed_capture_with_words(boot, phase):
+            if phase is KernelRole.CAPTURE or self._is_presumed_capture_with_words(boot, phase):
                 reached, saved = Stage.CAPTURING, self._is_saved(boot)
                 if saved:
                     reached = Stage.SAVED
-            elif phase is Phase.NEXT and saved and boot.login is not None and boot.panic is None:
+            elif phase is KernelRole.NEXT and saved and boot.login is not None and boot.panic is None:
                 reached = Stage.RECOVERED
             elif boot.panic is not None or boot.handover is not None:
                 reached = Stage.CRASHED if boot.kdump_loaded else Stage.NOTHING
@@ -408,7 +410,7 @@ class Judge:
             reached = max(reached, Stage.CAPTURING)
         return reached
 
-    def _is_presumed_capture_with_words(self, boot: Boot, phase: Phase) -> bool:
+    def _is_presumed_capture_with_words(self, boot: Boot, phase: KernelRole) -> bool:
         """Whether a fragment that may be a capture kernel's also gave a symptom of one."""
         if not self._is_presumed_capture(boot, phase):
             return False
@@ -453,21 +455,21 @@ class Judge:
         for boot, phase in zip(self.boots[:20], self.phases, strict=False):
             if not boot.lines:
                 continue
-            evidence: Line | str | None = boot.capture or boot.first or boot.plain_command_line or boot.login
+            evidence: LogLine | str | None = boot.capture or boot.first or boot.plain_command_line or boot.login
             if evidence is None and self._is_presumed_capture(boot, phase):
                 evidence = "no evidence; its early timestamps fit a capture kernel"
             told = evidence or "no evidence"
-            if isinstance(told, Line):
+            if isinstance(told, LogLine):
                 told = f"line {told.number}: {told.text}"
             yield f"from line {boot.start}: {_IN_WORDS[phase]} ({told})"
 
 
 _IN_WORDS = {
-    Phase.UNKNOWN: "unknown kernel",
-    Phase.FIRST: "first kernel",
-    Phase.HANDOVER: "hand-over",
-    Phase.CAPTURE: "capture kernel",
-    Phase.NEXT: "next boot",
+    KernelRole.UNKNOWN: "unknown kernel",
+    KernelRole.FIRST: "first kernel",
+    KernelRole.HANDOVER: "hand-over",
+    KernelRole.CAPTURE: "capture kernel",
+    KernelRole.NEXT: "next boot",
 }
 
 

@@ -27,7 +27,7 @@ _STAMP = re.compile(r"^(?:<\d{1,3}>)?\s{0,4}(?:kernel: )?\[?\s{0,8}(\d{1,12}\.\d
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class LogLine:
     """One line without colours, and what its prefixes say."""
 
     number: int
@@ -36,7 +36,7 @@ class Line:
     from_syslog: bool
 
     @classmethod
-    def parse(cls, number: int, raw: bytes) -> Line:
+    def parse(cls, number: int, raw: bytes) -> LogLine:
         """The line of these bytes."""
         text = raw.decode("utf-8", "replace").replace("\0", "").strip()
         if "m" in text:

@@ -33,7 +33,7 @@ class PatternError(ValueError):
 
 
 @dataclass(frozen=True)
-class Pattern:
+class TextPattern:
     """A compiled pattern and its words.
 
     Every match contains one of words, which are rare where possible, and one of each set of others.
@@ -44,7 +44,7 @@ class Pattern:
     others: tuple[frozenset[str], ...]
 
 
-def compile_pattern(text: str, *, needs_word: bool = True) -> Pattern:
+def compile_pattern(text: str, *, needs_word: bool = True) -> TextPattern:
     """The pattern of a table's text; PatternError says what is wrong with it."""
     try:
         regex = re.compile(text)
@@ -60,7 +60,7 @@ def compile_pattern(text: str, *, needs_word: bool = True) -> Pattern:
     if needs_word and not sets:
         raise PatternError("has no whole word that every match contains")
     first, _ = min(sets.items(), key=_rank, default=(frozenset[str](), True))
-    return Pattern(regex, first, tuple(words for words in sets if sets[words] and words != first))
+    return TextPattern(regex, first, tuple(words for words in sets if sets[words] and words != first))
 
 
 def _ways(tree: Any) -> int:

@@ -6,8 +6,8 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from .boots import Boot, Phase
-from .lines import Line
+from .boots import Boot, KernelRole
+from .lines import LogLine
 
 _KERNEL_VERSION = re.compile(r"(\d{1,2})\.(\d{1,3})")
 _KDUMP_LOADED_SINCE = (4, 16)  # https://git.kernel.org/linus/b7fe5ff4bfa0: traces say "Kdump: loaded" since then
@@ -21,17 +21,22 @@ class Scene:
     """One boot among its neighbours."""
 
     boot: Boot
-    phase: Phase
+    phase: KernelRole
     after: Boot | None
-    after_phase: Phase | None
+    after_phase: KernelRole | None
     is_dmesg_of_dump: bool
     failed: bool  # whether a line of this boot already told a failure
 
 
-def panic_without_kdump(scene: Scene) -> Line | None:
+def panic_without_kdump(scene: Scene) -> LogLine | None:
     """The first kernel panicked while no capture kernel was loaded."""
     boot = scene.boot
-    if boot.panic is None or scene.phase is Phase.CAPTURE or scene.after_phase is Phase.CAPTURE or boot.kdump_loaded:
+    if (
+        boot.panic is None
+        or scene.phase is KernelRole.CAPTURE
+        or scene.after_phase is KernelRole.CAPTURE
+        or boot.kdump_loaded
+    ):
         return None
     if boot.panic_end is not None:
         return boot.panic_end
@@ -39,38 +44,43 @@ def panic_without_kdump(scene: Scene) -> Line | None:
     return boot.panic if tells and not scene.is_dmesg_of_dump else None
 
 
-def handoff_no_capture_boot(scene: Scene) -> Line | None:
+def handoff_no_capture_boot(scene: Scene) -> LogLine | None:
     """The first kernel panicked with a capture kernel loaded, and no capture kernel was heard."""
     boot = scene.boot
-    if scene.phase is Phase.CAPTURE or scene.after_phase is Phase.CAPTURE or scene.is_dmesg_of_dump or scene.failed:
+    if (
+        scene.phase is KernelRole.CAPTURE
+        or scene.after_phase is KernelRole.CAPTURE
+        or scene.is_dmesg_of_dump
+        or scene.failed
+    ):
         return None
     if boot.panic is None and boot.handover is None:
         return None
     return (boot.handover or boot.panic) if boot.kdump_loaded else None
 
 
-def oops_no_panic(scene: Scene) -> Line | None:
+def oops_no_panic(scene: Scene) -> LogLine | None:
     """The first kernel had an oops and went on living."""
     boot = scene.boot
-    if boot.oops is None or boot.panic is not None or scene.phase not in (Phase.FIRST, Phase.NEXT):
+    if boot.oops is None or boot.panic is not None or scene.phase not in (KernelRole.FIRST, KernelRole.NEXT):
         return None
-    if boot.last is None or boot.trace_end is None or scene.after_phase is Phase.CAPTURE:
+    if boot.last is None or boot.trace_end is None or scene.after_phase is KernelRole.CAPTURE:
         return None
     return boot.oops if boot.last.number > boot.trace_end.number + _EXCERPT_LINES else None
 
 
-def vmcore_read_oops(scene: Scene) -> Line | None:
+def vmcore_read_oops(scene: Scene) -> LogLine | None:
     """The capture kernel had an oops in the functions that read the crashed kernel's memory."""
     boot = scene.boot
-    if boot.oldmem_frame is None or scene.phase in (Phase.FIRST, Phase.NEXT):
+    if boot.oldmem_frame is None or scene.phase in (KernelRole.FIRST, KernelRole.NEXT):
         return None
     return boot.oldmem_frame
 
 
-def capture_hung_early(scene: Scene) -> Line | None:
+def capture_hung_early(scene: Scene) -> LogLine | None:
     """The capture kernel fell silent before its first program spoke."""
     boot = scene.boot
-    if scene.phase is not Phase.CAPTURE or scene.failed or scene.after is not None:
+    if scene.phase is not KernelRole.CAPTURE or scene.failed or scene.after is not None:
         return None
     if boot.userspace or boot.panic or boot.oops or boot.dump_start or boot.saved or boot.restart or boot.shutdown:
         return None
@@ -81,17 +91,24 @@ def capture_hung_early(scene: Scene) -> Line | None:
     return None if boot.warning_trace is not None else boot.last
 
 
-def capture_reset(scene: Scene) -> Line | None:
+def capture_reset(scene: Scene) -> LogLine | None:
     """The capture kernel was cut off by a reset: another kernel or firmware speaks, and nobody had asked for it."""
     boot = scene.boot
-    if scene.phase is not Phase.CAPTURE or scene.failed or boot.saved or boot.restart or boot.shutdown or boot.panic:
+    if (
+        scene.phase is not KernelRole.CAPTURE
+        or scene.failed
+        or boot.saved
+        or boot.restart
+        or boot.shutdown
+        or boot.panic
+    ):
         return None
     if boot.save_failed or (scene.after is None and boot.firmware is None) or poweroff_mid_dump(scene):
         return None
     return boot.firmware or boot.last
 
 
-def poweroff_mid_dump(scene: Scene) -> Line | None:
+def poweroff_mid_dump(scene: Scene) -> LogLine | None:
     """The copying of pages had begun, and the log or the machine ended before it was done."""
     boot = scene.boot
     percent = boot.progress_percent
@@ -101,11 +118,11 @@ def poweroff_mid_dump(scene: Scene) -> Line | None:
         # On the way to a server there may be no progress to see: then the last word is that sending has begun.
         sending = boot.dump_start is not None and _SENDING.search(boot.dump_start.text) is not None
         ended = boot.restart is None and boot.shutdown is None and scene.after is None
-        return boot.dump_start if sending and ended and scene.phase is Phase.CAPTURE else None
+        return boot.dump_start if sending and ended and scene.phase is KernelRole.CAPTURE else None
     return boot.progress if percent < 100.0 else None
 
 
-def reboot_hang_after_dump(scene: Scene) -> Line | None:
+def reboot_hang_after_dump(scene: Scene) -> LogLine | None:
     """The dump was saved and the reboot began, but the machine did not restart."""
     boot = scene.boot
     if boot.saved is None or boot.shutdown is None or boot.restart is not None or boot.firmware is not None:
@@ -122,7 +139,7 @@ def _version(text: str) -> tuple[int, int]:
     return (int(found.group(1)), int(found.group(2))) if found else (0, 0)
 
 
-RULES: dict[str, Callable[[Scene], Line | None]] = {
+RULES: dict[str, Callable[[Scene], LogLine | None]] = {
     "panic-without-kdump": panic_without_kdump,
     "handoff-no-capture-boot": handoff_no_capture_boot,
     "oops-no-panic": oops_no_panic,

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from .boots import Boot, Tracker, shortened
-from .lines import Line, numbered
+from .lines import LogLine, numbered
 from .table import MarkRow, Matcher, SymptomRow, SymptomTable, load_marks
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class IndexEntry:
     """One pattern of one row, as found under each of its rare words."""
 
     order: int
@@ -23,7 +23,7 @@ class Entry:
     unless: tuple[re.Pattern[str], ...]
     others: tuple[frozenset[bytes], ...]
 
-    def fits(self, line: Line) -> bool:
+    def fits(self, line: LogLine) -> bool:
         """Whether the pattern matches the line and no exception does."""
         if not self.regex.search(line.text):
             return False
@@ -35,18 +35,18 @@ _DULL_MAX = 10_000  # remembered lines that no pattern can fit: some megabytes
 _DULL_BYTES = 300
 _WORDS_MANY = 50  # in longer lines words come again, and each would be tried again
 
-Index = dict[bytes, tuple[Entry, ...]]
+Index = dict[bytes, tuple[IndexEntry, ...]]
 
 
 def _index(rows: Iterable[tuple[int, SymptomRow | MarkRow, Matcher]]) -> Index:
     """All patterns of the rows, filed under their rare words."""
-    filed: dict[bytes, list[Entry]] = collections.defaultdict(list)
+    filed: dict[bytes, list[IndexEntry]] = collections.defaultdict(list)
     for order, row, matcher in rows:
         unless = tuple(pattern.regex for pattern in matcher.unless)
         for pattern in matcher.patterns:
             others = tuple(frozenset(word.encode() for word in words) for words in pattern.others)
             for word in pattern.words:
-                filed[word.encode()].append(Entry(order, row, pattern.regex, unless, others))
+                filed[word.encode()].append(IndexEntry(order, row, pattern.regex, unless, others))
     return {word: tuple(entries) for word, entries in filed.items()}
 
 
@@ -90,7 +90,7 @@ class Scanner:
         for number, raw, bag in numbered(stream):
             # Boots repeat themselves but for their timestamps, "[    0.000000]".
             body = raw[_STAMP_BYTES:] if raw[:1] == b"[" and raw[_STAMP_BYTES - 1 : _STAMP_BYTES] == b"]" else raw
-            likely: list[Entry] = []
+            likely: list[IndexEntry] = []
             if body not in view.dull:
                 words = bag.split()
                 if not words:
@@ -112,14 +112,16 @@ class Scanner:
         return tracker
 
     @staticmethod
-    def _look(tracker: Tracker, likely: list[Entry], number: int, raw: bytes, last: tuple[int, bytes] | None) -> bool:
+    def _look(
+        tracker: Tracker, likely: list[IndexEntry], number: int, raw: bytes, last: tuple[int, bytes] | None
+    ) -> bool:
         """Tell the tracker what marks and symptoms the line is, in the tables' order; whether it can be none."""
         settled = bool(likely) and all(_is_settled(tracker, entry) for entry in likely)
         if settled and not tracker.wants_every_line:
             return False
-        line = Line.parse(number, raw)
+        line = LogLine.parse(number, raw)
         if last is not None and tracker.boot.stamp_max_s is None:
-            tracker.see(Line.parse(*last))
+            tracker.see(LogLine.parse(*last))
         boot = tracker.boot
         tracker.see(line)
         if settled and tracker.boot is boot:
@@ -143,14 +145,14 @@ class Scanner:
         return is_dull
 
 
-def _is_settled(tracker: Tracker, entry: Entry) -> bool:
+def _is_settled(tracker: Tracker, entry: IndexEntry) -> bool:
     """Whether one more line of this kind would change nothing."""
     if isinstance(entry.row, MarkRow):
         return tracker.knows(entry.row.name)
     return tracker.is_saturated(entry.order)
 
 
-def _likely(index: Index, words: list[bytes]) -> list[Entry]:
+def _likely(index: Index, words: list[bytes]) -> list[IndexEntry]:
     """The patterns all of whose words are there."""
     if len(words) > _WORDS_MANY:
         words = list(dict.fromkeys(words))
@@ -168,4 +170,4 @@ def _likely(index: Index, words: list[bytes]) -> list[Entry]:
 def _close(ended: list[Boot], last: tuple[int, bytes] | None) -> None:
     """Note the last line of the boot that has ended."""
     for boot in ended:
-        boot.last = shortened(Line.parse(*last)) if last is not None else None
+        boot.last = shortened(LogLine.parse(*last)) if last is not None else None

@@ -11,7 +11,7 @@ from typing import TypeVar
 from ..base import tables
 from ..base.errors import TableError
 from ..base.stage import Stage
-from .patterns import Pattern, PatternError, compile_pattern
+from .patterns import PatternError, TextPattern, compile_pattern
 from .rules import RULES
 
 SYMPTOMS = Path(__file__).resolve().parent / "symptoms.toml"
@@ -68,8 +68,8 @@ class MarkRow:
 class Matcher:
     """The compiled patterns of one row; a line that matches one of unless is not meant."""
 
-    patterns: tuple[Pattern, ...]
-    unless: tuple[Pattern, ...]
+    patterns: tuple[TextPattern, ...]
+    unless: tuple[TextPattern, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,7 +145,7 @@ Row = TypeVar("Row", SymptomRow, MarkRow)
 def _matcher(row: Row, path: Path, key: str) -> Matcher:
     """The row's compiled patterns; TableError names the pattern that is no good."""
 
-    def compiled(texts: tuple[str, ...], *, needs_word: bool) -> tuple[Pattern, ...]:
+    def compiled(texts: tuple[str, ...], *, needs_word: bool) -> tuple[TextPattern, ...]:
         found = []
         for text in texts:
             try:

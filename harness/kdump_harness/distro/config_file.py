@@ -128,7 +128,7 @@ class ConfigFile:
         """What level and compression can be set to; "none" is not among a list of formats that has no such word."""
         return tuple(self.formats or COMPRESS_FLAGS)
 
-    def collection(self, text: str) -> Collection:
+    def core_collector(self, text: str) -> Collection:
         """How a dump will be written."""
         return COLLECTORS[self.collector].read(self, text)
 
@@ -152,7 +152,7 @@ class ConfigFile:
 
 
 @dataclass(frozen=True)
-class Collector:
+class CoreCollector:
     """How a configuration says level and compression."""
 
     read: Callable[[ConfigFile, str], Collection]
@@ -188,9 +188,9 @@ def _write_format(config: ConfigFile, level: int, compress: str) -> Mapping[str,
     return {"level": str(level), "format": config.formats[compress]}
 
 
-COLLECTORS: Mapping[str, Collector] = {
-    "options": Collector(_read_options, _write_options),
-    "format": Collector(_read_format, _write_format),
+COLLECTORS: Mapping[str, CoreCollector] = {
+    "options": CoreCollector(_read_options, _write_options),
+    "format": CoreCollector(_read_format, _write_format),
 }
 
 

@@ -37,7 +37,7 @@ class BadDebError(ValueError):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Entry:
+class ArchiveMember:
     """A file, a symbolic link or else a directory of a package to be written; those above it come by themselves."""
 
     name: str  # in the package, without a slash before it
@@ -114,7 +114,7 @@ def _member(file: BinaryIO, name: str, *, at_most_bytes: int) -> _Readable:
         found = header[:16].decode("ascii", errors="replace").strip().rstrip("/")
         size_bytes = int(header[48:58])
         if found.startswith(name):
-            return _Bounded(_decompressed(_Part(file, size_bytes), found.removeprefix(name)), at_most_bytes)
+            return _BoundedFile(_decompressed(_Part(file, size_bytes), found.removeprefix(name)), at_most_bytes)
         file.seek(size_bytes + size_bytes % 2, io.SEEK_CUR)
     raise BadDebError(f"it has no {name}")
 
@@ -131,7 +131,7 @@ class _Part:
         return part
 
 
-class _Bounded:
+class _BoundedFile:
     """A stream of which no more than so many bytes can be read."""
 
     def __init__(self, stream: _Readable, at_most_bytes: int) -> None:
@@ -234,7 +234,9 @@ def _text(field: bytes) -> str:
 # ---------------------------------------------------------------- writing
 
 
-def write_deb(path: Path, fields: Mapping[str, str], scripts: Mapping[str, str], entries: Iterable[Entry]) -> None:
+def write_deb(
+    path: Path, fields: Mapping[str, str], scripts: Mapping[str, str], entries: Iterable[ArchiveMember]
+) -> None:
     """A package of root's, whose content is not compressed: it is installed once, and from this disk."""
     texts = {"control": "".join(f"{key}: {value}\n" for key, value in fields.items()), **scripts}
     control = io.BytesIO()
@@ -254,7 +256,7 @@ def write_deb(path: Path, fields: Mapping[str, str], scripts: Mapping[str, str],
         file.write(_ar_header("data.tar", size_bytes))
 
 
-def _add_entries(archive: tarfile.TarFile, entries: Iterable[Entry]) -> None:
+def _add_entries(archive: tarfile.TarFile, entries: Iterable[ArchiveMember]) -> None:
     made: set[str] = set()
     for entry in entries:
         parts = (".", *entry.name.split("/"))

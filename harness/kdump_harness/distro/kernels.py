@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..base.errors import UsageError
-from .deb import Entry, write_deb
+from .deb import ArchiveMember, write_deb
 
 MIB = 1 << 20
 CONFIG_MAX_BYTES = 4 * MIB
@@ -238,12 +238,12 @@ def _without_modules(place: Path, release: str, values: dict[str, str]) -> str:
     return f"{release} has no modules: drivers that are not built into it are not there"
 
 
-def _entries(release: str, image: Path, modules: Path | None, config: Path | None) -> list[Entry]:
+def _entries(release: str, image: Path, modules: Path | None, config: Path | None) -> list[ArchiveMember]:
     """What goes into the package."""
-    entries = [Entry(name=f"boot/config-{release}", file=config)] if config is not None else []
-    entries.append(Entry(name=f"boot/vmlinuz-{release}", file=image))
+    entries = [ArchiveMember(name=f"boot/config-{release}", file=config)] if config is not None else []
+    entries.append(ArchiveMember(name=f"boot/vmlinuz-{release}", file=image))
     # depmod and the hooks want the directory, also where there is nothing to put into it.
-    entries.append(Entry(name=f"lib/modules/{release}"))
+    entries.append(ArchiveMember(name=f"lib/modules/{release}"))
     if modules is None:
         return entries
     for directory, below, names in os.walk(modules):
@@ -254,13 +254,13 @@ def _entries(release: str, image: Path, modules: Path | None, config: Path | Non
         for path in sorted(Path(directory, name) for name in (*below, *names)):
             name = f"lib/modules/{release}/{path.relative_to(modules)}"
             if path.is_symlink():
-                entries.append(Entry(name=name, link=os.readlink(path)))
+                entries.append(ArchiveMember(name=name, link=os.readlink(path)))
             elif path.is_file():
-                entries.append(Entry(name=name, file=path))
+                entries.append(ArchiveMember(name=name, file=path))
     return entries
 
 
-def _digest(release: str, entries: list[Entry]) -> str:
+def _digest(release: str, entries: list[ArchiveMember]) -> str:
     """A digest of all that goes into the package, and of how it is made."""
     digest = hashlib.sha256(repr((release, _POSTINST, _POSTRM)).encode())
     for entry in entries:

@@ -15,7 +15,7 @@ from ..kdump.service import GuestState
 from ..kdump.target import FoundFile
 from ..kdump.trigger import Trigger
 from ..vmcore import Inspection, Vmcore, VmcoreError, open_vmcore
-from ..vmcore.classes import Leftover, PageClass, Tally
+from ..vmcore.classes import LevelViolations, PageClass, Tally
 from ..vmcore.inspection import inspect_opened
 from ..vmcore.registers import unreadable_tasks
 
@@ -168,7 +168,7 @@ def check_pages(verdict: Verdict, vmcore: Vmcore, found: Inspection, facts: Cras
         name: total if moved else int(count * CHANGED_SHARE) + CHANGED_PAGES for name, count in droppable.items()
     }
     counts = {PageClass[name.upper()]: Tally(**tally) for name, tally in found.classes.items()}
-    struct_pages = Leftover.of(counts, level, zeros_absent=vmcore.elf is not None and bool(level & ZERO_BIT))
+    struct_pages = LevelViolations.of(counts, level, zeros_absent=vmcore.elf is not None and bool(level & ZERO_BIT))
 
     leftover = _leftover(vmcore, memory, dropped)
     if leftover is not None:

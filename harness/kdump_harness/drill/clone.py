@@ -16,13 +16,13 @@ from ..base.clock import pause
 from ..base.errors import GuestError, HostError, NoVerdict, UsageError
 from ..distro.family import Family, load_families
 from ..images.state import MIB
-from ..kdump.service import BUILD_TIMEOUT_S, DRILL_ARGUMENTS, KdumpConfig, Stack, parse_os_release
+from ..kdump.service import BUILD_TIMEOUT_S, DRILL_ARGUMENTS, KdumpConfig, KdumpService, parse_os_release
 from ..vm.capacity import available_mib
 from ..vm.fsfreeze import begin_copy
 from ..vm.guest import Guest
-from ..vm.hypervisor.domain import CopyJob, Hypervisor, UsersDomain, default_uri, is_local
-from ..vm.hypervisor.source_domain import CloneParts, Original, OriginalDisk, clone_xml, read_original
-from ..vm.run import Identity, Likeness, Machine, Run
+from ..vm.hypervisor.domain import CopyJob, Hypervisor, SourceDomain, default_uri, is_local
+from ..vm.hypervisor.source_domain import CloneParts, OriginalDisk, SourceDescription, clone_xml, read_original
+from ..vm.run import CloneTemplate, Identity, Machine, Run
 from .disks import BaseDisk
 
 LOOK_EVERY_S = 0.5
@@ -32,7 +32,7 @@ AWAY = {"ssh": "SSH", "nfs": "NFS"}  # settings that send dumps to another machi
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wish:
+class CloneRequest:
     """What the user says of a clone, beside whose it is."""
 
     memory_mib: int | None = None  # as much as the original unless told
@@ -47,11 +47,11 @@ class Wish:
 class Clone:
     """A machine like the user's, that is not started yet."""
 
-    original: Original
+    original: SourceDescription
     base: BaseDisk  # the copy of the system's disk, which the clone writes to
     machine: Machine
     identity: Identity
-    like: Likeness
+    like: CloneTemplate
     remarks: tuple[str, ...]
     family: Family | None = None  # as the user says; None: the guest is asked
 
@@ -60,7 +60,7 @@ class Clone:
         """What a verdict is about."""
         return f"domain:{self.original.name}"
 
-    def come_up(self, guest: Guest, say: Callable[[str], None]) -> str | None:
+    def boot(self, guest: Guest, say: Callable[[str], None]) -> str | None:
         """From the power-on until it is reached by SSH and shows itself on the serial line; a remark on what it took.
 
         GuestError tells what may be the cause that a clone has and the original has not.
@@ -94,7 +94,7 @@ class Clone:
     def _give_console(self, guest: Guest, say: Callable[[str], None]) -> str:
         """Add a serial console to the kernel's command line, since a crash is followed there, and boot with it."""
         say(f"{self.original.name}: the clone has no serial console; it is given one, and boots again")
-        stack = Stack(guest, self.family or family_of(guest))
+        stack = KdumpService(guest, self.family or family_of(guest))
         stack.identify()
         stack.write_bootloader(None)
         before = guest.boot_id()
@@ -140,7 +140,7 @@ def find_by_os_release(os_release: Mapping[str, str]) -> Family:
     raise UsageError(f"the clone is {told}, of no family that is known ({', '.join(load_families())})")
 
 
-def look_at(uri: str | None, name: str) -> Original:
+def describe_domain(uri: str | None, name: str) -> SourceDescription:
     """What a domain is; UsageError for one that cannot be cloned, HostError for one that is elsewhere."""
     uri = uri or default_uri()
     if not is_local(uri):
@@ -174,7 +174,7 @@ def label_of(name: str) -> str:
 # ---------------------------------------------------------------- making
 
 
-def make_clone(run: Run, name: str, wish: Wish) -> Clone:
+def make_clone(run: Run, name: str, wish: CloneRequest) -> Clone:
     """Copy the disks of a domain as they are now, and describe a machine for them; all of it goes with the run."""
     domain = run.hypervisor.find(name)
     original = read_original(name, domain.xml(), domain.volume)
@@ -218,7 +218,7 @@ def make_clone(run: Run, name: str, wish: Wish) -> Clone:
         base=BaseDisk(path=system, format="qcow2", key="", packages=(), source=f"a copy of the domain {name}"),
         machine=machine,
         identity=identity,
-        like=Likeness(
+        like=CloneTemplate(
             describe=lambda spec: clone_xml(original, spec, parts),
             network=run.clone_network(),
             seeded=wish.seeded,
@@ -250,7 +250,7 @@ def _used_bytes(disk: OriginalDisk) -> int:
     return used
 
 
-def _capacity_bytes(domain: UsersDomain, disk: OriginalDisk) -> int:
+def _capacity_bytes(domain: SourceDomain, disk: OriginalDisk) -> int:
     if domain.life() is None and not os.access(disk.source, os.R_OK):
         raise UsageError(
             f"{domain.name} is shut off, and its disk {disk.source} "
@@ -259,7 +259,7 @@ def _capacity_bytes(domain: UsersDomain, disk: OriginalDisk) -> int:
     return domain.capacity_bytes(disk.target)
 
 
-def _copy_running(run: Run, domain: UsersDomain, original: Original, copies: Mapping[str, Path]) -> str:
+def _copy_running(run: Run, domain: SourceDomain, original: SourceDescription, copies: Mapping[str, Path]) -> str:
     """Have the machine's own QEMU copy all disks as they are at one moment; a remark on that moment.
 
     Neither a snapshot nor anything else of the original's is made for that: what it overwrites meanwhile, QEMU
@@ -285,7 +285,7 @@ def _copy_running(run: Run, domain: UsersDomain, original: Original, copies: Map
     return f"copied while it ran, as after a power cut ({why})"
 
 
-def backup_xml(original: Original, copies: Mapping[str, Path]) -> str:
+def backup_xml(original: SourceDescription, copies: Mapping[str, Path]) -> str:
     """libvirt's order to copy these disks, and no others, into files that are there."""
     disks = "".join(
         f'<disk name={quoteattr(disk.target)} backup="yes" type="file"><driver type="qcow2"/>'
@@ -301,7 +301,7 @@ def _how_far(job: CopyJob) -> str:
     return f"{job.done_bytes // MIB} of {job.total_bytes // MIB} MiB" if job.total_bytes else ""
 
 
-def _copy_shut_off(run: Run, domain: UsersDomain, original: Original, copies: Mapping[str, Path]) -> str:
+def _copy_shut_off(run: Run, domain: SourceDomain, original: SourceDescription, copies: Mapping[str, Path]) -> str:
     """Read the disks without QEMU's locks, so that the original can be started at any time; a remark.
 
     NoVerdict when it is started, or its files change, while they are read.
@@ -333,7 +333,7 @@ def _check_unused(name: str, disk: OriginalDisk) -> None:
         raise UsageError(f"{name} is shut off, but its disk cannot be copied: {why}")
 
 
-def _convert(run: Run, domain: UsersDomain, disk: OriginalDisk, to: Path) -> None:
+def _convert(run: Run, domain: SourceDomain, disk: OriginalDisk, to: Path) -> None:
     """Copy one disk with all that it rests on."""
     command = [
         "qemu-img", "convert", "--force-share", "-p", "-n", "--target-is-zero",
@@ -361,7 +361,7 @@ def _convert(run: Run, domain: UsersDomain, disk: OriginalDisk, to: Path) -> Non
         raise HostError(f"{disk.source} cannot be copied: {said.splitlines()[-1] if said else 'qemu-img failed'}")
 
 
-def _copy_nvram(run: Run, original: Original, remarks: list[str]) -> Path | None:
+def _copy_nvram(run: Run, original: SourceDescription, remarks: list[str]) -> Path | None:
     """UEFI's variables, which say what to boot; a firmware without them looks at the usual place."""
     if original.firmware == "bios":
         return None
@@ -378,7 +378,7 @@ def _copy_nvram(run: Run, original: Original, remarks: list[str]) -> Path | None
     return copy
 
 
-def _copy_media(run: Run, original: Original) -> Iterator[tuple[str, Path]]:
+def _copy_media(run: Run, original: SourceDescription) -> Iterator[tuple[str, Path]]:
     """Small CDs: cloud-init of the original may want to see its seed again."""
     for target, source in original.media.items():
         with contextlib.suppress(OSError):
@@ -389,7 +389,7 @@ def _copy_media(run: Run, original: Original) -> Iterator[tuple[str, Path]]:
                 yield target, copy
 
 
-def _told_of_network(original: Original, wish: Wish) -> str:
+def _told_of_network(original: SourceDescription, wish: CloneRequest) -> str:
     """A remark on what the clone can reach."""
     cards = "its network card is" if len(original.macs) == 1 else "its network cards are"
     if not original.macs:

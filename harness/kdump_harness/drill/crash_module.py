@@ -12,14 +12,14 @@ from ..images import build
 from ..kdump.trigger import MODULE_PATH, CannotTrigger
 from ..vm.guest import Guest
 from ..vm.run import Run
-from .disks import Subject, recipe_of
+from .disks import SystemUnderTest, recipe_of
 
 NAME = "kdump_harness_crash"
 NEED_MIB = 1024
 IN_GUEST_TIMEOUT_S = 60.0  # unscaled
 
 
-def put_module(run: Run, subject: Subject, guest: Guest) -> None:
+def put_module(run: Run, subject: SystemUnderTest, guest: Guest) -> None:
     """Bring the module into the guest; CannotTrigger where it can be built neither here nor there."""
     release = guest.shell.run("uname -r").out.strip()
     if subject.image is not None and subject.image.build is not None and shutil.which("mmdebstrap"):
@@ -52,7 +52,7 @@ def _build_in_guest(run: Run, guest: Guest) -> None:
         )
 
 
-def _built(run: Run, subject: Subject, release: str) -> Path:
+def _built(run: Run, subject: SystemUnderTest, release: str) -> Path:
     """The module for a kernel of Debian's, built once in a tree of the release's own packages, with its compiler."""
     recipe = recipe_of(subject)
     digest = hashlib.sha256()
@@ -79,7 +79,7 @@ def _built(run: Run, subject: Subject, release: str) -> Path:
         with run.progress.step(f"building the crash module for {release}", usual_s=60):
             try:
                 build.make_tree(recipe, ("make", headers), hooks, log=log, progress=run.progress.detail)
-            except build.Refused as error:
+            except build.BuildRefused as error:
                 raise CannotTrigger(f"no crash module for {release}: {error.args[0]}", see=log) from None
         part.chmod(0o755)
         shutil.rmtree(sources)

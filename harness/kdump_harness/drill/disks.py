@@ -23,7 +23,7 @@ from ..images import build
 from ..images.catalog import Image
 from ..images.download import Unreachable, cached, fetch
 from ..images.mirror import find_mirror
-from ..kdump.service import KdumpConfig, Stack
+from ..kdump.service import KdumpConfig, KdumpService
 from ..vm.guest import Guest
 from ..vm.run import Identity, Machine, Run
 from ..vm.shell import Access
@@ -37,7 +37,7 @@ CORRUPT = 2  # exit status of qemu-img check; clusters that nobody uses give 3, 
 
 
 @dataclass(frozen=True, kw_only=True)
-class Subject:
+class SystemUnderTest:
     """What is drilled: an image of the catalogue or a file of the user's."""
 
     name: str
@@ -127,7 +127,7 @@ def _qemu_img(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(["qemu-img", *map(str, arguments)], capture_output=True, text=True, check=False)
 
 
-def base_disk(run: Run, subject: Subject, packages: tuple[str, ...]) -> BaseDisk:
+def base_disk(run: Run, subject: SystemUnderTest, packages: tuple[str, ...]) -> BaseDisk:
     """The disk a guest starts from; one line says which source and why."""
     if subject.path is not None:
         return _brought(subject.path)
@@ -169,7 +169,7 @@ def _brought(path: Path) -> BaseDisk:
     return BaseDisk(path=path, format=disk_format, key=key, packages=(), source=str(path))
 
 
-def recipe_of(subject: Subject, packages: tuple[str, ...] = ()) -> build.Recipe:
+def recipe_of(subject: SystemUnderTest, packages: tuple[str, ...] = ()) -> build.Recipe:
     """What a built image is made of."""
     image = subject.image
     assert image is not None
@@ -213,7 +213,7 @@ def _packaged(run: Run, file: LocalPackage) -> LocalPackage:
     return dataclasses.replace(file, path=directory / file.name, tree=None)
 
 
-def _kernel_package(subject: Subject, usual: str) -> str:
+def _kernel_package(subject: SystemUnderTest, usual: str) -> str:
     """The kernel that the package manager is to install; nothing where files bring it."""
     choice = subject.kernel
     if choice is None:
@@ -221,7 +221,7 @@ def _kernel_package(subject: Subject, usual: str) -> str:
     return f"{choice.package}/{choice.suite}" if choice.suite else choice.package
 
 
-def _built_ready(run: Run, subject: Subject, packages: tuple[str, ...]) -> BaseDisk | None:
+def _built_ready(run: Run, subject: SystemUnderTest, packages: tuple[str, ...]) -> BaseDisk | None:
     with contextlib.suppress(HostError):  # no mirror: nothing was built
         recipe = recipe_of(subject, packages)
         if done := run.state.ready("built", recipe.key()):
@@ -241,7 +241,7 @@ def _built_disk(directory: Path, recipe: build.Recipe, packages: tuple[str, ...]
     )
 
 
-def _built(run: Run, subject: Subject, packages: tuple[str, ...]) -> BaseDisk:
+def _built(run: Run, subject: SystemUnderTest, packages: tuple[str, ...]) -> BaseDisk:
     recipe = recipe_of(subject, packages)
 
     def make(part: Path) -> dict[str, object]:
@@ -282,7 +282,7 @@ def _has_all(base: BaseDisk, packages: tuple[str, ...]) -> bool:
 
 
 def installed_disk(
-    run: Run, subject: Subject, machine: Machine, packages: tuple[str, ...] | None, more: tuple[str, ...] = ()
+    run: Run, subject: SystemUnderTest, machine: Machine, packages: tuple[str, ...] | None, more: tuple[str, ...] = ()
 ) -> BaseDisk:
     """The base disk with packages and kernel in it; made once, whatever is armed on it later.
 
@@ -299,8 +299,8 @@ def installed_disk(
     key = hashlib.sha256(repr((*parts, subject.login)).encode()).hexdigest()[:16]
 
     def make(part: Path) -> dict[str, object]:
-        run.place.require_space(INSTALLED_NEED_MIB, f"installing packages in {subject.name}")
-        with run.place.kept_overlay(part / "disk.qcow2", base.path, base_format=base.format) as disk:
+        run.host.require_space(INSTALLED_NEED_MIB, f"installing packages in {subject.name}")
+        with run.host.kept_overlay(part / "disk.qcow2", base.path, base_format=base.format) as disk:
             return {"kernel": _install(run, subject, machine, disk, packages, more), "base": asdict(base)}
 
     what = f"the disk of {subject.name} with its packages"
@@ -318,7 +318,7 @@ def installed_disk(
 
 def _install(
     run: Run,
-    subject: Subject,
+    subject: SystemUnderTest,
     machine: Machine,
     disk: Path,
     packages: tuple[str, ...] | None,
@@ -370,7 +370,7 @@ class ArmedDisk:
 
 def armed_disk(
     run: Run,
-    subject: Subject,
+    subject: SystemUnderTest,
     machine: Machine,
     config: KdumpConfig,
     packages: tuple[str, ...] | None = None,
@@ -384,7 +384,7 @@ def armed_disk(
     machine = run.fit(machine, needs=subject.needs_cpu)
     base = installed_disk(run, subject, machine, packages, more)
     # A new initramfs for each drill would take minutes: where it has a copy of them, settings are part of the disk.
-    settings = config.collection(family) if family.config.in_initramfs else ()
+    settings = config.core_collector(family) if family.config.in_initramfs else ()
     parts = (
         ARMED_VERSION, base.key, _what_arms(family), packages, config.crashkernel, settings, machine.cpu_level,
         machine.firmware, subject.login,
@@ -392,8 +392,8 @@ def armed_disk(
     key = hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
     def make(part: Path) -> dict[str, object]:
-        run.place.require_space(ARMED_NEED_MIB, f"arming {subject.name}")
-        with run.place.kept_overlay(part / "disk.qcow2", base.path, base_format=base.format) as disk:
+        run.host.require_space(ARMED_NEED_MIB, f"arming {subject.name}")
+        with run.host.kept_overlay(part / "disk.qcow2", base.path, base_format=base.format) as disk:
             return {**_arm(run, subject, machine, disk, config, kernel=base.kernel), "base": asdict(base)}
 
     directory = run.state.make_once("armed", key, make, say=run.progress.say, what=f"the armed disk of {subject.name}")
@@ -414,7 +414,7 @@ def _what_arms(family: Family) -> tuple[object, ...]:
 
 
 def _arm(
-    run: Run, subject: Subject, machine: Machine, disk: Path, config: KdumpConfig, *, kernel: str | None
+    run: Run, subject: SystemUnderTest, machine: Machine, disk: Path, config: KdumpConfig, *, kernel: str | None
 ) -> dict[str, object]:
     """Boot the disk, make its kdump ready with the guest's own tools, and see it loaded; returns what it is.
 
@@ -437,7 +437,7 @@ def _arm(
         with _booted(
             run, subject, machine, disk, evidence, identity, f"booting {subject.name} with the reservation", ready=True
         ) as guest:
-            loading = Stack(guest, stack.family)
+            loading = KdumpService(guest, stack.family)
             loading.resume_cloud_init()
             running = guest.shell.run("uname -r").out.strip()
             if subject.kernel is not None and running != kernel:
@@ -477,8 +477,8 @@ def _evidence(run: Run, name: str) -> Iterator[Evidence]:
         evidence.close()
 
 
-def _identified(run: Run, subject: Subject, guest: Guest) -> Stack:
-    stack = Stack(guest, subject.family)
+def _identified(run: Run, subject: SystemUnderTest, guest: Guest) -> KdumpService:
+    stack = KdumpService(guest, subject.family)
     stack.identify()
     if stack.remark:
         run.progress.say(f"{subject.name}: {stack.remark}")
@@ -486,7 +486,7 @@ def _identified(run: Run, subject: Subject, guest: Guest) -> Stack:
     return stack
 
 
-def _configure(run: Run, stack: Stack, config: KdumpConfig, kernel: str | None) -> list[str]:
+def _configure(run: Run, stack: KdumpService, config: KdumpConfig, kernel: str | None) -> list[str]:
     """Everything that kdump needs before the boot that brings the reservation; returns what was wrong on the way.
 
     kdumpctl calls an initramfs built that dracut could not put everything into.
@@ -498,7 +498,7 @@ def _configure(run: Run, stack: Stack, config: KdumpConfig, kernel: str | None) 
     with run.progress.step("arming: boot loader and capture initramfs, by the guest's own tools", usual_s=usual_s):
         stack.enable()
         if family.config.in_initramfs:
-            stack.collect_with(*config.collection(family))
+            stack.set_core_collector(*config.core_collector(family))
         stack.write_bootloader(crashkernel)
         if kernel is not None:
             stack.choose_kernel(kernel)
@@ -513,7 +513,7 @@ def _configure(run: Run, stack: Stack, config: KdumpConfig, kernel: str | None) 
 @contextlib.contextmanager
 def _booted(
     run: Run,
-    subject: Subject,
+    subject: SystemUnderTest,
     machine: Machine,
     disk: Path,
     evidence: Evidence,

@@ -12,7 +12,7 @@ from ..kdump.target import Server
 from ..vm.guest import Guest
 from ..vm.isolated_network import Port
 from ..vm.run import Machine, Run
-from .disks import Subject, installed_disk
+from .disks import SystemUnderTest, installed_disk
 
 IMAGE = "debian-12"
 PACKAGES = ("nfs-kernel-server",)
@@ -38,7 +38,7 @@ exportfs -ra
 
 
 @dataclass(frozen=True, kw_only=True)
-class Collector:
+class DumpServer:
     """A running collector."""
 
     guest: Guest
@@ -47,10 +47,10 @@ class Collector:
 
 
 @contextlib.contextmanager
-def open_collector(run: Run) -> Iterator[Collector]:
+def open_dump_server(run: Run) -> Iterator[DumpServer]:
     """A collector on the run's crash network; destroyed at the end of the block."""
     row = load_catalog().find(IMAGE)
-    subject = Subject(name=NAME, family=find_family(row.family), image=row)
+    subject = SystemUnderTest(name=NAME, family=find_family(row.family), image=row)
     machine = run.fit(MACHINE, needs=subject.needs_cpu)
     base = installed_disk(run, subject, machine, PACKAGES)
     evidence = run.evidence(NAME)
@@ -72,6 +72,6 @@ def open_collector(run: Run) -> Iterator[Collector]:
                 directory=DIRECTORY,
                 shell=guest.shell,
             )
-            yield Collector(guest=guest, server=server, port=port)
+            yield DumpServer(guest=guest, server=server, port=port)
     finally:
         evidence.close()

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..vmcore import Leftover, NotInDump, PageClass, Tally, Vmcore, VmcoreError, classify
+from ..vmcore import LevelViolations, NotInDump, PageClass, Tally, Vmcore, VmcoreError, classify
 
 MIB = 1 << 20
 FIRST_MIB_FRAMES = MIB // 4096
@@ -35,7 +35,7 @@ class Difference:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Comparison:
+class OracleResult:
     """How a vmcore and the hypervisor's picture of the memory differ."""
 
     compared: int
@@ -70,7 +70,7 @@ class Comparison:
         return {**asdict(self), "differences": listed, "differing": len(self.differences), "ok": self.ok}
 
 
-def compare(vmcore: Vmcore, memory: Vmcore, *, progress: Progress | None = None) -> Comparison:
+def compare(vmcore: Vmcore, memory: Vmcore, *, progress: Progress | None = None) -> OracleResult:
     """Compare page by page; memory is the hypervisor's ELF core."""
     kept = _frames(vmcore.kept_bitmap(), vmcore.max_pfn)
     ram = _frames(vmcore.ram_bitmap(), vmcore.max_pfn)
@@ -103,8 +103,8 @@ def compare(vmcore: Vmcore, memory: Vmcore, *, progress: Progress | None = None)
     counts = _true_classes(vmcore, memory)
     wrong_side: tuple[str, ...] = ()
     if vmcore.header is not None and vmcore.header.level is not None:
-        wrong_side = tuple(Leftover.of(counts, vmcore.header.level).remarks())
-    return Comparison(
+        wrong_side = tuple(LevelViolations.of(counts, vmcore.header.level).remarks())
+    return OracleResult(
         compared=compared,
         differences=tuple(differences),
         unexplained=sum(one.reason is None for one in differences),

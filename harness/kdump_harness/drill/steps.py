@@ -14,19 +14,19 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ..base.clock import Deadline, PhaseClock, look_whether_to_end, now_s
+from ..base.clock import Deadline, PhaseClock, now_s, raise_if_stopped
 from ..base.errors import CommandFailed, ConsoleLost, GuestError, HarnessError, NotArmed, UsageError
 from ..base.evidence import Evidence
 from ..base.stage import Stage
 from ..base.verdict import Verdict
 from ..diagnosis import diagnose_text
 from ..images.state import require_space
-from ..kdump.crash_monitor import PANIC_TIMEOUT_S, TOTAL_TIMEOUT_S, CrashWatch
+from ..kdump.crash_monitor import PANIC_TIMEOUT_S, TOTAL_TIMEOUT_S, CrashMonitor
 from ..kdump.page_flags import MemoryState, from_flags, from_meminfo
-from ..kdump.service import GuestState, KdumpConfig, Stack
+from ..kdump.service import GuestState, KdumpConfig, KdumpService
 from ..kdump.target import LABEL, ON_DISK, ON_SERVER, Files, FoundFile, Server, ShellFiles, Target, find_target
 from ..kdump.trigger import CannotTrigger, Trigger, find_trigger
-from ..vm.console import Line
+from ..vm.console import ConsoleLine
 from ..vm.guest import Guest, SavedGuest
 from ..vm.hypervisor.domain import Disk
 from ..vm.run import Machine, Run
@@ -36,8 +36,8 @@ from .checks import CrashFacts
 from .clone import Clone, family_of
 from .crash_module import put_module
 from .disk_reader import CannotRead, HostDisk
-from .disks import ArmedDisk, BaseDisk, Subject, armed_disk, base_disk
-from .dump_server import open_collector
+from .disks import ArmedDisk, BaseDisk, SystemUnderTest, armed_disk, base_disk
+from .dump_server import open_dump_server
 from .known_issues import DRILL, judge, load_known_issues
 from .oracle import compare
 
@@ -61,7 +61,7 @@ RECOVERED, SAVED = "recovered", "saved"  # how far a drill goes
 class Plan:
     """One drill, as it was asked for."""
 
-    subject: Subject
+    subject: SystemUnderTest
     machine: Machine = field(default_factory=Machine)
     config: KdumpConfig = field(default_factory=lambda: KdumpConfig(crashkernel=None, level=None, compress=None))
     trigger: str = "sysrq-c"
@@ -77,9 +77,11 @@ class Plan:
     oracle: bool = False  # compare the vmcore with the hypervisor's picture of the memory
     name: str = ""  # of the evidence directory
     scenario: str = DRILL  # whose known issues count
-    before_crash: Callable[[Guest, Stack], None] | None = None  # has the last word on the guest's configuration
+    before_crash: Callable[[Guest, KdumpService], None] | None = None  # has the last word on the guest's configuration
     on_trigger: Callable[[Guest], None] | None = None  # is called just before the trigger is pulled
-    meanwhile: Callable[[Guest, CrashWatch], None] | None = None  # is called all the time, from the trigger to the end
+    meanwhile: Callable[[Guest, CrashMonitor], None] | None = (
+        None  # is called all the time, from the trigger to the end
+    )
     on_dump: Callable[[Path, CrashFacts], None] | None = None  # is shown the vmcore, which may be removed afterwards
 
     def check(self) -> None:
@@ -126,7 +128,7 @@ def _no_report(_verdict: Verdict) -> None:
     return
 
 
-def _no_look(_guest: Guest, _stack: Stack) -> None:
+def _no_look(_guest: Guest, _stack: KdumpService) -> None:
     return
 
 
@@ -155,11 +157,11 @@ def open_session(run: Run, plan: Plan, *, on_verdict: Callable[[Verdict], None] 
             yield _Refused(verdict, on_verdict)
             return
     need_mib = plan.machine.memory_mib * (2 if plan.oracle else 1) + OVERLAY_MIB
-    run.place.require_space(need_mib, f"the drill of {plan.subject.name}")
+    run.host.require_space(need_mib, f"the drill of {plan.subject.name}")
     require_space(run.evidence_directory, EVIDENCE_NEED_MIB, "the evidence of a drill", option="--evidence")
     with contextlib.ExitStack() as stack:
         if plan.server is None and plan.target in ON_SERVER:
-            plan = replace(plan, server=stack.enter_context(open_collector(run)).server)
+            plan = replace(plan, server=stack.enter_context(open_dump_server(run)).server)
         target_disk = plan.target_disk
         if target_disk is None and plan.target in ON_DISK:
             target_disk = run.blank_disk(TARGET_DISK_MIB, serial=LABEL)
@@ -208,7 +210,7 @@ class Session:
         on_verdict: Callable[[Verdict], None],
     ) -> None:
         self.run, self.plan, self.guest = run, plan, guest
-        self.stack = Stack(guest, plan.subject.family)
+        self.stack = KdumpService(guest, plan.subject.family)
         self._evidence: Evidence | None = evidence  # of the first drill
         self._disk, self._on_verdict = disk, on_verdict
         self._last: Verdict | None = None
@@ -230,7 +232,7 @@ class Session:
             before, self._last = self._last, drill.verdict
             start = drill.boot if fresh else None
             if self._saved is not None:
-                drill.verdict.warm, start = True, drill.go_on
+                drill.verdict.warm, start = True, drill.resume
                 self.guest = self.stack.guest = stack.enter_context(self.run.restored(self._saved, evidence))
                 stack.enter_context(_blamed(evidence))
             try:
@@ -241,13 +243,13 @@ class Session:
         self._on_verdict(verdict)
         return verdict
 
-    def save(self, look: Callable[[Guest, Stack], None] = _no_look) -> Verdict | None:
+    def save(self, look: Callable[[Guest, KdumpService], None] = _no_look) -> Verdict | None:
         """Boot the guest, make its kdump ready, and keep its memory: each drill from now on starts from there.
 
         look is shown the guest before. A guest that cannot be made ready gives the verdict that says why.
         """
         need_mib = self.plan.machine.memory_mib + EVIDENCE_NEED_MIB
-        self.run.place.require_space(need_mib, f"the saved memory of {self.plan.subject.name}")
+        self.run.host.require_space(need_mib, f"the saved memory of {self.plan.subject.name}")
         with contextlib.ExitStack() as stack:
             drill = self._drill(self.plan, self._directory(self.plan, stack))
             verdict = drill.get_ready(self.guest, self.stack, look)
@@ -266,7 +268,7 @@ class Session:
         evidence = self.run.evidence(plan.name or plan.subject.name)
         stack.callback(evidence.close)
         if self._saved is None:
-            self.guest.hand_over(evidence)
+            self.guest.switch_evidence(evidence)
         return evidence
 
     def _drill(self, plan: Plan, evidence: Evidence) -> _Drill:
@@ -301,7 +303,7 @@ class _Refused(Session):
         self._on_verdict(self._refusal)
         return self._refusal
 
-    def save(self, _look: Callable[[Guest, Stack], None] = _no_look) -> Verdict | None:
+    def save(self, _look: Callable[[Guest, KdumpService], None] = _no_look) -> Verdict | None:
         """The same."""
         return self.drill()
 
@@ -346,7 +348,9 @@ class _Drill:
         self.stretched = 1.0  # the most that a wait since the trigger was stretched by
         self.known_issues = load_known_issues()
 
-    def get_ready(self, guest: Guest, stack: Stack, look: Callable[[Guest, Stack], None]) -> Verdict | None:
+    def get_ready(
+        self, guest: Guest, stack: KdumpService, look: Callable[[Guest, KdumpService], None]
+    ) -> Verdict | None:
         """Boot the guest and make its kdump ready, but do not crash it; a verdict when it cannot be made ready."""
         unsubscribe = guest.console.subscribe(lambda line: self.console.append(line.text))
         try:
@@ -364,7 +368,7 @@ class _Drill:
             unsubscribe()
         return None
 
-    def take(self, guest: Guest, stack: Stack, start: Callable[[Guest], None] | None) -> Verdict:
+    def take(self, guest: Guest, stack: KdumpService, start: Callable[[Guest], None] | None) -> Verdict:
         """All steps; whatever the guest did ends up in the verdict. start brings up a guest that does not run yet."""
         unsubscribe = guest.console.subscribe(lambda line: self.console.append(line.text))
         try:
@@ -390,7 +394,9 @@ class _Drill:
         finally:
             unsubscribe()
 
-    def _survive(self, guest: Guest, stack: Stack, before: GuestState, dumps_before: dict[str, FoundFile]) -> None:
+    def _survive(
+        self, guest: Guest, stack: KdumpService, before: GuestState, dumps_before: dict[str, FoundFile]
+    ) -> None:
         """Pull a trigger that must do no harm: the guest notices it, goes on, and nothing is dumped."""
         self.trigger.make_ready(guest)
         wanted = re.compile(self.trigger.panic)
@@ -432,17 +438,17 @@ class _Drill:
             self._note(error.state)
         self._judge(None)
 
-    def go_on(self, guest: Guest) -> None:
+    def resume(self, guest: Guest) -> None:
         """Let a guest that was restored run."""
         with self.progress.step(f"{self.plan.subject.name}: going on"):
-            guest.go_on()
+            guest.resume()
 
     def boot(self, guest: Guest) -> None:
         """From the power-on to the login prompt."""
         with self.progress.step(f"{self.plan.subject.name}: booting", usual_s=60 if self.run.factor > 1 else 15):
             self.clock.mark("power-on")
             if self.plan.clone is not None:
-                if remark := self.plan.clone.come_up(guest, self.progress.say):
+                if remark := self.plan.clone.boot(guest, self.progress.say):
                     self.verdict.remarks.append(remark)
                 self.clock.mark("first-login")
                 return
@@ -450,7 +456,7 @@ class _Drill:
             self.clock.mark("first-login", guest.wait_for_login().at_s)
             guest.connect()
 
-    def _acquainted(self, guest: Guest, stack: Stack) -> Stack:
+    def _acquainted(self, guest: Guest, stack: KdumpService) -> KdumpService:
         """The stack of the family that the guest turns out to be of, where nobody has told."""
         if self.plan.clone is None or self.plan.clone.family is not None:
             return stack
@@ -459,9 +465,9 @@ class _Drill:
         self.plan = replace(self.plan, clone=clone, subject=subject)
         self.plan.check()
         self.verdict.family = family.name
-        return Stack(guest, family)
+        return KdumpService(guest, family)
 
-    def _configure(self, guest: Guest, stack: Stack) -> None:
+    def _configure(self, guest: Guest, stack: KdumpService) -> None:
         """Tell kdump what the drill wants of it, and see it armed."""
         verdict = self.verdict
         wanted = self.plan.config
@@ -477,16 +483,16 @@ class _Drill:
             if self.plan.clone is not None and (away := self.plan.clone.dumps_away(guest, family)):
                 verdict.remarks.append(away)
             return
-        stack.family = family = self.target.adapt(family)
-        collection = wanted.collection(family) if self.plan.clone is None else (wanted.level, wanted.compress)
-        changed = stack.collect_with(*collection)
-        aimed = self.target.aim(guest, stack)
+        stack.family = family = self.target.family_for(family)
+        collection = wanted.core_collector(family) if self.plan.clone is None else (wanted.level, wanted.compress)
+        changed = stack.set_core_collector(*collection)
+        aimed = self.target.configure(guest, stack)
         if wanted.crashkernel != "none":
             if aimed or (changed and family.config.in_initramfs):
                 stack.arm()
             stack.wait_until_loaded()
 
-    def _let_it_boot(self, stack: Stack) -> None:
+    def _let_it_boot(self, stack: KdumpService) -> None:
         """Wait for what comes after the login prompt; a guest that never is done with it is drilled all the same."""
         with self.progress.step("waiting for the guest's boot to end"):
             late = stack.wait_until_booted()
@@ -495,7 +501,7 @@ class _Drill:
             self.progress.say(f"{self.plan.subject.name}: {remark}")
             self.verdict.remarks.append(remark)
 
-    def _prepare(self, guest: Guest, stack: Stack) -> tuple[GuestState, dict[str, FoundFile]]:
+    def _prepare(self, guest: Guest, stack: KdumpService) -> tuple[GuestState, dict[str, FoundFile]]:
         """The state before the crash; raises when the guest is not what the drill needs."""
         with self.progress.step("looking at the guest before the crash"):
             self._configure(guest, stack)
@@ -545,14 +551,14 @@ class _Drill:
             self.evidence.event("no page flags", error=str(error))
             return from_meminfo(before.meminfo_kib)
 
-    def _crash(self, guest: Guest, stack: Stack, before: GuestState) -> tuple[CrashFacts, CrashWatch]:
+    def _crash(self, guest: Guest, stack: KdumpService, before: GuestState) -> tuple[CrashFacts, CrashMonitor]:
         """Leave the nonce, pull the trigger, follow the console."""
         nonce = secrets.token_hex(8)
         guest.shell.run("echo %s > /dev/kmsg; sync", f"kdump-harness: this is crash {nonce}")
         self.trigger.make_ready(guest)
         if self.plan.on_trigger is not None:
             self.plan.on_trigger(guest)
-        watch = CrashWatch(stack.family.console, self.trigger.panic, self.clock, on_change=self._reach)
+        watch = CrashMonitor(stack.family.console, self.trigger.panic, self.clock, on_change=self._reach)
         watch.stage = self.verdict.reached if self.verdict.reached >= Stage.ARMED else Stage.ARMED
         if self.trigger.while_booting:
             with self.progress.step("waiting for the guest to reboot"):
@@ -579,14 +585,14 @@ class _Drill:
         )
         return facts, watch
 
-    def _follow(self, guest: Guest, watch: CrashWatch) -> str | None:
+    def _follow(self, guest: Guest, watch: CrashMonitor) -> str | None:
         """Read the console until the guest is back or cannot come back; returns what stopped it."""
         factor = self.stretched = self.run.factor
         while not (watch.done or self._is_enough(watch)):
             waiting = watch.waiting_for()
             with self.progress.step(f"waiting for {waiting}", usual_s=_USUAL_S.get(waiting) if factor > 1 else None):
                 while watch.waiting_for() == waiting and not watch.done:
-                    line: Line | None
+                    line: ConsoleLine | None
                     try:
                         line = guest.console.read_line(timeout_s=_TICK_S)
                     except ConsoleLost:
@@ -615,11 +621,11 @@ class _Drill:
                         return stopped
         return None
 
-    def _is_enough(self, watch: CrashWatch) -> bool:
+    def _is_enough(self, watch: CrashMonitor) -> bool:
         """Whether the guest may be switched off: the capture kernel has written all that it will, and restarts."""
         return self.plan.until == SAVED and watch.restart_seen
 
-    def _take_memory(self, guest: Guest, watch: CrashWatch) -> None:
+    def _take_memory(self, guest: Guest, watch: CrashMonitor) -> None:
         """For the oracle: the memory of the crashed kernel, as soon as the capture kernel shows itself."""
         if not self.plan.oracle or self.picture is not None or not watch.capture_seen:
             return
@@ -638,7 +644,7 @@ class _Drill:
         if self.picture is None:
             self.verdict.check("oracle", False, expected=expected, seen="the capture kernel was never seen")
             return
-        picture = self.run.place.take(self.picture)
+        picture = self.run.host.take(self.picture)
         try:
             with (
                 self.progress.step("comparing the vmcore with the hypervisor's picture"),
@@ -660,7 +666,7 @@ class _Drill:
         self.verdict.check("oracle", found.ok and agreed, expected=expected, seen=seen)
         self.evidence.json("oracle.json", {**found.to_json(), "before": dict(self.memory.pages)})
 
-    def _too_late(self, guest: Guest, watch: CrashWatch) -> str | None:
+    def _too_late(self, guest: Guest, watch: CrashMonitor) -> str | None:
         """The two kinds of deadline: silence and total.
 
         A host that becomes busier meanwhile widens them; one that becomes idle again has been busy all the same.
@@ -682,7 +688,9 @@ class _Drill:
             return f"{since_panic_s:.0f} s after the panic still waiting for {waiting}"
         return None
 
-    def _recover(self, guest: Guest, stack: Stack, facts: CrashFacts, dumps_before: dict[str, FoundFile]) -> None:
+    def _recover(
+        self, guest: Guest, stack: KdumpService, facts: CrashFacts, dumps_before: dict[str, FoundFile]
+    ) -> None:
         """Look at what the crash left, bring it here, and see whether the guest is ready for the next."""
         verdict = self.verdict
         new_boot: str | None = None
@@ -716,7 +724,9 @@ class _Drill:
             widened=1.0 if own else self.stretched / self.run.slowness,
         )
 
-    def _read_off(self, guest: Guest, stack: Stack, facts: CrashFacts, dumps_before: dict[str, FoundFile]) -> None:
+    def _read_off(
+        self, guest: Guest, stack: KdumpService, facts: CrashFacts, dumps_before: dict[str, FoundFile]
+    ) -> None:
         """Switch the guest off, and look at what the crash left on its disk or its server."""
         verdict = self.verdict
         disk = guest.domain.disks()[0]
@@ -724,7 +734,7 @@ class _Drill:
         raw = self.run.directory.path / f"{guest.name}.raw"
         try:
             with self.progress.step("reading the guest's disk"):
-                disk = self.run.place.take_disk(disk)
+                disk = self.run.host.take_disk(disk)
 
             def before_copy(why: str) -> None:
                 self.run.state.require_space(disk.stat().st_size // MIB + COPY_MIB, "a copy of the guest's disk")
@@ -750,7 +760,7 @@ class _Drill:
     def _take_dump(
         self,
         system: Files,
-        stack: Stack,
+        stack: KdumpService,
         chosen: FoundFile | None,
         found: dict[str, FoundFile],
         dumps_before: dict[str, FoundFile],
@@ -766,11 +776,11 @@ class _Drill:
             if chosen is None and where not in dumps_before:
                 self._pull_small_files(system, file)  # what kdump wrote about a dump that it did not finish
 
-    def _fetch_and_check(self, system: Files, stack: Stack, chosen: FoundFile, facts: CrashFacts) -> None:
+    def _fetch_and_check(self, system: Files, stack: KdumpService, chosen: FoundFile, facts: CrashFacts) -> None:
         local = self.evidence.directory / chosen.name
         require_space(self.evidence.directory, chosen.size_bytes // MIB + 16, "the vmcore", option="--evidence")
         with self.progress.step(f"fetching the vmcore, {chosen.size_bytes / MIB:.1f} MiB"):
-            shelf = self.target.shelf(system)
+            shelf = self.target.dump_files(system)
             shelf.fetch(chosen.path, local, progress=lambda done: self.progress.detail(f"{done / MIB:.1f} MiB"))
             local.chmod(0o600)
         self.dumps.append(local)
@@ -794,13 +804,13 @@ class _Drill:
 
     def _pull_small_files(self, system: Files, chosen: FoundFile) -> None:
         """The kernel log and notes that kdump wrote beside the dump."""
-        shelf = self.target.shelf(system) if chosen.wanted else system
+        shelf = self.target.dump_files(system) if chosen.wanted else system
         for path in shelf.small_files(str(PurePosixPath(chosen.path).parent)):
             name = PurePosixPath(path).name
             if path != chosen.path and not (self.evidence.directory / name).exists():
                 shelf.fetch(path, self.evidence.directory / name)
 
-    def _armed_again(self, stack: Stack) -> bool:
+    def _armed_again(self, stack: KdumpService) -> bool:
         try:
             stack.wait_until_loaded()
         except GuestError as error:
@@ -810,9 +820,9 @@ class _Drill:
             return False
         return True
 
-    def _judge(self, watch: CrashWatch | None) -> None:
+    def _judge(self, watch: CrashMonitor | None) -> None:
         """Phases, symptoms, and whether it all adds up to verified."""
-        look_whether_to_end()  # a guest whose plug we pulled tells nothing
+        raise_if_stopped()  # a guest whose plug we pulled tells nothing
         verdict, clock = self.verdict, self.clock
         pairs = {
             "boot": ("power-on", "first-login"),

@@ -22,8 +22,8 @@ from ..base.output import printable
 from .protocol import wire
 from .protocol.archive import unpack
 from .protocol.needs import Needs
-from .protocol.results import BadResult, Result, read_result, relocate
-from .protocol.tasks import Task
+from .protocol.results import BadResult, TaskResult, read_result, relocate
+from .protocol.tasks import FleetTask
 from .worker.worker import TOPIC
 
 LOOK_S = 1.0
@@ -37,7 +37,7 @@ class Order:
     """A task, with what a host must have for it."""
 
     number: int
-    task: Task
+    task: FleetTask
     needs: Needs
     kind: str  # tasks of one kind take about the same time
 
@@ -77,7 +77,7 @@ class Fleet:
         with contextlib.suppress(Exception):
             self._client.close(timeout=5)
 
-    def run(self, orders: Sequence[Order], *, evidence: Path, run_name: str) -> Iterator[tuple[Order, Result]]:
+    def run(self, orders: Sequence[Order], *, evidence: Path, run_name: str) -> Iterator[tuple[Order, TaskResult]]:
         """What comes of each order, as it comes; with its evidence below evidence/run_name."""
         board = Board((order.kind for order in orders), quiet=self._quiet)
         try:
@@ -103,7 +103,7 @@ class _Run:
 
     def all(
         self, orders: Sequence[Order], at_once: int, evidence: Path, run_name: str
-    ) -> Iterator[tuple[Order, Result]]:
+    ) -> Iterator[tuple[Order, TaskResult]]:
         """Give the orders, not more than so many at once, and take the results."""
         waiting = list(reversed(orders))
         try:
@@ -138,7 +138,7 @@ class _Run:
     def _tell_done(self, future: Any) -> None:
         self._news.put(("done", future.key))
 
-    def _look(self) -> Iterator[tuple[Order, tuple[Result, memoryview]]]:
+    def _look(self) -> Iterator[tuple[Order, tuple[TaskResult, memoryview]]]:
         """Wait a moment for news, and take what is done."""
         try:
             news = [self._news.get(timeout=LOOK_S)]
@@ -178,7 +178,7 @@ class _Run:
         except (KeyError, TypeError, ValueError, AttributeError):
             pass
 
-    def _done(self, key: str) -> Iterator[tuple[Order, tuple[Result, memoryview]]]:
+    def _done(self, key: str) -> Iterator[tuple[Order, tuple[TaskResult, memoryview]]]:
         """The result of a task that Dask calls done: once, whatever it says afterwards."""
         if key not in self._given:
             return
@@ -188,29 +188,30 @@ class _Run:
             try:
                 found = read_result(self._client.gather(future, direct=self._direct))
             except BadResult as error:
-                found = (Result(worker="?", problem=str(error)), nothing)
+                found = (TaskResult(worker="?", problem=str(error)), nothing)
             except Exception as error:  # Dask raises whatever it likes
                 if future.status == "pending":  # the worker went away with it: it is done again
                     future.add_done_callback(self._tell_done)
                     return
-                found = (Result(worker="?", problem=f"its result did not come: {error}"), nothing)
+                found = (TaskResult(worker="?", problem=f"its result did not come: {error}"), nothing)
         elif future.status == "error":
             found = (
-                Result(worker="?", problem="the workers that ran it, or had it to run, were lost each time"), nothing
+                TaskResult(worker="?", problem="each worker that was given the task was lost"),
+                nothing
             )  # fmt: skip
         else:
             return  # cancelled: the scheduler is gone, which is looked at elsewhere
         yield self._taken(key, order, found)
 
     def _taken(
-        self, key: str, order: Order, found: tuple[Result, memoryview]
-    ) -> tuple[Order, tuple[Result, memoryview]]:
+        self, key: str, order: Order, found: tuple[TaskResult, memoryview]
+    ) -> tuple[Order, tuple[TaskResult, memoryview]]:
         _, future = self._given.pop(key)
         future.release()
         self._board.ended(key, order.kind, took_s=found[0].took_s, ok=found[0].status == EXIT_OK)
         return order, found
 
-    def _home(self, order: Order, found: tuple[Result, memoryview], evidence: Path, run_name: str) -> Result:
+    def _home(self, order: Order, found: tuple[TaskResult, memoryview], evidence: Path, run_name: str) -> TaskResult:
         """The result with its evidence on this host."""
         result, archive = found
         worker = "".join(one if one.isalnum() or one in "-." else "-" for one in result.worker).strip("-.")[:40]
@@ -228,7 +229,7 @@ class _Run:
             relocate(result, str(place))
         except HarnessError as error:
             # What it says of the drill is not worth more than its evidence.
-            return Result(worker=result.worker, status=EXIT_BROKEN, took_s=result.took_s, problem=str(error))
+            return TaskResult(worker=result.worker, status=EXIT_BROKEN, took_s=result.took_s, problem=str(error))
         return result
 
     def _connected(self) -> None:
@@ -243,7 +244,7 @@ class _Run:
         if cancelled or self._client.status == "closed" or now_s() - self._gone_s > LOST_S:
             raise HostError("the scheduler is gone; what came before is kept, and --resume goes on from there")
 
-    def _unfit(self) -> Iterator[tuple[Order, tuple[Result, memoryview]]]:
+    def _unfit(self) -> Iterator[tuple[Order, tuple[TaskResult, memoryview]]]:
         """Give up tasks that no worker can do, after a while."""
         now = now_s()
         if now - self._fit_s < FIT_EVERY_S:
@@ -267,5 +268,5 @@ class _Run:
             best = min((order.needs.lacking(one["resources"]) for one in workers.values()), key=len, default=None)
             why = "there is no worker" if best is None else f"no worker has {', '.join(best)}"
             future.cancel(force=True)
-            result = Result(worker="-", status=EXIT_HOST, problem=f"{why} (waited {self._wait_s:.0f} s)")
+            result = TaskResult(worker="-", status=EXIT_HOST, problem=f"{why} (waited {self._wait_s:.0f} s)")
             yield self._taken(key, order, (result, memoryview(b"")))

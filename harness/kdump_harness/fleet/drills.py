@@ -15,8 +15,8 @@ from ..base.output import xml_text
 from ..base.verdict import Verdict
 from ..vm.capacity import GUEST_MIB
 from .client import Order
-from .protocol.results import BadResult, Result, verdict_of
-from .protocol.tasks import DRILL, LOCAL_OPTIONS, Task, drill_arguments, drill_needs, parse_drill
+from .protocol.results import BadResult, TaskResult, verdict_of
+from .protocol.tasks import DRILL, LOCAL_OPTIONS, FleetTask, drill_arguments, drill_needs, parse_drill
 
 # Which exit status counts when drills end differently, the worst first.
 _WORST = (EXIT_USAGE, EXIT_HOST, EXIT_BROKEN, EXIT_FAILED, EXIT_OK)
@@ -48,7 +48,7 @@ def orders_of(drills: Sequence[Sequence[str]], *, vmcores: bool, evidence_mib: i
         found = parse_drill(arguments)
         for name in LOCAL_OPTIONS:
             setattr(found, name, getattr(usual, name))
-        task = Task(kind=DRILL, arguments=drill_arguments(found), vmcores=vmcores, evidence_mib=evidence_mib)
+        task = FleetTask(kind=DRILL, arguments=drill_arguments(found), vmcores=vmcores, evidence_mib=evidence_mib)
         kind = f"{DRILL}-{Path(found.image).stem}"
         orders.append(Order(number=number, task=task, needs=drill_needs(found), kind=kind))
     return orders
@@ -63,11 +63,11 @@ def local_options(arguments: Sequence[str], into: argparse.Namespace) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outcome:
+class DrillOutcome:
     """What came of one drill."""
 
     order: Order
-    result: Result
+    result: TaskResult
     verdict: Verdict | None
 
     @property
@@ -101,19 +101,19 @@ class Outcome:
         }
 
 
-def outcome_of(order: Order, result: Result) -> Outcome:
+def outcome_of(order: Order, result: TaskResult) -> DrillOutcome:
     """What a worker's result says of a drill; a verdict on something else, or none, is no verdict."""
     try:
         verdict = verdict_of(result)
         if verdict is not None and (problem := _other(order, verdict)):
             raise BadResult(problem)
     except BadResult as error:
-        return Outcome(
+        return DrillOutcome(
             order=order,
-            result=Result(worker=result.worker, took_s=result.took_s, problem=str(error), evidence=result.evidence),
+            result=TaskResult(worker=result.worker, took_s=result.took_s, problem=str(error), evidence=result.evidence),
             verdict=None,
         )
-    return Outcome(order=order, result=result, verdict=verdict)
+    return DrillOutcome(order=order, result=result, verdict=verdict)
 
 
 def _other(order: Order, verdict: Verdict) -> str:
@@ -131,12 +131,12 @@ def _other(order: Order, verdict: Verdict) -> str:
     return "; ".join(f"the verdict is on {name} {seen}, not {wanted}" for name, wanted, seen in pairs if seen != wanted)
 
 
-def worst(outcomes: Sequence[Outcome]) -> int:
+def worst(outcomes: Sequence[DrillOutcome]) -> int:
     """The exit status of all."""
     return min((one.status for one in outcomes), key=_WORST.index, default=EXIT_OK)
 
 
-def junit(outcomes: Sequence[Outcome]) -> str:
+def junit(outcomes: Sequence[DrillOutcome]) -> str:
     """All drills as JUnit XML: a failure is kdump's, an error is ours."""
     failures = sum(one.status == EXIT_FAILED for one in outcomes)
     errors = sum(one.status not in (EXIT_OK, EXIT_FAILED) for one in outcomes)

@@ -23,12 +23,12 @@ from ..images.catalog import load_catalog
 from ..kdump.target import ON_SERVER
 from ..pytest_plugin.fixtures import _RUN_NAME as RUN_NAME
 from ..pytest_plugin.fixtures import scenario_name
-from ..pytest_plugin.matrix import Entry, Outcome
+from ..pytest_plugin.matrix import MatrixEntry, Outcome
 from .client import Fleet, Order
 from .journal import Journal
 from .protocol.needs import COLLECTOR_MIB, Needs, guest_needs
-from .protocol.results import Result
-from .protocol.tasks import SCENARIO, Task, scenario_digest, scenario_options
+from .protocol.results import TaskResult
+from .protocol.tasks import SCENARIO, FleetTask, scenario_digest, scenario_options
 from .protocol.wire import security
 
 VARIABLE = "KDUMP_FLEET_RUN"
@@ -119,7 +119,7 @@ class Front:
         path = Path(str(item.path))
         if path.parent.resolve() != data_path("scenarios").resolve():
             raise HarnessError(f"{item.nodeid} is none of the harness's own scenarios, which are all that workers run")
-        task = Task(
+        task = FleetTask(
             kind=SCENARIO,
             test=f"{path.name}::{item.nodeid.partition('::')[2]}",
             sha256=scenario_digest(path),
@@ -131,7 +131,7 @@ class Front:
 
     # ------------------------------------------------------------ reports
 
-    def _report(self, item: Any, result: Result) -> None:
+    def _report(self, item: Any, result: TaskResult) -> None:
         """Let pytest have a test's reports."""
         hook = item.ihook
         hook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
@@ -140,7 +140,7 @@ class Front:
             hook.pytest_runtest_logreport(report=report)
         hook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
 
-    def _reports(self, item: Any, result: Result) -> list[dict[str, Any]]:
+    def _reports(self, item: Any, result: TaskResult) -> list[dict[str, Any]]:
         """The reports that came, or those of an error where they are not what reports are."""
         try:
             found = [_checked(item, data) for data in result.reports]
@@ -189,7 +189,7 @@ def _checked(item: Any, data: dict[str, Any]) -> dict[str, Any]:
     if "wasxfail" in data:
         known["wasxfail"] = str(data["wasxfail"])
     if "kdump" in data:
-        entry = Entry.from_json(data["kdump"])
+        entry = MatrixEntry.from_json(data["kdump"])
         image = item.callspec.params.get("image") if hasattr(item, "callspec") else None
         if entry.image != image or not all(isinstance(one, dict) for one in entry.verdicts):
             raise ValueError
@@ -208,7 +208,7 @@ def _broken(item: Any, problem: str, before: Sequence[dict[str, Any]]) -> Iterat
             "duration": sum(one["duration"] for one in before) if when == "setup" else 0.0, "start": 0.0, "stop": 0.0,
         }  # fmt: skip
         if hasattr(item, "callspec") and "image" in item.callspec.params:
-            entry = Entry(
+            entry = MatrixEntry(
                 image=item.callspec.params["image"], scenario=scenario_name(item), nodeid=item.nodeid,
                 outcome=Outcome.ERROR, reason=problem.splitlines()[0],
             )  # fmt: skip

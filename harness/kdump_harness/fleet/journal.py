@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 
 from ..base.errors import UsageError
-from .protocol.results import BadResult, Result, from_header
+from .protocol.results import BadResult, TaskResult, from_header
 
 NAME = "fleet.jsonl"
 
@@ -19,7 +19,7 @@ class Journal:
     def __init__(self, directory: Path) -> None:
         self._path = directory / NAME
 
-    def add(self, digest: str, result: Result) -> None:
+    def add(self, digest: str, result: TaskResult) -> None:
         """Write a result down; whole or not at all, as far as a reader is concerned."""
         line = json.dumps({"task": digest, "result": result.header()}, default=str) + "\n"
         with self._path.open("a+b") as file:
@@ -30,9 +30,9 @@ class Journal:
             file.flush()
             os.fsync(file.fileno())
 
-    def read(self) -> dict[str, list[Result]]:
+    def read(self) -> dict[str, list[TaskResult]]:
         """The results by their tasks' digests; a task may have been given more than once."""
-        found: dict[str, list[Result]] = {}
+        found: dict[str, list[TaskResult]] = {}
         try:
             text = self._path.read_text(encoding="utf-8", errors="replace")
         except FileNotFoundError:

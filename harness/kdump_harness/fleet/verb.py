@@ -44,7 +44,7 @@ def fleet_worker(arguments: argparse.Namespace) -> int:
     _need_dask()
     from ..images.state import State
     from ..vm.accel import choose
-    from ..vm.hosts.guest_host import Here
+    from ..vm.hosts.guest_host import LocalHost
     from ..vm.hypervisor.domain import Hypervisor
     from . import serving
     from .protocol.needs import CORES, MIB, host_resources
@@ -59,7 +59,7 @@ def fleet_worker(arguments: argparse.Namespace) -> int:
         if not hypervisor.is_local:
             raise HostError(f"{hypervisor.uri} is on another host: run its worker there")
         with state.run() as run:
-            accelerator, why = choose("auto", hypervisor, state, run.path, Here(state, run, hypervisor.uri))
+            accelerator, why = choose("auto", hypervisor, state, run.path, LocalHost(state, run, hypervisor.uri))
         resources = host_resources(hypervisor, accelerator, memory_mib=arguments.memory, cores=arguments.cores)
     finally:
         hypervisor.close()
@@ -188,7 +188,7 @@ def _drills(arguments: argparse.Namespace, address: str, security: Any, words: S
         directory = directory.parent
     journal = Journal(directory)
     known = journal.read() if arguments.resume is not None else {}
-    outcomes: list[drills.Outcome] = []
+    outcomes: list[drills.DrillOutcome] = []
     missing = []
     for order in orders:
         if found := known.get(order.task.digest):

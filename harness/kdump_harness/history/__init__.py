@@ -1,6 +1,6 @@
 """Past drills and sweeps: recorded, listed, compared with one another."""
 
-from .database import DEFAULT_NAME, History, Run, history_path
+from .database import DEFAULT_NAME, History, RecordedRun, history_path
 from .trend import Regression, regressions
 
-__all__ = ["DEFAULT_NAME", "History", "Regression", "Run", "history_path", "regressions"]
+__all__ = ["DEFAULT_NAME", "History", "RecordedRun", "Regression", "history_path", "regressions"]

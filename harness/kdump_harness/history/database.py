@@ -58,7 +58,7 @@ _IDENTITY = (*_SERIES, "started", "kernel", "verified", "phases_s", "took_s", "c
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run:
+class RecordedRun:
     """One past drill or sweep."""
 
     number: int
@@ -109,7 +109,9 @@ class History:
     def __exit__(self, *_: object) -> None:
         self._database.close()
 
-    def add(self, kind: str, result: Mapping[str, Any], *, at_s: float | None = None, scenario: str = "") -> Run | None:
+    def add(
+        self, kind: str, result: Mapping[str, Any], *, at_s: float | None = None, scenario: str = ""
+    ) -> RecordedRun | None:
         """Record a result; None when it is there already.
 
         A drill is a verdict.json. Anything else has image and ok, and may have kernel, accelerator, evidence, cells (as
@@ -131,7 +133,7 @@ class History:
             )
         return self.runs("WHERE number = ?", number)[0]
 
-    def runs(self, where: str = "", *values: Any) -> list[Run]:
+    def runs(self, where: str = "", *values: Any) -> list[RecordedRun]:
         """Runs with their figures, in the order that the query asks for."""
         rows = self._database.rows(f"SELECT {', '.join(_COLUMNS)} FROM run {where}", *values)
         figures: dict[int, dict[str, float]] = {}
@@ -140,22 +142,22 @@ class History:
             figures.setdefault(row["run"], {})[row["name"]] = row["value"]
         return [_run(row, figures.get(row["number"], {})) for row in rows]
 
-    def newest(self, *, images: Sequence[str] = (), limit: int = -1) -> list[Run]:
+    def newest(self, *, images: Sequence[str] = (), limit: int = -1) -> list[RecordedRun]:
         """The newest first."""
         where = f"WHERE image IN ({', '.join('?' * len(images))}) " if images else ""
         return self.runs(f"{where}ORDER BY at_s DESC, number DESC LIMIT ?", *images, limit)
 
-    def series(self, name: str) -> list[Run]:
+    def series(self, name: str) -> list[RecordedRun]:
         """The drills that can be compared with one another, the oldest first."""
         return self.runs("WHERE series = ? ORDER BY at_s, number", name)
 
-    def result(self, run: Run) -> dict[str, Any]:
+    def result(self, run: RecordedRun) -> dict[str, Any]:
         """The whole verdict or sweep."""
         rows = self._database.rows("SELECT result FROM run WHERE number = ?", run.number)
         found = json.loads(rows[0]["result"]) if rows else {}
         return found if isinstance(found, dict) else {}
 
-    def topic(self, run: Run) -> str:
+    def topic(self, run: RecordedRun) -> str:
         """What a drill was about: the test's name, or how it crashed and where the dump went."""
         if run.scenario:
             return run.scenario.rpartition("::")[2] or run.scenario
@@ -166,7 +168,7 @@ class History:
         """Every image that was drilled."""
         return [row["image"] for row in self._database.rows("SELECT DISTINCT image FROM run ORDER BY image")]
 
-    def prune(self, *, keep: int | None, days: int | None, dry_run: bool) -> list[Run]:
+    def prune(self, *, keep: int | None, days: int | None, dry_run: bool) -> list[RecordedRun]:
         """Forget the runs that are older than days, and those beyond the newest keep of each image and kind.
 
         The newest success of each series stays, since reports tell when a scenario last worked.
@@ -195,8 +197,8 @@ _COLUMNS = (
 )  # fmt: skip
 
 
-def _run(row: sqlite3.Row, figures: Mapping[str, float]) -> Run:
-    return Run(**{**dict(row), "ok": bool(row["ok"])}, figures=figures)
+def _run(row: sqlite3.Row, figures: Mapping[str, float]) -> RecordedRun:
+    return RecordedRun(**{**dict(row), "ok": bool(row["ok"])}, figures=figures)
 
 
 def _row(kind: str, result: Mapping[str, Any], *, at_s: float | None, scenario: str) -> dict[str, Any]:
@@ -264,7 +266,7 @@ def _figures(kind: str, result: Mapping[str, Any]) -> dict[str, float]:
     return {**sizes, **result.get("figures", {})}
 
 
-def word_of(run: Run) -> str:
+def word_of(run: RecordedRun) -> str:
     """verified, known issue or failed."""
     return VERIFIED if run.ok else KNOWN_ISSUE if run.known_issue else FAILED
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..base.errors import UsageError
-from .database import DRILL, KNOWN_ISSUE, History, Run, word_of
+from .database import DRILL, KNOWN_ISSUE, History, RecordedRun, word_of
 from .trend import regressions
 
 _MIB = 1 << 20
@@ -59,8 +59,8 @@ def render(history: History) -> str:
 
 
 def _samples(history: History) -> Iterator[Sample]:
-    last: dict[tuple[str, str], Run] = {}
-    worked: dict[tuple[str, str], Run] = {}
+    last: dict[tuple[str, str], RecordedRun] = {}
+    worked: dict[tuple[str, str], RecordedRun] = {}
     for run in history.newest():
         if run.kind == DRILL:
             key = (run.image, history.topic(run))
@@ -82,7 +82,7 @@ def _samples(history: History) -> Iterator[Sample]:
         yield "kdump_drill_info", {**labels, **about}, 1.0
 
 
-def _figures(run: Run, labels: dict[str, str]) -> Iterator[Sample]:
+def _figures(run: RecordedRun, labels: dict[str, str]) -> Iterator[Sample]:
     for phase in _PHASES:
         if phase in run.figures:
             yield "kdump_drill_phase_seconds", {**labels, "phase": phase}, run.figures[phase]

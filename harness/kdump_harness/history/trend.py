@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .database import History, Run
+from .database import History, RecordedRun
 from .figures import Figure, load_figures
 
 _LEAST = 3  # so many drills make a past
@@ -37,7 +37,7 @@ class Regression:
         return dict(vars(self))
 
 
-def regressions(history: History, run: Run) -> list[Regression]:
+def regressions(history: History, run: RecordedRun) -> list[Regression]:
     """What is worse in this drill than in those before it that can be compared with it."""
     past = [one for one in history.series(run.series) if one.ok or one.number == run.number]
     numbers = [one.number for one in past]
@@ -48,7 +48,7 @@ def regressions(history: History, run: Run) -> list[Regression]:
     return [one for one in found if one is not None]
 
 
-def find(figure: Figure, runs: Sequence[Run]) -> Regression | None:
+def find(figure: Figure, runs: Sequence[RecordedRun]) -> Regression | None:
     """Whether the last of the runs, in their order, is worse, and the first since when all are."""
     told = [(run, run.figures[figure.name]) for run in runs if figure.name in run.figures]
     if not told or told[-1][0] is not runs[-1]:
@@ -69,7 +69,7 @@ def _usual(figure: Figure, values: Sequence[float], *, emulated: bool) -> tuple[
 
 
 def _regression(
-    figure: Figure, runs: Sequence[Run], values: Sequence[float], change: int, usual: float, noise: float
+    figure: Figure, runs: Sequence[RecordedRun], values: Sequence[float], change: int, usual: float, noise: float
 ) -> Regression:
     since, before, value = runs[change], runs[change - 1], values[-1]
     drills = len(values) - change

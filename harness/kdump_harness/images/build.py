@@ -165,8 +165,8 @@ def build(recipe: Recipe, disk: Path, *, workdir: Path, log: Path, progress: Cal
     try:
         usual = () if recipe.kernel_suite else (recipe.kernel,)
         make_tree(recipe, (*BASE_PACKAGES, *usual, *recipe.packages), hooks, log=log, progress=progress)
-    except Refused as error:
-        raise Refused(f"{recipe.name} cannot be built with what was asked for: {error.args[0]}", see=log) from None
+    except BuildRefused as error:
+        raise BuildRefused(f"{recipe.name} cannot be built with what was asked for: {error.args[0]}", see=log) from None
     progress("writing the boot loader")
     _install_bios_grub(disk, boot)
     _install_esp(disk, boot, root_uuid)
@@ -221,7 +221,7 @@ def _of_suite(package: str) -> str:
     return f"{f'-t {shlex.quote(suite)} ' if suite else ''}{shlex.quote(package)}"
 
 
-class Refused(UsageError):
+class BuildRefused(UsageError):
     """The package manager does not have what was asked for."""
 
 
@@ -253,7 +253,7 @@ def make_tree(
         _run_logged(command, log, progress)
     except CommandFailed:
         if refused := refusal(log.read_text(encoding="utf-8", errors="replace")):
-            raise Refused(refused.removeprefix("E: "), see=log) from None
+            raise BuildRefused(refused.removeprefix("E: "), see=log) from None
         raise
 
 

@@ -42,7 +42,7 @@ class Digest:
 
 
 @dataclass(frozen=True)
-class Entry:
+class ChecksumEntry:
     """One line of a document: the digest of a file, and where that file is, relative to the document."""
 
     location: str
@@ -60,7 +60,7 @@ def digest_of(path: Path, algorithm: str) -> Digest:
         return Digest(algorithm, hashlib.file_digest(file, algorithm).hexdigest())
 
 
-def find(text: str, form: str, wanted: str, *, where: str) -> Entry:
+def find(text: str, form: str, wanted: str, *, where: str) -> ChecksumEntry:
     """The entry of the file called wanted, which may be a glob; NoChecksum when there is none or there are two.
 
     where names the document in the error.
@@ -83,7 +83,7 @@ def find(text: str, form: str, wanted: str, *, where: str) -> Entry:
     return best[0]
 
 
-def _lines(text: str) -> list[Entry]:
+def _lines(text: str) -> list[ChecksumEntry]:
     """Entries of sha256sum, sha512sum and BSD style listings; comments and weaker algorithms are passed over."""
     entries = []
     for line in _signed_part(text).splitlines():
@@ -96,7 +96,7 @@ def _lines(text: str) -> list[Entry]:
             algorithm = "sha256" if len(match["hex"]) == _HEX_DIGITS["sha256"] else "sha512"
         else:
             continue
-        entries.append(Entry(match["name"] or "", Digest(algorithm, match["hex"].lower())))
+        entries.append(ChecksumEntry(match["name"] or "", Digest(algorithm, match["hex"].lower())))
     return entries
 
 
@@ -113,7 +113,7 @@ def _signed_part(text: str) -> str:
     return "\n".join(line.removeprefix("- ") for line in body.splitlines())
 
 
-def _debian_json(text: str) -> list[Entry]:
+def _debian_json(text: str) -> list[ChecksumEntry]:
     """Entries of a cloud.debian.org build description: base64 without padding, in an annotation of each upload."""
     entries = []
     for item in _dicts(_parsed(text), "items"):
@@ -128,29 +128,29 @@ def _debian_json(text: str) -> list[Entry]:
         # The upload is named by its version; beside the description lies the same file without it.
         version = _at(item, "metadata", "labels", "cloud.debian.org/version")
         name = PurePosixPath(reference).name.replace(f"-{version}", "")
-        entries.append(Entry(name, Digest(algorithm, hexdigest)))
+        entries.append(ChecksumEntry(name, Digest(algorithm, hexdigest)))
     return entries
 
 
-def _oracle_json(text: str) -> list[Entry]:
+def _oracle_json(text: str) -> list[ChecksumEntry]:
     """The one entry of an Oracle Linux template index: the KVM image."""
     index = _parsed(text)
     base, name, hexdigest = _at(index, "base_url"), _at(index, "kvm", "image"), _at(index, "kvm", "sha256")
     if not (isinstance(base, str) and isinstance(name, str) and _is_sha256(hexdigest)):
         return []
-    return [Entry(f"{base.rstrip('/')}/{name}", Digest("sha256", hexdigest.lower()))]
+    return [ChecksumEntry(f"{base.rstrip('/')}/{name}", Digest("sha256", hexdigest.lower()))]
 
 
-def _fedora_json(text: str) -> list[Entry]:
+def _fedora_json(text: str) -> list[ChecksumEntry]:
     """Entries of Fedora's releases.json; artifacts without a digest are passed over."""
     return [
-        Entry(item["link"], Digest("sha256", item["sha256"].lower()))
+        ChecksumEntry(item["link"], Digest("sha256", item["sha256"].lower()))
         for item in _dicts(_parsed(text))
         if isinstance(item.get("link"), str) and _is_sha256(item.get("sha256"))
     ]
 
 
-FORMS: dict[str, Callable[[str], list[Entry]]] = {
+FORMS: dict[str, Callable[[str], list[ChecksumEntry]]] = {
     "lines": _lines,
     # A file of its own beside each image; it may name the image as it was built, so that only the digest counts.
     "sole": _lines,

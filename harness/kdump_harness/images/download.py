@@ -70,7 +70,7 @@ class NoSpace(HostError):
 
 
 @dataclass(frozen=True)
-class Source:
+class DownloadSource:
     """The address of an image today, and the digest it must have."""
 
     url: str
@@ -142,7 +142,7 @@ def make_client(
     return Client(opener=opener, attempts=attempts, pause_s=pause_s, silence_s=silence_s, say=say)
 
 
-def resolve(image: Image, client: Client) -> Source:
+def resolve(image: Image, client: Client) -> DownloadSource:
     """Where the image is today and what it must be, read from its checksum document."""
     where, text = client.text(image.checksums)
     wanted = PurePosixPath(urlsplit(image.url).path).name if image.url else image.file
@@ -150,7 +150,7 @@ def resolve(image: Image, client: Client) -> Source:
     url = image.url or urljoin(where, entry.location)
     if urlsplit(url).scheme not in ("http", "https"):
         raise NoChecksum(f"{image.checksums} leads to {url}, which is no web address")
-    return Source(url, entry.digest)
+    return DownloadSource(url, entry.digest)
 
 
 def fetch(
@@ -237,7 +237,7 @@ def _place(cache_dir: Path, image: Image) -> Path:
     return place
 
 
-def _once(image: Image, place: Path, source: Source, client: Client, progress: Progress) -> Path:
+def _once(image: Image, place: Path, source: DownloadSource, client: Client, progress: Progress) -> Path:
     """The verified file, downloaded by this process or by another one that was first."""
     target = place / f"{source.digest}.qcow2"
     if target.exists():
@@ -250,7 +250,7 @@ def _once(image: Image, place: Path, source: Source, client: Client, progress: P
         return target if target.exists() else _download(image, place, source, client, progress)
 
 
-def _download(image: Image, place: Path, source: Source, client: Client, progress: Progress) -> Path:
+def _download(image: Image, place: Path, source: DownloadSource, client: Client, progress: Progress) -> Path:
     """Download, verify and name the file; the caller holds the lock."""
     # A round more than there are innocent reasons for a wrong digest: a partial file of another mirror's
     # making, and a "latest" name that rotated while we read it.
@@ -277,7 +277,7 @@ def _download(image: Image, place: Path, source: Source, client: Client, progres
     )
 
 
-def _assemble(image: Image, source: Source, partial: Path, client: Client, progress: Progress) -> bool:
+def _assemble(image: Image, source: DownloadSource, partial: Path, client: Client, progress: Progress) -> bool:
     """Complete the partial file and return whether it came in more than one piece.
 
     The partial file carries the digest in its name, so what it holds is of the same image whichever mirror a

@@ -46,7 +46,7 @@ class RowState:
 
 
 @dataclass(frozen=True)
-class _Seen:
+class _Answer:
     """What a server says of an image."""
 
     url: str  # in the end
@@ -134,18 +134,18 @@ def row_state(image: Image, cache_dir: Path, client: Client) -> RowState:
     )
 
 
-def _ask(url: str, client: Client) -> _Seen:
+def _ask(url: str, client: Client) -> _Answer:
     """Ask for the headers, or where that is refused for the first byte."""
     try:
         with client.open(url, method="HEAD") as response:
-            return _Seen(str(response.geturl()), length_bytes(response), response.headers.get_content_type())
+            return _Answer(str(response.geturl()), length_bytes(response), response.headers.get_content_type())
     except Unreachable as error:
         if error.status not in _NO_HEAD:
             raise
     with client.open(url, headers={"Range": "bytes=0-0"}) as response:
         whole = re.fullmatch(r"bytes 0-0/(\d+)", response.headers.get("Content-Range", ""))
         size_bytes = int(whole[1]) if whole else length_bytes(response)
-        return _Seen(str(response.geturl()), size_bytes, response.headers.get_content_type())
+        return _Answer(str(response.geturl()), size_bytes, response.headers.get_content_type())
 
 
 def _file_name(url: str) -> str:

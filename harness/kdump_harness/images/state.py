@@ -171,7 +171,7 @@ class State:
     def running_since(self) -> float | None:
         """When the oldest of the runs that go on began, by the system's clock; None when there is none."""
         began = []
-        for name in self.living_runs():
+        for name in self.active_runs():
             path = self.directory / "runs" / name
             for mark in (path / "lock", path):  # the lock is made at once, and never written to
                 with contextlib.suppress(OSError):
@@ -179,11 +179,11 @@ class State:
                     break
         return min(began, default=None)
 
-    def dead_runs(self) -> dict[str, Path]:
+    def stale_runs(self) -> dict[str, Path]:
         """Run directories whose process is gone, by identity."""
         return {path.name: path for path in sorted((self.directory / "runs").iterdir()) if not _lives(path)}
 
-    def living_runs(self) -> frozenset[str]:
+    def active_runs(self) -> frozenset[str]:
         """Identities of the runs that go on."""
         return frozenset(path.name for path in (self.directory / "runs").iterdir() if _lives(path))
 
@@ -191,7 +191,7 @@ class State:
         """Directories of dead runs and unfinished cache entries."""
         found = [
             Leftover(f"files of the dead run {name}", lambda path=path: remove_tree(path))  # type: ignore[misc]
-            for name, path in self.dead_runs().items()
+            for name, path in self.stale_runs().items()
         ]
         for cache in CACHES[1:]:
             for part in sorted((self.directory / cache).glob("*.part")):

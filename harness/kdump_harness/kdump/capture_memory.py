@@ -8,7 +8,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from ..vm.guest import Guest
-from .service import Stack
+from .service import KdumpService
 
 # Written by the program of the family's [measure] table to the capture kernel's log.
 _LEFT = re.compile(r"kdump-harness: capture memory: total (\d+) kB, left (\d+) kB")
@@ -37,7 +37,7 @@ class CaptureMemory:
         return {**vars(self), "used_kib": self.used_kib}
 
 
-def prepare(guest: Guest, stack: Stack) -> bool:
+def prepare(guest: Guest, stack: KdumpService) -> bool:
     """Make the next capture kernel of this guest tell its memory; whether the family has a way to."""
     measure = stack.family.measure
     for path, text in measure.files.items():

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from ..base.clock import PhaseClock, now_s
 from ..base.stage import Stage
 from ..distro.family import ConsoleSigns
-from ..vm.console import LOGIN, PANIC, Line
+from ..vm.console import LOGIN, PANIC, ConsoleLine
 from ..vm.guest import boot_trouble
 
 # Unscaled, as for a guest under KVM on an idle machine.
@@ -36,7 +36,7 @@ _PROGRESS = re.compile(r"(?:Copying data|Excluding unnecessary pages|Checking fo
 
 
 @dataclass
-class CrashWatch:
+class CrashMonitor:
     """The state machine of one crash; feed() it lines, then look at stage, hopeless and done."""
 
     signs: ConsoleSigns
@@ -63,7 +63,7 @@ class CrashWatch:
         self._failed = re.compile(self.signs.failed)
         self._kernel_at_s: float | None = None  # "Linux version" seen, its command line not yet
 
-    def feed(self, line: Line) -> None:
+    def feed(self, line: ConsoleLine) -> None:
         """Look at one more line of the console."""
         text = line.text
         self.job, self.news_s = "", line.at_s
@@ -83,7 +83,7 @@ class CrashWatch:
             self.stage = stage
             self.on_change(stage)
 
-    def _before_panic(self, line: Line) -> None:
+    def _before_panic(self, line: ConsoleLine) -> None:
         # After an oops the kernel may jump to the capture kernel without a word of panic.
         if found := PANIC.search(line.text) or self._wanted_panic.search(line.text):
             self.panic_text = found.group()
@@ -98,7 +98,7 @@ class CrashWatch:
             self._reach(Stage.CRASHED)
             self._capture_starts(self._kernel_at_s)
 
-    def _after_panic(self, line: Line) -> None:
+    def _after_panic(self, line: ConsoleLine) -> None:
         if _LINUX.search(line.text):
             self._kernel_at_s = line.at_s
         elif _CAPTURE_COMMAND_LINE.search(line.text) or self._capturing.search(line.text):
@@ -115,7 +115,7 @@ class CrashWatch:
         self.clock.mark("capture", at_s)
         self._reach(Stage.CAPTURING)
 
-    def _in_capture(self, line: Line) -> None:
+    def _in_capture(self, line: ConsoleLine) -> None:
         text = line.text
         self._note_progress(text)
         if self._saved.search(text):
@@ -155,7 +155,7 @@ class CrashWatch:
         self.restart_seen = True
         self.clock.mark("restart", at_s)
 
-    def _booting(self, line: Line) -> None:
+    def _booting(self, line: ConsoleLine) -> None:
         """A kernel starts after the crash: the capture kernel, or already the ordinary one."""
         text = line.text
         if not self.restart_seen and _COMMAND_LINE.search(text):

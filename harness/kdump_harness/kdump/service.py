@@ -74,7 +74,7 @@ class KdumpConfig:
     level: int | None
     compress: str | None
 
-    def collection(self, family: Family) -> tuple[int, str]:
+    def core_collector(self, family: Family) -> tuple[int, str]:
         """Dump level and compression, the family's unless told."""
         return (family.level if self.level is None else self.level, self.compress or family.compress)
 
@@ -129,7 +129,7 @@ def _silent(_line: str) -> None:
     return
 
 
-class Stack:
+class KdumpService:
     """The kdump of one guest."""
 
     def __init__(self, guest: Guest, family: Family) -> None:
@@ -171,7 +171,7 @@ class Stack:
         )
         config = parts.get("config", "")
         version = re.search(r"makedumpfile: version (\S+)", parts.get("makedumpfile", ""))
-        collection = self.family.config.collection(config)
+        collection = self.family.config.core_collector(config)
         return GuestState(
             boot_id=parts["boot_id"],
             kernel=parts["kernel"],
@@ -196,7 +196,7 @@ class Stack:
 
     def configured(self, config: str) -> tuple[int, str]:
         """Level and compression that a configuration file asks for."""
-        collection = self.family.config.collection(config)
+        collection = self.family.config.core_collector(config)
         return collection.level, collection.compress
 
     def formats(self, state: GuestState, target: str) -> tuple[str, ...]:
@@ -334,14 +334,14 @@ class Stack:
         text = self.guest.shell.read_text(self.family.config.file)
         return self._replace_config(text, self.family.config.edit(text, settings))
 
-    def collect_with(self, level: int | None, compress: str | None) -> bool:
+    def set_core_collector(self, level: int | None, compress: str | None) -> bool:
         """Write dump level and compression into the guest's configuration, where they differ; whether they did.
 
         UsageError names a compression that the guest's makedumpfile was built without.
         """
         config = self.family.config
         text = self.guest.shell.read_text(config.file)
-        now = config.collection(text)
+        now = config.core_collector(text)
         wanted = Collection(now.level if level is None else level, now.compress if compress is None else compress)
         if self.compressors is not None and wanted.compress not in self.compressors:
             raise UsageError(

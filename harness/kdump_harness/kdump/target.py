@@ -17,7 +17,7 @@ from ..vm.cloud_init import make_key
 if TYPE_CHECKING:
     from ..vm.guest import Guest
     from ..vm.shell import Shell
-    from .service import Stack
+    from .service import KdumpService
 
 TARGETS = ("local", "ext4", "xfs", "ssh", "nfs")
 ON_DISK = ("ext4", "xfs")
@@ -94,7 +94,7 @@ class Target:
         assert self._server is not None, f"the target {self.name} has been given no server"
         return self._server
 
-    def adapt(self, family: Family) -> Family:
+    def family_for(self, family: Family) -> Family:
         """The family as it must be driven to dump there."""
         options = family.targets[self.name].options
         return replace(family, config=replace(family.config, options=options)) if options else family
@@ -104,13 +104,13 @@ class Target:
         """Who owns a dump there."""
         return self.server.user if self.name == "ssh" else ROOT
 
-    def shelf(self, system: Files) -> Files:
+    def dump_files(self, system: Files) -> Files:
         """How to get at the dumps; system is the guest's own."""
         return ShellFiles(self.server.shell) if self.name in ON_SERVER else system
 
     # ------------------------------------------------------------ before the crash
 
-    def aim(self, guest: Guest, stack: Stack) -> bool:
+    def configure(self, guest: Guest, stack: KdumpService) -> bool:
         """Make the place ready and tell kdump to dump there; whether the guest's configuration was changed."""
         if self.name in ON_DISK:
             self._mount(guest.shell)

@@ -23,21 +23,21 @@ from ..cli.parser import KEEP, REMOTE_STATE_HELP, URI_HELP
 from ..cli.verbs.history_options import HISTORY_HELP
 from ..distro.family import Family, find_family
 from ..distro.packages import local_packages, parse_kernel
-from ..drill.disks import ArmedDisk, BaseDisk, Subject, armed_disk, base_disk
-from ..drill.dump_server import Collector, open_collector
+from ..drill.disks import ArmedDisk, BaseDisk, SystemUnderTest, armed_disk, base_disk
+from ..drill.dump_server import DumpServer, open_dump_server
 from ..drill.steps import Plan, Session, disk_need_mib, open_session, run_drill
 from ..drill.warm_pool import WarmPool
 from ..history.database import DRILL, history_path
 from ..history.recording import record
 from ..images.catalog import load_catalog
 from ..images.download import Unreachable
-from ..kdump.service import KdumpConfig, Stack
+from ..kdump.service import KdumpConfig, KdumpService
 from ..kdump.target import ON_SERVER, Target, find_target
 from ..kdump.trigger import CannotTrigger, Trigger, find_trigger
 from ..vm.guest import Guest
 from ..vm.hypervisor.domain import FIRMWARE
 from ..vm.run import Machine, Options, Run
-from .matrix import Entry, Matrix, Outcome
+from .matrix import Matrix, MatrixEntry, Outcome
 
 T = TypeVar("T")
 
@@ -46,7 +46,7 @@ MOST_WORKERS = 256  # of -n auto, whatever the host has
 _FAILED = pytest.StashKey[bool]()
 _VERDICTS = pytest.StashKey[list[Verdict]]()
 _FAILED_DRILLS = pytest.StashKey[list[Verdict]]()  # that are not in the history yet
-_ENTRY = pytest.StashKey[Entry]()
+_ENTRY = pytest.StashKey[MatrixEntry]()
 _OLD_PROPERTIES = pytest.StashKey[int]()
 _MISSING = pytest.StashKey[dict[str, str]]()
 _RUN = pytest.StashKey[Run]()
@@ -225,7 +225,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     item.stash[_FAILED_DRILLS] = []
     item.stash[_OLD_PROPERTIES] = len(item.user_properties)
     if image := _image_of(item):
-        item.stash[_ENTRY] = Entry(image=image, scenario=scenario_name(item), nodeid=item.nodeid)
+        item.stash[_ENTRY] = MatrixEntry(image=image, scenario=scenario_name(item), nodeid=item.nodeid)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -247,7 +247,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     return report  # type: ignore[no-any-return]
 
 
-def _tell(entry: Entry, item: pytest.Item, call: pytest.CallInfo[None], report: Any) -> None:
+def _tell(entry: MatrixEntry, item: pytest.Item, call: pytest.CallInfo[None], report: Any) -> None:
     """What this phase of a test adds to its entry of the matrix, and in the end to JUnit XML."""
     error = call.excinfo.value if call.excinfo is not None else None
     if error is not None and str(error) == item.config.stash[_MISSING].get(entry.image):
@@ -351,7 +351,7 @@ class MatrixReporter:
     def pytest_runtest_logreport(self, report: Any) -> None:
         """Take what the report brings along."""
         if found := getattr(report, "kdump", None):
-            self.matrix.add(Entry.from_json(found))
+            self.matrix.add(MatrixEntry.from_json(found))
 
     def pytest_sessionfinish(self) -> None:
         """Write the JSON; where nothing was run, only if it was asked for."""
@@ -426,10 +426,10 @@ class _nothing:  # noqa: N801  # used like contextlib.nullcontext, without its t
 
 
 @pytest.fixture(scope="session")
-def image(request: pytest.FixtureRequest) -> Subject:
+def image(request: pytest.FixtureRequest) -> SystemUnderTest:
     """What is drilled; chosen with --image or pin_image()."""
     row = load_catalog().find(request.param)
-    subject = Subject(name=row.name, family=find_family(row.family), image=row)
+    subject = SystemUnderTest(name=row.name, family=find_family(row.family), image=row)
     kernel, packages = request.config.getoption("--kernel"), request.config.getoption("--packages")
     return dataclasses.replace(
         subject,
@@ -475,19 +475,19 @@ def trigger(request: pytest.FixtureRequest) -> Trigger:
 
 
 @pytest.fixture
-def target(request: pytest.FixtureRequest, image: Subject) -> Target:
+def target(request: pytest.FixtureRequest, image: SystemUnderTest) -> Target:
     """Where the dump goes; override with indirect parametrize. Default: local."""
     return find_target(getattr(request, "param", "local"), image.family)
 
 
 @pytest.fixture
-def firmware(request: pytest.FixtureRequest, image: Subject) -> str:
+def firmware(request: pytest.FixtureRequest, image: SystemUnderTest) -> str:
     """bios, uefi or uefi-secure; override with indirect parametrize. Default: --firmware, else the image's."""
     return getattr(request, "param", None) or request.config.getoption("--firmware") or image.firmware
 
 
 @pytest.fixture
-def machine(memory_mib: int, vcpus: int, firmware: str, image: Subject) -> Machine:
+def machine(memory_mib: int, vcpus: int, firmware: str, image: SystemUnderTest) -> Machine:
     """The virtual hardware."""
     return Machine(memory_mib=memory_mib, vcpus=vcpus, firmware=firmware, cpu_level=image.needs_cpu)
 
@@ -499,7 +499,7 @@ def kdump_config(crashkernel: str | None, level: int | None, compress: str | Non
 
 
 @pytest.fixture(scope="session")
-def base_disk_of(request: pytest.FixtureRequest, harness_run: Run) -> Callable[[Subject], BaseDisk]:
+def base_disk_of(request: pytest.FixtureRequest, harness_run: Run) -> Callable[[SystemUnderTest], BaseDisk]:
     """Get the base disk of any subject."""
     return lambda subject: _available(
         request.config, subject, lambda: base_disk(harness_run, subject, subject.family.packages)
@@ -507,14 +507,18 @@ def base_disk_of(request: pytest.FixtureRequest, harness_run: Run) -> Callable[[
 
 
 @pytest.fixture(scope="session", name="base_disk")
-def base_disk_fixture(image: Subject, base_disk_of: Callable[[Subject], BaseDisk]) -> BaseDisk:
+def base_disk_fixture(image: SystemUnderTest, base_disk_of: Callable[[SystemUnderTest], BaseDisk]) -> BaseDisk:
     """The disk that guests of this image start from; read only."""
     return base_disk_of(image)
 
 
 @pytest.fixture(name="armed_disk")
 def armed_disk_fixture(
-    request: pytest.FixtureRequest, harness_run: Run, image: Subject, machine: Machine, kdump_config: KdumpConfig
+    request: pytest.FixtureRequest,
+    harness_run: Run,
+    image: SystemUnderTest,
+    machine: Machine,
+    kdump_config: KdumpConfig,
 ) -> ArmedDisk:
     """A disk whose kdump was seen loaded; made once and cached."""
     return _available(request.config, image, lambda: armed_disk(harness_run, image, machine, kdump_config))
@@ -531,7 +535,7 @@ def evidence(request: pytest.FixtureRequest, harness_run: Run) -> Iterator[Evide
 
 @pytest.fixture
 def guest(
-    harness_run: Run, base_disk: BaseDisk, machine: Machine, evidence: Evidence, image: Subject
+    harness_run: Run, base_disk: BaseDisk, machine: Machine, evidence: Evidence, image: SystemUnderTest
 ) -> Iterator[Guest]:
     """A booted guest as the image has it, reached by SSH; gone at the end of the test."""
     overlay = harness_run.overlay(base_disk.path, base_format=base_disk.format)
@@ -540,7 +544,7 @@ def guest(
 
 @pytest.fixture
 def armed_guest(
-    harness_run: Run, armed_disk: ArmedDisk, machine: Machine, evidence: Evidence, image: Subject
+    harness_run: Run, armed_disk: ArmedDisk, machine: Machine, evidence: Evidence, image: SystemUnderTest
 ) -> Iterator[Guest]:
     """A booted guest with kdump loaded, reached by SSH; gone at the end of the test."""
     overlay = harness_run.overlay(armed_disk.path, base_format="qcow2")
@@ -550,28 +554,28 @@ def armed_guest(
 
 
 @pytest.fixture
-def stack(armed_guest: Guest, image: Subject) -> Stack:
+def stack(armed_guest: Guest, image: SystemUnderTest) -> KdumpService:
     """The kdump of the armed guest."""
     return _stack(armed_guest, image)
 
 
-def _stack(guest: Guest, image: Subject) -> Stack:
-    stack = Stack(guest, image.family)
+def _stack(guest: Guest, image: SystemUnderTest) -> KdumpService:
+    stack = KdumpService(guest, image.family)
     stack.identify()
     return stack
 
 
 @pytest.fixture(scope="session")
-def collector(harness_run: Run) -> Iterator[Collector]:
+def collector(harness_run: Run) -> Iterator[DumpServer]:
     """The machine that dumps are sent to by the targets ssh and nfs; one for all scenarios."""
-    with open_collector(harness_run) as running:
+    with open_dump_server(harness_run) as running:
         yield running
 
 
 @pytest.fixture
 def plan_drill(
     request: pytest.FixtureRequest,
-    image: Subject,
+    image: SystemUnderTest,
     machine: Machine,
     kdump_config: KdumpConfig,
     trigger: Trigger,
@@ -705,7 +709,7 @@ def drill_in_turn(
 
 @pytest.fixture
 def sweep(
-    request: pytest.FixtureRequest, harness_run: Run, image: Subject, machine: Machine, crashkernel: str | None
+    request: pytest.FixtureRequest, harness_run: Run, image: SystemUnderTest, machine: Machine, crashkernel: str | None
 ) -> Callable[..., Sweep]:
     """Sweep the image with this test's dimensions; keyword arguments replace fields of the SweepPlan."""
 
@@ -782,7 +786,7 @@ def scenario_name(node: Any) -> str:
     return f"{Path(str(node.path)).name}::{test}"
 
 
-def _available(config: pytest.Config, subject: Subject, get: Callable[[], T]) -> T:
+def _available(config: pytest.Config, subject: SystemUnderTest, get: Callable[[], T]) -> T:
     """What get returns; skips the scenario where the image cannot be had here, and does not try it a second time."""
     missing = config.stash[_MISSING]
     if subject.name not in missing:
@@ -797,7 +801,7 @@ def _available(config: pytest.Config, subject: Subject, get: Callable[[], T]) ->
     pytest.skip(missing[subject.name])
 
 
-def _booted(run: Run, overlay: Path, machine: Machine, evidence: Evidence, image: Subject) -> Iterator[Guest]:
+def _booted(run: Run, overlay: Path, machine: Machine, evidence: Evidence, image: SystemUnderTest) -> Iterator[Guest]:
     with run.guest(overlay, machine, evidence, label=image.name, user=image.login, access=image.access) as guest:
         with run.progress.step(f"{image.name}: booting"):
             guest.power_on()

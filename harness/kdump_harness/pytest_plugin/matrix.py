@@ -37,7 +37,7 @@ _WORST_FIRST = tuple(Outcome)
 
 
 @dataclass
-class Entry:
+class MatrixEntry:
     """One test of a scenario on an image."""
 
     image: str
@@ -77,7 +77,7 @@ class Entry:
         return json.loads(json.dumps(asdict(self), default=str))  # type: ignore[no-any-return]
 
     @classmethod
-    def from_json(cls, table: Mapping[str, Any]) -> Entry:
+    def from_json(cls, table: Mapping[str, Any]) -> MatrixEntry:
         """What to_json() made."""
         return cls(**{**table, "outcome": Outcome(table["outcome"])})
 
@@ -86,18 +86,18 @@ class Matrix:
     """The tests of one run."""
 
     def __init__(self) -> None:
-        self._entries: dict[str, Entry] = {}
+        self._entries: dict[str, MatrixEntry] = {}
         self.started = datetime.datetime.now(datetime.UTC)
 
     def __bool__(self) -> bool:
         return bool(self._entries)
 
-    def add(self, entry: Entry) -> None:
+    def add(self, entry: MatrixEntry) -> None:
         """Take what is known of a test now; later news replace it."""
         self._entries[entry.nodeid] = entry
 
     @property
-    def entries(self) -> list[Entry]:
+    def entries(self) -> list[MatrixEntry]:
         """All tests, by image, scenario and test; workers finish in any order."""
         return sorted(self._entries.values(), key=lambda one: (_natural(one.image), one.scenario, _natural(one.nodeid)))
 
@@ -142,7 +142,7 @@ class Matrix:
         entries = self.entries
         images = _distinct(entry.image for entry in entries)
         scenarios = _distinct(entry.scenario for entry in entries)
-        by_cell: dict[tuple[str, str], list[Entry]] = {}
+        by_cell: dict[tuple[str, str], list[MatrixEntry]] = {}
         for entry in entries:
             by_cell.setdefault((entry.image, entry.scenario), []).append(entry)
         columns = [[_cell(by_cell.get((image, scenario), ())) for image in images] for scenario in scenarios]
@@ -208,7 +208,7 @@ def short_names(scenarios: Sequence[str]) -> list[str]:
     ]
 
 
-def _cell(entries: Sequence[Entry]) -> str:
+def _cell(entries: Sequence[MatrixEntry]) -> str:
     """The worst outcome, and of how many tests; failures with the stage that was reached."""
     if not entries:
         return "-"

@@ -12,7 +12,7 @@ from ..base.plot import Moment, Point, inline_reservations, inline_sizes, inline
 from ..campaigns.sweep.cells import COMPUTED
 from ..distro.config_file import COMPRESS_FLAGS
 from ..drill.known_issues import load_known_issues
-from ..history.database import DRILL, SWEEP, History, Run, conditions, utc, word_of
+from ..history.database import DRILL, SWEEP, History, RecordedRun, conditions, utc, word_of
 from ..history.figures import load_figures
 from ..history.trend import Regression, regressions
 
@@ -29,11 +29,11 @@ _PHASES = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cell:
+class MatrixCell:
     """The last drill of a scenario on an image, and when it last worked."""
 
-    last: Run
-    worked: Run | None
+    last: RecordedRun
+    worked: RecordedRun | None
 
     @property
     def word(self) -> str:
@@ -42,7 +42,7 @@ class Cell:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Phase:
+class TimelineBar:
     """One bar of a timeline, in parts of the whole."""
 
     label: str
@@ -55,9 +55,9 @@ class Phase:
 class Drill:
     """One drill in full."""
 
-    run: Run
+    run: RecordedRun
     verdict: Mapping[str, Any]
-    phases: tuple[Phase, ...]
+    phases: tuple[TimelineBar, ...]
     conditions: str
     worse: tuple[Regression, ...]
 
@@ -76,7 +76,7 @@ class Issue:
     until: str
     images: tuple[str, ...]
     count: int
-    last: Run
+    last: RecordedRun
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,8 +88,8 @@ class Report:
     first_s: float | None
     images: tuple[str, ...]
     columns: tuple[str, ...]
-    cells: Mapping[tuple[str, str], Cell]
-    worse: tuple[tuple[Run, Regression], ...]
+    cells: Mapping[tuple[str, str], MatrixCell]
+    worse: tuple[tuple[RecordedRun, Regression], ...]
     issues: tuple[Issue, ...]
     drills: tuple[Drill, ...]
     charts: tuple[str, ...]
@@ -133,7 +133,7 @@ def gather(history: History, *, images: Sequence[str], days: int | None, drills:
     )
 
 
-def _worse(drills: Iterable[Drill]) -> Iterator[tuple[Run, Regression]]:
+def _worse(drills: Iterable[Drill]) -> Iterator[tuple[RecordedRun, Regression]]:
     """What became worse, by the newest drill of those that can be compared."""
     seen: set[str] = set()
     for drill in drills:
@@ -142,16 +142,17 @@ def _worse(drills: Iterable[Drill]) -> Iterator[tuple[Run, Regression]]:
         seen.add(drill.run.series)
 
 
-def _cells(crashes: Sequence[Run], column_of: Mapping[int, str]) -> dict[tuple[str, str], Cell]:
-    grouped: dict[tuple[str, str], list[Run]] = defaultdict(list)
+def _cells(crashes: Sequence[RecordedRun], column_of: Mapping[int, str]) -> dict[tuple[str, str], MatrixCell]:
+    grouped: dict[tuple[str, str], list[RecordedRun]] = defaultdict(list)
     for run in crashes:
         grouped[run.image, column_of[run.number]].append(run)
     return {
-        key: Cell(last=found[0], worked=next((run for run in found if run.ok), None)) for key, found in grouped.items()
+        key: MatrixCell(last=found[0], worked=next((run for run in found if run.ok), None))
+        for key, found in grouped.items()
     }
 
 
-def _drill(history: History, run: Run) -> Drill:
+def _drill(history: History, run: RecordedRun) -> Drill:
     verdict = defaultdict(lambda: None, history.result(run))  # an old one may not tell all
     return Drill(
         run=run,
@@ -162,20 +163,20 @@ def _drill(history: History, run: Run) -> Drill:
     )
 
 
-def _timeline(phases_s: Mapping[str, float]) -> tuple[Phase, ...]:
+def _timeline(phases_s: Mapping[str, float]) -> tuple[TimelineBar, ...]:
     known = [(label, phases_s[name]) for name, label in _PHASES if name in phases_s]
     whole_s = sum(took_s for _, took_s in known)
     bars, at_s = [], 0.0
     for label, took_s in known:
         share = 1 / whole_s if whole_s else 0.0
-        bars.append(Phase(label=label, start=at_s * share, width=took_s * share, took_s=took_s))
+        bars.append(TimelineBar(label=label, start=at_s * share, width=took_s * share, took_s=took_s))
         at_s += took_s
     return tuple(bars)
 
 
-def _issues(crashes: Sequence[Run]) -> tuple[Issue, ...]:
+def _issues(crashes: Sequence[RecordedRun]) -> tuple[Issue, ...]:
     rows = {issue.tracker: issue for issue in load_known_issues()}
-    shown: dict[str, list[Run]] = defaultdict(list)
+    shown: dict[str, list[RecordedRun]] = defaultdict(list)
     for run in crashes:
         if run.known_issue:
             shown[run.known_issue].append(run)
@@ -192,7 +193,7 @@ def _issues(crashes: Sequence[Run]) -> tuple[Issue, ...]:
     )
 
 
-def _charts(history: History, runs: Sequence[Run]) -> list[str]:
+def _charts(history: History, runs: Sequence[RecordedRun]) -> list[str]:
     found = []
     for name in _TRENDS:
         figure = load_figures()[name]
@@ -212,7 +213,7 @@ def _charts(history: History, runs: Sequence[Run]) -> list[str]:
         # What failed is drawn over what did not.
         rows = {image: sorted(reserved[image], key=lambda one: (not one[1], one[0])) for image in sorted(reserved)}
         found.append(inline_reservations(rows, title="verified by reservation"))
-    newest: dict[str, Run] = {}
+    newest: dict[str, RecordedRun] = {}
     for run in runs:
         if run.kind == SWEEP:
             newest.setdefault(run.image, run)
@@ -220,9 +221,9 @@ def _charts(history: History, runs: Sequence[Run]) -> list[str]:
     return found
 
 
-def _lines(history: History, runs: Sequence[Run], name: str) -> dict[str, list[Moment]]:
+def _lines(history: History, runs: Sequence[RecordedRun], name: str) -> dict[str, list[Moment]]:
     """The series with the most drills, each the oldest first; named by image and what tells an image's series apart."""
-    series: dict[str, list[Run]] = defaultdict(list)
+    series: dict[str, list[RecordedRun]] = defaultdict(list)
     for run in reversed(runs):
         series[run.series].append(run)
     most = sorted(series.values(), key=len, reverse=True)[:_MOST_LINES]

@@ -31,7 +31,7 @@ class GoesOn(HarnessError):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Result:
+class ScheduledResult:
     """What came of one drill."""
 
     image: str
@@ -58,7 +58,7 @@ def run_drill(
     *,
     places: Sequence[str] = (),
     command: Sequence[str] | None = None,
-) -> Result:
+) -> ScheduledResult:
     """One drill in a process of its own; whatever becomes of that, the next one gets its turn.
 
     options are what makes it another drill; places, the options that say where things go, are not.
@@ -87,9 +87,11 @@ def run_drill(
         lines = [line for line in told.splitlines() if line.strip()]
         said = lines[-1].strip() if lines else f"it ended with status {done.returncode}"
         status = done.returncode if done.returncode in (EXIT_USAGE, EXIT_HOST) else EXIT_BROKEN
-        return Result(image=image, word=BROKEN, status=status, said=said, verdict=verdict, before=before)
+        return ScheduledResult(image=image, word=BROKEN, status=status, said=said, verdict=verdict, before=before)
     word = VERIFIED if verdict["verified"] else KNOWN_ISSUE if verdict.get("known_issue") else FAILED
-    return Result(image=image, word=word, status=done.returncode, said=_told(verdict), verdict=verdict, before=before)
+    return ScheduledResult(
+        image=image, word=word, status=done.returncode, said=_told(verdict), verdict=verdict, before=before
+    )
 
 
 def _told(verdict: dict[str, Any]) -> str:
@@ -120,7 +122,7 @@ def alone(state: Path) -> Iterator[None]:
         os.close(lock)
 
 
-def remember(state: Path, options: Sequence[str], result: Result) -> None:
+def remember(state: Path, options: Sequence[str], result: ScheduledResult) -> None:
     """Keep the word for the next time; only for who holds the lock."""
     words = {**_recall(state), _job(result.image, options): result.word}
     fresh = state / f".{_MEMORY}"
@@ -145,7 +147,7 @@ def _job(image: str, options: Sequence[str]) -> str:
     return " ".join([image, *options])
 
 
-def call_hook(command: str, result: Result) -> str | None:
+def call_hook(command: str, result: ScheduledResult) -> str | None:
     """Give the result to the user's command as JSON on standard input; what went wrong, or None."""
     try:
         done = subprocess.run(

@@ -25,7 +25,7 @@ class Suspect:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pattern:
+class CrashPattern:
     """One crash, seen more than once."""
 
     signature: str
@@ -42,7 +42,7 @@ class Pattern:
         return asdict(self)
 
 
-def find_patterns(index: Index, *, least: int = _FEW) -> list[Pattern]:
+def find_patterns(index: Index, *, least: int = _FEW) -> list[CrashPattern]:
     """The crashes with at least so many dumps, the most frequent first."""
     dumps, traits = index.dumps(), index.traits()
     told = {dump.id: _told(dump, traits.get(dump.id, {})) for dump in dumps}
@@ -75,7 +75,7 @@ def _count(dumps: Sequence[Mapping[str, str]]) -> _Counts:
     return counts
 
 
-def _pattern(group: list[Dump], told: Mapping[str, Mapping[str, str]], everywhere: _Counts) -> Pattern:
+def _pattern(group: list[Dump], told: Mapping[str, Mapping[str, str]], everywhere: _Counts) -> CrashPattern:
     here = _count([told[dump.id] for dump in group])
     moments = [dump.crash_s or dump.added_s for dump in group]
     suspects = []
@@ -85,7 +85,7 @@ def _pattern(group: list[Dump], told: Mapping[str, Mapping[str, str]], everywher
         elsewhere = (everywhere.of[name, value] - count) / others if others else 0.0
         if count >= _FEW and share >= _MOST and others and elsewhere <= _RARER * share:
             suspects.append(Suspect(name=name, value=value, share=round(share, 3), elsewhere=round(elsewhere, 3)))
-    return Pattern(
+    return CrashPattern(
         signature=group[0].signature or "",
         text=group[0].signature_text or "",
         dumps=tuple(dump.id for dump in group),

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ..base.errors import HostError, UsageError
 from .index import Dump
-from .remote import Machine
+from .remote import SourceMachine
 from .store import SENDERS, VMCORE, Store, utc
 
 # As the families call a dump that is not finished, so that no store that watches the place takes it too early.
@@ -26,7 +26,7 @@ class Central:
     """A directory on this machine (mounted from another one, say) or on one that ssh reaches."""
 
     name: str
-    machine: Machine
+    machine: SourceMachine
     directory: str
 
     @classmethod
@@ -37,8 +37,8 @@ class Central:
             if not directory.startswith("/"):
                 raise UsageError(f"{text!r}: the directory must be an absolute path, as in HOST:/srv/dumps")
             directory = os.path.normpath(directory)
-            return cls(name=f"{host}:{directory}", machine=Machine(host), directory=directory)
-        return cls(name=os.path.abspath(text), machine=Machine(None), directory=os.path.abspath(text))
+            return cls(name=f"{host}:{directory}", machine=SourceMachine(host), directory=directory)
+        return cls(name=os.path.abspath(text), machine=SourceMachine(None), directory=os.path.abspath(text))
 
 
 @contextlib.contextmanager

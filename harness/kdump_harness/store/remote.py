@@ -17,7 +17,7 @@ _SSH = (
 
 
 @dataclass(frozen=True)
-class Machine:
+class SourceMachine:
     """Where commands run; host is None for this machine, else what ssh understands."""
 
     host: str | None

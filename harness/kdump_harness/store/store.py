@@ -21,7 +21,7 @@ from ..images.state import default_directory, is_held, remove_tree
 from ..vmcore import VmcoreError, rearrange
 from .index import DAMAGED, TRIAGED, UNTRIAGED, Dump, Index
 from .intake import copying
-from .intake.arrivals import Place, beside, shown
+from .intake.arrivals import WatchedDirectory, beside, shown
 from .intake.copying import MIB, NoRoom, StillGrowing
 from .intake.examine import LOG_NAME, Examination, examine
 from .policy import NAME as POLICY
@@ -49,7 +49,7 @@ UNKNOWN_HOST = "unknown"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outcome:
+class IntakeOutcome:
     """What became of an arrival."""
 
     path: str
@@ -162,12 +162,12 @@ class Store:
 
     def admit(
         self,
-        place: Place,
+        place: WatchedDirectory,
         name: str,
         *,
         sign: str | None = None,
         damaged_too: bool = False,
-    ) -> Outcome:
+    ) -> IntakeOutcome:
         """Copy, check, triage and keep a file of a strange directory; NoRoom when there is none for it.
 
         sign is why its sender does not call it finished: a whole dump is taken in spite of it. damaged_too takes a
@@ -177,14 +177,14 @@ class Store:
         try:
             descriptor = place.open(name)
         except (OSError, UsageError) as error:
-            return Outcome(path=path, outcome=REFUSED, reason=getattr(error, "strerror", None) or str(error))
+            return IntakeOutcome(path=path, outcome=REFUSED, reason=getattr(error, "strerror", None) or str(error))
         try:
             with copying.enough_room(), self.scratch() as part:
                 return self._admit(place, path, descriptor, part, sign, damaged_too=damaged_too)
         except StillGrowing as error:
-            return Outcome(path=path, outcome=WAITING, reason=str(error))
+            return IntakeOutcome(path=path, outcome=WAITING, reason=str(error))
         except (UsageError, VmcoreError) as error:
-            return Outcome(path=path, outcome=REFUSED, reason=str(error).splitlines()[0])
+            return IntakeOutcome(path=path, outcome=REFUSED, reason=str(error).splitlines()[0])
         except OSError as error:
             raise HostError(f"{path} could not be taken in: {error.strerror}") from None
         finally:
@@ -192,14 +192,14 @@ class Store:
 
     def _admit(
         self,
-        place: Place,
+        place: WatchedDirectory,
         path: str,
         descriptor: int,
         part: Path,
         sign: str | None,
         *,
         damaged_too: bool,
-    ) -> Outcome:
+    ) -> IntakeOutcome:
         self._require_budget(os.fstat(descriptor).st_size)
         arrived = part / "arrived"
         copying.take_copy(
@@ -210,7 +210,7 @@ class Store:
             raise HostError(f"{path} could not be looked at: {seen.trouble}")
         if not seen.whole and not (damaged_too and seen.inspection and seen.inspection["format"]):
             why = f"damaged: {seen.damage}" + (f" ({sign})" if sign else "")
-            return Outcome(path=path, outcome=REFUSED, reason=why)
+            return IntakeOutcome(path=path, outcome=REFUSED, reason=why)
         self._arrange(arrived, part / VMCORE, seen)
         _take_beside(place, Path(path).name, part / SENDERS, free_bytes=self.policy.free_mib * MIB)
         sha256 = copying.sha256_of(part / VMCORE)
@@ -219,7 +219,7 @@ class Store:
         with self.index.database.writing():
             known = self.index.by_content(sha256)
             if known and (self.place_of(known) / VMCORE).exists():
-                return Outcome(path=path, outcome=KNOWN, reason=f"it is {known.id} already", dump=known)
+                return IntakeOutcome(path=path, outcome=KNOWN, reason=f"it is {known.id} already", dump=known)
             if not known and self.index.by_id(dump.id):
                 raise UsageError(f"another dump is called {dump.id}, though its bytes are others")
             final = self.place_of(dump)
@@ -227,9 +227,11 @@ class Store:
             part.rename(final)
             _sync(self.dumps)
             if known:
-                return Outcome(path=path, outcome=STORED, reason="its file was lost, and is there again", dump=known)
+                return IntakeOutcome(
+                    path=path, outcome=STORED, reason="its file was lost, and is there again", dump=known
+                )
             self.index.put(dump, seen.traits)
-        return Outcome(path=path, outcome=STORED, reason=dump.remark or "", dump=dump)
+        return IntakeOutcome(path=path, outcome=STORED, reason=dump.remark or "", dump=dump)
 
     def _examine(self, dump: Path, directory: Path) -> Examination:
         return examine(dump, log_to=directory / LOG_NAME, debuginfo=self._debuginfo, state=self._state)
@@ -362,7 +364,7 @@ def _text(told: str | None) -> str | None:
     return shown(told)[:_MAX_TEXT] if told else None
 
 
-def _take_beside(place: Place, dump: str, to: Path, *, free_bytes: int) -> None:
+def _take_beside(place: WatchedDirectory, dump: str, to: Path, *, free_bytes: int) -> None:
     """Copy the small files that came with a dump; one that cannot be had is left out."""
     for name in beside(place, dump):
         with contextlib.suppress(OSError, UsageError, NoRoom):

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from ..base.clock import now_s
 from ..base.errors import HostError
-from .intake.arrivals import Place, is_candidate, shown, unfinished_sign, walk
+from .intake.arrivals import WatchedDirectory, is_candidate, shown, unfinished_sign, walk
 from .intake.copying import mark_of
-from .store import KNOWN, REFUSED, STORED, WAITING, Outcome, Store
+from .store import KNOWN, REFUSED, STORED, WAITING, IntakeOutcome, Store
 
 
 @dataclass
@@ -34,7 +34,7 @@ class Watcher:
         self._remove = remove
         self._seen: dict[str, _Seen] = {}
 
-    def look(self) -> Iterator[Outcome]:
+    def look(self) -> Iterator[IntakeOutcome]:
         """Every file whose state has changed since the last look, with what became of it."""
         there: set[str] = set()
         for place in walk(self._top):
@@ -48,7 +48,9 @@ class Watcher:
         for path in self._seen.keys() - there:
             del self._seen[path]
 
-    def _consider(self, place: Place, name: str, status: os.stat_result, there: set[str]) -> Outcome | None:
+    def _consider(
+        self, place: WatchedDirectory, name: str, status: os.stat_result, there: set[str]
+    ) -> IntakeOutcome | None:
         path = shown(place.path / name)
         mark = mark_of(status)
         if self._store.index.arrival(path, mark):
@@ -81,20 +83,20 @@ class Watcher:
                     place.unlink(name)
         return self._done(path, mark, outcome)
 
-    def _wait(self, path: str, seen: _Seen, why: str) -> Outcome | None:
+    def _wait(self, path: str, seen: _Seen, why: str) -> IntakeOutcome | None:
         """Told when the reason is another one than before."""
         if seen.told == why:
             return None
         seen.told = why
-        return Outcome(path=path, outcome=WAITING, reason=why)
+        return IntakeOutcome(path=path, outcome=WAITING, reason=why)
 
-    def _done(self, path: str, mark: str, outcome: Outcome) -> Outcome:
+    def _done(self, path: str, mark: str, outcome: IntakeOutcome) -> IntakeOutcome:
         self._seen.pop(path, None)
         note_arrival(self._store, path, mark, outcome)
         return outcome
 
 
-def note_arrival(store: Store, path: str, mark: str, outcome: Outcome) -> None:
+def note_arrival(store: Store, path: str, mark: str, outcome: IntakeOutcome) -> None:
     """Remember what became of a file, so that it is not looked at again."""
     with store.index.database.writing():
         store.index.note_arrival(
@@ -107,7 +109,9 @@ def note_arrival(store: Store, path: str, mark: str, outcome: Outcome) -> None:
         )
 
 
-def add_directory(store: Store, top: Path, admit: Callable[[Place, str, str | None], Outcome]) -> Iterator[Outcome]:
+def add_directory(
+    store: Store, top: Path, admit: Callable[[WatchedDirectory, str, str | None], IntakeOutcome]
+) -> Iterator[IntakeOutcome]:
     """Take in what is finished in a directory now; what its sender wrote to a moment ago is told as waiting."""
     for place in walk(top):
         for name in place.names:
@@ -120,9 +124,9 @@ def add_directory(store: Store, top: Path, admit: Callable[[Place, str, str | No
             path, age_s = shown(place.path / name), time.time() - status.st_mtime
             sign = unfinished_sign(place, name) if stat.S_ISREG(status.st_mode) else None
             if stat.S_ISREG(status.st_mode) and age_s < store.policy.settle_s:
-                yield Outcome(path=path, outcome=WAITING, reason=f"it was written to {max(0.0, age_s):.0f} s ago")
+                yield IntakeOutcome(path=path, outcome=WAITING, reason=f"it was written to {max(0.0, age_s):.0f} s ago")
             elif sign and age_s < store.policy.abandoned_s:
-                yield Outcome(path=path, outcome=WAITING, reason=sign)
+                yield IntakeOutcome(path=path, outcome=WAITING, reason=sign)
             else:
                 outcome = admit(place, name, sign)
                 if outcome.outcome == REFUSED:

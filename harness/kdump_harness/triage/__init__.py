@@ -12,7 +12,7 @@ from ..vmcore import Vmcore, VmcoreError, open_vmcore
 from . import child
 from .child import LIMIT_S, Answer
 from .debuginfo import NoDebugInfo, Wanted, check_given, find
-from .log import LogFacts, Module, Task, read_log
+from .log import CrashedTask, LogFacts, Module, read_log
 from .taint import Taint, explain
 
 __all__ = ["Module", "NoDebugInfo", "Taint", "Task", "Triage", "check_given", "triage"]
@@ -26,7 +26,7 @@ class Triage:
     kernel: str | None
     panic: str | None
     reason: str | None  # the oops, BUG or lockup behind the panic
-    task: Task | None
+    task: CrashedTask | None
     stack: tuple[str, ...]
     rip: str | None
     taint_flags: str | None  # letters; empty: not tainted
@@ -118,7 +118,7 @@ def _combine(answer: Answer, log: LogFacts, kernel: str | None, vmlinux: Path, r
         kernel=kernel,
         panic=log.panic,
         reason=log.reason,
-        task=Task(**facts["task"]) if "task" in facts else log.task,
+        task=CrashedTask(**facts["task"]) if "task" in facts else log.task,
         stack=stack or log.stack,
         rip=log.rip,
         taint_flags=flags,

@@ -14,7 +14,7 @@ from ..base.progress import Progress
 from ..images.state import State, default_directory
 from ..vmcore import Vmcore
 from . import debian, debuginfod
-from .image import Image, read_image
+from .image import VmlinuxImage, read_image
 
 CACHE = "debuginfo"
 _DEBUG_ROOT = Path("/usr/lib/debug")
@@ -54,7 +54,7 @@ class Wanted:
         """The name in the cache."""
         return self.build_id or re.sub(r"[^\w.+~-]+", "_", f"{self.release}_{self.version}")[:120]
 
-    def mismatch(self, image: Image) -> str | None:
+    def mismatch(self, image: VmlinuxImage) -> str | None:
         """Why the file is not this kernel's; None when it is."""
         if self.build_id and image.build_id:
             if self.build_id == image.build_id:

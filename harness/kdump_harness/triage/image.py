@@ -30,7 +30,7 @@ class NotAKernel(UsageError):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Image:
+class VmlinuxImage:
     """What a vmlinux says about itself."""
 
     path: Path
@@ -48,13 +48,13 @@ class _Section:
     size: int
 
 
-def read_image(path: Path) -> Image:
+def read_image(path: Path) -> VmlinuxImage:
     """Read build id and banners; NotAKernel for what is no ELF file or a damaged one."""
     file = PlainFile(path)
     try:
         sections = list(_sections(file))
         rodata = next((s for s in sections if s.name == ".rodata" and s.kind != _SHT_NOBITS), None)
-        return Image(
+        return VmlinuxImage(
             path=path,
             build_id=next((found for s in sections if (found := _build_id(file, s))), None),
             banners=tuple(_banners(file, rodata)) if rodata is not None else (),

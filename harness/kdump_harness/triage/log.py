@@ -41,7 +41,7 @@ _MODULE = re.compile(r"(?P<name>[A-Za-z0-9_-]+)(?:\((?P<taints>[A-Z]*)[+-]?\))?"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Task:
+class CrashedTask:
     """Who was running on the CPU that crashed."""
 
     comm: str
@@ -63,7 +63,7 @@ class LogFacts:
 
     panic: str | None = None
     reason: str | None = None  # the line that began the report, where it is not the panic itself
-    task: Task | None = None
+    task: CrashedTask | None = None
     taint_flags: str | None = None
     stack: tuple[str, ...] = ()
     call_trace: tuple[str, ...] = ()
@@ -87,7 +87,7 @@ def read_log(log: str) -> LogFacts:
     return LogFacts(
         panic=panic,
         reason=reason if reason and reason != panic else None,
-        task=Task(comm=who["comm"], pid=int(who["pid"]), cpu=int(who["cpu"])),
+        task=CrashedTask(comm=who["comm"], pid=int(who["pid"]), cpu=int(who["cpu"])),
         taint_flags="".join((who["flags"] or "").replace("G", "").split()),
         stack=tuple(_frames(trace)),
         call_trace=trace,

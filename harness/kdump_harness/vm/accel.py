@@ -16,7 +16,7 @@ from ..base.clock import utc_s
 from ..base.errors import ConsoleLost, HarnessError, UsageError, WaitedInVain
 from ..images.state import State
 from .console import Console
-from .hosts.guest_host import Place
+from .hosts.guest_host import GuestHost
 from .hypervisor.domain import PREFIX, Hypervisor
 
 KVM, TCG = "kvm", "tcg"
@@ -45,7 +45,7 @@ def _probe_xml(name: str, sector: Path) -> str:
 <serial type="pty"/><console type="pty"/><memballoon model="none"/></devices></domain>"""
 
 
-def kvm_problem(hypervisor: Hypervisor, directory: Path, place: Place) -> str | None:
+def kvm_problem(hypervisor: Hypervisor, directory: Path, place: GuestHost) -> str | None:
     """Why KVM cannot be used there, or None when a guest really ran under it; takes PROBE_TIMEOUT_S at most.
 
     directory is the run's on this host.
@@ -74,7 +74,7 @@ def kvm_problem(hypervisor: Hypervisor, directory: Path, place: Place) -> str | 
     return None
 
 
-def choose(wanted: str, hypervisor: Hypervisor, state: State, directory: Path, place: Place) -> tuple[str, str]:
+def choose(wanted: str, hypervisor: Hypervisor, state: State, directory: Path, place: GuestHost) -> tuple[str, str]:
     """The accelerator to use (kvm or tcg) and one line that says why.
 
     The outcome of a trial is remembered until the host boots again or QEMU changes; that KVM ran no guest, for an hour.

@@ -24,7 +24,7 @@ _MEMORY = re.compile(r"^(?:size=)?(\d+)([kM]?)\b")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Running:
+class RunningGuest:
     """A guest that runs on this host, whoever started it."""
 
     name: str
@@ -50,7 +50,7 @@ def available_mib(proc: Path = _PROC) -> int:
     raise HostError("/proc/meminfo does not say what memory is available")
 
 
-def running_guests(prefix: str, proc: Path = _PROC) -> list[Running]:
+def running_guests(prefix: str, proc: Path = _PROC) -> list[RunningGuest]:
     """The guests on this host whose names begin with prefix, of all runs and users.
 
     From the processes, not from libvirt: it would have to be asked at each of its addresses, and keeps whoever asks
@@ -68,7 +68,7 @@ def running_guests(prefix: str, proc: Path = _PROC) -> list[Running]:
             continue
         memory_mib = int(memory.group(1)) // (1024 if memory.group(2) == "k" else 1)
         resident_mib = pages * os.sysconf("SC_PAGE_SIZE") >> 20
-        found.append(Running(name=name.group(1), memory_mib=memory_mib, resident_mib=resident_mib))
+        found.append(RunningGuest(name=name.group(1), memory_mib=memory_mib, resident_mib=resident_mib))
     return found
 
 

@@ -27,7 +27,7 @@ _PENDING_BYTES = 400  # a progress bar is one very long line; its last state is 
 
 
 @dataclass(frozen=True)
-class Line:
+class ConsoleLine:
     """One line of the console, without control sequences, and when it was complete."""
 
     text: str
@@ -43,11 +43,11 @@ class Console:
         self._source = source
         self.see = see
         self._panic_expected = False
-        self._on_line: list[Callable[[Line], None]] = []
+        self._on_line: list[Callable[[ConsoleLine], None]] = []
         self.last_line = ""
         self.pending = ""  # the end of a line that is not complete yet, when last looked
 
-    def subscribe(self, listener: Callable[[Line], None]) -> Callable[[], None]:
+    def subscribe(self, listener: Callable[[ConsoleLine], None]) -> Callable[[], None]:
         """Tell listener of every line read from now on, until what is returned is called."""
         self._on_line.append(listener)
         return lambda: self._on_line.remove(listener)
@@ -66,7 +66,7 @@ class Console:
         finally:
             self._panic_expected = before
 
-    def read_line(self, *, timeout_s: float) -> Line | None:
+    def read_line(self, *, timeout_s: float) -> ConsoleLine | None:
         """The next line or prompt, or None when none was complete within timeout_s.
 
         Raises ConsoleLost at the end of the line and UnexpectedPanic outside expecting_panic().
@@ -83,7 +83,7 @@ class Console:
         raw: bytes = self._source.match.group(0)
         if which == 1:  # pexpect leaves the text before a prompt in .before
             raw = self._source.before + raw
-        line = Line(clean(raw), self._source.arrived_s, prompt=which == 1)
+        line = ConsoleLine(clean(raw), self._source.arrived_s, prompt=which == 1)
         if line.text:
             self.last_line = line.text
         for listener in self._on_line:
@@ -105,9 +105,9 @@ class Console:
         timeout_s: float,
         silence_s: float | None = None,
         stretch: Callable[[], float] = lambda: 1.0,
-        give_up: Callable[[Line], str | None] | None = None,
+        give_up: Callable[[ConsoleLine], str | None] | None = None,
         tick: Callable[[], None] | None = None,
-    ) -> Line:
+    ) -> ConsoleLine:
         """The first line that pattern matches.
 
         silence_s bounds the time without a single byte. stretch tells by how much both are stretched now; if that

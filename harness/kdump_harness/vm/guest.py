@@ -12,9 +12,9 @@ from pathlib import Path
 from ..base.clock import Deadline, poll, utc_s
 from ..base.errors import GuestError, WaitedInVain
 from ..base.evidence import Evidence
-from .console import LOGIN, Console, Line
+from .console import LOGIN, Console, ConsoleLine
 from .hypervisor.domain import Domain, SavedDomain
-from .shell import GONE, Access, Result, Shell
+from .shell import GONE, Access, CommandResult, Shell
 
 # Unscaled, for a guest under KVM on an idle machine; timeout_factor stretches them.
 # Totals are generous: silence and hopeless signs end a wait long before.
@@ -35,7 +35,7 @@ class _SilentConsole(Exception):
 _CLOUD_INIT_TROUBLE = re.compile(r"cloud-init\[\d+\]: .*(?:WARNING|ERROR|CRITICAL)|FAILED.*cloud-init")
 
 
-def boot_trouble(line: Line) -> str | None:
+def boot_trouble(line: ConsoleLine) -> str | None:
     """Why a guest that printed this while booting will never come up."""
     text = line.text
     for sign, meaning in (
@@ -98,7 +98,7 @@ class Guest:
         """By how much waits are stretched that begin now: by what the guest runs on, and what that has to do."""
         return self._slowness * self._load()
 
-    def hand_over(self, evidence: Evidence) -> None:
+    def switch_evidence(self, evidence: Evidence) -> None:
         """From here on everything goes into this directory."""
         self.evidence = evidence
         self.console.see = evidence.console_path
@@ -110,7 +110,7 @@ class Guest:
             raise GuestError(f"{self.name} has not been reached by SSH yet")
         return self._shell
 
-    def go_on(self) -> None:
+    def resume(self) -> None:
         """Let a guest run whose memory was restored, reach it, and set its clock, which stood still meanwhile."""
         self.power_on()
         self.connect()
@@ -133,7 +133,7 @@ class Guest:
         """Let the processors run."""
         self.domain.resume()
 
-    def wait_for_login(self) -> Line:
+    def wait_for_login(self) -> ConsoleLine:
         """The login prompt on the serial console; the error says whether SSH has got further."""
         try:
             return self._wait_for_login(self._tick)
@@ -181,7 +181,7 @@ class Guest:
         except WaitedInVain:
             return False
 
-    def _wait_for_login(self, tick: Callable[[], None] | None) -> Line:
+    def _wait_for_login(self, tick: Callable[[], None] | None) -> ConsoleLine:
         return self.console.wait_for(
             "login prompt on the serial console",
             LOGIN.pattern,
@@ -258,14 +258,14 @@ class Guest:
         """The kernel's random identity of this boot."""
         return self.shell.read_text("/proc/sys/kernel/random/boot_id").strip()
 
-    def boot_until(self, pattern: str) -> Line:
+    def boot_until(self, pattern: str) -> ConsoleLine:
         """Reboot, hang up, and return the line of the console that pattern matches."""
         self.shell.start("systemctl reboot")
         self.close_shell()
         self._wait_for("restart of the guest", r"reboot: Restarting system")
         return self._wait_for(f"line like {pattern!r}", pattern)
 
-    def _wait_for(self, what: str, pattern: str) -> Line:
+    def _wait_for(self, what: str, pattern: str) -> ConsoleLine:
         return self.console.wait_for(
             what,
             pattern,
@@ -311,7 +311,7 @@ class Guest:
         self.close_shell()
         self.domain.destroy()
 
-    def _cannot_boot(self, line: Line) -> str | None:
+    def _cannot_boot(self, line: ConsoleLine) -> str | None:
         if self.domain.events.has("stopped"):
             return "the domain stopped"
         return boot_trouble(line)
@@ -324,10 +324,10 @@ class Guest:
         if self._tick is not None:
             self._tick()
 
-    def _note_cloud_init(self, line: Line) -> None:
+    def _note_cloud_init(self, line: ConsoleLine) -> None:
         """Without cloud-init's work there is no key to log in with, whatever SSH says."""
         if not self._cloud_init_trouble and _CLOUD_INIT_TROUBLE.search(line.text):
             self._cloud_init_trouble = line.text.strip()
 
-    def _log_command(self, result: Result) -> None:
+    def _log_command(self, result: CommandResult) -> None:
         self.evidence.command(result.command, result.status, result.out, result.err, result.took_s)

@@ -16,7 +16,7 @@ from ..base.progress import Progress
 from ..images.mirror import find_mirror
 from ..images.state import GROUP, State
 from . import accel
-from .hosts.guest_host import TOOLS, Here, Place, There
+from .hosts.guest_host import TOOLS, GuestHost, LocalHost, RemoteHost
 from .hosts.ssh_host import where_of
 from .hypervisor.domain import Hypervisor, default_uri, is_local
 
@@ -47,7 +47,7 @@ class Need:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Finding:
+class HostFinding:
     """One thing that was looked at."""
 
     name: str
@@ -62,7 +62,7 @@ def load_needs() -> tuple[Need, ...]:
     return tables.load_rows(tables.package_path("vm", "host.toml"), "need", Need)
 
 
-def examine(*, uri: str | None, state_directory: Path | None, remote_state: Path | None = None) -> list[Finding]:
+def examine(*, uri: str | None, state_directory: Path | None, remote_state: Path | None = None) -> list[HostFinding]:
     """Everything a drill needs, in the order in which it is needed; takes seconds."""
     uri = uri or default_uri()
     if is_local(uri):
@@ -72,12 +72,12 @@ def examine(*, uri: str | None, state_directory: Path | None, remote_state: Path
     return [*needs, *_elsewhere(uri, state_directory, remote_state), *_space(state_directory), _mirror()]
 
 
-def _packages(needs: Iterable[Need], lacking: Lacking, on: str = "") -> Iterator[Finding]:
+def _packages(needs: Iterable[Need], lacking: Lacking, on: str = "") -> Iterator[HostFinding]:
     """What of the table is there; on names the host where it is another one."""
     for need in needs:
         missing = need.missing(lacking)
         install = f"apt-get install --no-install-recommends {' '.join(need.packages)}"
-        yield Finding(
+        yield HostFinding(
             name=f"{need.name}{on}",
             ok=not missing,
             seen=f"no {', '.join(missing)}" if missing else "there",
@@ -86,48 +86,50 @@ def _packages(needs: Iterable[Need], lacking: Lacking, on: str = "") -> Iterator
         )
 
 
-def _elsewhere(uri: str, state_directory: Path | None, remote_state: Path | None) -> Iterator[Finding]:
+def _elsewhere(uri: str, state_directory: Path | None, remote_state: Path | None) -> Iterator[HostFinding]:
     """What the host of a hypervisor elsewhere has for its guests; all of it is asked through one connection."""
     host = where_of(uri)
     with contextlib.ExitStack() as stack:
         try:
             state = State(state_directory)
             run = stack.enter_context(state.run())
-            place = There(uri, run.path, state=remote_state, run=run.identity, progress=Progress(quiet=True))
+            place = RemoteHost(uri, run.path, state=remote_state, run=run.identity, progress=Progress(quiet=True))
         except HarnessError as error:
-            yield Finding(name=f"ssh to {host}", ok=False, seen=str(error), remedy=f"ssh {host} must work by itself")
+            yield HostFinding(
+                name=f"ssh to {host}", ok=False, seen=str(error), remedy=f"ssh {host} must work by itself"
+            )
             return
         stack.callback(place.close)
-        yield Finding(name=f"ssh to {host}", ok=True, seen=f"guests' files go to {place.state} there")
+        yield HostFinding(name=f"ssh to {host}", ok=True, seen=f"guests' files go to {place.state} there")
         yield from _packages((need for need in load_needs() if need.on != "here"), place.lacking, f" on {host}")
         if lacking := place.lacking(TOOLS):
-            yield Finding(name=f"tools on {host}", ok=False, seen=f"no {', '.join(lacking)}")
+            yield HostFinding(name=f"tools on {host}", ok=False, seen=f"no {', '.join(lacking)}")
             return
         yield from _libvirt(uri, state_directory, place, run.path)
         yield _enough(place.free_mib(), f"{place.state} on {host}", "--remote-state", f"space on {host}")
 
 
 def _libvirt(
-    uri: str, state_directory: Path | None, place: Place | None = None, directory: Path | None = None
-) -> Iterator[Finding]:
+    uri: str, state_directory: Path | None, place: GuestHost | None = None, directory: Path | None = None
+) -> Iterator[HostFinding]:
     """What libvirt says; place and the directory of a run are told where they are on another host."""
     where = uri
     try:
         hypervisor = Hypervisor(uri, address=place.address if place is not None else None)
     except HarnessError as error:
-        yield Finding(
+        yield HostFinding(
             name=f"libvirt at {where}", ok=False, seen=str(error).split(" (kdump")[0], remedy=_start_libvirt()
         )
         return
     try:
         versions = hypervisor.versions()
-        yield Finding(
+        yield HostFinding(
             name=f"libvirt at {where}", ok=True, seen=f"libvirt {versions['libvirt']}, QEMU {versions['qemu']}"
         )
         problem = hypervisor.network_problem()
         # A stopped network is started by the first drill.
         startable = problem is not None and problem.endswith("is not started")
-        yield Finding(
+        yield HostFinding(
             name="network default",
             ok=problem is None or startable,
             seen=problem or "started",
@@ -139,11 +141,11 @@ def _libvirt(
                 kind, why = accel.choose("auto", hypervisor, state, directory, place)
             else:
                 with state.run() as run:
-                    kind, why = accel.choose("auto", hypervisor, state, run.path, Here(state, run, uri))
+                    kind, why = accel.choose("auto", hypervisor, state, run.path, LocalHost(state, run, uri))
         except HarnessError as error:
-            yield Finding(name="accelerator", ok=False, seen=str(error))
+            yield HostFinding(name="accelerator", ok=False, seen=str(error))
         else:
-            yield Finding(
+            yield HostFinding(
                 name="KVM",
                 ok=kind == accel.KVM,
                 seen=why,
@@ -156,11 +158,11 @@ def _libvirt(
         hypervisor.close()
 
 
-def _kvm_device() -> Iterator[Finding]:
+def _kvm_device() -> Iterator[HostFinding]:
     """libvirt asks QEMU for its abilities again at every call while only root may open /dev/kvm."""
     device = Path("/dev/kvm")
     if device.exists() and device.stat().st_mode & 0o077 == 0:
-        yield Finding(
+        yield HostFinding(
             name="/dev/kvm",
             ok=False,
             seen="only root may open it, so libvirt takes a minute to start each guest",
@@ -168,18 +170,18 @@ def _kvm_device() -> Iterator[Finding]:
         )
 
 
-def _space(state_directory: Path | None) -> Iterator[Finding]:
+def _space(state_directory: Path | None) -> Iterator[HostFinding]:
     try:
         state = State(state_directory)
     except HarnessError as error:
-        yield Finding(name="state directory", ok=False, seen=str(error), remedy="make setup (as root, once)")
+        yield HostFinding(name="state directory", ok=False, seen=str(error), remedy="make setup (as root, once)")
         return
     yield _enough(shutil.disk_usage(state.directory).free // MIB, str(state.directory), "--state", "space")
 
 
-def _enough(free_mib: int, place: str, option: str, name: str) -> Finding:
+def _enough(free_mib: int, place: str, option: str, name: str) -> HostFinding:
     enough = free_mib >= NEED_FREE_MIB
-    return Finding(
+    return HostFinding(
         name=name,
         ok=enough,
         seen=f"{free_mib // 1024} GiB free in {place}",
@@ -187,12 +189,12 @@ def _enough(free_mib: int, place: str, option: str, name: str) -> Finding:
     )
 
 
-def _mirror() -> Finding:
+def _mirror() -> HostFinding:
     try:
         found = find_mirror()
     except HarnessError as error:
-        return Finding(name="package mirror", ok=False, seen=str(error), optional=True)
-    return Finding(name="package mirror", ok=True, seen=found.archive)
+        return HostFinding(name="package mirror", ok=False, seen=str(error), optional=True)
+    return HostFinding(name="package mirror", ok=True, seen=found.archive)
 
 
 def _lacking_here(names: Sequence[str]) -> list[str]:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..base.clock import EMULATION_FACTOR, Deadline, look_whether_to_end, pause
+from ..base.clock import EMULATION_FACTOR, Deadline, pause, raise_if_stopped
 from ..base.errors import GuestError, HostError, UsageError
 from ..base.evidence import Evidence, EvidenceRoot
 from ..base.progress import Progress, console_echo
@@ -19,7 +19,7 @@ from ..images.state import RunDirectory, State
 from . import accel, capacity
 from .cloud_init import KeyPair, make_key, write_seed
 from .guest import Guest, SavedGuest
-from .hosts.guest_host import Place, open_place
+from .hosts.guest_host import GuestHost, open_guest_host
 from .hypervisor.domain import FIRMWARE, NETWORK, PREFIX, Disk, Domain, DomainSpec, Hypervisor, Layer, new_mac
 from .isolated_network import CrashNetwork, Port
 from .reaper import Lifeline
@@ -88,7 +88,7 @@ class Identity:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Likeness:
+class CloneTemplate:
     """How a guest that is like another machine differs from the guests that are ours altogether."""
 
     describe: Callable[[DomainSpec], str]  # libvirt's description of it
@@ -118,8 +118,8 @@ class Run:
         with contextlib.ExitStack() as stack:
             self.state = State(self.options.state)
             self.directory: RunDirectory = stack.enter_context(self.state.run())
-            self.place: Place = stack.enter_context(
-                open_place(
+            self.host: GuestHost = stack.enter_context(
+                open_guest_host(
                     self.options.uri,
                     self.state,
                     self.directory,
@@ -127,11 +127,11 @@ class Run:
                     progress=self.progress,
                 )
             )
-            self.hypervisor = Hypervisor(self.options.uri, address=self.place.address, is_held=self.place.is_held)
+            self.hypervisor = Hypervisor(self.options.uri, address=self.host.address, is_held=self.host.is_held)
             stack.callback(self.hypervisor.close)
             self._elsewhere = not self.hypervisor.is_local
             self.accelerator, why = accel.choose(
-                self.options.accelerator, self.hypervisor, self.state, self.directory.path, self.place
+                self.options.accelerator, self.hypervisor, self.state, self.directory.path, self.host
             )
             self.progress.say(f"accelerator: {why}")
             self.hypervisor.ensure_network()
@@ -202,7 +202,7 @@ class Run:
         """
         need_mib = capacity.guest_mib(memory_mib)
         if self._elsewhere:
-            self.place.require_memory(need_mib, name)
+            self.host.require_memory(need_mib, name)
             return contextlib.ExitStack()
         deadline = Deadline(MEMORY_WAIT_S)
         if (held := self._try_room(name, need_mib, deadline)) is None:
@@ -279,18 +279,18 @@ class Run:
         return self._own_network(f"clone{next(self._numbers)}", dhcp=True).name
 
     def _own_network(self, label: str, *, dhcp: bool) -> CrashNetwork:
-        for left in self.hypervisor.left_networks(self.place.living_runs()):
+        for left in self.hypervisor.left_networks(self.host.active_runs()):
             self.hypervisor.remove_network(left)  # of runs that were killed: nothing else takes them down
         name = f"{PREFIX}{self.directory.identity}-{label}"
-        network = CrashNetwork(self.hypervisor, name, run=self.place.directory, dhcp=dhcp)
+        network = CrashNetwork(self.hypervisor, name, run=self.host.directory, dhcp=dhcp)
         self._stack.callback(self.hypervisor.remove_network, name)
         return network
 
     def private_disk(self, capacity_bytes: int) -> Path:
         """A throw-away qcow2 that only its owner can read, for what is copied from a machine of the user's."""
-        path = self.place.directory / f"disk-{next(self._numbers)}.qcow2"
-        self.place.private(path)
-        self.place.blank(path, str(capacity_bytes), mode=0o600)
+        path = self.host.directory / f"disk-{next(self._numbers)}.qcow2"
+        self.host.private(path)
+        self.host.blank(path, str(capacity_bytes), mode=0o600)
         return path
 
     def fit(self, machine: Machine, *, needs: int | None) -> Machine:
@@ -306,14 +306,14 @@ class Run:
 
     def overlay(self, base: Path, *, base_format: str) -> Path:
         """A throw-away qcow2 on base in the run's private directory."""
-        path = self.place.directory / f"disk-{next(self._numbers)}.qcow2"
-        self.place.overlay(path, base, base_format=base_format)
+        path = self.host.directory / f"disk-{next(self._numbers)}.qcow2"
+        self.host.overlay(path, base, base_format=base_format)
         return path
 
     def blank_disk(self, size_mib: int, *, serial: str) -> Disk:
         """A throw-away disk with nothing on it in the run's private directory."""
-        path = self.place.directory / f"disk-{next(self._numbers)}.qcow2"
-        self.place.blank(path, f"{size_mib}M")
+        path = self.host.directory / f"disk-{next(self._numbers)}.qcow2"
+        self.host.blank(path, f"{size_mib}M")
         return Disk(path=path, serial=serial)
 
     def identity(self, label: str) -> Identity:
@@ -335,7 +335,7 @@ class Run:
         access: Access | None = None,
         ports: tuple[Port, ...] = (),
         disks: tuple[Disk, ...] = (),
-        like: Likeness | None = None,
+        like: CloneTemplate | None = None,
     ) -> Iterator[Guest]:
         """A guest that is defined and paused; destroyed at the end of the block, whatever happens in it.
 
@@ -345,7 +345,7 @@ class Run:
         machine = self.fit(machine, needs=None)
         identity = identity or self.identity(label)
         seed = self.directory.path / f"seed-{identity.name}.iso"
-        nvram = self.place.directory / f"{identity.name}.nvram"
+        nvram = self.host.directory / f"{identity.name}.nvram"
         mac, host_key = identity.mac, identity.host_key
         write_seed(
             seed,
@@ -357,8 +357,8 @@ class Run:
             identity=identity.name,
             nics=tuple(port.seed for port in ports),
         )
-        seed = self.place.put(seed)
-        layers = self.place.layers(disk)
+        seed = self.host.put(seed)
+        layers = self.host.layers(disk)
         spec = DomainSpec(
             name=identity.name,
             accelerator=self.accelerator,
@@ -401,15 +401,15 @@ class Run:
         Its disks must stay as they are from now on: restored() puts overlays on them.
         """
         with self.progress.step(f"{guest.name}: saving its memory"):
-            saved = guest.save(self.place.directory / f"{guest.name}.saved")
+            saved = guest.save(self.host.directory / f"{guest.name}.saved")
         self._guests.pop(guest.name, None)
         return saved
 
     def memory_of(self, guest: Guest) -> Path:
         """A new file of the run with the guest's memory as the hypervisor sees it; place.take() brings it here."""
         # Numbered, since the same guest may be drilled again.
-        path = self.place.directory / f"{guest.name}-{next(self._numbers)}.memory"
-        self.place.private(path)
+        path = self.host.directory / f"{guest.name}-{next(self._numbers)}.memory"
+        self.host.private(path)
         guest.domain.dump_memory(path, tick=self.progress.tick)
         return path
 
@@ -421,19 +421,19 @@ class Run:
         """
         with self._lock:
             if self._lifeline is None:
-                self._lifeline = Lifeline(self.hypervisor.address, self.place.lasting)
+                self._lifeline = Lifeline(self.hypervisor.address, self.host.lasting)
                 self._stack.callback(self._lifeline.close)
         self._lifeline.hold(saved.domain.name)
         overlays: dict[Path, tuple[Path, tuple[Layer, ...]]] = {}
         nvram = None
         try:
             for disk in saved.domain.disks():
-                if disk.parent == self.place.directory:
+                if disk.parent == self.host.directory:
                     overlay = self.overlay(disk, base_format="qcow2")
-                    overlays[disk] = (overlay, self.place.layers(overlay))
+                    overlays[disk] = (overlay, self.host.layers(overlay))
             if (variables := saved.domain.nvram()) is not None:
-                nvram = self.place.directory / f"{saved.domain.name}-{next(self._numbers)}.nvram"
-                self.place.copy(variables, nvram)
+                nvram = self.host.directory / f"{saved.domain.name}-{next(self._numbers)}.nvram"
+                self.host.copy(variables, nvram)
             moved = saved.domain.moved(overlays, nvram)
             with (
                 self._room(saved.domain.name, saved.domain.memory_mib),
@@ -447,7 +447,7 @@ class Run:
 
     def lost(self, domain: Domain) -> bool:
         """Whether it is the way to a guest that is gone, of which nothing can be said then, and not the guest."""
-        return domain.connection_lost() or not self.place.alive()
+        return domain.connection_lost() or not self.host.alive()
 
     @contextlib.contextmanager
     def _living(
@@ -456,7 +456,7 @@ class Run:
         """The guest on a domain, which is destroyed at the end."""
         self._guests[domain.name] = (threading.get_ident(), domain)
         try:
-            look_whether_to_end()
+            raise_if_stopped()
             evidence.text("domain.xml", domain.xml())
             guest = Guest(
                 domain,
@@ -467,7 +467,7 @@ class Run:
                 timeout_factor=self.slowness,
                 load=lambda: self.load,
                 tick=self.progress.tick,
-                connect=self.place.connect,
+                connect=self.host.connect,
             )
             domain.events.listener = lambda what: guest.evidence.event("domain", what=what)
             try:
@@ -477,7 +477,7 @@ class Run:
         except GuestError as error:
             if self.lost(domain):
                 said = error.args[0]
-                where = "libvirt" if self.place.alive() else "its host"
+                where = "libvirt" if self.host.alive() else "its host"
                 raise HostError(f"the connection to {where} broke while {domain.name} was in use ({said})") from None
             raise
         finally:
@@ -486,7 +486,7 @@ class Run:
 
     def _remove(self, *paths: Path | None) -> None:
         """Those of the files that are the run's own."""
-        self.place.remove(*(path for path in paths if path is not None and path.parent == self.place.directory))
+        self.host.remove(*(path for path in paths if path is not None and path.parent == self.host.directory))
 
 
 def _host_name(label: str, number: int) -> str:

@@ -29,7 +29,7 @@ logging.getLogger("paramiko").addHandler(logging.NullHandler())
 
 
 @dataclass(frozen=True, kw_only=True)
-class Result:
+class CommandResult:
     """What a command did."""
 
     command: str
@@ -90,7 +90,7 @@ class Shell:
         self._load = load
         self._user, self._password = user, access.password
         self._sudo: str | None = None  # how root is become, once that was tried
-        self._on_result: list[Callable[[Result], None]] = []
+        self._on_result: list[Callable[[CommandResult], None]] = []
         self._client = paramiko.SSHClient()
         if host_key is None:
             self._client.set_missing_host_key_policy(_AcceptAny())
@@ -120,7 +120,7 @@ class Shell:
             self._client.close()
             raise
 
-    def subscribe(self, listener: Callable[[Result], None]) -> None:
+    def subscribe(self, listener: Callable[[CommandResult], None]) -> None:
         """Tell listener of every finished command."""
         self._on_result.append(listener)
 
@@ -131,7 +131,7 @@ class Shell:
         timeout_s: float | None = None,
         check: bool = True,
         on_line: Callable[[str], None] | None = None,
-    ) -> Result:
+    ) -> CommandResult:
         """Run command with %s replaced by quoted arguments; CommandFailed unless it succeeds or check is off.
 
         on_line is shown the last line of the output whenever there is more of it.
@@ -148,7 +148,7 @@ class Shell:
                 status = channel.recv_exit_status()
             finally:
                 channel.close()
-        result = Result(command=line, status=status, out=out, err=err, took_s=now_s() - started_s)
+        result = CommandResult(command=line, status=status, out=out, err=err, took_s=now_s() - started_s)
         for listener in self._on_result:
             listener(result)
         if check and not result.ok:

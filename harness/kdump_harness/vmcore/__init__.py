@@ -1,7 +1,7 @@
 """Reads a dump file without trusting it: formats, header, pages, VMCOREINFO, kernel log."""
 
 from .check import check
-from .classes import Leftover, PageClass, Tally, classify, count_classes, leftover
+from .classes import LevelViolations, PageClass, Tally, classify, count_classes, leftover
 from .formats.damage import Damage, NotInDump, Unreadable, VmcoreError
 from .inspection import Inspection, inspect, inspect_opened
 from .rearrange import rearrange
@@ -10,7 +10,7 @@ from .vmcore import Vmcore, open_vmcore
 __all__ = [
     "Damage",
     "Inspection",
-    "Leftover",
+    "LevelViolations",
     "NotInDump",
     "PageClass",
     "Tally",

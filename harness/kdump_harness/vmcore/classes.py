@@ -113,7 +113,7 @@ class PageClasses:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Leftover:
+class LevelViolations:
     """A dump against its level: classes that it should have dropped, and classes that it should have kept."""
 
     level: int
@@ -122,7 +122,7 @@ class Leftover:
     zeros_absent: bool  # pages of zeros, which can be of any class, are absent from it too
 
     @classmethod
-    def of(cls, counts: Mapping[PageClass, Tally], level: int, *, zeros_absent: bool = False) -> Leftover:
+    def of(cls, counts: Mapping[PageClass, Tally], level: int, *, zeros_absent: bool = False) -> LevelViolations:
         """Compare counts with a level."""
         return cls(
             level=level,
@@ -174,14 +174,14 @@ def count_classes(vmcore: Vmcore) -> dict[PageClass, Tally]:
     return counter.counts()
 
 
-def leftover(vmcore: Vmcore, level: int | None = None) -> Leftover:
+def leftover(vmcore: Vmcore, level: int | None = None) -> LevelViolations:
     """The dump against a level, by default the one in its header; VmcoreError as for classify."""
     level = level if level is not None else _level(vmcore)
     if level is None:
         raise VmcoreError(f"{vmcore.path} does not say what its dump level is")
     # The other formats have a descriptor of every page of zeros.
     zeros_absent = vmcore.elf is not None and bool(level & 1)
-    return Leftover.of(count_classes(vmcore), level, zeros_absent=zeros_absent)
+    return LevelViolations.of(count_classes(vmcore), level, zeros_absent=zeros_absent)
 
 
 def remarks(vmcore: Vmcore, counts: Mapping[PageClass, Tally]) -> tuple[str, ...]:
@@ -189,7 +189,7 @@ def remarks(vmcore: Vmcore, counts: Mapping[PageClass, Tally]) -> tuple[str, ...
     level = _level(vmcore)
     if vmcore.header is None or level is None:
         return ()
-    found = Leftover.of(counts, level)
+    found = LevelViolations.of(counts, level)
     if vmcore.header.status & STATUS_NO_VMEMMAP:  # makedumpfile -e drops kernel pages on purpose
         found = replace(found, kept={})
     return tuple(found.remarks())

@@ -18,7 +18,7 @@ from ..base.errors import NoVerdict
 from .formats.damage import Damage, DamageList
 from .formats.kdump import KdumpFile
 from .formats.source import FlattenedFile, PlainFile
-from .pagecheck import PageChecker, Result
+from .pagecheck import PageCheck, PageChecker
 
 Progress = Callable[[int, int], None]
 
@@ -56,12 +56,12 @@ def _worth(part: KdumpFile) -> int:
 
 def _results(
     part: KdumpFile, tasks: list[tuple[int, int]], processes: int, progress: Progress | None
-) -> Iterator[Result]:
+) -> Iterator[PageCheck]:
     """The result of each task, in their order; this process and its helpers take them from one queue."""
-    results: dict[int, Result] = {}
+    results: dict[int, PageCheck] = {}
     queue = deque(enumerate(tasks))
 
-    def work(check: Callable[[int, int], Result], report: Callable[[], None] | None = None) -> None:
+    def work(check: Callable[[int, int], PageCheck], report: Callable[[], None] | None = None) -> None:
         with contextlib.suppress(IndexError):  # the queue is empty
             while True:
                 number, task = queue.popleft()
@@ -109,7 +109,7 @@ class _Helper:
         assert self._process.stdout is not None
         self._orders, self._answers = self._process.stdin, self._process.stdout
 
-    def check(self, first: int, count: int) -> Result:
+    def check(self, first: int, count: int) -> PageCheck:
         """Let the process check count pages."""
         answer = b""
         with contextlib.suppress(BrokenPipeError):
@@ -132,11 +132,11 @@ class _Helper:
             self._orders.close()
 
 
-def to_json(result: Result) -> dict[str, Any]:
+def to_json(result: PageCheck) -> dict[str, Any]:
     """A result as a helper process sends it."""
     return {"counts": result.counts, "damage": [asdict(damage) for damage in result.damage], "more": result.more}
 
 
-def from_json(answer: dict[str, Any]) -> Result:
+def from_json(answer: dict[str, Any]) -> PageCheck:
     """A result as it arrives."""
-    return Result(Counter(answer["counts"]), [Damage(**damage) for damage in answer["damage"]], answer["more"])
+    return PageCheck(Counter(answer["counts"]), [Damage(**damage) for damage in answer["damage"]], answer["more"])

@@ -19,7 +19,7 @@ _MAX_HOLE_BYTES = 64 << 10
 
 
 @dataclass
-class Result:
+class PageCheck:
     """What a stretch of page descriptors led to."""
 
     counts: Counter[str] = field(default_factory=Counter)
@@ -46,9 +46,9 @@ class PageChecker:
         level = part.header.level or 0
         self._zeros_are_damage = part.header.compression != "none" or bool(level & 1)
 
-    def check(self, first: int, count: int) -> Result:
+    def check(self, first: int, count: int) -> PageCheck:
         """Decompress count pages from descriptor first on; faulty descriptors are someone else's."""
-        result = Result()
+        result = PageCheck()
         try:
             for start, table in descriptors.tables(self._part, first, count):
                 self._check_table(table, start, result)
@@ -56,7 +56,7 @@ class PageChecker:
             result.add(error.damage)
         return result
 
-    def _check_table(self, table: descriptors.Table, start: int, result: Result) -> None:
+    def _check_table(self, table: descriptors.Table, start: int, result: PageCheck) -> None:
         good = np.flatnonzero(descriptors.sound(self._part, table, self._data_offset))
         for flags, number in zip(*np.unique(table["flags"][good], return_counts=True), strict=True):
             result.counts[pages.NAMES[int(flags)]] += int(number)
@@ -68,7 +68,7 @@ class PageChecker:
         for rows in _windows(table["offset"][good], table["size"][good].astype(np.int64)):
             self._check_window(table, good[rows], start, result)
 
-    def _check_shared(self, table: descriptors.Table, rows: NDArray[np.int64], start: int, result: Result) -> None:
+    def _check_shared(self, table: descriptors.Table, rows: NDArray[np.int64], start: int, result: PageCheck) -> None:
         """The page right behind the table: where several descriptors share it, it is the page of zeros."""
         first = rows[:1]
         self._check_window(table, first, start, result, may_be_zeros=True)
@@ -82,7 +82,7 @@ class PageChecker:
         table: descriptors.Table,
         rows: NDArray[np.int64],
         start: int,
-        result: Result,
+        result: PageCheck,
         *,
         may_be_zeros: bool = False,
     ) -> None:
@@ -112,7 +112,7 @@ class PageChecker:
 
     @staticmethod
     def _damaged(
-        result: Result, table: descriptors.Table, row: int, start: int, message: str, *, kind: str = "page"
+        result: PageCheck, table: descriptors.Table, row: int, start: int, message: str, *, kind: str = "page"
     ) -> None:
         result.add(Damage(kind, f"the page {message}", int(table["offset"][row]), start + row))
 

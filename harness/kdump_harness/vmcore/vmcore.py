@@ -15,7 +15,7 @@ from .formats.damage import Damage, NotInDump, Unreadable, VmcoreError
 from .formats.elf import ElfFile
 from .formats.intervals import Int64s
 from .formats.kdump import KdumpFile
-from .formats.source import FLAT_SIGNATURE, FlattenedFile, PlainFile, Source
+from .formats.source import FLAT_SIGNATURE, DumpSource, FlattenedFile, PlainFile
 from .formats.vmcoreinfo import MAX_BYTES as VMCOREINFO_MAX_BYTES
 from .formats.vmcoreinfo import Vmcoreinfo
 
@@ -35,7 +35,7 @@ _OTHER_FORMATS = {
 class Vmcore:
     """A dump in any of the known formats."""
 
-    def __init__(self, files: list[PlainFile], sources: list[Source], parts: list[KdumpFile] | ElfFile) -> None:
+    def __init__(self, files: list[PlainFile], sources: list[DumpSource], parts: list[KdumpFile] | ElfFile) -> None:
         self.files = files
         self.sources = sources
         self.kdumps = parts if isinstance(parts, list) else []
@@ -301,13 +301,13 @@ def open_vmcore(path: Path | str, *parts: Path | str) -> Vmcore:
         raise
 
 
-def _source(file: PlainFile) -> Source:
+def _source(file: PlainFile) -> DumpSource:
     if file.size_bytes == 0:
         raise Unreadable(Damage("empty", f"{file.path} is empty: nothing was saved"))
     return FlattenedFile(file) if file.read(0, len(FLAT_SIGNATURE)) == FLAT_SIGNATURE else file
 
 
-def _parts(files: list[PlainFile], sources: list[Source]) -> list[KdumpFile] | ElfFile:
+def _parts(files: list[PlainFile], sources: list[DumpSource]) -> list[KdumpFile] | ElfFile:
     magic = sources[0].read(0, 16)
     if magic.startswith(elf.SIGNATURE) and len(sources) == 1:
         return ElfFile(sources[0])
@@ -320,7 +320,7 @@ def _parts(files: list[PlainFile], sources: list[Source]) -> list[KdumpFile] | E
     return opened
 
 
-def _refuse_other_formats(file: PlainFile, source: Source) -> None:
+def _refuse_other_formats(file: PlainFile, source: DumpSource) -> None:
     magic = source.read(0, 16)
     if magic.startswith(kdump.SIGNATURE):
         return

@@ -28,16 +28,16 @@ from ...base.stage import Stage
 from ...base.verdict import Verdict
 from ...distro.family import Family
 from ...drill import known_issues
-from ...drill.disks import Subject
-from ...drill.dump_server import open_collector
+from ...drill.disks import SystemUnderTest
+from ...drill.dump_server import open_dump_server
 from ...drill.steps import RECOVERED, SAVED, TARGET_DISK_MIB, Plan, Session, disk_need_mib, open_session
 from ...kdump import capture_memory
-from ...kdump.service import KdumpConfig, Stack
+from ...kdump.service import KdumpConfig, KdumpService
 from ...kdump.target import LABEL, ON_DISK, ON_SERVER, Server
 from ...vm.accel import KVM
 from ...vm.guest import Guest
 from ...vm.run import Machine, Run
-from ..jobs import Jobs, Task
+from ..jobs import Job, Jobs
 from ..resume import asked_of, record_of, same_guest, taken_up
 from .statistics import BETTER, FEWER, SAME, UNCLEAR, WORSE, Tolerance, judge, judge_rate, may_become_worse
 
@@ -68,7 +68,7 @@ _VARIES = re.compile(r"0x[0-9a-f]+|\b[0-9a-f]{8,}\b|\d+")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scenario:
+class ComparedDrill:
     """A row of comparisons.toml."""
 
     name: str
@@ -88,13 +88,13 @@ class Scenario:
 
 
 @functools.cache
-def load_scenarios() -> dict[str, Scenario]:
+def load_scenarios() -> dict[str, ComparedDrill]:
     """All drills that can be compared, by name."""
-    rows = tables.load_rows(tables.package_path("campaigns", "compare", "comparisons.toml"), "drill", Scenario)
+    rows = tables.load_rows(tables.package_path("campaigns", "compare", "comparisons.toml"), "drill", ComparedDrill)
     return {row.name: row for row in rows}
 
 
-def choose_scenarios(more: Sequence[str], only: Sequence[str]) -> tuple[Scenario, ...]:
+def choose_scenarios(more: Sequence[str], only: Sequence[str]) -> tuple[ComparedDrill, ...]:
     """The usual ones and more, or only some; UsageError names what is none."""
     table = load_scenarios()
     for name in (*more, *only):
@@ -108,8 +108,8 @@ class Side:
     """One of the two that are compared."""
 
     name: str  # as the user put it
-    subject: Subject
-    prepare: Callable[[Guest, Stack], None] | None = None  # what is done to the running guest
+    subject: SystemUnderTest
+    prepare: Callable[[Guest, KdumpService], None] | None = None  # what is done to the running guest
     content: str = ""  # tells what is done with a file from what is done with another of its name
 
 
@@ -132,7 +132,7 @@ class Sample:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Finding:
+class Difference:
     """One thing that was compared."""
 
     scenario: str
@@ -162,7 +162,7 @@ class Comparison:
     max_larger: float = MAX_LARGER
     tight_mib: int | None = None
     samples: list[Sample] = field(default_factory=list)
-    findings: list[Finding] = field(default_factory=list)
+    findings: list[Difference] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     took_s: float = 0.0
     evidence: str = ""
@@ -174,7 +174,7 @@ class Comparison:
         """Whether there is something to compare, and nothing got worse."""
         return bool(self.findings) and not self.regressions()
 
-    def regressions(self) -> list[Finding]:
+    def regressions(self) -> list[Difference]:
         """What got worse."""
         return [finding for finding in self.findings if finding.word == WORSE]
 
@@ -207,7 +207,7 @@ class ComparePlan:
     sides: tuple[Side, Side]
     machine: Machine = field(default_factory=Machine)
     crashkernel: str | None = None
-    scenarios: tuple[Scenario, ...] = ()
+    scenarios: tuple[ComparedDrill, ...] = ()
     rounds: int = ROUNDS
     most_rounds: int = MOST_ROUNDS
     max_slower: float | None = None  # None is what the accelerator allows to tell
@@ -243,7 +243,7 @@ class ComparePlan:
             "--most-rounds": str(self.most_rounds),
         }
 
-    def drill(self, name: str, side: Side, scenario: Scenario) -> Plan:
+    def drill(self, name: str, side: Side, scenario: ComparedDrill) -> Plan:
         """One of its drills."""
         family = side.subject.family
         return Plan(
@@ -312,7 +312,7 @@ class _Compare:
             self._save()
             with contextlib.ExitStack() as stack:
                 if {scenario.target for scenario in self.plan.scenarios} & set(ON_SERVER):
-                    self.server = stack.enter_context(open_collector(self.run)).server
+                    self.server = stack.enter_context(open_dump_server(self.run)).server
                 self._rounds()
         finally:
             self.result.findings = list(find_differences(self.result, self.run.slowness))
@@ -340,7 +340,9 @@ class _Compare:
                 jobs.expect(self._kinds([number], left))
                 self._drill_rounds(jobs, [number], left)
 
-    def _missing(self, rounds: Sequence[int], scenarios: Sequence[Scenario]) -> dict[tuple[int, int], list[Scenario]]:
+    def _missing(
+        self, rounds: Sequence[int], scenarios: Sequence[ComparedDrill]
+    ) -> dict[tuple[int, int], list[ComparedDrill]]:
         """What is to be drilled, by round and side, in the order that they have their turns."""
         have = {(sample.round, sample.side, sample.scenario) for sample in self.result.samples}
         turns = [(number, side) for number in rounds for side in ((0, 1) if number % 2 else (1, 0))]
@@ -353,12 +355,12 @@ class _Compare:
         drilled = self.result.of(self.plan.scenarios[0].name, 0)
         return bool(drilled) and self.result.tight_mib is None and self._tight() is None
 
-    def _kinds(self, rounds: Sequence[int], scenarios: Sequence[Scenario]) -> list[str]:
+    def _kinds(self, rounds: Sequence[int], scenarios: Sequence[ComparedDrill]) -> list[str]:
         """What the tasks of these rounds are."""
         missing = self._missing(rounds, scenarios)
         return [kind for left in missing.values() for kind in ("boot", *(scenario.name for scenario in left))]
 
-    def _drill_rounds(self, jobs: Jobs, rounds: Sequence[int], scenarios: Sequence[Scenario]) -> None:
+    def _drill_rounds(self, jobs: Jobs, rounds: Sequence[int], scenarios: Sequence[ComparedDrill]) -> None:
         """Boot both sides of these rounds, and drill them: old new, new old, and so on, or all of them side by side.
 
         Nobody begins the next drill before all have ended this one, so that each side has the load of the other; dumps
@@ -373,11 +375,11 @@ class _Compare:
             def open_one(number: int, side: int, _place: int) -> None:
                 sessions[number, side] = self._open(stack, side, number, missing[number, side])
 
-            def drill_one(number: int, side: int, scenario: Scenario, _place: int) -> None:
+            def drill_one(number: int, side: int, scenario: ComparedDrill, _place: int) -> None:
                 self._drill(sessions[number, side], side, scenario, number)
 
             jobs.run([
-                Task(label=f"{self._label(side)}, booting for round {number}", kind="boot",
+                Job(label=f"{self._label(side)}, booting for round {number}", kind="boot",
                      work=partial(open_one, number, side))
                 for number, side in missing
             ])  # fmt: skip
@@ -385,7 +387,7 @@ class _Compare:
                 if scenario.tight and self.result.tight_mib is None and len(self.refused) < len(missing):
                     self._settle_tight()
                 tasks = [
-                    Task(label=f"{self._label(side)}, {scenario.name}, round {number}", kind=scenario.name,
+                    Job(label=f"{self._label(side)}, {scenario.name}, round {number}", kind=scenario.name,
                          work=partial(drill_one, number, side, scenario))
                     for (number, side), left in missing.items() if scenario in left
                 ]  # fmt: skip
@@ -396,7 +398,9 @@ class _Compare:
     def _label(self, side: int) -> str:
         return f"{('old', 'new')[side]} {self.plan.sides[side].name}"
 
-    def _open(self, stack: contextlib.ExitStack, number: int, round_: int, scenarios: Sequence[Scenario]) -> Session:
+    def _open(
+        self, stack: contextlib.ExitStack, number: int, round_: int, scenarios: Sequence[ComparedDrill]
+    ) -> Session:
         """The saved guest of a side for the drills of one round."""
         side, which = self.plan.sides[number], ("old", "new")[number]
         self.run.progress.say(f"{self._label(number)}, booting for round {round_}")
@@ -405,7 +409,7 @@ class _Compare:
         more = sorted({package for target in targets for package in family.targets[target].packages})
         disk = self.run.blank_disk(TARGET_DISK_MIB, serial=LABEL) if targets & set(ON_DISK) else None
         plan = replace(
-            self.plan.drill(f"{self.name}/boot-{round_}-{which}", side, Scenario(name="boot")),
+            self.plan.drill(f"{self.name}/boot-{round_}-{which}", side, ComparedDrill(name="boot")),
             more_packages=tuple(more),
             target_disk=disk,
             server=self.server,
@@ -418,14 +422,14 @@ class _Compare:
             self._note_versions(number, refused)
         return session
 
-    def _open_question(self, scenario: Scenario) -> bool:
+    def _open_question(self, scenario: ComparedDrill) -> bool:
         """Whether more rounds may tell something of a drill."""
         if self.refused:
             return False
         found = find_differences(self.result, self.run.slowness, only=scenario.name)
         return any(finding.open for finding in found)
 
-    def _drill(self, session: Session, side: int, scenario: Scenario, number: int) -> None:
+    def _drill(self, session: Session, side: int, scenario: ComparedDrill, number: int) -> None:
         if (refused := self.refused.get((number, side))) is not None:
             self._add(self._sample(refused, side, scenario, number))
             return
@@ -434,7 +438,7 @@ class _Compare:
         self.run.progress.say(f"{self._label(side)}, {scenario.name}, round {number}")
         measuring = scenario.name == self.plan.scenarios[0].name
 
-        def before(guest: Guest, stack: Stack) -> None:
+        def before(guest: Guest, stack: KdumpService) -> None:
             if measuring:
                 capture_memory.prepare(guest, stack)
             if scenario.tight and self.result.tight_mib is not None:
@@ -456,7 +460,7 @@ class _Compare:
             self._add(self._sample(verdict, side, scenario, number))
             self.on_verdict(verdict)
 
-    def _until(self, scenario: Scenario) -> str:
+    def _until(self, scenario: ComparedDrill) -> str:
         """The first drill of each round judges the reboot; the others say nothing of it that this one has not said."""
         first = scenario.name == self.plan.scenarios[0].name
         readable = all(side.subject.readable for side in self.plan.sides) and scenario.target not in ON_DISK
@@ -474,7 +478,7 @@ class _Compare:
                  if sample.side == 0 and "capture memory, MiB" in sample.figures]  # fmt: skip
         return -(-int(max(needs) * _TIGHT) // _TIGHT_STEP_MIB) * _TIGHT_STEP_MIB if needs else None
 
-    def _sample(self, verdict: Verdict, side: int, scenario: Scenario, number: int) -> Sample:
+    def _sample(self, verdict: Verdict, side: int, scenario: ComparedDrill, number: int) -> Sample:
         """What is compared of a drill."""
         directory = Path(verdict.evidence)
         console = ""
@@ -541,7 +545,7 @@ def sample_from_json(row: Mapping[str, Any]) -> Sample:
 # ---------------------------------------------------------------- what differs
 
 
-def find_differences(result: Comparison, factor: float, *, only: str | None = None) -> Iterator[Finding]:
+def find_differences(result: Comparison, factor: float, *, only: str | None = None) -> Iterator[Difference]:
     """What is the same, worse, better or not clear, of each drill; factor is by how much times are stretched here."""
     for scenario in result.scenarios():
         if only is not None and scenario != only:
@@ -555,13 +559,13 @@ def find_differences(result: Comparison, factor: float, *, only: str | None = No
         yield from _figures(scenario, old, new, result, factor)
 
 
-def _verdicts(scenario: str, old: Sequence[Sample], new: Sequence[Sample]) -> Finding:
+def _verdicts(scenario: str, old: Sequence[Sample], new: Sequence[Sample]) -> Difference:
     before, after = ([not sample.verified for sample in samples] for samples in (old, new))
     word = judge_rate(before, after)
     more = _more_often(before, after)
     if word == SAME and _furthest(new) < _furthest(old):
         word = WORSE
-    return Finding(
+    return Difference(
         scenario=scenario, what="verdict", word=word, old=_verified(old), new=_verified(new),
         open=word == UNCLEAR and more,
     )  # fmt: skip
@@ -585,7 +589,7 @@ def _more_often(before: Sequence[bool], after: Sequence[bool]) -> bool:
     return sum(after) * len(before) > sum(before) * len(after)
 
 
-def _seen(scenario: str, what: str, part: str, old: Sequence[Sample], new: Sequence[Sample]) -> Iterator[Finding]:
+def _seen(scenario: str, what: str, part: str, old: Sequence[Sample], new: Sequence[Sample]) -> Iterator[Difference]:
     """Checks that failed, symptoms and words of the kernel that one side has more often than the other."""
     names = dict.fromkeys(itertools.chain(*(getattr(sample, part) for sample in (*old, *new))))
     for name in names:
@@ -595,7 +599,7 @@ def _seen(scenario: str, what: str, part: str, old: Sequence[Sample], new: Seque
         word = judge_rate(before, after)
         if word == BETTER and _furthest(new) < _furthest(old):
             continue  # what was not reached cannot go wrong; the verdict says so
-        yield Finding(
+        yield Difference(
             scenario=scenario,
             what=f"{what} {name}",
             word=word,
@@ -607,7 +611,7 @@ def _seen(scenario: str, what: str, part: str, old: Sequence[Sample], new: Seque
 
 def _figures(
     scenario: str, old: Sequence[Sample], new: Sequence[Sample], result: Comparison, factor: float
-) -> Iterator[Finding]:
+) -> Iterator[Difference]:
     names = dict.fromkeys(itertools.chain(*(sample.figures for sample in (*old, *new))))
     for name in names:
         before = [sample.figures[name] for sample in old if name in sample.figures]
@@ -615,7 +619,7 @@ def _figures(
         if not before or not after:
             continue  # a drill that got nowhere: its verdict says so
         word = judge(before, after, _tolerance(name, result, factor))
-        yield Finding(
+        yield Difference(
             scenario=scenario,
             what=name,
             word=FEWER if word == BETTER and name in _BELONG else word,

@@ -24,17 +24,17 @@ from ...base.stage import Stage
 from ...base.verdict import Verdict
 from ...distro import crashkernel
 from ...drill import known_issues
-from ...drill.disks import Subject
+from ...drill.disks import SystemUnderTest
 from ...drill.dump_server import MACHINE as COLLECTOR
 from ...drill.steps import RECOVERED, SAVED, Plan, Session, disk_need_mib, open_session, run_drill
 from ...kdump import capture_memory
 from ...kdump.capture_memory import CaptureMemory
-from ...kdump.service import KdumpConfig, Stack
+from ...kdump.service import KdumpConfig, KdumpService
 from ...kdump.target import ON_DISK, ON_SERVER
 from ...vm import capacity
 from ...vm.guest import Guest
 from ...vm.run import Machine, Run
-from ..jobs import Jobs, Task
+from ..jobs import Job, Jobs
 from ..resume import asked_of, record_of, same_guest, taken_up
 from .search import Search
 
@@ -234,7 +234,7 @@ def sizing_from_json(row: Mapping[str, Any]) -> Sizing:
 class SizePlan:
     """One sizing, as it was asked for."""
 
-    subject: Subject
+    subject: SystemUnderTest
     memories_mib: tuple[int, ...] = (1024,)
     vcpus: tuple[int, ...] = (2,)
     targets: tuple[str, ...] = ("local",)
@@ -376,9 +376,9 @@ class _Size:
             self.result.draw(self.evidence.directory / "size.svg")
         return self.result
 
-    def _task(self, kind: str, work: Callable[[Sizing, Machine], None], sizing: Sizing, machine: Machine) -> Task:
+    def _task(self, kind: str, work: Callable[[Sizing, Machine], None], sizing: Sizing, machine: Machine) -> Job:
         label = sizing.name if kind == "search" else f"{sizing.name}, confirming"
-        return Task(label=label, kind=kind, work=partial(_at_any_place, work, sizing, machine))
+        return Job(label=label, kind=kind, work=partial(_at_any_place, work, sizing, machine))
 
     def _needs_mib(self, sizing: Sizing, machine: Machine) -> int:
         """The memory of a machine's guest, and of what stands beside it."""
@@ -463,7 +463,7 @@ class _Size:
         search.note(trial.reserved_mib, trial.outcome == DUMPED)
         return True
 
-    def _look(self, sizing: Sizing, guest: Guest, stack: Stack) -> None:
+    def _look(self, sizing: Sizing, guest: Guest, stack: KdumpService) -> None:
         """What the guest says of itself before its memory is saved."""
         state = stack.state()
         if self.run.options.resume is not None:
@@ -504,7 +504,7 @@ class _Size:
         number = 1 + sum(trial.reserved_mib == size_mib for trial in sizing.trials)
         self.run.progress.say(f"{sizing.name}: trial {len(sizing.trials) + 1}, {size_mib}M")
 
-        def before(guest: Guest, stack: Stack) -> None:
+        def before(guest: Guest, stack: KdumpService) -> None:
             if measuring and not capture_memory.prepare(guest, stack):
                 self._note(f"the family {stack.family.name} has no way to measure what its capture kernel needs")
             if size_mib != sizing.largest_mib:

@@ -15,7 +15,7 @@ AGREES = (0.8, 1.25)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cell:
+class SweepCell:
     """One level with one compression, and what became of it."""
 
     level: int
@@ -40,18 +40,18 @@ class Cell:
         return f"-d {self.level} {self.compress}"
 
 
-def cell_from_json(row: Mapping[str, Any]) -> Cell:
+def cell_from_json(row: Mapping[str, Any]) -> SweepCell:
     """A cell of a record."""
-    return Cell(**{**row, "checks": tuple(Check(**check) for check in row["checks"])})
+    return SweepCell(**{**row, "checks": tuple(Check(**check) for check in row["checks"])})
 
 
-def compare_cells(cells: Sequence[Cell]) -> list[Check]:
+def compare_cells(cells: Sequence[SweepCell]) -> list[Check]:
     """What must hold between the cells; those of one crash exactly, those of different crashes nearly."""
     measured = [cell for cell in cells if cell.size_bytes is not None and cell.pages_kept is not None]
     return [*_drop_more(measured), *_same_pages(measured), *_not_larger(measured), *_exact(measured), *_agree(measured)]
 
 
-def _drop_more(cells: Sequence[Cell]) -> Iterator[Check]:
+def _drop_more(cells: Sequence[SweepCell]) -> Iterator[Check]:
     """A level that drops more keeps no more pages."""
     levels = sorted({cell.level for cell in cells})
     for less, more in ((less, more) for less in levels for more in levels if less != more and less & more == less):
@@ -65,10 +65,10 @@ def _drop_more(cells: Sequence[Cell]) -> Iterator[Check]:
         )
 
 
-def _same_pages(cells: Sequence[Cell]) -> Iterator[Check]:
+def _same_pages(cells: Sequence[SweepCell]) -> Iterator[Check]:
     """Which pages are kept does not depend on the compression."""
     for crash, level in sorted({(cell.crash or 0, cell.level) for cell in cells}):
-        group: dict[str, Cell] = {}
+        group: dict[str, SweepCell] = {}
         for cell in cells:
             if (cell.crash or 0, cell.level) == (crash, level):
                 group.setdefault(cell.compress, cell)
@@ -81,7 +81,7 @@ def _same_pages(cells: Sequence[Cell]) -> Iterator[Check]:
             yield Check("same-pages", counts and frames, f"-d {level} keeps the same pages in any compression", seen)
 
 
-def _not_larger(cells: Sequence[Cell]) -> Iterator[Check]:
+def _not_larger(cells: Sequence[SweepCell]) -> Iterator[Check]:
     """Compressed is not larger than raw."""
     packed = {(cell.level, cell.compress) for cell in cells if cell.compress != "none"}
     for level, compress in sorted(packed):
@@ -101,7 +101,7 @@ def _not_larger(cells: Sequence[Cell]) -> Iterator[Check]:
             )
 
 
-def _exact(cells: Sequence[Cell]) -> Iterator[Check]:
+def _exact(cells: Sequence[SweepCell]) -> Iterator[Check]:
     """Computing a cell from the very crash that it was gives exactly its pages."""
     for real in (cell for cell in cells if cell.how == REAL):
         for again in cells:
@@ -116,7 +116,7 @@ def _exact(cells: Sequence[Cell]) -> Iterator[Check]:
                 )
 
 
-def _agree(cells: Sequence[Cell]) -> Iterator[Check]:
+def _agree(cells: Sequence[SweepCell]) -> Iterator[Check]:
     """A real crash is like what was computed from another one, or like another real one of its level."""
     low, high = AGREES
     for cell in (cell for cell in cells if cell.how == REAL):
@@ -146,18 +146,18 @@ def _agree(cells: Sequence[Cell]) -> Iterator[Check]:
         )
 
 
-def _excess(small: int, big: int, one: Cell, other: Cell) -> float:
+def _excess(small: int, big: int, one: SweepCell, other: SweepCell) -> float:
     """How many times larger than it may be the number is that should be smaller."""
     return small / max(1, big) / (1.0 if one.crash == other.crash else AGREES[1])
 
 
-def _nearly(one: Cell, other: Cell) -> str:
+def _nearly(one: SweepCell, other: SweepCell) -> str:
     return "" if one.crash == other.crash else f" (× {AGREES[1]:g} between crashes)"
 
 
-def _pages(cell: Cell) -> int:
+def _pages(cell: SweepCell) -> int:
     return cell.pages_kept or 0
 
 
-def _bytes(cell: Cell) -> int:
+def _bytes(cell: SweepCell) -> int:
     return cell.size_bytes or 0

@@ -23,7 +23,7 @@ from typing import IO, Protocol
 from ...base.clock import Deadline
 from ...base.errors import CommandFailed, HarnessError
 from ...distro.family import COMPRESS_FLAGS
-from ...vm.shell import Result
+from ...vm.shell import CommandResult
 
 MIB = 1 << 20
 TOOL_MAX_BYTES = 256 * MIB  # makedumpfile with its libraries is 7 MiB
@@ -48,7 +48,7 @@ _LDD_LINE = re.compile(r"\s*(?:(?P<name>\S+) => )?(?P<path>/\S+) \(0x[0-9a-f]+\)
 class GuestShell(Protocol):
     """What is needed of a guest's Shell."""
 
-    def run(self, command: str, *arguments: object, check: bool = True) -> Result: ...
+    def run(self, command: str, *arguments: object, check: bool = True) -> CommandResult: ...
 
     def save(self, command: str, to: Path, *, progress: Callable[[int], None] | None = None) -> int: ...
 
@@ -101,7 +101,7 @@ class Refilter:
         memory_mib: int,
         stretch: Callable[[], float] = lambda: 1.0,
         tick: Callable[[], None] = lambda: None,
-        on_result: Callable[[Result], None] = lambda _: None,
+        on_result: Callable[[CommandResult], None] = lambda _: None,
     ) -> None:
         """memory_mib is that of the guest: no dump can be larger, and the time allowed goes with it."""
         self.directory = directory
@@ -126,7 +126,7 @@ class Refilter:
         memory_mib: int,
         stretch: Callable[[], float] = lambda: 1.0,
         tick: Callable[[], None] = lambda: None,
-        on_result: Callable[[Result], None] = lambda _: None,
+        on_result: Callable[[CommandResult], None] = lambda _: None,
     ) -> Refilter:
         """Bring it here from a running guest; CannotRun when it would not run."""
         listed = shell.run(
@@ -285,7 +285,7 @@ class Refilter:
             raise CommandFailed(f"{error.filename} is not installed here") from None
         finally:
             said_path.unlink(missing_ok=True)
-        self._on_result(Result(command=line, status=status, out="", err=text, took_s=deadline.took_s))
+        self._on_result(CommandResult(command=line, status=status, out="", err=text, took_s=deadline.took_s))
         if status == _ENDED:
             raise CommandFailed(f"{line} was not done after {deadline.timeout_s:.0f} s on this host")
         if status != 0:

@@ -28,17 +28,17 @@ from ...base.verdict import Check, Verdict
 from ...distro.family import COMPRESS_FLAGS, MAX_LEVEL, Family
 from ...drill import checks, known_issues
 from ...drill.checks import CrashFacts
-from ...drill.disks import Subject
+from ...drill.disks import SystemUnderTest
 from ...drill.steps import RECOVERED, SAVED, Plan, disk_need_mib
 from ...drill.warm_pool import WarmPool
 from ...images.state import require_space
-from ...kdump.service import GuestState, KdumpConfig, Stack
+from ...kdump.service import GuestState, KdumpConfig, KdumpService
 from ...vm.guest import Guest
 from ...vm.run import Machine, Run
 from ...vmcore import VmcoreError, open_vmcore
-from ..jobs import Jobs, Task
+from ..jobs import Job, Jobs
 from ..resume import asked_of, record_of, same_guest, taken_up
-from .cells import COMPUTED, REAL, REFUSED, Cell, cell_from_json, compare_cells
+from .cells import COMPUTED, REAL, REFUSED, SweepCell, cell_from_json, compare_cells
 from .refilter import CannotRun, Refilter
 
 SCHEMA = 1
@@ -64,8 +64,8 @@ class Sweep:
     accelerator: str = ""
     kernel: str | None = None
     makedumpfile: str | None = None
-    cells: list[Cell] = field(default_factory=list)  # the table
-    controls: list[Cell] = field(default_factory=list)  # computed although there is a real crash, to compare
+    cells: list[SweepCell] = field(default_factory=list)  # the table
+    controls: list[SweepCell] = field(default_factory=list)  # computed although there is a real crash, to compare
     relations: list[Check] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     crashes: int = 0
@@ -82,7 +82,7 @@ class Sweep:
         held = [cell.ok for cell in self.cells if cell.how != REFUSED]
         return bool(held) and all(held) and all(relation.ok for relation in self.relations)
 
-    def cell(self, level: int, compress: str) -> Cell | None:
+    def cell(self, level: int, compress: str) -> SweepCell | None:
         """The cell of the table, if it was asked for."""
         return next((cell for cell in self.cells if (cell.level, cell.compress) == (level, compress)), None)
 
@@ -171,7 +171,7 @@ def _parts(text: str, what: str, example: str) -> list[str]:
 class SweepPlan:
     """One sweep, as it was asked for."""
 
-    subject: Subject
+    subject: SystemUnderTest
     levels: tuple[int, ...] = DEFAULT_LEVELS
     compressions: tuple[str, ...] = DEFAULT_COMPRESSIONS
     real: int | None = DEFAULT_REAL  # how many crashes; None crashes for every cell
@@ -272,7 +272,7 @@ class _Sweep:
         self.name = str(self.evidence.directory.relative_to(run.evidence_directory))
         self.work = run.directory.path / self.evidence.directory.name.replace("/", "-")
         self.crashes = Crashes(real=(), computed=())
-        self.stack: Stack | None = None  # of the first guest
+        self.stack: KdumpService | None = None  # of the first guest
         self.refilter: Refilter | None = None
         self.capture: Path | None = None
         self.facts: CrashFacts | None = None
@@ -348,12 +348,12 @@ class _Sweep:
         """Everything after the first crash, side by side where the host has room."""
         done = {(cell.level, cell.compress) for cell in self.result.cells if cell.how == REAL}
         tasks = [
-            Task(label=f"-d {level} {compress}", kind=REAL, work=partial(self._crash, (level, compress)))
+            Job(label=f"-d {level} {compress}", kind=REAL, work=partial(self._crash, (level, compress)))
             for level, compress in self.crashes.real[1:]
             if (level, compress) not in done
         ]
         if self.crashes.computed and first is not None:
-            tasks.insert(0, Task(label="computing", kind=COMPUTED, work=partial(self._compute, first)))
+            tasks.insert(0, Job(label="computing", kind=COMPUTED, work=partial(self._compute, first)))
         memory_mib = self.plan.machine.memory_mib
         at_once = self.run.at_once([memory_mib] * len(tasks), disk_need_mib(memory_mib))
         self.result.jobs = max(at_once, self.result.jobs)
@@ -400,7 +400,7 @@ class _Sweep:
             self.on_verdict(verdict)
         return verdict
 
-    def _real_cell(self, verdict: Verdict, level: int, compress: str, number: int) -> Cell:
+    def _real_cell(self, verdict: Verdict, level: int, compress: str, number: int) -> SweepCell:
         dump = verdict.dump or {}
         as_asked = (verdict.level, verdict.compress) == (level, compress)
         reason = None if verdict.verified else verdict.reason()
@@ -410,7 +410,7 @@ class _Sweep:
         self.result.notes.extend(remark for remark in verdict.remarks if remark not in self.result.notes)
         if verdict.known_issue_note:
             self._note(f"-d {level} {compress}: {verdict.known_issue_note}")
-        return Cell(
+        return SweepCell(
             level=level,
             compress=compress,
             how=REAL,
@@ -427,7 +427,7 @@ class _Sweep:
             evidence=verdict.evidence,
         )
 
-    def _settle(self, guest: Guest, stack: Stack) -> None:
+    def _settle(self, guest: Guest, stack: KdumpService) -> None:
         """Decide what is crashed for and what is computed, now that the guest can be asked what it is able to do."""
         self.stack = stack
         state = stack.state()
@@ -462,7 +462,7 @@ class _Sweep:
                 wanted = choose_crashes(self.plan.levels, usable, real=None, favourite=favourite)
         self.crashes = wanted
         self.result.real, self.result.computed = list(map(list, wanted.real)), list(map(list, wanted.computed))
-        if stack.collect_with(*wanted.real[0]) and stack.family.config.in_initramfs:
+        if stack.set_core_collector(*wanted.real[0]) and stack.family.config.in_initramfs:
             stack.arm()
 
     def _refuse(self, compress: str, why: str) -> None:
@@ -470,7 +470,7 @@ class _Sweep:
         if compress in self.result.refused():
             return  # it was before, too
         for level in self.plan.levels:
-            self.result.cells.append(Cell(level=level, compress=compress, how=REFUSED, ok=False, reason=why))
+            self.result.cells.append(SweepCell(level=level, compress=compress, how=REFUSED, ok=False, reason=why))
 
     def _keep(self, dump: Path, facts: CrashFacts) -> None:
         """A second name for the capture, which stays when the drill removes the first."""
@@ -493,7 +493,7 @@ class _Sweep:
         trouble = self._load(first)
         for number, (level, compress, in_table) in enumerate(wanted, start=1):
             if trouble is not None:
-                cell = Cell(level=level, compress=compress, how=COMPUTED, ok=False, reason=trouble)
+                cell = SweepCell(level=level, compress=compress, how=COMPUTED, ok=False, reason=trouble)
             else:
                 text = f"computing -d {level} {compress}, {number} of {len(wanted)}"
                 with self.progress.step(text):
@@ -519,7 +519,7 @@ class _Sweep:
             return f"not computed: {error}"
         return None
 
-    def _computed_cell(self, first: Verdict, level: int, compress: str) -> Cell:
+    def _computed_cell(self, first: Verdict, level: int, compress: str) -> SweepCell:
         """Compute one dump, and judge it by everything that a vmcore of that crash is judged by."""
         assert self.stack is not None
         assert self.refilter is not None
@@ -531,7 +531,7 @@ class _Sweep:
             self.refilter.compute(path, level=level, compress=compress, flattened=_is_flattened(first))
         except CommandFailed as error:
             path.unlink(missing_ok=True)
-            return Cell(level=level, compress=compress, how=COMPUTED, ok=False, reason=str(error))
+            return SweepCell(level=level, compress=compress, how=COMPUTED, ok=False, reason=str(error))
         took_s = now_s() - started_s
         verdict = replace(
             first,
@@ -552,7 +552,7 @@ class _Sweep:
         known_issues.judge(verdict, self.known_issues, scenario=self.plan.scenario)
         if found is not None:
             self.evidence.json(f"{name}/inspect.json", found.to_json())
-        cell = Cell(
+        cell = SweepCell(
             level=level,
             compress=compress,
             how=COMPUTED,

@@ -15,15 +15,15 @@ from ...base.errors import EXIT_FAILED, EXIT_OK, UsageError
 from ...base.evidence import check_writable
 from ...base.output import check_output, markdown_cell, out, write_json, write_text, xml_text
 from ...campaigns.compare.bisection import Bisection, BisectPlan, run_bisect
-from ...campaigns.compare.run import ComparePlan, Comparison, Finding, Side, choose_scenarios, run_compare
+from ...campaigns.compare.run import ComparePlan, Comparison, Difference, Side, choose_scenarios, run_compare
 from ...campaigns.compare.statistics import BETTER, FEWER, SAME, UNCLEAR, WORSE
 from ...campaigns.resume import with_record
 from ...distro.family import fill
 from ...distro.packages import local_packages, parse_kernel, parse_package
-from ...drill.disks import Subject
+from ...drill.disks import SystemUnderTest
 from ...history.database import BISECT, COMPARE
 from ...images.checksums import digest_of
-from ...kdump.service import KdumpConfig, Stack
+from ...kdump.service import KdumpConfig, KdumpService
 from ...vm.guest import Guest
 from ...vm.run import Machine, Run
 from .drill import at_once, find_subject, options_of, record_result, subject_of
@@ -128,7 +128,7 @@ def _sides(arguments: argparse.Namespace) -> tuple[str, list[Side]]:
     return thing, sides
 
 
-def _side(thing: str, text: str, base: Subject) -> Side:
+def _side(thing: str, text: str, base: SystemUnderTest) -> Side:
     """A side that differs from the base in one thing."""
     if thing == "kernel":
         kernel = parse_kernel(text, base.family, usual=base.usual_kernel)
@@ -141,7 +141,7 @@ def _side(thing: str, text: str, base: Subject) -> Side:
     return Side(name=text, subject=base, prepare=prepare, content=digest_of(Path(text), "sha256").hexdigest[:8])
 
 
-def _with_initramfs(path: Path, base: Subject) -> Callable[[Guest, Stack], None]:
+def _with_initramfs(path: Path, base: SystemUnderTest) -> Callable[[Guest, KdumpService], None]:
     """What puts a capture initramfs of this host into the guest."""
     place = base.family.capture_initramfs
     if not place:
@@ -149,7 +149,7 @@ def _with_initramfs(path: Path, base: Subject) -> Callable[[Guest, Stack], None]
     if not path.is_file():
         raise UsageError(f"{path} is no file with a capture initramfs")
 
-    def prepare(guest: Guest, stack: Stack) -> None:
+    def prepare(guest: Guest, stack: KdumpService) -> None:
         kernel = guest.shell.run("uname -r").out.strip()
         guest.shell.put(path, fill(place, kernel=kernel))
         stack.arm()
@@ -273,7 +273,7 @@ def to_junit(found: Comparison) -> str:
     return xml_text(root)
 
 
-def _tell(case: ET.Element, one: Finding) -> None:
+def _tell(case: ET.Element, one: Difference) -> None:
     text = f"{one.old} → {one.new} {one.change}".strip()
     if one.word == WORSE:
         ET.SubElement(case, "failure", message=text)

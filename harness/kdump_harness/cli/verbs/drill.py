@@ -22,13 +22,13 @@ from ...base.output import check_output, out, print_table, write_json, write_tex
 from ...base.progress import Progress, err
 from ...base.verdict import Verdict
 from ...campaigns.resume import with_record
-from ...campaigns.sweep.cells import COMPUTED, REFUSED, Cell
+from ...campaigns.sweep.cells import COMPUTED, REFUSED, SweepCell
 from ...campaigns.sweep.run import Sweep, SweepPlan, parse_compressions, parse_levels, parse_real, run_sweep
 from ...diagnosis import diagnose_file
 from ...distro.family import find_family, load_families
 from ...distro.packages import local_packages, parse_kernel, parse_package
-from ...drill.clone import Wish, check_config, label_of, look_at, make_clone
-from ...drill.disks import Subject, probe_format
+from ...drill.clone import CloneRequest, check_config, describe_domain, label_of, make_clone
+from ...drill.disks import SystemUnderTest, probe_format
 from ...drill.steps import SAVED, Plan, run_drill
 from ...history.database import DRILL, SWEEP, history_path
 from ...history.recording import record
@@ -41,7 +41,7 @@ from ...kdump.service import KdumpConfig
 from ...kdump.trigger import find_trigger
 from ...triage import Triage, check_given, triage
 from ...vm.host_check import examine
-from ...vm.hosts.guest_host import TOOLS, There
+from ...vm.hosts.guest_host import TOOLS, RemoteHost
 from ...vm.hypervisor.domain import Hypervisor, default_uri, is_local
 from ...vm.run import Machine, Options, Run
 from ...vm.shell import Access
@@ -108,7 +108,7 @@ def images(arguments: argparse.Namespace) -> int:
     return EXIT_OK
 
 
-def subject_of(arguments: argparse.Namespace) -> Subject:
+def subject_of(arguments: argparse.Namespace) -> SystemUnderTest:
     """What is to be drilled, with the kernel, the packages and the way in that the user chose."""
     subject = find_subject(arguments.image, family=arguments.family, login=arguments.login)
     family = subject.family
@@ -146,7 +146,7 @@ def _password(path: Path | None) -> str | None:
     return password
 
 
-def _machine(arguments: argparse.Namespace, subject: Subject) -> Machine:
+def _machine(arguments: argparse.Namespace, subject: SystemUnderTest) -> Machine:
     return Machine(
         memory_mib=Machine.memory_mib if arguments.memory is None else arguments.memory,
         vcpus=Machine.vcpus if arguments.vcpus is None else arguments.vcpus,
@@ -230,7 +230,7 @@ def _prune_images(arguments: argparse.Namespace, catalog: Catalog, state: State)
     return EXIT_OK
 
 
-def find_subject(image: str, *, family: str | None, login: str = "root") -> Subject:
+def find_subject(image: str, *, family: str | None, login: str = "root") -> SystemUnderTest:
     """What IMAGE means: a file where it looks like a path, else a row of the catalogue."""
     if "/" in image or image.endswith((".qcow2", ".img", ".raw")):
         path = Path(image)
@@ -240,11 +240,11 @@ def find_subject(image: str, *, family: str | None, login: str = "root") -> Subj
         probe_format(path)
         # It becomes a part of host, domain and directory names.
         name = re.sub(r"[^A-Za-z0-9.-]+", "-", path.stem).strip("-.")[:40] or "image"
-        return Subject(name=name, family=driven, path=path, login=login)
+        return SystemUnderTest(name=name, family=driven, path=path, login=login)
     row = load_catalog().find(image)
     if family is not None and family != row.family:
         raise UsageError(f"{image} is of the family {row.family}, not {family}")
-    return Subject(name=row.name, family=find_family(row.family), image=row)
+    return SystemUnderTest(name=row.name, family=find_family(row.family), image=row)
 
 
 def drill(arguments: argparse.Namespace) -> int:
@@ -278,7 +278,7 @@ def drill(arguments: argparse.Namespace) -> int:
     return EXIT_OK if verdict.verified else EXIT_FAILED
 
 
-def _subject_of_domain(arguments: argparse.Namespace) -> Subject:
+def _subject_of_domain(arguments: argparse.Namespace) -> SystemUnderTest:
     """A clone's, whose family is not known before it runs unless it is told; UsageError for what no clone can do."""
     for option, given, why in (
         ("--kernel", arguments.kernel, "its network leads to no packages, and its own kernel is what is judged"),
@@ -292,7 +292,7 @@ def _subject_of_domain(arguments: argparse.Namespace) -> Subject:
             raise UsageError(f"{option} cannot go with --domain: {why}")
     if arguments.as_is and arguments.target is not None:
         raise UsageError("--as-is leaves the guest's target as it is, so it cannot go with --target")
-    original = look_at(arguments.uri, arguments.domain)
+    original = describe_domain(arguments.uri, arguments.domain)
     find_trigger(arguments.trigger, vcpus=arguments.vcpus or original.vcpus)
     if arguments.until == SAVED and len(original.disks) > 1:
         raise UsageError(f"--until {SAVED} reads one disk, and {original.name} has {len(original.disks)}")
@@ -302,12 +302,12 @@ def _subject_of_domain(arguments: argparse.Namespace) -> Subject:
     family = find_family(arguments.family) if arguments.family else None
     check_config(KdumpConfig(crashkernel=None, level=arguments.level, compress=arguments.compress), family)
     stand_in = family or next(iter(load_families().values()))
-    return Subject(name=label_of(original.name), family=stand_in, login=arguments.login, access=access)
+    return SystemUnderTest(name=label_of(original.name), family=stand_in, login=arguments.login, access=access)
 
 
 def _with_clone(run: Run, plan: Plan, arguments: argparse.Namespace) -> Plan:
     """The plan with a clone of the domain that is named."""
-    wish = Wish(
+    wish = CloneRequest(
         memory_mib=arguments.memory,
         vcpus=arguments.vcpus,
         cpu_level=arguments.cpu,
@@ -456,7 +456,7 @@ def at_once(jobs: int) -> str:
     return f"{jobs} at once, " if jobs > 1 else ""
 
 
-def _cell_text(cell: Cell | None) -> str:
+def _cell_text(cell: SweepCell | None) -> str:
     if cell is None:
         return ""
     if cell.how == REFUSED:
@@ -580,7 +580,7 @@ def _clean(arguments: argparse.Namespace, state: State, stack: contextlib.ExitSt
         err.print(f"kdump-harness: domains were not looked at: {error}", markup=False)
     else:
         runs = there or state
-        living, dead = runs.living_runs(), runs.dead_runs()
+        living, dead = runs.active_runs(), runs.stale_runs()
         for name in hypervisor.ours():
             identity = name.split("-")[1]
             if identity in living or (identity not in dead and arguments.own):
@@ -620,12 +620,12 @@ def _clean(arguments: argparse.Namespace, state: State, stack: contextlib.ExitSt
     return EXIT_OK
 
 
-def _look_elsewhere(arguments: argparse.Namespace, stack: contextlib.ExitStack) -> There | None:
+def _look_elsewhere(arguments: argparse.Namespace, stack: contextlib.ExitStack) -> RemoteHost | None:
     """The host of a hypervisor elsewhere; None where it is this one."""
     uri = arguments.uri or default_uri()
     if is_local(uri):
         return None
     directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="kdump-harness-"))
-    there = There(uri, Path(directory), state=arguments.remote_state, tools=TOOLS, progress=Progress())
+    there = RemoteHost(uri, Path(directory), state=arguments.remote_state, tools=TOOLS, progress=Progress())
     stack.callback(there.close)
     return there

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from ...base.errors import EXIT_FAILED, EXIT_OK, UsageError
 from ...base.output import check_output, out, printable, write_json
-from ...history.database import History, Run, conditions, history_path, utc
+from ...history.database import History, RecordedRun, conditions, history_path, utc
 from ...history.figures import Figure, find_figure
 from ...history.importing import import_file, result_files
 from ...history.metrics import write_metrics
@@ -66,7 +66,7 @@ def _say(text: str, style: str = "") -> None:
     out.print(printable(text), style=style, markup=False, soft_wrap=True)
 
 
-def _line(run: Run, width: int) -> Text:
+def _line(run: RecordedRun, width: int) -> Text:
     colour = "green" if run.ok else "yellow" if run.known_issue else "red"
     took = f", panic to login {run.figures['panic_to_login']:.0f} s" if "panic_to_login" in run.figures else ""
     what = f"{utc(run.at_s)}  {run.image:<{width}}  {run.kind}  {run.kernel or 'unknown'}  "
@@ -84,7 +84,7 @@ def _trend(found: History, images: Sequence[str], figure: Figure, json_to: str |
     return EXIT_FAILED if any(row["worse"] for row in rows) else EXIT_OK
 
 
-def _series(found: History, figure: Figure, runs: list[Run]) -> dict[str, Any]:
+def _series(found: History, figure: Figure, runs: list[RecordedRun]) -> dict[str, Any]:
     worse = find(figure, runs)
     return {
         "image": runs[0].image,
@@ -94,7 +94,7 @@ def _series(found: History, figure: Figure, runs: list[Run]) -> dict[str, Any]:
     }
 
 
-def _of_kernel(figure: Figure, kernel: str | None, runs: list[Run]) -> dict[str, Any]:
+def _of_kernel(figure: Figure, kernel: str | None, runs: list[RecordedRun]) -> dict[str, Any]:
     values = [run.figures[figure.name] for run in runs]
     return {
         "kernel": kernel,

@@ -19,13 +19,13 @@ from ...store.bundles.bundle import Request, free_name, make_bundle
 from ...store.index import Dump
 from ...store.intake.arrivals import place_of
 from ...store.intake.copying import MIB
-from ...store.patterns import Pattern, find_patterns, seen_before
+from ...store.patterns import CrashPattern, find_patterns, seen_before
 from ...store.push import Central, alone
 from ...store.push import push as push_dump
-from ...store.remote import Machine
+from ...store.remote import SourceMachine
 from ...store.retention import Decision
 from ...store.retention import prune as prune_store
-from ...store.store import REFUSED, STORED, WAITING, Outcome, Store, utc
+from ...store.store import REFUSED, STORED, WAITING, IntakeOutcome, Store, utc
 from ...store.watching import Watcher, add_directory
 from ...triage import check_given
 
@@ -50,13 +50,13 @@ def add(arguments: argparse.Namespace) -> int:
     for path in arguments.path:
         if not path.exists() and not path.is_symlink():
             raise UsageError(f"{path} does not exist")
-    outcomes: list[Outcome] = []
+    outcomes: list[IntakeOutcome] = []
     with _open(arguments) as store:
         for path in arguments.path:
             store.require_apart(path)
         admit = functools.partial(store.admit, damaged_too=arguments.damaged)
 
-        def note(found: Iterable[Outcome]) -> None:
+        def note(found: Iterable[IntakeOutcome]) -> None:
             for outcome in found:
                 outcomes.append(outcome)
                 if arguments.json != "-":
@@ -76,7 +76,7 @@ def add(arguments: argparse.Namespace) -> int:
     return EXIT_OK
 
 
-def _tell(store: Store, outcome: Outcome) -> None:
+def _tell(store: Store, outcome: IntakeOutcome) -> None:
     mark = _MARKS.get(outcome.outcome, outcome.outcome)
     reason = f": {outcome.reason}" if outcome.reason else ""
     out.print(f"{mark} {escape(outcome.path)}{escape(reason)}", soft_wrap=True)
@@ -190,7 +190,7 @@ def patterns(arguments: argparse.Namespace) -> int:
     return EXIT_OK
 
 
-def _tell_pattern(pattern: Pattern, *, of: int) -> None:
+def _tell_pattern(pattern: CrashPattern, *, of: int) -> None:
     out.print(f"[bold]{escape(pattern.signature)}[/] {escape(pattern.text)}", soft_wrap=True)
     _say(f"  {len(pattern.dumps)} of {of} dumps, {utc(pattern.first_s)} to {utc(pattern.last_s)}")
     for what, counts in (("hosts", pattern.hosts), ("kernels", pattern.kernels)):
@@ -211,7 +211,7 @@ def bundle(arguments: argparse.Namespace) -> int:
         dump = store.index.find(arguments.id)
         machine = None
         if arguments.machine is not None:
-            machine = Machine(None if arguments.machine == "local" else arguments.machine)
+            machine = SourceMachine(None if arguments.machine == "local" else arguments.machine)
         request = Request(
             to=arguments.out or free_name(dump),
             with_vmcore=not arguments.without_vmcore,

@@ -22,7 +22,7 @@ class BadResult(NoVerdict):
 
 
 @dataclass(kw_only=True)
-class Result:
+class TaskResult:
     """The outcome of one task."""
 
     worker: str
@@ -40,13 +40,13 @@ class Result:
         return dataclasses.asdict(self)
 
 
-def write_result(result: Result, archive: bytes = b"") -> bytes:
+def write_result(result: TaskResult, archive: bytes = b"") -> bytes:
     """The result as bytes."""
     head = json.dumps(result.header(), default=str).encode()
     return len(head).to_bytes(8, "big") + head + archive
 
 
-def read_result(data: object) -> tuple[Result, memoryview]:
+def read_result(data: object) -> tuple[TaskResult, memoryview]:
     """The result and its archive; BadResult for what is none."""
     if not isinstance(data, (bytes, bytearray, memoryview)):
         raise BadResult("the worker did not send bytes")
@@ -61,7 +61,7 @@ def read_result(data: object) -> tuple[Result, memoryview]:
     return from_header(table), view[8 + length :]
 
 
-def from_header(table: object) -> Result:
+def from_header(table: object) -> TaskResult:
     """What header() made; BadResult for anything else."""
     kinds = {
         "worker": str, "status": int, "took_s": (int, float), "problem": str, "verdict": (dict, type(None)),
@@ -76,10 +76,10 @@ def from_header(table: object) -> Result:
         raise BadResult("the worker's reports are no reports")
     if not all(isinstance(one, str) for one in table["left_out"]):
         raise BadResult("the worker's result has no proper left_out")
-    return Result(**_map(table, printable))
+    return TaskResult(**_map(table, printable))
 
 
-def relocate(result: Result, here: str) -> None:
+def relocate(result: TaskResult, here: str) -> None:
     """Name the evidence where it is now, wherever the result does."""
     if root := result.root:
         result.verdict = _map(result.verdict, lambda text: text.replace(root, here))
@@ -101,7 +101,7 @@ def _map(value: Any, change: Callable[[str], str], depth: int = 0) -> Any:
     return value
 
 
-def verdict_of(result: Result) -> Verdict | None:
+def verdict_of(result: TaskResult) -> Verdict | None:
     """The verdict, as if it had been found here; BadResult for what is none."""
     if result.verdict is None:
         return None

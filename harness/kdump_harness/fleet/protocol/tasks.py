@@ -50,12 +50,12 @@ _TEST = re.compile(r"(?P<file>test_[A-Za-z0-9_]{1,80}\.py)::(?P<test>[A-Za-z_][A
 _LONGEST_STRETCH = 100.0
 
 
-class Refused(UsageError):
+class TaskRefused(UsageError):
     """The worker does not do what it was asked for; the message says what of it."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Task:
+class FleetTask:
     """One scenario or one drill, as it travels."""
 
     kind: str
@@ -81,33 +81,33 @@ class Task:
         return self.test if self.kind == SCENARIO else " ".join(self.arguments)
 
 
-def read_task(text: object) -> Task:
+def read_task(text: object) -> FleetTask:
     """What a text asks for, as far as its form goes; Refused for anything else."""
     if not isinstance(text, str) or len(text.encode(errors="replace")) > TEXT_MAX_BYTES:
-        raise Refused("the task is no text, or too long")
+        raise TaskRefused("the task is no text, or too long")
     try:
         table = json.loads(text)
     except (ValueError, RecursionError):
-        raise Refused("the task is no JSON") from None
+        raise TaskRefused("the task is no JSON") from None
     kinds: Mapping[str, type] = {
         "kind": str, "arguments": list, "test": str, "sha256": str, "version": str, "vmcores": bool,
         "evidence_mib": int,
     }  # fmt: skip
     if not isinstance(table, dict) or set(table) != set(kinds):
-        raise Refused(f"a task has {', '.join(kinds)}, and nothing else")
+        raise TaskRefused(f"a task has {', '.join(kinds)}, and nothing else")
     for name, kind in kinds.items():
         if type(table[name]) is not kind:
-            raise Refused(f"the task's {name} is no {kind.__name__}")
+            raise TaskRefused(f"the task's {name} is no {kind.__name__}")
     arguments = table["arguments"]
     if len(arguments) > ARGUMENTS_MAX or not all(isinstance(one, str) and one.isprintable() for one in arguments):
-        raise Refused("the task's arguments are not a short list of printable texts")
+        raise TaskRefused("the task's arguments are not a short list of printable texts")
     if not 0 < table["evidence_mib"] <= EVIDENCE_MAX_MIB:
-        raise Refused(f"{table['evidence_mib']} MiB of evidence are not between 1 and {EVIDENCE_MAX_MIB}")
+        raise TaskRefused(f"{table['evidence_mib']} MiB of evidence are not between 1 and {EVIDENCE_MAX_MIB}")
     if table["kind"] not in (DRILL, SCENARIO):
-        raise Refused(f"a worker runs a {SCENARIO} or a {DRILL}, and no {table['kind'][:40]!r}")
-    task = Task(**{**table, "arguments": tuple(arguments)})
+        raise TaskRefused(f"a worker runs a {SCENARIO} or a {DRILL}, and no {table['kind'][:40]!r}")
+    task = FleetTask(**{**table, "arguments": tuple(arguments)})
     if task.version != __version__:
-        raise Refused(f"the task was made by version {task.version[:40]}, and this is {__version__}")
+        raise TaskRefused(f"the task was made by version {task.version[:40]}, and this is {__version__}")
     return task
 
 
@@ -131,7 +131,7 @@ class Job:
     command: Callable[[Places], list[str]]
 
 
-def understand(task: Task, *, files: Sequence[Path] = ()) -> Job:
+def understand(task: FleetTask, *, files: Sequence[Path] = ()) -> Job:
     """The job that a task describes; Refused for what no worker does."""
     if task.kind == DRILL:
         return _drill_job(task, files)
@@ -182,15 +182,15 @@ def drill_arguments(found: argparse.Namespace, files: Sequence[Path] | None = No
             continue
         option = "--" + name.replace("_", "-")
         if name not in _DRILL_OPTIONS:
-            raise Refused(f"{option} cannot be told to a worker")
+            raise TaskRefused(f"{option} cannot be told to a worker")
         told.append(option if value is True else f"{option}={value}")
     for name in (found.kernel, found.makedumpfile):
         if name is not None:
             _check_package(name)
     if not _NAME.fullmatch(found.login):
-        raise Refused(f"{found.login[:40]!r} is no name of a user")
+        raise TaskRefused(f"{found.login[:40]!r} is no name of a user")
     if not found.timeout_factor <= _LONGEST_STRETCH:
-        raise Refused(f"waits are not stretched more than {_LONGEST_STRETCH:.0f} times")
+        raise TaskRefused(f"waits are not stretched more than {_LONGEST_STRETCH:.0f} times")
     return (_image(found.image, files), *told)
 
 
@@ -200,28 +200,28 @@ def _image(text: str, files: Sequence[Path] | None) -> str:
         path = Path(text).resolve() if files is not None else Path(text)
         if files is None:
             if not path.is_absolute():
-                raise Refused(f"{text} is a file: say its whole path on the workers")
+                raise TaskRefused(f"{text} is a file: say its whole path on the workers")
         elif not any(path == one or one in path.parents for one in (file.resolve() for file in files)):
-            raise Refused(f"{text} is no file that this worker offers (fleet worker --allow-files PATH)")
+            raise TaskRefused(f"{text} is no file that this worker offers (fleet worker --allow-files PATH)")
         return str(path)
     return load_catalog().find(text).name
 
 
 def _check_package(text: str) -> None:
     if not _PACKAGE.fullmatch(text) or text.endswith((".deb", ".rpm")):
-        raise Refused(f"a worker takes what it installs by the name of a package or suite, not {text[:80]!r}")
+        raise TaskRefused(f"a worker takes what it installs by the name of a package or suite, not {text[:80]!r}")
 
 
-def _drill_job(task: Task, files: Sequence[Path]) -> Job:
+def _drill_job(task: FleetTask, files: Sequence[Path]) -> Job:
     if task.test or task.sha256:
-        raise Refused("a drill names no scenario")
+        raise TaskRefused("a drill names no scenario")
     try:
         found = parse_drill(task.arguments)
         arguments = drill_arguments(found, files)
-    except Refused:
+    except TaskRefused:
         raise
     except HarnessError as error:
-        raise Refused(str(error)) from None
+        raise TaskRefused(str(error)) from None
 
     def command(places: Places) -> list[str]:
         return [
@@ -266,7 +266,7 @@ def _is_factor(text: str) -> bool:
 
 
 def _is_kernel(text: str) -> bool:
-    with contextlib.suppress(Refused):
+    with contextlib.suppress(TaskRefused):
         _check_package(text)
         return True
     return False
@@ -307,7 +307,7 @@ def _check_option(text: str) -> None:
     known = option.startswith("--") and name in _SCENARIO_OPTIONS
     fits = _SCENARIO_OPTIONS[name] if known else None
     if not known or (fits is None) == bool(equals) or (fits is not None and not fits(value)):
-        raise Refused(f"{text[:80]!r} cannot be told to a worker")
+        raise TaskRefused(f"{text[:80]!r} cannot be told to a worker")
 
 
 def scenario_digest(path: Path) -> str:
@@ -318,21 +318,21 @@ def scenario_digest(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _scenario_job(task: Task) -> Job:
+def _scenario_job(task: FleetTask) -> Job:
     for one in task.arguments:
         _check_option(one)
     named = _TEST.fullmatch(task.test)
     if named is None:
-        raise Refused(f"{task.test[:120]!r} is no scenario's id (test_FILE.py::test_NAME[...])")
+        raise TaskRefused(f"{task.test[:120]!r} is no scenario's id (test_FILE.py::test_NAME[...])")
     path = data_path("scenarios") / named["file"]
     try:
         regular = stat.S_ISREG(path.lstat().st_mode)
     except OSError:
         regular = False
     if not regular:
-        raise Refused(f"there is no {named['file']} among the scenarios here")
+        raise TaskRefused(f"there is no {named['file']} among the scenarios here")
     if scenario_digest(path) != task.sha256:
-        raise Refused(f"{named['file']} is another one here, or a table beside it is")
+        raise TaskRefused(f"{named['file']} is another one here, or a table beside it is")
 
     def command(places: Places) -> list[str]:
         # An empty configuration and no conftest: nothing but the plugin and the scenario decides what is run.

@@ -50,7 +50,7 @@ def entries(state: State) -> list[str]:
     ]
 
 
-class Giver:
+class PeerServer:
     """Hands out pieces of this host's entries."""
 
     def __init__(self, state: State) -> None:

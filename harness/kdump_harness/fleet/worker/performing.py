@@ -22,8 +22,8 @@ from ...base.errors import EXIT_BROKEN, EXIT_FAILED, EXIT_HOST, EXIT_OK, EXIT_US
 from ...images.peer_cache import VARIABLE as NEIGHBOURS
 from ...images.state import remove_tree
 from ..protocol.archive import pack
-from ..protocol.results import Result, write_result
-from ..protocol.tasks import DRILL, Job, Places, Refused, Task, read_task, understand
+from ..protocol.results import TaskResult, write_result
+from ..protocol.tasks import DRILL, FleetTask, Job, Places, TaskRefused, read_task, understand
 from .back import VARIABLE as REPORTS
 from .keeper import GRACE_S
 
@@ -52,17 +52,17 @@ class Host:
     keep_all: bool = False
 
 
-def prepare(text: object, host: Host, stated: Mapping[str, float]) -> tuple[Task, Job]:
+def prepare(text: object, host: Host, stated: Mapping[str, float]) -> tuple[FleetTask, Job]:
     """The job in a text; Refused for what is none, and for one that takes more than it stated."""
     if text is None:
-        raise Refused("the task is none of kdump-harness (a worker runs nothing but scenarios and drills)")
+        raise TaskRefused("the task is none of kdump-harness (a worker runs nothing but scenarios and drills)")
     task = read_task(text)
     job = understand(task, files=host.files)
     if lacking := job.needs.lacking(host.resources):
-        raise Refused(f"this worker lacks {', '.join(lacking)}")
+        raise TaskRefused(f"this worker lacks {', '.join(lacking)}")
     for name, value in job.needs.resources().items():
         if stated.get(name, 0) < value:
-            raise Refused(f"the task takes {value:.0f} {name}, and states {stated.get(name, 0):.0f}")
+            raise TaskRefused(f"the task takes {value:.0f} {name}, and states {stated.get(name, 0):.0f}")
     return task, job
 
 
@@ -77,8 +77,8 @@ async def perform(
     """Do what a task asks for; whatever comes of it is a result. Unwanted when nobody waits for it any more."""
     try:
         task, job = await asyncio.to_thread(prepare, text, host, stated)
-    except Refused as error:
-        return write_result(Result(worker=host.name, status=EXIT_USAGE, problem=f"refused: {error}"))
+    except TaskRefused as error:
+        return write_result(TaskResult(worker=host.name, status=EXIT_USAGE, problem=f"refused: {error}"))
     directory = host.evidence / f"task-{secrets.token_hex(4)}"
     started_s = now_s()
     try:
@@ -93,7 +93,7 @@ async def perform(
         return write_result(result, archive)
     except OSError as error:
         problem = f"{error.filename or directory}: {error.strerror or error}"
-        return write_result(Result(worker=host.name, status=EXIT_HOST, problem=problem))
+        return write_result(TaskResult(worker=host.name, status=EXIT_HOST, problem=problem))
     finally:
         await asyncio.to_thread(remove_tree, directory)
 
@@ -176,13 +176,13 @@ async def _listen(
                     tell({"step": text.strip().removesuffix(" ...")[:120]})
 
 
-def _result(task: Task, places: Places, host: Host, status: int, said: list[str], took_s: float) -> Result:
+def _result(task: FleetTask, places: Places, host: Host, status: int, said: list[str], took_s: float) -> TaskResult:
     """What the process left."""
     runs = [path for path in places.evidence.iterdir() if path.is_dir() and not path.is_symlink()]
     root = runs[0] if len(runs) == 1 else places.evidence
     with contextlib.suppress(OSError):
         shutil.copyfile(places.evidence.parent / "output.log", root / "output.log")
-    result = Result(worker=host.name, status=status, took_s=round(took_s, 1), root=str(root))
+    result = TaskResult(worker=host.name, status=status, took_s=round(took_s, 1), root=str(root))
     with contextlib.suppress(OSError, ValueError):
         lines = places.result.read_text(encoding="utf-8")
         if task.kind == DRILL:

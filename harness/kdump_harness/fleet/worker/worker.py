@@ -17,7 +17,7 @@ from distributed.security import Security
 from ...base.clock import now_s
 from ...images.state import State
 from ..protocol import wire
-from .copies import CACHES, Giver, NoCopy, copy_entry, entries, shuffled
+from .copies import CACHES, NoCopy, PeerServer, copy_entry, entries, shuffled
 from .performing import Host, Unwanted, perform
 
 TOPIC = "kdump-fleet"
@@ -52,7 +52,7 @@ class FleetWorker(distributed.Worker):  # type: ignore[misc]
         wire.keep_handlers(self, wire.WORKER_HANDLERS)
         self.kdump_host = host
         self._state_directory = State(host.state)
-        self._giver = Giver(self._state_directory)
+        self._giver = PeerServer(self._state_directory)
         self._told: set[str] = set()
         self._told_s: dict[str, float] = {}
         self._line: asyncio.AbstractServer | None = None

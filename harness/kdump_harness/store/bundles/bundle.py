@@ -23,7 +23,7 @@ from ..intake.arrivals import shown
 from ..intake.copying import sha256_of
 from ..intake.examine import LOG_NAME
 from ..patterns import seen_before
-from ..remote import Machine
+from ..remote import SourceMachine
 from ..store import SENDERS, VMCORE, Store
 from . import redact
 from .collect import collect, items
@@ -41,7 +41,7 @@ class Request:
     to: Path
     with_vmcore: bool = True
     redacted: bool = False
-    machine: Machine | None = None  # the one that crashed, where it can be asked
+    machine: SourceMachine | None = None  # the one that crashed, where it can be asked
     change: str | None = None  # a file's name or a text
     attach: Sequence[Path] = ()
 

@@ -10,7 +10,7 @@ from ...base import tables
 from ...base.errors import HostError
 from ...distro.family import fill, load_families
 from ..index import Dump
-from ..remote import Machine
+from ..remote import SourceMachine
 
 _MAX_BYTES = 64 << 20
 _TIMEOUT_S = 120.0
@@ -50,7 +50,7 @@ def items() -> tuple[_Item, ...]:
     return rows + configuration
 
 
-def collect(machine: Machine, dump: Dump) -> Iterator[Collected]:
+def collect(machine: SourceMachine, dump: Dump) -> Iterator[Collected]:
     """Each item, or why it could not be had."""
     for item in items():
         command = fill(item.command, crash_s=str(int(dump.crash_s or dump.added_s)))

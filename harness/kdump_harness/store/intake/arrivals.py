@@ -32,7 +32,7 @@ _KINDS = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
+class WatchedDirectory:
     """One directory, held open, so that it cannot become another one meanwhile."""
 
     path: Path  # for people; no access goes by it
@@ -71,19 +71,19 @@ class Place:
 
 
 @contextlib.contextmanager
-def place_of(path: Path) -> Iterator[tuple[Place, str]]:
+def place_of(path: Path) -> Iterator[tuple[WatchedDirectory, str]]:
     """The directory of a file that the user named, and the file's name in it."""
     try:
         descriptor = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
         raise UsageError(f"{shown(path)} cannot be read ({error.strerror})") from None
     try:
-        yield Place(path=path.parent, descriptor=descriptor, names=os.listdir(descriptor)), path.name
+        yield WatchedDirectory(path=path.parent, descriptor=descriptor, names=os.listdir(descriptor)), path.name
     finally:
         os.close(descriptor)
 
 
-def walk(top: Path) -> Iterator[Place]:
+def walk(top: Path) -> Iterator[WatchedDirectory]:
     """The directory and those below it, as far as they can be entered without following a link."""
     try:
         descriptor = os.open(top, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -92,12 +92,12 @@ def walk(top: Path) -> Iterator[Place]:
     yield from itertools.islice(_walk(top, descriptor, depth=0), _MAX_DIRECTORIES)
 
 
-def _walk(path: Path, descriptor: int, *, depth: int) -> Iterator[Place]:
+def _walk(path: Path, descriptor: int, *, depth: int) -> Iterator[WatchedDirectory]:
     try:
         with os.scandir(descriptor) as entries:
             found = list(itertools.islice(entries, _MAX_NAMES))
         found.sort(key=lambda entry: entry.name)
-        yield Place(path=path, descriptor=descriptor, names=[entry.name for entry in found])
+        yield WatchedDirectory(path=path, descriptor=descriptor, names=[entry.name for entry in found])
         for entry in found if depth < _MAX_DEPTH else ():
             with contextlib.suppress(OSError):  # gone, a link by now, or not for us
                 if entry.is_dir(follow_symlinks=False):
@@ -138,7 +138,7 @@ def _any(patterns: Iterator[str]) -> re.Pattern[str]:
     return re.compile("|".join(fnmatch.translate(name) for name in {PurePosixPath(text).name for text in patterns}))
 
 
-def is_candidate(place: Place, name: str) -> bool:
+def is_candidate(place: WatchedDirectory, name: str) -> bool:
     """Whether this may be a dump, by its name or by how it begins; not when it cannot be looked at."""
     try:
         mode = place.status(name).st_mode
@@ -158,7 +158,7 @@ def is_candidate(place: Place, name: str) -> bool:
         os.close(descriptor)
 
 
-def unfinished_sign(place: Place, name: str) -> str | None:
+def unfinished_sign(place: WatchedDirectory, name: str) -> str | None:
     """Why its sender does not call it finished; None when nothing speaks against it."""
     if _names().unfinished.fullmatch(name):
         return "its name is that of an unfinished dump"
@@ -175,7 +175,7 @@ def unfinished_sign(place: Place, name: str) -> str | None:
 _BESIDE = re.compile(r"(?:vmcore-dmesg|dmesg|README)(?:\.txt)?|kexec-dmesg\.log")
 
 
-def beside(place: Place, dump: str) -> list[str]:
+def beside(place: WatchedDirectory, dump: str) -> list[str]:
     """The small files that belong to a dump; Debian's dump.STAMP has a dmesg.STAMP."""
     stamped = f"dmesg{PurePosixPath(dump).suffix}"
     return [name for name in place.names if _BESIDE.fullmatch(name) or name == stamped]

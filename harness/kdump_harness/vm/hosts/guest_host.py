@@ -29,7 +29,7 @@ TOOLS = ("qemu-img", "tar", "flock")  # that the other host must have, beside li
 LONG_S = 600.0  # for what works on a whole disk over there
 
 
-class Place(Protocol):
+class GuestHost(Protocol):
     """What a run needs of the host that its guests run on, beside libvirt."""
 
     directory: Path  # of the run, over there: what lies in it is thrown away with the run
@@ -54,7 +54,7 @@ class Place(Protocol):
     def require_memory(self, need_mib: int, what: str) -> None:
         """HostError where a guest could not have so much memory."""
 
-    def living_runs(self) -> frozenset[str]:
+    def active_runs(self) -> frozenset[str]:
         """Identities of the runs that go on."""
 
     def is_held(self, directory: Path) -> bool:
@@ -94,7 +94,7 @@ class Place(Protocol):
         """A connection to a guest; OSError where there is none."""
 
 
-class Here:
+class LocalHost:
     """This host."""
 
     lasting: tuple[int, ...] = ()
@@ -120,9 +120,9 @@ class Here:
     def require_memory(self, need_mib: int, what: str) -> None:
         """Nobody has asked for it on this host so far."""
 
-    def living_runs(self) -> frozenset[str]:
+    def active_runs(self) -> frozenset[str]:
         """Identities of the runs that go on."""
-        return self._state.living_runs()
+        return self._state.active_runs()
 
     def is_held(self, directory: Path) -> bool:
         """Whether a living run holds the lock in this directory."""
@@ -267,7 +267,7 @@ _OVERLAY = 'qemu-img create -q -f qcow2 -b "$2" -F "$3" "$1" && chmod 644 "$1"'
 _BLANK = 'qemu-img create -q -f qcow2 "$1" "$2" && chmod "$3" "$1"'
 
 
-class There:
+class RemoteHost:
     """The host of a hypervisor elsewhere."""
 
     def __init__(
@@ -362,11 +362,11 @@ class There:
         listed = (line.partition(" ") for line in self._ssh.shell(_RUNS, self.state).splitlines())
         return sorted(name for word, _, name in listed if word == kind)
 
-    def living_runs(self) -> frozenset[str]:
+    def active_runs(self) -> frozenset[str]:
         """Identities of the runs that go on."""
         return frozenset(self._runs("living"))
 
-    def dead_runs(self) -> dict[str, Path]:
+    def stale_runs(self) -> dict[str, Path]:
         """Directories of the runs that are gone, by identity."""
         return {name: self.state / "runs" / name for name in self._runs("dead")}
 
@@ -379,7 +379,7 @@ class There:
         on = f"on {self._ssh.where}"
         return [
             Leftover(f"files of the dead run {name} {on}", lambda path=path: self._removed(_REMOVE_RUN, path))  # type: ignore[misc]
-            for name, path in self.dead_runs().items()
+            for name, path in self.stale_runs().items()
         ]
 
     def leftovers(self) -> list[Leftover]:
@@ -389,7 +389,7 @@ class There:
 
     def cached(self) -> list[Leftover]:
         """The copies of disks, unless somebody's run may be about to use one."""
-        if self.living_runs():
+        if self.active_runs():
             return []
         return [self._copy(path, "copy") for path in self._ssh.shell(_COPIES, self.state).splitlines()]
 
@@ -544,15 +544,15 @@ class There:
 
 
 @contextlib.contextmanager
-def open_place(
+def open_guest_host(
     uri: str | None, state: State, directory: RunDirectory, *, remote_state: Path | None, progress: Progress
-) -> Iterator[Place]:
+) -> Iterator[GuestHost]:
     """The host of the hypervisor, for as long as a run needs it."""
     uri = uri or default_uri()
     if is_local(uri):
-        yield Here(state, directory, uri)
+        yield LocalHost(state, directory, uri)
         return
-    there = There(uri, directory.path, state=remote_state, run=directory.identity, tools=TOOLS, progress=progress)
+    there = RemoteHost(uri, directory.path, state=remote_state, run=directory.identity, tools=TOOLS, progress=progress)
     try:
         yield there
     finally:

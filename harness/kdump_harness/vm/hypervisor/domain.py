@@ -517,7 +517,7 @@ class CopyJob:
     error: str = ""
 
 
-class UsersDomain:
+class SourceDomain:
     """A domain of the user's: it is looked at and copied from, and never changed."""
 
     def __init__(self, connection: Any, name: str) -> None:
@@ -792,7 +792,7 @@ class Hypervisor:
         """Names of the domains that carry our prefix."""
         return tuple(sorted(d.name() for d in self._connection.listAllDomains() if d.name().startswith(PREFIX)))
 
-    def find(self, name: str) -> UsersDomain:
+    def find(self, name: str) -> SourceDomain:
         """A domain of the user's, running or not; UsageError names the known ones."""
         known = [domain.name() for domain in self._connection.listAllDomains()]
         theirs = sorted(other for other in known if not other.startswith(PREFIX))
@@ -800,7 +800,7 @@ class Hypervisor:
             raise UsageError(f"{name} is a guest of kdump-harness itself, which a run is drilling")
         if name not in theirs:
             raise UsageError(f"no domain {name!r} at {self.uri} (known: {', '.join(theirs) or 'none'})")
-        return UsersDomain(self._connection, name)
+        return SourceDomain(self._connection, name)
 
     def copies(self) -> tuple[tuple[str, Path], ...]:
         """What libvirt is copying out of running domains: the domain, and a file that it copies to."""

@@ -38,7 +38,7 @@ class OriginalDisk:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Original:
+class SourceDescription:
     """A domain as it was when it was looked at."""
 
     name: str
@@ -69,7 +69,7 @@ class CloneParts:
 # ---------------------------------------------------------------- reading
 
 
-def read_original(name: str, xml: str, find_volume: FindVolume = lambda _pool, _volume: None) -> Original:
+def read_original(name: str, xml: str, find_volume: FindVolume = lambda _pool, _volume: None) -> SourceDescription:
     """What the description says; UsageError for a domain that cannot be cloned here."""
     root = ElementTree.fromstring(xml)
     kind, arch = root.get("type", ""), _attribute(root, "os/type", "arch")
@@ -83,7 +83,7 @@ def read_original(name: str, xml: str, find_volume: FindVolume = lambda _pool, _
     vcpu = root.find("vcpu")
     copied = {disk.target for disk in disks}
     targets = [_attribute(disk, "target", "dev") for disk in root.iterfind("devices/disk")]
-    return Original(
+    return SourceDescription(
         name=name,
         kind=kind,
         memory_mib=_memory_bytes(root.find("memory")) >> 20,
@@ -255,7 +255,7 @@ def _attribute(root: Element, path: str, name: str) -> str:
 # ---------------------------------------------------------------- describing a clone
 
 
-def clone_xml(original: Original, spec: DomainSpec, parts: CloneParts) -> str:
+def clone_xml(original: SourceDescription, spec: DomainSpec, parts: CloneParts) -> str:
     """The hardware of the original, as far as spec and parts do not say otherwise.
 
     Machine, processor, controllers and the places of disks and cards stay: an initramfs may have the drivers of this

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from .source import Source
+from .source import DumpSource
 
 PIECE_BYTES = 1 << 12
 READ_BYTES = 1 << 20
@@ -19,7 +19,7 @@ Bytes = NDArray[np.uint8]
 class Bitmap:
     """One bit per page frame, lowest bit first."""
 
-    def __init__(self, source: Source, offset: int, bits: int) -> None:
+    def __init__(self, source: DumpSource, offset: int, bits: int) -> None:
         self.offset = offset
         self.bits = bits
         self._source = source

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from . import notes
 from .damage import Damage, NotInDump, Unreadable
 from .intervals import disjoint, runs
-from .source import Source, read_exactly
+from .source import DumpSource, read_exactly
 
 SIGNATURE = b"\x7fELF"
 FLAG_INCOMPLETE = 0x1  # makedumpfile's DUMP_ELF_INCOMPLETE
@@ -44,7 +44,7 @@ MAX_ADDRESS = 1 << 56
 class ElfFile:
     """An ELF64 core file seen as physical memory."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: DumpSource) -> None:
         self.source = source
         header = _EHDR.unpack(read_exactly(source, 0, _EHDR.size, "the ELF header"))
         ident, kind, machine = header[0], header[1], header[2]

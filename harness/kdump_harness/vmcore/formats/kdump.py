@@ -11,7 +11,7 @@ from . import notes, pages
 from .bitmap import Bitmap
 from .damage import Damage, NotInDump, Unreadable
 from .pages import BadPage
-from .source import Source, read_exactly
+from .source import DumpSource, read_exactly
 
 SIGNATURE = b"KDUMP   "
 LATEST_VERSION = 6
@@ -87,7 +87,7 @@ class Header:
         return self.utsname["machine"]
 
 
-def read_header(source: Source) -> Header:
+def read_header(source: DumpSource) -> Header:
     """The header with what is odd about it; Unreadable when the layout cannot be known."""
     damage: list[Damage] = []
     block = read_exactly(source, 0, _HEADER.size, "the dump header")
@@ -154,7 +154,7 @@ def _text(raw: bytes, name: str, damage: list[Damage]) -> str:
 class KdumpFile:
     """One file in kdump-compressed format; a whole dump, or one part of a split one."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: DumpSource) -> None:
         self.source = source
         self.header = header = read_header(source)
         self.page_size = header.block_size

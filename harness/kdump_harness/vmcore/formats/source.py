@@ -29,7 +29,7 @@ _REST_BYTES = 1 << 20
 MAX_SEGMENTS = 1 << 21
 
 
-class Source(Protocol):
+class DumpSource(Protocol):
     """A file's bytes by offset."""
 
     size_bytes: int
@@ -43,7 +43,7 @@ class Source(Protocol):
         ...
 
 
-def read_exactly(source: Source, offset: int, length: int, what: str) -> bytes:
+def read_exactly(source: DumpSource, offset: int, length: int, what: str) -> bytes:
     """All of length bytes, or Unreadable that names what is missing."""
     if offset < 0 or length < 0 or offset + length > source.size_bytes:
         raise Unreadable(
@@ -59,7 +59,7 @@ def read_exactly(source: Source, offset: int, length: int, what: str) -> bytes:
     return data
 
 
-def rest_is_empty(source: Source, at: int) -> bool:
+def rest_is_empty(source: DumpSource, at: int) -> bool:
     """Whether a file holds nothing but zeros from at on, as far as a look at both ends can tell."""
     rest_bytes = source.size_bytes - at
     look_bytes = min(rest_bytes, _REST_BYTES)
