@@ -16,7 +16,7 @@ from kdump_harness.base.verdict import Verdict
 from kdump_harness.distro.family import fill
 from kdump_harness.drill.disks import SystemUnderTest
 from kdump_harness.drill.dump_server import DumpServer
-from kdump_harness.drill.steps import Session
+from kdump_harness.drill.session import Session
 from kdump_harness.kdump.crash_monitor import CrashMonitor
 from kdump_harness.kdump.service import KdumpConfig, KdumpService
 from kdump_harness.kdump.target import KEY, LABEL, MOUNT

@@ -9,7 +9,7 @@ from kdump_harness.base.verdict import Verdict
 from kdump_harness.distro.family import Family
 from kdump_harness.drill.disks import SystemUnderTest
 from kdump_harness.drill.dump_server import DumpServer
-from kdump_harness.drill.steps import Session
+from kdump_harness.drill.session import Session
 from kdump_harness.kdump.target import ON_SERVER
 
 

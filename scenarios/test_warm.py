@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from kdump_harness.base.verdict import Verdict
-from kdump_harness.drill.steps import Session
+from kdump_harness.drill.session import Session
 
 AGREES = (0.75, 1.33)  # of the sizes of two dumps of the same guest
 

@@ -36,7 +36,7 @@ from kdump_harness.cli.verbs import drill
 from kdump_harness.distro.family import COMPRESS_FLAGS, Family, find_family
 from kdump_harness.drill.checks import CrashFacts
 from kdump_harness.drill.disks import SystemUnderTest
-from kdump_harness.drill.steps import Plan
+from kdump_harness.drill.plan import Plan
 from kdump_harness.images.state import State
 from kdump_harness.kdump.service import built_in
 from kdump_harness.vm.run import Machine, Options

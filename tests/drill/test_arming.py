@@ -17,9 +17,10 @@ from kdump_harness.base.stage import Stage
 from kdump_harness.cli.verbs.drill import find_subject
 from kdump_harness.distro.family import choose_release, find_family
 from kdump_harness.distro.packages import KernelChoice, LocalPackage, PackageChoice
-from kdump_harness.drill import disks, steps
+from kdump_harness.drill import disks, session
 from kdump_harness.drill.disks import ArmedDisk, BaseDisk, SystemUnderTest
-from kdump_harness.drill.steps import Plan, _Drill
+from kdump_harness.drill.plan import Plan
+from kdump_harness.drill.steps import Drill
 from kdump_harness.images.catalog import load_catalog
 from kdump_harness.kdump.service import GuestState, KdumpConfig
 from kdump_harness.kdump.target import FoundFile
@@ -311,13 +312,13 @@ class Stack:
 @pytest.fixture
 def prepare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Take the steps before a crash."""
-    monkeypatch.setattr(_Drill, "_memory_state", lambda *_: SimpleNamespace(pages={}))
+    monkeypatch.setattr(Drill, "_memory_state", lambda *_: SimpleNamespace(pages={}))
 
     def take(stack: Stack, **plan: Any) -> Any:
         run: Any = SimpleNamespace(factor=1.0, slowness=1.0, beside=0, accelerator="tcg", progress=Progress(quiet=True))
         subject = SystemUnderTest(name="mine", family=find_family(stack.family.name))
         evidence = Evidence(tmp_path / "drill")
-        steps = _Drill(run, Plan(subject=subject, **plan), evidence)
+        steps = Drill(run, Plan(subject=subject, **plan), evidence)
         stack.clock = steps.clock
         guest: Any = Guest("")
         marked: list[str] = []
@@ -391,7 +392,7 @@ def test_a_kdump_that_does_not_load_its_kernel_is_judged_without_a_crash(
         error.state = Stack("suse", "sles", "16.0", changes=False).state()
         raise error
 
-    monkeypatch.setattr(steps, "armed_disk", armed_disk)
+    monkeypatch.setattr(session, "armed_disk", armed_disk)
     run: Any = SimpleNamespace(
         fit=lambda machine, needs: machine,
         factor=1.0, slowness=1.0, beside=0, accelerator="tcg", progress=Progress(quiet=True),
@@ -399,7 +400,7 @@ def test_a_kdump_that_does_not_load_its_kernel_is_judged_without_a_crash(
         evidence=lambda name: Evidence(tmp_path / name), options=SimpleNamespace(keep="failed"),
     )  # fmt: skip
     plan = Plan(subject=SystemUnderTest(name="mine", family=find_family("suse")), config=CONFIG)
-    verdict = steps.run_drill(run, plan)
+    verdict = session.run_drill(run, plan)
     assert (verdict.reached, verdict.verified) == (Stage.NOTHING, False)
     assert verdict.reason() == "kexec-load-bad-segments; kdump is not armed: kdump.service has failed"
     assert "Cannot assign requested address" in verdict.symptoms[0]["line"]
@@ -462,8 +463,8 @@ def test_an_initramfs_that_lacks_a_file_is_remarked_although_kdumpctl_is_content
 def test_every_drill_on_such_a_disk_carries_the_remark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     base = BaseDisk(path=tmp_path, format="qcow2", key="k", packages=(), source="mine.qcow2")
     armed = ArmedDisk(path=tmp_path, kernel="6.1.0", base=base, remarks=("while the capture initramfs was built: no",))
-    monkeypatch.setattr(steps, "armed_disk", lambda *_: armed)
-    monkeypatch.setattr(_Drill, "take", lambda drilled, *_, **__: drilled.verdict)
+    monkeypatch.setattr(session, "armed_disk", lambda *_: armed)
+    monkeypatch.setattr(Drill, "take", lambda drilled, *_, **__: drilled.verdict)
     run: Any = SimpleNamespace(
         fit=lambda machine, needs: machine,
         factor=1.0, slowness=1.0, beside=0, accelerator="tcg", progress=Progress(quiet=True),
@@ -472,7 +473,7 @@ def test_every_drill_on_such_a_disk_carries_the_remark(tmp_path: Path, monkeypat
         host=SimpleNamespace(require_space=lambda *_: None), overlay=lambda path, base_format: path,
         guest=lambda *_, **__: contextlib.nullcontext(),
     )  # fmt: skip
-    verdict = steps.run_drill(
+    verdict = session.run_drill(
         run, Plan(subject=SystemUnderTest(name="mine", family=find_family("redhat")), config=CONFIG)
     )
     assert verdict.remarks == ["while the capture initramfs was built: no"]
@@ -484,7 +485,7 @@ def test_every_drill_on_such_a_disk_carries_the_remark(tmp_path: Path, monkeypat
 def test_what_kdump_wrote_beside_an_unfinished_dump_is_kept(tmp_path: Path) -> None:
     run: Any = SimpleNamespace(factor=1.0, slowness=1.0, beside=0, accelerator="tcg", progress=Progress(quiet=True))
     evidence = Evidence(tmp_path / "drill")
-    drilled = _Drill(run, Plan(subject=SystemUnderTest(name="mine", family=find_family("suse"))), evidence)
+    drilled = Drill(run, Plan(subject=SystemUnderTest(name="mine", family=find_family("suse"))), evidence)
     vmcore = FoundFile(
         path="/var/crash/now/vmcore", size_bytes=6_498_620, mode=0o600, owner="root", directory_mode=0o700,
         final=False, unfinished="README.txt: vmcore status: error while saving, return code: 134",

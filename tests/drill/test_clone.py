@@ -29,7 +29,7 @@ from kdump_harness.drill.clone import (
     label_of,
 )
 from kdump_harness.drill.disks import BaseDisk, SystemUnderTest
-from kdump_harness.drill.steps import Plan
+from kdump_harness.drill.plan import Plan
 from kdump_harness.images.state import State, is_held
 from kdump_harness.kdump.service import KdumpConfig
 from kdump_harness.vm import fsfreeze

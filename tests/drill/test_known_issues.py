@@ -21,10 +21,11 @@ from kdump_harness.base.verdict import Verdict
 from kdump_harness.cli.parser import main
 from kdump_harness.cli.verbs import drill
 from kdump_harness.distro.family import find_family
-from kdump_harness.drill import steps as drills
+from kdump_harness.drill import judgement, steps
 from kdump_harness.drill.disks import SystemUnderTest
+from kdump_harness.drill.judgement import REQUIRED_CHECKS
 from kdump_harness.drill.known_issues import KnownIssue, judge, load_known_issues
-from kdump_harness.drill.steps import REQUIRED_CHECKS, Plan
+from kdump_harness.drill.plan import Plan
 from kdump_harness.images.catalog import load_catalog
 from kdump_harness.pytest_plugin.fixtures import scenario_name
 
@@ -304,15 +305,15 @@ def test_a_verified_drill_tells_that_the_issue_is_no_longer_seen() -> None:
 def test_verdict_json_names_the_known_issue(
     left_out: tuple[str, ...], tracker: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(drills, "load_known_issues", lambda: (issue(scenario="drill"),))
+    monkeypatch.setattr(judgement, "load_known_issues", lambda: (issue(scenario="drill"),))
     run = SimpleNamespace(progress=None, accelerator="tcg", beside=0, options=SimpleNamespace(keep="never"))
     plan = Plan(subject=SystemUnderTest(name="debian-13", family=find_family("debian")))
     with contextlib.closing(Evidence(tmp_path / "drill")) as evidence:
-        one: Any = drills._Drill(run, plan, evidence)  # type: ignore[arg-type]  # no hypervisor is needed to judge
+        one: Any = steps.Drill(run, plan, evidence)  # type: ignore[arg-type]  # no hypervisor is needed to judge
         one.verdict.reached = Stage.RECOVERED
         for name in sorted(REQUIRED_CHECKS - set(left_out)):
             one.verdict.check(name, name != "filter", expected="", seen="")
-        one._judge(SimpleNamespace(panic_text=None, failed=None))
+        one.conclude(SimpleNamespace(panic_text=None, failed=None))
     written = json.loads((tmp_path / "drill" / "verdict.json").read_text(encoding="utf-8"))
     assert (written["known_issue"], written["verified"]) == (tracker, False)
 

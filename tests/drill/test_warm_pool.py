@@ -14,7 +14,8 @@ from kdump_harness.base.errors import HostError
 from kdump_harness.distro.family import find_family
 from kdump_harness.drill import warm_pool
 from kdump_harness.drill.disks import SystemUnderTest
-from kdump_harness.drill.steps import SAVED, Plan, Session
+from kdump_harness.drill.plan import SAVED, Plan
+from kdump_harness.drill.session import GuestSession
 from kdump_harness.drill.warm_pool import WarmPool, can_be_warm, kind_of
 from kdump_harness.kdump.service import KdumpConfig
 from kdump_harness.vm.hypervisor.domain import Disk
@@ -141,6 +142,6 @@ def test_room_for_the_saved_memory_is_asked_for_where_it_is_saved() -> None:
 
     run: Any = SimpleNamespace(host=SimpleNamespace(require_space=no_room))
     nothing: Any = None
-    session = Session(run, DEBIAN, SimpleNamespace(), nothing, nothing, nothing)  # type: ignore[arg-type]
+    session = GuestSession(run, DEBIAN, SimpleNamespace(), nothing, nothing, nothing)  # type: ignore[arg-type]
     with pytest.raises(HostError, match="no room for the saved memory of debian-12 over there"):
         session.save()

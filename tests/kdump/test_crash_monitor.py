@@ -15,7 +15,8 @@ from kdump_harness.base.progress import Progress
 from kdump_harness.base.stage import Stage
 from kdump_harness.distro.family import choose_release, find_family
 from kdump_harness.drill.disks import SystemUnderTest
-from kdump_harness.drill.steps import Plan, _Drill
+from kdump_harness.drill.plan import Plan
+from kdump_harness.drill.steps import Drill
 from kdump_harness.kdump.crash_monitor import CrashMonitor
 from kdump_harness.kdump.trigger import find_trigger
 from kdump_harness.vm.console import ByteQueue, Console, ConsoleLine, clean
@@ -483,7 +484,7 @@ def follow(tmp_path: Path) -> Any:
             lost=lambda domain: domain.connection_lost(),
         )
         evidence = Evidence(tmp_path / "drill")
-        drill = _Drill(run, Plan(subject=SystemUnderTest(name="debian-12", family=find_family("debian"))), evidence)
+        drill = Drill(run, Plan(subject=SystemUnderTest(name="debian-12", family=find_family("debian"))), evidence)
         console = make_console(data, 4096, ends=ends)
         domain = SimpleNamespace(events=DomainEvents(), connection_lost=lambda: lost)
         for what in events:

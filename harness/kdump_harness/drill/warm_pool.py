@@ -9,7 +9,8 @@ from ..base.verdict import Verdict
 from ..kdump.trigger import find_trigger
 from ..vm.run import Run
 from .known_issues import DRILL
-from .steps import RECOVERED, Plan, Session, open_session, run_drill
+from .plan import RECOVERED, Plan
+from .session import Session, open_session, run_drill
 
 MOST_GUESTS = 3  # saved at a time; each takes as much disk as the guest had memory in use
 # What drills of one kind may differ in.

@@ -25,7 +25,8 @@ from ..distro.family import Family, find_family
 from ..distro.packages import local_packages, parse_kernel
 from ..drill.disks import ArmedDisk, BaseDisk, SystemUnderTest, armed_disk, base_disk
 from ..drill.dump_server import DumpServer, open_dump_server
-from ..drill.steps import Plan, Session, disk_need_mib, open_session, run_drill
+from ..drill.plan import Plan, disk_need_mib
+from ..drill.session import Session, open_session, run_drill
 from ..drill.warm_pool import WarmPool
 from ..history.database import DRILL, history_path
 from ..history.recording import record

@@ -9,7 +9,8 @@ from typing import Any
 from ...base.clock import now_s
 from ...base.errors import UsageError
 from ...base.verdict import Verdict
-from ...drill.steps import Plan, run_drill
+from ...drill.plan import Plan
+from ...drill.session import run_drill
 from ...kdump.service import KdumpConfig
 from ...vm.run import Machine, Run
 from .run import Side

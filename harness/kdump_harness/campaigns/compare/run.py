@@ -30,7 +30,8 @@ from ...distro.family import Family
 from ...drill import known_issues
 from ...drill.disks import SystemUnderTest
 from ...drill.dump_server import open_dump_server
-from ...drill.steps import RECOVERED, SAVED, TARGET_DISK_MIB, Plan, Session, disk_need_mib, open_session
+from ...drill.plan import RECOVERED, SAVED, TARGET_DISK_MIB, Plan, disk_need_mib
+from ...drill.session import Session, open_session
 from ...kdump import capture_memory
 from ...kdump.service import KdumpConfig, KdumpService
 from ...kdump.target import LABEL, ON_DISK, ON_SERVER, Server

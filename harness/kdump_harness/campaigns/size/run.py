@@ -26,7 +26,8 @@ from ...distro import crashkernel
 from ...drill import known_issues
 from ...drill.disks import SystemUnderTest
 from ...drill.dump_server import MACHINE as COLLECTOR
-from ...drill.steps import RECOVERED, SAVED, Plan, Session, disk_need_mib, open_session, run_drill
+from ...drill.plan import RECOVERED, SAVED, Plan, disk_need_mib
+from ...drill.session import Session, open_session, run_drill
 from ...kdump import capture_memory
 from ...kdump.capture_memory import CaptureMemory
 from ...kdump.service import KdumpConfig, KdumpService

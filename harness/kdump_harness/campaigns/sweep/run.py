@@ -29,7 +29,7 @@ from ...distro.family import COMPRESS_FLAGS, MAX_LEVEL, Family
 from ...drill import checks, known_issues
 from ...drill.checks import CrashFacts
 from ...drill.disks import SystemUnderTest
-from ...drill.steps import RECOVERED, SAVED, Plan, disk_need_mib
+from ...drill.plan import RECOVERED, SAVED, Plan, disk_need_mib
 from ...drill.warm_pool import WarmPool
 from ...images.state import require_space
 from ...kdump.service import GuestState, KdumpConfig, KdumpService

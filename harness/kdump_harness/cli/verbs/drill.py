@@ -29,7 +29,8 @@ from ...distro.family import find_family, load_families
 from ...distro.packages import local_packages, parse_kernel, parse_package
 from ...drill.clone import CloneRequest, check_config, describe_domain, label_of, make_clone
 from ...drill.disks import SystemUnderTest, probe_format
-from ...drill.steps import SAVED, Plan, run_drill
+from ...drill.plan import SAVED, Plan
+from ...drill.session import run_drill
 from ...history.database import DRILL, SWEEP, history_path
 from ...history.recording import record
 from ...images.catalog import Catalog, Image, load_catalog

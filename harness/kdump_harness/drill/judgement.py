@@ -1,0 +1,193 @@
+"""The record of one drill, and the verdict made from it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ..base.clock import PhaseClock, raise_if_stopped
+from ..base.errors import NotArmed
+from ..base.evidence import Evidence
+from ..base.stage import Stage
+from ..base.verdict import Verdict
+from ..diagnosis import diagnose_text
+from ..kdump.crash_monitor import CrashMonitor
+from ..kdump.page_flags import MemoryState
+from ..kdump.service import GuestState
+from ..kdump.target import Target, find_target
+from ..kdump.trigger import Trigger, find_trigger
+from ..vm.run import Run
+from ..vmcore import VmcoreError, open_vmcore
+from .known_issues import judge, load_known_issues
+from .oracle import compare
+from .plan import MIB, SAVED, Plan
+
+# What must be seen of a trigger that does no harm.
+SURVIVAL_CHECKS = frozenset(["noticed", "lives", "no-dump", "rearmed"])
+# A verdict without one of these was not made, whatever the others say.
+REQUIRED_CHECKS = frozenset(
+    [
+        "single-dump",
+        "final-name",
+        "format",
+        "level",
+        "compression",
+        "complete",
+        "pages",
+        "filter",
+        "kernel",
+        "crash-time",
+        "nonce",
+        "panic-text",
+        "permissions",
+        "reboot-time",
+        "rebooted",
+        "rearmed",
+    ]
+)
+# What a drill that ends with the dump says nothing about.
+RECOVERY_CHECKS = frozenset(["reboot-time", "rebooted", "rearmed"])
+
+
+class DrillRecord:
+    """The state of one drill."""
+
+    def __init__(self, run: Run, plan: Plan, evidence: Evidence) -> None:
+        self.run, self.plan, self.evidence = run, plan, evidence
+        self.progress = run.progress
+        self.clock = PhaseClock()
+        self.trigger: Trigger = find_trigger(plan.trigger, vcpus=plan.machine.vcpus)
+        self.target: Target = find_target(plan.target, plan.subject.family, plan.server)
+        self.verdict = Verdict(
+            image=plan.image,
+            family=plan.subject.family.name,
+            trigger=plan.trigger,
+            target=plan.target,
+            accelerator=run.accelerator,
+            memory_mib=plan.machine.memory_mib,
+            vcpus=plan.machine.vcpus,
+            firmware=plan.machine.firmware,
+            until=plan.until,
+            beside=run.beside,
+            kernel_asked=plan.subject.kernel.asked if plan.subject.kernel is not None else None,
+            evidence=str(evidence.directory),
+        )
+        self.console: list[str] = []
+        self.dumps: list[Path] = []
+        self.picture: Path | None = None  # the guest's memory from the hypervisor
+        self.stretched = 1.0  # the most that a wait since the trigger was stretched by
+        self.known_issues = load_known_issues()
+        self.memory: MemoryState  # before the crash
+
+    def refuse(self, error: NotArmed) -> None:
+        """Judge a guest that is not armed by what its kdump said."""
+        self.evidence.event("not armed", error=error.reason, see=str(error.see or ""))
+        self.note_status(error.said)
+        self.verdict.stopped_by = error.reason
+        if error.state is not None:
+            self.note_state(error.state)
+        self.conclude(None)
+
+    def note_status(self, said: str) -> None:
+        """What kdump says of itself where it has loaded nothing; the console does not tell why."""
+        self.evidence.text("status.txt", said + "\n")
+        self.console += said.splitlines()
+
+    def note_state(self, state: GuestState) -> None:
+        """What the verdict tells of the guest."""
+        verdict = self.verdict
+        verdict.kernel, verdict.makedumpfile = state.kernel, state.makedumpfile
+        verdict.crashkernel, verdict.reserved_mib = state.crashkernel, state.reserved_bytes // MIB
+        verdict.level, verdict.compress = state.level, state.compress
+
+    def ask_oracle(self, path: Path) -> None:
+        """Compare the vmcore with the picture taken before."""
+        if not self.plan.oracle:
+            return
+        expected = "every page as the hypervisor saw it when the capture kernel started"
+        if self.picture is None:
+            self.verdict.check("oracle", False, expected=expected, seen="the capture kernel was never seen")
+            return
+        picture = self.run.host.take(self.picture)
+        try:
+            with (
+                self.progress.step("comparing the vmcore with the hypervisor's picture"),
+                open_vmcore(path) as vmcore,
+                open_vmcore(picture) as memory,
+            ):
+                found = compare(
+                    vmcore, memory, progress=lambda done, total: self.progress.detail(f"{done:,} of {total:,} pages")
+                )
+        except VmcoreError as error:
+            self.verdict.check("oracle", False, expected=expected, seen=str(error))
+            return
+        finally:
+            picture.unlink(missing_ok=True)  # as large as the guest's memory, and the run may drill for long
+        # The true classes, where they can be known, judge our own judgement of the filter, too.
+        complaint = any(check.name in ("filter", "pages") for check in self.verdict.failed())
+        agreed = not found.classes or complaint == bool(found.wrong_side)
+        seen = found.summary() + ("" if agreed else "; the checks filter and pages say otherwise")
+        self.verdict.check("oracle", found.ok and agreed, expected=expected, seen=seen)
+        self.evidence.json("oracle.json", {**found.to_json(), "before": dict(self.memory.pages)})
+
+    def conclude(self, monitor: CrashMonitor | None) -> None:
+        """Phases, symptoms, and whether it all adds up to verified."""
+        raise_if_stopped()  # a guest whose plug we pulled tells nothing
+        verdict, clock = self.verdict, self.clock
+        pairs = {
+            "boot": ("power-on", "first-login"),
+            "panic_to_capture": ("panic", "capture"),
+            "capture_boot": ("capture", "dump"),
+            "dump": ("dump", "saved"),
+            "reboot": ("saved", "login"),
+            "panic_to_login": ("panic", "login"),
+        }
+        spans = {name: clock.between_s(start, end) for name, (start, end) in pairs.items()}
+        verdict.phases_s = {name: round(span, 3) for name, span in spans.items() if span is not None}
+        if monitor is not None and monitor.panic_text is not None:
+            self.evidence.text("panic.txt", monitor.panic_text + "\n")
+        if verdict.stopped_by is None and monitor is not None and monitor.failed:
+            verdict.stopped_by = f"the capture kernel says: {monitor.failed}"
+        verdict.symptoms = self._symptoms()
+        required, stage = REQUIRED_CHECKS, Stage.RECOVERED
+        if not self.trigger.panics:
+            required, stage = SURVIVAL_CHECKS, Stage.ARMED
+        elif self.plan.until == SAVED:
+            required, stage = REQUIRED_CHECKS - RECOVERY_CHECKS, Stage.SAVED
+        unmade = required - {check.name for check in verdict.checks}
+        if verdict.reached is stage and not unmade and not list(verdict.failed()) and not verdict.stopped_by:
+            verdict.reached = Stage.VERIFIED
+            verdict.verified = True
+        judge(
+            verdict,
+            self.known_issues,
+            scenario=self.plan.scenario,
+            console="\n".join(self.console),
+            unmade=unmade,
+        )
+        self.evidence.event("verdict", reached=verdict.reached.name, verified=verdict.verified)
+        keep = self.run.options.keep
+        if keep == "never" or (keep == "failed" and verdict.verified):
+            for path in self.dumps:
+                path.unlink(missing_ok=True)
+        self.evidence.json("verdict.json", verdict.to_json())
+
+    def _symptoms(self) -> list[dict[str, Any]]:
+        """What the diagnosis makes of this drill's console."""
+        verdict = self.verdict
+        facts = {
+            "kernel": verdict.kernel or "",
+            "crashkernel": verdict.crashkernel or "",
+            "image": verdict.image,
+        }
+        found = diagnose_text("\n".join(self.console), family=verdict.family, facts=facts)
+        if not found.failed and verdict.stopped_by:
+            # A console that falls silent tells nothing by itself; that somebody waited for more of it does.
+            lines = [*self.console, f"kdump-harness: {verdict.stopped_by}"]
+            found = diagnose_text("\n".join(lines), family=verdict.family, facts=facts)
+        return [symptom.to_json() for symptom in found.symptoms]
+
+    def reach(self, stage: Stage) -> None:
+        if stage > self.verdict.reached:
+            self.verdict.reached = stage
+            self.evidence.event("stage", reached=stage.name)

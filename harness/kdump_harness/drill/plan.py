@@ -1,0 +1,91 @@
+"""The plan of a drill, and the space it needs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..base.errors import UsageError
+from ..kdump.crash_monitor import CrashMonitor
+from ..kdump.service import KdumpConfig, KdumpService
+from ..kdump.target import ON_DISK, Server, find_target
+from ..kdump.trigger import find_trigger
+from ..vm.guest import Guest
+from ..vm.hypervisor.domain import Disk
+from ..vm.run import Machine
+from .checks import CrashFacts
+from .clone import Clone
+from .disks import SystemUnderTest
+from .known_issues import DRILL, load_known_issues
+
+# From the panic to the login prompt; unscaled, as for a guest under KVM.
+REBOOT_BUDGET_S = 90.0
+MIB = 1 << 20
+TARGET_DISK_MIB = 4096  # sparse
+EVIDENCE_NEED_MIB = 64  # logs, and a vmcore of a small guest
+OVERLAY_MIB = 512  # beside what goes with the guest's memory
+COPY_MIB = 3072  # of what a guest's disk rests on
+
+RECOVERED, SAVED = "recovered", "saved"  # how far a drill goes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """One drill, as it was asked for."""
+
+    subject: SystemUnderTest
+    machine: Machine = field(default_factory=Machine)
+    config: KdumpConfig = field(default_factory=lambda: KdumpConfig(crashkernel=None, level=None, compress=None))
+    trigger: str = "sysrq-c"
+    target: str = "local"
+    as_is: bool = False  # judge the guest as it was found
+    until: str = RECOVERED  # or SAVED: switch the guest off when the dump is written, and judge no reboot
+    clone: Clone | None = None  # a machine of the user's; what the plan does not name of its kdump stays as it is
+    packages: tuple[str, ...] | None = None  # instead of the family's
+    more_packages: tuple[str, ...] = ()  # beside those, and those that the target needs
+    server: Server | None = None  # that dumps are sent to; one is made where the target needs it
+    target_disk: Disk | None = None  # for dumps; a blank one is made where the target needs it
+    budget_s: float | None = None  # panic to login
+    oracle: bool = False  # compare the vmcore with the hypervisor's picture of the memory
+    name: str = ""  # of the evidence directory
+    scenario: str = DRILL  # whose known issues count
+    before_crash: Callable[[Guest, KdumpService], None] | None = None  # has the last word on the guest's configuration
+    on_trigger: Callable[[Guest], None] | None = None  # is called just before the trigger is pulled
+    meanwhile: Callable[[Guest, CrashMonitor], None] | None = (
+        None  # is called all the time, from the trigger to the end
+    )
+    on_dump: Callable[[Path, CrashFacts], None] | None = None  # is shown the vmcore, which may be removed afterwards
+
+    def check(self) -> None:
+        """UsageError for anything that can be known wrong before a guest is started."""
+        self.machine.check()
+        self.subject.check(self.machine)
+        if self.as_is and (self.subject.kernel or self.subject.files or self.subject.more):
+            raise UsageError("--as-is installs nothing, so it cannot go with --kernel, --makedumpfile or --packages")
+        if self.as_is and self.target != "local":
+            raise UsageError("--as-is leaves the guest's target as it is, so it cannot go with --target")
+        if self.until not in (RECOVERED, SAVED):
+            raise UsageError(f"a drill goes until {SAVED} or {RECOVERED}, not {self.until!r}")
+        if self.until == SAVED and self.target in ON_DISK:
+            raise UsageError(f"--until {SAVED} cannot go with --target {self.target}: it reads the system's disk only")
+        if self.knows_family:
+            self.config.check(self.subject.family)
+            find_target(self.target, self.subject.family)
+        find_trigger(self.trigger, vcpus=self.machine.vcpus)
+        load_known_issues()
+
+    @property
+    def knows_family(self) -> bool:
+        """Whether the subject's family is more than what stands for it until the guest is asked."""
+        return self.clone is None or self.clone.family is not None
+
+    @property
+    def image(self) -> str:
+        """What the verdict is about."""
+        return self.subject.name if self.clone is None else self.clone.image
+
+
+def disk_need_mib(memory_mib: int) -> int:
+    """The disk that a guest takes at most that is saved and drilled: its memory, its overlay, a copy of its disk."""
+    return 2 * memory_mib + EVIDENCE_NEED_MIB + OVERLAY_MIB + COPY_MIB
