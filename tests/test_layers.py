@@ -2,47 +2,11 @@
 
 from __future__ import annotations
 
-import ast
-import functools
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from layers import FOLDERS, PACKAGE, folder_of, imports, sentence, sources
 
-PACKAGE = Path(__file__).parents[1] / "harness" / "kdump_harness"
-
-# From the bottom up: a module may import from its own folder and from the folders before it in this list.
-FOLDERS = (
-    "base",
-    "vmcore/formats",
-    "vmcore",
-    "diagnosis",
-    "distro",
-    "images",
-    "vm/hypervisor",
-    "vm/hosts",
-    "vm",
-    "kdump",
-    "drill",
-    "campaigns",
-    "campaigns/sweep",
-    "campaigns/size",
-    "campaigns/compare",
-    "triage",
-    "store/intake",
-    "store",
-    "store/bundles",
-    "history",
-    "report",
-    "schedule",
-    "cli/verbs",
-    "cli",
-    "pytest_plugin",
-    "fleet/protocol",
-    "fleet/worker",
-    "fleet",
-    "",  # __main__.py, which brings everything together
-)
 MOST_FILES = 14
 ONLY_IN = {
     "dask": "fleet",
@@ -58,43 +22,10 @@ ONLY_IN = {
 }
 
 
-def folder_of(path: Path) -> str:
-    folder = path.parent.relative_to(PACKAGE).as_posix()
-    return "" if folder == "." else folder
-
-
-def sources() -> list[Path]:
-    return sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
-
-
-@functools.cache
-def imports(path: Path) -> tuple[tuple[str, bool], ...]:
-    """Folders of ours, and top-level names of libraries, that a file imports, also inside functions."""
-    return tuple(_imports(path))
-
-
-def _imports(path: Path) -> Iterator[tuple[str, bool]]:
-    package = path.parent.relative_to(PACKAGE).parts
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            yield from ((alias.name.split(".")[0], False) for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.level == 0:
-            assert node.module is not None
-            yield node.module.split(".")[0], False
-        elif isinstance(node, ast.ImportFrom):
-            base = PACKAGE.joinpath(*package[: len(package) - node.level + 1], *(node.module or "").split("."))
-            for alias in node.names:
-                found = base / alias.name if (base / alias.name).is_dir() else base
-                if found != PACKAGE:  # the version
-                    yield (found if found.is_dir() else found.parent).relative_to(PACKAGE).as_posix(), True
-
-
 def test_every_folder_has_its_layer_and_its_sentence() -> None:
     assert {folder_of(path) for path in sources()} == set(FOLDERS)
     for folder in FOLDERS:
-        sentence = ast.get_docstring(ast.parse((PACKAGE / folder / "__init__.py").read_text(encoding="utf-8")))
-        assert sentence is not None, folder
-        assert sentence.splitlines()[0].endswith((".", ":")), folder
+        assert (sentence(folder) or "").endswith((".", ":")), folder
 
 
 def test_no_folder_is_crowded() -> None:
@@ -106,7 +37,7 @@ def test_no_folder_is_crowded() -> None:
 def test_imports_go_down_only(path: Path) -> None:
     rank = {folder: number for number, folder in enumerate(FOLDERS)}
     mine = folder_of(path)
-    upwards = sorted({name for name, ours in imports(path) if ours and rank[name] > rank[mine]})
+    upwards = sorted({name for name, internal in imports(path) if internal and rank[name] > rank[mine]})
     assert not upwards, f"{path.relative_to(PACKAGE)} imports from {upwards}, which lie above {mine}"
 
 
@@ -115,8 +46,8 @@ def test_a_driver_is_imported_in_one_folder(library: str) -> None:
     users = {
         folder_of(path).split("/")[0]
         for path in sources()
-        for name, ours in imports(path)
-        if not ours and name == library
+        for name, internal in imports(path)
+        if not internal and name == library
     }
     assert users == {ONLY_IN[library]}
 
