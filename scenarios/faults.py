@@ -11,7 +11,7 @@ from pathlib import Path
 
 from kdump_harness.base.clock import poll
 from kdump_harness.base.errors import HostError
-from kdump_harness.vm.hypervisor.domain import Disk
+from kdump_harness.vm.hypervisor.domain_xml import Disk
 from kdump_harness.vm.run import Run
 
 START_TIMEOUT_S = 10.0

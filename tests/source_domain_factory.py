@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from kdump_harness.vm.hypervisor.source_domain import SourceDescription, read_original
+from kdump_harness.vm.hypervisor.source_description import SourceDescription, read_original
 
 SYSTEM = """<disk type="file" device="disk"><driver name="qemu" type="raw" iothread="1"/>
 <source file="/images/my.raw" index="2"><seclabel model="dac" relabel="yes"/></source>

@@ -19,7 +19,7 @@ from kdump_harness.base import tables
 from kdump_harness.cli.parser import main
 from kdump_harness.drill.disks import probe_format
 from kdump_harness.images.state import State
-from kdump_harness.vm.hypervisor import domain
+from kdump_harness.vm.hypervisor import connection
 
 DATA = Path(__file__).parents[1] / "data"
 DUMP = DATA / "vmcore" / "zlib.kdump"
@@ -207,7 +207,7 @@ def test_a_libvirt_that_does_not_run_is_a_host_error(refused: Any, tmp_path: Pat
 def test_a_libvirt_that_never_answers_is_given_up(
     refused: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(domain, "CONNECT_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(connection, "CONNECT_TIMEOUT_S", 0.3)
     with socket.socket(socket.AF_UNIX) as deaf:
         deaf.bind(str(tmp_path / "deaf"))
         deaf.listen()

@@ -33,8 +33,9 @@ from kdump_harness.drill.plan import Plan
 from kdump_harness.images.state import State, is_held
 from kdump_harness.kdump.service import KdumpConfig
 from kdump_harness.vm import fsfreeze
-from kdump_harness.vm.hypervisor.domain import CopyJob, Hypervisor, SourceDomain
-from kdump_harness.vm.hypervisor.source_domain import OriginalDisk, SourceDescription
+from kdump_harness.vm.hypervisor.connection import Hypervisor
+from kdump_harness.vm.hypervisor.source_description import OriginalDisk, SourceDescription
+from kdump_harness.vm.hypervisor.source_domain import CopyJob, SourceDomain
 from kdump_harness.vm.isolated_network import CrashNetwork
 from source_domain_factory import SYSTEM, disk, read
 

@@ -18,7 +18,7 @@ from kdump_harness.drill.plan import SAVED, Plan
 from kdump_harness.drill.session import GuestSession
 from kdump_harness.drill.warm_pool import WarmPool, can_be_warm, kind_of
 from kdump_harness.kdump.service import KdumpConfig
-from kdump_harness.vm.hypervisor.domain import Disk
+from kdump_harness.vm.hypervisor.domain_xml import Disk
 from kdump_harness.vm.run import Machine
 
 DEBIAN = Plan(subject=SystemUnderTest(name="debian-12", family=find_family("debian")))

@@ -12,7 +12,7 @@ from kdump_harness.base import tables
 from kdump_harness.base.errors import TableError, UsageError
 from kdump_harness.kdump import trigger
 from kdump_harness.kdump.trigger import MODULE_PATH, CannotTrigger, Trigger, find_trigger, load_triggers
-from kdump_harness.vm.hypervisor.domain import DEVICES
+from kdump_harness.vm.hypervisor.domain_xml import DEVICES
 
 ONE_OF_THEM = "command, from_host or module must be there, and one of them only"
 SOURCE = (tables.package_path("drill", "crash_module_source") / "kdump_harness_crash.c").read_text(encoding="utf-8")

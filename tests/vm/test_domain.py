@@ -13,8 +13,11 @@ import pytest
 from kdump_harness.base.errors import HostError, UsageError
 from kdump_harness.images.catalog import CPU_LEVELS
 from kdump_harness.images.state import RunDirectory, State
-from kdump_harness.vm.hosts import guest_host
-from kdump_harness.vm.hypervisor.domain import Disk, DomainEvents, DomainSpec, Hypervisor, Layer, default_uri
+from kdump_harness.vm.hosts import qemu_img
+from kdump_harness.vm.hosts.local_host import LocalHost
+from kdump_harness.vm.hypervisor.connection import Hypervisor, default_uri
+from kdump_harness.vm.hypervisor.domain import DomainEvents
+from kdump_harness.vm.hypervisor.domain_xml import Disk, DomainSpec, Layer
 from kdump_harness.vm.run import Machine, Options, Run
 
 
@@ -246,11 +249,11 @@ def test_a_disk_that_only_its_owner_can_read_is_told_to_others(tmp_path: Path, m
     base = tmp_path / "base.qcow2"
     base.touch(mode=0o600)
     told = [{"filename": "top", "format": "qcow2"}, {"filename": str(base), "format": "qcow2"}]
-    here = guest_host.LocalHost(State(tmp_path / "state"), RunDirectory("abc123", tmp_path), "qemu:///system")
-    monkeypatch.setattr(guest_host, "qemu_img", lambda *_: json.dumps(told))
-    monkeypatch.setattr(guest_host.os, "geteuid", lambda: 0)
+    here = LocalHost(State(tmp_path / "state"), RunDirectory("abc123", tmp_path), "qemu:///system")
+    monkeypatch.setattr(qemu_img, "qemu_img", lambda *_: json.dumps(told))
+    monkeypatch.setattr(qemu_img.os, "geteuid", lambda: 0)
     assert here.layers(tmp_path / "top") == (Layer(path=base, format="qcow2", relabel=True),)
-    monkeypatch.setattr(guest_host.os, "geteuid", lambda: 1000)
+    monkeypatch.setattr(qemu_img.os, "geteuid", lambda: 1000)
     with pytest.raises(UsageError, match="can be read by its owner alone"):
         here.layers(tmp_path / "top")
     base.chmod(0o644)
@@ -260,7 +263,7 @@ def test_a_disk_that_only_its_owner_can_read_is_told_to_others(tmp_path: Path, m
 def test_the_memory_of_a_guest_is_taken_in_each_of_its_drills(tmp_path: Path) -> None:
     run = Run(Options(quiet=True))
     state = State(tmp_path)
-    run.host = guest_host.LocalHost(state, RunDirectory("abc123", tmp_path / "runs"), "qemu:///system")
+    run.host = LocalHost(state, RunDirectory("abc123", tmp_path / "runs"), "qemu:///system")
     domain = SimpleNamespace(dump_memory=lambda path, tick: path.write_bytes(b"memory"))
     guest: Any = SimpleNamespace(name="kdh-abc123-1-debian-12", domain=domain)
     taken = [run.memory_of(guest) for _ in range(2)]

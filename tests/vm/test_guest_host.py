@@ -16,8 +16,11 @@ from kdump_harness.base.progress import Progress
 from kdump_harness.cli.parser import main
 from kdump_harness.images.state import State
 from kdump_harness.vm import host_check
-from kdump_harness.vm.hosts import guest_host
-from kdump_harness.vm.hosts.guest_host import TOOLS, LocalHost, RemoteHost, open_guest_host
+from kdump_harness.vm.hosts import remote_scripts
+from kdump_harness.vm.hosts.guest_host import open_guest_host
+from kdump_harness.vm.hosts.local_host import LocalHost
+from kdump_harness.vm.hosts.qemu_img import backing_chain
+from kdump_harness.vm.hosts.remote_host import TOOLS, RemoteHost
 from ssh_factory import uri_of, write_ssh
 
 pytestmark = pytest.mark.skipif(shutil.which("qemu-img") is None, reason="qemu-img is not installed")
@@ -77,7 +80,7 @@ def write_into(disk: Path, data: str) -> None:
     with whole.open("r+b") as file:
         file.seek(2 * MIB)
         file.write(disk.with_suffix(".data").read_bytes())
-    below = guest_host._chain(disk, "qcow2")[1]
+    below = backing_chain(disk, "qcow2")[1]
     subprocess.run(
         ["qemu-img", "convert", "-f", "raw", "-O", "qcow2", "-B", below[0], "-F", below[1], whole, disk], check=True
     )
@@ -171,7 +174,7 @@ def test_a_disk_that_is_finished_over_there_is_kept_here_and_there(
         assert disk.is_relative_to(there.directory)
         assert disk.parent != there.directory, "guests of the run remove their own disks when they end"
         write_into(disk, "armed")
-    assert [path for path, _ in guest_host._chain(kept, "qcow2")] == [kept, raw]
+    assert [path for path, _ in backing_chain(kept, "qcow2")] == [kept, raw]
     assert content(kept)[2 * MIB :].startswith(b"armed")
     kept.parent.rename(tmp_path / "key")  # as make_once does
     there._ssh.feed = None  # type: ignore[assignment, method-assign]  # nothing is sent any more
@@ -197,14 +200,14 @@ def test_a_disk_of_a_guest_is_read_here_with_all_that_it_rests_on(there: RemoteH
     write_into(saved, "saved")
     there.overlay(disk, saved, base_format="qcow2")
     taken = there.take_disk(disk)
-    paths = [path for path, _ in guest_host._chain(taken, "qcow2")]
+    paths = [path for path, _ in backing_chain(taken, "qcow2")]
     assert len(paths) == 3
     assert not any(path.is_relative_to(there.state) for path in paths)
     assert content(taken)[2 * MIB :].startswith(b"saved")
     blank = there.directory / "disk-3.qcow2"
     there.blank(blank, "1M")
     there.overlay(there.directory / "disk-4.qcow2", blank, base_format="qcow2")
-    assert len(guest_host._chain(there.take_disk(there.directory / "disk-4.qcow2"), "qcow2")) == 2
+    assert len(backing_chain(there.take_disk(there.directory / "disk-4.qcow2"), "qcow2")) == 2
 
 
 def test_what_was_read_of_a_disk_goes_with_it_and_its_base_is_fetched_once(
@@ -217,7 +220,7 @@ def test_what_was_read_of_a_disk_goes_with_it_and_its_base_is_fetched_once(
     for number in (2, 3, 4):  # drills of one saved guest
         disk = there.directory / f"disk-{number}.qcow2"
         there.overlay(disk, saved, base_format="qcow2")
-        taken.append(guest_host._chain(there.take_disk(disk), "qcow2"))
+        taken.append(backing_chain(there.take_disk(disk), "qcow2"))
         there.remove(disk)
     assert {chain[1] for chain in taken} == {taken[0][1]}
     assert set(there._local.iterdir()) - before == {taken[0][1][0]}
@@ -273,7 +276,7 @@ def test_a_state_that_cannot_be_made_is_told(tmp_path: Path, uri: str) -> None:
 
 
 def test_a_login_shell_that_talks_is_told(tmp_path: Path, uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(guest_host, "_HOLD", "echo Welcome to far")
+    monkeypatch.setattr(remote_scripts, "HOLD", "echo Welcome to far")
     with pytest.raises(HostError, match="its login shell prints 'Welcome to far'"):
         RemoteHost(uri, tmp_path, run="aaa111", progress=Progress(quiet=True))
 
@@ -329,7 +332,7 @@ def test_doctor_says_what_the_other_host_lacks(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(
         host_check, "_mirror", lambda: host_check.HostFinding(name="package mirror", ok=True, seen="there")
     )
-    monkeypatch.setattr(guest_host, "_LACKING", 'for name in "$@"; do echo "$name"; done')
+    monkeypatch.setattr(remote_scripts, "LACKING", 'for name in "$@"; do echo "$name"; done')
     found = {one.name: one for one in host_check.examine(uri=far, state_directory=None, remote_state=tmp_path / "far")}
     assert found["ssh to far"].ok
     assert not found["QEMU on far"].ok

@@ -10,8 +10,9 @@ from xml.etree.ElementTree import Element
 
 import pytest
 from kdump_harness.base.errors import UsageError
-from kdump_harness.vm.hypervisor.domain import DomainSpec
-from kdump_harness.vm.hypervisor.source_domain import CloneParts, SourceDescription, clone_xml, read_original
+from kdump_harness.vm.hypervisor.clone_xml import CloneParts, clone_xml
+from kdump_harness.vm.hypervisor.domain_xml import DomainSpec
+from kdump_harness.vm.hypervisor.source_description import SourceDescription, read_original
 from source_domain_factory import CARDS, MAC, OTHER_MAC, SYSTEM, disk, machine, read
 
 # ---------------------------------------------------------------- reading

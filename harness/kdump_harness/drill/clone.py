@@ -20,8 +20,10 @@ from ..kdump.service import BUILD_TIMEOUT_S, DRILL_ARGUMENTS, KdumpConfig, Kdump
 from ..vm.capacity import available_mib
 from ..vm.fsfreeze import begin_copy
 from ..vm.guest import Guest
-from ..vm.hypervisor.domain import CopyJob, Hypervisor, SourceDomain, default_uri, is_local
-from ..vm.hypervisor.source_domain import CloneParts, OriginalDisk, SourceDescription, clone_xml, read_original
+from ..vm.hypervisor.clone_xml import CloneParts, clone_xml
+from ..vm.hypervisor.connection import Hypervisor, default_uri, is_local
+from ..vm.hypervisor.source_description import OriginalDisk, SourceDescription, read_original
+from ..vm.hypervisor.source_domain import CopyJob, SourceDomain
 from ..vm.run import CloneTemplate, Identity, Machine, Run
 from .disks import BaseDisk
 

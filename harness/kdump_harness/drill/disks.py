@@ -7,8 +7,6 @@ import dataclasses
 import hashlib
 import json
 import secrets
-import shutil
-import subprocess
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,6 +23,7 @@ from ..images.download import Unreachable, cached, fetch
 from ..images.mirror import find_mirror
 from ..kdump.service import KdumpConfig, KdumpService
 from ..vm.guest import Guest
+from ..vm.hosts.qemu_img import run_qemu_img
 from ..vm.run import Identity, Machine, Run
 from ..vm.shell import Access
 
@@ -114,17 +113,11 @@ def probe_format(path: Path) -> str:
 
 def _check_qcow2(path: Path) -> None:
     """UsageError for one that is cut short, or whose backing file is gone: a guest would only hang or crash with it."""
-    if shutil.which("qemu-img") is None:
-        raise HostError("qemu-img is not installed (kdump-harness doctor tells which package has it)")
-    opened = _qemu_img("info", "--force-share", "--backing-chain", "--output=json", path)
+    opened = run_qemu_img("info", "--force-share", "--backing-chain", "--output=json", path)
     if opened.returncode != 0:
         raise UsageError(f"{path} is a damaged qcow2 image ({opened.stderr.strip().splitlines()[-1]})")
-    if _qemu_img("check", "--force-share", "--output=json", path).returncode == CORRUPT:
+    if run_qemu_img("check", "--force-share", "--output=json", path).returncode == CORRUPT:
         raise UsageError(f"{path} is a damaged qcow2 image, perhaps cut short (qemu-img check tells more)")
-
-
-def _qemu_img(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(["qemu-img", *map(str, arguments)], capture_output=True, text=True, check=False)
 
 
 def base_disk(run: Run, subject: SystemUnderTest, packages: tuple[str, ...]) -> BaseDisk:

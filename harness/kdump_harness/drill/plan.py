@@ -12,7 +12,7 @@ from ..kdump.service import KdumpConfig, KdumpService
 from ..kdump.target import ON_DISK, Server, find_target
 from ..kdump.trigger import find_trigger
 from ..vm.guest import Guest
-from ..vm.hypervisor.domain import Disk
+from ..vm.hypervisor.domain_xml import Disk
 from ..vm.run import Machine
 from .checks import CrashFacts
 from .clone import Clone

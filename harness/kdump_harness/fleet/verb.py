@@ -44,8 +44,8 @@ def fleet_worker(arguments: argparse.Namespace) -> int:
     _need_dask()
     from ..images.state import State
     from ..vm.accel import choose
-    from ..vm.hosts.guest_host import LocalHost
-    from ..vm.hypervisor.domain import Hypervisor
+    from ..vm.hosts.local_host import LocalHost
+    from ..vm.hypervisor.connection import Hypervisor
     from . import serving
     from .protocol.needs import CORES, MIB, host_resources
     from .worker.performing import Host

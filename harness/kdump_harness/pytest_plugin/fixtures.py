@@ -36,7 +36,7 @@ from ..kdump.service import KdumpConfig, KdumpService
 from ..kdump.target import ON_SERVER, Target, find_target
 from ..kdump.trigger import CannotTrigger, Trigger, find_trigger
 from ..vm.guest import Guest
-from ..vm.hypervisor.domain import FIRMWARE
+from ..vm.hypervisor.domain_xml import FIRMWARE
 from ..vm.run import Machine, Options, Run
 from .matrix import Matrix, MatrixEntry, Outcome
 

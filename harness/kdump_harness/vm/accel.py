@@ -17,7 +17,7 @@ from ..base.errors import ConsoleLost, HarnessError, UsageError, WaitedInVain
 from ..images.state import State
 from .console import Console
 from .hosts.guest_host import GuestHost
-from .hypervisor.domain import PREFIX, Hypervisor
+from .hypervisor.connection import PREFIX, Hypervisor
 
 KVM, TCG = "kvm", "tcg"
 PROBE_TIMEOUT_S = 8.0

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ..base.clock import now_s
 from ..base.errors import GuestError, HarnessError, HostError
-from .hypervisor.domain import Hypervisor
+from .hypervisor.connection import Hypervisor
 
 ENDS_WITHIN_S = 30.0  # after Ctrl-C
 

@@ -13,7 +13,8 @@ from ..base.clock import Deadline, poll, utc_s
 from ..base.errors import GuestError, WaitedInVain
 from ..base.evidence import Evidence
 from .console import LOGIN, Console, ConsoleLine
-from .hypervisor.domain import Domain, SavedDomain
+from .hypervisor.domain import Domain
+from .hypervisor.domain_xml import SavedDomain
 from .shell import GONE, Access, CommandResult, Shell
 
 # Unscaled, for a guest under KVM on an idle machine; timeout_factor stretches them.

@@ -16,9 +16,11 @@ from ..base.progress import Progress
 from ..images.mirror import find_mirror
 from ..images.state import GROUP, State
 from . import accel
-from .hosts.guest_host import TOOLS, GuestHost, LocalHost, RemoteHost
+from .hosts.guest_host import GuestHost
+from .hosts.local_host import LocalHost
+from .hosts.remote_host import TOOLS, RemoteHost
 from .hosts.ssh_host import where_of
-from .hypervisor.domain import Hypervisor, default_uri, is_local
+from .hypervisor.connection import Hypervisor, default_uri, is_local
 
 MIB = 1 << 20
 NEED_FREE_MIB = 8 * 1024  # one base disk, one armed disk, two drills

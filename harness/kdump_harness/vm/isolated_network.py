@@ -9,7 +9,8 @@ from pathlib import Path
 
 from ..base.errors import HostError
 from .cloud_init import StaticNic
-from .hypervisor.domain import Hypervisor, Nic, new_mac
+from .hypervisor.connection import Hypervisor
+from .hypervisor.domain_xml import Nic, new_mac
 
 # RFC 2544's range for testing devices: no site uses it for anything else.
 PREFIX_BITS = 22  # a run of many drills has a place for each of its guests

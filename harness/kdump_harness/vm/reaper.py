@@ -13,7 +13,7 @@ import threading
 
 from ..base.clock import pause
 from ..base.errors import HarnessError
-from .hypervisor.domain import Hypervisor
+from .hypervisor.connection import Hypervisor
 
 _DONE = "/"  # no domain has this name
 # A restore that libvirt was at when we died shows its domain only after it has read the head of the file.

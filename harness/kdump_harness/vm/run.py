@@ -20,7 +20,9 @@ from . import accel, capacity
 from .cloud_init import KeyPair, make_key, write_seed
 from .guest import Guest, SavedGuest
 from .hosts.guest_host import GuestHost, open_guest_host
-from .hypervisor.domain import FIRMWARE, NETWORK, PREFIX, Disk, Domain, DomainSpec, Hypervisor, Layer, new_mac
+from .hypervisor.connection import PREFIX, Hypervisor
+from .hypervisor.domain import Domain
+from .hypervisor.domain_xml import FIRMWARE, NETWORK, Disk, DomainSpec, Layer, new_mac
 from .isolated_network import CrashNetwork, Port
 from .reaper import Lifeline
 from .shell import Access

@@ -42,8 +42,8 @@ from ...kdump.service import KdumpConfig
 from ...kdump.trigger import find_trigger
 from ...triage import Triage, check_given, triage
 from ...vm.host_check import examine
-from ...vm.hosts.guest_host import TOOLS, RemoteHost
-from ...vm.hypervisor.domain import Hypervisor, default_uri, is_local
+from ...vm.hosts.remote_host import TOOLS, RemoteHost
+from ...vm.hypervisor.connection import Hypervisor, default_uri, is_local
 from ...vm.run import Machine, Options, Run
 from ...vm.shell import Access
 from ...vmcore import VmcoreError, open_vmcore

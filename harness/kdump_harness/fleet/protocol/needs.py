@@ -14,7 +14,8 @@ from ...base.errors import HostError
 from ...images.catalog import CPU_LEVELS
 from ...vm.accel import KVM, TCG
 from ...vm.capacity import GUEST_MIB, SPARE_MIB, available_mib, guest_mib, guests_by_cores
-from ...vm.hypervisor.domain import FIRMWARE, Hypervisor
+from ...vm.hypervisor.connection import Hypervisor
+from ...vm.hypervisor.domain_xml import FIRMWARE
 
 MIB, CORES = "MIB", "CORES"
 VERSION = f"HARNESS-{__version__}"

@@ -26,7 +26,7 @@ from ...base.tables import data_path
 from ...cli.parser import KEEP, make_parser
 from ...images.catalog import load_catalog
 from ...kdump.target import ON_SERVER
-from ...vm.hypervisor.domain import FIRMWARE
+from ...vm.hypervisor.domain_xml import FIRMWARE
 from .needs import COLLECTOR_MIB, Needs, guest_needs
 
 DRILL, SCENARIO = "drill", "scenario"

@@ -1,0 +1,102 @@
+"""This host, where it runs the guests."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+from ...images.state import RunDirectory, State, is_held
+from ..hypervisor.domain_xml import Layer
+from .qemu_img import backing_chain, is_private, qemu_img
+
+BOOT_ID = "/proc/sys/kernel/random/boot_id"
+
+
+class LocalHost:
+    """This host."""
+
+    lasting: tuple[int, ...] = ()
+
+    def __init__(self, state: State, directory: RunDirectory, uri: str) -> None:
+        self._state, self.directory, self.address = state, directory.path, uri
+
+    def alive(self) -> bool:
+        """It always can."""
+        return True
+
+    def boot(self) -> str:
+        """The kernel's random identity of this boot."""
+        return Path(BOOT_ID).read_text(encoding="ascii").strip()
+
+    def require_here(self, what: str) -> None:
+        """It is."""
+
+    def require_space(self, need_mib: int, what: str) -> None:
+        """HostError when there is too little room for what guests write."""
+        self._state.require_space(need_mib, what)
+
+    def require_memory(self, need_mib: int, what: str) -> None:
+        """Nobody has asked for it on this host so far."""
+
+    def active_runs(self) -> frozenset[str]:
+        """Identities of the runs that go on."""
+        return self._state.active_runs()
+
+    def is_held(self, directory: Path) -> bool:
+        """Whether a living run holds the lock in this directory."""
+        return is_held(directory)
+
+    def blank(self, path: Path, size: str, *, mode: int = 0o644) -> None:
+        """A new qcow2 with nothing on it."""
+        qemu_img("create", "-q", "-f", "qcow2", str(path), size)
+        path.chmod(mode)
+
+    def overlay(self, path: Path, base: Path, *, base_format: str) -> None:
+        """A new qcow2 whose unchanged parts are read from base."""
+        qemu_img("create", "-q", "-f", "qcow2", "-b", str(base), "-F", base_format, str(path))
+        path.chmod(0o644)
+
+    @contextlib.contextmanager
+    def kept_overlay(self, path: Path, base: Path, *, base_format: str) -> Iterator[Path]:
+        """A disk on base for guests to write to, where it is kept."""
+        self.overlay(path, base, base_format=base_format)
+        yield path
+
+    def layers(self, overlay: Path) -> tuple[Layer, ...]:
+        """The files below an overlay, from the top down; UsageError for one that QEMU's user could not read."""
+        return tuple(
+            Layer(path=path, format=kind, relabel=is_private(path))
+            for path, kind in backing_chain(overlay, "qcow2")[1:]
+        )
+
+    def put(self, path: Path) -> Path:
+        """The file itself."""
+        return path
+
+    def take(self, path: Path) -> Path:
+        """The file itself."""
+        return path
+
+    def take_disk(self, path: Path) -> Path:
+        """The file itself."""
+        return path
+
+    def private(self, path: Path) -> None:
+        """A new and empty file that only its owner can read."""
+        path.touch(mode=0o600, exist_ok=False)
+
+    def copy(self, path: Path, to: Path) -> None:
+        """Copy a file of the run."""
+        shutil.copyfile(path, to)
+
+    def remove(self, *paths: Path) -> None:
+        """Remove files of the run, as far as they are there."""
+        for path in paths:
+            path.unlink(missing_ok=True)
+
+    def connect(self, address: str, port: int, timeout_s: float) -> socket.socket:
+        """A connection to a guest; OSError where there is none."""
+        return socket.create_connection((address, port), timeout=timeout_s)

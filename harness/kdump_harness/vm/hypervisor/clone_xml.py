@@ -1,0 +1,186 @@
+"""libvirt's description of a clone: the hardware of its source domain."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from xml.etree import ElementTree
+from xml.etree.ElementTree import Element, SubElement
+
+from .domain_xml import DomainSpec, new_mac
+from .source_description import SourceDescription, attribute, clonable_nics
+
+# Of an original under KVM that is emulated here: the rest of its features is KVM's.
+_PLAIN_FEATURES = ("acpi", "apic", "pae", "smm")
+_OF_A_DISK = ("target", "serial", "wwn", "vendor", "product", "blockio", "geometry", "boot", "address")
+_BY_CABLE = ("sata", "ide")  # no read-only disks there, but CD drives
+
+
+@dataclass(frozen=True, kw_only=True)
+class CloneParts:
+    """What a clone has in place of the original's."""
+
+    disks: Mapping[str, Path]  # the copies, by target
+    media: Mapping[str, Path]  # of the CDs; a drive without one is empty
+    nvram: Path | None
+    keep_macs: bool
+
+
+def clone_xml(original: SourceDescription, spec: DomainSpec, parts: CloneParts) -> str:
+    """The hardware of the original, as far as spec and parts do not say otherwise.
+
+    Machine, processor, controllers and the places of disks and cards stay: an initramfs may have the drivers of this
+    hardware alone, and cards are named after their places.
+    """
+    theirs, ours = ElementTree.fromstring(original.xml), ElementTree.fromstring(spec.xml())
+    same_kind = original.kind == ours.get("type")
+    resized = spec.memory_mib != original.memory_mib or theirs.find("devices/memory") is not None
+    _replace(ours, _os(theirs, spec, parts))
+    for name in () if resized else ("memory", "currentMemory"):  # a balloon may have taken some of it
+        if (memory := theirs.find(name)) is not None:
+            _replace(ours, memory)
+    if (vcpu := theirs.find("vcpu")) is not None and spec.vcpus == original.vcpus:
+        plain = Element("vcpu", {"current": vcpu.get("current", vcpu.text or "")})
+        plain.text = vcpu.text
+        _replace(ours, plain)
+    if (cpu := theirs.find("cpu")) is not None and same_kind:
+        for part in ("numa" if resized else "", "topology" if spec.vcpus != original.vcpus else ""):
+            if part and (found := cpu.find(part)) is not None:
+                cpu.remove(found)
+        _replace(ours, cpu)
+    _replace(ours, _features(theirs, ours, same_kind=same_kind))
+    if (clock := theirs.find("clock")) is not None:
+        if not same_kind:
+            clock[:] = []
+        _replace(ours, clock)
+    for path in ("pm", *(() if spec.seed is not None else ("sysinfo",))):  # cloud-init reads the serial number there
+        if (found := theirs.find(path)) is not None:
+            for entry in found.findall("system/entry[@name='uuid']"):
+                found.find("system").remove(entry)  # type: ignore[union-attr]
+            ours.append(found)
+    _replace_devices(theirs, ours, spec, parts)
+    return ElementTree.tostring(ours, encoding="unicode")
+
+
+def _replace(root: Element, new: Element) -> None:
+    """Put an element in place of that of the same name."""
+    if (old := root.find(new.tag)) is not None:
+        root[list(root).index(old)] = new
+    else:
+        root.append(new)
+
+
+def _os(theirs: Element, spec: DomainSpec, parts: CloneParts) -> Element:
+    """Machine and firmware; a UEFI with a copy of the original's variables, or new ones."""
+    new, old = Element("os"), theirs.find("os")
+    assert old is not None
+    kept = ["type", "loader", "bios"] + (["smbios"] if spec.seed is None else [])
+    loader = old.find("loader")
+    if loader is None or not (loader.text or "").strip():  # libvirt has not chosen yet
+        new.attrib.update(old.attrib)
+        kept += ["firmware"]
+    new.extend(copy.deepcopy(child) for child in old if child.tag in kept)
+    if spec.firmware != "bios":
+        nvram = copy.deepcopy(old.find("nvram"))
+        nvram = Element("nvram") if nvram is None else nvram
+        nvram[:] = []
+        nvram.attrib.pop("type", None)
+        if parts.nvram is not None:
+            nvram.attrib.pop("template", None)
+        nvram.text = str(parts.nvram or spec.nvram)
+        new.append(nvram)
+    if theirs.find("devices/disk/boot") is None:
+        SubElement(new, "boot", {"dev": "hd"})
+    return new
+
+
+def _features(theirs: Element, ours: Element, *, same_kind: bool) -> Element:
+    """The original's, and what drills need."""
+    features, needed = Element("features"), ours.find("features")
+    assert needed is not None
+    for feature in theirs.find("features") or ():
+        if same_kind or feature.tag in _PLAIN_FEATURES:
+            features.append(feature)
+    for name in ("vmcoreinfo", "tcg"):
+        ask = needed.find(name)
+        if ask is not None and (name == "vmcoreinfo" or features.find(name) is None):
+            _replace(features, ask)
+    return features
+
+
+def _replace_devices(theirs: Element, ours: Element, spec: DomainSpec, parts: CloneParts) -> None:
+    """The original's devices where a clone can have such, ours where drills need them, and nothing else."""
+    old, new = theirs.find("devices"), ours.find("devices")
+    assert old is not None
+    assert new is not None
+    template = new.find("interface")
+    assert template is not None
+    for gone in (*new.findall("disk"), *new.findall("interface")):
+        new.remove(gone)
+    for device in (*old.findall("emulator"), *old.findall("controller"), *old.findall("iommu")):
+        for part in (*device.findall("alias"), *(device.findall("driver") if device.tag == "controller" else ())):
+            device.remove(part)
+        new.append(device)
+    if new.find("watchdog") is None and (watchdog := old.find("watchdog")) is not None:
+        if watchdog.get("action") == "dump":
+            watchdog.set("action", "reset")  # a memory dump would stay on the host
+        for alias in watchdog.findall("alias"):
+            watchdog.remove(alias)
+        new.append(watchdog)
+    new.extend(_described_disks(old, spec, parts))
+    cards = clonable_nics(theirs)
+    for number, card in enumerate(cards):
+        mac = spec.mac if number == 0 else attribute(card, "mac", "address") if parts.keep_macs else new_mac()
+        new.append(_card(card, template, mac))
+    if not cards:
+        new.append(template)
+
+
+def _card(card: Element, template: Element, mac: str) -> Element:
+    """A network card like the original's, on the network of the clone."""
+    new = copy.deepcopy(template)
+    new.find("mac").set("address", mac)  # type: ignore[union-attr]
+    for name in ("model", "address"):
+        if (found := card.find(name)) is not None:
+            _replace(new, found)
+    return new
+
+
+def _described_disks(old: Element, spec: DomainSpec, parts: CloneParts) -> Iterator[Element]:
+    """The copies in the places of the originals, CD drives, and the seed behind them all."""
+    system = ""
+    bus = "virtio"
+    for disk in old.findall("disk"):
+        target = attribute(disk, "target", "dev")
+        drive = disk.get("device") == "cdrom"
+        source = parts.media.get(target) if drive else parts.disks.get(target)
+        if source is None and not drive:
+            continue
+        new = Element("disk", {"type": "file", "device": "cdrom" if drive else "disk"})
+        kind = "raw" if drive else "qcow2"
+        SubElement(
+            new,
+            "driver",
+            {"name": "qemu", "type": kind} | ({} if drive else {"cache": "unsafe", "discard": "unmap"}),
+        )
+        if source is not None:
+            SubElement(new, "source", {"file": str(source)})
+        if drive:
+            SubElement(new, "readonly")
+        elif source == spec.disk:
+            system, bus = target, attribute(disk, "target", "bus")
+        new.extend(found for name in _OF_A_DISK if (found := disk.find(name)) is not None)
+        yield new
+    if spec.seed is not None:
+        taken = {attribute(disk, "target", "dev") for disk in old.findall("disk")}
+        stem = re.sub(r"[a-z]$", "", system)
+        target = next(name for letter in "abcdefghijklmnopqrstuvwxyz" if (name := stem + letter) not in taken)
+        new = Element("disk", {"type": "file", "device": "cdrom" if bus in _BY_CABLE else "disk"})
+        SubElement(new, "driver", {"name": "qemu", "type": "raw"})
+        SubElement(new, "source", {"file": str(spec.seed)})
+        SubElement(new, "target", {"dev": target, "bus": bus})
+        SubElement(new, "readonly")
+        yield new
