@@ -20,6 +20,7 @@ from kdump_harness.drill.steps import Drill
 from kdump_harness.kdump.crash_monitor import CrashMonitor
 from kdump_harness.kdump.trigger import find_trigger
 from kdump_harness.vm.console import ByteQueue, Console, ConsoleLine, clean
+from kdump_harness.vm.console_signs import ConsoleSign, console_signs
 from kdump_harness.vm.hypervisor.domain import DomainEvents
 
 # A drill of Debian 12 under emulation; most lines of its three boots are cut out, the rest is as it came.
@@ -196,6 +197,14 @@ def test_a_shell_in_the_capture_kernel_is_hopeless(replay: Any, words: bytes) ->
     assert watch.stage is Stage.CAPTURING
     assert watch.hopeless is not None
     assert watch.hopeless.startswith("the capture kernel dropped to a shell (")
+
+
+@pytest.mark.parametrize(
+    "sign", [sign for sign in console_signs() if "capture" in sign.where], ids=lambda sign: sign.name
+)
+def test_every_sign_of_a_stuck_capture_kernel_is_hopeless(replay: Any, sign: ConsoleSign) -> None:
+    watch = replay(CAPTURE_INITRAMFS + b"\r\n" + sign.example.encode() + b"\r\n")
+    assert watch.hopeless == f"the capture kernel dropped to a shell ({sign.example.strip()!r})"
 
 
 def test_a_shell_after_the_dump_is_blamed_on_the_reboot(replay: Any) -> None:

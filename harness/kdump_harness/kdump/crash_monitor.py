@@ -10,7 +10,7 @@ from ..base.clock import PhaseClock, now_s
 from ..base.stage import Stage
 from ..distro.family import ConsoleSigns
 from ..vm.console import LOGIN, PANIC, ConsoleLine
-from ..vm.guest import boot_trouble
+from ..vm.console_signs import find_sign
 
 # Unscaled, as for a guest under KVM on an idle machine.
 PANIC_TIMEOUT_S = 15.0  # from the trigger to the panic text
@@ -24,12 +24,6 @@ _COMMAND_LINE = re.compile(r"[Cc]ommand line: ")
 _DEAD = re.compile(r"---\[ end Kernel panic")
 _RESTART = re.compile(r"reboot: Restarting system|reboot: machine restart|kexec_core: Starting new kernel")
 _POWER_DOWN = re.compile(r"reboot: (Power down|System halted)")
-_SHELL = re.compile(
-    r"^\(initramfs\) |^kdump:/.*# |Entering kdump emergency mode|You are in emergency mode|"
-    r"Give root password for maintenance|Entering emergency mode|Dropping to a shell|Running a debug shell|"
-    r"Dump saving completed\. Running a shell|You can try to debug (?:it|that) here|"  # SUSE, when told not to reboot
-    r"BusyBox v\S+ .*built-in shell"  # its prompt ends in a question to the terminal, so it may not look like one
-)
 # systemd tells again and again what it waits for, on one line.
 _JOB = re.compile(r"(?:A (?:start|stop) job is running for|Job) (.{1,120}?) ?\((?:\d+\w+ )*\d+\w+ / no limit\)")
 _PROGRESS = re.compile(r"(?:Copying data|Excluding unnecessary pages|Checking for memory holes)\s*: \[\s*([\d.]+) ?%\]")
@@ -127,7 +121,7 @@ class CrashMonitor:
             self.failed = self.failed or text.strip()  # the first words are the nearest to the cause
         elif found_panic := PANIC.search(text):
             self.hopeless = f"the capture kernel panicked: {found_panic.group()}"
-        elif _SHELL.search(text):
+        elif find_sign(text, "capture"):
             self.hopeless = f"the capture kernel dropped to a shell ({text.strip()!r})"
         elif _POWER_DOWN.search(text):
             self.hopeless = "the capture kernel powered the guest off"
@@ -168,10 +162,10 @@ class CrashMonitor:
         if found := PANIC.search(text):
             when = "while rebooting" if self.restart_seen else "while the capture kernel started"
             self.hopeless = f"a second panic {when}: {found.group()}"
-        elif _SHELL.search(text):
+        elif (sign := find_sign(text)) and sign.shell:
             self.hopeless = f"the guest dropped to a shell while rebooting ({text.strip()!r})"
-        elif trouble := boot_trouble(line):
-            self.hopeless = f"the guest does not come back: {trouble}"
+        elif sign:
+            self.hopeless = f"the guest does not come back: {sign.meaning} ({text.strip()!r})"
         elif _POWER_DOWN.search(text):
             self.hopeless = "the guest powered off instead of coming back"
         elif self.restart_seen and LOGIN.search(text):

@@ -13,6 +13,7 @@ from ..base.clock import Deadline, poll, utc_s
 from ..base.errors import GuestError, WaitedInVain
 from ..base.evidence import Evidence
 from .console import LOGIN, Console, ConsoleLine
+from .console_signs import find_sign
 from .hypervisor.domain import Domain
 from .hypervisor.domain_xml import SavedDomain
 from .shell import GONE, Access, CommandResult, Shell
@@ -37,19 +38,9 @@ _CLOUD_INIT_TROUBLE = re.compile(r"cloud-init\[\d+\]: .*(?:WARNING|ERROR|CRITICA
 
 
 def boot_trouble(line: ConsoleLine) -> str | None:
-    """Why a guest that printed this while booting will never come up."""
-    text = line.text
-    for sign, meaning in (
-        ("(initramfs) ", "the initramfs dropped to a shell"),
-        ("No bootable device", "the firmware finds nothing to boot"),
-        ("Entering rescue mode...", "GRUB does not find its files"),
-        ("Minimal BASH-like line editing is supported", "GRUB has nothing to boot"),
-        ("You are in emergency mode", "the guest is in emergency mode"),
-        ("Give root password for maintenance", "the guest is in emergency mode"),
-    ):
-        if sign in text:
-            return f"{meaning} ({text.strip()!r})"
-    return None
+    """Return why a guest that printed this line while booting is stuck, or None."""
+    sign = find_sign(line.text, "boot")
+    return f"{sign.meaning} ({line.text.strip()!r})" if sign else None
 
 
 @dataclass(frozen=True, kw_only=True)
