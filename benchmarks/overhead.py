@@ -17,7 +17,8 @@ from pathlib import Path
 
 from kdump_harness.distro.family import find_family
 from kdump_harness.drill.disks import SystemUnderTest, armed_disk
-from kdump_harness.drill.steps import Plan, run_drill
+from kdump_harness.drill.plan import Plan
+from kdump_harness.drill.session import run_drill
 from kdump_harness.images.catalog import load_catalog
 from kdump_harness.kdump.service import KdumpConfig
 from kdump_harness.vm.cloud_init import make_key, write_seed

@@ -17,7 +17,8 @@ from pathlib import Path
 from kdump_harness.base.clock import now_s
 from kdump_harness.base.verdict import Verdict
 from kdump_harness.cli.verbs.drill import find_subject
-from kdump_harness.drill.steps import SAVED, Plan, run_drill
+from kdump_harness.drill.plan import SAVED, Plan
+from kdump_harness.drill.session import run_drill
 from kdump_harness.drill.warm_pool import WarmPool
 from kdump_harness.kdump.service import KdumpConfig
 from kdump_harness.vm.run import Options, Run

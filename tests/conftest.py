@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from fakes import FakeClock
 from image_site import Site, serve
 
 
@@ -28,3 +29,11 @@ def site() -> Iterator[Site]:
     """A site whose answers a test chooses."""
     with serve() as site:
         yield site
+
+
+@pytest.fixture
+def fake_clock(monkeypatch: pytest.MonkeyPatch) -> FakeClock:
+    """Replace the clock of base.clock by one that advances with each wait: no wait of the test takes time."""
+    fake = FakeClock()
+    fake.install(monkeypatch)
+    return fake
