@@ -32,7 +32,7 @@ class FailingDisk:
 @contextlib.contextmanager
 def failing_disk(run: Run, size_mib: int, *, serial: str) -> Iterator[FailingDisk]:
     """A blank disk behind nbdkit's error filter; HostError where that is not installed."""
-    run.host.require_here("a disk that fails")
+    run.host.require_local("a disk that fails")
     if shutil.which("nbdkit") is None:
         raise HostError("a disk that fails needs nbdkit (package nbdkit)")
     place = run.directory.path

@@ -403,8 +403,8 @@ def test_clean_leaves_what_may_be_a_living_run_of_another_state(
     with other.run() as living:
         names = ("dead01", living.identity, "gone00")
         fake = SimpleNamespace(
-            ours=lambda: tuple(f"kdh-{name}-1-guest" for name in names),
-            left_networks=lambda living: tuple(f"kdh-{name}-crash" for name in ("dead01", "gone00")),
+            own_domains=lambda: tuple(f"kdh-{name}-1-guest" for name in names),
+            stale_networks=lambda living: tuple(f"kdh-{name}-crash" for name in ("dead01", "gone00")),
             copies=dict,
             disks_of=lambda name: (living.path / "disk.qcow2",) if living.identity in name else (),
             destroy_named=removed.append,

@@ -211,7 +211,7 @@ def test_a_copied_overlay_rests_on_the_base_that_is_here(states: tuple[State, St
     ask = asker(PeerServer(there))
     with pytest.raises(NoCopy, match="rests on a disk that is not here"):
         copy(ask, here, "armed", ARMED)
-    here.make_once("built", KEY, lambda part: copy(ask, here, "built", KEY).meta, say=print, what="it")
+    here.make_once("built", KEY, lambda part: copy(ask, here, "built", KEY).meta, report=print, what="it")
     copied = copy(ask, here, "armed", ARMED)
     mine = here.directory / "built" / KEY / "disk.raw"
     assert copied.meta == {"kernel": "6.1", "base": {"path": str(mine), "format": "raw"}}
@@ -298,7 +298,7 @@ def test_a_disk_is_asked_for_before_it_is_made(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setenv(peer_cache.VARIABLE, str(tmp_path / "disks"))
     found = []
     for key in ("a" * 16, "b" * 16, "c" * 16):
-        made = state.make_once("armed", key, lambda part: {"from": "here"}, say=said.append, what="it")
+        made = state.make_once("armed", key, lambda part: {"from": "here"}, report=said.append, what="it")
         found.append(json.loads((made / "meta.json").read_text())["from"])
     thread.join()
     line.close()

@@ -159,7 +159,7 @@ def test_an_index_cannot_lead_to_files_of_this_machine(site, cache):
 
 def test_a_cut_line_is_resumed_where_it_broke(site, image, cache, told):
     site.cuts = [400_000]
-    assert fetch(image, cache, say=told.append, client=PATIENT).read_bytes() == CONTENT
+    assert fetch(image, cache, report=told.append, client=PATIENT).read_bytes() == CONTENT
     assert site.asked() == [None, "bytes=400000-"]
     assert told == [f"{image.url}: cut off after 400000 of {len(CONTENT)} bytes; trying again"]
 
@@ -221,7 +221,7 @@ def test_a_partial_file_that_is_complete_is_only_verified(site, image, cache):
 
 def test_pieces_that_do_not_fit_together_are_thrown_away_and_the_image_is_had_whole(site, image, cache, told):
     start_partial(cache, NEWER, 400_000)
-    assert fetch(image, cache, say=told.append, client=PATIENT).read_bytes() == CONTENT
+    assert fetch(image, cache, report=told.append, client=PATIENT).read_bytes() == CONTENT
     assert site.asked() == ["bytes=400000-", None]
     assert any("do not fit together" in line for line in told)
 
@@ -303,7 +303,7 @@ def test_an_address_that_is_gone_is_told_with_its_status(site, image, cache, pat
 def test_without_a_network_the_copy_of_last_time_is_used_and_one_line_says_so(site, image, cache, told):
     path = fetch(image, cache, client=PATIENT)
     offline = make_image(closed_port())
-    assert fetch(offline, cache, say=told.append, client=PATIENT) == path
+    assert fetch(offline, cache, report=told.append, client=PATIENT) == path
     (line,) = told
     assert "cannot be reached" in line
     assert "using the demo-1 that was downloaded on 2" in line
@@ -363,7 +363,7 @@ def test_a_cache_that_is_no_directory_is_one_sentence(site, image, tmp_path):
 
 def fetch_in_a_process(url: str, cache: Path) -> tuple[Path, list[str]]:
     told: list[str] = []
-    return fetch(make_image(url), cache, say=told.append, client=PATIENT), told
+    return fetch(make_image(url), cache, report=told.append, client=PATIENT), told
 
 
 def test_two_processes_at_once_download_once(site, cache):
@@ -387,7 +387,7 @@ def test_the_second_says_what_it_waits_for(site, image, cache):
     waits = threading.Event()
     told: list[str] = []
 
-    def say(text: str) -> None:
+    def report(text: str) -> None:
         told.append(text)
         waits.set()
 
@@ -396,7 +396,7 @@ def test_the_second_says_what_it_waits_for(site, image, cache):
         lock.write("4711")
         lock.flush()
         fcntl.flock(lock, fcntl.LOCK_EX)
-        second = threading.Thread(target=lambda: fetch(image, cache, say=say, client=PATIENT))
+        second = threading.Thread(target=lambda: fetch(image, cache, report=report, client=PATIENT))
         second.start()
         assert waits.wait(20)
         assert site.asked() == [], "nothing is downloaded while another does it"

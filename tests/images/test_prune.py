@@ -57,7 +57,7 @@ def arm(state: State, key: str, base: Path, *, cache: str = "armed") -> Path:
         (part / "disk.qcow2").write_bytes(b"overlay")
         return {"base": {"path": base}}  # as in harness/disk.py
 
-    return state.make_once(cache, key, make, say=lambda _text: None, what="a disk")
+    return state.make_once(cache, key, make, report=lambda _text: None, what="a disk")
 
 
 def left(state: State, row: str = "demo-1") -> set[str]:

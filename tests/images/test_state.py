@@ -30,7 +30,8 @@ def make(part):
     (part / "disk").write_text("whole")
     return {"by": "test"}
 
-path = State(Path(sys.argv[1])).make_once("armed", "k1", make, say=lambda text: print(text, flush=True), what="a disk")
+path = State(Path(sys.argv[1])).make_once("armed", "k1", make,
+    report=lambda text: print(text, flush=True), what="a disk")
 print((path / "disk").read_text(), flush=True)
 """
 
@@ -76,7 +77,7 @@ def make_now(state: State, key: str = "k1", text: str = "whole") -> Path:
         (part / "disk").write_text(text, encoding="utf-8")
         return {"by": "test"}
 
-    return state.make_once("armed", key, make, say=lambda _text: None, what="a disk")
+    return state.make_once("armed", key, make, report=lambda _text: None, what="a disk")
 
 
 # ---------------------------------------------------------------- made once
@@ -109,7 +110,7 @@ def test_a_maker_that_fails_leaves_nothing_but_its_lock(state: State, error: typ
         raise error
 
     with pytest.raises(error):
-        state.make_once("armed", "k1", make, say=lambda _text: None, what="a disk")
+        state.make_once("armed", "k1", make, report=lambda _text: None, what="a disk")
     assert [path.name for path in (state.directory / "armed").iterdir()] == ["k1.lock"]
     assert state.ready("armed", "k1") is None
 
@@ -120,7 +121,7 @@ def test_a_full_disk_is_a_sentence_and_leaves_nothing(state: State) -> None:
         raise OSError(28, "No space left on device", str(part / "disk"))
 
     with pytest.raises(HostError, match=r"a disk cannot be made in .*armed: No space left on device"):
-        state.make_once("armed", "k1", make, say=lambda _text: None, what="a disk")
+        state.make_once("armed", "k1", make, report=lambda _text: None, what="a disk")
     assert not (state.directory / "armed" / "k1.part").exists()
 
 
@@ -157,7 +158,7 @@ def test_a_disk_in_the_making_is_not_cached(state: State, tmp_path: Path) -> Non
 def test_armed_disks_are_removed_before_what_they_are_based_on(state: State) -> None:
     """Interrupted in between, nothing must be left whose base is gone or made anew."""
     make_now(state)
-    state.make_once("built", "b1", lambda _part: {}, say=lambda _text: None, what="a base")
+    state.make_once("built", "b1", lambda _part: {}, report=lambda _text: None, what="a base")
     (state.images / "debian-12").mkdir()
     whats = [leftover.what for leftover in state.cached()]
     assert whats == ["armed/k1", "built/b1", "images/debian-12"]
@@ -180,7 +181,7 @@ def test_what_people_put_into_the_cache_is_not_ours_to_remove(state: State) -> N
 def test_the_disks_that_rest_on_a_file_are_found(state: State) -> None:
     base = state.images / "debian-12" / "base.qcow2"
     for key, meta in (("k1", {"base": {"path": base}}), ("k2", {"base": {"path": "/elsewhere"}}), ("k3", {})):
-        state.make_once("armed", key, lambda _part, meta=meta: meta, say=lambda _text: None, what="a disk")  # type: ignore[misc]
+        state.make_once("armed", key, lambda _part, meta=meta: meta, report=lambda _text: None, what="a disk")  # type: ignore[misc]
     (state.directory / "armed" / "k3" / "meta.json").write_text("[", encoding="utf-8")
     assert state.resting_on(base) == [state.directory / "armed" / "k1"]
 

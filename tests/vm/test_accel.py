@@ -45,7 +45,7 @@ def hypervisor() -> Any:
 
 @pytest.fixture
 def place() -> Any:
-    return SimpleNamespace(boot=lambda: "this boot")
+    return SimpleNamespace(boot_id=lambda: "this boot")
 
 
 @pytest.fixture
@@ -92,7 +92,7 @@ def test_the_outcome_is_remembered_until_qemu_or_the_boot_changes(choose: Any, h
     assert choose("auto", "nothing ran")[::2] == ("tcg", 1)
     hypervisor.versions = lambda: {"libvirt": "9.0.0", "qemu": "8.0.0"}
     assert choose("auto")[::2] == ("kvm", 2)
-    place.boot = lambda: "another boot"
+    place.boot_id = lambda: "another boot"
     assert choose("auto")[2] == 3
 
 

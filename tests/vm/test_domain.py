@@ -200,14 +200,13 @@ def test_a_panic_is_seen_and_nothing_but_the_guest_restarts_it() -> None:
     assert attribute(root, "./devices/serial/target", "port") == "0"
 
 
-def test_events_are_counted_by_their_beginning_and_told_on() -> None:
+def test_events_are_found_by_their_beginning_and_passed_on() -> None:
     told: list[str] = []
     events = DomainEvents(listener=told.append)
     for what in ("started/0", "reboot", "stopped/5", "reboot"):
         events.add(what)
     assert events.has("stopped")
     assert not events.has("crashed")
-    assert events.count("reboot") == 2
     assert told == ["started/0", "reboot", "stopped/5", "reboot"]
 
 

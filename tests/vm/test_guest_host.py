@@ -258,7 +258,7 @@ def test_room_and_memory_are_asked_for_over_there(there: RemoteHost) -> None:
 
 def test_what_can_only_be_had_on_the_host_of_the_guests_is_refused_elsewhere(there: RemoteHost) -> None:
     with pytest.raises(HostError, match="a disk that fails can only be had on the host of the guests, which is far"):
-        there.require_here("a disk that fails")
+        there.require_local("a disk that fails")
 
 
 def test_a_host_without_the_tools_is_unfit(tmp_path: Path) -> None:
@@ -359,7 +359,7 @@ def test_on_this_host_files_are_where_they_are_made(tmp_path: Path, raw: Path) -
         open_guest_host("qemu:///system", state, directory, remote_state=None, progress=Progress(quiet=True)) as here,
     ):
         assert isinstance(here, LocalHost)
-        assert (here.address, here.directory, here.lasting) == ("qemu:///system", directory.path, ())
+        assert (here.address, here.directory, here.connection_fds) == ("qemu:///system", directory.path, ())
         overlay = here.directory / "disk-1.qcow2"
         here.overlay(overlay, raw, base_format="raw")
         assert here.put(overlay) == here.take(overlay) == here.take_disk(overlay) == overlay
@@ -369,7 +369,7 @@ def test_on_this_host_files_are_where_they_are_made(tmp_path: Path, raw: Path) -
             assert kept == tmp_path / "kept.qcow2"
         here.remove(overlay, tmp_path / "never was")
         assert not overlay.exists()
-        here.require_here("a disk that fails")
+        here.require_local("a disk that fails")
 
 
 def test_a_connection_to_a_guest_is_made_over_there(there: RemoteHost, tmp_path: Path) -> None:

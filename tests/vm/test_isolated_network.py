@@ -10,7 +10,7 @@ from typing import Any
 import faults
 import pytest
 from kdump_harness.base.errors import HostError
-from kdump_harness.vm.isolated_network import SUBNETS, TRIES, CrashNetwork
+from kdump_harness.vm.isolated_network import SUBNETS, TRIES, IsolatedNetwork
 
 
 class Hypervisor:
@@ -31,7 +31,7 @@ class Hypervisor:
 
 def test_each_guest_has_a_place_of_its_own() -> None:
     hypervisor: Any = Hypervisor(refusals=2)
-    network = CrashNetwork(hypervisor, "kdh-1-crash", run=Path("/state/runs/1"))
+    network = IsolatedNetwork(hypervisor, "kdh-1-crash", run=Path("/state/runs/1"))
     (made,) = hypervisor.made
     subnet = ipaddress.IPv4Interface(made.split()[1]).network
     assert subnet in SUBNETS
@@ -48,13 +48,13 @@ def test_each_guest_has_a_place_of_its_own() -> None:
 def test_a_host_without_a_free_subnet_is_told() -> None:
     hypervisor: Any = Hypervisor(refusals=TRIES)
     with pytest.raises(HostError, match="the address is taken"):
-        CrashNetwork(hypervisor, "kdh-1-crash", run=Path("/state/runs/1"))
+        IsolatedNetwork(hypervisor, "kdh-1-crash", run=Path("/state/runs/1"))
 
 
 def test_a_disk_that_fails_needs_its_server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(faults.shutil, "which", lambda _name: None)
     run: Any = SimpleNamespace(
-        directory=SimpleNamespace(path=tmp_path), host=SimpleNamespace(require_here=lambda _what: None)
+        directory=SimpleNamespace(path=tmp_path), host=SimpleNamespace(require_local=lambda _what: None)
     )
     with pytest.raises(HostError, match="needs nbdkit"), faults.failing_disk(run, 1, serial="x"):
         pass

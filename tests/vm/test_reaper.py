@@ -9,7 +9,7 @@ import sys
 import pytest
 from kdump_harness.base.errors import HostError
 from kdump_harness.vm import reaper
-from kdump_harness.vm.reaper import Lifeline, wait_and_destroy
+from kdump_harness.vm.reaper import Reaper, wait_and_destroy
 
 
 class FakeHypervisor:
@@ -77,7 +77,7 @@ def test_the_process_ends_with_us(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         subprocess, "Popen", lambda _command, **options: popen([sys.executable, "-c", program], **options)
     )
-    line = Lifeline("qemu:///system")
+    line = Reaper("qemu:///system")
     line.hold("kdh-1-a")
     line.close()
     assert line._process.returncode == 0

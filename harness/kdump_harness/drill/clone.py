@@ -14,8 +14,8 @@ from xml.sax.saxutils import quoteattr
 
 from ..base.clock import pause
 from ..base.errors import GuestError, HostError, NoVerdict, UsageError
+from ..base.units import MIB
 from ..distro.family import Family, load_families
-from ..images.state import MIB
 from ..kdump.service import BUILD_TIMEOUT_S, DRILL_ARGUMENTS, KdumpConfig, KdumpService, parse_os_release
 from ..vm.capacity import available_mib
 from ..vm.fsfreeze import begin_copy

@@ -87,4 +87,4 @@ def _built(run: Run, subject: SystemUnderTest, release: str) -> Path:
 
     key = digest.hexdigest()[:16]
     what = f"the crash module for {release}"
-    return run.state.make_once("modules", key, make, say=run.progress.say, what=what) / f"{NAME}.ko"
+    return run.state.make_once("modules", key, make, report=run.progress.say, what=what) / f"{NAME}.ko"

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from ..base.errors import GuestError, HarnessError, HostError, NotArmed, UsageError
 from ..base.evidence import Evidence
+from ..base.units import MIB
 from ..diagnosis import diagnose_text
 from ..distro.family import Family
 from ..distro.kernels import CONFIG_MAX_BYTES, check_config, package_tree
@@ -138,7 +139,7 @@ def base_disk(run: Run, subject: SystemUnderTest, packages: tuple[str, ...]) -> 
                 image,
                 run.state.images,
                 progress=run.progress.bytes,
-                say=run.progress.say,
+                report=run.progress.say,
             )
         return _downloaded(path, f"downloaded from {image.source}")
     except Unreachable as error:
@@ -193,7 +194,7 @@ def _packaged(run: Run, file: LocalPackage) -> LocalPackage:
     tree = file.tree
     if tree is None:
         return file
-    need_mib = tree.size_bytes // build.MIB + 64
+    need_mib = tree.size_bytes // MIB + 64
 
     def make(part: Path) -> dict[str, object]:
         run.state.require_space(need_mib, f"the package of {tree.release}")
@@ -202,7 +203,7 @@ def _packaged(run: Run, file: LocalPackage) -> LocalPackage:
         return {"release": tree.release, "place": tree.place}
 
     key, what = tree.digest[:16], f"the package of {tree.release}"
-    directory = run.state.make_once("packages", key, make, say=run.progress.say, what=what)
+    directory = run.state.make_once("packages", key, make, report=run.progress.say, what=what)
     return dataclasses.replace(file, path=directory / file.name, tree=None)
 
 
@@ -261,7 +262,7 @@ def _built(run: Run, subject: SystemUnderTest, packages: tuple[str, ...]) -> Bas
         return {"recipe": asdict(recipe), "packages": versions, "kernel": kernels[0], "identity": secrets.token_hex(8)}
 
     directory = run.state.make_once(
-        "built", recipe.key(), make, say=run.progress.say, what=f"the base disk of {recipe.name}"
+        "built", recipe.key(), make, report=run.progress.say, what=f"the base disk of {recipe.name}"
     )
     return _built_disk(directory, recipe, packages)
 
@@ -297,7 +298,7 @@ def installed_disk(
             return {"kernel": _install(run, subject, machine, disk, packages, more), "base": asdict(base)}
 
     what = f"the disk of {subject.name} with its packages"
-    directory = run.state.make_once("installed", key, make, say=run.progress.say, what=what)
+    directory = run.state.make_once("installed", key, make, report=run.progress.say, what=what)
     meta = json.loads((directory / "meta.json").read_text(encoding="utf-8"))
     return BaseDisk(
         path=directory / "disk.qcow2",
@@ -389,7 +390,9 @@ def armed_disk(
         with run.host.kept_overlay(part / "disk.qcow2", base.path, base_format=base.format) as disk:
             return {**_arm(run, subject, machine, disk, config, kernel=base.kernel), "base": asdict(base)}
 
-    directory = run.state.make_once("armed", key, make, say=run.progress.say, what=f"the armed disk of {subject.name}")
+    directory = run.state.make_once(
+        "armed", key, make, report=run.progress.say, what=f"the armed disk of {subject.name}"
+    )
     meta = json.loads((directory / "meta.json").read_text(encoding="utf-8"))
     return ArmedDisk(
         path=directory / "disk.qcow2", kernel=meta["kernel"], base=base, remarks=tuple(meta.get("remarks", ()))

@@ -54,7 +54,7 @@ def open_dump_server(run: Run) -> Iterator[DumpServer]:
     machine = run.fit(MACHINE, needs=subject.needs_cpu)
     base = installed_disk(run, subject, machine, PACKAGES)
     evidence = run.evidence(NAME)
-    port = run.crash_network().port()
+    port = run.dump_network().port()
     identity = run.identity(NAME)
     disk = run.overlay(base.path, base_format=base.format)
     try:

@@ -80,7 +80,7 @@ def open_session(run: Run, plan: Plan, *, on_verdict: Callable[[Verdict], None] 
             label=subject.name,
             user=subject.login,
             access=subject.access,
-            ports=(run.crash_network().port(),) if plan.server is not None else (),
+            ports=(run.dump_network().port(),) if plan.server is not None else (),
             disks=(target_disk,) if target_disk is not None else (),
             identity=plan.clone.identity if plan.clone is not None else None,
             like=plan.clone.like if plan.clone is not None else None,

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..base.errors import CommandFailed, HostError, UsageError
+from ..base.units import MIB
 from ..distro.packages import GUEST_PLACE, LocalPackage, refusal
 from .mirror import Mirror
 
@@ -28,7 +29,6 @@ NEED_MIB = 4096  # of host space: package cache, tree and disk at the same time
 OTHER_SUITE_PRIORITY = 100  # what backports have by themselves: no package is of it unless told
 
 SECTOR = 512
-MIB = 1 << 20
 BIOS_BOOT_LBA = 2048
 ESP_LBA = 4096
 ESP_MIB = 32

@@ -34,7 +34,7 @@ from .catalog import Image
 from .checksums import Digest, NoChecksum
 
 T = TypeVar("T")
-Say = Callable[[str], None]
+Report = Callable[[str], None]
 Progress = Callable[[int, int | None], None]  # bytes so far, bytes in all where the server tells
 
 CHUNK_BYTES = 256 << 10
@@ -85,7 +85,7 @@ class Client:
     attempts: int = 4
     pause_s: float = 2.0  # doubled after each failure
     silence_s: float = SILENCE_S
-    say: Say = lambda text: None
+    report: Report = lambda text: None
 
     def open(self, url: str, *, method: str = "GET", headers: dict[str, str] | None = None) -> Any:
         """An open response; Unreachable when there is none or its status is an error."""
@@ -130,16 +130,16 @@ class Client:
                 failures = 1 if gained() else failures + 1
                 if not error.passing or failures >= self.attempts:
                     raise
-                self.say(f"{error}; trying again")
+                self.report(f"{error}; trying again")
             clock.pause(self.pause_s * 2 ** (failures - 1))
 
 
 def make_client(
-    *, attempts: int = 4, pause_s: float = 2.0, silence_s: float = SILENCE_S, say: Say = lambda text: None
+    *, attempts: int = 4, pause_s: float = 2.0, silence_s: float = SILENCE_S, report: Report = lambda text: None
 ) -> Client:
     """A client with the proxies of the environment."""
     opener = urllib.request.build_opener()
-    return Client(opener=opener, attempts=attempts, pause_s=pause_s, silence_s=silence_s, say=say)
+    return Client(opener=opener, attempts=attempts, pause_s=pause_s, silence_s=silence_s, report=report)
 
 
 def resolve(image: Image, client: Client) -> DownloadSource:
@@ -158,7 +158,7 @@ def fetch(
     cache_dir: Path,
     *,
     progress: Progress | None = None,
-    say: Say = lambda text: None,
+    report: Report = lambda text: None,
     client: Client | None = None,
 ) -> Path:
     """The verified image in the cache, downloaded unless it is there already; never to be written to.
@@ -168,7 +168,7 @@ def fetch(
     """
     if image.manual:
         return _brought(image, cache_dir)
-    client = dataclasses.replace(client or make_client(), say=say)
+    client = dataclasses.replace(client or make_client(), report=report)
     place = _place(cache_dir, image)
     try:
         source = resolve(image, client)
@@ -178,7 +178,7 @@ def fetch(
         if older is None:
             raise
         day = datetime.date.fromtimestamp(older.stat().st_mtime)
-        say(f"{error}; using the {image.name} that was downloaded on {day}")
+        report(f"{error}; using the {image.name} that was downloaded on {day}")
         return older
 
 
@@ -244,7 +244,7 @@ def _once(image: Image, place: Path, source: DownloadSource, client: Client, pro
         return target
 
     def wait(holder: str) -> None:
-        client.say(f"{image.name} is being downloaded by {holder}; waiting for it")
+        client.report(f"{image.name} is being downloaded by {holder}; waiting for it")
 
     with _disk_errors(place), lock(place, wait=wait):
         return target if target.exists() else _download(image, place, source, client, progress)
@@ -265,7 +265,7 @@ def _download(image: Image, place: Path, source: DownloadSource, client: Client,
         size_bytes = partial.stat().st_size
         partial.unlink()
         if pieced:
-            client.say(f"{source.url}: the pieces of the download do not fit together; starting from zero")
+            client.report(f"{source.url}: the pieces of the download do not fit together; starting from zero")
             continue
         today = resolve(image, client)
         if today == source:

@@ -12,7 +12,7 @@ from typing import Any
 VARIABLE = "KDUMP_HARNESS_NEIGHBOURS"  # the worker's socket
 
 
-def bring(cache: str, key: str, say: Callable[[str], None]) -> dict[str, Any] | None:
+def bring(cache: str, key: str, report: Callable[[str], None]) -> dict[str, Any] | None:
     """Let the worker fill the entry's unfinished directory, which is there and empty; what it holds, or None.
 
     The caller holds the entry's lock.
@@ -27,7 +27,7 @@ def bring(cache: str, key: str, say: Callable[[str], None]) -> dict[str, Any] | 
             for answer in answers:
                 told = json.loads(answer)
                 if told.get("say"):
-                    say(told["say"])
+                    report(told["say"])
                 if told.get("done"):
                     found = told.get("meta")
                     return found if isinstance(found, dict) else None

@@ -17,13 +17,13 @@ from typing import Any
 
 from ..base.clock import pause
 from ..base.errors import HostError
+from ..base.units import MIB
 from . import peer_cache
 from .download import brought, partials, versions
 
 STATE_VARIABLE = "KDUMP_HARNESS_STATE"
 SHARED = Path("/var/lib/kdump-harness")
 GROUP = "libvirt"
-MIB = 1 << 20
 STARTING_S = 10.0  # between making a run's directory and locking it
 LOOK_EVERY_S = 0.2  # of who waits for a lock
 CACHES = ("images", "packages", "built", "installed", "armed", "modules", "debuginfo")
@@ -113,7 +113,7 @@ class State:
         return found
 
     def make_once(
-        self, cache: str, key: str, make: Callable[[Path], dict[str, Any]], *, say: Callable[[str], None], what: str
+        self, cache: str, key: str, make: Callable[[Path], dict[str, Any]], *, report: Callable[[str], None], what: str
     ) -> Path:
         """The directory of a cache entry, made now unless it is there; other processes wait and then use it.
 
@@ -122,7 +122,7 @@ class State:
         if done := self.ready(cache, key):
             return done
         final = self.directory / cache / key
-        with _locked(final.with_name(f"{key}.lock"), lambda: say(f"waiting for somebody else who is making {what}")):
+        with _locked(final.with_name(f"{key}.lock"), lambda: report(f"waiting for somebody else who is making {what}")):
             if done := self.ready(cache, key):
                 return done
             part = final.with_name(f"{key}.part")
@@ -130,7 +130,7 @@ class State:
                 remove_tree(part)  # of a process that died
                 part.mkdir()
                 part.chmod(0o755)
-                meta = peer_cache.bring(cache, key, say) or make(part)
+                meta = peer_cache.bring(cache, key, report) or make(part)
                 (part / "meta.json").write_text(json.dumps(meta, indent=1, default=str) + "\n", encoding="utf-8")
                 remove_tree(final)
                 part.rename(final)

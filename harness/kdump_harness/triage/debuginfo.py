@@ -216,4 +216,4 @@ def _cached(wanted: Wanted, state: Path | None, progress: Progress, make: Callab
         return {"release": wanted.release, "build_id": wanted.build_id, "source": source}
 
     what = f"the debug info of {wanted.release}"
-    return kept.make_once(CACHE, wanted.key, checked, say=progress.say, what=what) / "vmlinux"
+    return kept.make_once(CACHE, wanted.key, checked, report=progress.say, what=what) / "vmlinux"

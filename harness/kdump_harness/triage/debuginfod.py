@@ -37,7 +37,7 @@ def fetch(
     attempts: int = 2,
 ) -> str:
     """Download the debug info of a build from the first server that has it; Unreachable tells why none did."""
-    client = make_client(attempts=attempts, silence_s=SILENCE_S, say=progress.say)
+    client = make_client(attempts=attempts, silence_s=SILENCE_S, report=progress.say)
     refused = []
     for server in urls:
         url = f"{server}/buildid/{build_id}/debuginfo"

@@ -84,7 +84,7 @@ def choose(wanted: str, hypervisor: Hypervisor, state: State, directory: Path, p
     if wanted != "auto":
         return wanted, f"{wanted}, as asked"
     note = state.directory / "kvm-probe.json"
-    here = {"uri": hypervisor.uri, "boot": place.boot(), **hypervisor.versions()}
+    here = {"uri": hypervisor.uri, "boot": place.boot_id(), **hypervisor.versions()}
     try:
         known = json.loads(note.read_text(encoding="utf-8"))
     except (OSError, ValueError):

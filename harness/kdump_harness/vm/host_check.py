@@ -13,6 +13,7 @@ from pathlib import Path
 from ..base import tables
 from ..base.errors import HarnessError
 from ..base.progress import Progress
+from ..base.units import MIB
 from ..images.mirror import find_mirror
 from ..images.state import GROUP, State
 from . import accel
@@ -22,7 +23,6 @@ from .hosts.remote_host import TOOLS, RemoteHost
 from .hosts.ssh_host import where_of
 from .hypervisor.connection import Hypervisor, default_uri, is_local
 
-MIB = 1 << 20
 NEED_FREE_MIB = 8 * 1024  # one base disk, one armed disk, two drills
 
 

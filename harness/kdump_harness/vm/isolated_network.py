@@ -31,7 +31,7 @@ class Port:
         return StaticNic(mac=self.nic.mac, address=f"{self.address}/{PREFIX_BITS}")
 
 
-class CrashNetwork:
+class IsolatedNetwork:
     """A transient network without DNS and way out, and without DHCP unless it is asked for."""
 
     def __init__(self, hypervisor: Hypervisor, name: str, *, run: Path, dhcp: bool = False) -> None:

@@ -20,18 +20,18 @@ _DONE = "/"  # no domain has this name
 _LOOKS, _EVERY_S = 4, 2.0
 
 
-class Lifeline:
+class Reaper:
     """Holds the names of the domains that must not survive us, however we end."""
 
-    def __init__(self, uri: str, lasting: tuple[int, ...] = ()) -> None:
-        """lasting are descriptors that keep the way to libvirt open after our death."""
+    def __init__(self, uri: str, connection_fds: tuple[int, ...] = ()) -> None:
+        """connection_fds are descriptors that keep the way to libvirt open after our death."""
         self._process = subprocess.Popen(
             # -P: what lies in the current directory is no module of ours. A session of its own hears no Ctrl-C.
             [sys.executable, "-P", "-m", "kdump_harness.vm.reaper", uri],
             stdin=subprocess.PIPE,
             text=True,
             start_new_session=True,
-            pass_fds=lasting,
+            pass_fds=connection_fds,
         )
         self._lock = threading.Lock()
 

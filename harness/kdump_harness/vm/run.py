@@ -23,8 +23,8 @@ from .hosts.guest_host import GuestHost, open_guest_host
 from .hypervisor.connection import PREFIX, Hypervisor
 from .hypervisor.domain import Domain
 from .hypervisor.domain_xml import FIRMWARE, NETWORK, Disk, DomainSpec, Layer, new_mac
-from .isolated_network import CrashNetwork, Port
-from .reaper import Lifeline
+from .isolated_network import IsolatedNetwork, Port
+from .reaper import Reaper
 from .shell import Access
 
 MIN_MEMORY_MIB = 256
@@ -107,8 +107,8 @@ class Run:
         self._stack = contextlib.ExitStack()
         self._numbers = itertools.count(1)
         self._evidence: EvidenceRoot | None = None
-        self._crash_network: CrashNetwork | None = None
-        self._lifeline: Lifeline | None = None
+        self._dump_network: IsolatedNetwork | None = None
+        self._reaper: Reaper | None = None
         self._lock = threading.RLock()  # for what is made once, by whichever job asks for it first
         self._guests: dict[str, tuple[int, Domain]] = {}  # guests by name, with the thread that they are of
         self._thread = threading.get_ident()  # which jobs are of, and which waits for them
@@ -269,22 +269,22 @@ class Run:
                 root = again.parent if again is not None else self.options.evidence
                 self._evidence = EvidenceRoot(root, part=self.options.evidence_part, again=again)
 
-    def crash_network(self) -> CrashNetwork:
+    def dump_network(self) -> IsolatedNetwork:
         """The network of this run that dumps travel over, made when it is first asked for."""
         with self._lock:
-            if self._crash_network is None:
-                self._crash_network = self._own_network("crash", dhcp=False)
-            return self._crash_network
+            if self._dump_network is None:
+                self._dump_network = self._own_network("crash", dhcp=False)
+            return self._dump_network
 
     def clone_network(self) -> str:
         """The name of a new network that leads nowhere, on which this host gives addresses to one clone."""
         return self._own_network(f"clone{next(self._numbers)}", dhcp=True).name
 
-    def _own_network(self, label: str, *, dhcp: bool) -> CrashNetwork:
-        for left in self.hypervisor.left_networks(self.host.active_runs()):
+    def _own_network(self, label: str, *, dhcp: bool) -> IsolatedNetwork:
+        for left in self.hypervisor.stale_networks(self.host.active_runs()):
             self.hypervisor.remove_network(left)  # of runs that were killed: nothing else takes them down
         name = f"{PREFIX}{self.directory.identity}-{label}"
-        network = CrashNetwork(self.hypervisor, name, run=self.host.directory, dhcp=dhcp)
+        network = IsolatedNetwork(self.hypervisor, name, run=self.host.directory, dhcp=dhcp)
         self._stack.callback(self.hypervisor.remove_network, name)
         return network
 
@@ -422,10 +422,10 @@ class Run:
         Only one can be there at a time: they have one name, one address and one host key.
         """
         with self._lock:
-            if self._lifeline is None:
-                self._lifeline = Lifeline(self.hypervisor.address, self.host.lasting)
-                self._stack.callback(self._lifeline.close)
-        self._lifeline.hold(saved.domain.name)
+            if self._reaper is None:
+                self._reaper = Reaper(self.hypervisor.address, self.host.connection_fds)
+                self._stack.callback(self._reaper.close)
+        self._reaper.hold(saved.domain.name)
         overlays: dict[Path, tuple[Path, tuple[Layer, ...]]] = {}
         nvram = None
         try:

@@ -200,7 +200,7 @@ def _fetch_images(arguments: argparse.Namespace, chosen: Sequence[Image], state:
     for image in chosen:
         try:
             with progress.step(f"fetching {image.name}"):
-                path = fetch(image, state.images, progress=progress.bytes, say=progress.say)
+                path = fetch(image, state.images, progress=progress.bytes, report=progress.say)
         except HostError as error:
             progress.say(f"{image.name}: {error}")
             rows.append({"name": image.name, "path": None, "problem": str(error)})
@@ -582,7 +582,7 @@ def _clean(arguments: argparse.Namespace, state: State, stack: contextlib.ExitSt
     else:
         runs = there or state
         living, dead = runs.active_runs(), runs.stale_runs()
-        for name in hypervisor.ours():
+        for name in hypervisor.own_domains():
             identity = name.split("-")[1]
             if identity in living or (identity not in dead and arguments.own):
                 continue
@@ -597,7 +597,7 @@ def _clean(arguments: argparse.Namespace, state: State, stack: contextlib.ExitSt
                     hypervisor.find(name).end_copy(copy)
                 out.print(f"{'would end' if arguments.dry_run else 'ended'} the copying of the disks of {name}")
                 count += 1
-        for name in hypervisor.left_networks(living):
+        for name in hypervisor.stale_networks(living):
             if arguments.own and name.split("-")[1] not in dead:
                 continue
             if not arguments.dry_run:

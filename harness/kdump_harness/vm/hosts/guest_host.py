@@ -27,16 +27,16 @@ class GuestHost(Protocol):
     address: str  # the URI that libvirt is given
 
     @property
-    def lasting(self) -> tuple[int, ...]:
+    def connection_fds(self) -> tuple[int, ...]:
         """Descriptors for a process that still needs libvirt's connection when we are dead."""
 
     def alive(self) -> bool:
         """Whether the host can still be asked."""
 
-    def boot(self) -> str:
+    def boot_id(self) -> str:
         """What tells one boot of the host from the next."""
 
-    def require_here(self, what: str) -> None:
+    def require_local(self, what: str) -> None:
         """HostError where the guests' host is another one, for what can only be done on it."""
 
     def require_space(self, need_mib: int, what: str) -> None:

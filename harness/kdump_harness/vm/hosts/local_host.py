@@ -18,7 +18,7 @@ BOOT_ID = "/proc/sys/kernel/random/boot_id"
 class LocalHost:
     """This host."""
 
-    lasting: tuple[int, ...] = ()
+    connection_fds: tuple[int, ...] = ()
 
     def __init__(self, state: State, directory: RunDirectory, uri: str) -> None:
         self._state, self.directory, self.address = state, directory.path, uri
@@ -27,11 +27,11 @@ class LocalHost:
         """It always can."""
         return True
 
-    def boot(self) -> str:
+    def boot_id(self) -> str:
         """The kernel's random identity of this boot."""
         return Path(BOOT_ID).read_text(encoding="ascii").strip()
 
-    def require_here(self, what: str) -> None:
+    def require_local(self, what: str) -> None:
         """It is."""
 
     def require_space(self, need_mib: int, what: str) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from ...base.errors import CommandFailed, HostError, UsageError
 from ...base.progress import Progress
+from ...base.units import MIB
 from ...images.state import Leftover
 from ..hypervisor.domain_xml import Layer
 from . import remote_scripts as scripts
@@ -21,7 +22,6 @@ from .local_host import BOOT_ID
 from .qemu_img import backing_chain, is_private, qemu_img
 from .ssh_host import SshHost, by_command, where_of
 
-MIB = 1 << 20
 TOOLS = ("qemu-img", "tar", "flock")  # that the other host must have, beside libvirt and a shell
 LONG_S = 600.0  # for what works on a whole disk over there
 
@@ -61,7 +61,7 @@ class RemoteHost:
             self.directory = self.state / "runs" / run
             self.address = by_command(uri, self._ssh.command)
             if run:
-                for leftover in self.dead():
+                for leftover in self._stale_files():
                     leftover.remove()
         except BaseException:
             self._ssh.close()
@@ -72,7 +72,7 @@ class RemoteHost:
         self._ssh.close()
 
     @property
-    def lasting(self) -> tuple[int, ...]:
+    def connection_fds(self) -> tuple[int, ...]:
         """Who holds it keeps the connection, and with it the run's directory."""
         return (self._ssh.life,)
 
@@ -80,11 +80,11 @@ class RemoteHost:
         """Whether the connection still stands."""
         return self._ssh.alive()
 
-    def boot(self) -> str:
+    def boot_id(self) -> str:
         """The kernel's random identity of its boot."""
         return self._ssh.run("cat", BOOT_ID).strip()
 
-    def require_here(self, what: str) -> None:
+    def require_local(self, what: str) -> None:
         """It is not."""
         raise HostError(
             f"{what} can only be had on the host of the guests, which is {self._ssh.where} (run kdump-harness there)"
@@ -133,7 +133,7 @@ class RemoteHost:
         """Whether a living run holds the lock in this directory."""
         return bool(self._ssh.shell(scripts.IS_HELD, directory))
 
-    def dead(self) -> list[Leftover]:
+    def _stale_files(self) -> list[Leftover]:
         """What dead runs left."""
         on = f"on {self._ssh.where}"
         return [
@@ -144,7 +144,7 @@ class RemoteHost:
     def leftovers(self) -> list[Leftover]:
         """What dead runs left, and copies that are not whole."""
         parts = self._ssh.shell(scripts.UNFINISHED, self.state).splitlines()
-        return [*self.dead(), *(self._copy(part, "unfinished copy") for part in parts)]
+        return [*self._stale_files(), *(self._copy(part, "unfinished copy") for part in parts)]
 
     def cached(self) -> list[Leftover]:
         """The copies of disks, unless somebody's run may be about to use one."""

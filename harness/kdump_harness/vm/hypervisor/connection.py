@@ -175,7 +175,7 @@ class Hypervisor:
         except libvirt.libvirtError as error:
             raise HostError(f"libvirt at {self.uri} cannot start the network {name}: {first_line(error)}") from None
 
-    def left_networks(self, living: Container[str]) -> tuple[str, ...]:
+    def stale_networks(self, living: Container[str]) -> tuple[str, ...]:
         """Names of our networks whose run is not among the living, nor lives with another state directory."""
         return tuple(
             sorted(
@@ -242,7 +242,7 @@ class Hypervisor:
             raise
         return Domain(self, handle, saved.name, saved.mac, saved.nics, saved.address)
 
-    def ours(self) -> tuple[str, ...]:
+    def own_domains(self) -> tuple[str, ...]:
         """Names of the domains that carry our prefix."""
         return tuple(sorted(d.name() for d in self._connection.listAllDomains() if d.name().startswith(PREFIX)))
 
@@ -278,7 +278,7 @@ class Hypervisor:
         with contextlib.suppress(libvirt.libvirtError):
             self._connection.lookupByName(name).destroy()
 
-    def destroy_anew(self, name: str) -> None:
+    def destroy_after_reconnect(self, name: str) -> None:
         """Remove a domain over a new connection, after ours broke; a libvirtd that starts again is waited for."""
 
         def attempt() -> bool | None:
@@ -287,7 +287,7 @@ class Hypervisor:
             except HostError:
                 return None
             fresh.destroy_named(name)
-            gone = name not in fresh.ours()
+            gone = name not in fresh.own_domains()
             fresh.close()
             return gone or None
 
@@ -296,7 +296,7 @@ class Hypervisor:
         except WaitedInVain as error:
             raise HostError(f"{error}; {name} may still run: kdump-harness clean removes it") from None
 
-    def tell_when_lost(self, console: ByteQueue) -> None:
+    def end_when_lost(self, console: ByteQueue) -> None:
         """End this console when the connection breaks."""
         self._consoles.add(console)
 

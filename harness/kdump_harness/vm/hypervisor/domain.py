@@ -42,10 +42,6 @@ class DomainEvents:
         """Whether an event starting with prefix was seen."""
         return any(what.startswith(prefix) for _, what in self.seen)
 
-    def count(self, prefix: str) -> int:
-        """How often an event starting with prefix was seen."""
-        return sum(what.startswith(prefix) for _, what in self.seen)
-
 
 class Domain:
     """A running transient domain; libvirt destroys it when our connection ends, whatever ended us."""
@@ -67,7 +63,6 @@ class Domain:
         self._address = address  # the last that it was seen to have
         self._saved = False
         self.events = DomainEvents()
-        self._console_source: ByteQueue | None = None
         self._stream: Any = None
         self._console_timer: int | None = None
         self._hypervisor.watch(handle, self.events)
@@ -114,19 +109,14 @@ class Domain:
         timer = libvirt.virEventAddTimeout(-1, look_again, None)
         self._console_timer = timer
         stream.eventAddCallback(libvirt.VIR_STREAM_EVENT_READABLE | ended, pump, None)
-        self._console_source, self._stream = source, stream
-        self._hypervisor.tell_when_lost(source)
+        self._stream = stream
+        self._hypervisor.end_when_lost(source)
         return source
 
     def resume(self) -> None:
         """Let a domain that was started paused run."""
         with guest_error(f"{self.name}: cannot be started"):
             self._handle.resume()
-
-    def pause(self) -> None:
-        """Stop the processors."""
-        with guest_error(f"{self.name}: cannot be paused"):
-            self._handle.suspend()
 
     def reset(self) -> None:
         """The reset button."""
@@ -215,11 +205,6 @@ class Domain:
         with guest_error(f"{self.name}: libvirt does not tell its disks"):
             return written_by(str(self._handle.XMLDesc()))
 
-    def shutdown(self) -> None:
-        """Press the power button."""
-        with contextlib.suppress(libvirt.libvirtError):
-            self._handle.shutdown()
-
     def destroy(self) -> None:
         """Pull the plug; a domain that is gone already is fine."""
         if self._saved:
@@ -234,7 +219,7 @@ class Domain:
                 raise GuestError(f"{self.name}: cannot be destroyed ({first_line(error)})") from None
             else:
                 # libvirtd was restarted under us: the new one has adopted the domain, but not our auto-destroy.
-                self._hypervisor.destroy_anew(self.name)
+                self._hypervisor.destroy_after_reconnect(self.name)
         self._hypervisor.unwatch(self._handle)
 
     def kill(self) -> None:
