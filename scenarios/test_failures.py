@@ -12,7 +12,6 @@ from faults import failing_disk
 from kdump_harness.base import tables
 from kdump_harness.base.clock import Deadline
 from kdump_harness.base.stage import Stage
-from kdump_harness.base.verdict import Verdict
 from kdump_harness.distro.family import fill
 from kdump_harness.drill.disks import SystemUnderTest
 from kdump_harness.drill.dump_server import DumpServer
@@ -20,7 +19,7 @@ from kdump_harness.drill.session import Session
 from kdump_harness.kdump.crash_monitor import CrashMonitor
 from kdump_harness.kdump.service import KdumpConfig, KdumpService
 from kdump_harness.kdump.target import KEY, LABEL, MOUNT
-from kdump_harness.pytest_plugin.fixtures import pin_image
+from kdump_harness.pytest_plugin import Verdict, pin_image
 from kdump_harness.vm.guest import Guest
 from kdump_harness.vm.run import Run
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from kdump_harness.base.stage import Stage
-from kdump_harness.base.verdict import Verdict
-from kdump_harness.pytest_plugin.fixtures import pin_image
+from kdump_harness.pytest_plugin import Verdict, pin_image
 
 
 @pin_image("debian-12")

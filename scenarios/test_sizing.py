@@ -6,7 +6,7 @@ import pytest
 from kdump_harness.campaigns.compare.run import ComparePlan, Side, choose_scenarios, run_compare
 from kdump_harness.campaigns.size.run import SizePlan, run_size
 from kdump_harness.drill.disks import SystemUnderTest
-from kdump_harness.pytest_plugin.fixtures import evidence_name
+from kdump_harness.pytest_plugin.session import evidence_name
 from kdump_harness.vm.run import Machine, Run
 
 

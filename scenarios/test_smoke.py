@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from kdump_harness.base.verdict import Verdict
+from kdump_harness.pytest_plugin import Verdict
 
 
 def test_dump(drill: Callable[..., Verdict]) -> None:

@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kdump_harness.base.verdict import Verdict
 from kdump_harness.cli import parser
 from kdump_harness.cli.verbs.drill import find_subject
 from kdump_harness.drill.disks import SystemUnderTest
 from kdump_harness.drill.dump_server import DumpServer
 from kdump_harness.drill.session import Session
-from kdump_harness.pytest_plugin.fixtures import pin_image
+from kdump_harness.pytest_plugin import Verdict, pin_image
 
 OTHERS = {"debian-11": "nfs", "debian-13": "nfs"}
 CHANGE = "CHG-17: kernel update"

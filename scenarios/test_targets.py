@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from kdump_harness.base.verdict import Verdict
 from kdump_harness.distro.family import Family
 from kdump_harness.drill.disks import SystemUnderTest
 from kdump_harness.drill.dump_server import DumpServer
 from kdump_harness.drill.session import Session
 from kdump_harness.kdump.target import ON_SERVER
+from kdump_harness.pytest_plugin import Verdict
 
 
 def packages(family: Family) -> tuple[str, ...]:

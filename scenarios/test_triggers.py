@@ -8,10 +8,9 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from kdump_harness.base.verdict import Verdict
 from kdump_harness.drill.session import Session
 from kdump_harness.kdump.trigger import load_triggers
-from kdump_harness.pytest_plugin.fixtures import pin_trigger
+from kdump_harness.pytest_plugin import Verdict, pin_trigger
 from kdump_harness.vm.run import Machine, Run
 
 TRIGGERS = load_triggers().values()

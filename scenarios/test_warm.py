@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from kdump_harness.base.verdict import Verdict
 from kdump_harness.drill.session import Session
+from kdump_harness.pytest_plugin import Verdict
 
 AGREES = (0.75, 1.33)  # of the sizes of two dumps of the same guest
 

@@ -21,7 +21,7 @@ from kdump_harness.campaigns import jobs
 from kdump_harness.campaigns.jobs import Job, Jobs
 from kdump_harness.cli import parser
 from kdump_harness.images.state import State
-from kdump_harness.pytest_plugin import fixtures
+from kdump_harness.pytest_plugin.hooks import pytest_xdist_auto_num_workers
 from kdump_harness.vm import capacity
 from kdump_harness.vm import run as vm_run
 from kdump_harness.vm.capacity import GUEST_MIB, OVERHEAD_MIB, Room, guest_mib, how_many, running_guests
@@ -338,7 +338,7 @@ class FakeRun:
 
 
 def workers(monkeypatch: pytest.MonkeyPatch, *arguments: str, image: str = "") -> int | None:
-    monkeypatch.setattr(fixtures, "Run", FakeRun)
+    monkeypatch.setattr("kdump_harness.vm.run.Run", FakeRun)
     monkeypatch.delenv("PYTEST_XDIST_AUTO_NUM_WORKERS", raising=False)
     options = {
         "--image": [image] if image else [],
@@ -347,7 +347,7 @@ def workers(monkeypatch: pytest.MonkeyPatch, *arguments: str, image: str = "") -
         "--keep": "failed",
     }
     config: Any = SimpleNamespace(args=list(arguments), getoption=options.get)
-    return fixtures.pytest_xdist_auto_num_workers(config)
+    return pytest_xdist_auto_num_workers(config)
 
 
 def test_scenarios_get_a_worker_for_each_guest_that_fits(monkeypatch: pytest.MonkeyPatch) -> None:

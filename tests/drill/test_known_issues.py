@@ -27,7 +27,7 @@ from kdump_harness.drill.judgement import REQUIRED_CHECKS
 from kdump_harness.drill.known_issues import KnownIssue, judge, load_known_issues
 from kdump_harness.drill.plan import Plan
 from kdump_harness.images.catalog import load_catalog
-from kdump_harness.pytest_plugin.fixtures import scenario_name
+from kdump_harness.pytest_plugin.session import scenario_name
 
 pytest_plugins = ["pytester"]
 
@@ -351,7 +351,7 @@ def test_the_command_line_shows_it_and_keeps_the_exit_status(
 CONFTEST = """
 import pathlib
 import pytest
-from kdump_harness.pytest_plugin import fixtures as plugin
+from kdump_harness.drill.warm_pool import WarmPool
 from kdump_harness.base.errors import GuestError
 from kdump_harness.drill.known_issues import judge, load_known_issues
 from kdump_harness.base.stage import Stage
@@ -377,7 +377,7 @@ def _drills_without_guests(monkeypatch):
         table = pathlib.Path(__file__).with_name("known_issues.toml")
         judge(verdict, load_known_issues(table), scenario=plan.scenario)
         return verdict
-    monkeypatch.setattr(plugin.WarmPool, "drill", lambda pool, plan: run_drill(None, plan))
+    monkeypatch.setattr(WarmPool, "drill", lambda pool, plan: run_drill(None, plan))
 """
 
 SCENARIOS = """

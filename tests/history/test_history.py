@@ -26,7 +26,7 @@ from kdump_harness.history.figures import figures_of, load_figures
 from kdump_harness.history.importing import _results, import_file, result_files, sizing_results
 from kdump_harness.history.recording import record
 from kdump_harness.history.trend import find, regressions
-from kdump_harness.pytest_plugin import fixtures
+from kdump_harness.pytest_plugin import outcomes
 
 KERNELS = ("6.1.0-55-cloud-amd64", "6.1.0-56-cloud-amd64")
 SWEEP_RESULT = {
@@ -462,11 +462,11 @@ def test_a_drill_of_pytest_is_recorded_with_its_scenario(tmp_path: Path) -> None
         path=tmp_path / "test_smoke.py",
         nodeid="scenarios/test_smoke.py::test_dump[debian-12]",
     )
-    fixtures.report_verdict(item, _verdict(1))
+    outcomes.report_verdict(item, _verdict(1))
     with History(tmp_path / "h.sqlite") as past:
         assert [run.scenario for run in past.newest()] == ["test_smoke.py::test_dump"]
     options["--history"] = str(tmp_path / "h.sqlite" / "below")
-    fixtures.report_verdict(item, _verdict(2))
+    outcomes.report_verdict(item, _verdict(2))
     assert any(name == "history" and "was not recorded" in text for name, text in item.user_properties)
 
 
@@ -527,14 +527,14 @@ def test_drills_that_shared_the_host_have_a_past_of_their_own(past: History) -> 
 @pytest.mark.parametrize("wanted", [True, False])
 def test_a_failed_drill_of_a_test_that_passed_is_not_recorded(monkeypatch: pytest.MonkeyPatch, wanted: bool) -> None:
     recorded: list[str] = []
-    monkeypatch.setattr(fixtures, "_record", lambda _item, verdict: recorded.append(verdict.evidence) or [])
+    monkeypatch.setattr(outcomes, "_record", lambda _item, verdict: recorded.append(verdict.evidence) or [])
     item: Any = SimpleNamespace(stash=pytest.Stash(), user_properties=[])
     common: dict[str, Any] = {name: VERDICT[name] for name in ("image", "family", "trigger", "target", "accelerator")}
     for name, verified in (("good", True), ("bad", False)):
         verdict = Verdict(**common, memory_mib=1024, vcpus=2, verified=verified, evidence=name)
-        fixtures.report_verdict(item, verdict)
+        outcomes.report_verdict(item, verdict)
     assert recorded == ["good"]
     for when in ("setup", "call", "teardown"):
         excinfo = None if wanted or when != "call" else "an AssertionError"
-        fixtures._record_failed(item, SimpleNamespace(when=when, excinfo=excinfo))  # type: ignore[arg-type]
+        outcomes.record_failed(item, SimpleNamespace(when=when, excinfo=excinfo))  # type: ignore[arg-type]
     assert recorded == (["good"] if wanted else ["good", "bad"])

@@ -22,7 +22,8 @@ import contextlib
 import json
 import pathlib
 import pytest
-from kdump_harness.pytest_plugin import fixtures as plugin
+import kdump_harness.vm.run
+from kdump_harness.drill.warm_pool import WarmPool
 from kdump_harness.images.download import Unreachable
 from kdump_harness.base.errors import GuestError, HostError
 from kdump_harness.base.evidence import EvidenceRoot
@@ -65,14 +66,15 @@ def run_drill(run, plan):
 @pytest.fixture(scope="session", autouse=True)
 def _no_guests():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(plugin, "Run", Run)
-        patch.setattr(plugin.WarmPool, "drill", lambda pool, plan: run_drill(pool._run, plan))
+        patch.setattr(kdump_harness.vm.run, "Run", Run)
+        patch.setattr(WarmPool, "drill", lambda pool, plan: run_drill(pool._run, plan))
         yield
 """
 
 SCENARIOS = """
     import pytest
-    from kdump_harness.pytest_plugin.fixtures import KdumpConfig, pin_image
+    from kdump_harness.kdump.service import KdumpConfig
+    from kdump_harness.pytest_plugin import pin_image
 
     def judge(drill, level):
         verdict = drill(config=KdumpConfig(crashkernel=None, level=level, compress=None))
@@ -251,7 +253,7 @@ def test_shards_are_parts_of_one_whole(pytester: pytest.Pytester) -> None:
     for wrong in ("0/3", "4/3", "1", "a/b", "1/0"):
         result = pytester.runpytest_inprocess(f"--shard={wrong}")
         assert result.ret == pytest.ExitCode.USAGE_ERROR
-        result.stderr.fnmatch_lines([f"*--shard {wrong} is no part of a whole*"])
+        result.stderr.fnmatch_lines([f"*invalid --shard {wrong}: expected I/N*"])
 
 
 @pytest.mark.parametrize(
@@ -323,11 +325,11 @@ def test_evidence_that_cannot_be_written_is_told_and_no_more(run_matrix: Any) ->
 
 REASONS = """
     def test_bare(drill):
-        from kdump_harness.pytest_plugin.fixtures import KdumpConfig
+        from kdump_harness.kdump.service import KdumpConfig
         verdict = drill(config=KdumpConfig(crashkernel=None, level=1, compress=None))
         assert verdict.verified
     def test_another_matter(drill):
-        from kdump_harness.pytest_plugin.fixtures import KdumpConfig
+        from kdump_harness.kdump.service import KdumpConfig
         verdict = drill(config=KdumpConfig(crashkernel=None, level=31, compress=None))
         assert verdict.vcpus == 4, verdict.explain()
     def test_silent(image): raise ValueError

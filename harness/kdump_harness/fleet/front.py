@@ -21,9 +21,8 @@ from ..history.database import history_path
 from ..history.recording import record
 from ..images.catalog import load_catalog
 from ..kdump.target import ON_SERVER
-from ..pytest_plugin.fixtures import _RUN_NAME as RUN_NAME
-from ..pytest_plugin.fixtures import scenario_name
 from ..pytest_plugin.matrix import MatrixEntry, Outcome
+from ..pytest_plugin.session import RUN_NAME, scenario_name
 from .client import Fleet, Order
 from .journal import Journal
 from .protocol.needs import COLLECTOR_MIB, Needs, guest_needs
