@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from kdump_harness.campaigns.sweep.run import Sweep
+from kdump_harness.campaigns.sweep.result import Sweep
 from kdump_harness.drill.disks import SystemUnderTest
 
 LEVELS = (0, 1, 16, 31)

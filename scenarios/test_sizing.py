@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from kdump_harness.campaigns.compare.run import ComparePlan, Side, choose_scenarios, run_compare
-from kdump_harness.campaigns.size.run import SizePlan, run_size
+from kdump_harness.campaigns.compare.plan import ComparePlan, Side, choose_scenarios
+from kdump_harness.campaigns.compare.run import run_compare
+from kdump_harness.campaigns.size.plan import SizePlan
+from kdump_harness.campaigns.size.run import run_size
 from kdump_harness.drill.disks import SystemUnderTest
 from kdump_harness.pytest_plugin.session import evidence_name
 from kdump_harness.vm.run import Machine, Run

@@ -20,19 +20,17 @@ from kdump_harness.base.stage import Stage
 from kdump_harness.base.verdict import Verdict
 from kdump_harness.campaigns.compare import run as comparing
 from kdump_harness.campaigns.compare.bisection import bisect
-from kdump_harness.campaigns.compare.run import (
+from kdump_harness.campaigns.compare.differences import find_differences, splats
+from kdump_harness.campaigns.compare.plan import (
     ComparedDrill,
     ComparePlan,
-    Comparison,
-    Sample,
     Side,
     choose_scenarios,
-    find_differences,
     load_scenarios,
-    run_compare,
-    splats,
     usual_max_slower,
 )
+from kdump_harness.campaigns.compare.result import Comparison, Sample
+from kdump_harness.campaigns.compare.run import run_compare
 from kdump_harness.campaigns.resume import with_record
 from kdump_harness.cli import parser
 from kdump_harness.cli.verbs.compare import _share, _side, show_comparison, to_junit, to_markdown

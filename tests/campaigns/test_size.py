@@ -18,18 +18,9 @@ from kdump_harness.base.stage import Stage
 from kdump_harness.base.verdict import Check, Verdict
 from kdump_harness.campaigns.resume import with_record
 from kdump_harness.campaigns.size import run as sizing_run
-from kdump_harness.campaigns.size.run import (
-    DUMPED,
-    OTHER,
-    TOO_SMALL,
-    Size,
-    SizePlan,
-    Sizing,
-    Trial,
-    outcome_of,
-    recommend,
-    run_size,
-)
+from kdump_harness.campaigns.size.plan import SizePlan
+from kdump_harness.campaigns.size.result import DUMPED, OTHER, TOO_SMALL, Size, Sizing, Trial
+from kdump_harness.campaigns.size.run import outcome_of, recommend, run_size
 from kdump_harness.cli import parser
 from kdump_harness.cli.verbs.size import parse_memories, show_size
 from kdump_harness.distro.family import find_family

@@ -22,16 +22,10 @@ from kdump_harness.base.verdict import Verdict
 from kdump_harness.campaigns.resume import with_record
 from kdump_harness.campaigns.sweep import run as sweeping
 from kdump_harness.campaigns.sweep.cells import COMPUTED, REAL, REFUSED, SweepCell, compare_cells
+from kdump_harness.campaigns.sweep.plan import SweepPlan, choose_crashes, parse_compressions, parse_levels, parse_real
 from kdump_harness.campaigns.sweep.refilter import CannotRun
-from kdump_harness.campaigns.sweep.run import (
-    Sweep,
-    SweepPlan,
-    choose_crashes,
-    parse_compressions,
-    parse_levels,
-    parse_real,
-    run_sweep,
-)
+from kdump_harness.campaigns.sweep.result import Sweep
+from kdump_harness.campaigns.sweep.run import run_sweep
 from kdump_harness.cli.verbs import drill
 from kdump_harness.distro.family import COMPRESS_FLAGS, Family, find_family
 from kdump_harness.drill.checks import CrashFacts

@@ -9,8 +9,7 @@ from typing import Any
 
 from ..base import tables
 from ..base.errors import UsageError
-
-MIB = 1 << 20
+from ..base.units import MIB
 
 
 @dataclass(frozen=True, kw_only=True)

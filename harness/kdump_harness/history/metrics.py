@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..base.errors import UsageError
+from ..base.units import MIB
 from .database import DRILL, KNOWN_ISSUE, History, RecordedRun, word_of
 from .trend import regressions
 
-_MIB = 1 << 20
 _PHASES = ("boot", "panic_to_capture", "capture_boot", "dump", "reboot", "panic_to_login")
 _HELP = {
     "kdump_drill_verified": "Whether the last drill was verified.",
@@ -89,7 +89,7 @@ def _figures(run: RecordedRun, labels: dict[str, str]) -> Iterator[Sample]:
     for name, figure, factor in (
         ("kdump_drill_dump_bytes", "dump_size", 1),
         ("kdump_drill_dump_pages", "pages_kept", 1),
-        ("kdump_drill_reserved_bytes", "reserved", _MIB),
+        ("kdump_drill_reserved_bytes", "reserved", MIB),
     ):
         if figure in run.figures:
             yield name, labels, run.figures[figure] * factor

@@ -18,7 +18,7 @@ from .outcomes import report_verdict
 from .session import RUN, available, evidence_name, run_options, scenario_name
 
 if TYPE_CHECKING:
-    from ..campaigns.sweep.run import Sweep
+    from ..campaigns.sweep.result import Sweep
     from ..drill.disks import ArmedDisk, BaseDisk, SystemUnderTest
     from ..drill.dump_server import DumpServer
     from ..drill.plan import Plan
@@ -380,7 +380,8 @@ def sweep(
     request: pytest.FixtureRequest, harness_run: Run, image: SystemUnderTest, machine: Machine, crashkernel: str | None
 ) -> Callable[..., Sweep]:
     """Sweep the image with this test's dimensions; keyword arguments replace fields of the SweepPlan."""
-    from ..campaigns.sweep.run import SweepPlan, run_sweep
+    from ..campaigns.sweep.plan import SweepPlan
+    from ..campaigns.sweep.run import run_sweep
 
     def take(**changes: Any) -> Sweep:
         settings: dict[str, Any] = {

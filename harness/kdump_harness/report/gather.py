@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..base.plot import Moment, Point, inline_reservations, inline_sizes, inline_trend
+from ..base.units import MIB
 from ..campaigns.sweep.cells import COMPUTED
 from ..distro.config_file import COMPRESS_FLAGS
 from ..drill.known_issues import load_known_issues
@@ -16,7 +17,6 @@ from ..history.database import DRILL, SWEEP, History, RecordedRun, conditions, u
 from ..history.figures import load_figures
 from ..history.trend import Regression, regressions
 
-MIB = 1 << 20
 _TRENDS = ("panic_to_login", "dump_size")
 _MOST_LINES = 5  # as many as have a look of their own
 # From the panic on, in their order; the rest of panic to login is the reboot's.

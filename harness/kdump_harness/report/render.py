@@ -12,8 +12,9 @@ from .. import __version__
 from ..base import tables
 from ..base.errors import UsageError
 from ..base.output import markdown_cell, xml_text
+from ..base.units import MIB
 from ..history.database import utc
-from .gather import MIB, Report, when
+from .gather import Report, when
 
 FORMATS = {".html": "report.html.j2", ".md": "report.md.j2", ".xml": ""}
 

@@ -13,7 +13,7 @@ from ...drill.plan import Plan
 from ...drill.session import run_drill
 from ...kdump.service import KdumpConfig
 from ...vm.run import Machine, Run
-from .run import Side
+from .plan import Side
 
 SCHEMA = 1
 

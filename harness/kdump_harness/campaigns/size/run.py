@@ -9,49 +9,34 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from collections.abc import Callable
 from functools import partial
-from itertools import product
 from pathlib import Path
-from typing import Any
 
-from ...base import plot
 from ...base.clock import now_s
-from ...base.errors import UsageError
 from ...base.evidence import Evidence
 from ...base.stage import Stage
+from ...base.units import KIB_PER_MIB, MIB
 from ...base.verdict import Verdict
 from ...distro import crashkernel
-from ...drill import known_issues
-from ...drill.disks import SystemUnderTest
 from ...drill.dump_server import MACHINE as COLLECTOR
-from ...drill.plan import RECOVERED, SAVED, Plan, disk_need_mib
+from ...drill.plan import RECOVERED, SAVED, disk_need_mib
 from ...drill.session import Session, open_session, run_drill
 from ...kdump import capture_memory
-from ...kdump.capture_memory import CaptureMemory
-from ...kdump.service import KdumpConfig, KdumpService
+from ...kdump.service import KdumpService
 from ...kdump.target import ON_DISK, ON_SERVER
 from ...vm import capacity
 from ...vm.guest import Guest
 from ...vm.run import Machine, Run
 from ..jobs import Job, Jobs
-from ..resume import asked_of, record_of, same_guest, taken_up
+from ..resume import record_of, same_guest, taken_up
+from .plan import SizePlan
+from .result import DUMPED, OTHER, TOO_SMALL, Size, Sizing, Trial, sizing_from_json
 from .search import Search
 
-SCHEMA = 1
-KIB_OF_MIB = 1024
-STEP_MIB = 4
-REPEATS = 3
-MOST_CRASHES = 15
-MAX_REPEATS, MAX_CRASHES, MAX_MACHINES = 20, 200, 32
 # What the capture kernel needs differs from boot to boot by some MiB, and grows with the initramfs and the drivers that
 # a kernel update brings: a quarter covers that of one Debian release to the next (100 MiB in 12, 116 MiB in 13).
 MARGIN, LEAST_MARGIN_MIB, ROUND_MIB = 0.25, 32, 16
-WASTEFUL = 1.5  # times what is recommended
-TIGHT = 1.1  # times the smallest
-
-DUMPED, TOO_SMALL, OTHER = "dumped", "too small", "something else"
 # The symptoms that a larger reservation cures. Everything else has causes that no size would mend.
 _OUT_OF_MEMORY = ("capture-oom", "kexec-load-bad-segments")
 # What a dump must be for its reservation to be enough: whole and of this crash. How it was filtered, who may read it
@@ -59,260 +44,6 @@ _OUT_OF_MEMORY = ("capture-oom", "kexec-load-bad-segments")
 _OF_THE_DUMP = frozenset(
     ["single-dump", "final-name", "format", "complete", "kernel", "crash-time", "nonce", "panic-text"]
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Trial:
-    """One crash, or one refusal to load the capture kernel."""
-
-    reserved_mib: int
-    outcome: str  # DUMPED, TOO_SMALL or OTHER
-    reason: str
-    crashed: bool
-    took_s: float
-    evidence: str
-
-
-@dataclass(kw_only=True)
-class Sizing:
-    """What was found for one machine and target."""
-
-    memory_mib: int
-    vcpus: int
-    target: str
-    largest_mib: int | None = None  # the reservation that it began with
-    trials: list[Trial] = field(default_factory=list)
-    smallest_mib: int | None = None
-    measured: CaptureMemory | None = None  # of the capture kernel that had the whole reservation
-    predicted_mib: int | None = None  # from what was measured
-    default_mib: int | None = None  # the distribution's
-    estimate_mib: int | None = None  # of the distribution's own tool
-    recommended_mib: int | None = None
-    stopped_by: str | None = None  # why there is no answer
-    cold_boots: int = 0
-    confirmed: bool | None = None  # by a cold drill of the recommendation; None when that was not tried
-    confirmation: str = ""  # what came of it
-    took_s: float = 0.0
-    reservation: str | None = None  # that it began with the last time; None: the family's
-    finished: bool = False  # the search
-
-    @property
-    def name(self) -> str:
-        """The machine and the target."""
-        return f"{self.memory_mib} MiB, {self.vcpus} CPU{'s' if self.vcpus != 1 else ''}, {self.target}"
-
-    @property
-    def crashes(self) -> int:
-        """How many trials were crashes."""
-        return sum(trial.crashed for trial in self.trials)
-
-    def tried(self) -> dict[int, list[bool]]:
-        """Whether each trial dumped, by size."""
-        found: dict[int, list[bool]] = {}
-        for trial in sorted(self.trials, key=lambda trial: trial.reserved_mib):
-            found.setdefault(trial.reserved_mib, []).append(trial.outcome == DUMPED)
-        return found
-
-    def proof(self) -> str:
-        """The trials on both sides of the edge, as in "dumped 3 of 3 at 132M, 0 of 3 at 128M"."""
-        tried = self.tried()
-        if self.smallest_mib is None:
-            return ", ".join(_count(size, worked) for size, worked in tried.items()) or "nothing was tried"
-        below = max((size for size in tried if size < self.smallest_mib), default=None)
-        parts = [f"dumped {_count(self.smallest_mib, tried[self.smallest_mib])}"]
-        if below is not None:
-            parts.append(_count(below, tried[below]))
-        return ", ".join(parts)
-
-    def default_verdict(self) -> str:
-        """What is to be said of the distribution's default."""
-        default, smallest, wanted = self.default_mib, self.smallest_mib, self.recommended_mib
-        if smallest is None or wanted is None:
-            return "not judged"
-        if default is None:
-            return "not known"
-        if default == 0:
-            return "none: nothing is reserved on such a machine"
-        tried = self.tried().get(default, [])
-        seen = f" (dumped {_count(default, tried)})" if tried else ""
-        if default < smallest:
-            return f"too small{seen}"
-        if default < smallest * TIGHT:
-            return f"tight: {default - smallest} MiB above the smallest that dumps{seen}"
-        if default > wanted * WASTEFUL:
-            return f"wasteful: {default - wanted} MiB more than recommended{seen}"
-        return f"enough: {default - smallest} MiB above the smallest that dumps{seen}"
-
-
-def _count(size: int, worked: list[bool]) -> str:
-    return f"{sum(worked)} of {len(worked)} at {size}M"
-
-
-@dataclass(kw_only=True)
-class Size:
-    """Everything that was found for an image."""
-
-    image: str
-    accelerator: str = ""
-    kernel: str | None = None
-    makedumpfile: str | None = None
-    release: str | None = None
-    step_mib: int = STEP_MIB
-    sizings: list[Sizing] = field(default_factory=list)
-    crashkernel: str | None = None  # the whole recommendation
-    default: str | None = None  # the distribution's own parameter
-    margin: str = ""  # how it was chosen
-    notes: list[str] = field(default_factory=list)
-    took_s: float = 0.0
-    evidence: str = ""
-    jobs: int = 1  # at once, at most; it shows in the times
-    asked: dict[str, str] = field(default_factory=dict)  # by option, for who goes on with it
-
-    @property
-    def ok(self) -> bool:
-        """Whether there is an answer for each machine, and none of them was refuted."""
-        return bool(self.sizings) and all(
-            one.smallest_mib is not None and one.confirmed is not False for one in self.sizings
-        )
-
-    def failures(self) -> list[str]:
-        """What has no answer, or a refuted one."""
-        found = [
-            f"{one.name}: {one.stopped_by or 'it was not finished'}" for one in self.sizings if one.smallest_mib is None
-        ]
-        return found + [f"{one.name}: {one.confirmation}" for one in self.sizings if one.confirmed is False]
-
-    def explain(self) -> str:
-        """What came of it, for an assertion's message."""
-        proofs = [f"{one.name}: {one.proof()}" for one in self.sizings]
-        return "\n  ".join([f"{self.image}: {self.crashkernel}", *proofs, *self.failures(), self.evidence])
-
-    def to_json(self) -> dict[str, Any]:
-        """The record as JSON takes it."""
-        record = asdict(self)
-        for row, one in zip(record["sizings"], self.sizings, strict=True):
-            row["measured"] = one.measured.to_json() if one.measured is not None else None
-            row["proof"], row["default_verdict"], row["crashes"] = one.proof(), one.default_verdict(), one.crashes
-        return {"schema": SCHEMA, "ok": self.ok, **record}
-
-    def draw(self, path: Path) -> None:
-        """The plot of the reservations; none where there is nothing to draw."""
-        lines: dict[str, list[tuple[float, float]]] = {}
-        for one in sorted(self.sizings, key=lambda one: one.memory_mib):
-            for name, mib in (
-                ("recommended", one.recommended_mib),
-                ("smallest that dumps", one.smallest_mib),
-                ("distribution's default", one.default_mib),
-                ("distribution's estimate", one.estimate_mib),
-            ):
-                if mib is not None:
-                    lines.setdefault(name, []).append((one.memory_mib, mib))
-        if "smallest that dumps" not in lines:
-            return
-        failed = [
-            (one.memory_mib, size) for one in self.sizings for size, worked in one.tried().items() if not all(worked)
-        ]
-        facts = [f"Linux {self.kernel}" if self.kernel else "", self.crashkernel or ""]
-        plot.draw_reservations(
-            path,
-            lines,
-            failed,
-            title=f"{self.image}: memory to reserve for the capture kernel",
-            subtitle=", ".join(fact for fact in facts if fact),
-        )
-
-
-def sizing_from_json(row: Mapping[str, Any]) -> Sizing:
-    """What a record has of one machine."""
-    parts = {one.name: row[one.name] for one in fields(Sizing)}
-    parts["trials"] = [Trial(**trial) for trial in row["trials"]]
-    if (measured := row["measured"]) is not None:
-        parts["measured"] = CaptureMemory(**{one.name: measured[one.name] for one in fields(CaptureMemory)})
-    return Sizing(**parts)
-
-
-@dataclass(frozen=True, kw_only=True)
-class SizePlan:
-    """One sizing, as it was asked for."""
-
-    subject: SystemUnderTest
-    memories_mib: tuple[int, ...] = (1024,)
-    vcpus: tuple[int, ...] = (2,)
-    targets: tuple[str, ...] = ("local",)
-    machine: Machine = field(default_factory=Machine)  # everything else of the machines
-    crashkernel: str | None = None  # the reservation to begin with
-    level: int | None = None
-    compress: str | None = None
-    step_mib: int = STEP_MIB
-    repeats: int = REPEATS
-    most_crashes: int = MOST_CRASHES  # for each machine
-    confirm: bool = True
-    name: str = ""  # of the evidence directory
-    scenario: str = known_issues.DRILL
-
-    def check(self) -> None:
-        """UsageError for anything that can be known wrong before a guest is started."""
-        for what, number, most in (
-            ("MiB of a step", self.step_mib, 256),
-            ("repeats", self.repeats, MAX_REPEATS),
-            ("crashes", self.most_crashes, MAX_CRASHES),
-        ):
-            if not 1 <= number <= most:
-                raise UsageError(f"{number} is no sensible number of {what} (1 to {most})")
-        if self.most_crashes <= 2 * self.repeats:
-            raise UsageError(
-                f"{self.most_crashes} crashes are too few to try both sides of the edge {self.repeats} times"
-            )
-        if not self.memories_mib or not self.vcpus or not self.targets:
-            raise UsageError("a sizing needs memory sizes, processors and targets")
-        if len(list(self.machines())) > MAX_MACHINES:
-            raise UsageError(f"{len(list(self.machines()))} machines are too many (at most {MAX_MACHINES})")
-        if self.crashkernel in ("none", "default"):
-            raise UsageError(f"--crashkernel {self.crashkernel} is no size to begin the search with (as in 256M)")
-        for machine, target in self.machines():
-            start = crashkernel.reserved_mib(self.start, machine.memory_mib)
-            if start is not None and start >= machine.memory_mib:
-                raise UsageError(
-                    f"a guest with {machine.memory_mib} MiB cannot reserve {start} MiB for its capture kernel"
-                )
-            self.drill("", machine, target, self.crashkernel).check()
-
-    @property
-    def start(self) -> str:
-        """The reservation that the first trial has."""
-        return self.crashkernel or self.subject.family.crashkernel
-
-    def machines(self) -> Iterator[tuple[Machine, str]]:
-        """Each machine with each target, the small ones first."""
-        for memory_mib, vcpus, target in product(sorted(self.memories_mib), self.vcpus, self.targets):
-            yield replace(self.machine, memory_mib=memory_mib, vcpus=vcpus), target
-
-    def asked(self, run: Run) -> dict[str, str]:
-        """What makes it this sizing and no other, by option."""
-        return {
-            **asked_of(run, self.subject, self.machine),
-            "--memory": ",".join(map(str, self.memories_mib)),
-            "--vcpus": ",".join(map(str, self.vcpus)),
-            "--target": ",".join(self.targets),
-            "--crashkernel": self.crashkernel or "",
-            "--level": "" if self.level is None else str(self.level),
-            "--compress": self.compress or "",
-            "--step": str(self.step_mib),
-            "--repeats": str(self.repeats),
-            "--crashes": str(self.most_crashes),
-            "--no-confirm": "" if self.confirm else "given",
-        }
-
-    def drill(self, name: str, machine: Machine, target: str, reservation: str | None) -> Plan:
-        """What its crashes have in common."""
-        return Plan(
-            subject=self.subject,
-            machine=machine,
-            config=KdumpConfig(crashkernel=reservation, level=self.level, compress=self.compress),
-            target=target,
-            name=name,
-            scenario=self.scenario,
-        )
 
 
 def run_size(run: Run, plan: SizePlan, *, on_verdict: Callable[[Verdict], None] = lambda _: None) -> Size:
@@ -469,7 +200,7 @@ class _Size:
         state = stack.state()
         if self.run.options.resume is not None:
             same_guest(self.run.options.resume, state, self.result.kernel, self.result.makedumpfile)
-        sizing.largest_mib = state.reserved_bytes >> 20
+        sizing.largest_mib = state.reserved_bytes // MIB
         sizing.estimate_mib = stack.suggested_mib()
         with self.lock:
             self.result.kernel, self.result.makedumpfile = state.kernel, state.makedumpfile
@@ -495,7 +226,7 @@ class _Size:
         largest = sizing.largest_mib or 0
         memory = sizing.measured
         if memory is not None and memory.left_kib is not None:
-            sizing.predicted_mib = largest - memory.left_kib // KIB_OF_MIB
+            sizing.predicted_mib = largest - memory.left_kib // KIB_PER_MIB
             return sizing.predicted_mib
         known_before = [one.smallest_mib for one in self.result.sizings if one.smallest_mib is not None]
         return known_before[-1] if known_before else largest // 2

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ...base.units import MIB
 from ...base.verdict import Check
 
-MIB = 1 << 20
 REAL, COMPUTED, REFUSED = "real", "computed", "refused"
 # Two crashes of the same guest differ by what was running; 12 % were seen between drills of debian-12.
 AGREES = (0.8, 1.25)

@@ -22,10 +22,10 @@ from typing import IO, Protocol
 
 from ...base.clock import Deadline
 from ...base.errors import CommandFailed, HarnessError
+from ...base.units import MIB
 from ...distro.family import COMPRESS_FLAGS
 from ...vm.shell import CommandResult
 
-MIB = 1 << 20
 TOOL_MAX_BYTES = 256 * MIB  # makedumpfile with its libraries is 7 MiB
 ADDRESS_SPACE_BYTES = 4096 * MIB  # it keeps bitmaps in memory, no pages
 MIN_TIMEOUT_S = 60.0

@@ -12,243 +12,34 @@ import itertools
 import os
 import shutil
 import threading
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
-from itertools import product
 from pathlib import Path
 from typing import Any
 
-from ...base import plot
 from ...base.clock import now_s
-from ...base.errors import CommandFailed, HarnessError, UsageError
+from ...base.errors import CommandFailed, HarnessError
 from ...base.evidence import Evidence
 from ...base.stage import Stage
-from ...base.verdict import Check, Verdict
-from ...distro.family import COMPRESS_FLAGS, MAX_LEVEL, Family
+from ...base.units import MIB
+from ...base.verdict import Verdict
+from ...distro.family import Family
 from ...drill import checks, known_issues
 from ...drill.checks import CrashFacts
-from ...drill.disks import SystemUnderTest
-from ...drill.plan import RECOVERED, SAVED, Plan, disk_need_mib
+from ...drill.plan import disk_need_mib
 from ...drill.warm_pool import WarmPool
 from ...images.state import require_space
-from ...kdump.service import GuestState, KdumpConfig, KdumpService
+from ...kdump.service import GuestState, KdumpService
 from ...vm.guest import Guest
-from ...vm.run import Machine, Run
+from ...vm.run import Run
 from ...vmcore import VmcoreError, open_vmcore
 from ..jobs import Job, Jobs
-from ..resume import asked_of, record_of, same_guest, taken_up
+from ..resume import record_of, same_guest, taken_up
 from .cells import COMPUTED, REAL, REFUSED, SweepCell, cell_from_json, compare_cells
+from .plan import Crashes, SweepPlan, choose_crashes
 from .refilter import CannotRun, Refilter
-
-SCHEMA = 1
-MIB = 1 << 20
-CAPTURE_LEVEL = 0
-DEFAULT_LEVELS = (0, 1, 16, 31)
-DEFAULT_COMPRESSIONS = ("none", "zlib", "lzo")
-DEFAULT_REAL = 2  # the capture of everything, and one to check what is computed from it
-# By what a slow guest has to do: compressing with LZO costs less than writing and fetching what it saves.
-CHEAPEST_FIRST = ("lzo", "snappy", "zstd", "zlib", "none")
-MAX_CELLS = 160  # 32 levels, 5 compressions
-
-
-@dataclass(kw_only=True)
-class Sweep:
-    """Everything that a sweep found."""
-
-    image: str
-    memory_mib: int
-    vcpus: int
-    levels: tuple[int, ...]
-    compressions: tuple[str, ...]
-    accelerator: str = ""
-    kernel: str | None = None
-    makedumpfile: str | None = None
-    cells: list[SweepCell] = field(default_factory=list)  # the table
-    controls: list[SweepCell] = field(default_factory=list)  # computed although there is a real crash, to compare
-    relations: list[Check] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    crashes: int = 0
-    took_s: float = 0.0
-    evidence: str = ""
-    jobs: int = 1  # at once, at most; it shows in the times
-    asked: dict[str, str] = field(default_factory=dict)  # by option, for who goes on with it
-    real: list[list[Any]] = field(default_factory=list)  # the cells that are crashes, once that is decided
-    computed: list[list[Any]] = field(default_factory=list)  # and those that are not
-
-    @property
-    def ok(self) -> bool:
-        """Whether there are cells, and all of them and all relations hold; refused ones are neither good nor bad."""
-        held = [cell.ok for cell in self.cells if cell.how != REFUSED]
-        return bool(held) and all(held) and all(relation.ok for relation in self.relations)
-
-    def cell(self, level: int, compress: str) -> SweepCell | None:
-        """The cell of the table, if it was asked for."""
-        return next((cell for cell in self.cells if (cell.level, cell.compress) == (level, compress)), None)
-
-    def refused(self) -> dict[str, str]:
-        """Why, for each compression that the guest does not have."""
-        return {cell.compress: cell.reason or "" for cell in self.cells if cell.how == REFUSED}
-
-    def failures(self, *, with_known: bool = True) -> list[str]:
-        """What does not hold, the relations first; those that are known issues only on request."""
-        found = [f"{one.name}: expected {one.expected}, seen {one.seen}" for one in self.relations if not one.ok]
-        for cell in self.cells:
-            if cell.how != REFUSED and not cell.ok and (with_known or cell.known_issue is None):
-                issue = f" (known issue {cell.known_issue})" if cell.known_issue else ""
-                found.append(f"{cell.name}, {cell.how}: {cell.reason}{issue}")
-        if not any(cell.how != REFUSED for cell in self.cells):
-            found.append("; ".join(self.refused().values()) or "nothing was swept")
-        return found
-
-    def explain(self) -> str:
-        """What does not hold, for an assertion's message."""
-        return "\n  ".join([f"{self.image}: {len(self.cells)} cells", *self.failures(), f"evidence: {self.evidence}"])
-
-    def to_json(self) -> dict[str, Any]:
-        """The record as JSON takes it."""
-        return {"schema": SCHEMA, "ok": self.ok, **asdict(self), "refused": self.refused()}
-
-    def draw(self, path: Path) -> None:
-        """The plot of the sizes; none where there is nothing to draw."""
-        lines: dict[str, list[plot.Point]] = {}
-        for cell in self.cells:
-            if cell.size_bytes:
-                point = plot.Point(cell.level, cell.size_bytes / MIB, cell.how == COMPUTED)
-                lines.setdefault(cell.compress, []).append(point)
-        if not lines:
-            return
-        order = [name for name in COMPRESS_FLAGS if name in lines]
-        facts = [
-            f"Linux {self.kernel}" if self.kernel else "",
-            f"makedumpfile {self.makedumpfile}" if self.makedumpfile else "",
-            f"guest with {self.memory_mib:,} MiB",
-        ]
-        plot.draw_sizes(
-            path,
-            {name: lines[name] for name in order},
-            title=f"{self.image}: size of the vmcore by dump level",
-            subtitle=", ".join(fact for fact in facts if fact),
-        )
-
-
-def parse_levels(text: str) -> tuple[int, ...]:
-    """Dump levels as in 0,1,16,31, in their order and each once; UsageError names what is none."""
-    levels = set()
-    for part in _parts(text, "levels", "0,1,16,31"):
-        if not part.isascii() or not part.isdigit() or int(part) > MAX_LEVEL:
-            raise UsageError(f"dump level {part!r} does not exist (0 to {MAX_LEVEL}; makedumpfile(8), -d)")
-        levels.add(int(part))
-    return tuple(sorted(levels))
-
-
-def parse_compressions(text: str) -> tuple[str, ...]:
-    """Compressions as in none,zlib,lzo, each once; UsageError names what is none."""
-    names = _parts(text, "compressions", "none,zlib,lzo")
-    for name in names:
-        if name not in COMPRESS_FLAGS:
-            raise UsageError(f"unknown compression {name!r} (known: {', '.join(COMPRESS_FLAGS)})")
-    return tuple(dict.fromkeys(names))
-
-
-def parse_real(text: str) -> int | None:
-    """A number of crashes, or all."""
-    if text == "all":
-        return None
-    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= MAX_CELLS:
-        raise UsageError(f"{text!r} is no number of real crashes (1 to {MAX_CELLS}, or all)")
-    return int(text)
-
-
-def _parts(text: str, what: str, example: str) -> list[str]:
-    parts = [part.strip() for part in text.split(",")]
-    if not all(parts):
-        raise UsageError(f"{text!r} is no list of {what} (as in {example})")
-    return parts
-
-
-@dataclass(frozen=True, kw_only=True)
-class SweepPlan:
-    """One sweep, as it was asked for."""
-
-    subject: SystemUnderTest
-    levels: tuple[int, ...] = DEFAULT_LEVELS
-    compressions: tuple[str, ...] = DEFAULT_COMPRESSIONS
-    real: int | None = DEFAULT_REAL  # how many crashes; None crashes for every cell
-    machine: Machine = field(default_factory=Machine)
-    crashkernel: str | None = None
-    budget_s: float | None = None  # panic to login, of each crash
-    name: str = ""  # of the evidence directory
-    scenario: str = known_issues.DRILL
-
-    def check(self) -> None:
-        """UsageError for anything that can be known wrong before a guest is started."""
-        if not self.levels or not self.compressions:
-            raise UsageError("a sweep needs levels and compressions")
-        if self.real is not None and self.real < 1:
-            raise UsageError(f"{self.real} real crashes are too few: everything is computed from one")
-        if self.crashkernel == "none":
-            raise UsageError("a guest without a reservation has nothing to sweep")
-        # What the family has no setting for is refused in the table, unless there is nothing else to sweep.
-        settable = self.subject.family.config.compressions
-        left = [name for name in self.compressions if name in settable or name not in COMPRESS_FLAGS]
-        for level, compress in product(self.levels, left or self.compressions):
-            self.drill("", level=level, compress=compress).check()
-
-    def asked(self, run: Run) -> dict[str, str]:
-        """What makes it this sweep and no other, by option."""
-        return {
-            **asked_of(run, self.subject, self.machine),
-            "--levels": ",".join(map(str, self.levels)),
-            "--compress": ",".join(self.compressions),
-            "--real": "all" if self.real is None else str(self.real),
-            "--memory": str(self.machine.memory_mib),
-            "--vcpus": str(self.machine.vcpus),
-            "--crashkernel": self.crashkernel or "",
-            "--budget": str(self.budget_s or ""),
-        }
-
-    def drill(self, name: str, *, level: int | None, compress: str | None) -> Plan:
-        """One of its crashes."""
-        return Plan(
-            subject=self.subject,
-            machine=self.machine,
-            config=KdumpConfig(crashkernel=self.crashkernel, level=level, compress=compress),
-            budget_s=self.budget_s,
-            # A cell says nothing about the reboot, unless somebody wants it within a time.
-            until=SAVED if self.subject.readable and self.budget_s is None else RECOVERED,
-            name=name,
-            scenario=self.scenario,
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Crashes:
-    """Which cells are real crashes, the first one first."""
-
-    real: tuple[tuple[int, str], ...]
-    computed: tuple[tuple[int, str], ...]
-
-
-def choose_crashes(levels: Sequence[int], compressions: Sequence[str], *, real: int | None, favourite: str) -> Crashes:
-    """Crash for every cell, or for so many that all levels and compressions get their turn, from the highest level.
-
-    With computed cells the first crash is that of everything, even where nobody asked for its level.
-    """
-    cells = list(product(levels, compressions))
-    if real is None or real >= len(cells):
-        return Crashes(real=tuple(cells), computed=())
-    chosen = [(CAPTURE_LEVEL, min(compressions, key=CHEAPEST_FIRST.index))]
-    left = [cell for cell in cells if cell not in chosen]
-
-    def worth(cell: tuple[int, str]) -> tuple[int, int, bool]:
-        fresh = sum(cell[part] not in {other[part] for other in chosen} for part in (0, 1))
-        return fresh, cell[0], cell[1] == favourite
-
-    while len(chosen) < real and left:
-        chosen.append(max(left, key=worth))
-        left.remove(chosen[-1])
-    return Crashes(real=tuple(chosen), computed=tuple(left))
+from .result import Sweep
 
 
 class _NoCompressor(HarnessError):

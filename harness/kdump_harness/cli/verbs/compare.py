@@ -15,7 +15,9 @@ from ...base.errors import EXIT_FAILED, EXIT_OK, UsageError
 from ...base.evidence import check_writable
 from ...base.output import check_output, markdown_cell, out, write_json, write_text, xml_text
 from ...campaigns.compare.bisection import Bisection, BisectPlan, run_bisect
-from ...campaigns.compare.run import ComparePlan, Comparison, Difference, Side, choose_scenarios, run_compare
+from ...campaigns.compare.plan import ComparePlan, Side, choose_scenarios
+from ...campaigns.compare.result import Comparison, Difference
+from ...campaigns.compare.run import run_compare
 from ...campaigns.compare.statistics import BETTER, FEWER, SAME, UNCLEAR, WORSE
 from ...campaigns.resume import with_record
 from ...distro.family import fill

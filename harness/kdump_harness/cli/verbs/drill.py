@@ -23,7 +23,9 @@ from ...base.progress import Progress, err
 from ...base.verdict import Verdict
 from ...campaigns.resume import with_record
 from ...campaigns.sweep.cells import COMPUTED, REFUSED, SweepCell
-from ...campaigns.sweep.run import Sweep, SweepPlan, parse_compressions, parse_levels, parse_real, run_sweep
+from ...campaigns.sweep.plan import SweepPlan, parse_compressions, parse_levels, parse_real
+from ...campaigns.sweep.result import Sweep
+from ...campaigns.sweep.run import run_sweep
 from ...diagnosis import diagnose_file
 from ...distro.family import find_family, load_families
 from ...distro.packages import local_packages, parse_kernel, parse_package

@@ -14,7 +14,9 @@ from ...base.evidence import check_writable
 from ...base.output import check_output, out, write_json
 from ...base.verdict import Verdict
 from ...campaigns.resume import with_record
-from ...campaigns.size.run import Size, SizePlan, Sizing, run_size
+from ...campaigns.size.plan import SizePlan
+from ...campaigns.size.result import Size, Sizing
+from ...campaigns.size.run import run_size
 from ...distro.crashkernel import parse_size_mib
 from ...history.database import DRILL, SIZE
 from ...history.importing import sizing_results

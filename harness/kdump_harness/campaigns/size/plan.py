@@ -1,0 +1,105 @@
+"""Plan of a sizing: the machines, the dump targets and the limits of the search."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from itertools import product
+
+from ...base.errors import UsageError
+from ...distro import crashkernel
+from ...drill import known_issues
+from ...drill.disks import SystemUnderTest
+from ...drill.plan import Plan
+from ...kdump.service import KdumpConfig
+from ...vm.run import Machine, Run
+from ..resume import asked_of
+
+STEP_MIB = 4
+REPEATS = 3
+MOST_CRASHES = 15
+MAX_REPEATS, MAX_CRASHES, MAX_MACHINES = 20, 200, 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class SizePlan:
+    """One sizing, as it was asked for."""
+
+    subject: SystemUnderTest
+    memories_mib: tuple[int, ...] = (1024,)
+    vcpus: tuple[int, ...] = (2,)
+    targets: tuple[str, ...] = ("local",)
+    machine: Machine = field(default_factory=Machine)  # everything else of the machines
+    crashkernel: str | None = None  # the reservation to begin with
+    level: int | None = None
+    compress: str | None = None
+    step_mib: int = STEP_MIB
+    repeats: int = REPEATS
+    most_crashes: int = MOST_CRASHES  # for each machine
+    confirm: bool = True
+    name: str = ""  # of the evidence directory
+    scenario: str = known_issues.DRILL
+
+    def check(self) -> None:
+        """UsageError for anything that can be known wrong before a guest is started."""
+        for what, number, most in (
+            ("MiB of a step", self.step_mib, 256),
+            ("repeats", self.repeats, MAX_REPEATS),
+            ("crashes", self.most_crashes, MAX_CRASHES),
+        ):
+            if not 1 <= number <= most:
+                raise UsageError(f"{number} is no sensible number of {what} (1 to {most})")
+        if self.most_crashes <= 2 * self.repeats:
+            raise UsageError(
+                f"{self.most_crashes} crashes are too few to try both sides of the edge {self.repeats} times"
+            )
+        if not self.memories_mib or not self.vcpus or not self.targets:
+            raise UsageError("a sizing needs memory sizes, processors and targets")
+        if len(list(self.machines())) > MAX_MACHINES:
+            raise UsageError(f"{len(list(self.machines()))} machines are too many (at most {MAX_MACHINES})")
+        if self.crashkernel in ("none", "default"):
+            raise UsageError(f"--crashkernel {self.crashkernel} is no size to begin the search with (as in 256M)")
+        for machine, target in self.machines():
+            start = crashkernel.reserved_mib(self.start, machine.memory_mib)
+            if start is not None and start >= machine.memory_mib:
+                raise UsageError(
+                    f"a guest with {machine.memory_mib} MiB cannot reserve {start} MiB for its capture kernel"
+                )
+            self.drill("", machine, target, self.crashkernel).check()
+
+    @property
+    def start(self) -> str:
+        """The reservation that the first trial has."""
+        return self.crashkernel or self.subject.family.crashkernel
+
+    def machines(self) -> Iterator[tuple[Machine, str]]:
+        """Each machine with each target, the small ones first."""
+        for memory_mib, vcpus, target in product(sorted(self.memories_mib), self.vcpus, self.targets):
+            yield replace(self.machine, memory_mib=memory_mib, vcpus=vcpus), target
+
+    def asked(self, run: Run) -> dict[str, str]:
+        """What makes it this sizing and no other, by option."""
+        return {
+            **asked_of(run, self.subject, self.machine),
+            "--memory": ",".join(map(str, self.memories_mib)),
+            "--vcpus": ",".join(map(str, self.vcpus)),
+            "--target": ",".join(self.targets),
+            "--crashkernel": self.crashkernel or "",
+            "--level": "" if self.level is None else str(self.level),
+            "--compress": self.compress or "",
+            "--step": str(self.step_mib),
+            "--repeats": str(self.repeats),
+            "--crashes": str(self.most_crashes),
+            "--no-confirm": "" if self.confirm else "given",
+        }
+
+    def drill(self, name: str, machine: Machine, target: str, reservation: str | None) -> Plan:
+        """What its crashes have in common."""
+        return Plan(
+            subject=self.subject,
+            machine=machine,
+            config=KdumpConfig(crashkernel=reservation, level=self.level, compress=self.compress),
+            target=target,
+            name=name,
+            scenario=self.scenario,
+        )

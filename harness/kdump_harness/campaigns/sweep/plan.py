@@ -1,0 +1,143 @@
+"""Plan of a sweep: dump levels, compressions, and the choice of the cells that are real crashes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import product
+
+from ...base.errors import UsageError
+from ...distro.family import COMPRESS_FLAGS, MAX_LEVEL
+from ...drill import known_issues
+from ...drill.disks import SystemUnderTest
+from ...drill.plan import RECOVERED, SAVED, Plan
+from ...kdump.service import KdumpConfig
+from ...vm.run import Machine, Run
+from ..resume import asked_of
+
+CAPTURE_LEVEL = 0
+DEFAULT_LEVELS = (0, 1, 16, 31)
+DEFAULT_COMPRESSIONS = ("none", "zlib", "lzo")
+DEFAULT_REAL = 2  # the capture of everything, and one to check what is computed from it
+# By what a slow guest has to do: compressing with LZO costs less than writing and fetching what it saves.
+CHEAPEST_FIRST = ("lzo", "snappy", "zstd", "zlib", "none")
+MAX_CELLS = 160  # 32 levels, 5 compressions
+
+
+def parse_levels(text: str) -> tuple[int, ...]:
+    """Dump levels as in 0,1,16,31, in their order and each once; UsageError names what is none."""
+    levels = set()
+    for part in _parts(text, "levels", "0,1,16,31"):
+        if not part.isascii() or not part.isdigit() or int(part) > MAX_LEVEL:
+            raise UsageError(f"dump level {part!r} does not exist (0 to {MAX_LEVEL}; makedumpfile(8), -d)")
+        levels.add(int(part))
+    return tuple(sorted(levels))
+
+
+def parse_compressions(text: str) -> tuple[str, ...]:
+    """Compressions as in none,zlib,lzo, each once; UsageError names what is none."""
+    names = _parts(text, "compressions", "none,zlib,lzo")
+    for name in names:
+        if name not in COMPRESS_FLAGS:
+            raise UsageError(f"unknown compression {name!r} (known: {', '.join(COMPRESS_FLAGS)})")
+    return tuple(dict.fromkeys(names))
+
+
+def parse_real(text: str) -> int | None:
+    """A number of crashes, or all."""
+    if text == "all":
+        return None
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= MAX_CELLS:
+        raise UsageError(f"{text!r} is no number of real crashes (1 to {MAX_CELLS}, or all)")
+    return int(text)
+
+
+def _parts(text: str, what: str, example: str) -> list[str]:
+    parts = [part.strip() for part in text.split(",")]
+    if not all(parts):
+        raise UsageError(f"{text!r} is no list of {what} (as in {example})")
+    return parts
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepPlan:
+    """One sweep, as it was asked for."""
+
+    subject: SystemUnderTest
+    levels: tuple[int, ...] = DEFAULT_LEVELS
+    compressions: tuple[str, ...] = DEFAULT_COMPRESSIONS
+    real: int | None = DEFAULT_REAL  # how many crashes; None crashes for every cell
+    machine: Machine = field(default_factory=Machine)
+    crashkernel: str | None = None
+    budget_s: float | None = None  # panic to login, of each crash
+    name: str = ""  # of the evidence directory
+    scenario: str = known_issues.DRILL
+
+    def check(self) -> None:
+        """UsageError for anything that can be known wrong before a guest is started."""
+        if not self.levels or not self.compressions:
+            raise UsageError("a sweep needs levels and compressions")
+        if self.real is not None and self.real < 1:
+            raise UsageError(f"{self.real} real crashes are too few: everything is computed from one")
+        if self.crashkernel == "none":
+            raise UsageError("a guest without a reservation has nothing to sweep")
+        # What the family has no setting for is refused in the table, unless there is nothing else to sweep.
+        settable = self.subject.family.config.compressions
+        left = [name for name in self.compressions if name in settable or name not in COMPRESS_FLAGS]
+        for level, compress in product(self.levels, left or self.compressions):
+            self.drill("", level=level, compress=compress).check()
+
+    def asked(self, run: Run) -> dict[str, str]:
+        """What makes it this sweep and no other, by option."""
+        return {
+            **asked_of(run, self.subject, self.machine),
+            "--levels": ",".join(map(str, self.levels)),
+            "--compress": ",".join(self.compressions),
+            "--real": "all" if self.real is None else str(self.real),
+            "--memory": str(self.machine.memory_mib),
+            "--vcpus": str(self.machine.vcpus),
+            "--crashkernel": self.crashkernel or "",
+            "--budget": str(self.budget_s or ""),
+        }
+
+    def drill(self, name: str, *, level: int | None, compress: str | None) -> Plan:
+        """One of its crashes."""
+        return Plan(
+            subject=self.subject,
+            machine=self.machine,
+            config=KdumpConfig(crashkernel=self.crashkernel, level=level, compress=compress),
+            budget_s=self.budget_s,
+            # A cell says nothing about the reboot, unless somebody wants it within a time.
+            until=SAVED if self.subject.readable and self.budget_s is None else RECOVERED,
+            name=name,
+            scenario=self.scenario,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Crashes:
+    """Which cells are real crashes, the first one first."""
+
+    real: tuple[tuple[int, str], ...]
+    computed: tuple[tuple[int, str], ...]
+
+
+def choose_crashes(levels: Sequence[int], compressions: Sequence[str], *, real: int | None, favourite: str) -> Crashes:
+    """Crash for every cell, or for so many that all levels and compressions get their turn, from the highest level.
+
+    With computed cells the first crash is that of everything, even where nobody asked for its level.
+    """
+    cells = list(product(levels, compressions))
+    if real is None or real >= len(cells):
+        return Crashes(real=tuple(cells), computed=())
+    chosen = [(CAPTURE_LEVEL, min(compressions, key=CHEAPEST_FIRST.index))]
+    left = [cell for cell in cells if cell not in chosen]
+
+    def worth(cell: tuple[int, str]) -> tuple[int, int, bool]:
+        fresh = sum(cell[part] not in {other[part] for other in chosen} for part in (0, 1))
+        return fresh, cell[0], cell[1] == favourite
+
+    while len(chosen) < real and left:
+        chosen.append(max(left, key=worth))
+        left.remove(chosen[-1])
+    return Crashes(real=tuple(chosen), computed=tuple(left))
