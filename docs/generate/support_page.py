@@ -10,7 +10,7 @@ from pathlib import Path
 
 from kdump_harness.base.errors import EXIT_OK, HarnessError, TableError, UsageError
 from kdump_harness.distro.family import SHOWN, Family, Release, fill, load_families
-from kdump_harness.drill.judgement import REQUIRED_CHECKS
+from kdump_harness.drill.checks import REQUIRED_CHECKS
 from records import HOW, Record, load_records, merge, read_result, table_path, write_records
 
 _INTRODUCTION = """\

@@ -28,7 +28,7 @@ from kdump_harness.campaigns.sweep.result import Sweep
 from kdump_harness.campaigns.sweep.run import run_sweep
 from kdump_harness.cli.verbs import drill
 from kdump_harness.distro.family import COMPRESS_FLAGS, Family, find_family
-from kdump_harness.drill.checks import CrashFacts
+from kdump_harness.drill.checks import CrashFacts, Scope, required
 from kdump_harness.drill.disks import SystemUnderTest
 from kdump_harness.drill.plan import Plan
 from kdump_harness.images.state import State
@@ -393,6 +393,8 @@ class World:
         expected = " or ".join(expected_formats)
         verdict.check("format", found.format in expected_formats, expected=expected, seen=found.format)
         verdict.check("level", found.level == facts.level, expected=facts.level, seen=found.level)
+        for name in required(Scope.COMPUTED) - {"format", "level"}:
+            verdict.check(name, True, expected="", seen="")
         return found
 
     def sweep(self, **changes: Any) -> Sweep:

@@ -16,7 +16,7 @@ from kdump_harness.base.errors import EXIT_OK, EXIT_USAGE, TableError
 from kdump_harness.base.stage import Stage
 from kdump_harness.base.verdict import Verdict
 from kdump_harness.distro.family import load_families
-from kdump_harness.drill.judgement import REQUIRED_CHECKS
+from kdump_harness.drill.checks import REQUIRED_CHECKS
 from kdump_harness.images.catalog import load_catalog
 from records import Record, load_records, merge, read_result, write_records
 from support_page import main, shown_of, support_page

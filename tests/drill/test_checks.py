@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import functools
 import json
@@ -14,7 +15,17 @@ from kdump_harness.base.stage import Stage
 from kdump_harness.base.verdict import Verdict
 from kdump_harness.distro.family import find_family
 from kdump_harness.drill import checks
-from kdump_harness.drill.checks import CrashFacts, check_dump, check_permissions, check_recovery, choose_dump
+from kdump_harness.drill.checks import (
+    CHECKS,
+    CrashFacts,
+    Scope,
+    check_dump,
+    check_permissions,
+    check_recovery,
+    choose_dump,
+    record_check,
+    required,
+)
 from kdump_harness.kdump.page_flags import CLASSES, MemoryState, from_meminfo
 from kdump_harness.kdump.service import GuestState
 from kdump_harness.kdump.target import FoundFile
@@ -59,6 +70,40 @@ def found(path: str = NEW, *, final: bool = True, **facts: Any) -> FoundFile:
 
 def by_path(*files: FoundFile) -> dict[str, FoundFile]:
     return {file.path: file for file in files}
+
+
+# ---------------------------------------------------------------- the table of checks
+
+
+def test_each_check_is_declared_once() -> None:
+    names = [check.name for check in CHECKS]
+    assert len(set(names)) == len(names)
+    assert all(check.sentence for check in CHECKS)
+
+
+def test_a_drill_until_the_dump_is_saved_lacks_only_checks_of_the_reboot() -> None:
+    assert required(Scope.RECOVERED) - required(Scope.SAVED) == {"reboot-time", "rebooted", "rearmed"}
+    for scope in (Scope.SAVED, Scope.RESERVATION, Scope.COMPUTED):
+        assert required(scope) < required(Scope.RECOVERED)
+
+
+def test_a_check_that_is_not_in_the_table_cannot_be_recorded(verdict: Verdict) -> None:
+    with pytest.raises(KeyError, match="luck"):
+        record_check(verdict, "luck", True, seen="it")
+    assert verdict.checks == []
+
+
+def test_only_the_function_of_the_table_records_checks() -> None:
+    """Verdict.check() takes any name, so no other code of the harness may call it."""
+    calls = [
+        (path.name, node.lineno)
+        for path in sorted(Path(checks.__file__).parents[1].rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call)
+        and getattr(node.func, "attr", "") == "check"
+        and {"expected", "seen"} <= {keyword.arg for keyword in node.keywords}
+    ]
+    assert [name for name, _ in calls] == ["checks.py"]
 
 
 # ---------------------------------------------------------------- which dump

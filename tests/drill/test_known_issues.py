@@ -22,8 +22,8 @@ from kdump_harness.cli.parser import main
 from kdump_harness.cli.verbs import drill
 from kdump_harness.distro.family import find_family
 from kdump_harness.drill import judgement, steps
+from kdump_harness.drill.checks import REQUIRED_CHECKS
 from kdump_harness.drill.disks import SystemUnderTest
-from kdump_harness.drill.judgement import REQUIRED_CHECKS
 from kdump_harness.drill.known_issues import KnownIssue, judge, load_known_issues
 from kdump_harness.drill.plan import Plan
 from kdump_harness.images.catalog import load_catalog

@@ -1,8 +1,13 @@
-"""What "verified" means: looks at the files and the dump that a crash left, and believes no word of the guest."""
+"""The checks behind the word "verified": their table, and the functions that make them.
+
+The checks look at the files and the dump that a crash left, and do not rely on messages of the guest. A new check is
+a row of CHECKS and a call of record_check().
+"""
 
 from __future__ import annotations
 
 import datetime
+import enum
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +39,76 @@ CHANGED_PAGES = 2048
 SURE_SHARE = 0.5
 
 
+class Scope(enum.Flag):
+    """The judgements that a check can be required for."""
+
+    OPTIONAL = 0
+    RECOVERED = enum.auto()  # a drill that ends with the guest armed again
+    SAVED = enum.auto()  # a drill that ends with the saved dump
+    SURVIVED = enum.auto()  # a drill whose trigger must not crash the guest
+    RESERVATION = enum.auto()  # a trial of a reservation: how a dump was filtered has nothing to do with memory
+    COMPUTED = enum.auto()  # a dump that a sweep computes from another one
+
+
+@dataclass(frozen=True)
+class CheckKind:
+    """One row of the table of checks."""
+
+    name: str
+    sentence: str  # completes "A good drill shows ..."
+    required_for: Scope = Scope.OPTIONAL
+
+
+_DRILL = Scope.RECOVERED | Scope.SAVED
+_DUMP = _DRILL | Scope.COMPUTED
+_CRASH = _DUMP | Scope.RESERVATION
+CHECKS = (
+    CheckKind("single-dump", "exactly one new dump", _DRILL | Scope.RESERVATION),
+    CheckKind("final-name", "only dumps under their final name", _DRILL | Scope.RESERVATION),
+    CheckKind("permissions", "a dump that only its owner can read", _DRILL),
+    CheckKind("format", "a format that the distribution writes", _CRASH),
+    CheckKind("level", "the configured dump level", _DUMP),
+    CheckKind("compression", "the configured compression", _DUMP),
+    CheckKind("complete", "a whole dump", _CRASH),
+    CheckKind("filter", "none of the pages that the level drops", _DUMP),
+    CheckKind("pages", "the pages that the level keeps", _DUMP),
+    CheckKind("kernel", "the release of the kernel that crashed", _CRASH),
+    CheckKind("crash-time", "the time of the crash", _CRASH),
+    CheckKind("nonce", "the kernel log of this very crash", _CRASH),
+    CheckKind("panic-text", "the panic of the trigger", _CRASH),
+    CheckKind("reboot-time", "a reboot within the time budget", Scope.RECOVERED),
+    CheckKind("rebooted", "a boot other than the one before the crash", Scope.RECOVERED),
+    CheckKind("rearmed", "kdump loaded as before the trigger", Scope.RECOVERED | Scope.SURVIVED),
+    CheckKind("noticed", "a message of the trigger on the console", Scope.SURVIVED),
+    CheckKind("lives", "the boot of before the trigger", Scope.SURVIVED),
+    CheckKind("no-dump", "no new dump", Scope.SURVIVED),
+    CheckKind("oracle", "every page as the hypervisor saw it when the capture kernel started"),  # made with --oracle
+)
+_BY_NAME = {check.name: check for check in CHECKS}
+
+
+def required(scope: Scope) -> frozenset[str]:
+    """Return the names of the checks without which a judgement is not complete."""
+    return frozenset(check.name for check in CHECKS if scope in check.required_for)
+
+
+def unmade(verdict: Verdict, scope: Scope) -> frozenset[str]:
+    """Return the names of the required checks that the verdict lacks."""
+    return required(scope) - {check.name for check in verdict.checks}
+
+
+REQUIRED_CHECKS = required(Scope.RECOVERED)
+
+
+def record_check(verdict: Verdict, name: str, ok: bool, *, seen: object, expected: object = None) -> None:
+    """Record a check of the table in the verdict; expected is the table's sentence by default.
+
+    Raises KeyError for a check that is not in the table.
+    """
+    sentence = _BY_NAME[name].sentence
+    verdict.check(name, ok, expected=sentence if expected is None else expected, seen=seen)
+
+
 @dataclass(frozen=True, kw_only=True)
 class CrashFacts:
     """What the drill knows of its own crash."""
@@ -55,8 +130,11 @@ def choose_dump(verdict: Verdict, files: dict[str, FoundFile], before: dict[str,
     wanted = [file for file in finished if file.wanted]
     seen = ", ".join(f"{file.where} ({file.size_bytes:,} bytes)" for file in new) or "none"
     place = "" if verdict.target == "local" else f", by the target {verdict.target}, and none elsewhere"
-    verdict.check("single-dump", len(finished) == len(wanted) == 1, expected=f"exactly one new dump{place}", seen=seen)
-    verdict.check(
+    record_check(
+        verdict, "single-dump", len(finished) == len(wanted) == 1, expected=f"exactly one new dump{place}", seen=seen
+    )
+    record_check(
+        verdict,
         "final-name",
         bool(finished) and not unfinished,
         expected="only dumps under their final name",
@@ -73,7 +151,8 @@ def _with_reason(file: FoundFile) -> str:
 
 def check_permissions(verdict: Verdict, file: FoundFile, *, owner: str) -> None:
     """Mode, owner and directory of the dump where it was written."""
-    verdict.check(
+    record_check(
+        verdict,
         "permissions",
         file.mode == DUMP_MODE and file.owner == owner and not file.directory_mode & WORLD_WRITE,
         expected=f"{DUMP_MODE:04o} {owner}, in a directory that others cannot write",
@@ -99,24 +178,29 @@ def check_dump(
     except VmcoreError as error:
         size_bytes = path.stat().st_size
         why = f"{error} ({size_bytes:,} bytes)"
-        verdict.check("format", False, expected=expected_format, seen=why)
-        for name, expected in (
-            ("complete", "a whole dump"),
-            ("pages", "the pages that the level keeps"),
-            ("filter", "none of the pages that the level drops"),
-        ):
-            verdict.check(name, False, expected=expected, seen=why)
+        record_check(verdict, "format", False, expected=expected_format, seen=why)
+        for name in ("complete", "pages", "filter"):
+            record_check(verdict, name, False, seen=why)
         return None
-    verdict.check("format", found.format in expected_formats, expected=expected_format, seen=found.format)
-    verdict.check("level", found.level == facts.level, expected=facts.level, seen=found.level)
-    verdict.check("compression", found.compression == facts.compress, expected=facts.compress, seen=found.compression)
-    damage = "; ".join(f"{one.kind}: {one.message}" for one in found.damage[:3])
-    verdict.check(
-        "complete", found.whole, expected="whole, every page readable", seen=damage or "whole, every page readable"
+    record_check(verdict, "format", found.format in expected_formats, expected=expected_format, seen=found.format)
+    record_check(verdict, "level", found.level == facts.level, expected=facts.level, seen=found.level)
+    record_check(
+        verdict, "compression", found.compression == facts.compress, expected=facts.compress, seen=found.compression
     )
-    verdict.check("kernel", found.kernel == facts.before.kernel, expected=facts.before.kernel, seen=found.kernel)
+    damage = "; ".join(f"{one.kind}: {one.message}" for one in found.damage[:3])
+    record_check(
+        verdict,
+        "complete",
+        found.whole,
+        expected="whole, every page readable",
+        seen=damage or "whole, every page readable",
+    )
+    record_check(
+        verdict, "kernel", found.kernel == facts.before.kernel, expected=facts.before.kernel, seen=found.kernel
+    )
     _check_crash_time(verdict, found, facts)
-    verdict.check(
+    record_check(
+        verdict,
         "nonce",
         facts.nonce in dmesg,
         expected=f"{facts.nonce} in the dump's own kernel log",
@@ -130,7 +214,8 @@ def _check_crash_time(verdict: Verdict, found: Inspection, facts: CrashFacts) ->
     earliest_s = facts.before.clock_s + facts.crashed_after_s[0] - CLOCK_SLACK_S
     latest_s = facts.before.clock_s + facts.crashed_after_s[1] + CLOCK_SLACK_S
     crash_s = found.crash_time_s
-    verdict.check(
+    record_check(
+        verdict,
         "crash-time",
         crash_s is not None and earliest_s <= crash_s <= latest_s,
         expected=f"{_utc(earliest_s)} to {_utc(latest_s)}",
@@ -142,7 +227,8 @@ def _check_panic_text(verdict: Verdict, dmesg: str, facts: CrashFacts, trouble: 
     wanted = [facts.trigger.panic, *([facts.trigger.also] if facts.trigger.also else [])]
     found = [re.search(pattern, dmesg) for pattern in wanted]
     missing = [pattern for pattern, match in zip(wanted, found, strict=True) if match is None]
-    verdict.check(
+    record_check(
+        verdict,
         "panic-text",
         not missing,
         expected=" and ".join(wanted),
@@ -180,7 +266,8 @@ def check_pages(verdict: Verdict, vmcore: Vmcore, found: Inspection, facts: Cras
     if counts:
         tallies = (f"{tally.kept:,} of {tally.total:,} {each.label}" for each, tally in struct_pages.dropped.items())
         seen += "; by the dump's own struct pages " + (", ".join(tallies) or "nothing was to be dropped")
-    verdict.check(
+    record_check(
+        verdict,
         "filter",
         ok and not list(struct_pages.too_many()) and (bool(counts) or not moved),
         expected=f"-d {level} keeps none of "
@@ -192,7 +279,8 @@ def check_pages(verdict: Verdict, vmcore: Vmcore, found: Inspection, facts: Cras
     slack = total if moved else int(total * CHANGED_SHARE) + CHANGED_PAGES
     least = max(0, int(memory.sure * SURE_SHARE) if unknown else total - sum(droppable.values()) - slack)
     missing = [*struct_pages.too_few(), *(f"not in the dump: {what}" for what in unreadable_tasks(vmcore))]
-    verdict.check(
+    record_check(
+        verdict,
         "pages",
         kept >= least and not missing,
         expected=f"at least {least:,} of {total:,} pages, with the stack and code of every CPU",
@@ -227,22 +315,45 @@ def check_recovery(
     widened is by how much the budget is already larger than on a host with nothing else to do.
     """
     because = f", {widened:.1f} times the usual for the load of this host" if widened >= 1.05 else ""
-    verdict.check(
+    record_check(
+        verdict,
         "reboot-time",
         took_s is not None and took_s <= budget_s,
         expected=f"panic to login within {budget_s:.0f} s{because}",
         seen=f"{took_s:.1f} s" if took_s is not None else "no login prompt",
     )
-    verdict.check(
+    record_check(
+        verdict,
         "rebooted",
         new_boot is not None and new_boot != old_boot,
         expected=f"a boot other than {old_boot[:8]}",
         seen=new_boot[:8] if new_boot else "not reached",
     )
     if armed_again is not None:
-        verdict.check(
-            "rearmed", armed_again, expected="kexec_crash_loaded 1", seen=f"kexec_crash_loaded {int(armed_again)}"
+        record_check(
+            verdict,
+            "rearmed",
+            armed_again,
+            expected="kexec_crash_loaded 1",
+            seen=f"kexec_crash_loaded {int(armed_again)}",
         )
+
+
+def check_survival(
+    verdict: Verdict,
+    *,
+    expected: str,
+    noticed: str,
+    before: GuestState,
+    after: GuestState,
+    new_dumps: list[str],
+) -> None:
+    """Check that the guest noticed the trigger, lives in the same boot, and dumped nothing."""
+    record_check(verdict, "noticed", bool(noticed), expected=expected, seen=noticed or "not on the console")
+    same = after.boot_id == before.boot_id
+    record_check(verdict, "lives", same, expected=before.boot_id[:8], seen=after.boot_id[:8])
+    record_check(verdict, "no-dump", not new_dumps, seen=", ".join(new_dumps) or "none")
+    record_check(verdict, "rearmed", after.loaded == before.loaded, expected=before.loaded, seen=after.loaded)
 
 
 def _utc(at_s: float) -> str:

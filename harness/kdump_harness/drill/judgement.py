@@ -18,35 +18,10 @@ from ..kdump.target import Target, find_target
 from ..kdump.trigger import Trigger, find_trigger
 from ..vm.run import Run
 from ..vmcore import VmcoreError, open_vmcore
+from .checks import Scope, record_check, unmade
 from .known_issues import judge, load_known_issues
 from .oracle import compare
 from .plan import MIB, SAVED, Plan
-
-# What must be seen of a trigger that does no harm.
-SURVIVAL_CHECKS = frozenset(["noticed", "lives", "no-dump", "rearmed"])
-# A verdict without one of these was not made, whatever the others say.
-REQUIRED_CHECKS = frozenset(
-    [
-        "single-dump",
-        "final-name",
-        "format",
-        "level",
-        "compression",
-        "complete",
-        "pages",
-        "filter",
-        "kernel",
-        "crash-time",
-        "nonce",
-        "panic-text",
-        "permissions",
-        "reboot-time",
-        "rebooted",
-        "rearmed",
-    ]
-)
-# What a drill that ends with the dump says nothing about.
-RECOVERY_CHECKS = frozenset(["reboot-time", "rebooted", "rearmed"])
 
 
 class DrillRecord:
@@ -104,9 +79,8 @@ class DrillRecord:
         """Compare the vmcore with the picture taken before."""
         if not self.plan.oracle:
             return
-        expected = "every page as the hypervisor saw it when the capture kernel started"
         if self.picture is None:
-            self.verdict.check("oracle", False, expected=expected, seen="the capture kernel was never seen")
+            record_check(self.verdict, "oracle", False, seen="the capture kernel was never seen")
             return
         picture = self.run.host.take(self.picture)
         try:
@@ -119,7 +93,7 @@ class DrillRecord:
                     vmcore, memory, progress=lambda done, total: self.progress.detail(f"{done:,} of {total:,} pages")
                 )
         except VmcoreError as error:
-            self.verdict.check("oracle", False, expected=expected, seen=str(error))
+            record_check(self.verdict, "oracle", False, seen=str(error))
             return
         finally:
             picture.unlink(missing_ok=True)  # as large as the guest's memory, and the run may drill for long
@@ -127,7 +101,7 @@ class DrillRecord:
         complaint = any(check.name in ("filter", "pages") for check in self.verdict.failed())
         agreed = not found.classes or complaint == bool(found.wrong_side)
         seen = found.summary() + ("" if agreed else "; the checks filter and pages say otherwise")
-        self.verdict.check("oracle", found.ok and agreed, expected=expected, seen=seen)
+        record_check(self.verdict, "oracle", found.ok and agreed, seen=seen)
         self.evidence.json("oracle.json", {**found.to_json(), "before": dict(self.memory.pages)})
 
     def conclude(self, monitor: CrashMonitor | None) -> None:
@@ -149,13 +123,13 @@ class DrillRecord:
         if verdict.stopped_by is None and monitor is not None and monitor.failed:
             verdict.stopped_by = f"the capture kernel says: {monitor.failed}"
         verdict.symptoms = self._symptoms()
-        required, stage = REQUIRED_CHECKS, Stage.RECOVERED
+        scope, stage = Scope.RECOVERED, Stage.RECOVERED
         if not self.trigger.panics:
-            required, stage = SURVIVAL_CHECKS, Stage.ARMED
+            scope, stage = Scope.SURVIVED, Stage.ARMED
         elif self.plan.until == SAVED:
-            required, stage = REQUIRED_CHECKS - RECOVERY_CHECKS, Stage.SAVED
-        unmade = required - {check.name for check in verdict.checks}
-        if verdict.reached is stage and not unmade and not list(verdict.failed()) and not verdict.stopped_by:
+            scope, stage = Scope.SAVED, Stage.SAVED
+        missing = unmade(verdict, scope)
+        if verdict.reached is stage and not missing and not list(verdict.failed()) and not verdict.stopped_by:
             verdict.reached = Stage.VERIFIED
             verdict.verified = True
         judge(
@@ -163,7 +137,7 @@ class DrillRecord:
             self.known_issues,
             scenario=self.plan.scenario,
             console="\n".join(self.console),
-            unmade=unmade,
+            unmade=missing,
         )
         self.evidence.event("verdict", reached=verdict.reached.name, verified=verdict.verified)
         keep = self.run.options.keep

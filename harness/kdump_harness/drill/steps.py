@@ -109,17 +109,14 @@ class Drill(DrillRecord):
             except GuestError as error:  # an unexpected panic is one
                 if self.run.lost(guest.domain):
                     raise
-                self.verdict.check("lives", False, expected="the guest goes on", seen=str(error.args[0]))
+                checks.record_check(self.verdict, "lives", False, seen=str(error.args[0]))
                 self.verdict.stopped_by = f"after the trigger {self.trigger.name}: {error.args[0]}"
                 self.conclude(None)
                 return
-        self.verdict.check("noticed", bool(noticed), expected=self.trigger.panic, seen=noticed or "not on the console")
-        self.verdict.check(
-            "lives", after.boot_id == before.boot_id, expected=before.boot_id[:8], seen=after.boot_id[:8]
-        )
         new = sorted(set(left) - set(dumps_before))
-        self.verdict.check("no-dump", not new, expected="no new dump", seen=", ".join(new) or "none")
-        self.verdict.check("rearmed", after.loaded == before.loaded, expected=before.loaded, seen=after.loaded)
+        checks.check_survival(
+            self.verdict, expected=self.trigger.panic, noticed=noticed, before=before, after=after, new_dumps=new
+        )
         self.conclude(None)
 
     def resume(self, guest: Guest) -> None:

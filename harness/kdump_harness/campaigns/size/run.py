@@ -19,6 +19,7 @@ from ...base.stage import Stage
 from ...base.units import KIB_PER_MIB, MIB
 from ...base.verdict import Verdict
 from ...distro import crashkernel
+from ...drill.checks import Scope, required
 from ...drill.dump_server import MACHINE as COLLECTOR
 from ...drill.plan import RECOVERED, SAVED, disk_need_mib
 from ...drill.session import Session, open_session, run_drill
@@ -39,11 +40,6 @@ from .search import Search
 MARGIN, LEAST_MARGIN_MIB, ROUND_MIB = 0.25, 32, 16
 # The symptoms that a larger reservation cures. Everything else has causes that no size would mend.
 _OUT_OF_MEMORY = ("capture-oom", "kexec-load-bad-segments")
-# What a dump must be for its reservation to be enough: whole and of this crash. How it was filtered, who may read it
-# and whether the guest came back in time have nothing to do with memory.
-_OF_THE_DUMP = frozenset(
-    ["single-dump", "final-name", "format", "complete", "kernel", "crash-time", "nonce", "panic-text"]
-)
 
 
 def run_size(run: Run, plan: SizePlan, *, on_verdict: Callable[[Verdict], None] = lambda _: None) -> Size:
@@ -329,7 +325,7 @@ def _at_any_place(work: Callable[[Sizing, Machine], None], sizing: Sizing, machi
 def outcome_of(verdict: Verdict) -> str:
     """Whether a drill left a good dump, ran out of memory, or failed for a reason that no size would mend."""
     good = {check.name for check in verdict.checks if check.ok}
-    if verdict.reached >= Stage.SAVED and good >= _OF_THE_DUMP:
+    if verdict.reached >= Stage.SAVED and good >= required(Scope.RESERVATION):
         return DUMPED
     causes = [symptom["name"] for symptom in verdict.symptoms if symptom["severity"] == "failure"]
     return TOO_SMALL if causes and causes[0] in _OUT_OF_MEMORY else OTHER

@@ -339,7 +339,7 @@ class _Sweep:
         facts = replace(self.facts, level=level, compress=compress)
         formats = self.stack.formats(facts.before, first.target)
         found = checks.check_dump(verdict, path, facts, expected_formats=formats)
-        verdict.verified = not list(verdict.failed())
+        verdict.verified = not list(verdict.failed()) and not checks.unmade(verdict, checks.Scope.COMPUTED)
         known_issues.judge(verdict, self.known_issues, scenario=self.plan.scenario)
         if found is not None:
             self.evidence.json(f"{name}/inspect.json", found.to_json())
