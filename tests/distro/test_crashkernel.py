@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from kdump_harness.distro.crashkernel import parse_size_mib, ranges, reserved_mib
+from kdump_harness.distro.crashkernel import Reservation, parse_size_mib, ranges, reserved_mib
 from kdump_harness.distro.family import load_families
 
 
@@ -63,3 +63,25 @@ def test_the_packaged_reservations_of_all_families_can_be_read_or_say_nothing() 
 )
 def test_memory_sizes(text: str, mib: int | None) -> None:
     assert parse_size_mib(text) == mib
+
+
+@pytest.mark.parametrize(
+    ("text", "none", "default", "size"),
+    [
+        (None, False, False, None),
+        ("none", True, False, None),
+        ("default", False, True, None),
+        ("256M", False, False, "256M"),
+        ("1G-4G:192M,4G-:256M", False, False, "1G-4G:192M,4G-:256M"),
+    ],
+)
+def test_a_reservation_is_none_the_default_or_a_size(
+    text: str | None, none: bool, default: bool, size: str | None
+) -> None:
+    reservation = Reservation(text)
+    assert (reservation.none, reservation.distribution_default, reservation.size) == (none, default, size)
+    assert reservation.valid
+
+
+def test_a_reservation_of_several_words_cannot_be_a_kernel_argument() -> None:
+    assert not Reservation("256M quiet").valid

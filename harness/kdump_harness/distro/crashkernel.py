@@ -7,11 +7,41 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 _UNITS_MIB = {"": 1 / (1 << 20), "K": 1 / 1024, "M": 1, "G": 1024, "T": 1024 * 1024}
 _SIZE = r"(\d+)([KMGT]?)"
 _RANGE = re.compile(rf"{_SIZE}-(?:{_SIZE})?:{_SIZE}", re.IGNORECASE)
 _PLAIN = re.compile(rf"{_SIZE}(?:@{_SIZE}|,high)?", re.IGNORECASE)
+
+_ARGUMENT = re.compile(r"[\w@,:.+-]+")
+
+
+@dataclass(frozen=True)
+class Reservation:
+    """A reservation as the user names it: a value of crashkernel=, "none" or "default" (the distribution's)."""
+
+    text: str | None
+
+    @property
+    def none(self) -> bool:
+        """Whether no memory shall be reserved."""
+        return self.text == "none"
+
+    @property
+    def distribution_default(self) -> bool:
+        """Whether the distribution decides, and not the harness."""
+        return self.text == "default"
+
+    @property
+    def size(self) -> str | None:
+        """Return the value of crashkernel=; None where the harness writes none."""
+        return None if self.none or self.distribution_default else self.text
+
+    @property
+    def valid(self) -> bool:
+        """Whether the text can be a kernel argument."""
+        return self.text is None or _ARGUMENT.fullmatch(self.text) is not None
 
 
 def reserved_mib(parameter: str, memory_mib: int) -> int | None:

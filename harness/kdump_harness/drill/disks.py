@@ -440,7 +440,7 @@ def _arm(
                 raise GuestError(
                     f"{subject.kernel.asked} was asked for, which is {kernel}, but the boot loader starts {running}"
                 )
-            if config.crashkernel != "none":
+            if not config.reservation.none:
                 with run.progress.step("arming: loading the capture kernel"):
                     try:
                         loading.wait_until_loaded()

@@ -168,7 +168,7 @@ class Drill(DrillRecord):
         collection = wanted.core_collector(family) if self.plan.clone is None else (wanted.level, wanted.compress)
         changed = service.set_core_collector(*collection)
         aimed = self.target.configure(guest, service)
-        if wanted.crashkernel != "none":
+        if not wanted.reservation.none:
             if aimed or (changed and family.config.in_initramfs):
                 service.arm()
             service.wait_until_loaded()

@@ -69,7 +69,7 @@ class WarmPool:
 def can_be_warm(plan: Plan) -> bool:
     """Whether a restored guest will do: not for what is about booting, nor with hardware that others hold."""
     about_booting = bool(find_trigger(plan.trigger, vcpus=plan.machine.vcpus).while_booting)
-    return not (plan.as_is or about_booting or plan.target_disk is not None or plan.config.crashkernel == "none")
+    return not (plan.as_is or about_booting or plan.target_disk is not None or plan.config.reservation.none)
 
 
 def kind_of(plan: Plan) -> Plan:

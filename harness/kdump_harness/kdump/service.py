@@ -12,6 +12,7 @@ from pathlib import PurePosixPath
 from ..base.clock import poll
 from ..base.errors import CommandFailed, NotArmed, UsageError, WaitedInVain
 from ..distro.config_file import Collection
+from ..distro.crashkernel import Reservation
 from ..distro.family import COMPRESS_FLAGS, MAX_LEVEL, Family, choose_release, fill
 from ..distro.packages import GUEST_PLACE, KernelChoice, LocalPackage, PackageChoice, refusal
 from ..vm.guest import Guest
@@ -70,9 +71,14 @@ _PROBE = {
 class KdumpConfig:
     """How a drill wants kdump; None leaves the guest's own setting."""
 
-    crashkernel: str | None  # "none" for no reservation, "default" for the distribution's
+    crashkernel: str | None
     level: int | None
     compress: str | None
+
+    @property
+    def reservation(self) -> Reservation:
+        """Return the reservation as a value."""
+        return Reservation(self.crashkernel)
 
     def core_collector(self, family: Family) -> tuple[int, str]:
         """Dump level and compression, the family's unless told."""
@@ -89,7 +95,7 @@ class KdumpConfig:
                 f"kdump of the family {family.name} has no setting for compression {self.compress}"
                 f" (it has {', '.join(family.config.compressions)})"
             )
-        if self.crashkernel is not None and not re.fullmatch(r"[\w@,:.+-]+", self.crashkernel):
+        if not self.reservation.valid:
             raise UsageError(
                 f"crashkernel={self.crashkernel!r} cannot be a kernel argument (as in 256M or 1G-4G:192M,4G-:256M)"
             )
@@ -359,8 +365,8 @@ class KdumpService:
 
     def boot_arguments(self, crashkernel: str | None) -> str:
         """The kernel arguments that a drill needs."""
-        reservation = "" if crashkernel in (None, "none", "default") else f" crashkernel={crashkernel}"
-        return DRILL_ARGUMENTS + reservation
+        size = Reservation(crashkernel).size
+        return DRILL_ARGUMENTS + (f" crashkernel={size}" if size is not None else "")
 
     def write_bootloader(self, crashkernel: str | None) -> None:
         """The drop-in with our arguments, where there is such a thing; reserve_and_build() makes it count."""
@@ -368,7 +374,7 @@ class KdumpService:
         if not bootloader.file:
             return
         text = fill(bootloader.template, arguments=self.boot_arguments(crashkernel)).lstrip()
-        if crashkernel == "none":
+        if Reservation(crashkernel).none:
             # Without a reservation at all: also the packaged default has to go.
             text += bootloader.without
         self.guest.shell.write_text(bootloader.file, text)
@@ -376,7 +382,8 @@ class KdumpService:
     def reserve_command(self, crashkernel: str | None) -> str:
         """What brings our arguments to the kernel's command line at the next boot."""
         bootloader = self.family.bootloader
-        also = {"default": bootloader.default, "none": bootloader.none}.get(crashkernel or "", "")
+        reservation = Reservation(crashkernel)
+        also = bootloader.none if reservation.none else bootloader.default if reservation.distribution_default else ""
         steps = (fill(bootloader.reserve, arguments=self.boot_arguments(crashkernel)), also)
         return " && ".join(step.strip() for step in steps if step)
 

@@ -8,6 +8,7 @@ from itertools import product
 
 from ...base.errors import UsageError
 from ...distro import crashkernel
+from ...distro.crashkernel import Reservation
 from ...drill import known_issues
 from ...drill.disks import SystemUnderTest
 from ...drill.plan import Plan
@@ -57,7 +58,7 @@ class SizePlan:
             raise UsageError("a sizing needs memory sizes, processors and targets")
         if len(list(self.machines())) > MAX_MACHINES:
             raise UsageError(f"{len(list(self.machines()))} machines are too many (at most {MAX_MACHINES})")
-        if self.crashkernel in ("none", "default"):
+        if self.crashkernel is not None and Reservation(self.crashkernel).size is None:
             raise UsageError(f"--crashkernel {self.crashkernel} is no size to begin the search with (as in 256M)")
         for machine, target in self.machines():
             start = crashkernel.reserved_mib(self.start, machine.memory_mib)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from itertools import product
 
 from ...base.errors import UsageError
+from ...distro.crashkernel import Reservation
 from ...distro.family import COMPRESS_FLAGS, MAX_LEVEL
 from ...drill import known_issues
 from ...drill.disks import SystemUnderTest
@@ -79,7 +80,7 @@ class SweepPlan:
             raise UsageError("a sweep needs levels and compressions")
         if self.real is not None and self.real < 1:
             raise UsageError(f"{self.real} real crashes are too few: everything is computed from one")
-        if self.crashkernel == "none":
+        if Reservation(self.crashkernel).none:
             raise UsageError("a guest without a reservation has nothing to sweep")
         # What the family has no setting for is refused in the table, unless there is nothing else to sweep.
         settable = self.subject.family.config.compressions
