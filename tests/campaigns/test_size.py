@@ -206,6 +206,7 @@ def answer(world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, **chan
     return run_size(run, plan_of(**changes))
 
 
+@pytest.mark.usefixtures("real_plots")
 def test_it_answers_for_each_memory_size(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     world = World(tmp_path, m1024=97, m2048=119)
     found = answer(world, monkeypatch, tmp_path, memories_mib=(2048, 1024))

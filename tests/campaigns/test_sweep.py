@@ -435,6 +435,7 @@ def test_two_crashes_make_a_table(world: World) -> None:
     }  # fmt: skip
 
 
+@pytest.mark.usefixtures("real_plots")
 def test_what_a_sweep_leaves_behind(world: World) -> None:
     found = world.sweep()
     directory = Path(found.evidence)

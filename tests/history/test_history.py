@@ -450,7 +450,7 @@ def test_a_drill_of_the_command_line_is_recorded(
     with History(path) as past:
         assert len(past.newest()) == 5
     assert main(["drill", "debian-12", "--evidence", str(tmp_path / "e"), "--history", "none"]) == 0
-    assert not (tmp_path / "state" / "history.sqlite").exists()
+    assert not (Path(os.environ["KDUMP_HARNESS_STATE"]) / "history.sqlite").exists()
 
 
 def test_a_drill_of_pytest_is_recorded_with_its_scenario(tmp_path: Path) -> None:

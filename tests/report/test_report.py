@@ -100,6 +100,7 @@ def test_what_became_worse_is_told_once_for_each_series(past: History) -> None:
     assert worse == [("debian-12", "panic_to_login", "6.1.0-56"), ("debian-12", "capture_boot", "6.1.0-56")]
 
 
+@pytest.mark.usefixtures("real_plots")
 def test_the_page_needs_no_network_and_its_links_lead_somewhere(past: History) -> None:
     text = render(_report(past), ".html")
     page = _parsed(text)
@@ -122,6 +123,7 @@ def test_a_timeline_begins_at_the_panic_and_ends_where_the_drill_did(past: Histo
 
 
 @pytest.mark.parametrize("suffix", [".html", ".md", ".xml"])
+@pytest.mark.usefixtures("real_plots")
 def test_nothing_in_a_result_acts_on_its_reader(past: History, suffix: str) -> None:
     evil = failed(20, image=EVIL, kernel=EVIL, known_issue=f"javascript:{EVIL}", trigger=EVIL)
     evil["symptoms"][0] |= {"name": EVIL, "line": EVIL, "remedy": EVIL}
@@ -129,7 +131,7 @@ def test_nothing_in_a_result_acts_on_its_reader(past: History, suffix: str) -> N
     past.add(DRILL, drill(21, image=EVIL), scenario=EVIL)
     past.add(DRILL, failed(22, image="x", kernel=EVIL))
     past.add(DRILL, drill(23, image=EVIL), scenario=EVIL)
-    text = render(_report(past), suffix)
+    text = render(_report(past, charts=suffix == ".html"), suffix)
     assert "<script>alert" not in text
     assert 'href="javascript' not in text
     if suffix == ".html":
@@ -149,6 +151,7 @@ def test_a_result_that_tells_little_is_shown(past: History) -> None:
         assert "old" in render(_report(past), suffix)
 
 
+@pytest.mark.usefixtures("real_plots")
 def test_names_of_any_length_are_drawn(past: History) -> None:
     """matplotlib warns, which is an error here, when it finds no room."""
     for number in range(4):

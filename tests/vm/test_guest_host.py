@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
@@ -324,7 +325,7 @@ def test_a_host_that_cannot_be_used_is_told_in_one_sentence(
     said = capsys.readouterr().err
     assert sentence in said
     assert "Traceback" not in said
-    assert not list((tmp_path / "state" / "runs").iterdir())
+    assert not list((Path(os.environ["KDUMP_HARNESS_STATE"]) / "runs").iterdir())
 
 
 def test_doctor_says_what_the_other_host_lacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..base.plot import Moment, Point, inline_reservations, inline_sizes, inline_trend
+from ..base import plot
+from ..base.plot import Moment, Point
 from ..base.units import MIB
 from ..campaigns.sweep.cells import COMPUTED
 from ..distro.config_file import COMPRESS_FLAGS
@@ -204,7 +205,7 @@ def _charts(history: History, runs: Sequence[RecordedRun]) -> list[str]:
                 line: [Moment(one.at_s, one.value / scale, one.changed) for one in moments]
                 for line, moments in lines.items()
             }
-            found.append(inline_trend(scaled, title=figure.label, unit=unit))
+            found.append(plot.inline_trend(scaled, title=figure.label, unit=unit))
     reserved: dict[str, set[tuple[float, bool]]] = defaultdict(set)
     for run in runs:
         if run.figures.get("reserved"):
@@ -212,7 +213,7 @@ def _charts(history: History, runs: Sequence[RecordedRun]) -> list[str]:
     if reserved:
         # What failed is drawn over what did not.
         rows = {image: sorted(reserved[image], key=lambda one: (not one[1], one[0])) for image in sorted(reserved)}
-        found.append(inline_reservations(rows, title="verified by reservation"))
+        found.append(plot.inline_reservations(rows, title="verified by reservation"))
     newest: dict[str, RecordedRun] = {}
     for run in runs:
         if run.kind == SWEEP:
@@ -257,7 +258,7 @@ def _sizes(sweep: Mapping[str, Any]) -> str:
         return ""
     order = {name: lines[name] for name in COMPRESS_FLAGS if name in lines}
     title = f"{_label(sweep['image'])}: size by dump level"
-    return inline_sizes(order, title=title, subtitle=f"Linux {sweep.get('kernel') or 'unknown'}")
+    return plot.inline_sizes(order, title=title, subtitle=f"Linux {sweep.get('kernel') or 'unknown'}")
 
 
 def when(seconds: float | None) -> str:
