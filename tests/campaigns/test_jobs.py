@@ -50,31 +50,31 @@ def start(host: Any, at_once: int, works: list[Any]) -> None:
 # ---------------------------------------------------------------- side by side
 
 
-def test_tasks_go_side_by_side_each_at_a_place_of_its_own() -> None:
-    host, meeting, places = Host(), threading.Barrier(3), []
+def test_tasks_run_in_parallel() -> None:
+    host, meeting, seen = Host(), threading.Barrier(3), []
 
-    def work(place: int) -> None:
+    def work() -> None:
         meeting.wait(10)  # all three are there at once, twice
-        places.append((place, host.side_by_side))
+        seen.append((threading.current_thread().name, host.side_by_side))
 
     start(host, 3, [work] * 6)
-    assert {place for place, _ in places} == {0, 1, 2}
-    assert len(places) == 6
-    assert {beside for _, beside in places} <= {1, 2, 3}
-    assert places[0][1] == 3
+    assert len({thread for thread, _ in seen}) == 3
+    assert len(seen) == 6
+    assert {beside for _, beside in seen} <= {1, 2, 3}
+    assert seen[0][1] == 3
     assert host.side_by_side == 1
 
 
 def test_one_at_a_time_needs_no_thread() -> None:
     seen = []
-    start(Host(), 1, [lambda place: seen.append((place, threading.current_thread()))] * 2)
-    assert seen == [(0, threading.main_thread())] * 2
+    start(Host(), 1, [lambda: seen.append(threading.current_thread())] * 2)
+    assert seen == [threading.main_thread()] * 2
 
 
 def test_the_first_error_ends_the_others_and_is_the_one_that_is_told() -> None:
     host, ended, begun = Host(), [], threading.Barrier(3)
 
-    def waits(_place: int) -> None:
+    def waits() -> None:
         begun.wait(10)
         try:
             poll("a guest", lambda: None, timeout_s=60, every_s=30)
@@ -83,12 +83,12 @@ def test_the_first_error_ends_the_others_and_is_the_one_that_is_told() -> None:
             ended.append(True)
             raise
 
-    def breaks(_place: int) -> None:
+    def breaks() -> None:
         begun.wait(10)
         raise GuestError("no login prompt")
 
     with pytest.raises(GuestError, match="no login prompt"):
-        start(host, 3, [waits, breaks, waits, lambda _: ended.append(False)])
+        start(host, 3, [waits, breaks, waits, lambda: ended.append(False)])
     assert ended == [True, True]
 
 
@@ -96,7 +96,7 @@ def test_a_job_that_waits_for_its_guest_ends_when_that_is_gone(monkeypatch: pyte
     monkeypatch.setattr(jobs, "NOTICE_S", 0.05)
     host, ended, begun = Host(), [], threading.Barrier(2)
 
-    def waits(_place: int) -> None:
+    def waits() -> None:
         begun.wait(10)
         assert host.abandoned.wait(10)
         try:
@@ -104,7 +104,7 @@ def test_a_job_that_waits_for_its_guest_ends_when_that_is_gone(monkeypatch: pyte
         finally:
             ended.append(True)
 
-    def interrupted(_place: int) -> None:
+    def interrupted() -> None:
         begun.wait(10)
         raise KeyboardInterrupt
 
@@ -131,7 +131,7 @@ def test_in_a_log_each_line_says_whose_it_is(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(progress, "err", RichConsole(file=told, width=200))
     host, begun = Host(quiet=False), threading.Barrier(2)
 
-    def work(_place: int) -> None:
+    def work() -> None:
         begun.wait(10)
         with host.progress.step("booting"):
             host.progress.say("  verified")
@@ -376,7 +376,7 @@ class Host:
 
 def sweep(_arguments):
     begun = threading.Barrier(3, action=lambda: print("begun", flush=True))
-    def work(_place):
+    def work():
         begun.wait(10)
         try:
             pause(600)

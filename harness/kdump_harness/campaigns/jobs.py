@@ -28,7 +28,7 @@ class Job:
 
     label: str
     kind: str  # tasks of one kind take about the same time
-    work: Callable[[int], object]  # is told its place among those that go side by side, from 0
+    work: Callable[[], object]
 
 
 class Jobs:
@@ -63,15 +63,15 @@ class Jobs:
             return
         for number, task in enumerate(tasks, start=1):
             with self._told(task):
-                task.work(0)
+                task.work()
             if number < len(tasks):
                 self._run.progress.say(self._board.summary())
 
     def _side_by_side(self, tasks: Sequence[Job]) -> None:
         todo, news = deque(tasks), queue.SimpleQueue[BaseException | None]()
         threads = [
-            threading.Thread(target=self._serve, args=(place, todo, news), name=f"job-{place}", daemon=True)
-            for place in range(min(self.at_once, len(tasks)))
+            threading.Thread(target=self._serve, args=(todo, news), name=f"job-{slot}", daemon=True)
+            for slot in range(min(self.at_once, len(tasks)))
         ]
         left = len(threads)
         try:
@@ -91,7 +91,7 @@ class Jobs:
         finally:
             self._run.side_by_side = 1
 
-    def _serve(self, place: int, todo: deque[Job], news: queue.SimpleQueue[BaseException | None]) -> None:
+    def _serve(self, todo: deque[Job], news: queue.SimpleQueue[BaseException | None]) -> None:
         """One thread's work: a task after the other."""
         try:
             while not self._stop.is_set():
@@ -100,7 +100,7 @@ class Jobs:
                 except IndexError:
                     break
                 with ending_when(self._stop.is_set), self._told(task):
-                    task.work(place)
+                    task.work()
         except Stopped:
             pass
         except BaseException as error:

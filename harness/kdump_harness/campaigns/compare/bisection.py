@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -155,8 +155,3 @@ def run_bisect(run: Run, plan: BisectPlan, *, on_verdict: Callable[[Verdict], No
         evidence.json("bisect.json", result.to_json())
         evidence.close()
     return result
-
-
-def most_steps(sides: Sequence[Side]) -> int:
-    """How many drills it takes at most."""
-    return 2 + max(0, (len(sides) - 2).bit_length())

@@ -99,6 +99,11 @@ class ComparePlan:
             for scenario in self.scenarios:
                 self.drill("", side, scenario).check()
 
+    @property
+    def evidence_name(self) -> str:
+        """The name of its evidence directory."""
+        return self.name or f"compare-{self.image}"
+
     def asked(self, run: Run) -> dict[str, str]:
         """What makes it this comparison and no other, by option; by what the result is judged may differ."""
         sides = {

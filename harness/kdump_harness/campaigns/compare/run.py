@@ -10,13 +10,12 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
-import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
-from ...base.clock import now_s
 from ...base.evidence import Evidence
 from ...base.stage import Stage
 from ...base.units import MIB
@@ -29,8 +28,8 @@ from ...kdump.service import KdumpService
 from ...kdump.target import LABEL, ON_DISK, ON_SERVER, Server
 from ...vm.guest import Guest
 from ...vm.run import Run
+from ..campaign import Campaign
 from ..jobs import Job, Jobs
-from ..resume import record_of, same_guest, taken_up
 from .differences import find_differences, splats
 from .plan import ComparedDrill, ComparePlan, usual_max_slower
 from .result import Comparison, Sample, sample_from_json
@@ -40,67 +39,57 @@ _TIGHT, _TIGHT_STEP_MIB = 1.25, 4
 
 
 def run_compare(run: Run, plan: ComparePlan, *, on_verdict: Callable[[Verdict], None] = lambda _: None) -> Comparison:
-    """Drill both sides, compare; on_verdict is told of each drill."""
-    plan.check()
-    run.open_evidence()
-    with record_of(run, plan.name or f"compare-{plan.image}") as evidence:
-        return _Compare(run, plan, evidence, on_verdict).take()
+    """Drill both sides and compare them; call on_verdict after each drill."""
+    return _Compare.start(run, plan, on_verdict)
 
 
-class _Compare:
-    """The state of one comparison on its way."""
+class _Compare(Campaign[ComparePlan, Comparison]):
+    """One comparison."""
+
+    file = "compare.json"
+    restored = ("kernels", "makedumpfiles", "rounds", "tight_mib", "notes", "jobs")
 
     def __init__(self, run: Run, plan: ComparePlan, evidence: Evidence, on_verdict: Callable[[Verdict], None]) -> None:
-        self.run, self.plan, self.evidence, self.on_verdict = run, plan, evidence, on_verdict
-        self.name = str(self.evidence.directory.relative_to(run.evidence_directory))
-        self.refused: dict[tuple[int, int], Verdict] = {}  # by round and side: whose kdump could not be armed just now
-        self.lock = threading.RLock()  # for the result and all that it is told to
+        super().__init__(run, plan, evidence, on_verdict)
+        self.refused: dict[tuple[int, int], Verdict] = {}  # verdicts of guests that could not be armed: by round, side
         self.server: Server | None = None
+
+    def _new_result(self) -> Comparison:
+        plan = self.plan
         old, new = plan.sides
-        self.result = Comparison(
+        return Comparison(
             image=plan.image,
             thing=plan.thing,
             sides=(old.name, new.name),
-            accelerator=run.accelerator,
             memory_mib=plan.machine.memory_mib,
             vcpus=plan.machine.vcpus,
             most_rounds=plan.most_rounds,
-            max_slower=plan.max_slower if plan.max_slower is not None else usual_max_slower(run.accelerator),
+            max_slower=plan.max_slower if plan.max_slower is not None else usual_max_slower(self.run.accelerator),
             max_larger=plan.max_larger,
-            evidence=str(self.evidence.directory),
-            asked=plan.asked(run),
         )
-        self.started_s = now_s()
-        if run.options.resume is not None:
-            self._take_up(run.options.resume)
 
-    def _take_up(self, path: Path) -> None:
-        """Begin with what a run has found that was stopped."""
-        with taken_up(path, self.result, "kernels", "makedumpfiles", "rounds", "tight_mib", "notes", "jobs") as record:
-            self.started_s -= float(record["took_s"])
-            self.result.samples = [sample_from_json(row) for row in record["samples"]]
-        self.run.progress.say(f"going on in {path.parent}: {len(self.result.samples)} drills are there")
+    def _read(self, record: Mapping[str, Any]) -> None:
+        self.result.samples = [sample_from_json(row) for row in record["samples"]]
 
-    def take(self) -> Comparison:
-        """All steps; what there is when something breaks is written down."""
-        try:
-            self._save()
-            with contextlib.ExitStack() as stack:
-                if {scenario.target for scenario in self.plan.scenarios} & set(ON_SERVER):
-                    self.server = stack.enter_context(open_dump_server(self.run)).server
-                self._rounds()
-        finally:
-            self.result.findings = list(find_differences(self.result, self.run.slowness))
-            self._save()
-        return self.result
+    def _done(self) -> str:
+        return f"{len(self.result.samples)} drills"
+
+    def _drill_all(self) -> None:
+        with contextlib.ExitStack() as resources:
+            if {scenario.target for scenario in self.plan.scenarios} & set(ON_SERVER):
+                self.server = resources.enter_context(open_dump_server(self.run)).server
+            self._rounds()
+
+    def _finish(self) -> None:
+        self.result.findings = list(find_differences(self.result, self.run.slowness))
+        self._save()
 
     def _rounds(self) -> None:
         """As many rounds of all drills as were asked for, then more of those that may differ."""
         plan = self.plan
         usual = range(1, plan.rounds + 1)
         memory_mib = plan.machine.memory_mib
-        at_once = self.run.at_once([memory_mib] * 2 * len(usual), disk_need_mib(memory_mib))
-        self.result.jobs = max(at_once, self.result.jobs)
+        at_once = self._at_once([memory_mib] * 2 * len(usual), disk_need_mib(memory_mib))
         with Jobs(self.run, at_once, []) as jobs:
             jobs.expect(itertools.chain(*(self._kinds([number], plan.scenarios) for number in usual)))
             together = max(1, at_once // 2)
@@ -147,10 +136,10 @@ class _Compare:
         with contextlib.ExitStack() as stack:
             sessions: dict[tuple[int, int], Session] = {}
 
-            def open_one(number: int, side: int, _place: int) -> None:
+            def open_one(number: int, side: int) -> None:
                 sessions[number, side] = self._open(stack, side, number, missing[number, side])
 
-            def drill_one(number: int, side: int, scenario: ComparedDrill, _place: int) -> None:
+            def drill_one(number: int, side: int, scenario: ComparedDrill) -> None:
                 self._drill(sessions[number, side], side, scenario, number)
 
             jobs.run([
@@ -178,7 +167,7 @@ class _Compare:
     ) -> Session:
         """The saved guest of a side for the drills of one round."""
         side, which = self.plan.sides[number], ("old", "new")[number]
-        self.run.progress.say(f"{self._label(number)}, booting for round {round_}")
+        self.progress.say(f"{self._label(number)}, booting for round {round_}")
         targets = {scenario.target for scenario in scenarios}
         family = side.subject.family
         more = sorted({package for target in targets for package in family.targets[target].packages})
@@ -210,7 +199,7 @@ class _Compare:
             return
         if scenario.tight and self.result.tight_mib is None:
             return
-        self.run.progress.say(f"{self._label(side)}, {scenario.name}, round {number}")
+        self.progress.say(f"{self._label(side)}, {scenario.name}, round {number}")
         measuring = scenario.name == self.plan.scenarios[0].name
 
         def before(guest: Guest, stack: KdumpService) -> None:
@@ -287,25 +276,12 @@ class _Compare:
     def _add(self, sample: Sample) -> None:
         with self.lock:
             self.result.samples.append(sample)
-            self.run.progress.say(f"  {'verified' if sample.verified else sample.reason}")
+            self.progress.say(f"  {'verified' if sample.verified else sample.reason}")
             self._save()
 
     def _same_guest(self, side: int, verdict: Verdict) -> None:
-        if self.run.options.resume is not None:
-            versions = self.result.kernels[side], self.result.makedumpfiles[side]
-            same_guest(self.run.options.resume, verdict, *versions)
+        self._require_same(verdict, self.result.kernels[side], self.result.makedumpfiles[side])
 
     def _note_versions(self, side: int, verdict: Verdict) -> None:
         with self.lock:
             self.result.kernels[side], self.result.makedumpfiles[side] = verdict.kernel, verdict.makedumpfile
-
-    def _note(self, text: str) -> None:
-        with self.lock:
-            if text not in self.result.notes:
-                self.run.progress.say(text)
-                self.result.notes.append(text)
-
-    def _save(self) -> None:
-        with self.lock:
-            self.result.took_s = round(now_s() - self.started_s, 3)
-            self.evidence.json("compare.json", self.result.to_json())

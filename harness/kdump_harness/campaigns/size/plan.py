@@ -78,6 +78,11 @@ class SizePlan:
         for memory_mib, vcpus, target in product(sorted(self.memories_mib), self.vcpus, self.targets):
             yield replace(self.machine, memory_mib=memory_mib, vcpus=vcpus), target
 
+    @property
+    def evidence_name(self) -> str:
+        """The name of its evidence directory."""
+        return self.name or f"size-{self.subject.name}"
+
     def asked(self, run: Run) -> dict[str, str]:
         """What makes it this sizing and no other, by option."""
         return {

@@ -8,10 +8,10 @@ capture kernel needs, from which the others begin.
 from __future__ import annotations
 
 import math
-import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from ...base.clock import now_s
 from ...base.evidence import Evidence
@@ -29,8 +29,8 @@ from ...kdump.target import ON_DISK, ON_SERVER
 from ...vm import capacity
 from ...vm.guest import Guest
 from ...vm.run import Machine, Run
+from ..campaign import Campaign
 from ..jobs import Job, Jobs
-from ..resume import record_of, same_guest, taken_up
 from .plan import SizePlan
 from .result import DUMPED, OTHER, TOO_SMALL, Size, Sizing, Trial, sizing_from_json
 from .search import Search
@@ -43,78 +43,62 @@ _OUT_OF_MEMORY = ("capture-oom", "kexec-load-bad-segments")
 
 
 def run_size(run: Run, plan: SizePlan, *, on_verdict: Callable[[Verdict], None] = lambda _: None) -> Size:
-    """Search for each machine, recommend, confirm; on_verdict is told of each crash."""
-    plan.check()
-    run.open_evidence()
-    with record_of(run, plan.name or f"size-{plan.subject.name}") as evidence:
-        return _Size(run, plan, evidence, on_verdict).take()
+    """Search the smallest reservation of each machine, recommend and confirm; call on_verdict after each crash."""
+    return _Size.start(run, plan, on_verdict)
 
 
-class _Size:
-    """The state of one sizing on its way."""
+class _Size(Campaign[SizePlan, Size]):
+    """One sizing."""
+
+    file = "size.json"
+    restored = ("kernel", "makedumpfile", "release", "default", "notes", "jobs")
 
     def __init__(self, run: Run, plan: SizePlan, evidence: Evidence, on_verdict: Callable[[Verdict], None]) -> None:
-        self.run, self.plan, self.evidence, self.on_verdict = run, plan, evidence, on_verdict
-        self.name = str(self.evidence.directory.relative_to(run.evidence_directory))
-        self.lock = threading.RLock()  # for the result and all that it is told to
-        self.result = Size(
-            image=plan.subject.name,
-            accelerator=run.accelerator,
-            step_mib=plan.step_mib,
-            evidence=str(self.evidence.directory),
-            asked=plan.asked(run),
-        )
-        self.started_s = now_s()
-        self.before: dict[str, list[Trial]] = {}  # of a run that was stopped, by machine, until the search has them
-        for machine, target in plan.machines():
-            self.result.sizings.append(Sizing(memory_mib=machine.memory_mib, vcpus=machine.vcpus, target=target))
-        if run.options.resume is not None:
-            self._take_up(run.options.resume)
+        super().__init__(run, plan, evidence, on_verdict)
+        self.before: dict[str, list[Trial]] = {}  # trials of an interrupted run, by machine, until its search uses them
 
-    def _take_up(self, path: Path) -> None:
-        """Begin with what a run has found that was stopped."""
-        with taken_up(path, self.result, "kernel", "makedumpfile", "release", "default", "notes", "jobs") as record:
-            self.started_s -= float(record["took_s"])
-            self.result.sizings = [sizing_from_json(row) for row in record["sizings"]]
-            self.before = {one.name: list(one.trials) for one in self.result.sizings if not one.finished}
-        trials = sum(len(one.trials) for one in self.result.sizings)
-        self.run.progress.say(f"going on in {path.parent}: {trials} trials are there")
+    def _new_result(self) -> Size:
+        sizings = [
+            Sizing(memory_mib=machine.memory_mib, vcpus=machine.vcpus, target=target)
+            for machine, target in self.plan.machines()
+        ]
+        return Size(image=self.plan.subject.name, step_mib=self.plan.step_mib, sizings=sizings)
 
-    def take(self) -> Size:
-        """All steps; what there is when something breaks is written down."""
+    def _read(self, record: Mapping[str, Any]) -> None:
+        self.result.sizings = [sizing_from_json(row) for row in record["sizings"]]
+        self.before = {one.name: list(one.trials) for one in self.result.sizings if not one.finished}
+
+    def _done(self) -> str:
+        return f"{sum(len(one.trials) for one in self.result.sizings)} trials"
+
+    def _drill_all(self) -> None:
         machines = [machine for machine, _ in self.plan.machines()]
         pairs = list(zip(self.result.sizings, machines, strict=True))
-        try:
-            self._save()
-            searches = [self._task("search", self._find, *pair) for pair in pairs if not pair[0].finished]
-            confirms = [
-                self._task("confirm", self._confirm, *pair)
-                for pair in pairs
-                if self.plan.confirm and pair[0].confirmed is None
-            ]
-            at_once = self.run.at_once([self._needs_mib(*pair) for pair in pairs], self._disk_mib())
-            self.result.jobs = max(at_once, self.result.jobs)
-            with Jobs(self.run, at_once, [task.kind for task in (*searches, *confirms)]) as jobs:
-                jobs.run(searches)
-                self._recommend()
-                if self.result.crashkernel is not None:
-                    jobs.run(confirms)
-        finally:
-            self._save()
-            self.result.draw(self.evidence.directory / "size.svg")
-        return self.result
+        searches = [self._task("search", self._find, *pair) for pair in pairs if not pair[0].finished]
+        confirms = [
+            self._task("confirm", self._confirm, *pair)
+            for pair in pairs
+            if self.plan.confirm and pair[0].confirmed is None
+        ]
+        at_once = self._at_once([self._needs_mib(*pair) for pair in pairs], disk_need_mib(max(self.plan.memories_mib)))
+        with Jobs(self.run, at_once, [task.kind for task in (*searches, *confirms)]) as jobs:
+            jobs.run(searches)
+            self._recommend()
+            if self.result.crashkernel is not None:
+                jobs.run(confirms)
+
+    def _finish(self) -> None:
+        self._save()
+        self.result.draw(self.evidence.directory / "size.svg")
 
     def _task(self, kind: str, work: Callable[[Sizing, Machine], None], sizing: Sizing, machine: Machine) -> Job:
         label = sizing.name if kind == "search" else f"{sizing.name}, confirming"
-        return Job(label=label, kind=kind, work=partial(_at_any_place, work, sizing, machine))
+        return Job(label=label, kind=kind, work=partial(work, sizing, machine))
 
     def _needs_mib(self, sizing: Sizing, machine: Machine) -> int:
         """The memory of a machine's guest, and of what stands beside it."""
         beside_mib = capacity.guest_mib(COLLECTOR.memory_mib) if sizing.target in ON_SERVER else 0
         return machine.memory_mib + beside_mib
-
-    def _disk_mib(self) -> int:
-        return disk_need_mib(max(self.plan.memories_mib))
 
     # ------------------------------------------------------------ the search
 
@@ -194,8 +178,7 @@ class _Size:
     def _look(self, sizing: Sizing, guest: Guest, stack: KdumpService) -> None:
         """What the guest says of itself before its memory is saved."""
         state = stack.state()
-        if self.run.options.resume is not None:
-            same_guest(self.run.options.resume, state, self.result.kernel, self.result.makedumpfile)
+        self._require_same(state, self.result.kernel, self.result.makedumpfile)
         sizing.largest_mib = state.reserved_bytes // MIB
         sizing.estimate_mib = stack.suggested_mib()
         with self.lock:
@@ -230,7 +213,7 @@ class _Size:
     def _try(self, session: Session, sizing: Sizing, size_mib: int, place: str, *, measuring: bool = False) -> Trial:
         """One crash of the guest with so much reserved."""
         number = 1 + sum(trial.reserved_mib == size_mib for trial in sizing.trials)
-        self.run.progress.say(f"{sizing.name}: trial {len(sizing.trials) + 1}, {size_mib}M")
+        self.progress.say(f"{sizing.name}: trial {len(sizing.trials) + 1}, {size_mib}M")
 
         def before(guest: Guest, stack: KdumpService) -> None:
             if measuring and not capture_memory.prepare(guest, stack):
@@ -247,7 +230,7 @@ class _Size:
             sizing.measured = capture_memory.read(console)
         trial = self._trial_of(verdict, size_mib, took_s=now_s() - began_s)
         sizing.trials.append(trial)
-        self.run.progress.say(f"{sizing.name}: {size_mib}M: {trial.outcome}")
+        self.progress.say(f"{sizing.name}: {size_mib}M: {trial.outcome}")
         with self.lock:
             self._save()
             self.on_verdict(verdict)
@@ -286,11 +269,10 @@ class _Size:
         """A drill from the power-on, with the recommendation in the boot loader."""
         if sizing.recommended_mib is None or self.result.crashkernel is None:
             return
-        self.run.progress.say(f"{sizing.name}: confirming crashkernel={self.result.crashkernel}")
+        self.progress.say(f"{sizing.name}: confirming crashkernel={self.result.crashkernel}")
         name = f"{self.name}/{machine.memory_mib}M-{machine.vcpus}cpu-{sizing.target}/confirm"
         verdict = run_drill(self.run, self.plan.drill(name, machine, sizing.target, self.result.crashkernel))
-        if self.run.options.resume is not None:
-            same_guest(self.run.options.resume, verdict, self.result.kernel, self.result.makedumpfile)
+        self._require_same(verdict, self.result.kernel, self.result.makedumpfile)
         with self.lock:
             self.on_verdict(verdict)
         as_said = verdict.reserved_mib == sizing.recommended_mib
@@ -302,24 +284,6 @@ class _Size:
             what = f"a whole dump, though not verified: {', '.join(check.name for check in verdict.failed())}{issue}"
         sizing.confirmation = f"{reserved}, {what}"
         self._save()
-
-    # ------------------------------------------------------------ the result
-
-    def _note(self, text: str) -> None:
-        with self.lock:
-            if text not in self.result.notes:
-                self.run.progress.say(text)
-                self.result.notes.append(text)
-
-    def _save(self) -> None:
-        with self.lock:
-            self.result.took_s = round(now_s() - self.started_s, 3)
-            self.evidence.json("size.json", self.result.to_json())
-
-
-def _at_any_place(work: Callable[[Sizing, Machine], None], sizing: Sizing, machine: Machine, _place: int) -> None:
-    """Each machine is a guest of its own, wherever it stands."""
-    work(sizing, machine)
 
 
 def outcome_of(verdict: Verdict) -> str:

@@ -88,6 +88,11 @@ class SweepPlan:
         for level, compress in product(self.levels, left or self.compressions):
             self.drill("", level=level, compress=compress).check()
 
+    @property
+    def evidence_name(self) -> str:
+        """The name of its evidence directory."""
+        return self.name or f"sweep-{self.subject.name}"
+
     def asked(self, run: Run) -> dict[str, str]:
         """What makes it this sweep and no other, by option."""
         return {

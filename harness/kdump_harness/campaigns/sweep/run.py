@@ -11,8 +11,7 @@ import hashlib
 import itertools
 import os
 import shutil
-import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -34,8 +33,8 @@ from ...kdump.service import GuestState, KdumpService
 from ...vm.guest import Guest
 from ...vm.run import Run
 from ...vmcore import VmcoreError, open_vmcore
+from ..campaign import Campaign
 from ..jobs import Job, Jobs
-from ..resume import record_of, same_guest, taken_up
 from .cells import COMPUTED, REAL, REFUSED, SweepCell, cell_from_json, compare_cells
 from .plan import Crashes, SweepPlan, choose_crashes
 from .refilter import CannotRun, Refilter
@@ -47,73 +46,62 @@ class _NoCompressor(HarnessError):
 
 
 def run_sweep(run: Run, plan: SweepPlan, *, on_verdict: Callable[[Verdict], None] = lambda _: None) -> Sweep:
-    """Crash, compute, compare; on_verdict is told of each crash."""
-    plan.check()
-    run.open_evidence()
-    with record_of(run, plan.name or f"sweep-{plan.subject.name}") as evidence:
-        return _Sweep(run, plan, evidence, on_verdict).take()
+    """Crash, compute the other cells and compare; call on_verdict after each crash."""
+    return _Sweep.start(run, plan, on_verdict)
 
 
-class _Sweep:
-    """The state of one sweep on its way."""
+class _Sweep(Campaign[SweepPlan, Sweep]):
+    """One sweep."""
+
+    file = "sweep.json"
+    restored = ("kernel", "makedumpfile", "notes", "crashes", "jobs", "real", "computed")
 
     def __init__(self, run: Run, plan: SweepPlan, evidence: Evidence, on_verdict: Callable[[Verdict], None]) -> None:
-        self.run, self.plan, self.evidence, self.on_verdict = run, plan, evidence, on_verdict
-        self.progress = run.progress
-        self.name = str(self.evidence.directory.relative_to(run.evidence_directory))
+        super().__init__(run, plan, evidence, on_verdict)
         self.work = run.directory.path / self.evidence.directory.name.replace("/", "-")
         self.crashes = Crashes(real=(), computed=())
-        self.stack: KdumpService | None = None  # of the first guest
+        self.service: KdumpService | None = None  # kdump service of the first guest
         self.refilter: Refilter | None = None
         self.capture: Path | None = None
         self.facts: CrashFacts | None = None
         self.known_issues = known_issues.load_known_issues()
-        self.pools: dict[int, WarmPool] = {}  # of each of the drills that go side by side: a saved guest is one guest
+        self.pools: list[WarmPool] = []  # one for each parallel drill, because a snapshot runs once at a time
+        self.idle: list[WarmPool] = []  # those that no drill uses now
         self.numbers = itertools.count(1)
-        self.capture_number = 1  # of the crash that others are computed from
-        self.lock = threading.RLock()  # for the result and all that it is told to
-        self.started_s = now_s()
-        self.result = Sweep(
+        self.capture_number = 1  # number of the crash that the other cells are computed from
+
+    def _new_result(self) -> Sweep:
+        plan = self.plan
+        return Sweep(
             image=plan.subject.name,
             memory_mib=plan.machine.memory_mib,
             vcpus=plan.machine.vcpus,
             levels=plan.levels,
             compressions=plan.compressions,
-            accelerator=run.accelerator,
-            evidence=str(self.evidence.directory),
-            asked=plan.asked(run),
         )
-        if run.options.resume is not None:
-            self._take_up(run.options.resume)
 
-    def take(self) -> Sweep:
-        """All steps; what there is when something breaks is written down."""
+    def _read(self, record: Mapping[str, Any]) -> None:
+        self.crashes = Crashes(real=_cells(record["real"]), computed=_cells(record["computed"]))
+        self.result.cells = [cell_from_json(row) for row in record["cells"]]
+        self.result.controls = [cell_from_json(row) for row in record["controls"]]
+        crashed = [cell.crash or 0 for cell in self.result.cells if cell.how == REAL]
+        self.numbers = itertools.count(max([*crashed, self.result.crashes]) + 1)
+
+    def _done(self) -> str:
+        done = sum(cell.how != REFUSED for cell in self.result.cells)
+        of = len(self.crashes.real) + len(self.crashes.computed)
+        return f"{done} of {of} cells" if of else "no cells"
+
+    def _drill_all(self) -> None:
         try:
-            self._save()
             self.work.mkdir(mode=0o711)
             self._rest(None if self._has_first() else self._crash(None, before_crash=self._settle, on_dump=self._keep))
         except _NoCompressor as error:
             self.evidence.event("nothing swept", why=str(error))
         finally:
-            for pool in self.pools.values():
+            for pool in self.pools:
                 pool.close()
             shutil.rmtree(self.work, ignore_errors=True)
-            self._finish()
-        return self.result
-
-    def _take_up(self, path: Path) -> None:
-        """Begin with what a run has found that was stopped."""
-        names = ("kernel", "makedumpfile", "notes", "crashes", "jobs", "real", "computed")
-        with taken_up(path, self.result, *names) as record:
-            self.started_s -= float(record["took_s"])
-            self.crashes = Crashes(real=_cells(record["real"]), computed=_cells(record["computed"]))
-            self.result.cells = [cell_from_json(row) for row in record["cells"]]
-            self.result.controls = [cell_from_json(row) for row in record["controls"]]
-            crashed = [cell.crash or 0 for cell in self.result.cells if cell.how == REAL]
-            self.numbers = itertools.count(max([*crashed, self.result.crashes]) + 1)
-        done = sum(cell.how != REFUSED for cell in self.result.cells)
-        of = len(self.crashes.real) + len(self.crashes.computed)
-        self.progress.say(f"going on in {path.parent}: {f'{done} of {of}' if of else 'none'} of the cells are there")
 
     def _has_first(self) -> bool:
         """Whether nothing more is to be had of the first crash; what was, and is not all, is forgotten."""
@@ -146,8 +134,7 @@ class _Sweep:
         if self.crashes.computed and first is not None:
             tasks.insert(0, Job(label="computing", kind=COMPUTED, work=partial(self._compute, first)))
         memory_mib = self.plan.machine.memory_mib
-        at_once = self.run.at_once([memory_mib] * len(tasks), disk_need_mib(memory_mib))
-        self.result.jobs = max(at_once, self.result.jobs)
+        at_once = self._at_once([memory_mib] * len(tasks), disk_need_mib(memory_mib))
         if at_once > 1 and self.plan.budget_s is not None:
             self._note(f"the budget of {self.plan.budget_s:.0f} s was kept or not beside {at_once - 1} other drills")
         before = [
@@ -159,13 +146,23 @@ class _Sweep:
         with Jobs(self.run, at_once, [task.kind for task in tasks], before=before) as jobs:
             jobs.run(tasks)
 
-    def _pool(self, place: int) -> WarmPool:
+    @contextlib.contextmanager
+    def _pool(self) -> Iterator[WarmPool]:
+        """Lend a pool that no other drill uses, the one used last first."""
         with self.lock:
-            return self.pools.setdefault(place, WarmPool(self.run, most=1))
+            if not self.idle:
+                self.idle.append(WarmPool(self.run, most=1))
+                self.pools.append(self.idle[-1])
+            pool = self.idle.pop()
+        try:
+            yield pool
+        finally:
+            with self.lock:
+                self.idle.append(pool)
 
     # ------------------------------------------------------------ real crashes
 
-    def _crash(self, cell: tuple[int, str] | None, place: int = 0, **hooks: Any) -> Verdict:
+    def _crash(self, cell: tuple[int, str] | None, **hooks: Any) -> Verdict:
         """Drill for one cell; the first one is known only when the guest was asked what it can."""
         number = next(self.numbers)
         if cell is None:
@@ -176,12 +173,12 @@ class _Sweep:
         level, compress = cell or (None, None)
         plan = self.plan.drill(f"{self.name}/crash-{number}", level=level, compress=compress)
         started_s = now_s()
-        verdict = self._pool(place).drill(replace(plan, **hooks))
+        with self._pool() as pool:
+            verdict = pool.drill(replace(plan, **hooks))
         if not cell and not self.crashes.real:  # it ended before _settle() could ask the guest
             raise CommandFailed(f"there is nothing to sweep: {verdict.reason()}", see=verdict.evidence)
         level, compress = cell or self.crashes.real[0]
-        if self.run.options.resume is not None:
-            same_guest(self.run.options.resume, verdict, self.result.kernel, self.result.makedumpfile)
+        self._require_same(verdict, self.result.kernel, self.result.makedumpfile)
         with self.lock:
             self.result.crashes += 1
             self.result.kernel, self.result.makedumpfile = verdict.kernel, verdict.makedumpfile
@@ -220,10 +217,9 @@ class _Sweep:
 
     def _settle(self, guest: Guest, stack: KdumpService) -> None:
         """Decide what is crashed for and what is computed, now that the guest can be asked what it is able to do."""
-        self.stack = stack
+        self.service = stack
         state = stack.state()
-        if self.run.options.resume is not None:
-            same_guest(self.run.options.resume, state, self.result.kernel, self.result.makedumpfile)
+        self._require_same(state, self.result.kernel, self.result.makedumpfile)
         usable = []
         for name in self.plan.compressions:
             if (why := _lack(name, stack.family, state)) is not None:
@@ -277,7 +273,7 @@ class _Sweep:
 
     # ------------------------------------------------------------ computed cells
 
-    def _compute(self, first: Verdict, _place: int = 0) -> None:
+    def _compute(self, first: Verdict) -> None:
         """The cells that are no crashes, and those of the crashes again, to compare."""
         controls = [cell for cell in self.crashes.real if cell not in self.crashes.computed]
         wanted = [*((*cell, True) for cell in self.crashes.computed), *((*cell, False) for cell in controls)]
@@ -312,7 +308,7 @@ class _Sweep:
 
     def _computed_cell(self, first: Verdict, level: int, compress: str) -> SweepCell:
         """Compute one dump, and judge it by everything that a vmcore of that crash is judged by."""
-        assert self.stack is not None
+        assert self.service is not None
         assert self.refilter is not None
         assert self.facts is not None
         name = f"computed-{level}-{compress}"
@@ -337,7 +333,7 @@ class _Sweep:
             evidence=str(self.evidence.directory / name),
         )
         facts = replace(self.facts, level=level, compress=compress)
-        formats = self.stack.formats(facts.before, first.target)
+        formats = self.service.formats(facts.before, first.target)
         found = checks.check_dump(verdict, path, facts, expected_formats=formats)
         verdict.verified = not list(verdict.failed()) and not checks.unmade(verdict, checks.Scope.COMPUTED)
         known_issues.judge(verdict, self.known_issues, scenario=self.plan.scenario)
@@ -376,17 +372,6 @@ class _Sweep:
         shutil.move(path, directory / "vmcore")
 
     # ------------------------------------------------------------ the result
-
-    def _note(self, text: str) -> None:
-        self.progress.say(text)
-        with self.lock:
-            if text not in self.result.notes:
-                self.result.notes.append(text)
-
-    def _save(self) -> None:
-        with self.lock:
-            self.result.took_s = round(now_s() - self.started_s, 3)
-            self.evidence.json("sweep.json", self.result.to_json())
 
     def _finish(self) -> None:
         order = {name: at for at, name in enumerate(self.plan.compressions)}
