@@ -1,4 +1,4 @@
-"""What was really drilled: docs/drilled.toml, filled from verdict.json and matrix.json, told by docs/support.md."""
+"""Recorded drills: docs/drilled.toml, written from verdict.json and matrix.json, shown by docs/support.md."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from typing import Any
 from kdump_harness.base import tables
 from kdump_harness.base.errors import TableError, UsageError
 
-# What a drill ran on, the best first.
+# Kinds of guest that a drill ran on, the best first.
 HOW = ("image", "guest", "code")
-# Where a verdict says that its disk came from, by the beginning of the line.
+# The kind by the beginning of the line in which a verdict names the source of its disk.
 _HOW_BY_DISK = {"downloaded from ": "image", "cached download": "image", "built from ": "guest"}
-# A scenario that passes with a drill that is not verified wanted it so.
-_TELLING_OUTCOMES = ("verified", "failed", "known issue")
+# A scenario that passes with an unverified drill expected that, so its drills are not recorded.
+_RECORDED_OUTCOMES = ("verified", "failed", "known issue")
 
 _HEAD = """\
-# What was really drilled, the newest drill of each kind; docs/support.md is made of it.
+# Recorded drills, the newest of each kind; the source of docs/support.md.
 # Written by `python docs/generate/support_page.py --record FILE...` from verdict.json and matrix.json, not by hand.
 """
 
@@ -44,21 +44,21 @@ class Record:
     level: int
     compress: str
     verified: bool
-    checks: int  # how many were made
+    checks: int  # number of checks made
     reached: str
     failed_checks: tuple[str, ...] = ()
-    unmade_checks: tuple[str, ...] = ()  # required when it was recorded, but not made by the drill
+    unmade_checks: tuple[str, ...] = ()  # checks that were required at the time of recording, but not made
     known_issue: str = ""
     stopped_by: str = ""
 
     @property
     def holds(self) -> bool:
-        """Whether it is verified by today's measure."""
+        """Return whether the drill is verified and made every check that was required."""
         return self.verified and not self.unmade_checks
 
     @property
     def key(self) -> tuple[object, ...]:
-        """What a newer drill replaces."""
+        """Return the kind of drill; a newer drill of the same kind replaces this one."""
         return (
             self.family, self.release, self.image, self.how, self.kernel, self.makedumpfile,
             self.firmware, self.trigger, self.target, self.level, self.compress,
@@ -66,12 +66,12 @@ class Record:
 
 
 def table_path() -> Path:
-    """Where the records are."""
+    """Return the path of the table."""
     return tables.data_path("docs", "drilled.toml")
 
 
 def load_records(path: Path | None = None) -> tuple[Record, ...]:
-    """All records; TableError names file, row and key."""
+    """Return all records; TableError names file, row and key."""
     path = path or table_path()
     records = tables.load_rows(path, "drill", Record)
     for number, record in enumerate(records, start=1):
@@ -83,9 +83,10 @@ def load_records(path: Path | None = None) -> tuple[Record, ...]:
 
 
 def read_result(path: Path, known: Mapping[str, Any], required: Collection[str]) -> list[Record]:
-    """The drills of a verdict.json or a matrix.json; known has what it does not tell itself (how, release, date).
+    """Return the drills of a verdict.json or a matrix.json; UsageError if the file is neither.
 
-    required are the checks that a verified drill has today; older verdicts may lack some.
+    known supplies values that old verdicts lack (how, release, date). required are the checks that a verified drill
+    makes today; older verdicts may lack some.
     """
     try:
         table = json.loads(path.read_text(encoding="utf-8"))
@@ -95,30 +96,30 @@ def read_result(path: Path, known: Mapping[str, Any], required: Collection[str])
         raise UsageError(f"{path} is not JSON: {error}") from None
     if not isinstance(table, dict) or not {"tests", "checks"} & set(table):
         raise UsageError(f"{path} is neither a verdict.json nor a matrix.json")
-    tests = table.get("tests", [{"outcome": _TELLING_OUTCOMES[0], "verdicts": [table]}])
+    tests = table.get("tests", [{"outcome": _RECORDED_OUTCOMES[0], "verdicts": [table]}])
     try:
-        verdicts = [verdict for test in tests if test["outcome"] in _TELLING_OUTCOMES for verdict in test["verdicts"]]
+        verdicts = [verdict for test in tests if test["outcome"] in _RECORDED_OUTCOMES for verdict in test["verdicts"]]
         return [_record(verdict, known, required, where=path) for verdict in verdicts]
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise UsageError(f"{path} is no result of ours ({type(error).__name__}: {error})") from None
+        raise UsageError(f"{path} is not a result of kdump-harness ({type(error).__name__}: {error})") from None
 
 
 def _record(verdict: Mapping[str, Any], known: Mapping[str, Any], required: Collection[str], *, where: Path) -> Record:
     disk, started = verdict.get("disk") or "", verdict.get("started")
-    told: dict[str, Any] = {
+    values: dict[str, Any] = {
         "how": next((how for start, how in _HOW_BY_DISK.items() if disk.startswith(start)), None),
         "release": verdict.get("release"),
         "date": datetime.datetime.fromisoformat(started).date() if started else None,
     }
     for key, value in known.items():
         if value is not None:
-            told[key] = value
-    for key, value in told.items():
+            values[key] = value
+    for key, value in values.items():
         if value is None:
-            raise UsageError(f"{where}: the verdict of {verdict['image']} does not tell its {key}: say --{key}")
+            raise UsageError(f"{where}: the verdict of {verdict['image']} has no {key}: give it with --{key}")
     made = {check["name"] for check in verdict["checks"]}
     return Record(
-        **told,
+        **values,
         image=verdict["image"],
         family=verdict["family"],
         kernel=verdict["kernel"] or "unknown",
@@ -133,7 +134,7 @@ def _record(verdict: Mapping[str, Any], known: Mapping[str, Any], required: Coll
         checks=len(verdict["checks"]),
         reached=verdict["reached"],
         failed_checks=tuple(check["name"] for check in verdict["checks"] if not check["ok"]),
-        # A drill that stopped on its way made no more checks, and says so by the stage.
+        # A drill that stopped early made no more checks; its stage shows that.
         unmade_checks=tuple(sorted(set(required) - made)) if verdict["verified"] else (),
         known_issue=verdict["known_issue"] or "",
         stopped_by=verdict["stopped_by"] or "",
@@ -141,7 +142,7 @@ def _record(verdict: Mapping[str, Any], known: Mapping[str, Any], required: Coll
 
 
 def merge(old: Iterable[Record], new: Iterable[Record]) -> tuple[Record, ...]:
-    """The newest drill of each kind; of several new ones of a kind the one that failed, unless it is older."""
+    """Return the newest drill of each kind; of several new ones of a day the one that failed."""
     found = {record.key: record for record in old}
     fresh: dict[tuple[object, ...], Record] = {}
     for record in new:
@@ -167,7 +168,7 @@ def _row(record: Record) -> str:
 
 
 def _toml(value: object) -> str:
-    """JSON's strings, numbers, booleans and arrays are TOML's, but for one control character."""
+    """Return a value as TOML: JSON's strings, numbers, booleans and arrays are TOML's, except for one character."""
     if isinstance(value, datetime.date):
         return value.isoformat()
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

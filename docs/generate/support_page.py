@@ -16,47 +16,52 @@ from records import HOW, Record, load_records, merge, read_result, table_path, w
 _INTRODUCTION = """\
 # Support
 
-What the harness knows of each distribution's kdump, and how far that was shown to be true. This page is generated from
+This page lists each supported distribution and release, and how it was tested. It is generated from
 `harness/kdump_harness/distro/families/*.toml` and the recorded drills in `docs/drilled.toml` by
-`python docs/generate/support_page.py`; change the tables, not the page. With `--record FILE...` that command adds what
-a `verdict.json` or a `matrix.json` says.
+`python docs/generate/support_page.py`; change the tables, not the page. With `--record FILE...`
+that command adds the drills of a `verdict.json` or a `matrix.json`.
 
-A guest is driven by the row that its own `/etc/os-release` belongs to, whatever its image is called. A release that no
-row covers is driven as the nearest one; the drill says so, and its verdict carries a remark.
+The guest's `/etc/os-release` selects the row, not the name of the image. A release that no row
+covers uses the nearest row; the drill says so, and its verdict has a remark.
 
-How far a row was shown to be true:
+The column "shown" says how a row was tested:
 
 """
 _REST = """
-"Not verified" means that a drill was made and failed, or lacked a check that is required today; "What was really run"
-says which. Where there is no record, the word is that of the family's table.
+"Not verified" means that a drill failed, or lacked a check that is required today; "Recorded
+drills" says which. Without a record, the word comes from the family's table.
 
-The code of redhat is kdump-utils 1.0.61, that of suse kdump 2.1.9 and 1.0.3, each unchanged in a Debian 12 guest with
-stand-ins for grubby, update-bootloader and entries of the rpm database. The harness drove their tools, followed their
-consoles, found and judged their dumps, good and broken ones (recordings in `tests/data`). The guest of kdump-utils was
-armed by the harness, too: configuration, kernel arguments by grubby's own script (which Debian's GRUB menu was made
-from), `kdumpctl rebuild`, a boot with the reservation. So was that of kdump 2.1.9: configured, reserved for by
-openSUSE's own update-bootloader (1.25, over Debian's grub-mkconfig), built by its mkdumprd, loaded by its service at
-the next boot; there only rpm and zypper were stand-ins. No image of these distributions has been drilled yet.
+The tested code of redhat is kdump-utils 1.0.61, that of suse kdump 2.1.9 and 1.0.3. Each ran
+unchanged in a Debian 12 guest with stand-ins for grubby, update-bootloader and entries of the rpm
+database. The harness used their tools, read their consoles, and judged their dumps, good and broken
+ones (recordings in `tests/data`). The harness also armed two of these guests:
+
+- kdump-utils: configuration, kernel arguments by grubby's script (the source of Debian's GRUB
+  menu), `kdumpctl rebuild`, and a boot with the reservation.
+- kdump 2.1.9: configuration, reservation by openSUSE's update-bootloader (1.25, with Debian's
+  grub-mkconfig), initramfs by its mkdumprd, loaded by its service at the next boot. Only rpm and
+  zypper were stand-ins.
+
+No image of these distributions has been drilled yet.
 """
 _RUN_HEAD = ("release", "image", "kernel", "makedumpfile", "on", "drill", "day", "result")
 _UNRECORDED = {
-    "image": "Said to be drilled on its own image, without a record",
-    "guest": "Said to be drilled on a guest of its packages, without a record",
-    "code": "Driven by its kdump code in another guest only, without a record",
-    "facts": "Never driven, by documentation and source only",
+    "image": "Drilled on the published image according to the table, without a record",
+    "guest": "Drilled on a guest of its packages according to the table, without a record",
+    "code": "Drilled with its kdump code in another guest only, without a record",
+    "facts": "Never drilled, by documentation and source only",
 }
-_HEAD = ("release", "os-release", "packages", "configuration", "our reservation", "its own", "shown")
+_HEAD = ("release", "os-release", "packages", "configuration", "harness's reservation", "packaged reservation", "shown")
 
 
 def support_page(families: Mapping[str, Family], records: Sequence[Record]) -> str:
-    """The page in Markdown; TableError for a record of a release that is not in the tables."""
+    """Return the page in Markdown; TableError if a record is of a release that is not in the tables."""
     for record in records:
         family = families.get(record.family)
         if family is None or record.release not in {release.name for release, _ in family.releases}:
             raise TableError(
-                f"{table_path().name}: {record.image} of {record.date}: there is no release {record.release!r} in the"
-                f" family {record.family!r}"
+                f"{table_path().name}: {record.image} of {record.date}: the family {record.family!r} has no"
+                f" release {record.release!r}"
             )
     shown = "".join(f"- **{word}**: {meaning}\n" for word, meaning in SHOWN.items())
     return (
@@ -71,7 +76,7 @@ def support_page(families: Mapping[str, Family], records: Sequence[Record]) -> s
 
 
 def _family(family: Family, records: Sequence[Record]) -> str:
-    """One family's part of the page."""
+    """Return one family's part of the page."""
     rows = family.releases
     lines = ["", f"## {family.name}", "", f"Service `{family.service}`, configuration `{family.config.file}`.", ""]
     lines += [_row(_HEAD), _row("---" for _ in _HEAD)]
@@ -79,9 +84,9 @@ def _family(family: Family, records: Sequence[Record]) -> str:
     lines += ["", *_really_run(family, records), ""]
     for title, commands in (
         ("Memory is reserved with", [(name(row), _reserve(row[1])) for row in rows]),
-        ("The distribution's own reservation is asked for with", [(name(row), _default(row[1])) for row in rows]),
+        ("The distribution's own reservation is requested with", [(name(row), _default(row[1])) for row in rows]),
         ("The capture initramfs is built with", [(name(row), _build(row[1])) for row in rows]),
-        ("The service is started again with", [(name(row), row[1].commands.arm) for row in rows]),
+        ("The service is restarted with", [(name(row), row[1].commands.arm) for row in rows]),
     ):
         lines += [f"{title}:", "", *_by_command(commands), ""]
     if notes := [f"- {name((release, driven))}: {driven.notes}" for release, driven in rows if driven.notes]:
@@ -90,7 +95,7 @@ def _family(family: Family, records: Sequence[Record]) -> str:
 
 
 def name(row: tuple[Release, Family]) -> str:
-    """What a row is called."""
+    """Return the name of a row."""
     return row[0].name
 
 
@@ -100,19 +105,19 @@ def _reserve(family: Family) -> str:
 
 
 def _default(family: Family) -> str:
-    return family.bootloader.default or f"{family.bootloader.reserve}  # its own file says how much"
+    return family.bootloader.default or f"{family.bootloader.reserve}  # its file has the size"
 
 
 def _build(family: Family) -> str:
     return (
-        family.commands.build if family.commands.build != "true" else "# not here: the service does it at the next boot"
+        family.commands.build if family.commands.build != "true" else "# none: the service builds it at the next boot"
     )
 
 
 def _really_run(family: Family, records: Sequence[Record]) -> list[str]:
-    """Every recorded drill, and by name every release without one."""
+    """Return every recorded drill, and by name every release without one."""
     order = [release.name for release, _ in family.releases]
-    lines = ["What was really run:", ""]
+    lines = ["Recorded drills:", ""]
     if records:
         lines += [_row(_RUN_HEAD), _row("---" for _ in _RUN_HEAD)]
         lines += [_row(_run(record)) for record in sorted(records, key=lambda one: order.index(one.release))]
@@ -139,8 +144,9 @@ def _run(record: Record) -> tuple[str, ...]:
         why += [record.stopped_by] if record.stopped_by else []
         result = f"**not verified**, reached {record.reached}: {', '.join(why) or 'no check was made'}"
     if record.known_issue:
-        told = record.known_issue
-        result += f" ([known issue]({told}))" if told.startswith(("http://", "https://")) else f" (known issue: {told})"
+        issue = record.known_issue
+        is_address = issue.startswith(("http://", "https://"))
+        result += f" ([known issue]({issue}))" if is_address else f" (known issue: {issue})"
     drill = f"{record.trigger} → {record.target}, `-d {record.level}` {record.compress}"
     return (
         record.release,
@@ -155,7 +161,7 @@ def _run(record: Record) -> tuple[str, ...]:
 
 
 def shown_of(release: Release, records: Iterable[Record]) -> str:
-    """How far a row was shown to be true: by its records, else as its table says."""
+    """Return how a row was tested: by its records, else by its table."""
     own = [record for record in records if record.release == release.name]
     if not own:
         return release.shown
@@ -180,7 +186,7 @@ def _cells(release: Release, driven: Family, records: Sequence[Record]) -> tuple
 
 
 def _by_command(commands: Iterable[tuple[str, str]]) -> list[str]:
-    """Each command once, with the releases that it is for."""
+    """Return each command once, with the releases that it is for."""
     releases: dict[str, list[str]] = {}
     for release, command in commands:
         releases.setdefault(fill(command, arguments="ARGUMENTS", kernel="KERNEL").strip(), []).append(release)
@@ -203,12 +209,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Print the page, or record drills."""
     parser = argparse.ArgumentParser(
         prog="python docs/generate/support_page.py",
-        description="Print docs/support.md, or add drills to docs/drilled.toml, of which it is made.",
+        description="Print docs/support.md, or add drills to docs/drilled.toml, its source.",
     )
     parser.add_argument("--record", nargs="+", type=Path, metavar="FILE", help="verdict.json or matrix.json to add")
-    parser.add_argument("--how", choices=HOW, help="what it ran on (default: as the verdict's disk says)")
-    parser.add_argument("--release", metavar="ROW", help="for verdicts of before they told their release")
-    parser.add_argument("--date", type=datetime.date.fromisoformat, metavar="DAY", help="as 2026-11-22, likewise")
+    parser.add_argument("--how", choices=HOW, help="kind of guest (default: from the verdict's disk)")
+    parser.add_argument(
+        "--release", metavar="ROW", help="row of the family's table, for old verdicts without a release"
+    )
+    parser.add_argument(
+        "--date",
+        type=datetime.date.fromisoformat,
+        metavar="DAY",
+        help="day of the drill, as 2026-11-22, for old verdicts without a date",
+    )
     arguments = parser.parse_args(argv)
     try:
         if not arguments.record:
@@ -217,9 +230,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         known = {"how": arguments.how, "release": arguments.release, "date": arguments.date}
         new = [record for path in arguments.record for record in read_result(path, known, REQUIRED_CHECKS)]
         if not new:
-            raise UsageError("there is no drill to record in these files")
+            raise UsageError("these files have no drill to record")
         records = merge(load_records(), new)
-        support_page(load_families(), records)  # a release that is not in the tables is told before it is written
+        support_page(load_families(), records)  # raises for an unknown release before the table is written
         write_records(records)
         for record in new:
             sys.stderr.write(

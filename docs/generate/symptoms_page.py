@@ -1,4 +1,4 @@
-"""Writes the page that lists all symptoms: python docs/generate/symptoms_page.py > docs/symptoms.md."""
+"""Print the page of all symptoms: python docs/generate/symptoms_page.py > docs/symptoms.md."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from kdump_harness.diagnosis.table import FAMILIES, PLACES_IN_WORDS, SymptomRow,
 _INTRODUCTION = """\
 # Symptoms
 
-What `kdump-harness diagnose` and a failed drill can name, causes before their consequences. This page is generated from
-`harness/kdump_harness/diagnosis/symptoms.toml` by `python docs/generate/symptoms_page.py`; change the table, not the
-page.
+These are the failures that `kdump-harness diagnose` and a failed drill can name, causes before their
+consequences. This page is generated from `harness/kdump_harness/diagnosis/symptoms.toml` by
+`python docs/generate/symptoms_page.py`; change the table, not the page.
 
-A log without any failure is `ok` when the dump was saved, and `indeterminate` when the log does not show that it was.
+A log without a failure is `ok` if it shows that the dump was saved, and otherwise `indeterminate`.
 """
 _REACHED = {
     Stage.NOTHING: "Nothing is loaded",
@@ -29,7 +29,7 @@ _REACHED = {
 
 
 def symptoms_page(table: SymptomTable) -> str:
-    """The page in Markdown."""
+    """Return the page in Markdown."""
     parts = [_INTRODUCTION]
     for stage, rows in itertools.groupby(
         sorted(table.rows, key=lambda row: Stage[row.stage]), lambda row: Stage[row.stage]
@@ -40,7 +40,7 @@ def symptoms_page(table: SymptomTable) -> str:
 
 
 def _entry(row: SymptomRow) -> str:
-    """One symptom's part of the page."""
+    """Return one symptom's part of the page."""
     places = ", ".join(PLACES_IN_WORDS[place] for place in row.where)
     family = f"; {', '.join(row.family)} only" if row.family else ""
     lines = [
@@ -57,12 +57,12 @@ def _entry(row: SymptomRow) -> str:
         more = f", and {len(row.patterns) - 4} more" if len(row.patterns) > 4 else ""
         lines.append(f"- Lines such as {shown}{more}")
     if row.rule:
-        lines.append("- Told by the course of the whole log")
+        lines.append("- Recognised by the course of the whole log")
     return "\n".join(lines) + "\n"
 
 
 def _code(text: str) -> str:
-    """The text as code, whatever marks it has itself."""
+    """Return the text as Markdown code, also if it contains backticks."""
     return f"`` {text} ``" if "`" in text else f"`{text}`"
 
 

@@ -1,4 +1,4 @@
-"""What was really drilled is recorded from verdicts, and the support page says no more than that."""
+"""Tests of recording drills, and of the support page that shows them."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def record_of(**changes: Any) -> Record:
 
 @pytest.fixture
 def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty table in place of the project's."""
+    """Return an empty table that replaces the project's."""
     path = tmp_path / "drilled.toml"
     path.write_text("")
     monkeypatch.setattr(records, "table_path", lambda: path)
@@ -61,7 +61,7 @@ def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def result(tmp_path: Path) -> Any:
-    """Write a file as a drill or pytest leaves it."""
+    """Return a function that writes a file as a drill or pytest writes it."""
 
     def write(data: Any, name: str = "result.json") -> str:
         (tmp_path / name).write_text(data if isinstance(data, str) else json.dumps(data), encoding="utf-8")
@@ -87,7 +87,7 @@ def test_a_verdict_becomes_a_record(table: Path, result: Any, capsys: pytest.Cap
     assert table.read_text(encoding="utf-8") == before
 
 
-def test_what_failed_is_recorded_as_such(table: Path, result: Any) -> None:
+def test_a_failed_drill_is_recorded_as_failed(table: Path, result: Any) -> None:
     drill = verdict_of("filter", known_issue=TRACKER, stopped_by='silent, "for" ever\\\x7f')
     assert main(["--record", result(drill)]) == EXIT_OK
     assert load_records() == (
@@ -104,27 +104,27 @@ def test_what_failed_is_recorded_as_such(table: Path, result: Any) -> None:
         ("downloaded from https://vendor.example/x.qcow2", "image"),
     ],
 )
-def test_the_disk_tells_what_it_ran_on(disk: str, how: str, table: Path, result: Any) -> None:
+def test_the_disk_names_the_kind_of_guest(disk: str, how: str, table: Path, result: Any) -> None:
     assert main(["--record", result(verdict_of(disk=disk))]) == EXIT_OK
     assert [record.how for record in load_records()] == [how]
 
 
-def test_what_the_verdict_does_not_tell_must_be_said(
+def test_values_that_a_verdict_lacks_must_be_given(
     table: Path, result: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     old = verdict_of(disk=None, release=None)
     del old["started"]
     path = result(old)
-    said: list[str] = []
+    given: list[str] = []
     for option, value in (("how", "code"), ("release", "Debian 12"), ("date", "2026-11-20")):
-        assert main(["--record", path, *said]) == EXIT_USAGE
-        assert f"does not tell its {option}: say --{option}" in capsys.readouterr().err
-        said += [f"--{option}", value]
-    assert main(["--record", path, *said]) == EXIT_OK
+        assert main(["--record", path, *given]) == EXIT_USAGE
+        assert f"has no {option}: give it with --{option}" in capsys.readouterr().err
+        given += [f"--{option}", value]
+    assert main(["--record", path, *given]) == EXIT_OK
     assert load_records() == (record_of(how="code", date=datetime.date(2026, 11, 20)),)
 
 
-def test_of_a_matrix_only_drills_that_were_meant_to_be_verified_count(table: Path, result: Any) -> None:
+def test_only_drills_of_a_matrix_that_were_meant_to_be_verified_are_recorded(table: Path, result: Any) -> None:
     found = matrix_of(
         verified=[verdict_of()],
         passed=[verdict_of("complete", kernel="a lie that was seen")],
@@ -139,7 +139,7 @@ def test_of_a_matrix_only_drills_that_were_meant_to_be_verified_count(table: Pat
     ]  # fmt: skip
 
 
-def test_the_newest_drill_of_a_kind_counts_and_of_one_run_the_one_that_failed() -> None:
+def test_the_newest_drill_of_a_kind_counts_and_in_one_run_the_one_that_failed() -> None:
     good, bad = record_of(), record_of(verified=False, reached="RECOVERED", failed_checks=("filter",))
     later = datetime.date(2026, 12, 1)
     newer = dataclasses.replace(good, date=later)
@@ -158,12 +158,12 @@ def test_the_newest_drill_of_a_kind_counts_and_of_one_run_the_one_that_failed() 
         ("{", "is not JSON"),
         ("[]", "is neither a verdict.json nor a matrix.json"),
         ('{"cells": []}', "is neither a verdict.json nor a matrix.json"),
-        ({**matrix_of(), "tests": [{}]}, "is no result of ours (KeyError: "),
-        ('{"tests": 5}', "is no result of ours (TypeError: "),
-        ({**verdict_of(), "started": "yesterday"}, "is no result of ours (ValueError: "),
-        (matrix_of(passed=[verdict_of()]), "there is no drill to record in these files"),
-        (verdict_of(release="Debian 99"), "there is no release 'Debian 99' in the family 'debian'"),
-        (verdict_of(family="slackware"), "there is no release 'Debian 12' in the family 'slackware'"),
+        ({**matrix_of(), "tests": [{}]}, "is not a result of kdump-harness (KeyError: "),
+        ('{"tests": 5}', "is not a result of kdump-harness (TypeError: "),
+        ({**verdict_of(), "started": "yesterday"}, "is not a result of kdump-harness (ValueError: "),
+        (matrix_of(passed=[verdict_of()]), "these files have no drill to record"),
+        (verdict_of(release="Debian 99"), "the family 'debian' has no release 'Debian 99'"),
+        (verdict_of(family="slackware"), "the family 'slackware' has no release 'Debian 12'"),
     ],
 )
 def test_bad_files_are_named_and_nothing_is_written(
@@ -174,7 +174,7 @@ def test_bad_files_are_named_and_nothing_is_written(
     assert table.read_text() == ""
 
 
-def test_a_drill_of_before_a_check_was_required_is_not_called_verified(table: Path, result: Any) -> None:
+def test_a_drill_from_before_a_check_was_required_is_not_called_verified(table: Path, result: Any) -> None:
     old = verdict_of()
     old["checks"] = [check for check in old["checks"] if check["name"] not in ("filter", "pages")]
     assert main(["--record", result(old)]) == EXIT_OK
@@ -190,7 +190,7 @@ def test_a_missing_file_is_named(table: Path, tmp_path: Path, capsys: pytest.Cap
     assert "none.json cannot be read (No such file or directory)" in capsys.readouterr().err
 
 
-def test_a_slip_in_the_table_is_named(table: Path) -> None:
+def test_an_error_in_the_table_is_named(table: Path) -> None:
     write_records([record_of()], table)
     table.write_text(table.read_text().replace('"guest"', '"hearsay"'))
     with pytest.raises(TableError, match=r"drilled\.toml: \[\[drill\]\] 1: how must be one of image, guest, code"):
@@ -204,7 +204,7 @@ def part_of(page: str, family: str) -> str:
     return page.partition(f"\n## {family}\n")[2].partition("\n## ")[0]
 
 
-def test_the_page_tells_each_record_with_its_result() -> None:
+def test_the_page_shows_each_record_with_its_result() -> None:
     failing = record_of(
         image="debian-13", release="Debian 13", verified=False, reached="RECOVERED", failed_checks=("filter",),
         known_issue=TRACKER,
@@ -226,7 +226,7 @@ def test_the_page_tells_each_record_with_its_result() -> None:
 def test_a_release_without_a_record_is_named_as_such() -> None:
     page = support_page(FAMILIES, [record_of(family="redhat", release="RHEL 9 and rebuilds", image="rocky-9")])
     redhat = part_of(page, "redhat")
-    named = re.search(r"^Never driven, by documentation and source only: (.*)\.$", redhat, flags=re.MULTILINE)
+    named = re.search(r"^Never drilled, by documentation and source only: (.*)\.$", redhat, flags=re.MULTILINE)
     assert named
     facts_only = {release.name for release, _ in FAMILIES["redhat"].releases if release.shown == "facts"}
     assert set(named[1].split(", ")) == facts_only - {"RHEL 9 and rebuilds"}
@@ -242,7 +242,7 @@ def test_a_release_without_a_record_is_named_as_such() -> None:
         ([("guest", True), ("image", True), ("code", True)], "image"),
     ],
 )
-def test_how_far_a_row_was_shown_is_by_its_best_verified_drill(drills: list[tuple[str, bool]], shown: str) -> None:
+def test_a_row_is_shown_by_its_best_verified_drill(drills: list[tuple[str, bool]], shown: str) -> None:
     (release,) = (release for release, _ in FAMILIES["debian"].releases if release.name == "Ubuntu 22.04")
     release = dataclasses.replace(release, shown="facts")
     found = [record_of(release=release.name, how=how, verified=verified) for how, verified in drills]
