@@ -199,7 +199,7 @@ def test_a_libvirt_that_does_not_run_is_a_host_error(refused: Any, tmp_path: Pat
     uri = f"qemu+unix:///system?socket={tmp_path}/nobody"
     said, status = refused("drill", "debian-12", "--uri", uri)
     assert said.startswith(f"libvirt at {uri} does not answer: ")
-    assert said.endswith("(kdump-harness doctor tells how to start it)")
+    assert said.endswith("(run kdump-harness doctor to see how to start it)")
     assert status == 3
     assert list((tmp_path / "state" / "runs").iterdir()) == []
 
@@ -218,7 +218,7 @@ def test_a_libvirt_that_never_answers_is_given_up(
 
 def test_what_is_no_uri_is_a_usage_error(refused: Any) -> None:
     said, status = refused("drill", "debian-12", "--uri", "nonsense")
-    assert said == "'nonsense' is not a libvirt URI (as in qemu:///system or qemu+ssh://host/system)"
+    assert said == "'nonsense' is not a libvirt URI, such as qemu:///system or qemu+ssh://host/system"
     assert status == 2
 
 

@@ -79,7 +79,7 @@ def test_a_domain_is_found_by_its_name() -> None:
     [
         (("web", "db", "kdh-1-2-x"), "wbe", "no domain 'wbe' at qemu:///system (known: db, web)"),
         ((), "web", "no domain 'web' at qemu:///system (known: none)"),
-        (("kdh-1-2-x",), "kdh-1-2-x", "kdh-1-2-x is a guest of kdump-harness itself, which a run is drilling"),
+        (("kdh-1-2-x",), "kdh-1-2-x", "kdh-1-2-x is a guest of kdump-harness: choose another domain"),
     ],
 )
 def test_another_name_is_refused_and_told_the_known_ones(known: tuple[str, ...], name: str, sentence: str) -> None:
@@ -159,7 +159,7 @@ def test_clean_is_told_what_is_being_copied_where() -> None:
         ),
         (
             Handle(last={"type": libvirt.VIR_DOMAIN_JOB_CANCELLED}),
-            CopyJob(ended=True, error="the copying was ended"),
+            CopyJob(ended=True, error="the copying was aborted"),
         ),
     ],
 )

@@ -253,7 +253,7 @@ def test_a_disk_that_only_its_owner_can_read_is_told_to_others(tmp_path: Path, m
     monkeypatch.setattr(qemu_img.os, "geteuid", lambda: 0)
     assert here.layers(tmp_path / "top") == (Layer(path=base, format="qcow2", relabel=True),)
     monkeypatch.setattr(qemu_img.os, "geteuid", lambda: 1000)
-    with pytest.raises(UsageError, match="can be read by its owner alone"):
+    with pytest.raises(UsageError, match="is readable by its owner only"):
         here.layers(tmp_path / "top")
     base.chmod(0o644)
     assert here.layers(tmp_path / "top") == (Layer(path=base, format="qcow2"),)

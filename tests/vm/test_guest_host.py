@@ -117,7 +117,7 @@ def test_what_a_host_that_lost_power_has_left_goes_with_the_next_run(
     (dead / "lock").touch()
     (dead / "disk-1.qcow2").touch()
     look = reach()
-    assert [left.what for left in look.leftovers()] == ["files of the dead run dead00 on far"]
+    assert [left.what for left in look.leftovers()] == ["files of the stale run dead00 on far"]
     assert dead.exists(), "a look removes nothing"
     reach("aaa111")
     assert not dead.exists()
@@ -149,7 +149,7 @@ def test_a_disk_is_sent_once_with_its_holes_and_what_it_rests_on(
 
 def test_a_disk_that_its_owner_alone_can_read_is_not_put_where_others_can(there: RemoteHost, raw: Path) -> None:
     raw.chmod(0o600)
-    with pytest.raises(UsageError, match="can be read by its owner alone"):
+    with pytest.raises(UsageError, match="is readable by its owner only"):
         there.overlay(there.directory / "disk-1.qcow2", raw, base_format="raw")
     assert not list((there.state / "copies").glob("*/disk"))
 
@@ -250,21 +250,21 @@ def test_small_files_go_to_the_run_and_come_back(there: RemoteHost, tmp_path: Pa
 
 def test_room_and_memory_are_asked_for_over_there(there: RemoteHost) -> None:
     there.require_space(1, "nearly nothing")
-    with pytest.raises(HostError, match=r"far on far needs 999999999 MiB for the drill.*--remote-state DIR"):
+    with pytest.raises(HostError, match=r"far on far for the drill: 999999999 MiB needed.*--remote-state DIR"):
         there.require_space(999_999_999, "the drill")
     there.require_memory(1, "nearly nothing")
-    with pytest.raises(HostError, match="big needs 999999999 MiB of memory, and far has"):
+    with pytest.raises(HostError, match="not enough memory on far for big: 999999999 MiB needed"):
         there.require_memory(999_999_999, "big")
 
 
 def test_what_can_only_be_had_on_the_host_of_the_guests_is_refused_elsewhere(there: RemoteHost) -> None:
-    with pytest.raises(HostError, match="a disk that fails can only be had on the host of the guests, which is far"):
+    with pytest.raises(HostError, match="a disk that fails works only on the guest host: run kdump-harness on far"):
         there.require_local("a disk that fails")
 
 
 def test_a_host_without_the_tools_is_unfit(tmp_path: Path) -> None:
     bare = uri_of(write_ssh(tmp_path), "bare")
-    with pytest.raises(HostError, match=r"bare cannot run guests for us: it lacks qemu-img tar flock$"):
+    with pytest.raises(HostError, match=r"bare cannot run guests: it lacks qemu-img tar flock$"):
         RemoteHost(bare, tmp_path, run="aaa111", tools=TOOLS, progress=Progress(quiet=True))
 
 
@@ -297,7 +297,7 @@ def test_clean_removes_over_there_what_dead_runs_left_and_copies_when_asked(
     (there.state / "runs" / "dead00" / "lock").touch()
     (there.state / "copies" / "cut.part").mkdir()
     assert main(["clean", "--caches", *options]) == 0
-    removed = "removed files of the dead run dead00 on far\nremoved unfinished copy cut on far\n"
+    removed = "removed files of the stale run dead00 on far\nremoved unfinished copy cut on far\n"
     assert capsys.readouterr().out == removed, "a run goes on, and its copies stay"
     there.close()
     built = State().directory / "built" / "k1" / "meta.json"
@@ -312,9 +312,9 @@ def test_clean_removes_over_there_what_dead_runs_left_and_copies_when_asked(
 @pytest.mark.parametrize(
     ("uri", "status", "sentence"),
     [
-        ("qemu+tls://far/system", 2, "which guests' disks can only be taken to by ssh"),
-        ("qemu+ssh://stranger/system?command={ssh}", 3, "stranger has a host key that nobody here knows"),
-        ("qemu+ssh://bare/system?command={ssh}", 3, "bare cannot run guests for us: it lacks qemu-img"),
+        ("qemu+tls://far/system", 2, "is a remote hypervisor without ssh: expected qemu+ssh://host/system"),
+        ("qemu+ssh://stranger/system?command={ssh}", 3, "stranger has an unknown host key"),
+        ("qemu+ssh://bare/system?command={ssh}", 3, "bare cannot run guests: it lacks qemu-img"),
     ],
 )
 def test_a_host_that_cannot_be_used_is_told_in_one_sentence(

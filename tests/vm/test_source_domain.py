@@ -58,11 +58,11 @@ def test_a_system_on_a_block_device_of_the_host_is_copied_as_well() -> None:
 @pytest.mark.parametrize(
     ("devices", "sentence"),
     [
-        ("", "my has no disk"),
-        (disk("sda", device="cdrom"), "my has no disk"),
+        ("", "cannot clone my: it has no disk"),
+        (disk("sda", device="cdrom"), "cannot clone my: it has no disk"),
         (
             disk("vda", kind="network", source='<source protocol="rbd" name="pool/my"/>'),
-            "my cannot be cloned: its system disk vda is on a network (rbd pool/my), and only files and block devices"
+            "cannot clone my: its system disk vda is on a network (rbd pool/my), expected a file and block devices"
             " of this host can be copied",
         ),
         (disk("vda", '<encryption format="luks"/>'), "its system disk vda is encrypted"),
@@ -72,7 +72,7 @@ def test_a_system_on_a_block_device_of_the_host_is_copied_as_well() -> None:
         ),
         (
             disk("sda", kind="block", device="lun", source='<source dev="/dev/sdx"/>'),
-            "is a SCSI device that is passed through (/dev/sdx)",
+            "is a passed-through SCSI device (/dev/sdx)",
         ),
         (disk("vda", kind="nvme", source="<source/>"), "its system disk vda is of the type nvme"),
     ],
@@ -87,9 +87,9 @@ def test_a_domain_whose_system_cannot_be_copied_is_refused_in_one_sentence(devic
 @pytest.mark.parametrize(
     ("facts", "sentence"),
     [
-        ({"arch": "aarch64"}, "my has the architecture aarch64, and guests here are x86_64"),
-        ({"kind": "xen"}, "my is a domain of type xen, and only QEMU's can be cloned"),
-        ({"os": "<kernel>/boot/vmlinuz</kernel>"}, "my boots a kernel file of the host's"),
+        ({"arch": "aarch64"}, "cannot clone my: its architecture is aarch64, expected x86_64"),
+        ({"kind": "xen"}, "cannot clone my: its type is xen, expected qemu or kvm"),
+        ({"os": "<kernel>/boot/vmlinuz</kernel>"}, "cannot clone my: it boots a kernel file of the host"),
     ],
 )
 def test_a_domain_of_another_kind_is_refused(facts: dict[str, str], sentence: str) -> None:
@@ -103,17 +103,17 @@ def test_a_domain_of_another_kind_is_refused(facts: dict[str, str], sentence: st
         (
             '<hostdev mode="subsystem" type="pci"><source><address domain="0x0000" bus="0x3b" slot="0x00"'
             ' function="0x1"/></source></hostdev>',
-            "the PCI device 0000:3b:00.1, which is passed through",
+            "the passed-through PCI device 0000:3b:00.1",
         ),
         (
             '<hostdev mode="subsystem" type="usb"><source><vendor id="0x046d"/><product id="0xc52b"/></source>'
             "</hostdev>",
-            "the USB device 046d:c52b, which is passed through",
+            "the passed-through USB device 046d:c52b",
         ),
-        ('<hostdev mode="subsystem" type="mdev"/>', "the MDEV device, which is passed through"),
+        ('<hostdev mode="subsystem" type="mdev"/>', "the passed-through MDEV device"),
         (
             f'<interface type="hostdev"><mac address="{OTHER_MAC}"/></interface>',
-            f"the network card {OTHER_MAC}, which is passed through",
+            f"the passed-through network card {OTHER_MAC}",
         ),
         (
             '<filesystem type="mount"><driver type="virtiofs"/><source dir="/srv"/><target dir="share"/></filesystem>',
@@ -141,7 +141,7 @@ def test_what_only_the_original_can_have_is_named(device: str, said: str) -> Non
 
 def test_arguments_for_qemu_itself_are_not_passed_on() -> None:
     original = read(more='<qemu:commandline><qemu:arg value="-snapshot"/></qemu:commandline>')
-    assert original.left_out == ("arguments for QEMU itself (qemu:commandline)",)
+    assert original.left_out == ("the arguments for QEMU itself (qemu:commandline)",)
     assert "-snapshot" not in clone_xml(original, spec(original), parts())
 
 

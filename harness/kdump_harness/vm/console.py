@@ -1,4 +1,4 @@
-"""Reads one serial line: waits, panics nobody asked for, every byte to evidence."""
+"""The serial console of a guest: lines, waits, and unexpected panics."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from ..base.errors import ConsoleLost, UnexpectedPanic, WaitedInVain
 from .hypervisor.byte_queue import ByteQueue
 
 PANIC = re.compile(r"Kernel panic - not syncing: .+")
-# busybox asks the terminal for its cursor (ESC [6n) behind its prompt.
-# A getty's prompt has no line end; "login:" also stands in ordinary lines, which do.
+# busybox asks the terminal for the cursor's position (ESC [6n) after its prompt.
+# A getty's prompt has no line end; ordinary lines with "login:" have one.
 PROMPT = re.compile(rb"(?:[\w.-]+ login: |\(initramfs\) (?:\x1b\[6n)?|kdump:/[^\r\n]{0,80}# |sh-\d[^\r\n]{0,20}# )$")
-# Kernel and service messages may follow a prompt on its own line before anybody has read it.
+# Messages of kernel and services may follow a prompt on its line before it is read.
 LOGIN = re.compile(r"^[\w.-]+ login: ?(?=$|\[)")
 _LINE = re.compile(rb"([^\n]*)\n")
 _ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[()][A-Z0-9]|[=>78cDM])")
 TICK_S = 0.5
-_PENDING_BYTES = 400  # a progress bar is one very long line; its last state is enough
+_PENDING_BYTES = 400  # a progress bar is one very long line, of which only the last state counts
 
 
 @dataclass(frozen=True)
 class ConsoleLine:
-    """One line of the console, without control sequences, and when it was complete."""
+    """One line of the console, without control sequences, and its time of completion."""
 
     text: str
     at_s: float  # monotonic clock
-    prompt: bool = False  # an unfinished line that waits for input
+    prompt: bool = False  # whether the line is a prompt without a line end
 
 
 class Console:
@@ -45,21 +45,21 @@ class Console:
         self._panic_expected = False
         self._on_line: list[Callable[[ConsoleLine], None]] = []
         self.last_line = ""
-        self.pending = ""  # the end of a line that is not complete yet, when last looked
+        self.pending = ""  # end of the incomplete line at the last read
 
     def subscribe(self, listener: Callable[[ConsoleLine], None]) -> Callable[[], None]:
-        """Tell listener of every line read from now on, until what is returned is called."""
+        """Pass every line to LISTENER from now on; return the function that ends this."""
         self._on_line.append(listener)
         return lambda: self._on_line.remove(listener)
 
     @property
     def silent_s(self) -> float:
-        """Seconds since the last byte came in, whether it has been read or not."""
+        """Seconds since the arrival of the last byte, read or unread."""
         return now_s() - self._source.last_byte_s
 
     @contextmanager
     def expecting_panic(self) -> Iterator[None]:
-        """Within the block a panic is what we asked for, not an error."""
+        """Within the block, a panic is expected and not an error."""
         before, self._panic_expected = self._panic_expected, True
         try:
             yield
@@ -67,9 +67,9 @@ class Console:
             self._panic_expected = before
 
     def read_line(self, *, timeout_s: float) -> ConsoleLine | None:
-        """The next line or prompt, or None when none was complete within timeout_s.
+        """Return the next line or prompt, or None if none is complete within TIMEOUT_S.
 
-        Raises ConsoleLost at the end of the line and UnexpectedPanic outside expecting_panic().
+        Raises ConsoleLost at the end of the serial line and UnexpectedPanic outside expecting_panic().
         """
         which = self._source.expect_list([_LINE, PROMPT, pexpect.TIMEOUT, pexpect.EOF], timeout=timeout_s)
         if which == 2:
@@ -89,11 +89,11 @@ class Console:
         for listener in self._on_line:
             listener(line)
         if not self._panic_expected and (panic := PANIC.search(line.text)):
-            raise UnexpectedPanic(f"{self.name} panicked when nobody had asked for it: {panic.group()}", see=self.see)
+            raise UnexpectedPanic(f"{self.name}: unexpected panic: {panic.group()}", see=self.see)
         return line
 
     def drain(self) -> None:
-        """Read what has already come, without waiting."""
+        """Read the lines that have arrived, without waiting."""
         while self.read_line(timeout_s=0) is not None:
             pass
 
@@ -108,11 +108,11 @@ class Console:
         give_up: Callable[[ConsoleLine], str | None] | None = None,
         tick: Callable[[], None] | None = None,
     ) -> ConsoleLine:
-        """The first line that pattern matches.
+        """Return the first line that PATTERN matches.
 
-        silence_s bounds the time without a single byte. stretch tells by how much both are stretched now; if that
-        grows meanwhile, so do they. give_up looks at each line and names a reason why the
-        pattern can no longer come. Raises WaitedInVain, ConsoleLost or UnexpectedPanic.
+        SILENCE_S bounds the time without a single byte. STRETCH returns the current factor for both times; they grow
+        with it. GIVE_UP returns, for a line, why the pattern cannot follow any more. Raises WaitedInVain, ConsoleLost
+        or UnexpectedPanic.
         """
         wanted = re.compile(pattern)
         deadline = Deadline(timeout_s * (stretched := stretch()))
@@ -140,7 +140,7 @@ class Console:
 
 
 def clean(raw: bytes) -> str:
-    """Text of a console line: no colours, and of a progress bar only its last state."""
+    """Return the text of a line without control sequences; of a progress bar, its last state."""
     text = _ANSI.sub("", raw.decode("utf-8", errors="replace")).rstrip("\r\n")
     if "\r" in text:
         text = next((part for part in reversed(text.split("\r")) if part.strip()), "")

@@ -1,4 +1,4 @@
-"""A guest with a boot identity: boot, wait, reboot, and the moment it stops answering."""
+"""A guest: boot, login, reboot, snapshot and the loss of its connection."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from .hypervisor.domain import Domain
 from .hypervisor.domain_xml import SavedDomain
 from .shell import GONE, Access, CommandResult, Shell
 
-# Unscaled, for a guest under KVM on an idle machine; timeout_factor stretches them.
-# Totals are generous: silence and hopeless signs end a wait long before.
+# Timeouts for a guest under KVM on an idle host; timeout_factor stretches them.
+# Total times are generous: silence or a sign of a stuck guest ends a wait much earlier.
 BOOT_TIMEOUT_S = 150.0
 SSH_TIMEOUT_S = 60.0
 SILENCE_TIMEOUT_S = 40.0
-POWER_OFF_TIMEOUT_S = 40.0  # a guest without a serial console does not say how far it is
-CONSOLE_PAUSE_S = 15.0  # a longer pause while SSH answers: there will be no prompt
-SSH_LOOK_EVERY_S = 5.0  # of this host's network, whatever the guest runs on
-BANNER_TIMEOUT_S = 2.0  # of the guest's sshd: up to 2 s were seen of an emulated guest with little else to do
+POWER_OFF_TIMEOUT_S = 40.0  # a guest without a serial console shows no progress
+CONSOLE_PAUSE_S = 15.0  # after a longer pause while SSH answers, no prompt is expected
+SSH_LOOK_EVERY_S = 5.0  # not stretched: a property of this host's network
+BANNER_TIMEOUT_S = 2.0  # for sshd's banner; an idle emulated guest took up to 2 s
 SSH_PORT = 22
 
 
 class _SilentConsole(Exception):
-    """SSH answers, and the serial console says nothing."""
+    """SSH answers while the serial console is silent."""
 
 
 _CLOUD_INIT_TROUBLE = re.compile(r"cloud-init\[\d+\]: .*(?:WARNING|ERROR|CRITICAL)|FAILED.*cloud-init")
@@ -45,7 +45,7 @@ def boot_trouble(line: ConsoleLine) -> str | None:
 
 @dataclass(frozen=True, kw_only=True)
 class SavedGuest:
-    """A guest whose memory lies in a file."""
+    """A snapshot of a guest: its memory is in a file."""
 
     memory: Path
     domain: SavedDomain
@@ -55,7 +55,7 @@ class SavedGuest:
 
 
 class Guest:
-    """A booted virtual machine = domain + console + shell."""
+    """A virtual machine: its domain, serial console and SSH connection."""
 
     def __init__(
         self,
@@ -72,7 +72,7 @@ class Guest:
             (address, port), timeout_s
         ),
     ) -> None:
-        """connect makes a connection to an address and port within some seconds, from wherever that can be made."""
+        """CONNECT returns a connection to an address and port within a timeout in seconds."""
         self.domain = domain
         self.name = domain.name
         self.evidence = evidence
@@ -87,29 +87,29 @@ class Guest:
 
     @property
     def factor(self) -> float:
-        """By how much waits are stretched that begin now: by what the guest runs on, and what that has to do."""
+        """The factor for waits that begin now, from the accelerator and the load of the host."""
         return self._slowness * self._load()
 
     def switch_evidence(self, evidence: Evidence) -> None:
-        """From here on everything goes into this directory."""
+        """Write all further evidence to another directory."""
         self.evidence = evidence
         self.console.see = evidence.console_path
 
     @property
     def shell(self) -> Shell:
-        """The SSH connection; GuestError before the guest was up."""
+        """The SSH connection; GuestError before connect()."""
         if self._shell is None:
-            raise GuestError(f"{self.name} has not been reached by SSH yet")
+            raise GuestError(f"{self.name}: no SSH connection yet")
         return self._shell
 
     def resume(self) -> None:
-        """Let a guest run whose memory was restored, reach it, and set its clock, which stood still meanwhile."""
+        """Start a guest restored from a snapshot, connect, and set its clock, which was stopped."""
         self.power_on()
         self.connect()
         self.shell.run("date -s @%s", f"{utc_s():.3f}")
 
     def save(self, path: Path) -> SavedGuest:
-        """Write its memory to a file, which ends it; nobody may write to its disks from then on."""
+        """Save a snapshot to a file, which ends the guest; its disks must not be written to afterwards."""
         self.close_shell()
         address = self.domain.address()
         xml = self.domain.save(path, tick=self._tick)
@@ -122,20 +122,20 @@ class Guest:
         )
 
     def power_on(self) -> None:
-        """Let the processors run."""
+        """Start the processors."""
         self.domain.resume()
 
     def wait_for_login(self) -> ConsoleLine:
-        """The login prompt on the serial console; the error says whether SSH has got further."""
+        """Wait for the login prompt on the serial console; the error reports whether SSH answers."""
         try:
             return self._wait_for_login(self._tick)
         except WaitedInVain as error:
             raise WaitedInVain(f"{error.args[0]}; {self._seen_from_outside()}", see=error.see) from None
 
     def wait_until_up(self) -> bool:
-        """The login prompt, or, in a guest that has no serial console yet, SSH; returns whether there is a console.
+        """Wait for the login prompt, or for SSH if the console is silent; return whether there is a prompt.
 
-        A guest that has asked for an address lives, however silent its console is.
+        A guest that has requested an address is running, even if its console is silent.
         """
         deadline = Deadline(BOOT_TIMEOUT_S * self.factor)
         next_look = Deadline(SSH_LOOK_EVERY_S)
@@ -160,7 +160,7 @@ class Guest:
         return True
 
     def _ssh_within(self, timeout_s: float) -> bool:
-        """Whether a guest that has an address answers by SSH while there is time and its console does not say no."""
+        """Return whether a guest with an address answers by SSH in time, and without a sign that it is stuck."""
 
         def answers() -> bool | None:
             self._look_at_console()
@@ -185,19 +185,19 @@ class Guest:
         )
 
     def _seen_from_outside(self) -> str:
-        """What the network says of a guest that gives no login prompt."""
+        """Return what the network shows of a guest without a login prompt, for an error message."""
         address = self.domain.address()
         if address is None:
-            return "and it has asked for no address on the network"
+            return "and it has not requested an address on the network"
         if self._ssh_answers(address):
             return (
-                f"but SSH answers at {address}: the guest is up, and what is missing is its serial console"
-                " (console=ttyS0,115200 on its kernel command line)"
+                f"but SSH answers at {address}: the guest is up without a serial console"
+                " (add console=ttyS0,115200 to its kernel command line)"
             )
         return f"and SSH does not answer at {address} either"
 
     def _ssh_answers(self, address: str | None) -> bool:
-        """Whether an SSH server introduces itself there."""
+        """Return whether an SSH server answers at an address."""
         if address is None:
             return False
         try:
@@ -208,7 +208,7 @@ class Guest:
             return False
 
     def connect(self) -> str:
-        """Reach the guest by SSH and return its boot id."""
+        """Connect to the guest by SSH and return its boot id."""
         if self._shell is not None:
             self._shell.close()
             self._shell = None
@@ -239,7 +239,7 @@ class Guest:
         try:
             self._shell = poll(f"{self.name} by SSH", attempt, timeout_s=deadline.timeout_s, every_s=0.5)
         except WaitedInVain as error:
-            why = last[0] if last else "never tried"
+            why = last[0] if last else "no attempt was made"
             if self._cloud_init_trouble:
                 why += f"; cloud-init has failed: {self._cloud_init_trouble}"
             raise GuestError(f"{error} ({why})", see=self.evidence.console_path) from None
@@ -247,11 +247,11 @@ class Guest:
         return self.boot_id()
 
     def boot_id(self) -> str:
-        """The kernel's random identity of this boot."""
+        """Return the kernel's random identifier of this boot."""
         return self.shell.read_text("/proc/sys/kernel/random/boot_id").strip()
 
     def boot_until(self, pattern: str) -> ConsoleLine:
-        """Reboot, hang up, and return the line of the console that pattern matches."""
+        """Reboot, close the SSH connection, and return the line of the console that PATTERN matches."""
         self.shell.start("systemctl reboot")
         self.close_shell()
         self._wait_for("restart of the guest", r"reboot: Restarting system")
@@ -268,22 +268,22 @@ class Guest:
         )
 
     def reboot(self) -> str:
-        """Reboot in the ordinary way and return the new boot id, which differs from the old."""
+        """Reboot and return the new boot id; GuestError if it did not change."""
         before = self.boot_id()
         self.shell.start("systemctl reboot")
         self._wait_for("restart of the guest", r"reboot: Restarting system")
         self.wait_for_login()
         after = self.connect()
         if after == before:
-            raise GuestError(f"{self.name} says it has rebooted, but its boot id is still {before[:8]}")
+            raise GuestError(f"{self.name}: the boot id is still {before[:8]} after the reboot")
         return after
 
     def power_off(self) -> None:
-        """Shut down in the ordinary way and wait until the domain is gone."""
+        """Shut down and wait until the domain is gone."""
         with contextlib.suppress(GuestError):
             self.shell.start("systemctl poweroff")
         self.close_shell()
-        with contextlib.suppress(GuestError):  # the end of the serial line is what we wait for
+        with contextlib.suppress(GuestError):  # the end of the serial line is expected
             self._wait_for("power off", r"reboot: Power down")
         poll(
             f"{self.name} to power off",
@@ -293,13 +293,13 @@ class Guest:
         )
 
     def close_shell(self) -> None:
-        """Hang up the SSH connection."""
+        """Close the SSH connection."""
         if self._shell is not None:
             self._shell.close()
             self._shell = None
 
     def destroy(self) -> None:
-        """Hang up and pull the plug."""
+        """Close the SSH connection and destroy the domain."""
         self.close_shell()
         self.domain.destroy()
 
@@ -309,7 +309,7 @@ class Guest:
         return boot_trouble(line)
 
     def _look_at_console(self) -> None:
-        """While waiting for SSH: show progress, and notice panics and emergency shells."""
+        """Read the console while waiting for SSH: panics and signs of a stuck guest are errors."""
         while (line := self.console.read_line(timeout_s=0)) is not None:
             if reason := boot_trouble(line):
                 raise GuestError(f"{self.name}: {reason}", see=self.evidence.console_path)
@@ -317,7 +317,7 @@ class Guest:
             self._tick()
 
     def _note_cloud_init(self, line: ConsoleLine) -> None:
-        """Without cloud-init's work there is no key to log in with, whatever SSH says."""
+        """Remember cloud-init's first error: without cloud-init the guest lacks the key for the login."""
         if not self._cloud_init_trouble and _CLOUD_INIT_TROUBLE.search(line.text):
             self._cloud_init_trouble = line.text.strip()
 

@@ -436,7 +436,7 @@ class Run:
             if (variables := saved.domain.nvram()) is not None:
                 nvram = self.host.directory / f"{saved.domain.name}-{next(self._numbers)}.nvram"
                 self.host.copy(variables, nvram)
-            moved = saved.domain.moved(overlays, nvram)
+            moved = saved.domain.with_disks(overlays, nvram)
             with (
                 self._room(saved.domain.name, saved.domain.memory_mib),
                 self.progress.step(f"{saved.domain.name}: restoring its memory", usual_s=15),

@@ -1,4 +1,4 @@
-"""Runs quoted commands and copies files over SSH, returning Result."""
+"""Commands and file copies over SSH, with quoted arguments."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ import paramiko
 from ..base.clock import Deadline, now_s
 from ..base.errors import CommandFailed, GuestError, UsageError
 
-# Errors that only mean "not there yet" while a guest boots, or "gone" when it crashes.
+# Errors that mean "not up yet" while a guest boots, or "gone" when it crashes.
 GONE = (paramiko.SSHException, OSError, EOFError)
 CHUNK = 1 << 20
-TIMEOUT_S = 60.0  # of a command
-SILENCE_S = 120.0  # of a copy on its way
+TIMEOUT_S = 60.0  # for a command
+SILENCE_S = 120.0  # without a byte during a copy
 
-# It would print a traceback for each attempt to reach a guest that is still booting; ours say what matters.
+# paramiko would print a traceback for each failed attempt to connect to a booting guest.
 logging.getLogger("paramiko").addHandler(logging.NullHandler())
 
 
 @dataclass(frozen=True, kw_only=True)
 class CommandResult:
-    """What a command did."""
+    """The result of a command."""
 
     command: str
     status: int
@@ -40,34 +40,34 @@ class CommandResult:
 
     @property
     def ok(self) -> bool:
-        """Whether the status was zero."""
+        """Whether the exit status is zero."""
         return self.status == 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Access:
-    """How a guest lets us in."""
+    """The credentials for a guest."""
 
     private_key: str | None = field(default=None, repr=False)  # in OpenSSH's format
     key_file: Path | None = None
-    password: str | None = field(default=None, repr=False)  # of the login, and for its sudo
+    password: str | None = field(default=None, repr=False)  # for the login and for sudo
 
     def check(self) -> None:
-        """UsageError for a key file that is none, or that nobody here can read."""
+        """Raise UsageError if the key file is not a private key or cannot be read."""
         if self.key_file is None:
             return
         try:
             paramiko.PKey.from_path(self.key_file)
-        except (paramiko.PasswordRequiredException, TypeError):  # the latter of cryptography, passed on
-            raise UsageError(f"{self.key_file} is protected by a passphrase; a drill needs a key without") from None
+        except (paramiko.PasswordRequiredException, TypeError):  # cryptography raises the latter
+            raise UsageError(f"{self.key_file} has a passphrase: expected a key without one") from None
         except OSError as error:
-            raise UsageError(f"{self.key_file} cannot be read ({error.strerror})") from None
+            raise UsageError(f"cannot read {self.key_file}: {error.strerror}") from None
         except (paramiko.SSHException, ValueError):
-            raise UsageError(f"{self.key_file} is no private key for SSH") from None
+            raise UsageError(f"{self.key_file} is not a private key for SSH") from None
 
 
 class Shell:
-    """An SSH connection to a guest; commands run as root, and arguments are quoted here, not by the caller."""
+    """An SSH connection to a guest; commands run as root with their arguments quoted here."""
 
     def __init__(
         self,
@@ -81,15 +81,15 @@ class Shell:
         connection: socket.socket | None = None,
         load: Callable[[], float] = lambda: 1.0,
     ) -> None:
-        """host_key is the guest's public key line; None accepts any (a disk that we did not seed).
+        """HOST_KEY is the guest's public host key; None accepts any, for a guest without a seed.
 
-        connection leads to a guest that cannot be reached from this host by its address; load stretches the times that
-        whoever calls does not choose.
+        CONNECTION is used for a guest that this host cannot reach by its address. LOAD returns the factor for default
+        timeouts.
         """
         self.address = address
         self._load = load
         self._user, self._password = user, access.password
-        self._sudo: str | None = None  # how root is become, once that was tried
+        self._sudo: str | None = None  # prefix of commands that need sudo, after the first attempt
         self._on_result: list[Callable[[CommandResult], None]] = []
         self._client = paramiko.SSHClient()
         if host_key is None:
@@ -110,18 +110,18 @@ class Shell:
                 key_filename=str(access.key_file) if access.key_file else None,
                 password=access.password,
                 timeout=connect_timeout_s,
-                banner_timeout=connect_timeout_s * 6,  # sshd answers late while an emulated guest still boots
+                banner_timeout=connect_timeout_s * 6,  # an emulated guest that still boots answers late
                 auth_timeout=connect_timeout_s * 6,
                 allow_agent=False,
                 look_for_keys=False,
                 sock=connection,
             )
-        except BaseException:  # one that was not let in would stay open
+        except BaseException:  # a failed login would leave the connection open
             self._client.close()
             raise
 
     def subscribe(self, listener: Callable[[CommandResult], None]) -> None:
-        """Tell listener of every finished command."""
+        """Pass every finished command to LISTENER."""
         self._on_result.append(listener)
 
     def run(
@@ -132,9 +132,9 @@ class Shell:
         check: bool = True,
         on_line: Callable[[str], None] | None = None,
     ) -> CommandResult:
-        """Run command with %s replaced by quoted arguments; CommandFailed unless it succeeds or check is off.
+        """Run COMMAND with %s replaced by quoted arguments; CommandFailed if it fails and CHECK is set.
 
-        on_line is shown the last line of the output whenever there is more of it.
+        ON_LINE gets the last line of the output whenever there is more of it.
         """
         line = command % tuple(shlex.quote(str(argument)) for argument in arguments) if arguments else command
         started_s = now_s()
@@ -159,16 +159,16 @@ class Shell:
         return result
 
     def succeeds(self, command: str, *arguments: object, timeout_s: float | None = None) -> bool:
-        """Whether command ends with status zero."""
+        """Run a command and return whether its exit status is zero."""
         return self.run(command, *arguments, timeout_s=timeout_s, check=False).ok
 
     def start(self, command: str) -> None:
-        """Start a command and do not wait: for those that take the guest down."""
+        """Start a command without waiting, for commands that shut the guest down."""
         with self._connected(f"start {command!r}"):
             self._execute(self._transport().open_session(timeout=TIMEOUT_S * self._load()), command)
 
     def read_text(self, path: str) -> str:
-        """The text of a file in the guest."""
+        """Return the text of a file in the guest."""
         return self.run("cat -- %s", path).out
 
     def write_text(self, path: str, text: str, *, mode: int = 0o644) -> None:
@@ -176,7 +176,7 @@ class Shell:
         self.run("umask 077; printf %%s %s > %s && chmod %s %s", text, path, f"{mode:o}", path)
 
     def put(self, local: Path, path: str, *, silence_s: float | None = None) -> None:
-        """Copy a file into the guest, where only root may read it."""
+        """Copy a file into the guest, readable by root only."""
         silence_s = SILENCE_S * self._load() if silence_s is None else silence_s
         command = f"umask 077; cat > {shlex.quote(path)}"
         with self._connected(f"write {path!r}"), local.open("rb") as source:
@@ -187,25 +187,25 @@ class Shell:
                 _feed(channel, source)
                 status = channel.recv_exit_status()
             except TimeoutError:
-                raise GuestError(f"{self.address}: the guest stopped taking {local.name}") from None
+                raise GuestError(f"{self.address}: the copy of {local.name} to the guest stopped") from None
             finally:
                 channel.close()
         if status != 0:
-            raise CommandFailed(f"{self.address}: {path} cannot be written (status {status})")
+            raise CommandFailed(f"{self.address}: cannot write {path} (status {status})")
 
     def fetch(
         self, path: str, to: Path, *, progress: Callable[[int], None] | None = None, silence_s: float | None = None
     ) -> int:
-        """Copy a file out of the guest and return its size in bytes; to must not exist.
+        """Copy a file out of the guest and return its size in bytes; TO must not exist.
 
-        Through cat, not SFTP: minimal systems have no sftp-server, and root's files are read through sudo.
+        By cat rather than SFTP: minimal systems lack sftp-server, and root's files are read through sudo.
         """
         return self.save(f"cat -- {shlex.quote(path)}", to, progress=progress, silence_s=silence_s)
 
     def save(
         self, command: str, to: Path, *, progress: Callable[[int], None] | None = None, silence_s: float | None = None
     ) -> int:
-        """Write what a command prints, bytes of any kind, to a new file and return its size in bytes."""
+        """Write the output of a command to a new file and return its size in bytes."""
         silence_s = SILENCE_S * self._load() if silence_s is None else silence_s
         copied = 0
         with self._connected(f"run {command!r}"), to.open("xb") as out:
@@ -220,9 +220,7 @@ class Shell:
                         progress(copied)
                 status = channel.recv_exit_status()
             except TimeoutError:
-                raise GuestError(
-                    f"{self.address}: the output of {command!r} stopped coming after {copied:,} bytes"
-                ) from None
+                raise GuestError(f"{self.address}: the output of {command!r} stopped after {copied:,} bytes") from None
             finally:
                 channel.close()
         if status != 0:
@@ -230,11 +228,11 @@ class Shell:
         return copied
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         self._client.close()
 
     def _execute(self, channel: paramiko.Channel, line: str) -> None:
-        """Start a command as root: an ordinary login needs sudo, which may want the password."""
+        """Start a command as root; other users need sudo, perhaps with the password."""
         if self._user == "root":
             channel.exec_command(line)
             return
@@ -245,7 +243,7 @@ class Shell:
             channel.sendall(f"{self._password}\n".encode())
 
     def _find_sudo(self) -> str:
-        """Without a password where that works; else always with it, so that the command never reads it as its input."""
+        """Return the sudo command: without a password if possible, else always with it, so that no command reads it."""
         if self._password is None:
             return "sudo -n"
         channel = self._transport().open_session(timeout=TIMEOUT_S * self._load())
@@ -258,22 +256,22 @@ class Shell:
     def _transport(self) -> paramiko.Transport:
         transport = self._client.get_transport()
         if transport is None or not transport.is_active():
-            raise GuestError(f"{self.address}: the SSH connection is gone")
+            raise GuestError(f"{self.address}: SSH connection lost")
         return transport
 
     @contextlib.contextmanager
     def _connected(self, what: str) -> Iterator[None]:
-        """Say what we were about when the connection broke."""
+        """Turn the loss of the connection into a GuestError that names the action."""
         try:
             yield
         except (paramiko.SSHException, OSError, EOFError) as error:
             if isinstance(error, FileNotFoundError | FileExistsError | PermissionError):
                 raise
-            raise GuestError(f"{self.address}: the SSH connection broke on the way to {what} ({error})") from error
+            raise GuestError(f"{self.address}: SSH connection lost while trying to {what} ({error})") from error
 
 
 class _AcceptAny(paramiko.MissingHostKeyPolicy):  # type: ignore[misc]  # paramiko has no types
-    """For guests whose host key nobody told us."""
+    """A policy for guests whose host key is unknown."""
 
     def missing_host_key(self, client: object, hostname: str, key: object) -> None:
         return
@@ -282,13 +280,13 @@ class _AcceptAny(paramiko.MissingHostKeyPolicy):  # type: ignore[misc]  # parami
 def _collect(
     channel: paramiko.Channel, deadline: Deadline, line: str, on_line: Callable[[str], None] | None
 ) -> tuple[str, str]:
-    """Both outputs until the command has ended; CommandFailed when it does not within the deadline."""
+    """Return standard output and error of a command; CommandFailed after the deadline."""
     out, err = bytearray(), bytearray()
-    told = 0
+    shown = 0
     channel.settimeout(0.2)
     while True:
-        if on_line is not None and len(out) > told:
-            told = len(out)
+        if on_line is not None and len(out) > shown:
+            shown = len(out)
             on_line(_last_line(out))
         got = False
         for ready, receive, into in (
@@ -301,17 +299,17 @@ def _collect(
         if channel.exit_status_ready() and not channel.recv_ready() and not channel.recv_stderr_ready():
             return out.decode(errors="replace"), err.decode(errors="replace")
         if deadline.passed:
-            raise CommandFailed(f"{line!r} was not done after {deadline.timeout_s:.0f} s")
+            raise CommandFailed(f"{line!r} did not end within {deadline.timeout_s:.0f} s")
         if not got:
             with contextlib.suppress(TimeoutError):
-                chunk = channel.recv(CHUNK)  # blocks until there is output, an end, or 0.2 s are over
+                chunk = channel.recv(CHUNK)  # blocks until output, the end, or 0.2 s have passed
                 out += chunk
                 if not chunk and not channel.recv_stderr_ready():
                     channel.status_event.wait(min(0.2, deadline.left_s))
 
 
 def _feed(channel: paramiko.Channel, source: BinaryIO) -> None:
-    """Send all of source; a command that ends before it has read it is told by its status."""
+    """Send all of SOURCE; if the command ends before it has read it, its status is the error."""
     try:
         while chunk := source.read(CHUNK):
             channel.sendall(chunk)
@@ -324,6 +322,6 @@ def _feed(channel: paramiko.Channel, source: BinaryIO) -> None:
 
 
 def _last_line(out: bytearray) -> str:
-    """The last line that is not empty, for the eye."""
+    """Return the last line that is not empty, for display."""
     lines = out[-400:].decode(errors="replace").replace("\r", "\n").split("\n")
     return next((line.strip() for line in reversed(lines) if line.strip()), "")

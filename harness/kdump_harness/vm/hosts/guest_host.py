@@ -1,7 +1,7 @@
-"""Where the files of guests are: on this host, or on that of a hypervisor elsewhere, which ssh reaches.
+"""The host of the guests and their files: this host, or a remote one that is reached by ssh.
 
-Caches are this host's. The other one gets copies of the disks that guests read, and has everything that guests write in
-a directory of the run, which its own shell removes when it hears no more of us.
+The caches are on this host. A remote host has copies of the disks that guests read. Everything that guests write is in
+a directory of the run there; a shell on that host removes the directory when the connection ends.
 """
 
 from __future__ import annotations
@@ -21,81 +21,81 @@ from .remote_host import TOOLS, RemoteHost
 
 
 class GuestHost(Protocol):
-    """What a run needs of the host that its guests run on, beside libvirt."""
+    """The interface of a guest host, besides libvirt."""
 
-    directory: Path  # of the run, over there: what lies in it is thrown away with the run
-    address: str  # the URI that libvirt is given
+    directory: Path  # directory of the run on the guest host, removed with the run
+    address: str  # URI for libvirt
 
     @property
     def connection_fds(self) -> tuple[int, ...]:
-        """Descriptors for a process that still needs libvirt's connection when we are dead."""
+        """Descriptors that keep the connection to the host for a process that survives this one."""
 
     def alive(self) -> bool:
-        """Whether the host can still be asked."""
+        """Return whether the host can be reached."""
 
     def boot_id(self) -> str:
-        """What tells one boot of the host from the next."""
+        """Return an identifier of the host's boot."""
 
     def require_local(self, what: str) -> None:
-        """HostError where the guests' host is another one, for what can only be done on it."""
+        """Raise HostError if the guests run on a remote host; WHAT is available only on the guest host."""
 
     def require_space(self, need_mib: int, what: str) -> None:
-        """HostError when there is too little room for what guests write."""
+        """Raise HostError if there is too little disk space for the files of guests."""
 
     def require_memory(self, need_mib: int, what: str) -> None:
-        """HostError where a guest could not have so much memory."""
+        """Raise HostError if the host has too little memory."""
 
     def active_runs(self) -> frozenset[str]:
-        """Identities of the runs that go on."""
+        """Return the identities of the active runs."""
 
     def is_held(self, directory: Path) -> bool:
-        """Whether a living run holds the lock in this directory."""
+        """Return whether an active run holds the lock in this directory."""
 
     def blank(self, path: Path, size: str, *, mode: int = 0o644) -> None:
-        """A new qcow2 with nothing on it."""
+        """Create an empty qcow2."""
 
     def overlay(self, path: Path, base: Path, *, base_format: str) -> None:
-        """A new qcow2 whose unchanged parts are read from base, a disk of the run or of this host."""
+        """Create an overlay on BASE, a disk of the run or of this host."""
 
     def kept_overlay(self, path: Path, base: Path, *, base_format: str) -> contextlib.AbstractContextManager[Path]:
-        """A disk on base for guests to write to, which is at path on this host when the block has ended well."""
+        """Provide an overlay on BASE; after a successful block it is at PATH on this host."""
 
     def layers(self, overlay: Path) -> tuple[Layer, ...]:
-        """The files below an overlay, from the top down; UsageError for one that QEMU's user could not read."""
+        """Return the backing files of an overlay, from the top down; UsageError if QEMU's user cannot read one."""
 
     def put(self, path: Path) -> Path:
-        """Where guests find a file of the run's directory on this host."""
+        """Return the path on the guest host of a file in the run's directory on this host."""
 
     def take(self, path: Path) -> Path:
-        """Where this host finds a file that guests or libvirt wrote; it may be the copy of it."""
+        """Return the path on this host of a file that guests or libvirt wrote, or of its copy."""
 
     def take_disk(self, path: Path) -> Path:
-        """The same for a disk of a guest that is off."""
+        """Return the path on this host of the disk of a guest that is shut off, or of its copy."""
 
     def private(self, path: Path) -> None:
-        """A new and empty file that only its owner can read, for libvirt to write to."""
+        """Create an empty file for libvirt that only its owner can read."""
 
     def copy(self, path: Path, to: Path) -> None:
         """Copy a file of the run."""
 
     def remove(self, *paths: Path) -> None:
-        """Remove files of the run, as far as they are there."""
+        """Remove files of the run, if they exist."""
 
     def connect(self, address: str, port: int, timeout_s: float) -> socket.socket:
-        """A connection to a guest; OSError where there is none."""
+        """Return a connection to a guest; OSError if it fails."""
 
 
 @contextlib.contextmanager
 def open_guest_host(
     uri: str | None, state: State, directory: RunDirectory, *, remote_state: Path | None, progress: Progress
 ) -> Iterator[GuestHost]:
-    """The host of the hypervisor, for as long as a run needs it."""
+    """Open the guest host of a hypervisor for a run."""
     uri = uri or default_uri()
     if is_local(uri):
         yield LocalHost(state, directory, uri)
         return
-    there = RemoteHost(uri, directory.path, state=remote_state, run=directory.identity, tools=TOOLS, progress=progress)
+    host = RemoteHost(uri, directory.path, state=remote_state, run=directory.identity, tools=TOOLS, progress=progress)
     try:
-        yield there
+        yield host
     finally:
-        there.close()
+        host.close()

@@ -1,4 +1,4 @@
-"""This host, where it runs the guests."""
+"""This host as the guest host."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ BOOT_ID = "/proc/sys/kernel/random/boot_id"
 
 
 class LocalHost:
-    """This host."""
+    """This host as the guest host."""
 
     connection_fds: tuple[int, ...] = ()
 
@@ -24,68 +24,68 @@ class LocalHost:
         self._state, self.directory, self.address = state, directory.path, uri
 
     def alive(self) -> bool:
-        """It always can."""
+        """Return True."""
         return True
 
     def boot_id(self) -> str:
-        """The kernel's random identity of this boot."""
+        """Return the kernel's random identifier of this boot."""
         return Path(BOOT_ID).read_text(encoding="ascii").strip()
 
     def require_local(self, what: str) -> None:
-        """It is."""
+        """Do nothing: this is the guest host."""
 
     def require_space(self, need_mib: int, what: str) -> None:
-        """HostError when there is too little room for what guests write."""
+        """Raise HostError if there is too little disk space for the files of guests."""
         self._state.require_space(need_mib, what)
 
     def require_memory(self, need_mib: int, what: str) -> None:
-        """Nobody has asked for it on this host so far."""
+        """Do nothing: Run waits for memory on this host."""
 
     def active_runs(self) -> frozenset[str]:
-        """Identities of the runs that go on."""
+        """Return the identities of the active runs."""
         return self._state.active_runs()
 
     def is_held(self, directory: Path) -> bool:
-        """Whether a living run holds the lock in this directory."""
+        """Return whether an active run holds the lock in this directory."""
         return is_held(directory)
 
     def blank(self, path: Path, size: str, *, mode: int = 0o644) -> None:
-        """A new qcow2 with nothing on it."""
+        """Create an empty qcow2."""
         qemu_img("create", "-q", "-f", "qcow2", str(path), size)
         path.chmod(mode)
 
     def overlay(self, path: Path, base: Path, *, base_format: str) -> None:
-        """A new qcow2 whose unchanged parts are read from base."""
+        """Create an overlay on BASE."""
         qemu_img("create", "-q", "-f", "qcow2", "-b", str(base), "-F", base_format, str(path))
         path.chmod(0o644)
 
     @contextlib.contextmanager
     def kept_overlay(self, path: Path, base: Path, *, base_format: str) -> Iterator[Path]:
-        """A disk on base for guests to write to, where it is kept."""
+        """Provide an overlay on BASE at its final path."""
         self.overlay(path, base, base_format=base_format)
         yield path
 
     def layers(self, overlay: Path) -> tuple[Layer, ...]:
-        """The files below an overlay, from the top down; UsageError for one that QEMU's user could not read."""
+        """Return the backing files of an overlay, from the top down; UsageError if QEMU's user cannot read one."""
         return tuple(
             Layer(path=path, format=kind, relabel=is_private(path))
             for path, kind in backing_chain(overlay, "qcow2")[1:]
         )
 
     def put(self, path: Path) -> Path:
-        """The file itself."""
+        """Return the path itself."""
         return path
 
     def take(self, path: Path) -> Path:
-        """The file itself."""
+        """Return the path itself."""
         return path
 
     def take_disk(self, path: Path) -> Path:
-        """The file itself."""
+        """Return the path itself."""
         return path
 
     def private(self, path: Path) -> None:
-        """A new and empty file that only its owner can read."""
+        """Create an empty file that only its owner can read."""
         path.touch(mode=0o600, exist_ok=False)
 
     def copy(self, path: Path, to: Path) -> None:
@@ -93,10 +93,10 @@ class LocalHost:
         shutil.copyfile(path, to)
 
     def remove(self, *paths: Path) -> None:
-        """Remove files of the run, as far as they are there."""
+        """Remove files of the run, if they exist."""
         for path in paths:
             path.unlink(missing_ok=True)
 
     def connect(self, address: str, port: int, timeout_s: float) -> socket.socket:
-        """A connection to a guest; OSError where there is none."""
+        """Return a connection to a guest; OSError if it fails."""
         return socket.create_connection((address, port), timeout=timeout_s)

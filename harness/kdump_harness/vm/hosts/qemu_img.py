@@ -1,4 +1,4 @@
-"""qemu-img on this host, and the files below a disk."""
+"""qemu-img on this host, and the backing files of a disk."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def run_qemu_img(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     try:
         return subprocess.run(["qemu-img", *map(str, arguments)], capture_output=True, text=True, check=False)
     except FileNotFoundError:
-        raise HostError("qemu-img is not installed (kdump-harness doctor tells which package has it)") from None
+        raise HostError("qemu-img is not installed (run kdump-harness doctor to see its package)") from None
 
 
 def qemu_img(*arguments: str | Path) -> str:
@@ -27,19 +27,19 @@ def qemu_img(*arguments: str | Path) -> str:
 
 
 def backing_chain(disk: Path, disk_format: str) -> list[tuple[Path, str]]:
-    """A disk of this host and what it rests on, from the top down, with their formats; a raw disk rests on nothing."""
+    """Return a disk and its backing files, from the top down, with their formats; a raw disk has none."""
     if disk_format != "qcow2":
         return [(disk, disk_format)]
-    told = json.loads(qemu_img("info", "--force-share", "--output=json", "--backing-chain", str(disk)))
-    return [(disk, disk_format), *((Path(one["filename"]), one["format"]) for one in told[1:])]
+    chain = json.loads(qemu_img("info", "--force-share", "--output=json", "--backing-chain", str(disk)))
+    return [(disk, disk_format), *((Path(one["filename"]), one["format"]) for one in chain[1:])]
 
 
 def is_private(path: Path) -> bool:
-    """Whether nobody but its owner can read a file; UsageError where QEMU's user could not be given it."""
+    """Return whether only its owner can read a file; UsageError if it cannot be chowned to QEMU's user."""
     private = not path.stat().st_mode & 0o004
     if private and os.geteuid() != 0:
         raise UsageError(
-            f"{path} can be read by its owner alone, and QEMU runs as a user of its own (chmod o+r {path}, or"
+            f"{path} is readable by its owner only, but QEMU runs as another user (run chmod o+r {path}, or"
             " drill a copy)"
         )
     return private

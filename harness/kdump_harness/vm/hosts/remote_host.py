@@ -1,4 +1,4 @@
-"""The host of a remote hypervisor."""
+"""A remote guest host, reached by ssh."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from .local_host import BOOT_ID
 from .qemu_img import backing_chain, is_private, qemu_img
 from .ssh_host import SshHost, by_command, where_of
 
-TOOLS = ("qemu-img", "tar", "flock")  # that the other host must have, beside libvirt and a shell
-LONG_S = 600.0  # for what works on a whole disk over there
+TOOLS = ("qemu-img", "tar", "flock")  # required on the remote host, besides libvirt and a shell
+LONG_S = 600.0  # timeout of commands that process a whole disk
 
 
 class RemoteHost:
-    """The host of a hypervisor elsewhere."""
+    """A remote guest host."""
 
     def __init__(
         self,
@@ -39,25 +39,23 @@ class RemoteHost:
         tools: tuple[str, ...] = (),
         progress: Progress,
     ) -> None:
-        """Connect, and make the directory of a run over there; HostError where it cannot be, or lacks tools.
+        """Connect and make the directory of a run on the host; HostError if that fails or tools are missing.
 
-        directory is one of this host, for what the connection needs. Without a run it is only looked at what is there.
+        DIRECTORY is on this host, for the files of the connection. Without RUN, nothing is created.
         """
         self._local, self._progress = directory, progress
         self._ssh = SshHost(where_of(uri), directory)
         self._numbers = itertools.count(1)
         self._sent: dict[str, Path] = {}
-        self._below: dict[Path, tuple[Path, str]] = {}  # what the overlays over there rest on, as it was named here
-        self._taken: dict[Path, Path] = {}  # disks over there, and the copies here, which go with them
+        self._below: dict[Path, tuple[Path, str]] = {}  # backing files of remote overlays, by their paths on this host
+        self._taken: dict[Path, Path] = {}  # remote disks and their copies on this host
         try:
             line = self._ssh.hold(scripts.HOLD, str(state or ""), run, *tools)
-            word, _, told = line.partition(" ")
+            word, _, rest = line.partition(" ")
             if word != "ready":
-                why = (
-                    told if word == "cannot" else f"its login shell prints {line!r}, where nothing may come before ours"
-                )
-                raise HostError(f"{self._ssh.where} cannot run guests for us: {why}")
-            self.state = Path(told)
+                why = rest if word == "cannot" else f"its login shell prints {line!r} before the output of commands"
+                raise HostError(f"{self._ssh.where} cannot run guests: {why}")
+            self.state = Path(rest)
             self.directory = self.state / "runs" / run
             self.address = by_command(uri, self._ssh.command)
             if run:
@@ -68,86 +66,87 @@ class RemoteHost:
             raise
 
     def close(self) -> None:
-        """Hang up, which removes the run's directory."""
+        """Close the connection, which removes the run's directory."""
         self._ssh.close()
 
     @property
     def connection_fds(self) -> tuple[int, ...]:
-        """Who holds it keeps the connection, and with it the run's directory."""
+        """The descriptor that keeps the connection, and with it the run's directory."""
         return (self._ssh.life,)
 
     def alive(self) -> bool:
-        """Whether the connection still stands."""
+        """Return whether the connection still works."""
         return self._ssh.alive()
 
     def boot_id(self) -> str:
-        """The kernel's random identity of its boot."""
+        """Return the kernel's random identifier of this boot."""
         return self._ssh.run("cat", BOOT_ID).strip()
 
     def require_local(self, what: str) -> None:
-        """It is not."""
-        raise HostError(
-            f"{what} can only be had on the host of the guests, which is {self._ssh.where} (run kdump-harness there)"
-        )
+        """Raise HostError: this is not the guest host."""
+        raise HostError(f"{what} works only on the guest host: run kdump-harness on {self._ssh.where}")
 
     def free_mib(self) -> int:
-        """The room for what guests write."""
-        told = self._ssh.run("df", "-Pk", str(self.state)).splitlines()
-        return int(told[-1].split()[3]) // 1024
+        """Return the free disk space for the files of guests."""
+        lines = self._ssh.run("df", "-Pk", str(self.state)).splitlines()
+        return int(lines[-1].split()[3]) // 1024
 
     def require_space(self, need_mib: int, what: str) -> None:
-        """HostError when there is too little room for what guests write."""
+        """Raise HostError if there is too little disk space for the files of guests."""
         free_mib = self.free_mib()
         if free_mib < need_mib:
             raise HostError(
-                f"{self.state} on {self._ssh.where} needs {need_mib} MiB for {what}, {free_mib} MiB are free"
-                " (kdump-harness clean --caches with the same --uri frees some; --remote-state DIR is another place)"
+                f"not enough disk space in {self.state} on {self._ssh.where} for {what}: {need_mib} MiB needed,"
+                f" {free_mib} MiB free (run kdump-harness clean --caches with the same --uri, or choose another"
+                " directory with --remote-state DIR)"
             )
 
     def require_memory(self, need_mib: int, what: str) -> None:
-        """HostError where a guest could not have so much memory."""
-        told = dict(line.partition(":")[::2] for line in self._ssh.run("cat", "/proc/meminfo").splitlines())
-        free_mib = int(told["MemAvailable"].split()[0]) // 1024
+        """Raise HostError if the host has too little memory."""
+        meminfo = dict(line.partition(":")[::2] for line in self._ssh.run("cat", "/proc/meminfo").splitlines())
+        free_mib = int(meminfo["MemAvailable"].split()[0]) // 1024
         if free_mib < need_mib:
-            raise HostError(f"{what} needs {need_mib} MiB of memory, and {self._ssh.where} has {free_mib} MiB left")
+            raise HostError(
+                f"not enough memory on {self._ssh.where} for {what}: {need_mib} MiB needed, {free_mib} MiB free"
+            )
 
     def lacking(self, names: Sequence[str]) -> tuple[str, ...]:
-        """Which of these commands, or files by their whole path, are not over there."""
+        """Return the commands, or files by absolute path, that the host lacks."""
         return tuple(self._ssh.shell(scripts.LACKING, *names).splitlines())
 
-    # ------------------------------------------------------------ who is there
+    # ------------------------------------------------------------ runs and leftovers
 
     def _runs(self, kind: str) -> list[str]:
         listed = (line.partition(" ") for line in self._ssh.shell(scripts.RUNS, self.state).splitlines())
         return sorted(name for word, _, name in listed if word == kind)
 
     def active_runs(self) -> frozenset[str]:
-        """Identities of the runs that go on."""
-        return frozenset(self._runs("living"))
+        """Return the identities of the active runs."""
+        return frozenset(self._runs("active"))
 
     def stale_runs(self) -> dict[str, Path]:
-        """Directories of the runs that are gone, by identity."""
-        return {name: self.state / "runs" / name for name in self._runs("dead")}
+        """Return the directories of stale runs, by identity."""
+        return {name: self.state / "runs" / name for name in self._runs("stale")}
 
     def is_held(self, directory: Path) -> bool:
-        """Whether a living run holds the lock in this directory."""
+        """Return whether an active run holds the lock in this directory."""
         return bool(self._ssh.shell(scripts.IS_HELD, directory))
 
     def _stale_files(self) -> list[Leftover]:
-        """What dead runs left."""
+        """Return the files of stale runs."""
         on = f"on {self._ssh.where}"
         return [
-            Leftover(f"files of the dead run {name} {on}", lambda path=path: self._removed(scripts.REMOVE_RUN, path))  # type: ignore[misc]
+            Leftover(f"files of the stale run {name} {on}", lambda path=path: self._removed(scripts.REMOVE_RUN, path))  # type: ignore[misc]
             for name, path in self.stale_runs().items()
         ]
 
     def leftovers(self) -> list[Leftover]:
-        """What dead runs left, and copies that are not whole."""
+        """Return the files of stale runs and the unfinished copies."""
         parts = self._ssh.shell(scripts.UNFINISHED, self.state).splitlines()
         return [*self._stale_files(), *(self._copy(part, "unfinished copy") for part in parts)]
 
     def cached(self) -> list[Leftover]:
-        """The copies of disks, unless somebody's run may be about to use one."""
+        """Return the copies of disks; none while a run is active, which may use them."""
         if self.active_runs():
             return []
         return [self._copy(path, "copy") for path in self._ssh.shell(scripts.COPIES, self.state).splitlines()]
@@ -166,41 +165,41 @@ class RemoteHost:
     # ------------------------------------------------------------ disks
 
     def blank(self, path: Path, size: str, *, mode: int = 0o644) -> None:
-        """A new qcow2 with nothing on it."""
+        """Create an empty qcow2."""
         self._ssh.shell(scripts.BLANK, path, size, f"{mode:o}")
 
     def overlay(self, path: Path, base: Path, *, base_format: str) -> None:
-        """A new qcow2 on a disk of the run, or on the copy of a disk of this host."""
+        """Create an overlay on a disk of the run, or on the copy of a disk of this host."""
         below = base if self._is_there(base) else self._bring(base, base_format)
         self._ssh.shell(scripts.OVERLAY, path, below, base_format)
         self._below[path] = (base, base_format)
 
     @contextlib.contextmanager
     def kept_overlay(self, path: Path, base: Path, *, base_format: str) -> Iterator[Path]:
-        """A disk that guests write to over there; its finished state is brought here, and stays there as a copy."""
+        """Provide an overlay on the remote host; afterwards fetch it to PATH and keep the remote file as its copy."""
         home = self.directory / f"kept-{next(self._numbers)}"
         self._ssh.shell('mkdir "$1"', home)
-        there = home / "disk"
-        self.overlay(there, base, base_format=base_format)
+        disk = home / "disk"
+        self.overlay(disk, base, base_format=base_format)
         try:
-            yield there
-            self._fetch(there, path)
+            yield disk
+            self._fetch(disk, path)
             qemu_img("rebase", "-u", "-f", "qcow2", "-b", str(base), "-F", base_format, str(path))
             path.chmod(0o644)
             name = _name_of(path, self._bring(base, base_format).parent.name)
-            self._ssh.shell(scripts.ADOPT, self.state / "copies", name, there)
+            self._ssh.shell(scripts.ADOPT, self.state / "copies", name, disk)
         finally:
-            self._below.pop(there, None)
-            with contextlib.suppress(HostError, CommandFailed):  # it goes with the run's directory
+            self._below.pop(disk, None)
+            with contextlib.suppress(HostError, CommandFailed):  # the directory of the run is removed later
                 self._ssh.shell('rm -rf "$1"', home)
 
     def layers(self, overlay: Path) -> tuple[Layer, ...]:
-        """The files below an overlay; all of them can be read by QEMU's user."""
-        told = self._ssh.run("qemu-img", "info", "--force-share", "--output=json", "--backing-chain", str(overlay))
-        return tuple(Layer(path=Path(one["filename"]), format=one["format"]) for one in json.loads(told)[1:])
+        """Return the backing files of an overlay; QEMU's user can read all of them."""
+        chain = self._ssh.run("qemu-img", "info", "--force-share", "--output=json", "--backing-chain", str(overlay))
+        return tuple(Layer(path=Path(one["filename"]), format=one["format"]) for one in json.loads(chain)[1:])
 
     def _bring(self, base: Path, base_format: str) -> Path:
-        """The copy over there of a disk of this host, with all that it rests on; sent now unless it is there."""
+        """Return the copy on the host of a disk of this host; send it and its backing files unless they are there."""
         copy, kind = Path(), ""
         name = ""
         for path, path_format in reversed(backing_chain(base, base_format)):
@@ -213,15 +212,17 @@ class RemoteHost:
 
     def _send(self, path: Path, name: str, *, below: tuple[str, str]) -> None:
         copies = self.state / "copies"
-        if self._ssh.shell('if [ -e "$1" ]; then echo there; fi', copies / name):
+        if self._ssh.shell('if [ -e "$1" ]; then echo exists; fi', copies / name):
             return
-        if is_private(path):  # as root sees it; others were refused
-            raise UsageError(f"{path} can be read by its owner alone, and on {self._ssh.where} everybody could read it")
+        if is_private(path):  # root only: other users were refused
+            raise UsageError(
+                f"refusing to copy {path} to {self._ssh.where}: it is readable by its owner only, its copy by all users"
+            )
         size_mib = path.stat().st_blocks * 512 // MIB + 1
         self.require_space(size_mib, f"the copy of {path}")
         if shutil.which("tar") is None:
-            raise HostError("tar is not installed, which sending a disk to another host needs")
-        # GNU tar knows holes, on both sides; a disk has many.
+            raise HostError("cannot send a disk to a remote host: tar is not installed")
+        # GNU tar keeps holes, of which a disk has many.
         pack = ["tar", "-cSf", "-", "--transform", "s,.*,disk,", "-C", str(path.parent), "--", path.name]
         with (
             self._progress.step(f"sending {path.name} to {self._ssh.where}, {size_mib} MiB"),
@@ -240,23 +241,23 @@ class RemoteHost:
     # ------------------------------------------------------------ other files
 
     def put(self, path: Path) -> Path:
-        """A copy of a small file in the run's directory over there."""
+        """Copy a small file to the run's directory on the host."""
         to = self.directory / path.name
         with path.open("rb") as file:
             self._ssh.feed(file, 'cat > "$1"', to, progress=lambda _: None)
         return to
 
     def take(self, path: Path) -> Path:
-        """A copy in the run's directory here, instead of the file over there."""
+        """Move a file to the run's directory on this host."""
         to = self._local / f"{next(self._numbers)}-{path.name}"
         self._fetch(path, to)
         self.remove(path)
         return to
 
     def take_disk(self, path: Path) -> Path:
-        """A copy in the run's directory here, which rests on the disk of this host that it rests on over there.
+        """Copy a disk to the run's directory on this host, with the backing file that it has on this host.
 
-        What saved guests rest on is fetched once, and not for each drill.
+        Disks of snapshots are fetched once rather than for each drill.
         """
         if path in self._taken:
             return self._taken[path]
@@ -270,7 +271,7 @@ class RemoteHost:
         return to
 
     def _is_there(self, disk: Path) -> bool:
-        """Whether a disk is one of the run, and not one of this host."""
+        """Return whether a disk is one of the run rather than of this host."""
         return disk.is_relative_to(self.directory)
 
     def _fetch(self, path: Path, to: Path) -> None:
@@ -278,7 +279,7 @@ class RemoteHost:
             self._ssh.fetch(path, to, progress=lambda done: self._progress.detail(f"{done // MIB} MiB"))
 
     def private(self, path: Path) -> None:
-        """A new and empty file that only its owner can read."""
+        """Create an empty file that only its owner can read."""
         self._ssh.shell('umask 077; set -C; : > "$1"', path)
 
     def copy(self, path: Path, to: Path) -> None:
@@ -286,7 +287,7 @@ class RemoteHost:
         self._ssh.run("cp", "--", str(path), str(to))
 
     def remove(self, *paths: Path) -> None:
-        """Remove files of the run; where that cannot be asked for any more, they go with its directory."""
+        """Remove files of the run; if the connection is lost, they are removed with its directory."""
         for path in paths:
             self._below.pop(path, None)
             if (copy := self._taken.pop(path, None)) is not None:
@@ -296,14 +297,14 @@ class RemoteHost:
                 self._ssh.run("rm", "-f", "--", *map(str, paths))
 
     def connect(self, address: str, port: int, timeout_s: float) -> socket.socket:
-        """A connection to a guest, from over there; where there is none it ends at once."""
+        """Return a connection to a guest through the host; a refused one ends at once."""
         tunnel = self._ssh.connect(address, port)
         tunnel.settimeout(timeout_s)
         return tunnel
 
 
 def _name_of(path: Path, below: str) -> str:
-    """The name of a disk's copy: another one for each file of each host, for each content, and for what is below it."""
+    """Return the name of a disk's copy, which depends on host, file, content and backing file."""
     status = path.stat()
     parts = (socket.gethostname(), status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, below)
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]

@@ -1,4 +1,4 @@
-"""libvirt's description of a clone: the hardware of its source domain."""
+"""The XML of a clone, with the hardware of its source domain."""
 
 from __future__ import annotations
 
@@ -13,33 +13,33 @@ from xml.etree.ElementTree import Element, SubElement
 from .domain_xml import DomainSpec, new_mac
 from .source_description import SourceDescription, attribute, clonable_nics
 
-# Of an original under KVM that is emulated here: the rest of its features is KVM's.
+# Features of a source domain under KVM that an emulated clone can have.
 _PLAIN_FEATURES = ("acpi", "apic", "pae", "smm")
 _OF_A_DISK = ("target", "serial", "wwn", "vendor", "product", "blockio", "geometry", "boot", "address")
-_BY_CABLE = ("sata", "ide")  # no read-only disks there, but CD drives
+_BY_CABLE = ("sata", "ide")  # buses without read-only disks, but with CD drives
 
 
 @dataclass(frozen=True, kw_only=True)
 class CloneParts:
-    """What a clone has in place of the original's."""
+    """The files of a clone in place of the source domain's."""
 
-    disks: Mapping[str, Path]  # the copies, by target
-    media: Mapping[str, Path]  # of the CDs; a drive without one is empty
+    disks: Mapping[str, Path]  # copies by target name
+    media: Mapping[str, Path]  # CDs by target name; a drive without one is empty
     nvram: Path | None
     keep_macs: bool
 
 
 def clone_xml(original: SourceDescription, spec: DomainSpec, parts: CloneParts) -> str:
-    """The hardware of the original, as far as spec and parts do not say otherwise.
+    """Return the XML of a clone: the source domain's hardware, unless SPEC or PARTS differ.
 
-    Machine, processor, controllers and the places of disks and cards stay: an initramfs may have the drivers of this
-    hardware alone, and cards are named after their places.
+    Machine type, processor, controllers and the addresses of disks and cards stay: an initramfs may have only the
+    drivers of this hardware, and cards are named after their addresses.
     """
     theirs, ours = ElementTree.fromstring(original.xml), ElementTree.fromstring(spec.xml())
     same_kind = original.kind == ours.get("type")
     resized = spec.memory_mib != original.memory_mib or theirs.find("devices/memory") is not None
     _replace(ours, _os(theirs, spec, parts))
-    for name in () if resized else ("memory", "currentMemory"):  # a balloon may have taken some of it
+    for name in () if resized else ("memory", "currentMemory"):  # a balloon may hold some of the memory
         if (memory := theirs.find(name)) is not None:
             _replace(ours, memory)
     if (vcpu := theirs.find("vcpu")) is not None and spec.vcpus == original.vcpus:
@@ -66,7 +66,7 @@ def clone_xml(original: SourceDescription, spec: DomainSpec, parts: CloneParts) 
 
 
 def _replace(root: Element, new: Element) -> None:
-    """Put an element in place of that of the same name."""
+    """Replace the child of the same name, or append."""
     if (old := root.find(new.tag)) is not None:
         root[list(root).index(old)] = new
     else:
@@ -74,7 +74,7 @@ def _replace(root: Element, new: Element) -> None:
 
 
 def _os(theirs: Element, spec: DomainSpec, parts: CloneParts) -> Element:
-    """Machine and firmware; a UEFI with a copy of the original's variables, or new ones."""
+    """Return machine type and firmware; UEFI has a copy of the source domain's variables or new ones."""
     new, old = Element("os"), theirs.find("os")
     assert old is not None
     kept = ["type", "loader", "bios"] + (["smbios"] if spec.seed is None else [])
@@ -98,7 +98,7 @@ def _os(theirs: Element, spec: DomainSpec, parts: CloneParts) -> Element:
 
 
 def _features(theirs: Element, ours: Element, *, same_kind: bool) -> Element:
-    """The original's, and what drills need."""
+    """Return the source domain's features and those that drills need."""
     features, needed = Element("features"), ours.find("features")
     assert needed is not None
     for feature in theirs.find("features") or ():
@@ -112,7 +112,7 @@ def _features(theirs: Element, ours: Element, *, same_kind: bool) -> Element:
 
 
 def _replace_devices(theirs: Element, ours: Element, spec: DomainSpec, parts: CloneParts) -> None:
-    """The original's devices where a clone can have such, ours where drills need them, and nothing else."""
+    """Replace devices by the source domain's where a clone can have them; keep those that drills need."""
     old, new = theirs.find("devices"), ours.find("devices")
     assert old is not None
     assert new is not None
@@ -140,7 +140,7 @@ def _replace_devices(theirs: Element, ours: Element, spec: DomainSpec, parts: Cl
 
 
 def _card(card: Element, template: Element, mac: str) -> Element:
-    """A network card like the original's, on the network of the clone."""
+    """Return a card of the source domain's model and address on the network of the clone."""
     new = copy.deepcopy(template)
     new.find("mac").set("address", mac)  # type: ignore[union-attr]
     for name in ("model", "address"):
@@ -150,7 +150,7 @@ def _card(card: Element, template: Element, mac: str) -> Element:
 
 
 def _described_disks(old: Element, spec: DomainSpec, parts: CloneParts) -> Iterator[Element]:
-    """The copies in the places of the originals, CD drives, and the seed behind them all."""
+    """Yield the copies at their originals' addresses, the CD drives, and last the seed."""
     system = ""
     bus = "virtio"
     for disk in old.findall("disk"):

@@ -23,11 +23,11 @@ from .domain_xml import NETWORK, DomainSpec, Nic, SavedDomain
 from .libvirt_call import first_line, in_background
 from .source_domain import SourceDomain
 
-PREFIX = "kdh-"  # every domain of ours is found by it
-_OURS = "urn:kdump-harness"  # the namespace of what we note in descriptions
+PREFIX = "kdh-"  # of the names of all domains of the harness
+_OURS = "urn:kdump-harness"  # XML namespace of the harness's metadata
 CONNECT_TIMEOUT_S = 20.0
 RESTART_TIMEOUT_S = 20.0
-# A dead remote host is noticed after about half a minute.
+# The loss of a remote host is noticed after about half a minute.
 KEEPALIVE_S, KEEPALIVE_COUNT = 6, 5
 _EVENTS = {
     libvirt.VIR_DOMAIN_EVENT_STARTED: "started",
@@ -37,7 +37,7 @@ _EVENTS = {
     libvirt.VIR_DOMAIN_EVENT_SHUTDOWN: "shutdown",
     libvirt.VIR_DOMAIN_EVENT_CRASHED: "crashed",
 }
-# What each x86-64 level adds to the one before, by libvirt's names; xsave stands for OSXSAVE, which the system sets.
+# Features that each x86-64 level adds, by libvirt's names; xsave stands for OSXSAVE, which the system sets.
 _LEVEL_FEATURES = {
     1: (),
     2: ("cx16", "lahf_lm", "popcnt", "pni", "sse4.1", "sse4.2", "ssse3"),
@@ -47,7 +47,7 @@ _CLOSE_REASONS = {
     libvirt.VIR_CONNECT_CLOSE_REASON_ERROR: "an I/O error",
     libvirt.VIR_CONNECT_CLOSE_REASON_EOF: "libvirtd closed it",
     libvirt.VIR_CONNECT_CLOSE_REASON_KEEPALIVE: "libvirtd no longer answers",
-    libvirt.VIR_CONNECT_CLOSE_REASON_CLIENT: "closed by us",
+    libvirt.VIR_CONNECT_CLOSE_REASON_CLIENT: "closed by this process",
 }
 
 
@@ -57,10 +57,10 @@ class Hypervisor:
     def __init__(
         self, uri: str | None = None, *, address: str | None = None, is_held: Callable[[Path], bool] = is_held
     ) -> None:
-        """Connect; HostError in one sentence when nobody answers.
+        """Connect; HostError when libvirt does not answer.
 
-        address is what libvirt is given instead of the URI that people know; is_held tells whether a run on the
-        hypervisor's host holds the lock in a directory there.
+        ADDRESS is the URI for libvirt where it differs from the user's. IS_HELD returns whether a run on the guest host
+        holds the lock in a directory there.
         """
         self.uri = uri or default_uri()
         self.address, self._is_held = address or self.uri, is_held
@@ -75,18 +75,18 @@ class Hypervisor:
             self._connection.registerCloseCallback(self._lost, None)
 
     def _lost(self, _connection: object, reason: int, _opaque: object) -> None:
-        """libvirtd went away: streams do not end by themselves then, so whoever reads a console is told."""
+        """End all consoles when libvirtd is gone, since their streams do not end by themselves."""
         self._closed_by = _CLOSE_REASONS.get(reason, f"reason {reason}")
         for console in tuple(self._consoles):
             console.put(b"")
 
     def close(self) -> None:
-        """Hang up; domains of ours that still run are destroyed by libvirt."""
+        """Close the connection; libvirt destroys the domains that it started."""
         with contextlib.suppress(libvirt.libvirtError):
             self._connection.close()
 
     def alive(self) -> bool:
-        """Whether the connection still works."""
+        """Return whether the connection still works."""
         if self._closed_by:
             return False
         with contextlib.suppress(libvirt.libvirtError):
@@ -95,29 +95,29 @@ class Hypervisor:
 
     @property
     def is_local(self) -> bool:
-        """Whether the files that we make are the hypervisor's too."""
+        """Whether the hypervisor runs on this host and shares its files."""
         return is_local(self.uri)
 
     def versions(self) -> dict[str, str]:
-        """libvirt's and the hypervisor's version."""
+        """Return the versions of libvirt and QEMU."""
         return {"libvirt": _version(self._connection.getLibVersion()), "qemu": _version(self._connection.getVersion())}
 
     def accelerators(self) -> tuple[str, ...]:
-        """The domain types that libvirt claims for x86_64: kvm, qemu."""
+        """Return the domain types that libvirt reports for x86_64: kvm, qemu."""
         root = ElementTree.fromstring(self._connection.getCapabilities())
         found = root.findall("./guest/arch[@name='x86_64']/domain")
         return tuple(sorted({element.get("type", "") for element in found}))
 
     def lacks(self, accelerator: str, cpu_level: int) -> str | None:
-        """The features that a processor of this x86-64 level has and the guests here would not; None when it has all.
+        """Return the features of an x86-64 level that guests here would lack, or None.
 
-        A libvirt that cannot tell is taken to have all.
+        A libvirt that cannot compare processors counts as lacking none.
         """
         wanted = [name for level in range(2, cpu_level + 1) for name in _LEVEL_FEATURES[level]]
         if not wanted:
             return None
         features = "".join(f'<feature policy="require" name="{name}"/>' for name in wanted)
-        # kvm64 stands for every 64-bit processor: unlike qemu64, it has nothing that only one vendor's have.
+        # kvm64 stands for every 64-bit processor: unlike qemu64, it has no feature of a single vendor.
         cpu = f"<cpu><arch>x86_64</arch><model>kvm64</model>{features}</cpu>"
         kind = "kvm" if accelerator == "kvm" else "qemu"
         try:
@@ -130,12 +130,12 @@ class Hypervisor:
         return None
 
     def firmware(self) -> tuple[str, ...]:
-        """The names in FIRMWARE that guests can boot with here."""
+        """Return the names in FIRMWARE that guests here can boot with."""
         try:
-            told = self._connection.getDomainCapabilities(None, "x86_64", "q35", None)
+            capabilities = self._connection.getDomainCapabilities(None, "x86_64", "q35", None)
         except libvirt.libvirtError:
             return ("bios",)
-        os_element = ElementTree.fromstring(told).find("./os")
+        os_element = ElementTree.fromstring(capabilities).find("./os")
         offered = set() if os_element is None else {value.text for value in os_element.findall("./enum/value")}
         secure = os_element is not None and any(
             value.text == "yes" for value in os_element.findall("./loader/enum[@name='secure']/value")
@@ -145,24 +145,24 @@ class Hypervisor:
         return ("bios", "uefi", "uefi-secure") if secure else ("bios", "uefi")
 
     def ensure_network(self) -> None:
-        """Start libvirt's default NAT network where it is not running; the only thing of the user's that we touch."""
+        """Start libvirt's default NAT network if it is stopped; no other object of the user is changed."""
         try:
             network = self._connection.networkLookupByName(NETWORK)
             if not network.isActive():
                 network.create()
         except libvirt.libvirtError as error:
             raise HostError(
-                f"libvirt's network {NETWORK!r} at {self.uri} cannot be used: {first_line(error)}"
-                " (kdump-harness doctor tells what is missing)"
+                f"cannot use libvirt's network {NETWORK!r} at {self.uri}: {first_line(error)}"
+                " (run kdump-harness doctor to find the cause)"
             ) from None
 
     def make_network(
         self, name: str, address: str, prefix: int, *, run: Path, leases: tuple[str, str] | None = None
     ) -> None:
-        """Start a transient network that leads nowhere, with this host at address; HostError where that is taken.
+        """Start a transient isolated network with this host at ADDRESS; HostError if the address is in use.
 
-        It is there for the run with this directory. leases are the first and the last address that its DHCP server
-        gives away, where it shall have one.
+        RUN is the directory of the run that owns it. LEASES are the first and the last address of its DHCP server;
+        without them it has none.
         """
         owner = f'<metadata><kdh:run xmlns:kdh="{_OURS}">{escape(str(run))}</kdh:run></metadata>'
         dhcp = f'<dhcp><range start="{leases[0]}" end="{leases[1]}"/></dhcp>' if leases else ""
@@ -175,32 +175,32 @@ class Hypervisor:
         except libvirt.libvirtError as error:
             raise HostError(f"libvirt at {self.uri} cannot start the network {name}: {first_line(error)}") from None
 
-    def stale_networks(self, living: Container[str]) -> tuple[str, ...]:
-        """Names of our networks whose run is not among the living, nor lives with another state directory."""
+    def stale_networks(self, active: Container[str]) -> tuple[str, ...]:
+        """Return the networks of stale runs; ACTIVE are the active runs of this state directory."""
         return tuple(
             sorted(
                 network.name()
                 for network in self._connection.listAllNetworks()
                 if network.name().startswith(PREFIX)
-                and network.name().split("-")[1] not in living
-                and not self._is_wanted(network)
+                and network.name().split("-")[1] not in active
+                and not self._is_used(network)
             )
         )
 
-    def _is_wanted(self, network: Any) -> bool:
-        """Whether the run that made a network goes on; of one that does not say whose it is, whether it is in use."""
-        with contextlib.suppress(libvirt.libvirtError):  # it is gone
+    def _is_used(self, network: Any) -> bool:
+        """Return whether the run of a network is active; without a recorded run, whether guests are connected."""
+        with contextlib.suppress(libvirt.libvirtError):  # the network is gone
             owner = ElementTree.fromstring(network.XMLDesc()).findtext(f"metadata/{{{_OURS}}}run")
             return self._is_held(Path(owner)) if owner is not None else bool(network.listAllPorts())
         return False
 
     def remove_network(self, name: str) -> None:
-        """Stop a network of ours; one that is gone already is fine."""
+        """Remove a network of the harness, if it still exists."""
         with contextlib.suppress(libvirt.libvirtError):
             self._connection.networkLookupByName(name).destroy()
 
     def network_problem(self) -> str | None:
-        """Why the default network cannot be used, or None."""
+        """Return why the default network cannot be used, or None."""
         try:
             network = self._connection.networkLookupByName(NETWORK)
         except libvirt.libvirtError as error:
@@ -210,12 +210,12 @@ class Hypervisor:
     def spawn(self, spec: DomainSpec, xml: str | None = None) -> Domain:
         """Start a transient domain, paused, so that its console can be opened before its first byte.
 
-        xml is another description of what spec asks for.
+        XML replaces the XML of SPEC.
         """
         return self._spawn(spec.name, xml or spec.xml(), mac=spec.mac, nics=spec.nics)
 
     def spawn_raw(self, name: str, xml: str) -> Domain:
-        """Start a domain from its description, paused; for probes that are no guests."""
+        """Start a domain from XML, paused; for probes rather than guests."""
         return self._spawn(name, xml)
 
     def _spawn(self, name: str, xml: str, mac: str = "", nics: tuple[Nic, ...] = ()) -> Domain:
@@ -227,9 +227,9 @@ class Hypervisor:
         return Domain(self, handle, name, mac, nics)
 
     def restore(self, path: Path, saved: SavedDomain, *, tick: Callable[[], None] | None = None) -> Domain:
-        """Start a domain, paused, where Domain.save() ended it. Its like must not run.
+        """Restore a domain, paused, from the file of Domain.save(); no domain of its name may run.
 
-        libvirt does not destroy this one when we die: whoever restores must remove what dead runs have left.
+        libvirt does not destroy a restored domain when the connection ends: the reaper and `clean` do.
         """
         flags = libvirt.VIR_DOMAIN_SAVE_PAUSED
         try:
@@ -237,36 +237,36 @@ class Hypervisor:
             handle = self._connection.lookupByName(saved.name)
         except libvirt.libvirtError as error:
             raise HostError(f"libvirt at {self.uri} cannot restore {saved.name}: {first_line(error)}") from None
-        except BaseException:  # interrupted, and the domain is there by now
+        except BaseException:  # interrupted, but the domain exists by now
             self.destroy_named(saved.name)
             raise
         return Domain(self, handle, saved.name, saved.mac, saved.nics, saved.address)
 
     def own_domains(self) -> tuple[str, ...]:
-        """Names of the domains that carry our prefix."""
+        """Return the names of the domains of the harness."""
         return tuple(sorted(d.name() for d in self._connection.listAllDomains() if d.name().startswith(PREFIX)))
 
     def find(self, name: str) -> SourceDomain:
-        """A domain of the user's, running or not; UsageError names the known ones."""
+        """Return a source domain, running or shut off; UsageError lists the known names."""
         known = [domain.name() for domain in self._connection.listAllDomains()]
         theirs = sorted(other for other in known if not other.startswith(PREFIX))
         if name.startswith(PREFIX):
-            raise UsageError(f"{name} is a guest of kdump-harness itself, which a run is drilling")
+            raise UsageError(f"{name} is a guest of kdump-harness: choose another domain")
         if name not in theirs:
             raise UsageError(f"no domain {name!r} at {self.uri} (known: {', '.join(theirs) or 'none'})")
         return SourceDomain(self._connection, name)
 
     def copies(self) -> tuple[tuple[str, Path], ...]:
-        """What libvirt is copying out of running domains: the domain, and a file that it copies to."""
+        """Return the copies of running domains in progress: domain and target file."""
         found = []
         for domain in self._connection.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE):
-            with contextlib.suppress(libvirt.libvirtError):  # nothing is copied out of most
+            with contextlib.suppress(libvirt.libvirtError):  # most domains have no copy in progress
                 for target in ElementTree.fromstring(domain.backupGetXMLDesc()).iterfind(".//target[@file]"):
                     found.append((domain.name(), Path(target.get("file", ""))))
         return tuple(found)
 
     def disks_of(self, name: str) -> tuple[Path, ...]:
-        """The files behind a domain's disks."""
+        """Return the files of a domain's disks."""
         try:
             root = ElementTree.fromstring(self._connection.lookupByName(name).XMLDesc())
         except libvirt.libvirtError:
@@ -274,12 +274,12 @@ class Hypervisor:
         return tuple(Path(source.get("file", "")) for source in root.findall("./devices/disk/source"))
 
     def destroy_named(self, name: str) -> None:
-        """Remove a domain that a dead run left behind."""
+        """Destroy a domain by its name, if it exists."""
         with contextlib.suppress(libvirt.libvirtError):
             self._connection.lookupByName(name).destroy()
 
     def destroy_after_reconnect(self, name: str) -> None:
-        """Remove a domain over a new connection, after ours broke; a libvirtd that starts again is waited for."""
+        """Destroy a domain over a new connection, after this one was lost; wait for libvirtd to restart."""
 
         def attempt() -> bool | None:
             try:
@@ -294,18 +294,18 @@ class Hypervisor:
         try:
             poll(f"libvirt at {self.uri} to answer again", attempt, timeout_s=RESTART_TIMEOUT_S)
         except WaitedInVain as error:
-            raise HostError(f"{error}; {name} may still run: kdump-harness clean removes it") from None
+            raise HostError(f"{error}; {name} may still run (remove it with kdump-harness clean)") from None
 
     def end_when_lost(self, console: ByteQueue) -> None:
-        """End this console when the connection breaks."""
+        """End this console when the connection is lost."""
         self._consoles.add(console)
 
     def new_stream(self) -> Any:
-        """A stream that never blocks."""
+        """Return a non-blocking stream."""
         return self._connection.newStream(libvirt.VIR_STREAM_NONBLOCK)
 
     def watch(self, handle: Any, events: DomainEvents) -> None:
-        """Collect the lifecycle of a domain."""
+        """Collect the lifecycle events of a domain."""
 
         def lifecycle(_c: object, _d: object, event: int, detail: int, _o: object) -> None:
             events.add(f"{_EVENTS.get(event, str(event))}/{detail}")
@@ -320,28 +320,28 @@ class Hypervisor:
         ]
 
     def unwatch(self, handle: Any) -> None:
-        """Stop collecting."""
+        """Stop collecting the events of a domain."""
         for number in self._watched.pop(handle.UUIDString(), ()):
             with contextlib.suppress(libvirt.libvirtError):
                 self._connection.domainEventDeregisterAny(number)
 
 
 def is_local(uri: str) -> bool:
-    """Whether a hypervisor is on this host: its URI names no other. What is no URI is for libvirt to refuse."""
+    """Return whether a URI names no other host; an invalid URI counts as local and libvirt refuses it."""
     rest = uri.partition("://")[2]
     return not rest or rest.startswith("/")
 
 
 def default_uri() -> str:
-    """LIBVIRT_DEFAULT_URI, else the system's hypervisor.
+    """Return LIBVIRT_DEFAULT_URI or the URI of the system's hypervisor.
 
-    For an ordinary user libvirt itself would choose the session, which has no network that reaches guests.
+    libvirt's own default for an ordinary user is the session, which has no network to its guests.
     """
     return os.environ.get("LIBVIRT_DEFAULT_URI") or "qemu:///system"
 
 
 def _connect(uri: str, address: str) -> Any:
-    """An open connection; a host that does not answer is given up after CONNECT_TIMEOUT_S."""
+    """Return an open connection; HostError without an answer within CONNECT_TIMEOUT_S."""
     outcome: list[Any] = []
 
     def attempt() -> None:
@@ -358,9 +358,9 @@ def _connect(uri: str, address: str) -> Any:
     if isinstance(outcome[0], libvirt.libvirtError):
         error = outcome[0]
         if error.get_error_code() in (libvirt.VIR_ERR_NO_CONNECT, libvirt.VIR_ERR_INVALID_ARG) and "://" not in uri:
-            raise UsageError(f"{uri!r} is not a libvirt URI (as in qemu:///system or qemu+ssh://host/system)")
+            raise UsageError(f"{uri!r} is not a libvirt URI, such as qemu:///system or qemu+ssh://host/system")
         raise HostError(
-            f"libvirt at {uri} does not answer: {first_line(error)} (kdump-harness doctor tells how to start it)"
+            f"libvirt at {uri} does not answer: {first_line(error)} (run kdump-harness doctor to see how to start it)"
         )
     return outcome[0]
 
@@ -370,12 +370,12 @@ _loop_running = False
 
 
 def _start_event_loop() -> None:
-    """One thread that serves console streams, domain events and keep-alives of all connections."""
+    """Start the one thread that serves streams, events and keep-alives of all connections."""
     global _loop_running
     with _loop_started:
         if _loop_running:
             return
-        libvirt.registerErrorHandler(lambda _context, _error: None, None)  # errors are ours to print
+        libvirt.registerErrorHandler(lambda _context, _error: None, None)  # the harness prints errors itself
         libvirt.virEventRegisterDefaultImpl()
         # The loop sleeps until something happens; a timer that never fires keeps it from returning at once.
         libvirt.virEventAddTimeout(3_600_000, lambda _timer, _opaque: None, None)
@@ -389,5 +389,5 @@ def _start_event_loop() -> None:
 
 
 def _version(number: int) -> str:
-    """libvirt packs versions as major * 1,000,000 + minor * 1,000 + release."""
+    """Return a version that libvirt encodes as major * 1,000,000 + minor * 1,000 + release."""
     return f"{number // 1_000_000}.{number // 1000 % 1000}.{number % 1000}"

@@ -1,4 +1,4 @@
-"""A running guest as libvirt has it: console, power, keys, memory, lifecycle events."""
+"""A domain that runs a guest: console, power, keys, memory and lifecycle events."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .libvirt_call import GONE, first_line, guest_error, in_background
 if TYPE_CHECKING:
     from .connection import Hypervisor
 
-CONSOLE_GATHER_MS = 40  # between two looks at a serial line; the times of its lines are as exact as that
+CONSOLE_GATHER_MS = 40  # interval of reading a serial line, and thereby the precision of the times of its lines
 # linux/input-event-codes.h
 _KEYS: Mapping[str, int] = {"KEY_LEFTALT": 56, "KEY_SYSRQ": 99, "KEY_C": 46}
 KEYS_HELD_MS = 200
@@ -27,24 +27,24 @@ KEYS_HELD_MS = 200
 
 @dataclass
 class DomainEvents:
-    """What libvirt told of one domain, with the moment on the monotonic clock."""
+    """The events of one domain, each with its time on the monotonic clock."""
 
     seen: list[tuple[float, str]] = field(default_factory=list)
     listener: Callable[[str], None] | None = None
 
     def add(self, what: str) -> None:
-        """Note an event."""
+        """Record an event."""
         self.seen.append((now_s(), what))
         if self.listener is not None:
             self.listener(what)
 
     def has(self, prefix: str) -> bool:
-        """Whether an event starting with prefix was seen."""
+        """Return whether an event that starts with PREFIX was seen."""
         return any(what.startswith(prefix) for _, what in self.seen)
 
 
 class Domain:
-    """A running transient domain; libvirt destroys it when our connection ends, whatever ended us."""
+    """A running transient domain; libvirt destroys it when the connection of this process ends."""
 
     def __init__(
         self,
@@ -59,8 +59,8 @@ class Domain:
         self._handle = handle
         self.name = name
         self.mac = mac
-        self.nics = nics  # beside the one that it is reached by
-        self._address = address  # the last that it was seen to have
+        self.nics = nics  # the cards besides the one for SSH
+        self._address = address  # the last known address
         self._saved = False
         self.events = DomainEvents()
         self._stream: Any = None
@@ -68,16 +68,16 @@ class Domain:
         self._hypervisor.watch(handle, self.events)
 
     def open_console(self, on_bytes: Callable[[bytes], None]) -> ByteQueue:
-        """The serial line through libvirt, which works for remote hosts too; on_bytes sees every chunk first."""
+        """Return the serial line, read through libvirt, also of a remote host; ON_BYTES sees every chunk first."""
         source = ByteQueue()
         stream = self._hypervisor.new_stream()
-        with guest_error(f"{self.name}: its serial console cannot be opened"):
+        with guest_error(f"{self.name}: cannot open the serial console"):
             self._handle.openConsole(None, stream, libvirt.VIR_DOMAIN_CONSOLE_FORCE)
 
         ended = libvirt.VIR_STREAM_EVENT_HANGUP | libvirt.VIR_STREAM_EVENT_ERROR
 
         def pump(stream: Any, events: int, _: object) -> None:
-            """Take all that is there, then look away for a moment: a serial line brings a few bytes each time."""
+            """Read everything, then pause for a moment: a serial line brings a few bytes each time."""
             try:
                 while True:
                     data = stream.recv(65536)
@@ -91,7 +91,7 @@ class Domain:
                         break
                     try:
                         on_bytes(data)
-                    except OSError as error:  # nobody above this thread would hear of it
+                    except OSError as error:  # no caller of this thread could handle it
                         source.fail(error)
                         break
                     source.put(data)
@@ -103,7 +103,7 @@ class Domain:
 
         def look_again(_timer: int, _opaque: object) -> None:
             libvirt.virEventUpdateTimeout(timer, -1)
-            with contextlib.suppress(libvirt.libvirtError):  # it may have ended meanwhile
+            with contextlib.suppress(libvirt.libvirtError):  # the stream may have ended meanwhile
                 stream.eventUpdateCallback(libvirt.VIR_STREAM_EVENT_READABLE | ended)
 
         timer = libvirt.virEventAddTimeout(-1, look_again, None)
@@ -114,47 +114,47 @@ class Domain:
         return source
 
     def resume(self) -> None:
-        """Let a domain that was started paused run."""
-        with guest_error(f"{self.name}: cannot be started"):
+        """Start the processors of a paused domain."""
+        with guest_error(f"{self.name}: cannot start the processors"):
             self._handle.resume()
 
     def reset(self) -> None:
-        """The reset button."""
-        with guest_error(f"{self.name}: cannot be reset"):
+        """Press the reset button."""
+        with guest_error(f"{self.name}: cannot reset the machine"):
             self._handle.reset()
 
     def inject_nmi(self) -> None:
-        """The NMI button."""
-        with guest_error(f"{self.name}: refuses the NMI"):
+        """Inject an NMI."""
+        with guest_error(f"{self.name}: cannot inject an NMI"):
             self._handle.injectNMI()
 
     def press_keys(self, *names: str) -> None:
-        """Press keys of Linux's names all at once, and let them go."""
+        """Press keys, named as in Linux, all at once, and release them."""
         codes = [_KEYS[name] for name in names]
-        with guest_error(f"{self.name}: refuses the keys {', '.join(names)}"):
+        with guest_error(f"{self.name}: cannot press the keys {', '.join(names)}"):
             self._handle.sendKey(libvirt.VIR_KEYCODE_SET_LINUX, KEYS_HELD_MS, codes, len(codes))
 
     def set_link(self, up: bool, nic: Nic | None = None) -> None:
-        """Plug a network cable in or out: that by which we reach the guest, unless another is named."""
+        """Set the link of a network card up or down; without NIC, of the card for SSH."""
         xml = (nic or Nic(mac=self.mac)).xml(up=up)
-        with guest_error(f"{self.name}: its network link cannot be changed"):
+        with guest_error(f"{self.name}: cannot change the network link"):
             self._handle.updateDeviceFlags(xml, libvirt.VIR_DOMAIN_AFFECT_LIVE)
 
     def dump_memory(self, path: Path, *, tick: Callable[[], None] | None = None) -> None:
-        """Write the guest's memory, as the hypervisor sees it, as an ELF core; the guest stands still meanwhile.
+        """Write the guest's memory, as the hypervisor sees it, as an ELF core; the guest is paused meanwhile.
 
-        The file is there already, and ours: libvirt's own would be readable by root alone.
+        The file must exist and belong to this user: libvirt creates files that only root can read.
         """
         kind, only = libvirt.VIR_DOMAIN_CORE_DUMP_FORMAT_RAW, libvirt.VIR_DUMP_MEMORY_ONLY
-        with guest_error(f"{self.name}: its memory cannot be dumped"):
+        with guest_error(f"{self.name}: cannot dump the memory"):
             in_background(lambda: self._handle.coreDumpWithFormat(str(path), kind, only), tick)
 
     def save(self, path: Path, *, tick: Callable[[], None] | None = None) -> str:
-        """Write memory and devices to a new file, which ends the domain, and return its description.
+        """Save memory and devices to a new file, which ends the domain, and return the domain's XML.
 
-        Hypervisor.restore() goes on from there.
+        Hypervisor.restore() continues from the file.
         """
-        with guest_error(f"{self.name}: its memory cannot be saved"):
+        with guest_error(f"{self.name}: cannot save the memory"):
             xml = str(self._handle.XMLDesc(libvirt.VIR_DOMAIN_XML_MIGRATABLE))
             self._close_console()
             in_background(lambda: self._handle.saveFlags(str(path), None, libvirt.VIR_DOMAIN_SAVE_PAUSED), tick)
@@ -163,7 +163,7 @@ class Domain:
         return xml
 
     def state(self) -> str:
-        """running, paused, crashed, or gone."""
+        """Return running, paused, crashed or gone."""
         try:
             code, _ = self._handle.state()
         except libvirt.libvirtError as error:
@@ -179,13 +179,13 @@ class Domain:
         return names.get(code, f"state {code}")
 
     def address(self) -> str | None:
-        """The IPv4 address that libvirt's DHCP server gave to it, also when that was long ago."""
+        """Return the IPv4 address that libvirt's DHCP server leased, even if the lease has expired."""
         try:
             leases = self._handle.interfaceAddresses(libvirt.VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_LEASE)
         except libvirt.libvirtError as error:
             if error.get_error_code() in GONE:
                 return None
-            raise GuestError(f"{self.name}: libvirt does not tell its address ({first_line(error)})") from None
+            raise GuestError(f"{self.name}: libvirt does not report its address ({first_line(error)})") from None
         for nic in leases.values():
             if nic["hwaddr"] == self.mac:
                 for address in nic["addrs"] or ():
@@ -194,21 +194,21 @@ class Domain:
         return self._address
 
     def xml(self) -> str:
-        """The description as libvirt completed it."""
+        """Return the domain XML as libvirt completed it."""
         try:
             return str(self._handle.XMLDesc())
         except libvirt.libvirtError as error:
             return f"<!-- {first_line(error)} -->\n"
 
     def disks(self) -> tuple[Path, ...]:
-        """The files behind the disks that it writes to, that of the system first."""
-        with guest_error(f"{self.name}: libvirt does not tell its disks"):
+        """Return the files of the writable disks, the system disk first."""
+        with guest_error(f"{self.name}: libvirt does not report its disks"):
             return written_by(str(self._handle.XMLDesc()))
 
     def destroy(self) -> None:
-        """Pull the plug; a domain that is gone already is fine."""
+        """Destroy the domain, if it still exists."""
         if self._saved:
-            return  # what has its name now is another one
+            return  # another domain has its name now
         self._close_console()
         try:
             self._handle.destroy()
@@ -218,17 +218,17 @@ class Domain:
             elif self._hypervisor.alive():
                 raise GuestError(f"{self.name}: cannot be destroyed ({first_line(error)})") from None
             else:
-                # libvirtd was restarted under us: the new one has adopted the domain, but not our auto-destroy.
+                # libvirtd was restarted: the new one has adopted the domain, but not its auto-destroy flag.
                 self._hypervisor.destroy_after_reconnect(self.name)
         self._hypervisor.unwatch(self._handle)
 
     def kill(self) -> None:
-        """Pull the plug and nothing else: it is another thread's, which notices and cleans up."""
+        """Destroy the domain without clean-up: the thread that owns it notices and cleans up."""
         with contextlib.suppress(libvirt.libvirtError):
             self._handle.destroy()
 
     def _close_console(self) -> None:
-        """Read no more of it."""
+        """Stop reading the serial console."""
         if self._stream is not None:
             with contextlib.suppress(libvirt.libvirtError):
                 self._stream.eventRemoveCallback()
@@ -239,5 +239,5 @@ class Domain:
             self._console_timer = None
 
     def connection_lost(self) -> bool:
-        """Whether it is libvirt that is gone, and not the guest."""
+        """Return whether the connection to libvirt is lost, rather than the guest."""
         return not self._hypervisor.alive()

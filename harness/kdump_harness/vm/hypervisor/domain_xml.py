@@ -1,4 +1,4 @@
-"""libvirt's descriptions of guests: domains, disks, network cards and firmware."""
+"""libvirt's XML of guests: domains, disks, network cards and firmware."""
 
 from __future__ import annotations
 
@@ -10,33 +10,33 @@ from xml.etree import ElementTree
 from xml.sax.saxutils import escape, quoteattr
 
 NETWORK = "default"
-# What QEMU has translated outlives a reset, and every page of it that the next kernel overwrites is slow to write.
-# A smaller cache than the default (1 GiB) holds less of the past; too small a one translates all the time.
+# QEMU's translated code outlives a reset, and a page of which code was translated is slow to overwrite for the next
+# kernel. A cache smaller than the default (1 GiB) holds less old code; a much smaller one translates all the time.
 _TCG_CACHE = '<tcg><tb-cache unit="MiB">256</tb-cache></tcg>'
-# What libvirt is asked for by each name; nothing is the BIOS that the machine has.
+# The firmware features that libvirt is asked for, by name; without any, the machine has its BIOS.
 FIRMWARE: Mapping[str, Mapping[str, bool]] = {
     "bios": {},
     "uefi": {"secure-boot": False},
-    "uefi-secure": {"secure-boot": True, "enrolled-keys": True},  # with the keys that a shim is signed for
+    "uefi-secure": {"secure-boot": True, "enrolled-keys": True},  # the keys that signed shims need
 }
-# Virtual hardware that only some drills need.
+# Virtual hardware for some drills only.
 DEVICES: Mapping[str, str] = {"watchdog": '<watchdog model="i6300esb" action="inject-nmi"/>'}
 
 
 def new_mac() -> str:
-    """An address of QEMU's range that no other guest has."""
+    """Return a random address of QEMU's range."""
     return "52:54:00:" + ":".join(f"{byte:02x}" for byte in secrets.token_bytes(3))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Nic:
-    """A network card, and the network that it is plugged into."""
+    """A network card and its network."""
 
     mac: str
     network: str = NETWORK
 
     def xml(self, *, up: bool = True) -> str:
-        """libvirt's description of it; the cable is in or out."""
+        """Return the card as XML, with its link up or down."""
         link = "" if up else '<link state="down"/>'
         return (
             f'<interface type="network"><mac address="{self.mac}"/><source network={quoteattr(self.network)}/>'
@@ -46,23 +46,23 @@ class Nic:
 
 @dataclass(frozen=True, kw_only=True)
 class Layer:
-    """A file that an overlay rests on, and that is only read."""
+    """A backing file of an overlay; it is only read."""
 
     path: Path
     format: str
-    relabel: bool = False  # libvirt may give it to QEMU's user, which cannot read it otherwise
+    relabel: bool = False  # permission for libvirt to chown a file that QEMU's user cannot read
 
 
 @dataclass(frozen=True, kw_only=True)
 class Disk:
-    """A disk beside that of the system: a qcow2 file, or what an NBD server offers at a socket."""
+    """An additional disk: a qcow2 file, or the export of an NBD server at a socket."""
 
     path: Path | None = None
     socket: Path | None = None
-    serial: str = ""  # as the guest sees it below /dev/disk/by-id, after virtio-
+    serial: str = ""  # name below /dev/disk/by-id in the guest, after virtio-
 
     def xml(self, target: str) -> str:
-        """libvirt's description of it."""
+        """Return the disk as XML."""
         serial = f"<serial>{escape(self.serial)}</serial>" if self.serial else ""
         if self.path is not None:
             return _disk_xml(self.path, target, "qcow2", more=serial)
@@ -82,19 +82,19 @@ class DomainSpec:
     memory_mib: int
     vcpus: int
     disk: Path  # qcow2
-    layers: tuple[Layer, ...]  # below it, from the top down
+    layers: tuple[Layer, ...]  # backing files, from the top down
     seed: Path | None
     mac: str
-    cpu_level: int | None = 1  # the x86-64 level that the guest's programs need; None: not known
-    firmware: str = "bios"  # one of FIRMWARE
-    devices: tuple[str, ...] = ()  # of DEVICES
-    nvram: Path | None = None  # where UEFI keeps its variables; a place that goes with the run
-    network: str = NETWORK  # that we reach it over
-    nics: tuple[Nic, ...] = ()  # beside the one that we reach it by
+    cpu_level: int | None = 1  # x86-64 level of the guest's programs; None: unknown
+    firmware: str = "bios"  # a name in FIRMWARE
+    devices: tuple[str, ...] = ()  # names in DEVICES
+    nvram: Path | None = None  # file for the variables of UEFI, in the directory of the run
+    network: str = NETWORK  # network of the card for SSH
+    nics: tuple[Nic, ...] = ()  # the cards besides the one for SSH
     extra_disks: tuple[Disk, ...] = ()
 
     def xml(self) -> str:
-        """libvirt's description of it."""
+        """Return the domain as XML."""
         kvm = self.accelerator == "kvm"
         disks = [_disk_xml(self.disk, "vda", "qcow2", more=_backing_xml(self.layers))]
         if self.seed is not None:
@@ -128,7 +128,7 @@ class DomainSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class SavedDomain:
-    """What a domain was whose memory lies in a file."""
+    """A domain whose memory was saved in a file."""
 
     name: str
     xml: str
@@ -137,21 +137,21 @@ class SavedDomain:
     address: str | None
 
     def disks(self) -> tuple[Path, ...]:
-        """The files behind the disks that it writes to, that of the system first."""
+        """Return the files of the writable disks, the system disk first."""
         return written_by(self.xml)
 
     @property
     def memory_mib(self) -> int:
-        """The guest's memory."""
-        return int(ElementTree.fromstring(self.xml).findtext("./memory", "0")) >> 10  # libvirt tells KiB
+        """Return the size of the guest's memory."""
+        return int(ElementTree.fromstring(self.xml).findtext("./memory", "0")) >> 10  # in KiB
 
     def nvram(self) -> Path | None:
-        """The file with the firmware's variables, where it has such."""
+        """Return the file with the variables of UEFI, if there is one."""
         found = ElementTree.fromstring(self.xml).findtext("./os/nvram")
         return Path(found) if found else None
 
-    def moved(self, disks: Mapping[Path, tuple[Path, tuple[Layer, ...]]], nvram: Path | None) -> SavedDomain:
-        """The same with some of its disks, and its variables, in other files; a disk's file rests on layers."""
+    def with_disks(self, disks: Mapping[Path, tuple[Path, tuple[Layer, ...]]], nvram: Path | None) -> SavedDomain:
+        """Return the domain with other files; DISKS maps the file of a disk to its overlay and the layers below."""
         root = ElementTree.fromstring(self.xml)
         variables = root.find("./os/nvram")
         if variables is not None and nvram is not None:
@@ -170,14 +170,14 @@ class SavedDomain:
 
 
 def written_by(xml: str) -> tuple[Path, ...]:
-    """The files behind the disks that a domain of this description writes to, in their order."""
+    """Return the files of the writable disks of a domain's XML, in their order."""
     disks = ElementTree.fromstring(xml).findall("./devices/disk")
     sources = (disk.find("source") for disk in disks if disk.find("readonly") is None)
     return tuple(Path(source.get("file", "")) for source in sources if source is not None and source.get("file"))
 
 
 def _os_xml(firmware: str, nvram: Path | None) -> str:
-    """Machine and firmware; which file that is, libvirt knows by the features that are asked for."""
+    """Return machine type and firmware; libvirt chooses the firmware's file by the features."""
     features = FIRMWARE[firmware]
     kind = ' firmware="efi"' if features else ""
     asked = "".join(f'<feature enabled="{"yes" if on else "no"}" name="{name}"/>' for name, on in features.items())
@@ -190,7 +190,7 @@ def _os_xml(firmware: str, nvram: Path | None) -> str:
 
 
 def _disk_xml(path: Path, target: str, kind: str, *, read_only: bool = False, more: str = "") -> str:
-    """One virtio disk; nothing on a throw-away overlay is worth waiting for the host's disk (cache=unsafe)."""
+    """Return a virtio disk; cache=unsafe, since a throw-away overlay need not reach the host's disk."""
     only = "<readonly/>" if read_only else ""
     return (
         f'<disk type="file" device="disk"><driver name="qemu" type="{kind}" cache="unsafe" discard="unmap"/>'
@@ -200,7 +200,7 @@ def _disk_xml(path: Path, target: str, kind: str, *, read_only: bool = False, mo
 
 
 def _backing_xml(layers: tuple[Layer, ...]) -> str:
-    """What an overlay rests on, all of it; left to itself libvirt makes each of these files QEMU's user's, for good."""
+    """Return all backing files of an overlay; libvirt would otherwise chown each of them to QEMU's user for good."""
     if not layers:
         return "<backingStore/>"
     layer, *below = layers
@@ -212,16 +212,16 @@ def _backing_xml(layers: tuple[Layer, ...]) -> str:
 
 
 def _cpu_xml(kvm: bool, level: int | None) -> str:
-    """The processor: the host's under KVM, the cheapest that will do under emulation.
+    """Return the processor: the host's under KVM, the cheapest sufficient one under emulation.
 
-    With TCG "max" costs a fifth more time than qemu64, and Intel models make the kernel isolate its page
-    tables, which is slower still; five-level paging (la57) is left out because crash tools trip over it.
+    With TCG, "max" takes a fifth more time than qemu64. Intel models are slower still, because the kernel isolates its
+    page tables. Five-level paging (la57) is disabled because crash tools do not support it.
     """
     if kvm:
         return '<cpu mode="host-passthrough"/>'
     if level == 1:
-        # After CMPXCHG16B QEMU 7.2's emulation may leave the flags in disorder: Linux 6.12 of bookworm-backports, whose
-        # allocator uses it, panics at each boot. x86-64-v1 does without that instruction.
+        # QEMU 7.2 emulates the flags after CMPXCHG16B wrongly: Linux 6.12 of bookworm-backports, whose allocator uses
+        # the instruction, panics at each boot. x86-64-v1 does not have the instruction.
         no_cx16 = '<feature policy="disable" name="cx16"/>'
         return f'<cpu mode="custom" match="exact" check="none"><model fallback="forbid">qemu64</model>{no_cx16}</cpu>'
     return '<cpu mode="maximum" check="none"><feature policy="disable" name="la57"/></cpu>'

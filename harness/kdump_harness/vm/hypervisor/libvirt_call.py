@@ -11,18 +11,18 @@ import libvirt
 
 from ...base.errors import GuestError
 
-# libvirt reports these while a domain is on its way out.
+# Errors that libvirt reports while a domain ends.
 GONE = (libvirt.VIR_ERR_NO_DOMAIN, libvirt.VIR_ERR_OPERATION_INVALID)
 
 
 def first_line(error: Any) -> str:
-    """libvirt's message without the repetition that QEMU's output adds."""
+    """Return the first line of libvirt's message; the others repeat QEMU's output."""
     return str(error.get_error_message() or error).strip().splitlines()[0]
 
 
 @contextlib.contextmanager
 def guest_error(what: str) -> Iterator[None]:
-    """Turn libvirt's exception into ours."""
+    """Turn libvirt's exception into a GuestError that says what failed."""
     try:
         yield
     except libvirt.libvirtError as error:
@@ -30,9 +30,9 @@ def guest_error(what: str) -> Iterator[None]:
 
 
 def in_background(call: Callable[[], object], tick: Callable[[], None] | None) -> None:
-    """A call to libvirt that takes seconds, with a sign of life meanwhile; raises what the call raised.
+    """Make a call to libvirt that takes seconds, with calls of TICK meanwhile; raise the error of the call.
 
-    It has ended when this returns, also when Ctrl-C came: what it makes must not appear after we have cleaned up.
+    The call has ended when this returns, even after Ctrl-C: a domain must not appear after the clean-up.
     """
     failed: list[Any] = []
 

@@ -1,4 +1,4 @@
-"""The hardware of a source domain: which of it a clone can have."""
+"""The hardware of a source domain, and the part of it that a clone can have."""
 
 from __future__ import annotations
 
@@ -20,43 +20,43 @@ FindVolume = Callable[[str, str], str | None]
 
 @dataclass(frozen=True, kw_only=True)
 class OriginalDisk:
-    """A disk whose content a clone gets."""
+    """A disk that is copied for a clone."""
 
-    target: str  # its name in the description, as vda
+    target: str  # name in the XML, such as vda
     source: Path
     format: str
-    backing: tuple[Path, ...] = ()  # what it rests on, as far as libvirt has looked
+    backing: tuple[Path, ...] = ()  # backing files, as far as libvirt knows them
 
 
 @dataclass(frozen=True, kw_only=True)
 class SourceDescription:
-    """A domain as it was when it was looked at."""
+    """A source domain at the time when its XML was read."""
 
     name: str
-    kind: str  # of KINDS
+    kind: str  # one of KINDS
     memory_mib: int
     vcpus: int
-    firmware: str  # of domain.FIRMWARE
-    disks: tuple[OriginalDisk, ...]  # the system's first
-    media: Mapping[str, Path]  # what lies in its CD drives
-    left_out: tuple[str, ...]  # what a clone cannot have
-    macs: tuple[str, ...]  # of the network cards that a clone has
-    nvram: Path | None  # where UEFI keeps its variables
-    agent: bool  # a guest agent listens
-    other_targets: tuple[str, ...]  # of drives whose content a clone does not get
+    firmware: str  # a name in domain_xml.FIRMWARE
+    disks: tuple[OriginalDisk, ...]  # the system disk first
+    media: Mapping[str, Path]  # files in the CD drives, by target
+    left_out: tuple[str, ...]  # devices that a clone cannot have, in words
+    macs: tuple[str, ...]  # addresses of the network cards that a clone has
+    nvram: Path | None  # file with the variables of UEFI
+    agent: bool  # whether a guest agent is connected
+    other_targets: tuple[str, ...]  # drives that are not copied
     xml: str = field(repr=False)
 
 
 def read_original(name: str, xml: str, find_volume: FindVolume = lambda _pool, _volume: None) -> SourceDescription:
-    """What the description says; UsageError for a domain that cannot be cloned here."""
+    """Read a domain's XML; UsageError for a domain that cannot be cloned here."""
     root = ElementTree.fromstring(xml)
     kind, arch = root.get("type", ""), attribute(root, "os/type", "arch")
     if kind not in KINDS:
-        raise UsageError(f"{name} is a domain of type {kind}, and only QEMU's can be cloned")
+        raise UsageError(f"cannot clone {name}: its type is {kind}, expected {' or '.join(KINDS)}")
     if arch != ARCH:
-        raise UsageError(f"{name} has the architecture {arch}, and guests here are {ARCH}")
+        raise UsageError(f"cannot clone {name}: its architecture is {arch}, expected {ARCH}")
     if root.find("os/kernel") is not None:
-        raise UsageError(f"{name} boots a kernel file of the host's, which is none of its own (<kernel> in its <os>)")
+        raise UsageError(f"cannot clone {name}: it boots a kernel file of the host (<kernel> in its <os>)")
     disks, media, left_out = _disks(name, root, find_volume)
     vcpu = root.find("vcpu")
     copied = {disk.target for disk in disks}
@@ -85,7 +85,7 @@ def read_original(name: str, xml: str, find_volume: FindVolume = lambda _pool, _
 def _disks(
     name: str, root: Element, find_volume: FindVolume
 ) -> tuple[tuple[OriginalDisk, ...], dict[str, Path], list[str]]:
-    """The disks that a clone gets, the system's first; the CDs; and what it does not get."""
+    """Return the disks of a clone, the system disk first, the CDs, and the disks that are left out."""
     media: dict[str, Path] = {}
     left_out: list[str] = []
     candidates: list[Element] = []
@@ -99,13 +99,15 @@ def _disks(
         elif disk.find("source") is not None:
             left_out.append(f"the medium in the {device} drive {target}")
     if not candidates:
-        raise UsageError(f"{name} has no disk")
-    candidates.sort(key=lambda disk: int(attribute(disk, "boot", "order") or 1 << 30))  # stable: else as they come
+        raise UsageError(f"cannot clone {name}: it has no disk")
+    candidates.sort(
+        key=lambda disk: int(attribute(disk, "boot", "order") or 1 << 30)
+    )  # stable: the order of the XML otherwise
     system, *others = candidates
     if why := _why_not(system):
         raise UsageError(
-            f"{name} cannot be cloned: its system disk {attribute(system, 'target', 'dev')} is {why},"
-            " and only files and block devices of this host can be copied"
+            f"cannot clone {name}: its system disk {attribute(system, 'target', 'dev')} is {why},"
+            " expected a file or a block device of this host"
         )
     disks = [_disk(system)]
     for disk in others:
@@ -118,7 +120,7 @@ def _disks(
 
 
 def _resolve(disk: Element, find_volume: FindVolume) -> None:
-    """A volume of a storage pool is a file or a block device, where the pool says so."""
+    """Replace a volume of a storage pool by its file or block device, if the pool knows its path."""
     source = disk.find("source")
     if disk.get("type") != "volume" or source is None:
         return
@@ -138,7 +140,7 @@ def _source(disk: Element) -> str:
 
 
 def _why_not(disk: Element) -> str:
-    """What a disk is whose content cannot be copied; nothing for one whose content can."""
+    """Return why a disk cannot be copied, as the end of 'is ...'; empty if it can."""
     kind = disk.get("type", "")
     if kind == "network":
         source = [attribute(disk, "source", key) for key in ("protocol", "name")]
@@ -146,7 +148,7 @@ def _why_not(disk: Element) -> str:
     if disk.find("encryption") is not None or disk.find("source/encryption") is not None:
         return "encrypted"
     if disk.get("device") == "lun":
-        return f"a SCSI device that is passed through ({_source(disk)})"
+        return f"a passed-through SCSI device ({_source(disk)})"
     if kind not in ("file", "block") or not _source(disk):
         return f"of the type {kind}" if kind not in ("file", "block") else "empty"
     return "read-only" if disk.find("readonly") is not None else ""
@@ -157,34 +159,34 @@ def _disk(disk: Element) -> OriginalDisk:
     return OriginalDisk(
         target=attribute(disk, "target", "dev"),
         source=Path(_source(disk)),
-        # Never found out by looking: a guest can write into a raw disk what looks like another format.
+        # The format is never detected: a guest can write a header of another format into a raw disk.
         format=attribute(disk, "driver", "type") or "raw",
         backing=tuple(below),
     )
 
 
 def _not_cloned(root: Element) -> Iterator[str]:
-    """Devices that only the original can have, in words."""
+    """Yield the devices that only the source domain can have, in words."""
     for device in root.iterfind("devices/hostdev"):
-        yield f"the {_named_hostdev(device)}, which is passed through"
+        yield f"the passed-through {_named_hostdev(device)}"
     for nic in root.iterfind("devices/interface"):
         if not _is_clonable(nic):
-            yield f"the network card {attribute(nic, 'mac', 'address')}, which is passed through"
+            yield f"the passed-through network card {attribute(nic, 'mac', 'address')}"
     for share in root.iterfind("devices/filesystem"):
         where = attribute(share, "source", "dir") or "of the host"
         yield f"the shared directory {where} ({attribute(share, 'target', 'dir')})"
     for path, what in (
         ("tpm", "the TPM"),
-        ("shmem", "memory that is shared with the host"),
+        ("shmem", "the memory shared with the host"),
         ("memory[@model='nvdimm']", "an NVDIMM"),
         ("vsock", "the vsock device"),
     ):
         if root.find(f"devices/{path}") is not None:
             yield what
     if root.find("launchSecurity") is not None:
-        yield "the encryption of its memory"
+        yield "the memory encryption"
     if root.find(f"{_QEMU}commandline") is not None:
-        yield "arguments for QEMU itself (qemu:commandline)"
+        yield "the arguments for QEMU itself (qemu:commandline)"
 
 
 def _named_hostdev(device: Element) -> str:
@@ -214,15 +216,15 @@ def _firmware(root: Element) -> str:
 
 
 def _nvram(root: Element) -> Path | None:
-    told = root.find("os/nvram")
-    if told is None:
+    nvram = root.find("os/nvram")
+    if nvram is None:
         return None
-    path = (told.text or "").strip() or attribute(told, "source", "file")
+    path = (nvram.text or "").strip() or attribute(nvram, "source", "file")
     return Path(path) if path else None
 
 
-def _memory_bytes(told: Element | None) -> int:
-    return int(told.text or 0) * _MEMORY_UNITS[told.get("unit", "KiB")] if told is not None else 0
+def _memory_bytes(memory: Element | None) -> int:
+    return int(memory.text or 0) * _MEMORY_UNITS[memory.get("unit", "KiB")] if memory is not None else 0
 
 
 def attribute(root: Element, path: str, name: str) -> str:

@@ -1,4 +1,4 @@
-"""A domain of the user's that a clone is made from."""
+"""The source domain of a clone, as libvirt has it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .libvirt_call import GONE, first_line, guest_error
 
 @dataclass(frozen=True, kw_only=True)
 class CopyJob:
-    """How far libvirt is with copying a domain's disks; error says why it ended before its end."""
+    """The progress of copying a domain's disks; error is the reason if it failed."""
 
     ended: bool
     done_bytes: int = 0
@@ -25,20 +25,20 @@ class CopyJob:
 
 
 class SourceDomain:
-    """A domain of the user's: it is looked at and copied from, and never changed."""
+    """A libvirt domain that is copied and never changed."""
 
     def __init__(self, connection: Any, name: str) -> None:
         self._connection, self.name = connection, name
-        with guest_error(f"{name} is gone"):
+        with guest_error(f"cannot find the domain {name}"):
             self._handle = connection.lookupByName(name)
 
     def xml(self) -> str:
-        """What it is now; while it runs, not what it would be after the next start."""
-        with guest_error(f"{self.name} cannot be described"):
+        """Return the domain's XML; of a running domain, the XML that is in effect."""
+        with guest_error(f"{self.name}: cannot read its XML"):
             return str(self._handle.XMLDesc())
 
     def life(self) -> int | None:
-        """A number that is another after each start; None while it is shut off."""
+        """Return a number that changes with each start; None while the domain is shut off."""
         try:
             number = int(self._handle.ID())
             return number if self._handle.isActive() and number >= 0 else None
@@ -48,41 +48,43 @@ class SourceDomain:
             raise GuestError(f"{self.name}: libvirt no longer answers ({first_line(error)})") from None
 
     def is_saved(self) -> bool:
-        """Whether it is shut off with its memory in a file, as virsh managedsave leaves it."""
+        """Return whether the domain is shut off with its memory in a file, as by virsh managedsave."""
         with contextlib.suppress(libvirt.libvirtError):
             return bool(self._handle.hasManagedSaveImage())
         return False
 
     def volume(self, pool: str, volume: str) -> str | None:
-        """Where a volume of a storage pool lies; None when the pool does not tell."""
+        """Return the path of a volume in a storage pool; None if the pool does not have it."""
         with contextlib.suppress(libvirt.libvirtError):
             return str(self._connection.storagePoolLookupByName(pool).storageVolLookupByName(volume).path())
         return None
 
     def capacity_bytes(self, disk: str) -> int:
-        """The size of a disk as the guest sees it, by the disk's name in the description."""
-        with guest_error(f"{self.name}: the size of {disk} is not known"):
+        """Return the size of a disk as the guest sees it; DISK is its target name in the XML."""
+        with guest_error(f"{self.name}: cannot read the size of {disk}"):
             return int(self._handle.blockInfo(disk)[0])
 
     def freeze(self) -> None:
-        """Have the guest agent write everything out and hold all writes; thaw() must follow."""
-        with guest_error(f"{self.name}: its guest agent does not freeze the filesystems"):
+        """Freeze the filesystems through the guest agent; thaw() must follow."""
+        with guest_error(f"{self.name}: the guest agent cannot freeze the filesystems"):
             self._handle.fsFreeze()
 
     def thaw(self) -> None:
-        """Let writes go on."""
-        with guest_error(f"{self.name}: its guest agent does not thaw the filesystems"):
+        """Thaw the filesystems through the guest agent."""
+        with guest_error(f"{self.name}: the guest agent cannot thaw the filesystems"):
             self._handle.fsThaw()
 
     def begin_copy(self, xml: str) -> None:
-        """Have QEMU copy disks, as they are at this moment, into files that are there already."""
+        """Start QEMU's copying of a point-in-time image of the disks into existing files."""
         try:
             self._handle.backupBegin(xml, None, libvirt.VIR_DOMAIN_BACKUP_BEGIN_REUSE_EXTERNAL)
         except libvirt.libvirtError as error:
-            raise HostError(f"{self.name} runs, and libvirt cannot copy its disks: {first_line(error)}") from None
+            raise HostError(
+                f"{self.name}: libvirt cannot copy the disks of the running domain: {first_line(error)}"
+            ) from None
 
     def copy_job(self) -> CopyJob:
-        """How far the copying is."""
+        """Return the progress of the copying."""
         try:
             now = self._handle.jobStats()
             if now.get("type", libvirt.VIR_DOMAIN_JOB_NONE) != libvirt.VIR_DOMAIN_JOB_NONE:
@@ -94,11 +96,11 @@ class SourceDomain:
             return CopyJob(ended=True, error=first_line(error))
         if last.get("type") == libvirt.VIR_DOMAIN_JOB_COMPLETED and last.get("success", True):
             return CopyJob(ended=True)
-        return CopyJob(ended=True, error=str(last.get("errmsg") or "the copying was ended"))
+        return CopyJob(ended=True, error=str(last.get("errmsg") or "the copying was aborted"))
 
     def end_copy(self, file: Path) -> None:
-        """End the copying into this file before its end, if it goes on; no other job is touched."""
+        """Abort the copying into this file, if it is in progress; other jobs are not touched."""
         with contextlib.suppress(libvirt.libvirtError):
-            told = ElementTree.fromstring(self._handle.backupGetXMLDesc())
-            if str(file) in {target.get("file") for target in told.iterfind(".//target")}:
+            backup = ElementTree.fromstring(self._handle.backupGetXMLDesc())
+            if str(file) in {target.get("file") for target in backup.iterfind(".//target")}:
                 self._handle.abortJob()
