@@ -438,7 +438,7 @@ def test_a_list_that_is_bad_from_the_start_has_no_first() -> None:
         (["debian-12", "debian-13", "--only", "nosuch"], "unknown scenario 'nosuch'"),
         (["debian-12", "debian-13", "--max-slower", "x"], "is no budget"),
         (["debian-12", "debian-13", "--rounds", "0"], "rounds make no sense"),
-        (["debian-12", "debian-13", "--memory", "1"], "no sensible guest memory"),
+        (["debian-12", "debian-13", "--memory", "1"], "invalid guest memory"),
         (["debian-12", "--initramfs", "/nonexistent"], "is no file with a capture initramfs"),
         (["debian-12", "--packages", "/nonexistent"], "does not exist"),
         (["debian-12", "--bisect", "--kernel", "a", "--kernel", "b", "--junit", "x.xml"], "writes neither JUnit"),

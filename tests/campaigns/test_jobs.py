@@ -161,13 +161,13 @@ def room(**changes: Any) -> Room:
 @pytest.mark.parametrize(
     ("asked", "changes", "number", "why"),
     [
-        (None, {}, 2, "one emulated guest for each core"),
-        (None, {"cores_guests": 4, "kvm": True}, 4, "two for each core, since under KVM"),
-        (8, {}, 8, "as asked"),
-        (8, {"memory_mib": 3000}, 2, "not the 8 that were asked for: 3,000 MiB of memory are free"),
+        (None, {}, 2, "one emulated guest per core"),
+        (None, {"cores_guests": 4, "kvm": True}, 4, "two guests per core under KVM"),
+        (8, {}, 8, "as requested"),
+        (8, {"memory_mib": 3000}, 2, "instead of the requested 8: 3,000 MiB of memory are free"),
         (8, {"memory_mib": -500}, 1, "0 MiB of memory are free"),
-        (8, {"disk_mib": 17_000}, 3, "17,000 MiB of disk are free for drills that need 5,000 each"),
-        (20, {}, 9, "9 at once: that is all there are"),
+        (8, {"disk_mib": 17_000}, 3, "17,000 MiB of disk are free, a drill takes 5,000 MiB"),
+        (20, {}, 9, "9 at once: the number of tasks"),
     ],
 )
 def test_the_number_has_its_reason(asked: int | None, changes: dict[str, Any], number: int, why: str) -> None:
@@ -244,7 +244,9 @@ def test_a_guest_waits_for_the_memory_that_others_have(host_with: Any) -> None:
 
 def test_alone_it_is_refused_and_never_waits(host_with: Any) -> None:
     run = host_with(1000, guests=0)
-    with pytest.raises(HostError, match=r"debian-12 takes 1,408 MiB of memory, 1,000 MiB are free on this host \(free"):
+    with pytest.raises(
+        HostError, match=r"not enough memory for debian-12: 1,408 MiB needed, 1,000 MiB free on this host \(free"
+    ):
         run._room("debian-12", 1024)
     host_with(1500, guests=0)._room("debian-12", 1024).close()
 
@@ -253,7 +255,7 @@ def test_what_this_very_job_holds_will_not_come_free(host_with: Any) -> None:
     run = host_with(1000)
     domain: Any = SimpleNamespace()
     run._guests["kdh-x-0"] = (threading.get_ident(), domain)
-    with pytest.raises(HostError, match="takes 1,408 MiB"):
+    with pytest.raises(HostError, match="1,408 MiB needed"):
         run._room("debian-12", 1024)
 
 
@@ -275,7 +277,7 @@ def test_what_the_run_holds_for_all_its_jobs_will_not_come_free_either(host_with
     thread.start()
     thread.join(30)
     assert told
-    assert "takes 1,408 MiB" in told[0]
+    assert "1,408 MiB needed" in told[0]
 
 
 def test_the_wait_has_an_end(host_with: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -414,7 +414,7 @@ def test_what_is_no_memory_size(text: str) -> None:
         (["--crashkernel", "none"], "is no size to begin the search with"),
         (["--target", "local,tape"], "unknown target 'tape'"),
         (["--vcpus", "two"], "is no number of processors"),
-        (["--vcpus", "0"], "is no sensible number of processors"),
+        (["--vcpus", "0"], "invalid number of processors"),
         (["--repeats", "0"], "is no sensible number of repeats"),
         (["--crashes", "4"], "are too few to try both sides of the edge"),
         (["--step", "0"], "is no sensible number of MiB of a step"),

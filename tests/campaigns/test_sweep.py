@@ -690,7 +690,7 @@ def test_the_plan_is_checked_before_anything_is_started() -> None:
         ({"compressions": ("gzip",)}, "unknown compression"),
         ({"real": 0}, "too few"),
         ({"crashkernel": "none"}, "without a reservation"),
-        ({"machine": Machine(memory_mib=1)}, "no sensible guest memory"),
+        ({"machine": Machine(memory_mib=1)}, "invalid guest memory"),
     ):
         with pytest.raises(UsageError, match=why):
             SweepPlan(subject=subject, **changes).check()  # type: ignore[arg-type]

@@ -68,7 +68,7 @@ def choose(tmp_path: Path, hypervisor: Any, place: Any, monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize("wanted", ["kvm", "tcg"])
 def test_what_is_asked_for_is_taken_without_a_trial(choose: Any, wanted: str) -> None:
-    assert choose(wanted) == (wanted, f"{wanted}, as asked", 0)
+    assert choose(wanted) == (wanted, f"{wanted}, as requested", 0)
 
 
 def test_what_is_not_known_is_refused(choose: Any) -> None:

@@ -94,13 +94,13 @@ def test_a_drill_needs_the_serial_console_and_says_so(booting: Any) -> None:
     told = str(error.value)
     assert "the console has been silent for" in told
     assert "after 'Loading initial ramdisk ...'" in told
-    assert "SSH answers at 127.0.0.1: the guest is up, and what is missing is its serial console" in told
+    assert "SSH answers at 127.0.0.1: the guest is up without a serial console" in told
 
 
 @pytest.mark.parametrize(
     ("address", "told"),
     [
-        (None, "and it has asked for no address on the network"),
+        (None, "and it has not requested an address on the network"),
         ("127.0.0.1", "and SSH does not answer at 127.0.0.1 either"),
     ],
 )
@@ -133,7 +133,7 @@ def test_the_connection_to_a_guest_is_closed_whatever_ends_it(tmp_path: Path) ->
         destroy=lambda: done.append("destroyed"),
     )
     evidence = Evidence(tmp_path / "drill")
-    living = run._living(domain, evidence, user="root", access=Access(), host_key=None)
+    living = run._started(domain, evidence, user="root", access=Access(), host_key=None)
 
     def break_down(guest: Guest) -> None:
         guest._shell = cast(Shell, SimpleNamespace(close=lambda: done.append("closed")))

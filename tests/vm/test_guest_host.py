@@ -338,7 +338,7 @@ def test_doctor_says_what_the_other_host_lacks(tmp_path: Path, monkeypatch: pyte
     assert found["ssh to far"].ok
     assert not found["QEMU on far"].ok
     assert found["QEMU on far"].remedy == "apt-get install --no-install-recommends qemu-system-x86 on far"
-    assert found["tools on far"].seen == "no qemu-img, tar, flock"
+    assert found["tools on far"].seen == "missing: qemu-img, tar, flock"
     assert "QEMU" not in found, "guests do not run here"
     assert not list((tmp_path / "far" / "runs").iterdir())
 

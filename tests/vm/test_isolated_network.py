@@ -41,7 +41,7 @@ def test_each_guest_has_a_place_of_its_own() -> None:
     assert first.nic.mac != second.nic.mac
     assert first.seed.address == f"{first.address}/22"
     assert 'network="kdh-1-crash"' in first.nic.xml()
-    with pytest.raises(HostError, match="has no address left"):
+    with pytest.raises(HostError, match="no address left on the network"):
         network.port()
 
 

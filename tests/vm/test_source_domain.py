@@ -62,8 +62,8 @@ def test_a_system_on_a_block_device_of_the_host_is_copied_as_well() -> None:
         (disk("sda", device="cdrom"), "cannot clone my: it has no disk"),
         (
             disk("vda", kind="network", source='<source protocol="rbd" name="pool/my"/>'),
-            "cannot clone my: its system disk vda is on a network (rbd pool/my), expected a file and block devices"
-            " of this host can be copied",
+            "cannot clone my: its system disk vda is on a network (rbd pool/my), expected a file or a block device"
+            " of this host",
         ),
         (disk("vda", '<encryption format="luks"/>'), "its system disk vda is encrypted"),
         (

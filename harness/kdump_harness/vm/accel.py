@@ -1,7 +1,7 @@
-"""Finds out by trying whether KVM really runs a guest.
+"""The choice between KVM and emulation, by a trial run of KVM.
 
-A /dev/kvm that exists may still abort QEMU or spin without executing an instruction (nested or filtered
-virtualisation). A boot sector that prints one word to the serial line tells in seconds.
+An existing /dev/kvm may still abort QEMU or spin without executing an instruction (nested or filtered
+virtualisation). A boot sector that prints one word to the serial line decides within seconds.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from .hypervisor.connection import PREFIX, Hypervisor
 
 KVM, TCG = "kvm", "tcg"
 PROBE_TIMEOUT_S = 8.0
-AGAIN_S = 3600.0  # a busy host or libvirt may have been the reason
+AGAIN_S = 3600.0  # until the next trial, since the cause may have been a busy host or libvirt
 WORD = "KVM-RUNS"
 
 
 def boot_sector() -> bytes:
-    """512 bytes of 16-bit code: write WORD to the first serial port, then halt."""
+    """Return 512 bytes of 16-bit code that writes WORD to the first serial port and halts."""
     code = bytearray()
     code += b"\xfa"  # cli
     code += b"\xba\xf8\x03"  # mov dx, 0x3f8
@@ -46,12 +46,12 @@ def _probe_xml(name: str, sector: Path) -> str:
 
 
 def kvm_problem(hypervisor: Hypervisor, directory: Path, place: GuestHost) -> str | None:
-    """Why KVM cannot be used there, or None when a guest really ran under it; takes PROBE_TIMEOUT_S at most.
+    """Return why KVM cannot be used, or None if a guest ran under it; takes at most PROBE_TIMEOUT_S.
 
-    directory is the run's on this host.
+    DIRECTORY is the run's directory on this host.
     """
     if "kvm" not in hypervisor.accelerators():
-        return "libvirt offers no KVM (no /dev/kvm, or its module is not loaded)"
+        return "libvirt does not offer KVM (/dev/kvm is missing or its module is not loaded)"
     sector = directory / "kvm-probe.img"
     sector.write_bytes(boot_sector().ljust(1 << 20, b"\0"))
     sector.chmod(0o644)
@@ -59,30 +59,30 @@ def kvm_problem(hypervisor: Hypervisor, directory: Path, place: GuestHost) -> st
     try:
         probe = hypervisor.spawn_raw(name, _probe_xml(name, place.put(sector)))
     except HarnessError as error:
-        # QEMU's own words come last in what libvirt makes of them.
-        return f"/dev/kvm is there, but QEMU does not start under it ({str(error).rpartition('error: ')[2]})"
+        # QEMU's message is the end of libvirt's message.
+        return f"/dev/kvm exists, but QEMU does not start with it ({str(error).rpartition('error: ')[2]})"
     try:
         console = Console(name, probe.open_console(lambda _data: None))
         probe.resume()
         console.wait_for("word from the boot sector", WORD, timeout_s=PROBE_TIMEOUT_S)
     except WaitedInVain:
-        return f"/dev/kvm is there, but the guest executed nothing within {PROBE_TIMEOUT_S:.0f} s"
+        return f"/dev/kvm exists, but the guest executed nothing within {PROBE_TIMEOUT_S:.0f} s"
     except ConsoleLost:
-        return "/dev/kvm is there, but QEMU aborts as soon as the guest runs"
+        return "/dev/kvm exists, but QEMU aborts as soon as the guest runs"
     finally:
         probe.destroy()
     return None
 
 
 def choose(wanted: str, hypervisor: Hypervisor, state: State, directory: Path, place: GuestHost) -> tuple[str, str]:
-    """The accelerator to use (kvm or tcg) and one line that says why.
+    """Return the accelerator (kvm or tcg) and a line with the reason.
 
-    The outcome of a trial is remembered until the host boots again or QEMU changes; that KVM ran no guest, for an hour.
+    The result of a trial is kept until the host boots again or QEMU changes; a failure is kept for an hour.
     """
     if wanted not in ("auto", KVM, TCG):
         raise UsageError(f"unknown accelerator {wanted!r} (known: auto, kvm, tcg)")
     if wanted != "auto":
-        return wanted, f"{wanted}, as asked"
+        return wanted, f"{wanted}, as requested"
     note = state.directory / "kvm-probe.json"
     here = {"uri": hypervisor.uri, "boot": place.boot_id(), **hypervisor.versions()}
     try:

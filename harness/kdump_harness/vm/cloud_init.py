@@ -1,4 +1,4 @@
-"""Renders the cloud-init seed: the run's own key for root, a known host key, first-boot hygiene."""
+"""The cloud-init seed: the run's key for root, a known host key, and a quick first boot."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 NIC = "eth0"
-VOLUME = "cidata"  # the label by which cloud-init's NoCloud finds its disk
+VOLUME = "cidata"  # label of the disk for cloud-init's NoCloud
 
 
 @dataclass(frozen=True, kw_only=True)
 class KeyPair:
-    """One ed25519 key in OpenSSH's formats."""
+    """An ed25519 key pair in OpenSSH's formats."""
 
     private: str
     public: str
 
 
 def make_key(comment: str) -> KeyPair:
-    """A new key pair."""
+    """Return a new key pair."""
     key = Ed25519PrivateKey.generate()
     private = key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()
@@ -34,10 +34,10 @@ def make_key(comment: str) -> KeyPair:
 
 
 def user_data(*, user: str, login: KeyPair, host: KeyPair) -> str:
-    """What cloud-init does at the first boot, as JSON, which is YAML too.
+    """Return cloud-init's configuration for the first boot, as JSON, which is valid YAML.
 
-    The host key is ours, so that we know whom we talk to, and because making keys takes an emulated guest long.
-    Modules that only cost time there (package mirrors, locales, keys printed to the console) are not run.
+    The harness makes the host key: this authenticates the guest, and saves an emulated guest a long time. Modules that
+    only take time (package mirrors, locales, keys printed to the console) are disabled.
     """
     users: list[dict[str, object]] = [{"name": "root", "lock_passwd": True, "ssh_authorized_keys": [login.public]}]
     if user != "root":
@@ -62,12 +62,12 @@ class StaticNic:
     """A network card with a fixed address."""
 
     mac: str
-    address: str  # with its prefix, as in 192.0.2.7/24
+    address: str  # with prefix length, such as 192.0.2.7/24
 
 
 def network_config(mac: str, more: tuple[StaticNic, ...] = ()) -> str:
-    """DHCP on the card that we reach the guest by, with its MAC as client identifier: copies share a machine id."""
-    # cloud-init before 22.4 (Debian 11) takes the name for the card's unless it is told to rename the card.
+    """Return the network configuration: DHCP on the card for SSH, by its MAC, since copies share a machine id."""
+    # Without set-name, cloud-init before 22.4 (Debian 11) takes the key for the name of the card.
     nic = {"match": {"macaddress": mac}, "set-name": NIC, "dhcp4": True, "dhcp6": False, "dhcp-identifier": "mac"}
     nics: dict[str, object] = {NIC: nic}
     for number, other in enumerate(more, start=1):
@@ -87,7 +87,7 @@ def write_seed(
     host: KeyPair,
     nics: tuple[StaticNic, ...] = (),
 ) -> None:
-    """An ISO image with the seed; name is the host name, identity makes cloud-init take every guest for a new one."""
+    """Write the seed as an ISO image; NAME is the host name, and a new IDENTITY makes cloud-init start afresh."""
     files = {
         "user-data": user_data(user=user, login=login, host=host),
         "meta-data": json.dumps({"instance-id": identity, "local-hostname": name}) + "\n",

@@ -1,6 +1,6 @@
-"""A process that has a machine's guest agent hold all writes for the moment in which the copying begins.
+"""A process that freezes a source domain's filesystems while the copy of its disks begins.
 
-A process of its own, because ours may be killed in that moment: nobody would let the machine go on then.
+It is a separate process so that the filesystems are thawed even if the harness is killed at that moment.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ ENDS_WITHIN_S = 30.0  # after Ctrl-C
 
 @dataclass(frozen=True, kw_only=True)
 class Begun:
-    """How the copying began."""
+    """The result of beginning the copy."""
 
-    frozen_s: float | None = None  # how long writes were held; None when they were not
+    frozen_s: float | None = None  # duration of the freeze; None without a freeze
     why_not: str = ""
 
 
 def begin_copy(uri: str, name: str, order: Path, *, freeze: bool) -> Begun:
-    """Begin to copy as the file with libvirt's XML says; HostError when libvirt refuses."""
+    """Begin the copy that the XML file ORDER describes; HostError if libvirt refuses."""
     process = subprocess.Popen(
-        # -P: what lies in the current directory is no module of ours. A session of its own hears no Ctrl-C.
+        # -P: files of the current directory are not imported. A separate session does not receive Ctrl-C.
         [
             sys.executable,
             "-P",
@@ -46,15 +46,15 @@ def begin_copy(uri: str, name: str, order: Path, *, freeze: bool) -> Begun:
         start_new_session=True,
     )
     try:
-        told, _ = process.communicate()
+        output, _ = process.communicate()
     except BaseException:
-        with contextlib.suppress(subprocess.TimeoutExpired):  # so that what it begins can be ended
+        with contextlib.suppress(subprocess.TimeoutExpired):  # so that the caller can abort a copy that has begun
             process.communicate(timeout=ENDS_WITHIN_S)
         raise
     try:
-        answer = json.loads(told)
+        answer = json.loads(output)
     except ValueError:
-        raise HostError(f"{name}: the copying did not begin (status {process.returncode})") from None
+        raise HostError(f"{name}: cannot begin the copy (status {process.returncode})") from None
     if "error" in answer:
         raise HostError(str(answer["error"]))
     return Begun(**answer)
@@ -74,7 +74,7 @@ def _freeze_and_begin(uri: str, name: str, xml: str, *, freeze: bool) -> Begun:
     try:
         domain.begin_copy(xml)
     finally:
-        if freeze:  # also after an agent that gave up half-way
+        if freeze:  # even after a freeze that failed half-way
             with contextlib.suppress(GuestError):
                 domain.thaw()
         took_s = None if frozen_at_s is None else round(now_s() - frozen_at_s, 3)
@@ -83,13 +83,13 @@ def _freeze_and_begin(uri: str, name: str, xml: str, *, freeze: bool) -> Begun:
 
 
 def main(uri: str, name: str, order: str, how: str) -> None:
-    """Tell what came of it as JSON on standard output."""
+    """Begin the copy and print the result as JSON."""
     try:
         begun = _freeze_and_begin(uri, name, Path(order).read_text(encoding="utf-8"), freeze=how == "freeze")
         answer: dict[str, object] = vars(begun)
     except (HarnessError, OSError) as error:
         answer = {"error": str(error)}
-    with contextlib.suppress(OSError):  # who asked is gone
+    with contextlib.suppress(OSError):  # the harness has ended
         sys.stdout.write(json.dumps(answer) + "\n")
         sys.stdout.flush()
 

@@ -1,4 +1,4 @@
-"""Shows a part of a guest's disk as a file of this host, through QEMU's own FUSE export: nothing is copied."""
+"""A part of a guest's disk as a file on this host, through QEMU's FUSE export and without a copy."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ from pathlib import Path
 from ..base.clock import poll
 from ..base.errors import CommandFailed, WaitedInVain
 
-DAEMON = "qemu-storage-daemon"  # of QEMU 6.0 and later; its FUSE export is a choice of who builds it
-_HOLDER = "setpriv"  # lets it end when we do, however that happens (util-linux 2.33)
+DAEMON = "qemu-storage-daemon"  # of QEMU 6.0 and later; FUSE export is a build option
+_HOLDER = "setpriv"  # ends the daemon with this process, even if killed (util-linux 2.33)
 _START_S, _END_S = 10.0, 10.0
 _LOOK_EVERY_S = 0.02
 
 
 class CannotExport(CommandFailed):
-    """This host has no way to do so."""
+    """This host cannot export a disk."""
 
 
 def missing() -> str | None:
-    """What this host lacks for it; None where nothing is known to be missing, and only trying tells."""
+    """Return what this host lacks for an export; None if nothing is known to be missing."""
     for tool in (DAEMON, _HOLDER):
         if shutil.which(tool) is None:
             return f"{tool} is not installed"
-    return None if Path("/dev/fuse").exists() else "there is no /dev/fuse"
+    return None if Path("/dev/fuse").exists() else "/dev/fuse is missing"
 
 
 @contextlib.contextmanager
 def exported(disk: Path, file: Path, *, start_bytes: int, size_bytes: int) -> Iterator[Path]:
-    """A part of a qcow2 disk as a file within the block; what is written to it goes to a throw-away overlay.
+    """Provide a part of a qcow2 disk as a file within the block; writes go to a temporary overlay.
 
-    Raises CannotExport where this host cannot. The file must not exist, and does not afterwards.
+    Raises CannotExport. The file must not exist, and is removed afterwards.
     """
     overlay = file.with_name(f"{file.name}.overlay")
     arguments = [
@@ -55,7 +55,7 @@ def exported(disk: Path, file: Path, *, start_bytes: int, size_bytes: int) -> It
             stderr=subprocess.PIPE,
             text=True,
             errors="replace",
-            start_new_session=True,  # Ctrl-C is for us, who end it when the file is no longer read
+            start_new_session=True,  # no Ctrl-C: this process ends the daemon after the last read
         )
         _wait(process, file, size_bytes)
         yield file
@@ -76,7 +76,7 @@ def _wait(process: subprocess.Popen[str], file: Path, size_bytes: int) -> None:
 
     try:
         poll(
-            "the disk to be shown as a file",
+            "the export of the disk",
             lambda: True if file.stat().st_size == size_bytes else None,
             timeout_s=_START_S,
             every_s=_LOOK_EVERY_S,
@@ -87,7 +87,7 @@ def _wait(process: subprocess.Popen[str], file: Path, size_bytes: int) -> None:
 
 
 def _end(process: subprocess.Popen[str], file: Path) -> None:
-    """Let it unmount; one that does not is killed, and what it leaves is unmounted."""
+    """End the daemon, which unmounts; after a timeout kill it and unmount."""
     process.terminate()
     try:
         process.wait(_END_S)

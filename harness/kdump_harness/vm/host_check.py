@@ -1,4 +1,4 @@
-"""Is this host fit? One finding each, with the command that mends it."""
+"""The host check: findings about this host, each with the command that fixes the problem."""
 
 from __future__ import annotations
 
@@ -26,23 +26,23 @@ from .hypervisor.connection import Hypervisor, default_uri, is_local
 NEED_FREE_MIB = 8 * 1024  # one base disk, one armed disk, two drills
 
 
-# Which of some commands, and files by their whole path, are not on a host.
+# Returns the commands, and files by absolute path, that a host lacks.
 Lacking = Callable[[Sequence[str]], Sequence[str]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Need:
-    """One row of host.toml."""
+    """A row of host.toml."""
 
     name: str
     packages: tuple[str, ...]
     commands: tuple[str, ...] = ()
-    files: tuple[str, ...] = ()  # one of them is enough
-    on: str = "here"  # or "guests", or "both": the host that needs it, where the guests have another
+    files: tuple[str, ...] = ()  # alternatives, one of which must exist
+    on: str = "here"  # "here", "guests" or "both": the host that needs it, if the guest host is remote
     optional: bool = False
 
     def missing(self, lacking: Lacking) -> tuple[str, ...]:
-        """What is not on a host."""
+        """Return the commands and files that a host lacks."""
         gone = lacking((*self.commands, *self.files))
         commands = [name for name in self.commands if name in gone]
         return (*commands, *self.files[:1]) if self.files and set(self.files) <= set(gone) else tuple(commands)
@@ -50,7 +50,7 @@ class Need:
 
 @dataclass(frozen=True, kw_only=True)
 class HostFinding:
-    """One thing that was looked at."""
+    """One finding of the host check."""
 
     name: str
     ok: bool
@@ -60,52 +60,52 @@ class HostFinding:
 
 
 def load_needs() -> tuple[Need, ...]:
-    """The table of what a host must have."""
+    """Return the table of requirements."""
     return tables.load_rows(tables.package_path("vm", "host.toml"), "need", Need)
 
 
 def examine(*, uri: str | None, state_directory: Path | None, remote_state: Path | None = None) -> list[HostFinding]:
-    """Everything a drill needs, in the order in which it is needed; takes seconds."""
+    """Check everything that drills need, in the order of need; takes seconds."""
     uri = uri or default_uri()
     if is_local(uri):
         needs = _packages(load_needs(), _lacking_here)
         return [*needs, *_kvm_device(), *_libvirt(uri, state_directory), *_space(state_directory), _mirror()]
     needs = _packages((need for need in load_needs() if need.on != "guests"), _lacking_here)
-    return [*needs, *_elsewhere(uri, state_directory, remote_state), *_space(state_directory), _mirror()]
+    return [*needs, *_remote_host(uri, state_directory, remote_state), *_space(state_directory), _mirror()]
 
 
 def _packages(needs: Iterable[Need], lacking: Lacking, on: str = "") -> Iterator[HostFinding]:
-    """What of the table is there; on names the host where it is another one."""
+    """Check the rows of the table; ON names a remote host."""
     for need in needs:
         missing = need.missing(lacking)
         install = f"apt-get install --no-install-recommends {' '.join(need.packages)}"
         yield HostFinding(
             name=f"{need.name}{on}",
             ok=not missing,
-            seen=f"no {', '.join(missing)}" if missing else "there",
+            seen=f"missing: {', '.join(missing)}" if missing else "installed",
             remedy=(f"{install}{on}" if on else f"{_sudo()}{install}") if missing else "",
             optional=need.optional,
         )
 
 
-def _elsewhere(uri: str, state_directory: Path | None, remote_state: Path | None) -> Iterator[HostFinding]:
-    """What the host of a hypervisor elsewhere has for its guests; all of it is asked through one connection."""
+def _remote_host(uri: str, state_directory: Path | None, remote_state: Path | None) -> Iterator[HostFinding]:
+    """Check a remote guest host through one connection."""
     host = where_of(uri)
-    with contextlib.ExitStack() as stack:
+    with contextlib.ExitStack() as resources:
         try:
             state = State(state_directory)
-            run = stack.enter_context(state.run())
+            run = resources.enter_context(state.run())
             place = RemoteHost(uri, run.path, state=remote_state, run=run.identity, progress=Progress(quiet=True))
         except HarnessError as error:
             yield HostFinding(
-                name=f"ssh to {host}", ok=False, seen=str(error), remedy=f"ssh {host} must work by itself"
+                name=f"ssh to {host}", ok=False, seen=str(error), remedy=f"make ssh {host} work without kdump-harness"
             )
             return
-        stack.callback(place.close)
-        yield HostFinding(name=f"ssh to {host}", ok=True, seen=f"guests' files go to {place.state} there")
+        resources.callback(place.close)
+        yield HostFinding(name=f"ssh to {host}", ok=True, seen=f"files of guests are in {place.state} there")
         yield from _packages((need for need in load_needs() if need.on != "here"), place.lacking, f" on {host}")
         if lacking := place.lacking(TOOLS):
-            yield HostFinding(name=f"tools on {host}", ok=False, seen=f"no {', '.join(lacking)}")
+            yield HostFinding(name=f"tools on {host}", ok=False, seen=f"missing: {', '.join(lacking)}")
             return
         yield from _libvirt(uri, state_directory, place, run.path)
         yield _enough(place.free_mib(), f"{place.state} on {host}", "--remote-state", f"space on {host}")
@@ -114,7 +114,7 @@ def _elsewhere(uri: str, state_directory: Path | None, remote_state: Path | None
 def _libvirt(
     uri: str, state_directory: Path | None, place: GuestHost | None = None, directory: Path | None = None
 ) -> Iterator[HostFinding]:
-    """What libvirt says; place and the directory of a run are told where they are on another host."""
+    """Check libvirt; PLACE and the DIRECTORY of a run are given for a remote host."""
     where = uri
     try:
         hypervisor = Hypervisor(uri, address=place.address if place is not None else None)
@@ -151,9 +151,7 @@ def _libvirt(
                 name="KVM",
                 ok=kind == accel.KVM,
                 seen=why,
-                remedy=""
-                if kind == accel.KVM
-                else "drills work, but slowly; use a host whose KVM runs guests for speed",
+                remedy="" if kind == accel.KVM else "drills work but are slow: use a host with working KVM",
                 optional=True,
             )
     finally:
@@ -161,7 +159,7 @@ def _libvirt(
 
 
 def _kvm_device() -> Iterator[HostFinding]:
-    """libvirt asks QEMU for its abilities again at every call while only root may open /dev/kvm."""
+    """Check /dev/kvm: if only root may open it, libvirt probes QEMU again at every call."""
     device = Path("/dev/kvm")
     if device.exists() and device.stat().st_mode & 0o077 == 0:
         yield HostFinding(
@@ -187,7 +185,7 @@ def _enough(free_mib: int, place: str, option: str, name: str) -> HostFinding:
         name=name,
         ok=enough,
         seen=f"{free_mib // 1024} GiB free in {place}",
-        remedy="" if enough else f"free {NEED_FREE_MIB // 1024} GiB there, or choose {option} DIR",
+        remedy="" if enough else f"free {NEED_FREE_MIB // 1024} GiB, or choose another directory with {option} DIR",
     )
 
 
@@ -204,7 +202,7 @@ def _lacking_here(names: Sequence[str]) -> list[str]:
 
 
 def _has_command(name: str) -> bool:
-    """Whether a command is there; daemons and mkfs live where an ordinary user's PATH does not lead."""
+    """Return whether a command exists, also where an ordinary user's PATH does not lead (daemons, mkfs)."""
     return shutil.which(name) is not None or bool(glob.glob(f"/usr/sbin/{name}") or glob.glob(f"/sbin/{name}"))
 
 
@@ -217,4 +215,4 @@ def _start_libvirt() -> str:
         start = f"{_sudo()}systemctl start libvirtd"
     else:
         start = f"{_sudo()}virtlogd -d && {_sudo()}libvirtd -d"
-    return start if os.getuid() == 0 else f"{start}, and be a member of the group {GROUP}"
+    return start if os.getuid() == 0 else f"{start}, and become a member of the group {GROUP}"

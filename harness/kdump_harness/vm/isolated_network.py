@@ -1,4 +1,4 @@
-"""Networks of the run's own that lead nowhere: one that dumps travel over, one that clones are reached by."""
+"""Isolated networks of a run: one for dumps to the dump server, one for each clone."""
 
 from __future__ import annotations
 
@@ -12,32 +12,32 @@ from .cloud_init import StaticNic
 from .hypervisor.connection import Hypervisor
 from .hypervisor.domain_xml import Nic, new_mac
 
-# RFC 2544's range for testing devices: no site uses it for anything else.
-PREFIX_BITS = 22  # a run of many drills has a place for each of its guests
+# RFC 2544's range for testing devices, which sites do not use.
+PREFIX_BITS = 22  # enough addresses for a run of many drills
 SUBNETS = tuple(ipaddress.IPv4Network("198.18.0.0/15").subnets(new_prefix=PREFIX_BITS))
 TRIES = 8
 
 
 @dataclass(frozen=True, kw_only=True)
 class Port:
-    """A guest's place on the network."""
+    """A guest's network card and address on the network."""
 
     nic: Nic
     address: str
 
     @property
     def seed(self) -> StaticNic:
-        """What cloud-init is told of it."""
+        """The card as cloud-init needs it."""
         return StaticNic(mac=self.nic.mac, address=f"{self.address}/{PREFIX_BITS}")
 
 
 class IsolatedNetwork:
-    """A transient network without DNS and way out, and without DHCP unless it is asked for."""
+    """A transient network without DNS and routes, and without DHCP unless requested."""
 
     def __init__(self, hypervisor: Hypervisor, name: str, *, run: Path, dhcp: bool = False) -> None:
-        """Start it on a subnet that nobody here uses; HostError where libvirt refuses all that were tried.
+        """Start the network on a random free subnet; HostError after several that libvirt refuses.
 
-        run is the directory of the run that it is there for.
+        RUN is the directory of the run that owns it.
         """
         self.name = name
         for left in reversed(range(TRIES)):
@@ -52,7 +52,7 @@ class IsolatedNetwork:
                     raise
 
     def port(self) -> Port:
-        """A new place on it; HostError when all have been given away."""
+        """Return a new card and address; HostError if no address is left."""
         if (address := next(self._free, None)) is None:
-            raise HostError(f"the network {self.name} has no address left for one more guest of this run")
+            raise HostError(f"no address left on the network {self.name} for another guest of this run")
         return Port(nic=Nic(mac=new_mac(), network=self.name), address=str(ipaddress.IPv4Address(address)))

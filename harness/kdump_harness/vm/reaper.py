@@ -1,6 +1,6 @@
-"""A process that lives a moment longer than ours, to destroy guests that libvirt would leave running.
+"""A process that outlives the harness and destroys restored guests if the harness is killed.
 
-libvirt destroys what we started when our connection ends (VIR_DOMAIN_START_AUTODESTROY), but has no such flag for
+libvirt destroys started domains when the connection ends (VIR_DOMAIN_START_AUTODESTROY), but has no such flag for
 domains that are restored from a file.
 """
 
@@ -15,18 +15,18 @@ from ..base.clock import pause
 from ..base.errors import HarnessError
 from .hypervisor.connection import Hypervisor
 
-_DONE = "/"  # no domain has this name
-# A restore that libvirt was at when we died shows its domain only after it has read the head of the file.
+_DONE = "/"  # not a possible name of a domain
+# A restore that was in progress shows its domain only after libvirt has read the head of the file.
 _LOOKS, _EVERY_S = 4, 2.0
 
 
 class Reaper:
-    """Holds the names of the domains that must not survive us, however we end."""
+    """The process that knows which domains must not outlive this one."""
 
     def __init__(self, uri: str, connection_fds: tuple[int, ...] = ()) -> None:
-        """connection_fds are descriptors that keep the way to libvirt open after our death."""
+        """CONNECTION_FDS are descriptors that keep the connection to the guest host open."""
         self._process = subprocess.Popen(
-            # -P: what lies in the current directory is no module of ours. A session of its own hears no Ctrl-C.
+            # -P: files of the current directory are not imported. A separate session does not receive Ctrl-C.
             [sys.executable, "-P", "-m", "kdump_harness.vm.reaper", uri],
             stdin=subprocess.PIPE,
             text=True,
@@ -36,29 +36,29 @@ class Reaper:
         self._lock = threading.Lock()
 
     def hold(self, name: str) -> None:
-        """From now on this domain goes when we go."""
-        self._tell(name)
+        """Add a domain that the reaper destroys if this process is killed."""
+        self._send(name)
 
     def close(self) -> None:
-        """All of them are gone in good order."""
-        self._tell(_DONE)
+        """End the reaper: all domains have been destroyed."""
+        self._send(_DONE)
         with contextlib.suppress(OSError):
             assert self._process.stdin is not None
             self._process.stdin.close()
         self._process.wait()
 
-    def _tell(self, line: str) -> None:
+    def _send(self, line: str) -> None:
         assert self._process.stdin is not None
         with (
             self._lock,
             contextlib.suppress(OSError),
-        ):  # it was killed: the guests are removed by whoever cleans up after us
+        ):  # the reaper was killed; `clean` removes the guests
             self._process.stdin.write(line + "\n")
             self._process.stdin.flush()
 
 
 def wait_and_destroy(uri: str) -> None:
-    """Read names until the other end is closed; unless it said that all is done, destroy them."""
+    """Read names from standard input and destroy the domains, unless the last line reports a regular end."""
     names = {line.strip() for line in sys.stdin}
     if _DONE in names:
         return

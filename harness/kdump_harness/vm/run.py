@@ -1,4 +1,4 @@
-"""One run of the harness: hypervisor, state, evidence, accelerator; starts guests and removes all of them."""
+"""One run of the harness: its hypervisor, state, evidence and accelerator, and its guests."""
 
 from __future__ import annotations
 
@@ -30,25 +30,25 @@ from .shell import Access
 MIN_MEMORY_MIB = 256
 MAX_MEMORY_MIB = 4 * 1024 * 1024
 MAX_VCPUS = 255
-# For how long a guest waits for the memory that others have: some drills of theirs.
+# Longest wait of a guest for memory that other guests have: the time of some drills.
 MEMORY_WAIT_S = 3600.0
 MEMORY_LOOK_S = 2.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What the user chose for a run, on the command line or through pytest."""
+    """The options of a run, from the command line or pytest."""
 
     uri: str | None = None
     state: Path | None = None
-    remote_state: Path | None = None  # on the hypervisor's host, where that is another one
+    remote_state: Path | None = None  # state directory on a remote guest host
     evidence: Path = Path("evidence")
-    evidence_part: tuple[str, str] | None = None  # as of EvidenceRoot
+    evidence_part: tuple[str, str] | None = None  # part of EvidenceRoot
     accelerator: str = "auto"
     timeout_factor: float = 1.0
-    jobs: int | None = 1  # drills side by side, where there are several; None: as many as the host is good for
-    resume: Path | None = None  # the record of a run that was stopped (resume.py), which goes on in its evidence
-    beside: int = 0  # other processes of the same run, each of which has a guest
+    jobs: int | None = 1  # drills in parallel; None: as many as the host can run
+    resume: Path | None = None  # record of an interrupted run, to be continued in its evidence
+    beside: int = 0  # other processes of the same run, each with a guest
     keep: str = "failed"
     verbose: bool = False
     quiet: bool = False
@@ -61,27 +61,27 @@ class Machine:
     memory_mib: int = 1024
     vcpus: int = 2
     firmware: str = "bios"
-    devices: tuple[str, ...] = ()  # that only some drills need (domain.DEVICES)
-    cpu_level: int | None = None  # of x86-64; None: what the image needs, or all there is where that is not known
+    devices: tuple[str, ...] = ()  # names in domain_xml.DEVICES
+    cpu_level: int | None = None  # x86-64 level; None: the level of the image, or everything if that is unknown
 
     def check(self) -> None:
-        """UsageError for what no host of ours could run."""
+        """Raise UsageError for hardware that no guest can have."""
         if not MIN_MEMORY_MIB <= self.memory_mib <= MAX_MEMORY_MIB:
             raise UsageError(
-                f"{self.memory_mib} MiB is no sensible guest memory ({MIN_MEMORY_MIB} to {MAX_MEMORY_MIB})"
+                f"invalid guest memory: got {self.memory_mib} MiB, expected {MIN_MEMORY_MIB} to {MAX_MEMORY_MIB}"
             )
         if self.firmware not in FIRMWARE:
             raise UsageError(f"unknown firmware {self.firmware!r} (known: {', '.join(FIRMWARE)})")
         if not 1 <= self.vcpus <= MAX_VCPUS:
-            raise UsageError(f"{self.vcpus} is no sensible number of processors (1 to {MAX_VCPUS})")
+            raise UsageError(f"invalid number of processors: got {self.vcpus}, expected 1 to {MAX_VCPUS}")
         if self.cpu_level is not None and self.cpu_level not in CPU_LEVELS:
             known = ", ".join(map(str, CPU_LEVELS))
-            raise UsageError(f"x86-64 level {self.cpu_level} is none that a guest can be given ({known})")
+            raise UsageError(f"invalid x86-64 level: got {self.cpu_level}, expected one of {known}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Identity:
-    """What makes a guest itself to the network and to cloud-init."""
+    """The identity of a guest for the network and cloud-init."""
 
     name: str
     host_name: str
@@ -91,36 +91,36 @@ class Identity:
 
 @dataclass(frozen=True, kw_only=True)
 class CloneTemplate:
-    """How a guest that is like another machine differs from the guests that are ours altogether."""
+    """The differences between a clone and a guest that is made from an image."""
 
-    describe: Callable[[DomainSpec], str]  # libvirt's description of it
-    network: str  # that it is reached over
-    seeded: bool  # cloud-init is told our key, the host name and the network
+    describe: Callable[[DomainSpec], str]  # XML of the clone
+    network: str  # network of the card for SSH
+    seeded: bool  # whether a seed has the run's key, the host name and the network
 
 
 class Run:
-    """Everything that lives as long as one run; use as a context manager."""
+    """The resources of one run, as a context manager."""
 
     def __init__(self, options: Options, *, progress: Progress | None = None) -> None:
         self.options = options
         self.progress = progress or Progress(quiet=options.quiet)
-        self._stack = contextlib.ExitStack()
+        self._resources = contextlib.ExitStack()
         self._numbers = itertools.count(1)
         self._evidence: EvidenceRoot | None = None
         self._dump_network: IsolatedNetwork | None = None
         self._reaper: Reaper | None = None
-        self._lock = threading.RLock()  # for what is made once, by whichever job asks for it first
-        self._guests: dict[str, tuple[int, Domain]] = {}  # guests by name, with the thread that they are of
-        self._thread = threading.get_ident()  # which jobs are of, and which waits for them
-        self.side_by_side = 1  # jobs that go on now, each of which has a guest or will soon
+        self._lock = threading.RLock()  # for things that are made once, by the first job that needs them
+        self._guests: dict[str, tuple[int, Domain]] = {}  # guests by name, each with its thread
+        self._thread = threading.get_ident()  # main thread, which waits for the jobs
+        self.side_by_side = 1  # active jobs, each with a guest now or soon
         self.accelerator = ""
-        self._elsewhere = False  # the hypervisor is another host's
+        self._remote = False  # whether the guest host is a remote one
 
     def __enter__(self) -> Run:
-        with contextlib.ExitStack() as stack:
+        with contextlib.ExitStack() as resources:
             self.state = State(self.options.state)
-            self.directory: RunDirectory = stack.enter_context(self.state.run())
-            self.host: GuestHost = stack.enter_context(
+            self.directory: RunDirectory = resources.enter_context(self.state.run())
+            self.host: GuestHost = resources.enter_context(
                 open_guest_host(
                     self.options.uri,
                     self.state,
@@ -130,54 +130,54 @@ class Run:
                 )
             )
             self.hypervisor = Hypervisor(self.options.uri, address=self.host.address, is_held=self.host.is_held)
-            stack.callback(self.hypervisor.close)
-            self._elsewhere = not self.hypervisor.is_local
+            resources.callback(self.hypervisor.close)
+            self._remote = not self.hypervisor.is_local
             self.accelerator, why = accel.choose(
                 self.options.accelerator, self.hypervisor, self.state, self.directory.path, self.host
             )
             self.progress.say(f"accelerator: {why}")
             self.hypervisor.ensure_network()
             self.login: KeyPair = make_key("kdump-harness")
-            self._stack = stack.pop_all()
+            self._resources = resources.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.abandon()  # of jobs that did not end in time: the lifeline is about to be told that all is well
-        self._stack.close()
+        self.abandon()  # guests of jobs that did not end in time; afterwards the reaper has nothing to destroy
+        self._resources.close()
 
     @property
     def beside(self) -> int:
-        """How many other drills of this run share the host now."""
+        """The number of other drills of this run on the host now."""
         return self.side_by_side - 1 + self.options.beside
 
     @property
     def slowness(self) -> float:
-        """By how much waits are stretched on this host while it has nothing else to do."""
+        """The factor for waits on this host while it is idle."""
         return self.options.timeout_factor * (EMULATION_FACTOR if self.accelerator == accel.TCG else 1.0)
 
     @property
     def load(self) -> float:
-        """By how much more, for what the host has to do at this moment."""
+        """The additional factor for waits because of the host's present load."""
         guests = max(len(self._guests), self.side_by_side) + self.options.beside
-        if self._elsewhere:
+        if self._remote:
             return float(min(capacity.MOST_LOAD, guests))
         return capacity.load(guests, kvm=self.accelerator == accel.KVM)
 
     @property
     def factor(self) -> float:
-        """By how much all waits are stretched that begin now."""
+        """The factor for waits that begin now."""
         return self.slowness * self.load
 
     def at_once(self, tasks_mib: Sequence[int], disk_mib: int) -> int:
-        """How many of the tasks may go side by side, which is said; each has a guest with so much memory.
+        """Return and report how many tasks may run in parallel; TASKS_MIB is the guest memory of each.
 
-        disk_mib is what one of them needs of the disk.
+        DISK_MIB is the disk space that one of them needs.
         """
         if self.options.jobs == 1 or not tasks_mib:
             return 1
-        if self._elsewhere:  # its processors and its other guests are not seen from here
+        if self._remote:  # the processors and other guests of a remote host are unknown
             number = min(self.options.jobs or 1, len(tasks_mib))
-            self.progress.say(f"jobs: {number} at once on another host, which must be good for them (--jobs)")
+            self.progress.say(f"jobs: {number} at once on a remote host, without a check of its resources (--jobs)")
             return number
         kvm = self.accelerator == accel.KVM
         untouched_mib = sum(guest.untouched_mib for guest in capacity.running_guests(PREFIX))
@@ -193,49 +193,49 @@ class Run:
         return number
 
     def abandon(self) -> None:
-        """Pull the plug of all guests, so that whoever waits for one learns that there is nothing to wait for."""
+        """Destroy all guests, so that threads that wait for one end."""
         for _, domain in list(self._guests.values()):
             domain.kill()
 
     def _room(self, name: str, memory_mib: int) -> contextlib.ExitStack:
-        """Wait for the memory that one more guest takes; nobody else starts one until what is returned is closed.
+        """Wait for the memory of one more guest; other guests start only after the returned lock is closed.
 
-        HostError where it will not come: the host's kernel must never have to choose a process to end.
+        HostError if the memory does not become free: the host's OOM killer must never have to act.
         """
         need_mib = capacity.guest_mib(memory_mib)
-        if self._elsewhere:
+        if self._remote:
             self.host.require_memory(need_mib, name)
             return contextlib.ExitStack()
         deadline = Deadline(MEMORY_WAIT_S)
         if (held := self._try_room(name, need_mib, deadline)) is None:
-            with self.progress.step(f"{name}: waiting for {need_mib:,} MiB of memory, which other guests have"):
+            with self.progress.step(f"{name}: waiting for {need_mib:,} MiB of memory that other guests use"):
                 while (held := self._try_room(name, need_mib, deadline)) is None:
                     pause(MEMORY_LOOK_S)
                     self.progress.tick()
         return held
 
     def _try_room(self, name: str, need_mib: int, deadline: Deadline) -> contextlib.ExitStack | None:
-        with contextlib.ExitStack() as stack:
-            stack.enter_context(self.state.starting())
+        with contextlib.ExitStack() as resources:
+            resources.enter_context(self.state.starting())
             guests = capacity.running_guests(PREFIX)
             free_mib = capacity.available_mib() - sum(guest.untouched_mib for guest in guests)
-            # Who waits for this job has guests that stay, like the collector of a comparison.
+            # Guests of the main thread stay while a job runs, such as the dump server of a comparison.
             stay = (threading.get_ident(), self._thread)
-            ours = {other: thread for other, (thread, _) in list(self._guests.items())}
-            # Those of other jobs are known also where /proc shows no processes of other users.
-            others = {name for name in (*ours, *(guest.name for guest in guests)) if ours.get(name) not in stay}
+            own = {other: thread for other, (thread, _) in list(self._guests.items())}
+            # Guests of other jobs count even where /proc hides processes of other users.
+            others = {name for name in (*own, *(guest.name for guest in guests)) if own.get(name) not in stay}
             if free_mib >= need_mib + (capacity.SPARE_MIB if others else 0):
-                return stack.pop_all()
+                return resources.pop_all()
             if not others or deadline.passed:
-                instead = f", and none of {len(others)} other guests has ended" if others else ""
+                instead = f" and none of {len(others)} other guests has ended" if others else ""
                 raise HostError(
-                    f"{name} takes {need_mib:,} MiB of memory, {max(free_mib, 0):,} MiB are free on this host{instead}"
-                    " (free some, or give the guest less with --memory)"
+                    f"not enough memory for {name}: {need_mib:,} MiB needed, {max(free_mib, 0):,} MiB free on this host"
+                    f"{instead} (free memory, or give the guest less with --memory)"
                 )
             return None
 
     def evidence(self, name: str) -> Evidence:
-        """A new evidence directory of this run."""
+        """Create an evidence directory of this run."""
         self.open_evidence()
         assert self._evidence is not None
         evidence = self._evidence.drill(name)
@@ -244,25 +244,25 @@ class Run:
         return evidence
 
     def evidence_again(self, directory: Path) -> Evidence:
-        """A directory of the run that was stopped, to go on in."""
+        """Return the evidence in a directory of the interrupted run, to be continued."""
         self.open_evidence()
         return Evidence(directory, again=True)
 
     @property
     def evidence_directory(self) -> Path:
-        """What this run leaves behind."""
+        """The evidence directory of this run."""
         self.open_evidence()
         assert self._evidence is not None
         return self._evidence.run
 
     def log_path(self, name: str) -> Path:
-        """Where a log of this run goes that belongs to no drill: a file that nobody else writes to."""
+        """Return a new path for a log of this run outside its drills."""
         self.open_evidence()
         assert self._evidence is not None
         return self._evidence.log(name)
 
     def open_evidence(self) -> None:
-        """Make the run's evidence directory now, so that a place that cannot be written is known before work begins."""
+        """Create the run's evidence directory now, so that an error is raised before work begins."""
         with self._lock:
             if self._evidence is None:
                 again = self.options.resume.parents[1] if self.options.resume is not None else None
@@ -270,56 +270,56 @@ class Run:
                 self._evidence = EvidenceRoot(root, part=self.options.evidence_part, again=again)
 
     def dump_network(self) -> IsolatedNetwork:
-        """The network of this run that dumps travel over, made when it is first asked for."""
+        """Return the isolated network for dumps, made at the first call."""
         with self._lock:
             if self._dump_network is None:
                 self._dump_network = self._own_network("crash", dhcp=False)
             return self._dump_network
 
     def clone_network(self) -> str:
-        """The name of a new network that leads nowhere, on which this host gives addresses to one clone."""
+        """Create an isolated network with DHCP for one clone and return its name."""
         return self._own_network(f"clone{next(self._numbers)}", dhcp=True).name
 
     def _own_network(self, label: str, *, dhcp: bool) -> IsolatedNetwork:
         for left in self.hypervisor.stale_networks(self.host.active_runs()):
-            self.hypervisor.remove_network(left)  # of runs that were killed: nothing else takes them down
+            self.hypervisor.remove_network(left)  # of killed runs, which could not remove them
         name = f"{PREFIX}{self.directory.identity}-{label}"
         network = IsolatedNetwork(self.hypervisor, name, run=self.host.directory, dhcp=dhcp)
-        self._stack.callback(self.hypervisor.remove_network, name)
+        self._resources.callback(self.hypervisor.remove_network, name)
         return network
 
     def private_disk(self, capacity_bytes: int) -> Path:
-        """A throw-away qcow2 that only its owner can read, for what is copied from a machine of the user's."""
+        """Create a temporary qcow2 that only its owner can read, for the copy of a source domain's disk."""
         path = self.host.directory / f"disk-{next(self._numbers)}.qcow2"
         self.host.private(path)
         self.host.blank(path, str(capacity_bytes), mode=0o600)
         return path
 
     def fit(self, machine: Machine, *, needs: int | None) -> Machine:
-        """The machine with the processor that a guest needs, unless it names another; HostError where there is none."""
+        """Return the machine with the x86-64 level that a guest NEEDS; HostError if the host lacks it."""
         level = needs if machine.cpu_level is None else machine.cpu_level
         missing = self.hypervisor.lacks(self.accelerator, level) if level is not None else None
         if missing:
-            what = f"the guest needs a processor of x86-64-v{level}, and"
+            what = f"the guest needs a processor of x86-64-v{level}, but"
             if self.accelerator == accel.KVM:
                 raise HostError(f"{what} this host's lacks {missing} (--accelerator tcg emulates one, slowly)")
-            raise HostError(f"{what} the one that this QEMU emulates lacks {missing} (QEMU 7.2 emulates x86-64-v3)")
+            raise HostError(f"{what} this QEMU does not emulate {missing} (QEMU 7.2 emulates x86-64-v3)")
         return replace(machine, cpu_level=level)
 
     def overlay(self, base: Path, *, base_format: str) -> Path:
-        """A throw-away qcow2 on base in the run's private directory."""
+        """Create an overlay on BASE in the run's directory."""
         path = self.host.directory / f"disk-{next(self._numbers)}.qcow2"
         self.host.overlay(path, base, base_format=base_format)
         return path
 
     def blank_disk(self, size_mib: int, *, serial: str) -> Disk:
-        """A throw-away disk with nothing on it in the run's private directory."""
+        """Create an empty disk in the run's directory."""
         path = self.host.directory / f"disk-{next(self._numbers)}.qcow2"
         self.host.blank(path, f"{size_mib}M")
         return Disk(path=path, serial=serial)
 
     def identity(self, label: str) -> Identity:
-        """A new identity for a guest."""
+        """Return a new identity for a guest."""
         number = next(self._numbers)
         name = f"{PREFIX}{self.directory.identity}-{number}-{label}"[:60]
         return Identity(name=name, host_name=_host_name(label, number), mac=new_mac(), host_key=make_key(name))
@@ -339,10 +339,10 @@ class Run:
         disks: tuple[Disk, ...] = (),
         like: CloneTemplate | None = None,
     ) -> Iterator[Guest]:
-        """A guest that is defined and paused; destroyed at the end of the block, whatever happens in it.
+        """Provide a paused guest; it is destroyed at the end of the block.
 
-        identity is for the same machine once more; a new one makes cloud-init start from nothing. access is for
-        guests that know the run's own key from nobody. like is for a guest that is a clone of another machine.
+        IDENTITY is given for the same machine again; with a new one cloud-init starts afresh. ACCESS is for guests
+        without the run's key. LIKE is for clones.
         """
         machine = self.fit(machine, needs=None)
         identity = identity or self.identity(label)
@@ -383,12 +383,12 @@ class Run:
         with self._room(label, machine.memory_mib):
             domain = self.hypervisor.spawn(spec, description)
         try:
-            with self._living(
+            with self._started(
                 domain,
                 evidence,
                 user=user,
                 access=access or Access(private_key=self.login.private),
-                # Without cloud-init, which the user's own access is for, nobody has told the guest our key.
+                # The user's access is for guests without a seed, whose host key is unknown.
                 host_key=host_key.public if access is None else None,
             ) as guest:
                 yield guest
@@ -398,9 +398,9 @@ class Run:
             self._remove(seed, nvram, disk, *(extra.path for extra in disks))
 
     def save(self, guest: Guest) -> SavedGuest:
-        """Keep the memory of a guest of this run in a file of the run, which ends it.
+        """Save a snapshot of a guest to a file of the run, which ends the guest.
 
-        Its disks must stay as they are from now on: restored() puts overlays on them.
+        Its disks must not change afterwards: restored() makes overlays on them.
         """
         with self.progress.step(f"{guest.name}: saving its memory"):
             saved = guest.save(self.host.directory / f"{guest.name}.saved")
@@ -408,8 +408,8 @@ class Run:
         return saved
 
     def memory_of(self, guest: Guest) -> Path:
-        """A new file of the run with the guest's memory as the hypervisor sees it; place.take() brings it here."""
-        # Numbered, since the same guest may be drilled again.
+        """Dump the guest's memory, as the hypervisor sees it, to a file on the guest host; host.take() fetches it."""
+        # Numbered, since the same guest may be drilled several times.
         path = self.host.directory / f"{guest.name}-{next(self._numbers)}.memory"
         self.host.private(path)
         guest.domain.dump_memory(path, tick=self.progress.tick)
@@ -417,14 +417,14 @@ class Run:
 
     @contextlib.contextmanager
     def restored(self, saved: SavedGuest, evidence: Evidence) -> Iterator[Guest]:
-        """A guest that goes on from where another was saved, with disks of its own; paused, and destroyed at the end.
+        """Provide a paused guest restored from a snapshot, with overlays on its disks; it is destroyed at the end.
 
-        Only one can be there at a time: they have one name, one address and one host key.
+        Only one can exist at a time, since name, address and host key are the same.
         """
         with self._lock:
             if self._reaper is None:
                 self._reaper = Reaper(self.hypervisor.address, self.host.connection_fds)
-                self._stack.callback(self._reaper.close)
+                self._resources.callback(self._reaper.close)
         self._reaper.hold(saved.domain.name)
         overlays: dict[Path, tuple[Path, tuple[Layer, ...]]] = {}
         nvram = None
@@ -442,20 +442,22 @@ class Run:
                 self.progress.step(f"{saved.domain.name}: restoring its memory", usual_s=15),
             ):
                 domain = self.hypervisor.restore(saved.memory, moved, tick=self.progress.tick)
-            with self._living(domain, evidence, user=saved.user, access=saved.access, host_key=saved.host_key) as guest:
+            with self._started(
+                domain, evidence, user=saved.user, access=saved.access, host_key=saved.host_key
+            ) as guest:
                 yield guest
         finally:
             self._remove(nvram, *(overlay for overlay, _ in overlays.values()))
 
     def lost(self, domain: Domain) -> bool:
-        """Whether it is the way to a guest that is gone, of which nothing can be said then, and not the guest."""
+        """Return whether the connection to a domain is lost, so that its state is unknown."""
         return domain.connection_lost() or not self.host.alive()
 
     @contextlib.contextmanager
-    def _living(
+    def _started(
         self, domain: Domain, evidence: Evidence, *, user: str, access: Access, host_key: str | None
     ) -> Iterator[Guest]:
-        """The guest on a domain, which is destroyed at the end."""
+        """Provide the guest of a domain, which is destroyed at the end."""
         self._guests[domain.name] = (threading.get_ident(), domain)
         try:
             raise_if_stopped()
@@ -475,19 +477,19 @@ class Run:
             try:
                 yield guest
             finally:
-                guest.close_shell()  # one that nobody closes lives as long as we do, with its thread
+                guest.close_shell()  # otherwise its thread runs until this process ends
         except GuestError as error:
             if self.lost(domain):
                 said = error.args[0]
                 where = "libvirt" if self.host.alive() else "its host"
-                raise HostError(f"the connection to {where} broke while {domain.name} was in use ({said})") from None
+                raise HostError(f"connection to {where} lost while {domain.name} was in use ({said})") from None
             raise
         finally:
             domain.destroy()
             self._guests.pop(domain.name, None)
 
     def _remove(self, *paths: Path | None) -> None:
-        """Those of the files that are the run's own."""
+        """Remove those of the files that are in the run's directory."""
         self.host.remove(*(path for path in paths if path is not None and path.parent == self.host.directory))
 
 

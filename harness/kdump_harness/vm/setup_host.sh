@@ -1,6 +1,6 @@
 #!/bin/sh
-# Prepares a Debian or Ubuntu host: packages of host.toml, libvirt running, the shared state directory.
-# Does nothing where nothing is missing. Run as root, or as a user who may use sudo.
+# Prepares a Debian or Ubuntu host: the packages of host.toml, a running libvirt, the shared state directory.
+# Changes only what is missing. Run it as root, or as a user with sudo.
 set -eu
 
 here=$(cd "$(dirname "$0")" && pwd)
@@ -12,8 +12,8 @@ as_root() {
 
 say() { echo "setup: $*" >&2; }
 
-# The table is TOML; its package lists are one line each, so sed can read them where there is no Python 3.11 yet.
-# More tables may be named as arguments.
+# Each package list of the table is one line, so that sed can read it before Python 3.11 is installed.
+# Arguments are further tables.
 packages=$(sed -n 's/^packages *= *\[\(.*\)\]/\1/p' "$here/host.toml" "$@" | tr -d '",')
 
 missing=
@@ -27,29 +27,29 @@ if [ -n "$missing" ]; then
     as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $missing >&2
 fi
 
-# Where no udev runs, /dev/kvm keeps the kernel's 0600. libvirt then finds it usable as root but not as QEMU's user,
-# distrusts what it learned of QEMU, and asks QEMU again at every call: a minute for each start of a guest.
+# Without udev, /dev/kvm keeps the kernel's mode 0600: root can use it, QEMU's user cannot. libvirt then discards its
+# cached capabilities and probes QEMU again at every call, which takes a minute for each start of a guest.
 if [ -c /dev/kvm ] && getent group kvm >/dev/null && [ "$(stat -c %a /dev/kvm)" = 600 ]; then
     say "giving /dev/kvm to the group kvm, as udev would"
     as_root chgrp kvm /dev/kvm
     as_root chmod 660 /dev/kvm
 fi
 
-# Every domain's log goes through virtlogd; where systemd runs, its socket starts it.
+# virtlogd writes the log of every domain; with systemd, its socket starts it.
 if [ ! -d /run/systemd/system ] && ! pidof virtlogd >/dev/null; then
     say "starting virtlogd"
     as_root virtlogd -d
 fi
 
-# Libvirt: through systemd where it runs, by hand where it does not (containers, minimal machines).
+# libvirtd is started by systemd, or directly where systemd does not run (containers, minimal machines).
 if ! as_root virsh -q -c qemu:///system version >/dev/null 2>&1; then
     if [ -d /run/systemd/system ]; then
         say "starting libvirtd"
         as_root systemctl start libvirtd
     else
         say "starting libvirtd"
-        # Without a system bus polkit cannot be asked who may use the socket; its group can. What the host's own
-        # configuration says comes first and wins.
+        # Without a system bus polkit cannot authorise users of the socket, so its group does. The host's own
+        # configuration comes first and wins.
         as_root mkdir -p /run/kdump-harness
         {
             cat /etc/libvirt/libvirtd.conf 2>/dev/null || true
@@ -70,13 +70,13 @@ if ! as_root virsh -q -c qemu:///system version >/dev/null 2>&1; then
     done
 fi
 
-# Members of the libvirt group share downloads and disks; QEMU's own user only needs to pass through.
+# Members of the libvirt group share downloads and disks; QEMU's user needs search permission only.
 if [ ! -d "$state" ]; then
     say "making $state for the libvirt group"
     as_root install -d -m 2775 -o root -g libvirt "$state"
 fi
 
-# libvirt's socket and the shared disks belong to the group; the Makefile uses a new membership at once, through sg.
+# libvirt's socket and the shared disks belong to the group; the Makefile uses a new membership at once by sg.
 if [ "$(id -u)" -ne 0 ] && ! id -nG "$(id -un)" | tr ' ' '\n' | grep -qx libvirt; then
     say "adding $(id -un) to the group libvirt (in open sessions: log in again, or use sg libvirt)"
     as_root usermod -a -G libvirt "$(id -un)"
