@@ -1,4 +1,4 @@
-"""A comparison finds what got worse in the drills of two sides, and says it to people and to a CI."""
+"""A comparison finds regressions between the drills of two sides, and reports them to people and to a CI."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ def test_times_are_believed_later_than_sizes() -> None:
 
 
 def test_only_what_may_become_worse_is_drilled_again() -> None:
-    """A drill that seems to have become faster is no reason for another round."""
+    """A drill that seems faster does not cause another round."""
     slower, faster = (comparison({"figures": {"panic_to_login, s": time_s}}, rounds=2) for time_s in (90.0, 30.0))
     assert [one.what for one in slower.findings if one.open] == ["panic_to_login, s"]
     assert {one.word for one in faster.findings} == {"same", "unclear"}
@@ -224,7 +224,7 @@ def test_the_other_compression_is_one_that_the_family_can_set() -> None:
 
 
 class World:
-    """What happens in the place of guests."""
+    """Stand-in for guests: plays their drills."""
 
     def __init__(self, place: Path, at_once: int) -> None:
         self.place, self.most = place, at_once
@@ -308,7 +308,7 @@ def test_side_by_side_all_do_the_same_at_a_time(at_once: int, monkeypatch: pytes
 
 
 def test_what_goes_to_one_server_is_drilled_by_one_at_a_time(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """The dump of the other side would be a second new one there, of another crash."""
+    """On a shared server, the dump of the other side would be a second new one, of another crash."""
     world, one_at_a_time = World(tmp_path, 4), threading.Lock()
     world.meeting = threading.Barrier(1)
     together: list[str] = []
@@ -366,7 +366,7 @@ def test_a_comparison_that_was_stopped_drills_what_is_missing(
 
 
 def test_a_round_that_was_begun_is_ended(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """With one side ahead there may seem to be no question left."""
+    """With one side ahead, no question may seem open."""
     world = World(tmp_path, 1)
     monkeypatch.setattr(
         comparing._Compare,
@@ -437,8 +437,8 @@ def test_a_list_that_is_bad_from_the_start_has_no_first() -> None:
         (["debian-12", "nosuch"], "unknown image 'nosuch'"),
         (["debian-12", "debian-13", "--only", "nosuch"], "unknown scenario 'nosuch'"),
         (["debian-12", "debian-13", "--max-slower", "x"], "is no budget"),
-        (["debian-12", "debian-13", "--rounds", "0"], "rounds make no sense"),
         (["debian-12", "debian-13", "--memory", "1"], "invalid guest memory"),
+        (["debian-12", "debian-13", "--rounds", "0"], "invalid rounds: got 0 to 5"),
         (["debian-12", "--initramfs", "/nonexistent"], "is no file with a capture initramfs"),
         (["debian-12", "--packages", "/nonexistent"], "does not exist"),
         (["debian-12", "--bisect", "--kernel", "a", "--kernel", "b", "--junit", "x.xml"], "writes neither JUnit"),

@@ -1,4 +1,4 @@
-"""Jobs go side by side as far as there is room, end together, and tell where each of them is."""
+"""Jobs run in parallel as far as the host has room, end together, and show their steps."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from rich.console import Console as RichConsole
 
 
 class Host:
-    """What a run is to its jobs."""
+    """Stand-in for the run of the jobs."""
 
     def __init__(self, *, quiet: bool = True) -> None:
         self.progress = Progress(quiet=quiet)
@@ -123,7 +123,7 @@ def test_the_end_is_told_once_to_each_thread() -> None:
     Progress(quiet=True).tick()
 
 
-# ---------------------------------------------------------------- what is told
+# ---------------------------------------------------------------- what is shown
 
 
 def test_in_a_log_each_line_says_whose_it_is(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""The guest's makedumpfile on this host: brought here whole and nothing else, and ended when it does not end."""
+"""The guest's makedumpfile on this host is copied completely, and is killed if it hangs."""
 
 from __future__ import annotations
 
@@ -107,8 +107,8 @@ def test_a_loader_that_is_a_link_is_known_by_its_path() -> None:
             LISTING.replace("=> /lib/x86_64-linux-gnu/libz.so.1 (0x00007f1b08c79000)", "=> not found"),
             "is missing there",
         ),
-        ("/usr/bin/makedumpfile\n\tstatically linked\n", "does not tell"),
-        ("", "does not tell"),
+        ("/usr/bin/makedumpfile\n\tstatically linked\n", "does not list the files"),
+        ("", "does not list the files"),
     ],
     ids=["missing-library", "static", "silent"],
 )
@@ -143,7 +143,7 @@ def test_the_parts_come_out_of_the_tar_under_our_own_names(refilter: Refilter, t
 def test_anything_that_was_not_asked_for_is_refused(
     refilter: Refilter, tmp_path: Path, member: tuple[str, bytes | str]
 ) -> None:
-    with pytest.raises(CommandFailed, match="not a file that was asked for"):
+    with pytest.raises(CommandFailed, match="which was not requested"):
         refilter.unpack(tar_of(tmp_path / "t.tar", *GOOD[:2], member))
     names = {path.name for path in (refilter.directory / "root" / "tool").iterdir()}
     assert names == {"libz.so.1", "ld-linux-x86-64.so.2"}
@@ -177,7 +177,7 @@ def test_a_file_that_claims_to_be_endless_is_refused(refilter: Refilter, tmp_pat
 @needs_makedumpfile
 @needs_tools
 def test_a_flattened_dump_is_put_together(tmp_path: Path) -> None:
-    """By this host's makedumpfile, as if it were a guest's."""
+    """Use the makedumpfile of this host as if it were a guest's."""
     made = Refilter.of_guest(ThisHost(), tmp_path / "refilter", memory_mib=64)
     assert "makedumpfile: version" in made.version()
     made.load(DATA / "lzo.flat", flattened=True)
@@ -204,7 +204,7 @@ def test_a_guest_that_has_none_is_told(tmp_path: Path) -> None:
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can lock it in")
 @needs_tools
 def test_it_runs_as_nobody_and_sees_no_other_file(tmp_path: Path) -> None:
-    """A shell in the place of makedumpfile tells what it is able to do."""
+    """A shell in the place of makedumpfile reports its abilities."""
     listing = subprocess.run(["ldd", "/bin/sh"], capture_output=True, text=True, check=True).stdout
     parts = find_parts(f"/bin/sh\n{listing}")
     refilter = Refilter(tmp_path / "refilter", parts, memory_mib=64)
@@ -226,7 +226,7 @@ def test_what_hangs_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(Refilter, "_command", lambda self, arguments: ["sh", "-c", "sleep 60 & sleep 60"])
     refilter = Refilter(tmp_path / "refilter", PARTS, memory_mib=64, stretch=lambda: 0.01)
     started_s = now_s()
-    with pytest.raises(CommandFailed, match=r"makedumpfile -R .* was not done after 1 s on this host"):
+    with pytest.raises(CommandFailed, match=r"makedumpfile -R .* did not finish within 1 s on this host"):
         refilter.load(DATA / "lzo.flat", flattened=True)
     assert now_s() - started_s < 10
 
@@ -245,7 +245,7 @@ def test_what_it_said_last_is_in_the_error(refilter: Refilter, monkeypatch: pyte
 def test_a_dump_that_is_no_file_is_not_taken(
     refilter: Refilter, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """What comes from a guest may try to make us read another file of the host."""
+    """Files from a guest may try to make the harness read another file of the host."""
     link = refilter.directory / "root" / "out"
     monkeypatch.setattr(Refilter, "_command", lambda self, arguments: ["ln", "-s", "/etc/hostname", str(link)])
     with pytest.raises(CommandFailed, match="wrote no file"):

@@ -1,4 +1,4 @@
-"""A run that was stopped is found again, can be read whenever it was killed, and is not gone on with twice at once."""
+"""An interrupted run is found, is readable whenever it was killed, and is resumed only once at a time."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_the_newest_run_of_the_verb_is_meant_unless_one_is_named(tmp_path: Path)
 
 def test_where_there_is_none_it_is_said(tmp_path: Path) -> None:
     leave(tmp_path, "a", "size")
-    with pytest.raises(UsageError, match=r"has no sweep\.json, so there is no sweep to go on with"):
+    with pytest.raises(UsageError, match=r"nothing to resume: .* has no sweep\.json"):
         find_record("last", tmp_path, "sweep.json")
     with pytest.raises(UsageError, match=r"has no sweep\.json"):
         find_record(str(tmp_path / "a"), tmp_path, "sweep.json")
@@ -48,7 +48,7 @@ def test_where_there_is_none_it_is_said(tmp_path: Path) -> None:
 def test_what_is_no_record_is_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "sweep.json"
     path.write_text(text, encoding="latin-1")
-    with pytest.raises(UsageError, match="cannot be read as what a run left"):
+    with pytest.raises(UsageError, match="is not a readable record of a run"):
         read_record(path, {})
 
 
@@ -83,7 +83,7 @@ def test_who_goes_on_does_so_in_the_same_place_and_alone(tmp_path: Path) -> None
     )
     with record_of(run, "any") as evidence:
         assert evidence.directory == path.parent
-        with pytest.raises(UsageError, match="still goes on"), record_of(run, "any"):
+        with pytest.raises(UsageError, match="the run is still active"), record_of(run, "any"):
             pass
     with record_of(run, "any"):
         pass
@@ -114,7 +114,7 @@ def test_without_a_run_to_resume_nothing_is_begun(
     monkeypatch.chdir(tmp_path)
     assert parser.main([*verb, "--uri", "nobody:///here", "--resume"]) == 2
     said = capsys.readouterr().err
-    assert f"has no {verb[0]}.json, so there is no {verb[0]} to go on with" in said
+    assert f"nothing to resume: evidence has no {verb[0]}.json" in said
     assert not list(tmp_path.iterdir())
 
 

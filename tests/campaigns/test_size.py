@@ -1,4 +1,4 @@
-"""A sizing follows the outcomes of its trials, says what it saw, and recommends nothing that it has not seen."""
+"""A sizing follows the outcomes of its trials, reports them, and recommends only sizes that dumped."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ GOOD = ("single-dump", "final-name", "format", "complete", "kernel", "crash-time
 
 
 def verdict(outcome: str, directory: Path, reserved_mib: int = 256) -> Verdict:
-    """What a drill of the outcome would say."""
+    """Return the verdict of a drill with this outcome."""
     made = Verdict(
         image="debian-12", family="debian", trigger="sysrq-c", target="local", accelerator="tcg", memory_mib=1024,
         vcpus=2, reserved_mib=reserved_mib, evidence=str(directory), kernel="6.1",
@@ -156,7 +156,7 @@ class FakeSession:
 
 
 class World:
-    """What happens in the place of guests."""
+    """Stand-in for guests: plays their drills."""
 
     def __init__(self, place: Path, **edges: int) -> None:
         self.place = place
@@ -374,7 +374,7 @@ def test_trials_have_a_limit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     world.measured = False
     found = answer(world, monkeypatch, tmp_path, most_crashes=8)
     assert world.crashes == 8
-    assert "not settled after 8 crashes: the edge lies above" in found.failures()[0]
+    assert "not decided after 8 crashes: the edge lies above" in found.failures()[0]
 
 
 def test_the_record_and_the_table(
@@ -411,13 +411,13 @@ def test_what_is_no_memory_size(text: str) -> None:
     [
         (["--memory", "256M"], "cannot reserve 256 MiB"),
         (["--memory", "1G", "--crashkernel", "2G"], "cannot reserve 2048 MiB"),
-        (["--crashkernel", "none"], "is no size to begin the search with"),
+        (["--crashkernel", "none"], "is not a size to begin the search with"),
         (["--target", "local,tape"], "unknown target 'tape'"),
         (["--vcpus", "two"], "is no number of processors"),
         (["--vcpus", "0"], "invalid number of processors"),
-        (["--repeats", "0"], "is no sensible number of repeats"),
+        (["--repeats", "0"], "invalid number of repeats: got 0"),
         (["--crashes", "4"], "are too few to try both sides of the edge"),
-        (["--step", "0"], "is no sensible number of MiB of a step"),
+        (["--step", "0"], "invalid number of MiB of a step: got 0"),
         (["--plot", "x.txt"], "a plot is written as"),
         (["--memory", ",".join(f"{n}G" for n in range(1, 50))], "machines are too many"),
     ],

@@ -1,4 +1,4 @@
-"""A difference is believed when it is larger than the budget and both series stand apart; all else is noise."""
+"""A difference counts if it exceeds the budget and separates both series; everything else is noise."""
 
 from __future__ import annotations
 

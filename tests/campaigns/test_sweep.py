@@ -1,4 +1,4 @@
-"""A sweep crashes as little as it can, says what it computed, and believes no cell that does not fit the others."""
+"""A sweep crashes as little as possible, marks computed cells, and rejects cells that contradict the others."""
 
 from __future__ import annotations
 
@@ -57,9 +57,9 @@ def test_a_level_that_does_not_exist_is_named(text: str) -> None:
 
 @pytest.mark.parametrize("text", ["", ",", "0,,1", "0,1,"])
 def test_a_malformed_list_is_told(text: str) -> None:
-    with pytest.raises(UsageError, match="is no list of levels"):
+    with pytest.raises(UsageError, match="is not a list of levels"):
         parse_levels(text)
-    with pytest.raises(UsageError, match="is no list of compressions"):
+    with pytest.raises(UsageError, match="is not a list of compressions"):
         parse_compressions(text)
 
 
@@ -76,7 +76,7 @@ def test_real_is_a_number_or_all(text: str, real: int | None) -> None:
 
 @pytest.mark.parametrize("text", ["0", "-1", "none", "", "1000"])
 def test_real_is_nothing_else(text: str) -> None:
-    with pytest.raises(UsageError, match="is no number of real crashes"):
+    with pytest.raises(UsageError, match="invalid number of real crashes"):
         parse_real(text)
 
 
@@ -262,7 +262,7 @@ def dump_bytes(level: int, compress: str, *, flattened: bool) -> bytes:
 
 
 class FakeRefilter:
-    """Computes dumps as the guest's makedumpfile would."""
+    """Stand-in for the guest's makedumpfile."""
 
     flattened = True
     trouble: Exception | None = None
@@ -296,7 +296,7 @@ class FakeRefilter:
 
 
 class World:
-    """A host on which drills are played: what the guest can do, what was asked of it, and what goes wrong."""
+    """Stand-in for a host: the abilities of its guest, the requested drills, and their faults."""
 
     def __init__(self, directory: Path) -> None:
         self.family = find_family("debian")
@@ -490,7 +490,9 @@ def test_where_the_guests_program_does_not_run_all_cells_are_crashes(world: Worl
     assert found.ok, found.explain()
     assert world.crashes == [(0, "none"), (0, "zlib"), (31, "none"), (31, "zlib")]
     assert all(one.how == REAL for one in found.cells)
-    assert found.notes == [f"every cell is a real crash, because the guest's makedumpfile cannot run here: {trouble}"]
+    assert found.notes == [
+        f"every cell is a real crash, because the guest's makedumpfile does not run on this host: {trouble}"
+    ]
 
 
 def test_all_crashes_for_every_cell(world: World) -> None:
@@ -516,7 +518,7 @@ def test_without_a_whole_capture_nothing_is_computed(world: World) -> None:
     assert world.crashes == [(0, "lzo"), (31, "zlib")]
     computed = [one for one in found.cells if one.how == COMPUTED]
     assert len(computed) == 10
-    assert all(one.reason and "for want of a whole dump of everything: complete" in one.reason for one in computed)
+    assert all(one.reason and "for lack of a complete dump of everything: complete" in one.reason for one in computed)
 
 
 def test_a_cell_that_cannot_be_computed_fails_alone(world: World) -> None:
@@ -723,7 +725,7 @@ def test_each_of_them_has_a_guest_of_its_own(world: World, monkeypatch: pytest.M
 
     def drill(pool: Any, plan: Plan) -> Verdict:
         pools.setdefault(id(pool), []).append(plan.name)
-        if plan.name.endswith(("crash-2", "crash-3")):  # the first two beside each other
+        if plan.name.endswith(("crash-2", "crash-3")):  # the first two in parallel
             meeting.wait(10)
         return world.drill(pool._run, plan)
 
@@ -750,7 +752,7 @@ def test_a_crash_that_breaks_ends_the_others(world: World, monkeypatch: pytest.M
 
 
 def stop_at(world: World, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
-    """Break the drill of this number, as a kill would: nothing of it is kept."""
+    """Break the drill of this number without a trace, as a kill would."""
 
     def drill(pool: Any, plan: Plan) -> Verdict:
         if len(world.crashes) + 1 == number:

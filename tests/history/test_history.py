@@ -1,4 +1,4 @@
-"""Past drills: recorded whole or not at all, compared with what can be compared, worse only by more than the noise."""
+"""History: results are recorded completely or not at all; only changes beyond the noise are regressions."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ def test_a_dump_that_cannot_be_read_is_imported_and_one_bad_file_spoils_no_other
     assert main(["history", "--import", str(tmp_path), "--history", history]) == 2
     told = capsys.readouterr()
     assert told.out == "2 recorded, 0 were known\n"
-    assert "b/verdict.json is no result of ours" in told.err
+    assert "b/verdict.json is not a result of kdump-harness" in told.err
     assert told.err.count("\n") == 1
 
 
@@ -254,12 +254,12 @@ def test_what_is_no_result_is_refused(past: History, tmp_path: Path, text: str) 
         ({"symptoms": ["x"]}, r"verdict\.symptoms\[0\] is not a table"),
         ({"dump": {"size_bytes": 5}}, r"verdict\.dump\.path is not a text"),
         ({"phases_s": {"dump": "x"}}, r"verdict\.phases_s\.dump is not a number"),
-        ({"phases_s": {"dump": -1}}, r"verdict\.phases_s\.dump is no figure"),
-        ({"phases_s": {"dump": float("inf")}}, "Infinity is no number"),
-        ({"reserved_mib": 10**400}, r"verdict\.reserved_mib is no figure"),
+        ({"phases_s": {"dump": -1}}, r"verdict\.phases_s\.dump is not a valid figure"),
+        ({"phases_s": {"dump": float("inf")}}, "Infinity is not a number"),
+        ({"reserved_mib": 10**400}, r"verdict\.reserved_mib is not a valid figure"),
         ({"kernel": 5}, r"verdict\.kernel is not a text"),
-        ({"started": "9999-12-31T23:59:59-23:59"}, "no date of our time"),
-        ({"started": "0001-01-01T00:00:00+23:59"}, "no date of our time"),
+        ({"started": "9999-12-31T23:59:59-23:59"}, "is not a date from 1970 to 9998"),
+        ({"started": "0001-01-01T00:00:00+23:59"}, "is not a date from 1970 to 9998"),
         ({"stopped_by": "\ud800"}, "is not JSON"),
     ],
 )
@@ -497,7 +497,7 @@ def test_the_verb_lists_and_finds(tmp_path: Path, capsys: pytest.CaptureFixture[
 @pytest.mark.parametrize(
     ("argv", "sentence"),
     [
-        ([], "there is no history in "),
+        ([], "history.sqlite does not exist (name a history with --history FILE"),
         (["--trend", "speed"], "unknown figure 'speed' (known: panic_to_login, "),
         (["--keep", "3"], "--keep, --days and --dry-run are for --prune"),
         (["--import", "no-such-file"], "no-such-file cannot be read"),

@@ -1,4 +1,4 @@
-"""The report tells what the history has, in each form, and nothing in a result can act on its reader."""
+"""Reports show the history in each format, and no text of a result is executed in the reader's browser."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def _report(past: History, **changes: Any) -> Report:
 
 
 class _Page(HTMLParser):
-    """Tags that are balanced, and what would be fetched."""
+    """Parser that checks balanced tags and collects fetched resources."""
 
     VOID = frozenset({"meta", "br"})
 
@@ -145,7 +145,7 @@ def test_nothing_in_a_result_acts_on_its_reader(past: History, suffix: str) -> N
 
 
 def test_a_result_that_tells_little_is_shown(past: History) -> None:
-    """As an old one may."""
+    """An old verdict may lack keys."""
     past.add(DRILL, {"image": "old", "verified": False, "checks": []})
     for suffix in (".html", ".md", ".xml"):
         assert "old" in render(_report(past), suffix)
@@ -207,10 +207,10 @@ def test_the_verb_writes_each_form(past: History, tmp_path: Path, capsys: pytest
 @pytest.mark.parametrize(
     ("argv", "sentence"),
     [
-        (["--out", "r.txt"], "r.txt: a report is written as .html, .md, .xml"),
+        (["--out", "r.txt"], "r.txt is not the name of a report: expected one of .html, .md, .xml"),
         (["--out", "no/such/r.html"], "no/such/r.html cannot be written"),
         (["--out", "r.html", "gentoo"], "nothing was recorded of 'gentoo' (known: debian-12"),
-        (["--out", "r.html", "--history", "none.sqlite"], "there is no history in none.sqlite"),
+        (["--out", "r.html", "--history", "none.sqlite"], "none.sqlite does not exist (name a history"),
     ],
 )
 def test_bad_input_is_a_sentence(

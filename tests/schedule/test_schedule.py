@@ -1,4 +1,4 @@
-"""Drills by the clock: units that systemd understands, one run at a time, a change that is told, metrics."""
+"""Scheduled drills: valid systemd units, one run at a time, a hook for changes, and metrics."""
 
 from __future__ import annotations
 
@@ -21,7 +21,15 @@ from kdump_harness.cli.verbs import schedule
 from kdump_harness.history.database import DRILL, History
 from kdump_harness.history.metrics import render, write_metrics
 from kdump_harness.schedule import running, units
-from kdump_harness.schedule.running import GoesOn, ScheduledResult, alone, call_hook, last_words, remember, run_drill
+from kdump_harness.schedule.running import (
+    AlreadyRunning,
+    ScheduledResult,
+    alone,
+    call_hook,
+    last_words,
+    remember,
+    run_drill,
+)
 from kdump_harness.schedule.units import Schedule, quote, verify
 
 SPANS = {"at": "*-*-* 02:30", "delay": "30min", "limit": "12h"}
@@ -29,7 +37,7 @@ needs_systemd = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reas
 
 
 def _drill_command(tmp_path: Path, verdict: dict[str, Any] | None, *, status: int = 0, said: str = "") -> list[str]:
-    """A stand-in for the command line: it writes the verdict where it is told to."""
+    """A stand-in for the command line: it writes the verdict to the requested file."""
     (tmp_path / "given.json").write_text(json.dumps(verdict))
     given = str(tmp_path / "given.json")
     script = (
@@ -80,7 +88,7 @@ def test_words_come_through_systemd_as_they_are(word: str) -> None:
 
 @pytest.mark.parametrize("name", ["", "../x", "a b", "x" * 200, ".hidden", "a/b"])
 def test_a_name_that_is_no_unit_s_is_refused(name: str) -> None:
-    with pytest.raises(UsageError, match="is no name for a unit"):
+    with pytest.raises(UsageError, match="invalid name of a unit"):
         Schedule(name=name, user=False)
 
 
@@ -94,7 +102,7 @@ def test_spans_cannot_bring_lines_of_their_own(changes: dict[str, str]) -> None:
 
 @pytest.fixture
 def fake_systemctl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A systemctl that writes down what it is told, and fails on request."""
+    """A systemctl that logs its arguments, and fails on request."""
     log, fake = tmp_path / "systemctl.log", tmp_path / "bin" / "systemctl"
     fake.parent.mkdir()
     fake.write_text(f'#!/bin/sh\necho "$@" >>{log}\n[ ! -e {tmp_path}/fail ] || {{ echo no bus >&2; exit 1; }}\n')
@@ -131,7 +139,7 @@ def test_the_units_of_others_are_left_alone(
     theirs.write_text("[Service]\nExecStart=/usr/bin/backup\n")
     assert main(["schedule", "install", "debian-12", "--name", "backup"]) == 2
     assert main(["schedule", "remove", "--name", "backup"]) == 2
-    assert capsys.readouterr().err.count("backup.service is no schedule of kdump-harness") == 2
+    assert capsys.readouterr().err.count("backup.service is not a schedule of kdump-harness") == 2
     assert theirs.read_text() == "[Service]\nExecStart=/usr/bin/backup\n"
     assert not fake_systemctl.exists()
 
@@ -161,8 +169,8 @@ def test_a_failed_install_leaves_what_was_there(tmp_path: Path, fake_systemctl: 
         (failed(1), 1, "", "failed", "reached CAPTURING: capture-oom; the capture kernel ran out of memory; "),
         (failed(1, known_issue="https://x"), 1, "", "known issue", "reached CAPTURING"),
         (None, 4, "kdump-harness: no boot\n", "broken", "kdump-harness: no boot"),
-        (None, 0, "", "broken", "it ended with status 0"),
-        (None, -9, "", "broken", "it ended with status"),
+        (None, 0, "", "broken", "the drill ended with status 0"),
+        (None, -9, "", "broken", "the drill ended with status"),
     ],
 )
 def test_what_came_of_a_drill(
@@ -194,12 +202,12 @@ def test_a_change_is_one_that_somebody_should_hear_of(tmp_path: Path) -> None:
     assert last_words(tmp_path) == {"debian-12 --level 1": "verified"}
 
 
-def test_a_first_drill_that_fails_is_told(tmp_path: Path) -> None:
+def test_a_first_drill_that_fails_calls_the_hook(tmp_path: Path) -> None:
     assert run_drill("x", [], tmp_path, command=_drill_command(tmp_path, failed(1), status=1)).changed
 
 
 def test_two_runs_do_not_meet(tmp_path: Path) -> None:
-    with alone(tmp_path), pytest.raises(GoesOn, match="another scheduled run goes on"), alone(tmp_path):
+    with alone(tmp_path), pytest.raises(AlreadyRunning, match="another scheduled run is active"), alone(tmp_path):
         pass
     with alone(tmp_path):
         pass
@@ -211,22 +219,27 @@ def _result(**changes: Any) -> ScheduledResult:
 
 
 def test_the_hook_reads_the_verdict(tmp_path: Path) -> None:
-    to = tmp_path / "told.json"
+    to = tmp_path / "result.json"
     assert call_hook(f"cat > {to}", _result()) is None
-    told = json.loads(to.read_text())
-    assert (told["image"], told["before"], told["word"], told["changed"]) == ("debian-12", "verified", "failed", True)
-    assert told["verdict"]["image"] == VERDICT["image"]
+    result = json.loads(to.read_text())
+    assert (result["image"], result["before"], result["word"], result["changed"]) == (
+        "debian-12",
+        "verified",
+        "failed",
+        True,
+    )
+    assert result["verdict"]["image"] == VERDICT["image"]
 
 
 def test_a_hook_that_fails_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     assert call_hook("echo no mailer >&2; exit 3", _result()) == "the hook ended with status 3: no mailer"
     assert call_hook("exec true", _result(said="x" * 500_000)) is None  # it need not read
     monkeypatch.setattr(running, "_HOOK_S", 0.2)
-    assert call_hook("exec sleep 5", _result()) == "the hook was not done after 0 s"
+    assert call_hook("exec sleep 5", _result()) == "the hook did not finish within 0 s"
 
 
 def test_a_stopped_run_lets_its_drill_clean_up(tmp_path: Path) -> None:
-    """Which takes longer than the quarter of a second that subprocess.run would give it."""
+    """The clean-up takes longer than the quarter of a second that subprocess.run would allow."""
     drill_code = (
         "import pathlib, signal, sys, time\n"
         f"place = pathlib.Path({str(tmp_path)!r})\n"
@@ -257,19 +270,19 @@ def test_the_whole_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: 
     with History(history) as past:
         past.add(DRILL, VERDICT)
     options = ["--state", str(state), "--history", str(history), "--metrics", str(tmp_path / "m.prom")]
-    hook = ["--hook", f"cat >> {tmp_path / 'told'}"]
+    hook = ["--hook", f"cat >> {tmp_path / 'calls'}"]
     for _ in range(2):
         assert main(["schedule", "run", "debian-12", "debian-13", *options, *hook]) == 1
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(":")[0] for line in lines] == ["debian-12", "debian-13"] * 2
-    assert len((tmp_path / "told").read_text().splitlines()) == 2  # the second time is no change
+    assert len((tmp_path / "calls").read_text().splitlines()) == 2  # the second time is not a change
     assert 'kdump_drill_verified{image="debian-12",scenario="sysrq-c → local"} 1' in (tmp_path / "m.prom").read_text()
 
 
 def test_a_run_beside_another_is_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with alone(tmp_path):
         assert main(["schedule", "run", "debian-12", "--state", str(tmp_path)]) == 0
-    assert "another scheduled run goes on; this one is left out" in capsys.readouterr().err
+    assert "another scheduled run is active; this one is skipped" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -277,8 +290,8 @@ def test_a_run_beside_another_is_left_out(tmp_path: Path, capsys: pytest.Capture
     [
         (["run", "debain-12"], "unknown image 'debain-12' (did you mean debian-12"),
         (["install", "debian-12", "--print", "--options", "'"], '--options "\'": No closing quotation'),
-        (["install", "debian-12", "--print", "--delay", "x"], "--delay 'x' is no time span"),
-        (["install", "debian-12", "--print", "--name", "a/b"], "'a/b' is no name for a unit"),
+        (["install", "debian-12", "--print", "--delay", "x"], "invalid --delay: got 'x'"),
+        (["install", "debian-12", "--print", "--name", "a/b"], "invalid name of a unit: got 'a/b'"),
         (["run", "debian-12", "--metrics", "m", "--history", "none"], "--metrics are made of the history"),
         (["run", "debian-12", "--metrics", "no-such/m.prom"], "no-such/m.prom cannot be written"),
     ],

@@ -1,4 +1,4 @@
-"""Tasks side by side in threads of one run; the first error of one ends them all."""
+"""Parallel jobs in threads of one run; the first error of a job stops all jobs."""
 
 from __future__ import annotations
 
@@ -16,35 +16,35 @@ from ..base.errors import Stopped
 from ..vm.run import Run
 
 LOOK_S = 0.5
-# Jobs that have to end notice it at their next look at a console or a command; those that wait for an answer of their
-# guest do when it is gone.
+# A stopped job notices at its next look at a console or a command; a job that waits for its guest notices when the
+# guest is destroyed.
 NOTICE_S = 3.0
 END_S = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """Something that takes a guest and a while."""
+    """A piece of work that needs a guest and takes a while."""
 
     label: str
-    kind: str  # tasks of one kind take about the same time
+    kind: str  # jobs of one kind take about the same time
     work: Callable[[], object]
 
 
 class Jobs:
-    """Runs tasks side by side and tells how far they are; use as a context manager."""
+    """Runner of parallel jobs that shows their progress; use as a context manager."""
 
     def __init__(
         self, run: Run, at_once: int, kinds: Iterable[str], *, before: Iterable[tuple[str, float]] = ()
     ) -> None:
-        """kinds are those of all tasks that are known to come; before is what others of them took, in seconds."""
+        """Expect jobs of these KINDS; BEFORE is the kind and duration, in seconds, of finished ones."""
         self._run, self.at_once = run, at_once
-        self._shown = at_once > 1  # one alone has the terminal for itself
+        self._shown = at_once > 1  # a single job has the terminal to itself
         self._board = Board(kinds, quiet=run.progress.quiet or not self._shown)
         self._board.learn(before)
         self._numbers = itertools.count(1)
         self._stop = threading.Event()
-        self._lock = threading.Lock()  # for the board
+        self._lock = threading.Lock()  # guards the board
 
     def __enter__(self) -> Jobs:
         return self
@@ -53,16 +53,16 @@ class Jobs:
         self._board.close()
 
     def expect(self, kinds: Iterable[str]) -> None:
-        """There are more tasks to come."""
+        """Expect further jobs of these KINDS."""
         self._board.expect(kinds)
 
     def run(self, tasks: Sequence[Job]) -> None:
-        """Do all of them; the first exception of one ends the others and is raised."""
+        """Do all jobs; the first exception of a job stops the others and is raised."""
         if self._shown:
             self._side_by_side(tasks)
             return
         for number, task in enumerate(tasks, start=1):
-            with self._told(task):
+            with self._tracked(task):
                 task.work()
             if number < len(tasks):
                 self._run.progress.say(self._board.summary())
@@ -92,14 +92,14 @@ class Jobs:
             self._run.side_by_side = 1
 
     def _serve(self, todo: deque[Job], news: queue.SimpleQueue[BaseException | None]) -> None:
-        """One thread's work: a task after the other."""
+        """Do one job after the other, in one thread."""
         try:
             while not self._stop.is_set():
                 try:
                     task = todo.popleft()
                 except IndexError:
                     break
-                with ending_when(self._stop.is_set), self._told(task):
+                with ending_when(self._stop.is_set), self._tracked(task):
                     task.work()
         except Stopped:
             pass
@@ -109,8 +109,8 @@ class Jobs:
         news.put(None)
 
     @contextlib.contextmanager
-    def _told(self, task: Job) -> Iterator[None]:
-        """Show that a task is on its way, and remember how long it took."""
+    def _tracked(self, task: Job) -> Iterator[None]:
+        """Show that a job runs, and remember its duration."""
         key, began_s, done = str(next(self._numbers)), now_s(), False
         with self._lock:
             self._board.began(key, label=task.label, kind=task.kind)
@@ -126,7 +126,7 @@ class Jobs:
                 self._board.ended(key, task.kind, took_s=now_s() - began_s if done else 0.0, ok=True)
 
     def _end(self, threads: Sequence[threading.Thread]) -> None:
-        """Have all of them end and clean up; nothing of theirs is left when this returns."""
+        """Stop all threads and wait until each has cleaned up."""
         self._stop.set()
         started = [thread for thread in threads if thread.ident is not None]
         if not started:

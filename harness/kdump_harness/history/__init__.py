@@ -1,4 +1,4 @@
-"""Past drills and sweeps: recorded, listed, compared with one another."""
+"""History of drills and campaigns: recording, listing and comparison with the past."""
 
 from .database import DEFAULT_NAME, History, RecordedRun, history_path
 from .trend import Regression, regressions

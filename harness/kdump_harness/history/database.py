@@ -1,4 +1,4 @@
-"""Every verdict and sweep in one SQLite file that several processes write to."""
+"""All results in one SQLite file, to which several processes can write."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from ..images.state import default_directory
 from .figures import figures_of
 
 DEFAULT_NAME = "history.sqlite"
-NOWHERE = "none"  # the word for not recording
-_MODE = 0o664  # the state is shared with a group
+NOWHERE = "none"  # value of --history that disables recording
+_MODE = 0o664  # a group shares the state directory
 _APPLICATION = 0x4B444849  # "KDHI"
 _MIGRATIONS = (
     """
@@ -49,17 +49,17 @@ VERIFIED = "verified"
 KNOWN_ISSUE = "known issue"
 FAILED = "failed"
 
-# Drills that differ in one of these have no past in common; the kernel is what one wants to compare.
+# Drills that differ in one of these belong to different series. The kernel is missing, because series compare kernels.
 _SERIES = (
     "image", "accelerator", "memory_mib", "vcpus", "firmware", "crashkernel", "level", "compress", "trigger", "target",
 )  # fmt: skip
-# Two results that are the same in these are one, recorded at once and imported later.
+# Results with equal values of these are the same result, which was recorded at once and imported later.
 _IDENTITY = (*_SERIES, "started", "kernel", "verified", "phases_s", "took_s", "cells", "figures")
 
 
 @dataclass(frozen=True, kw_only=True)
 class RecordedRun:
-    """One past drill or sweep."""
+    """One recorded drill or campaign."""
 
     number: int
     kind: str
@@ -77,29 +77,29 @@ class RecordedRun:
     figures: Mapping[str, float]
 
     def to_json(self) -> dict[str, Any]:
-        """The record as JSON takes it."""
+        """Return the record as JSON data."""
         return {**vars(self), "figures": dict(self.figures), "at": utc(self.at_s)}
 
 
 def history_path(option: str | None, state: Path | None) -> Path | None:
-    """Where runs are recorded; None for nowhere, which is an option of its own."""
+    """Return the path of the history, or None if recording is disabled."""
     if option == NOWHERE:
         return None
     return Path(option) if option else (state or default_directory()) / DEFAULT_NAME
 
 
 class History:
-    """The file."""
+    """The history file."""
 
     def __init__(self, path: Path, *, create: bool = True) -> None:
-        """UsageError when it is no history, or is not there and shall not be made."""
+        """Open the file. Raises UsageError if it is not a history, or does not exist and CREATE is false."""
         if not create and not path.exists():
-            raise UsageError(f"there is no history in {path} (--history FILE, or --import what past drills left)")
+            raise UsageError(f"{path} does not exist (name a history with --history FILE, or --import past results)")
         if create:
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
             except OSError as error:
-                raise HostError(f"{path.parent} cannot be made: {error.strerror}") from None
+                raise HostError(f"cannot create {path.parent}: {error.strerror}") from None
         self.path = path
         self._database = Database(path, application=_APPLICATION, migrations=_MIGRATIONS, mode=_MODE)
 
@@ -112,11 +112,11 @@ class History:
     def add(
         self, kind: str, result: Mapping[str, Any], *, at_s: float | None = None, scenario: str = ""
     ) -> RecordedRun | None:
-        """Record a result; None when it is there already.
+        """Record a result and return its row, or None if the history has it already.
 
-        A drill is a verdict.json. Anything else has image and ok, and may have kernel, accelerator, evidence, cells (as
-        a sweep.json has), a summary, figures by name, and a series: what it must have in common with its past. at_s is
-        when it began, where it does not tell that itself.
+        A drill is a verdict.json. All other results have image and ok, and may have kernel, accelerator, evidence,
+        cells (as in sweep.json), a summary, figures by name, and a series (the values that it shares with its past).
+        AT_S is the start of a result that does not contain its own.
         """
         row = _row(kind, result, at_s=at_s, scenario=scenario)
         columns = ", ".join(row)
@@ -134,7 +134,7 @@ class History:
         return self.runs("WHERE number = ?", number)[0]
 
     def runs(self, where: str = "", *values: Any) -> list[RecordedRun]:
-        """Runs with their figures, in the order that the query asks for."""
+        """Return runs with their figures, in the order of the query."""
         rows = self._database.rows(f"SELECT {', '.join(_COLUMNS)} FROM run {where}", *values)
         figures: dict[int, dict[str, float]] = {}
         numbers = f"SELECT number FROM run {where}"
@@ -143,35 +143,35 @@ class History:
         return [_run(row, figures.get(row["number"], {})) for row in rows]
 
     def newest(self, *, images: Sequence[str] = (), limit: int = -1) -> list[RecordedRun]:
-        """The newest first."""
+        """Return runs, the newest first."""
         where = f"WHERE image IN ({', '.join('?' * len(images))}) " if images else ""
         return self.runs(f"{where}ORDER BY at_s DESC, number DESC LIMIT ?", *images, limit)
 
     def series(self, name: str) -> list[RecordedRun]:
-        """The drills that can be compared with one another, the oldest first."""
+        """Return the runs of a series, the oldest first."""
         return self.runs("WHERE series = ? ORDER BY at_s, number", name)
 
     def result(self, run: RecordedRun) -> dict[str, Any]:
-        """The whole verdict or sweep."""
+        """Return the whole recorded result."""
         rows = self._database.rows("SELECT result FROM run WHERE number = ?", run.number)
         found = json.loads(rows[0]["result"]) if rows else {}
         return found if isinstance(found, dict) else {}
 
     def topic(self, run: RecordedRun) -> str:
-        """What a drill was about: the test's name, or how it crashed and where the dump went."""
+        """Return the topic of a drill: the name of its test, or its trigger and dump target."""
         if run.scenario:
             return run.scenario.rpartition("::")[2] or run.scenario
         verdict = self.result(run)
         return f"{verdict.get('trigger')} → {verdict.get('target')}"
 
     def images(self) -> list[str]:
-        """Every image that was drilled."""
+        """Return all images that were drilled."""
         return [row["image"] for row in self._database.rows("SELECT DISTINCT image FROM run ORDER BY image")]
 
     def prune(self, *, keep: int | None, days: int | None, dry_run: bool) -> list[RecordedRun]:
-        """Forget the runs that are older than days, and those beyond the newest keep of each image and kind.
+        """Delete runs older than DAYS, and those beyond the newest KEEP of each image and kind; return them.
 
-        The newest success of each series stays, since reports tell when a scenario last worked.
+        The newest success of each series stays, because reports show when a scenario last worked.
         """
         runs = self.newest()
         seen: dict[tuple[str, str], int] = {}
@@ -228,14 +228,14 @@ def _row(kind: str, result: Mapping[str, Any], *, at_s: float | None, scenario: 
 
 
 def shrunk(result: Mapping[str, Any]) -> dict[str, Any]:
-    """What is left of a reservation of which a part was given back before the crash, as trials of sizes do."""
+    """Return the rest of a reservation, if a part was given back before the crash, as a sizing does."""
     asked, left = result.get("crashkernel"), result.get("reserved_mib")
     whole = reserved_mib(asked, result.get("memory_mib") or 0) if isinstance(asked, str) else None
     return {"reserved_mib": left} if whole and left and left < whole else {}
 
 
 def crowded(result: Mapping[str, Any]) -> dict[str, Any]:
-    """How many other drills shared the host; nothing for one that had it to itself, as all had once."""
+    """Return the number of parallel drills on the host; empty for a drill that ran alone."""
     return {"beside": result["beside"]} if result.get("beside") else {}
 
 
@@ -244,7 +244,7 @@ def _digest(value: Any) -> str:
 
 
 def _summary(kind: str, result: Mapping[str, Any]) -> str:
-    """One line that says what came of it."""
+    """Return the outcome in one line."""
     if kind != DRILL:
         if result.get("summary"):
             return str(result["summary"])[:300]
@@ -267,24 +267,24 @@ def _figures(kind: str, result: Mapping[str, Any]) -> dict[str, float]:
 
 
 def word_of(run: RecordedRun) -> str:
-    """verified, known issue or failed."""
+    """Return the outcome as a word: verified, known issue or failed."""
     return VERIFIED if run.ok else KNOWN_ISSUE if run.known_issue else FAILED
 
 
 def utc(seconds: float) -> str:
-    """A moment for people."""
+    """Return a time in UTC for display."""
     return datetime.datetime.fromtimestamp(seconds, datetime.UTC).strftime("%Y-%m-%d %H:%M:%SZ")
 
 
 def conditions(result: dict[str, Any]) -> str:
-    """What the drills of a series have in common, for people."""
-    if (series := result.get("series")) is not None:  # of a sizing
+    """Return the common conditions of a series for display."""
+    if (series := result.get("series")) is not None:  # a sizing
         return f"{series['accelerator']}, {series['memory_mib']} MiB, {series['vcpus']} CPUs, → {series['target']}"
     left = "".join(f" ({mib} MiB left of it)" for mib in shrunk(result).values())
-    beside = "".join(f", beside {number} others" for number in crowded(result).values())
-    told = (
+    parallel = "".join(f", {number} other drills in parallel" for number in crowded(result).values())
+    parts = (
         f"{result.get('accelerator')}", f"{result.get('memory_mib')} MiB", f"{result.get('vcpus')} CPUs",
         f"{result.get('firmware')}", f"crashkernel={result.get('crashkernel')}{left}",
         f"-d {result.get('level')} {result.get('compress')}", f"{result.get('trigger')} → {result.get('target')}",
     )  # fmt: skip
-    return ", ".join(told) + beside
+    return ", ".join(parts) + parallel

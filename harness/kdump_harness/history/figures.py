@@ -1,4 +1,4 @@
-"""The numbers of a drill that are followed over time, from figures.toml."""
+"""Numbers of a drill that the history follows over time, from figures.toml."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from ..base.units import MIB
 
 @dataclass(frozen=True, kw_only=True)
 class Figure:
-    """One number."""
+    """One number of a drill."""
 
     name: str
-    place: str  # in verdict.json, by its keys
+    place: str  # path of keys in verdict.json
     label: str
     unit: str  # s, bytes, MiB, pages
-    worse: str  # the word for more of it
+    worse: str  # adjective for a larger value
     noise_share: float
     noise_emulated_share: float
     noise_least: float
 
     def noise(self, usual: float, *, emulated: bool) -> float:
-        """By how much a drill may exceed what is usual without a meaning."""
+        """Return the excess over the usual value that is still noise."""
         return max(self.noise_least, usual * (self.noise_emulated_share if emulated else self.noise_share))
 
     def text(self, value: float) -> str:
-        """A value for people."""
+        """Return a value for display."""
         if self.unit == "bytes":
             return f"{value / MIB:,.1f} MiB"
         return f"{value:,.1f} {self.unit}" if self.unit == "s" else f"{value:,.0f} {self.unit}"
@@ -38,13 +38,13 @@ class Figure:
 
 @functools.cache
 def load_figures() -> Mapping[str, Figure]:
-    """All figures by name."""
+    """Return all figures by name."""
     rows = tables.load_rows(tables.package_path("history", "figures.toml"), "figure", Figure)
     return {row.name: row for row in rows}
 
 
 def find_figure(name: str) -> Figure:
-    """A figure by name; UsageError names the known ones."""
+    """Return a figure by name. Raises UsageError that lists the known figures."""
     known = load_figures()
     if name not in known:
         raise UsageError(f"unknown figure {name!r} (known: {', '.join(known)})")
@@ -52,7 +52,7 @@ def find_figure(name: str) -> Figure:
 
 
 def figures_of(verdict: Mapping[str, Any]) -> dict[str, float]:
-    """What a verdict tells of them."""
+    """Return the figures of a verdict."""
     found = {}
     for figure in load_figures().values():
         value: Any = verdict

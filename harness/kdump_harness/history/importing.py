@@ -1,4 +1,4 @@
-"""Takes past results into the history: a verdict.json, a sweep.json and so on, or a directory with some below it."""
+"""Import of past results into the history: verdict.json, sweep.json and so on, or a directory that contains some."""
 
 from __future__ import annotations
 
@@ -12,35 +12,35 @@ from .database import BISECT, COMPARE, DRILL, SIZE, SWEEP, History
 from .shape import CHANGE_SHAPE, DRILL_SHAPE, SIZE_SHAPE, SWEEP_SHAPE, require
 
 NAMES = ("verdict.json", "sweep.json", "matrix.json", "size.json", "compare.json", "bisect.json")
-# Their drills differ on purpose, some are meant to fail, and the whole says what came of them.
+# Results of many drills. Their single drills are not imported: they differ on purpose, and some are meant to fail.
 _WHOLES = ("size.json", "compare.json", "bisect.json", "matrix.json")
-_WANTED = "passed"  # of a test that wanted no verified dump
+_WANTED = "passed"  # outcome of a test that expects a drill without a verified dump
 
 
 def import_file(history: History, path: Path) -> tuple[int, int]:
-    """How many results were added, and how many were there already; UsageError for what is none of ours."""
+    """Import a file; return the numbers of added and of already recorded results. Raises UsageError for other files."""
     added = known = 0
     table = _read(path)
     at_s = path.stat().st_mtime
     try:
-        for kind, result, scenario in list(_results(path, table)):  # all of a file or nothing
+        for kind, result, scenario in list(_results(path, table)):  # the whole file or nothing
             if history.add(kind, result, at_s=at_s, scenario=scenario) is None:
                 known += 1
             else:
                 added += 1
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise UsageError(f"{path} is no result of ours ({type(error).__name__}: {error})") from None
+        raise UsageError(f"{path} is not a result of kdump-harness ({type(error).__name__}: {error})") from None
     return added, known
 
 
 def result_files(path: Path) -> list[Path]:
-    """The file itself, or what a directory has below it, but no single drills of a larger result that is there as well.
+    """Return the file itself, or the results below a directory, without the single drills of larger results.
 
-    UsageError when there is nothing.
+    Raises UsageError if a directory has no results.
     """
     if not path.is_dir():
         return [path]
-    # Links, as evidence/last is one, would give everything twice.
+    # Links such as evidence/last would yield results twice.
     found = [
         one for name in NAMES for one in path.rglob(name) if not any(up.is_symlink() for up in (one, *one.parents))
     ]
@@ -53,7 +53,7 @@ def result_files(path: Path) -> list[Path]:
 def _read(path: Path) -> Any:
     try:
         table = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_constant)
-        json.dumps(table, ensure_ascii=False).encode()  # half a surrogate pair can be stored, but never written again
+        json.dumps(table, ensure_ascii=False).encode()  # half a surrogate pair could be stored, but not written again
     except OSError as error:
         raise UsageError(f"{path} cannot be read ({error.strerror})") from None
     except (ValueError, RecursionError) as error:
@@ -62,11 +62,11 @@ def _read(path: Path) -> Any:
 
 
 def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is no number")
+    raise ValueError(f"{name} is not a number")
 
 
 def _results(path: Path, table: Any) -> Iterator[tuple[str, dict[str, Any], str]]:
-    """Kind, result and scenario of everything in a file."""
+    """Yield the kind, result and scenario of each result in a file."""
     if isinstance(table, dict) and "tests" in table:
         for test in table["tests"]:
             require(test, {"scenario": str, "verdicts": [DRILL_SHAPE]}, "test")
@@ -86,11 +86,11 @@ def _results(path: Path, table: Any) -> Iterator[tuple[str, dict[str, Any], str]
         require(table, CHANGE_SHAPE, "comparison")
         yield (COMPARE if "samples" in table else BISECT), table, ""
     else:
-        raise UsageError(f"{path} is none of {', '.join(NAMES)}")
+        raise UsageError(f"{path} is not a result: expected one of {', '.join(NAMES)}")
 
 
 def sizing_results(size: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """A size.json as one result for each machine and target, each with a past of its own."""
+    """Yield one result for each machine and target of a size.json; each has a separate series."""
     common = {name: size.get(name) for name in ("image", "kernel", "accelerator", "makedumpfile", "evidence")}
     for one in size["sizings"]:
         smallest = one.get("smallest_mib")

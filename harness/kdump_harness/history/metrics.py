@@ -1,4 +1,4 @@
-"""The last drills as a textfile for Prometheus' node exporter."""
+"""Metrics of the last drills for the textfile collector of Prometheus' node exporter."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .trend import regressions
 _PHASES = ("boot", "panic_to_capture", "capture_boot", "dump", "reboot", "panic_to_login")
 _HELP = {
     "kdump_drill_verified": "Whether the last drill was verified.",
-    "kdump_drill_known_issue": "Whether a known issue excuses that it was not.",
+    "kdump_drill_known_issue": "Whether a known issue excuses the last drill.",
     "kdump_drill_timestamp_seconds": "When the last drill began.",
     "kdump_drill_success_timestamp_seconds": "When the last verified drill began.",
     "kdump_drill_phase_seconds": "How long a phase of the last drill took.",
@@ -23,14 +23,14 @@ _HELP = {
     "kdump_drill_dump_pages": "Pages in the last drill's vmcore.",
     "kdump_drill_reserved_bytes": "Memory reserved for the capture kernel in the last drill.",
     "kdump_drill_worse": "A figure of the last drill that is worse than its past by more than the noise.",
-    "kdump_drill_info": "What the last drill ran on.",
+    "kdump_drill_info": "Kernel, makedumpfile and accelerator of the last drill.",
 }
 
 Sample = tuple[str, dict[str, str], float]
 
 
 def write_metrics(history: History, path: Path) -> None:
-    """Replace the file in one step, readable for everybody; UsageError when it cannot be written."""
+    """Replace the file atomically, readable for all users. Raises UsageError if it cannot be written."""
     text = render(history)
     try:
         descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -47,7 +47,7 @@ def write_metrics(history: History, path: Path) -> None:
 
 
 def render(history: History) -> str:
-    """The text; one group of lines for each metric."""
+    """Return the text of the file: one group of lines for each metric."""
     samples = list(_samples(history))
     lines = []
     for name, text in _HELP.items():

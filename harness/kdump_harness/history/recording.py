@@ -1,4 +1,4 @@
-"""Records what a run has just found, and says where it is worse than its past; never spoils a verdict."""
+"""Recording of a new result, with its regressions; a failure to record never changes a verdict."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ from .trend import regressions
 def record(
     path: Path | None, kind: str, result: Mapping[str, Any], *, say: Callable[[str], None], scenario: str = ""
 ) -> list[str]:
-    """What is worse than before, a sentence each; path is None for no record, and what prevents one is said."""
+    """Record a result and return its regressions as sentences; SAY shows why a result was not recorded.
+
+    Do nothing if PATH is None.
+    """
     if path is None:
         return []
     try:

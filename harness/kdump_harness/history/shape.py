@@ -1,4 +1,4 @@
-"""What a result from somewhere must look like, so that whoever reads the history later does not stumble over it."""
+"""Required shape of imported results, so that later readers of the history can rely on it."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import datetime
 from collections.abc import Mapping
 from typing import Any
 
-_MOST = 2.0**63  # no figure of ours is larger
-_YEARS = range(1970, 9999)  # a day more or less, in any time zone, must be a date, too
+_MOST = 2.0**63  # larger than all figures
+_YEARS = range(1970, 9999)  # the day before and after must be valid dates as well, for time zones
 
-# A key with ? may be missing or null, * is any key; other keys are not looked at.
+# A key with ? may be missing or null, and * matches any key; other keys are ignored.
 _CHECK = {"name": str, "ok": bool, "expected": str, "seen": str}
 _SYMPTOM = {"name": str, "severity": str, "line": str, "meaning?": str, "remedy?": str}
 _DUMP = {"path": str, "format?": str, "size_bytes": float, "pages_total?": float, "pages_kept?": float}
@@ -34,7 +34,7 @@ CHANGE_SHAPE = {"image": str, "ok": bool, "summary": str, "thing": str, "kernel?
 
 
 def require(value: Any, shape: Any, where: str) -> None:
-    """ValueError that names the place where a value is of another shape."""
+    """Raise ValueError that names the part of a value with another shape."""
     if isinstance(shape, dict):
         _require_kind(value, Mapping, "a table", where)
         for key, inner in shape.items():
@@ -49,11 +49,11 @@ def require(value: Any, shape: Any, where: str) -> None:
     elif shape is float:
         _require_kind(value, int | float, "a number", where)
         if isinstance(value, bool) or not 0 <= value < _MOST:
-            raise ValueError(f"{where} is no figure")
+            raise ValueError(f"{where} is not a valid figure")
     elif shape is datetime.datetime:
         _require_kind(value, str, "a date", where)
         if datetime.datetime.fromisoformat(value).year not in _YEARS:
-            raise ValueError(f"{where} is no date of our time")
+            raise ValueError(f"{where} is not a date from 1970 to 9998")
     else:
         _require_kind(value, shape, {str: "a text", bool: "true or false", int: "a whole number"}[shape], where)
 

@@ -1,4 +1,4 @@
-"""Is a drill worse than its own past by more than the noise, and since when?"""
+"""Search for regressions: figures that exceed the past of a series by more than the noise."""
 
 from __future__ import annotations
 
@@ -10,35 +10,35 @@ from typing import Any
 from .database import History, RecordedRun
 from .figures import Figure, load_figures
 
-_LEAST = 3  # so many drills make a past
-_MOST = 60  # older ones say nothing of today
+_LEAST = 3  # smallest number of drills that make a past
+_MOST = 60  # older drills are ignored
 _SIGMAS = 4.0
-_MAD_TO_SIGMA = 1.4826  # of a normal distribution
+_MAD_TO_SIGMA = 1.4826  # factor of a normal distribution
 
 
 @dataclass(frozen=True, kw_only=True)
 class Regression:
-    """A figure that has become worse, and stayed so."""
+    """A figure that became worse and stayed worse."""
 
     figure: str
     label: str
     worse: str
     value: float
-    usual: float  # the median before
+    usual: float  # median before the change
     noise: float
     since_kernel: str | None
     before_kernel: str | None
     since_s: float
-    drills: int  # with the worse value, this one included
+    drills: int  # number of drills with the worse value, including this one
     text: str
 
     def to_json(self) -> dict[str, Any]:
-        """The record as JSON takes it."""
+        """Return the record as JSON data."""
         return dict(vars(self))
 
 
 def regressions(history: History, run: RecordedRun) -> list[Regression]:
-    """What is worse in this drill than in those before it that can be compared with it."""
+    """Return the figures of a drill that are worse than before in its series."""
     past = [one for one in history.series(run.series) if one.ok or one.number == run.number]
     numbers = [one.number for one in past]
     if run.number not in numbers:
@@ -49,20 +49,20 @@ def regressions(history: History, run: RecordedRun) -> list[Regression]:
 
 
 def find(figure: Figure, runs: Sequence[RecordedRun]) -> Regression | None:
-    """Whether the last of the runs, in their order, is worse, and the first since when all are."""
-    told = [(run, run.figures[figure.name]) for run in runs if figure.name in run.figures]
-    if not told or told[-1][0] is not runs[-1]:
+    """Return the regression of the last run, or None; it starts at the first run since which all are worse."""
+    known = [(run, run.figures[figure.name]) for run in runs if figure.name in run.figures]
+    if not known or known[-1][0] is not runs[-1]:
         return None
-    values = [value for _, value in told]
+    values = [value for _, value in known]
     for change in range(_LEAST, len(values)):
         usual, noise = _usual(figure, values[:change], emulated=runs[-1].accelerator != "kvm")
         if all(value > usual + noise for value in values[change:]):
-            return _regression(figure, [run for run, _ in told], values, change, usual, noise)
+            return _regression(figure, [run for run, _ in known], values, change, usual, noise)
     return None
 
 
 def _usual(figure: Figure, values: Sequence[float], *, emulated: bool) -> tuple[float, float]:
-    """The median, and by how much more than it is still no change."""
+    """Return the median, and the excess over it that is still noise."""
     usual = statistics.median(values)
     spread = statistics.median(abs(value - usual) for value in values) * _MAD_TO_SIGMA
     return usual, max(_SIGMAS * spread, figure.noise(usual, emulated=emulated))

@@ -1,1 +1,1 @@
-"""Past drills as a page for people (HTML), as Markdown, and as JUnit XML."""
+"""Reports of past drills as HTML, Markdown and JUnit XML."""

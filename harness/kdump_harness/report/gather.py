@@ -1,4 +1,4 @@
-"""What a report tells: images × scenarios, what became worse, known issues, the drills themselves, figures."""
+"""Content of a report: images × scenarios, regressions, known issues, drills and charts."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from ..history.figures import load_figures
 from ..history.trend import Regression, regressions
 
 _TRENDS = ("panic_to_login", "dump_size")
-_MOST_LINES = 5  # as many as have a look of their own
-# From the panic on, in their order; the rest of panic to login is the reboot's.
+_MOST_LINES = 5  # number of distinct line styles
+# Phases from the panic on, in their order; the reboot is the rest of panic to login.
 _PHASES = (
     ("panic_to_capture", "panic to capture kernel"),
     ("capture_boot", "boot of the capture kernel"),
@@ -31,20 +31,20 @@ _PHASES = (
 
 @dataclass(frozen=True, kw_only=True)
 class MatrixCell:
-    """The last drill of a scenario on an image, and when it last worked."""
+    """Last drill of a scenario on an image, and the last one that worked."""
 
     last: RecordedRun
     worked: RecordedRun | None
 
     @property
     def word(self) -> str:
-        """What came of it."""
+        """Outcome as a word."""
         return word_of(self.last)
 
 
 @dataclass(frozen=True, kw_only=True)
 class TimelineBar:
-    """One bar of a timeline, in parts of the whole."""
+    """One bar of a timeline, as shares of the whole."""
 
     label: str
     start: float
@@ -54,7 +54,7 @@ class TimelineBar:
 
 @dataclass(frozen=True, kw_only=True)
 class Drill:
-    """One drill in full."""
+    """One drill with all details."""
 
     run: RecordedRun
     verdict: Mapping[str, Any]
@@ -64,13 +64,13 @@ class Drill:
 
     @property
     def word(self) -> str:
-        """What came of it."""
+        """Outcome as a word."""
         return word_of(self.run)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Issue:
-    """A known issue that drills have shown."""
+    """Known issue that drills have shown."""
 
     tracker: str
     note: str
@@ -82,7 +82,7 @@ class Issue:
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """All of it."""
+    """Content of a report."""
 
     made_s: float
     runs: int
@@ -97,13 +97,13 @@ class Report:
 
     @property
     def failing(self) -> tuple[Drill, ...]:
-        """The drills that are the last ones of their cells, and not verified."""
+        """Last drills of their cells that are not verified."""
         last = {cell.last.number for cell in self.cells.values()}
         return tuple(drill for drill in self.drills if drill.run.number in last and not drill.run.ok)
 
     @property
     def counts(self) -> dict[str, int]:
-        """How many cells there are of each kind."""
+        """Number of cells by outcome."""
         found: dict[str, int] = defaultdict(int)
         for cell in self.cells.values():
             found[cell.word] += 1
@@ -111,14 +111,14 @@ class Report:
 
 
 def gather(history: History, *, images: Sequence[str], days: int | None, drills: int, charts: bool) -> Report:
-    """Read the history; drills is how many of the newest are told in full, beside the last of each cell."""
+    """Read the history; the DRILLS newest drills are shown with all details, besides the last one of each cell."""
     since_s = time.time() - days * 86400 if days is not None else 0.0
     runs = [run for run in history.newest(images=images) if run.at_s >= since_s]
     crashes = [run for run in runs if run.kind == DRILL]
     column_of = {run.number: history.topic(run) for run in crashes}
     cells = _cells(crashes, column_of)
     chosen = {run.number: run for run in crashes[:drills]} | {cell.last.number: cell.last for cell in cells.values()}
-    told = tuple(_drill(history, run) for run in sorted(chosen.values(), key=lambda run: (-run.at_s, -run.number)))
+    detailed = tuple(_drill(history, run) for run in sorted(chosen.values(), key=lambda run: (-run.at_s, -run.number)))
     last = {cell.last.number for cell in cells.values()}
     return Report(
         made_s=time.time(),
@@ -127,15 +127,15 @@ def gather(history: History, *, images: Sequence[str], days: int | None, drills:
         images=tuple(sorted({image for image, _ in cells})),
         columns=tuple(sorted({column for _, column in cells})),
         cells=cells,
-        worse=tuple(_worse(drill for drill in told if drill.run.number in last)),
+        worse=tuple(_worse(drill for drill in detailed if drill.run.number in last)),
         issues=_issues(crashes),
-        drills=told,
+        drills=detailed,
         charts=tuple(_charts(history, runs)) if charts else (),
     )
 
 
 def _worse(drills: Iterable[Drill]) -> Iterator[tuple[RecordedRun, Regression]]:
-    """What became worse, by the newest drill of those that can be compared."""
+    """Yield the regressions of the newest drill of each series."""
     seen: set[str] = set()
     for drill in drills:
         if drill.run.series not in seen:
@@ -154,7 +154,7 @@ def _cells(crashes: Sequence[RecordedRun], column_of: Mapping[int, str]) -> dict
 
 
 def _drill(history: History, run: RecordedRun) -> Drill:
-    verdict = defaultdict(lambda: None, history.result(run))  # an old one may not tell all
+    verdict = defaultdict(lambda: None, history.result(run))  # an old verdict may lack keys
     return Drill(
         run=run,
         verdict=verdict,
@@ -211,7 +211,7 @@ def _charts(history: History, runs: Sequence[RecordedRun]) -> list[str]:
         if run.figures.get("reserved"):
             reserved[_label(run.image)].add((run.figures["reserved"], run.ok))
     if reserved:
-        # What failed is drawn over what did not.
+        # Failed drills are drawn over verified ones.
         rows = {image: sorted(reserved[image], key=lambda one: (not one[1], one[0])) for image in sorted(reserved)}
         found.append(plot.inline_reservations(rows, title="verified by reservation"))
     newest: dict[str, RecordedRun] = {}
@@ -223,7 +223,7 @@ def _charts(history: History, runs: Sequence[RecordedRun]) -> list[str]:
 
 
 def _lines(history: History, runs: Sequence[RecordedRun], name: str) -> dict[str, list[Moment]]:
-    """The series with the most drills, each the oldest first; named by image and what tells an image's series apart."""
+    """Return the series with the most drills, oldest drill first, by image and the conditions that differ."""
     series: dict[str, list[RecordedRun]] = defaultdict(list)
     for run in reversed(runs):
         series[run.series].append(run)
@@ -233,8 +233,8 @@ def _lines(history: History, runs: Sequence[RecordedRun], name: str) -> dict[str
     lines: dict[str, list[Moment]] = {}
     for found, own in zip(most, words, strict=True):
         image = found[0].image
-        others = [told for other, told in zip(most, words, strict=True) if other[0].image == image]
-        label = ", ".join([image, *(word for word in own if any(word not in told for told in others))])
+        others = [theirs for other, theirs in zip(most, words, strict=True) if other[0].image == image]
+        label = ", ".join([image, *(word for word in own if any(word not in theirs for theirs in others))])
         before = [found[0], *found]
         lines[_label(label)] = [
             Moment(run.at_s, run.figures[name], run.kernel != last.kernel)
@@ -244,7 +244,7 @@ def _lines(history: History, runs: Sequence[RecordedRun], name: str) -> dict[str
 
 
 def _label(text: str) -> str:
-    """A name as it can be drawn."""
+    """Return a name that can be drawn."""
     return "".join(char if char.isprintable() else "?" for char in text)[:60]
 
 
@@ -262,5 +262,5 @@ def _sizes(sweep: Mapping[str, Any]) -> str:
 
 
 def when(seconds: float | None) -> str:
-    """A day and minute for people."""
+    """Return a day and minute for display."""
     return "" if seconds is None else utc(seconds)[:16] + "Z"

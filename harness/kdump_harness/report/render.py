@@ -1,4 +1,4 @@
-"""Writes a report as HTML, Markdown or JUnit XML."""
+"""Rendering of a report as HTML, Markdown or JUnit XML."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ FORMATS = {".html": "report.html.j2", ".md": "report.md.j2", ".xml": ""}
 
 
 def check_format(path: Path) -> None:
-    """UsageError when a report cannot be written in the form that the name asks for."""
+    """Raise UsageError if the suffix of PATH is not a format of reports."""
     if path.suffix.lower() not in FORMATS:
-        raise UsageError(f"{path}: a report is written as {', '.join(FORMATS)}")
+        raise UsageError(f"{path} is not the name of a report: expected one of {', '.join(FORMATS)}")
 
 
 def render(report: Report, suffix: str) -> str:
-    """The report's text in the form of a file name's suffix."""
+    """Return the text of a report in the format of SUFFIX."""
     template = FORMATS[suffix.lower()]
     if not template:
         return _junit(report)
@@ -38,13 +38,13 @@ def render(report: Report, suffix: str) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {"when": when, "mib": lambda size: f"{size / MIB:,.1f} MiB", "cell": markdown_cell}
-    # The charts are ours; every name and text in them was escaped when they were drawn.
+    # The charts are safe: every name and text in them was escaped when they were drawn.
     charts = [Markup(chart) for chart in report.charts]
     return environment.get_template(template).render(report=report, charts=charts, version=__version__)
 
 
 def _junit(report: Report) -> str:
-    """A test suite for each image, a test case for each scenario on it."""
+    """Return JUnit XML with a test suite for each image and a test case for each of its scenarios."""
     root = ET.Element("testsuites", name="kdump-harness")
     for image in report.images:
         cases = [(column, report.cells[image, column]) for column in report.columns if (image, column) in report.cells]
@@ -59,12 +59,12 @@ def _junit(report: Report) -> str:
             took_s = f"{sum(run.figures.get(name, 0.0) for name in ('boot', 'panic_to_login')):.1f}"
             case = ET.SubElement(suite, "testcase", classname=image, name=column, time=took_s)
             properties = ET.SubElement(case, "properties")
-            told = {
+            values = {
                 "kernel": run.kernel,
                 "evidence": run.evidence,
                 "last_worked": when(cell.worked.at_s) if cell.worked else "",
             }
-            for name, value in told.items():
+            for name, value in values.items():
                 ET.SubElement(properties, "property", name=name, value=value or "")
             if cell.word == "failed":
                 ET.SubElement(case, "failure", message=run.summary)

@@ -1,1 +1,1 @@
-"""Drills by the clock: a systemd timer, what it runs, and who hears of a change."""
+"""Scheduled drills: a systemd timer, its service, and a hook for changes."""

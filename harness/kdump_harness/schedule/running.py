@@ -1,4 +1,4 @@
-"""Runs the drills of a schedule one after the other, remembers what came of each, and tells of a change."""
+"""Runner of scheduled drills: one after the other, with a memory of the outcomes and a hook for changes."""
 
 from __future__ import annotations
 
@@ -18,36 +18,36 @@ from typing import Any
 from ..base.errors import EXIT_BROKEN, EXIT_FAILED, EXIT_HOST, EXIT_OK, EXIT_USAGE, HarnessError, HostError
 from ..history.database import FAILED, KNOWN_ISSUE, VERIFIED
 
-BROKEN = "broken"  # it ended without a verdict
+BROKEN = "broken"  # the drill ended without a verdict
 _HOOK_S = 120.0
 _MEMORY = "schedule.json"
 _LOCK = "schedule.lock"
 
 
-class GoesOn(HarnessError):
-    """Another run of a schedule goes on, and two at once would disturb each other."""
+class AlreadyRunning(HarnessError):
+    """Another scheduled run is active, and two at a time would disturb each other."""
 
     exit_code = EXIT_OK
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScheduledResult:
-    """What came of one drill."""
+    """Outcome of one scheduled drill."""
 
     image: str
     word: str
     status: int
-    said: str  # in one line
+    said: str  # one-line summary
     verdict: dict[str, Any] | None
-    before: str | None  # the word of the last time; None the first time
+    before: str | None  # word of the previous drill; None: the first one
 
     @property
     def changed(self) -> bool:
-        """Whether somebody should hear of it: a first success is no news."""
+        """Whether the outcome is worth a call of the hook: a first success is not."""
         return self.word != (self.before or VERIFIED)
 
     def to_json(self) -> dict[str, Any]:
-        """What a hook reads on its standard input."""
+        """Return the data for the standard input of a hook."""
         return {**vars(self), "changed": self.changed, "at_s": int(time.time())}
 
 
@@ -59,22 +59,22 @@ def run_drill(
     places: Sequence[str] = (),
     command: Sequence[str] | None = None,
 ) -> ScheduledResult:
-    """One drill in a process of its own; whatever becomes of that, the next one gets its turn.
+    """Make one drill in a separate process, whose failure does not affect the next drill.
 
-    options are what makes it another drill; places, the options that say where things go, are not.
+    OPTIONS identify the drill; PLACES, the options for directories and files, do not.
     """
     command = command or (sys.executable, "-P", "-m", "kdump_harness")
     with tempfile.TemporaryDirectory() as scratch:
         to = Path(scratch) / "verdict.json"
-        # A session of its own: Ctrl-C is for us, and the drill is told once, since a second time would disturb its
-        # cleaning up.
+        # The drill has its own session, so that it gets Ctrl-C only once, from here: a second signal would disturb its
+        # clean-up.
         with subprocess.Popen(
             [*command, "drill", image, "--json", str(to), "--state", str(state), *options, *places],
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, errors="replace",
             start_new_session=True,
         ) as done:  # fmt: skip
             try:
-                _, told = done.communicate()
+                _, messages = done.communicate()
             except BaseException:
                 done.terminate()
                 done.communicate()
@@ -84,46 +84,46 @@ def run_drill(
             verdict = json.loads(to.read_text(encoding="utf-8"))
     before = _recall(state).get(_job(image, options))
     if verdict is None or done.returncode not in (EXIT_OK, EXIT_FAILED):
-        lines = [line for line in told.splitlines() if line.strip()]
-        said = lines[-1].strip() if lines else f"it ended with status {done.returncode}"
+        lines = [line for line in messages.splitlines() if line.strip()]
+        said = lines[-1].strip() if lines else f"the drill ended with status {done.returncode}"
         status = done.returncode if done.returncode in (EXIT_USAGE, EXIT_HOST) else EXIT_BROKEN
         return ScheduledResult(image=image, word=BROKEN, status=status, said=said, verdict=verdict, before=before)
     word = VERIFIED if verdict["verified"] else KNOWN_ISSUE if verdict.get("known_issue") else FAILED
     return ScheduledResult(
-        image=image, word=word, status=done.returncode, said=_told(verdict), verdict=verdict, before=before
+        image=image, word=word, status=done.returncode, said=_one_line(verdict), verdict=verdict, before=before
     )
 
 
-def _told(verdict: dict[str, Any]) -> str:
+def _one_line(verdict: dict[str, Any]) -> str:
     if verdict["verified"]:
         took = verdict["phases_s"].get("panic_to_login")
-        return f"panic to login {took:.0f} s" if took is not None else "it is verified"
+        return f"panic to login {took:.0f} s" if took is not None else "panic to login was not measured"
     causes = [one["name"] for one in verdict["symptoms"] if one["severity"] == "failure"][:1]
     failed = [f"{one['name']}: {one['seen']}" for one in verdict["checks"] if not one["ok"]]
-    told = "; ".join([*causes, *filter(None, [verdict["stopped_by"]]), *failed])
-    return f"reached {verdict['reached']}: {told}"[:400]
+    reason = "; ".join([*causes, *filter(None, [verdict["stopped_by"]]), *failed])
+    return f"reached {verdict['reached']}: {reason}"[:400]
 
 
 @contextlib.contextmanager
 def alone(state: Path) -> Iterator[None]:
-    """Within the block no other schedule of this state runs; GoesOn when one does."""
+    """Lock the schedules of a state directory. Raises AlreadyRunning if another run holds the lock."""
     try:
         state.mkdir(parents=True, exist_ok=True)
         lock = os.open(state / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o664)
     except OSError as error:
-        raise HostError(f"{state / _LOCK} cannot be used: {error.strerror}") from None
+        raise HostError(f"cannot use {state / _LOCK}: {error.strerror}") from None
     try:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise GoesOn("another scheduled run goes on; this one is left out") from None
+            raise AlreadyRunning("another scheduled run is active; this one is skipped") from None
         yield
     finally:
         os.close(lock)
 
 
 def remember(state: Path, options: Sequence[str], result: ScheduledResult) -> None:
-    """Keep the word for the next time; only for who holds the lock."""
+    """Save the word of a drill for the next run; the caller must hold the lock."""
     words = {**_recall(state), _job(result.image, options): result.word}
     fresh = state / f".{_MEMORY}"
     fresh.write_text(json.dumps(words, indent=1) + "\n", encoding="utf-8")
@@ -139,7 +139,7 @@ def _recall(state: Path) -> dict[str, str]:
 
 
 def last_words(state: Path) -> dict[str, str]:
-    """What came of each scheduled drill the last time."""
+    """Return the last outcome of each scheduled drill."""
     return _recall(state)
 
 
@@ -148,14 +148,14 @@ def _job(image: str, options: Sequence[str]) -> str:
 
 
 def call_hook(command: str, result: ScheduledResult) -> str | None:
-    """Give the result to the user's command as JSON on standard input; what went wrong, or None."""
+    """Run the user's command with the result as JSON on standard input; return an error message, or None."""
     try:
         done = subprocess.run(
             ["sh", "-c", command], input=json.dumps(result.to_json(), default=str) + "\n", capture_output=True,
             text=True, errors="replace", timeout=_HOOK_S, check=False,
         )  # fmt: skip
     except subprocess.TimeoutExpired:
-        return f"the hook was not done after {_HOOK_S:.0f} s"
+        return f"the hook did not finish within {_HOOK_S:.0f} s"
     if done.returncode != 0:
         said = done.stderr.strip().splitlines()[-1:]
         return f"the hook ended with status {done.returncode}" + (f": {said[0]}" if said else "")

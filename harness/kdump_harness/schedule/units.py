@@ -1,4 +1,4 @@
-"""The systemd units of a schedule: written, checked, installed, removed."""
+"""The systemd units of a schedule: rendering, verification, installation and removal."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from ..base.errors import HostError, UsageError
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,100}")
 _SPAN = re.compile(r"\d+(?:s|sec|m|min|h|hr|d)?(?: \d+(?:s|sec|m|min|h|hr|d)?)*")
-# What a shell may have set up for drills, and a service would not see.
+# Environment variables that affect drills, and that a service does not inherit from a shell.
 _PASSED_ON = ("LIBVIRT_DEFAULT_URI", "http_proxy", "https_proxy", "no_proxy")
 _SYSTEM = Path("/etc/systemd/system")
 
-# The units of others, which are never written over or removed, do not have it.
-_OURS = "Description=kdump drill "
+# Mark of the harness's units; units without it are never overwritten or removed.
+_MARK = "Description=kdump drill "
 
 _SERVICE = """\
 [Unit]
@@ -32,7 +32,7 @@ After=network-online.target libvirtd.service virtqemud.service
 Type=oneshot
 ExecStart={command}
 {environment}Nice=10
-# A stopped run tells its drill, which removes its guest.
+# Only the run gets the signal: it stops its drill, which removes its guest.
 KillMode=mixed
 TimeoutStartSec={limit}
 TimeoutStopSec=120
@@ -40,12 +40,12 @@ TimeoutStopSec=120
 
 _TIMER = """\
 [Unit]
-Description=kdump drill by the clock ({name})
+Description=kdump drill timer ({name})
 
 [Timer]
 OnCalendar={at}
 RandomizedDelaySec={delay}
-# After downtime it catches up.
+# Catch up on a missed run after downtime.
 Persistent=true
 
 [Install]
@@ -58,31 +58,31 @@ class Schedule:
     """A timer and its service."""
 
     name: str
-    user: bool  # of the user's own systemd, instead of the system's
+    user: bool  # true: the systemd of the user instead of the system's
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
-            raise UsageError(f"{self.name!r} is no name for a unit (letters, digits, '.', '_' and '-')")
+            raise UsageError(f"invalid name of a unit: got {self.name!r}, expected letters, digits, '.', '_' and '-'")
 
     @property
     def directory(self) -> Path:
-        """Where the units go."""
+        """Directory of the units."""
         if not self.user:
             return _SYSTEM
         return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "systemd" / "user"
 
     @property
     def files(self) -> tuple[Path, Path]:
-        """The service and the timer."""
+        """Paths of the service and the timer."""
         return self.directory / f"{self.name}.service", self.directory / f"{self.name}.timer"
 
     def render(self, command: Sequence[str], *, at: str, delay: str, limit: str) -> dict[str, str]:
-        """The units' texts by file name; UsageError for what systemd would not understand."""
+        """Return the texts of the units by file name. Raises UsageError for an invalid time."""
         for what, text in (("--delay", delay), ("--limit", limit)):
             if not _SPAN.fullmatch(text):
-                raise UsageError(f"{what} {text!r} is no time span (as in 90min)")
+                raise UsageError(f"invalid {what}: got {text!r}, expected a time span as in 90min")
         if "\n" in at or not at.strip():
-            raise UsageError(f"--at {at!r} is no calendar time (systemd.time(7))")
+            raise UsageError(f"invalid --at: got {at!r}, expected a calendar time (systemd.time(7))")
         values = {
             "name": self.name,
             "command": " ".join(quote(word) for word in command),
@@ -98,21 +98,23 @@ class Schedule:
         return {f"{self.name}.service": _SERVICE.format(**values), f"{self.name}.timer": _TIMER.format(**values)}
 
     def systemctl(self, *arguments: str, check: bool = True) -> str:
-        """What systemctl printed; HostError unless it succeeds."""
+        """Return the output of systemctl. Raises HostError unless it succeeds."""
         command = ["systemctl", *(["--user"] if self.user else []), *arguments]
         try:
             done = subprocess.run(command, capture_output=True, text=True, check=False)
         except FileNotFoundError:
-            raise HostError("there is no systemd here: put kdump-harness schedule run into cron") from None
+            raise HostError(
+                "systemctl not found: this host has no systemd (run 'kdump-harness schedule run' from cron)"
+            ) from None
         if check and done.returncode != 0:
             said = done.stderr.strip().splitlines()[-1:] or [f"status {done.returncode}"]
             raise HostError(f"{' '.join(command)}: {said[0]}")
         return done.stdout
 
     def install(self, units: Mapping[str, str]) -> None:
-        """Check, write and start; nothing is left when that fails, and an older schedule of the name stays."""
+        """Verify, write and start the units; on failure, restore an older schedule of the name."""
         verify(units, user=self.user)
-        self._require_ours()
+        self._require_mark()
         before = {path: path.read_text(encoding="utf-8") for path in self.files if path.exists()}
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
@@ -129,28 +131,28 @@ class Schedule:
             self.systemctl("daemon-reload", check=False)
             if isinstance(error, HostError):
                 raise
-            raise HostError(f"{self.directory} cannot be written: {error.strerror}") from None
+            raise HostError(f"cannot write {self.directory}: {error.strerror}") from None
 
-    def _require_ours(self) -> None:
-        """UsageError for a name that somebody else's unit has."""
+    def _require_mark(self) -> None:
+        """Raise UsageError if a unit of this name exists that is not a schedule of the harness."""
         for path in self.files:
-            if path.exists() and _OURS not in path.read_text(encoding="utf-8", errors="replace"):
-                raise UsageError(f"{path} is no schedule of kdump-harness (--name NAME)")
+            if path.exists() and _MARK not in path.read_text(encoding="utf-8", errors="replace"):
+                raise UsageError(f"{path} is not a schedule of kdump-harness (choose another --name)")
 
     def remove(self) -> bool:
-        """Stop and remove; whether there was anything."""
-        there = [path for path in self.files if path.exists()]
-        self._require_ours()
-        if there:
+        """Stop and remove the units; return whether there were any."""
+        found = [path for path in self.files if path.exists()]
+        self._require_mark()
+        if found:
             self.systemctl("disable", "--now", f"{self.name}.timer", check=False)
-            for path in there:
+            for path in found:
                 path.unlink()
             self.systemctl("daemon-reload", check=False)
-        return bool(there)
+        return bool(found)
 
 
 def quote(word: str, *, command: bool = True) -> str:
-    """A word as systemd reads it back: specifiers and, in a command, variables are taken literally."""
+    """Return a word quoted for systemd, with literal specifiers and, in a command, variables."""
     text = word.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%").replace("\n", "\\n")
     if command:
         text = text.replace("$", "$$")
@@ -158,7 +160,7 @@ def quote(word: str, *, command: bool = True) -> str:
 
 
 def verify(units: Mapping[str, str], *, user: bool) -> None:
-    """UsageError with systemd's own words for what is wrong; nothing where systemd is not there."""
+    """Raise UsageError with systemd's message if a unit is invalid; do nothing on a host without systemd."""
     if shutil.which("systemd-analyze") is None:
         return
     with tempfile.TemporaryDirectory() as scratch:
@@ -168,7 +170,7 @@ def verify(units: Mapping[str, str], *, user: bool) -> None:
         done = subprocess.run(
             [*command, *(str(Path(scratch) / name) for name in units)], capture_output=True, text=True, check=False
         )
-        # A warning about another unit of this host is none of ours.
+        # Warnings about other units of this host are ignored.
         wrong = [line.replace(f"{scratch}/", "") for line in done.stderr.splitlines() if scratch in line]
     if wrong:
-        raise UsageError(f"systemd does not understand it: {wrong[0]}")
+        raise UsageError(f"systemd rejects the schedule: {wrong[0]}")

@@ -1,4 +1,4 @@
-"""The first bad one of an ordered list, in log2 steps, each of which is a real drill."""
+"""Bisection: the first bad entry of an ordered list, in log2 steps, each of which is a real drill."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ SCHEMA = 1
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """One drill on the way."""
+    """One drill of a bisection."""
 
-    number: int  # in the list, from 0
+    number: int  # index in the list, from 0
     name: str
     verified: bool
     kernel: str | None
@@ -33,29 +33,29 @@ class Step:
 
 @dataclass(kw_only=True)
 class Bisection:
-    """Everything that a bisection found."""
+    """Result of a bisection."""
 
     image: str
-    thing: str  # what the list is of
+    thing: str  # kind of the entries
     names: tuple[str, ...]
     accelerator: str = ""
     steps: list[Step] = field(default_factory=list)
-    first_bad: int | None = None  # its place in the list
-    stopped_by: str | None = None  # why there is no answer
+    first_bad: int | None = None  # index in the list
+    stopped_by: str | None = None  # reason for the lack of an answer
     took_s: float = 0.0
     evidence: str = ""
 
     @property
     def ok(self) -> bool:
-        """Whether none is bad."""
+        """Whether no entry is bad."""
         return self.first_bad is None and self.stopped_by is None
 
     def step(self, number: int | None) -> Step | None:
-        """The drill of one of the list, if there was one."""
+        """Return the drill of the entry NUMBER, if it was drilled."""
         return next((step for step in self.steps if step.number == number), None)
 
     def to_json(self) -> dict[str, Any]:
-        """The record as JSON takes it."""
+        """Return the result as JSON data."""
         summary = self.stopped_by or (
             "none is bad" if self.first_bad is None else f"the first bad one is {self.names[self.first_bad]}"
         )
@@ -63,9 +63,10 @@ class Bisection:
 
 
 def bisect(count: int, is_good: Callable[[int], bool]) -> int | None:
-    """The first that is not good of count, when all before it are and none after it; None when the last is good.
+    """Return the index of the first bad entry of COUNT, or None if the last one is good.
 
-    Raises ValueError when the first is not good: nothing in the list is what broke it then.
+    All entries before the first bad one must be good, and all after it bad. Raises ValueError if the first is bad:
+    no entry of the list introduced the fault then.
     """
     if is_good(count - 1):
         return None
@@ -83,7 +84,7 @@ def bisect(count: int, is_good: Callable[[int], bool]) -> int | None:
 
 @dataclass(frozen=True, kw_only=True)
 class BisectPlan:
-    """One bisection, as it was asked for; the list goes from the good end to the bad one."""
+    """Plan of a bisection; its list runs from the good end to the bad one."""
 
     image: str
     thing: str
@@ -93,14 +94,14 @@ class BisectPlan:
     budget_s: float | None = None
 
     def check(self) -> None:
-        """UsageError for anything that can be known wrong before a guest is started."""
+        """Raise UsageError for every error that is visible before a guest starts."""
         if len(self.sides) < 2:
-            raise UsageError("a bisection needs two or more to choose from, in their order")
+            raise UsageError("a bisection needs two or more entries, in their order")
         for side in self.sides:
             self.drill("", side).check()
 
     def drill(self, name: str, side: Side) -> Plan:
-        """One of its drills."""
+        """Return the plan of one drill."""
         return Plan(
             subject=side.subject,
             machine=self.machine,
@@ -112,7 +113,7 @@ class BisectPlan:
 
 
 def run_bisect(run: Run, plan: BisectPlan, *, on_verdict: Callable[[Verdict], None] = lambda _: None) -> Bisection:
-    """Drill both ends, then the middle of what is left; a drill is good when it is verified."""
+    """Drill both ends, then the middle of the remaining range; a drill is good if it is verified."""
     plan.check()
     run.open_evidence()
     started_s = now_s()

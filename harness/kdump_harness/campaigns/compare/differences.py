@@ -11,14 +11,16 @@ from ...base.stage import Stage
 from .result import Comparison, Difference, Sample
 from .statistics import BETTER, FEWER, SAME, UNCLEAR, WORSE, Tolerance, judge, judge_rate, may_become_worse
 
-# What is less than this is no difference, whatever the share: seconds under KVM, MiB, pages.
+# Smaller differences do not count, whatever their share: seconds under KVM, MiB, pages.
 _LEAST_S, _LEAST_MIB, _LEAST_PAGES = 0.5, 2.0, 2048.0
-# These belong in every dump. A kernel became smaller, or makedumpfile drops what it should keep: a check tells which.
+# These pages belong in every dump. Fewer of them mean a smaller kernel, or a makedumpfile that drops too much: a check
+# decides which.
 _BELONG = ("kernel pages kept", "slab pages kept")
-# Sizes follow the boot, of which a round has one on each side; times vary with the host, too, and are believed later.
+# Number of values that each side needs. Sizes depend on the boot, and a round has one boot of each side; times depend
+# on the host as well and need one value more.
 _VALUES, _VALUES_OF_TIMES = 4, 5
 
-# What a kernel prints when something is wrong with it (lib/bug.c, kernel/panic.c, kernel/hung_task.c, kernel/rcu/).
+# Messages of a kernel in trouble (lib/bug.c, kernel/panic.c, kernel/hung_task.c, kernel/rcu/).
 _SPLAT = re.compile(
     r"(?:WARNING: (?:CPU|possible|suspicious|at)|BUG: |INFO: (?:task|rcu)|rcu: INFO|general protection fault"
     r"|unchecked MSR access|\[Firmware Bug\]|page allocation failure|Oops: ).*"
@@ -27,7 +29,7 @@ _VARIES = re.compile(r"0x[0-9a-f]+|\b[0-9a-f]{8,}\b|\d+")
 
 
 def find_differences(result: Comparison, factor: float, *, only: str | None = None) -> Iterator[Difference]:
-    """What is the same, worse, better or not clear, of each drill; factor is by how much times are stretched here."""
+    """Yield the differences of each drill; FACTOR is the slowness of this host."""
     for scenario in result.scenarios():
         if only is not None and scenario != only:
             continue
@@ -71,7 +73,7 @@ def _more_often(before: Sequence[bool], after: Sequence[bool]) -> bool:
 
 
 def _seen(scenario: str, what: str, part: str, old: Sequence[Sample], new: Sequence[Sample]) -> Iterator[Difference]:
-    """Checks that failed, symptoms and words of the kernel that one side has more often than the other."""
+    """Compare how often each side has failed checks, symptoms and kernel messages."""
     names = dict.fromkeys(itertools.chain(*(getattr(sample, part) for sample in (*old, *new))))
     for name in names:
         before = [name in getattr(sample, part) for sample in old]
@@ -79,7 +81,7 @@ def _seen(scenario: str, what: str, part: str, old: Sequence[Sample], new: Seque
         verb = "failed" if what == "check" else "seen"
         word = judge_rate(before, after)
         if word == BETTER and _furthest(new) < _furthest(old):
-            continue  # what was not reached cannot go wrong; the verdict says so
+            continue  # a stage that was not reached cannot fail; the verdict reports that
         yield Difference(
             scenario=scenario,
             what=f"{what} {name}",
@@ -98,7 +100,7 @@ def _figures(
         before = [sample.figures[name] for sample in old if name in sample.figures]
         after = [sample.figures[name] for sample in new if name in sample.figures]
         if not before or not after:
-            continue  # a drill that got nowhere: its verdict says so
+            continue  # the drill ended too early; its verdict reports that
         word = judge(before, after, _tolerance(name, result, factor))
         yield Difference(
             scenario=scenario,
@@ -119,7 +121,7 @@ def _tolerance(name: str, result: Comparison, factor: float) -> Tolerance:
 
 
 def _values(values: Sequence[float]) -> str:
-    """The median, and between what the values lie."""
+    """Return the median and the range of the values as text."""
     low, high = min(values), max(values)
     form = ",.0f" if median(values) >= 1000 else ".1f"
     spread = f" ({low:{form}} to {high:{form}})" if len(values) > 1 else ""
@@ -133,6 +135,6 @@ def _change(before: float, after: float) -> str:
 
 
 def splats(console: str) -> tuple[str, ...]:
-    """What kernels complained of on a console, without the numbers that differ from boot to boot, each once."""
+    """Return each warning of a kernel on a console once, without the numbers that differ from boot to boot."""
     found = (_VARIES.sub("N", match.group().strip())[:160] for match in _SPLAT.finditer(console))
     return tuple(dict.fromkeys(found))

@@ -18,18 +18,18 @@ from ...vm.guest import Guest
 from ...vm.run import Machine, Run
 from ..resume import asked_of
 
-OTHER = "other"  # the compression that is not the family's
+OTHER = "other"  # a compression other than the family's
 ROUNDS, MOST_ROUNDS = 2, 5
 LIMIT_ROUNDS = 50
 MAX_SLOWER, MAX_LARGER = 0.20, 0.10
-# Where guests are emulated, all that the host does shows in their times. Of some twenty that are compared, one was 29 %
-# longer on one side of a kernel with itself, in all pairs of three rounds. The history's noise is as wide.
+# The host's other work shows in the times of emulated guests. A kernel was compared with itself: of some twenty times,
+# one was 29 % longer on one side, in all pairs of three rounds. The noise of the history is as wide.
 MAX_SLOWER_EMULATED = 0.50
 
 
 @dataclass(frozen=True, kw_only=True)
 class ComparedDrill:
-    """A row of comparisons.toml."""
+    """A drill that both sides take: a row of comparisons.toml."""
 
     name: str
     default: bool = False
@@ -40,7 +40,7 @@ class ComparedDrill:
     tight: bool = False
 
     def compression(self, family: Family) -> str | None:
-        """The compression that it means for a family."""
+        """Return the compression of the drill for a family."""
         if self.compress != OTHER:
             return self.compress
         others = [name for name in ("lzo", "zlib") if name in family.config.compressions]
@@ -49,13 +49,13 @@ class ComparedDrill:
 
 @functools.cache
 def load_scenarios() -> dict[str, ComparedDrill]:
-    """All drills that can be compared, by name."""
+    """Return all drills that can be compared, by name."""
     rows = tables.load_rows(tables.package_path("campaigns", "compare", "comparisons.toml"), "drill", ComparedDrill)
     return {row.name: row for row in rows}
 
 
 def choose_scenarios(more: Sequence[str], only: Sequence[str]) -> tuple[ComparedDrill, ...]:
-    """The usual ones and more, or only some; UsageError names what is none."""
+    """Return the default drills and MORE, or ONLY some. Raises UsageError for an unknown name."""
     table = load_scenarios()
     for name in (*more, *only):
         if name not in table:
@@ -65,17 +65,17 @@ def choose_scenarios(more: Sequence[str], only: Sequence[str]) -> tuple[Compared
 
 @dataclass(frozen=True, kw_only=True)
 class Side:
-    """One of the two that are compared."""
+    """One of the two sides of a comparison."""
 
-    name: str  # as the user put it
+    name: str  # as the user wrote it
     subject: SystemUnderTest
-    prepare: Callable[[Guest, KdumpService], None] | None = None  # what is done to the running guest
-    content: str = ""  # tells what is done with a file from what is done with another of its name
+    prepare: Callable[[Guest, KdumpService], None] | None = None  # changes to the running guest
+    content: str = ""  # digest of the file, to distinguish two files of one name
 
 
 @dataclass(frozen=True, kw_only=True)
 class ComparePlan:
-    """One comparison, as it was asked for."""
+    """Plan of a comparison."""
 
     image: str
     thing: str
@@ -85,27 +85,27 @@ class ComparePlan:
     scenarios: tuple[ComparedDrill, ...] = ()
     rounds: int = ROUNDS
     most_rounds: int = MOST_ROUNDS
-    max_slower: float | None = None  # None is what the accelerator allows to tell
+    max_slower: float | None = None  # None: the default of the accelerator
     max_larger: float = MAX_LARGER
     name: str = ""
 
     def check(self) -> None:
-        """UsageError for anything that can be known wrong before a guest is started."""
+        """Raise UsageError for every error that is visible before a guest starts."""
         if not 1 <= self.rounds <= self.most_rounds <= LIMIT_ROUNDS:
-            raise UsageError(f"{self.rounds} to {self.most_rounds} rounds make no sense (1 to {LIMIT_ROUNDS})")
+            raise UsageError(f"invalid rounds: got {self.rounds} to {self.most_rounds}, expected 1 to {LIMIT_ROUNDS}")
         if not self.scenarios:
-            raise UsageError("there is nothing to compare by")
+            raise UsageError("no drills to compare (choose some with --scenario or --only)")
         for side in self.sides:
             for scenario in self.scenarios:
                 self.drill("", side, scenario).check()
 
     @property
     def evidence_name(self) -> str:
-        """The name of its evidence directory."""
+        """Name of the evidence directory."""
         return self.name or f"compare-{self.image}"
 
     def asked(self, run: Run) -> dict[str, str]:
-        """What makes it this comparison and no other, by option; by what the result is judged may differ."""
+        """Return the options that a resumed run must share; the limits that judge the result may differ."""
         sides = {
             f"the {which} side": f"{side.name}{f' ({side.content})' if side.content else ''}: "
             + asked_of(run, side.subject, self.machine)["IMAGE"]
@@ -124,7 +124,7 @@ class ComparePlan:
         }
 
     def drill(self, name: str, side: Side, scenario: ComparedDrill) -> Plan:
-        """One of its drills."""
+        """Return the plan of one drill."""
         family = side.subject.family
         return Plan(
             subject=side.subject,
@@ -140,5 +140,5 @@ class ComparePlan:
 
 
 def usual_max_slower(accelerator: str) -> float:
-    """How much slower is not yet worse, as a share."""
+    """Return the default allowance for longer times, as a share."""
     return MAX_SLOWER if accelerator == KVM else MAX_SLOWER_EMULATED

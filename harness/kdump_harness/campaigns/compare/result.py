@@ -22,9 +22,9 @@ class Sample:
     verified: bool
     reached: str
     reason: str
-    failed: tuple[str, ...]  # checks
-    symptoms: tuple[str, ...]  # failures and warnings
-    splats: tuple[str, ...]  # of kernels, on the console
+    failed: tuple[str, ...]  # names of failed checks
+    symptoms: tuple[str, ...]  # names of failures and warnings
+    splats: tuple[str, ...]  # kernel warnings on the console
     figures: dict[str, float]
     evidence: str
     known_issue: str | None = None
@@ -32,23 +32,23 @@ class Sample:
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """One thing that was compared."""
+    """One compared property of a drill."""
 
     scenario: str
     what: str
-    word: str  # of difference.py
+    word: str  # a word of statistics.py
     old: str
     new: str
     change: str = ""
-    open: bool = False  # it may be a regression, which further rounds would show
+    open: bool = False  # a possible regression, which further rounds may decide
 
 
 @dataclass(kw_only=True)
 class Comparison:
-    """Everything that a comparison found."""
+    """Result of a comparison."""
 
     image: str
-    thing: str  # what the sides differ in
+    thing: str  # the difference between the sides
     sides: tuple[str, str]
     kernels: list[str | None] = field(default_factory=lambda: [None, None])
     makedumpfiles: list[str | None] = field(default_factory=lambda: [None, None])
@@ -65,39 +65,39 @@ class Comparison:
     notes: list[str] = field(default_factory=list)
     took_s: float = 0.0
     evidence: str = ""
-    jobs: int = 1  # at once, at most; it shows in the times
-    asked: dict[str, str] = field(default_factory=dict)  # by option, for who goes on with it
+    jobs: int = 1  # largest number of parallel drills, which affects the times
+    asked: dict[str, str] = field(default_factory=dict)  # options that a resumed run must share
 
     @property
     def ok(self) -> bool:
-        """Whether there is something to compare, and nothing got worse."""
+        """Whether something was compared, and nothing became worse."""
         return bool(self.findings) and not self.regressions()
 
     def regressions(self) -> list[Difference]:
-        """What got worse."""
+        """Return the differences that are regressions."""
         return [finding for finding in self.findings if finding.word == WORSE]
 
     def of(self, scenario: str, side: int) -> list[Sample]:
-        """The drills of one side."""
+        """Return the drills of one side."""
         return [sample for sample in self.samples if (sample.scenario, sample.side) == (scenario, side)]
 
     def scenarios(self) -> tuple[str, ...]:
-        """The drills in their order."""
+        """Return the names of the drills in their order."""
         return tuple(dict.fromkeys(sample.scenario for sample in self.samples))
 
     def explain(self) -> str:
-        """What got worse, for an assertion's message."""
+        """Return the regressions as the message of an assertion."""
         worse = [f"{one.scenario}: {one.what}: {one.old} → {one.new} {one.change}" for one in self.regressions()]
         return "\n  ".join([f"{self.image}: {self.sides[0]} → {self.sides[1]}", *worse, self.evidence])
 
     def to_json(self) -> dict[str, Any]:
-        """The record as JSON takes it."""
+        """Return the result as JSON data."""
         summary = f"{self.sides[0]} → {self.sides[1]}: {len(self.regressions())} worse"
         kernel = self.kernels[1]
         return {"schema": SCHEMA, "ok": self.ok, "kernel": kernel, "summary": summary, "figures": {}, **asdict(self)}
 
 
 def sample_from_json(row: Mapping[str, Any]) -> Sample:
-    """A drill of a record."""
+    """Return the drill of a row of a record."""
     parts: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in row.items()}
     return Sample(**parts)

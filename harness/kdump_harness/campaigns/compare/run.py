@@ -1,8 +1,8 @@
-"""The same drills before and after a change, in turns or side by side, until what differs can be told from noise.
+"""The same drills before and after a change, alternately or in parallel, until differences stand out from noise.
 
-In each round both sides are booted and saved, and every drill of the round goes on from there: what differs between
-two boots of one kernel is noise, and must be seen as such. The sides differ in one thing: the kernel, a package, the
-capture initramfs, or the image.
+Each round boots both sides and takes a snapshot of each, from which all drills of the round start: a difference between
+two boots of one kernel is noise and must be recognised as noise. The sides differ in one thing: the kernel, a package,
+the capture initramfs, or the image.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ from .differences import find_differences, splats
 from .plan import ComparedDrill, ComparePlan, usual_max_slower
 from .result import Comparison, Sample, sample_from_json
 
-# What the tight drill reserves on both sides, as a multiple of what the old side's capture kernel needed; and its step.
+# Reservation of the tight drill on both sides, as a multiple of the memory that the old side's capture kernel needed;
+# and its step.
 _TIGHT, _TIGHT_STEP_MIB = 1.25, 4
 
 
@@ -85,7 +86,7 @@ class _Compare(Campaign[ComparePlan, Comparison]):
         self._save()
 
     def _rounds(self) -> None:
-        """As many rounds of all drills as were asked for, then more of those that may differ."""
+        """Make the requested rounds of all drills, then more rounds of those that may differ."""
         plan = self.plan
         usual = range(1, plan.rounds + 1)
         memory_mib = plan.machine.memory_mib
@@ -96,7 +97,7 @@ class _Compare(Campaign[ComparePlan, Comparison]):
             for first in usual[::together]:
                 self._drill_rounds(jobs, usual[first - 1 : first - 1 + together], plan.scenarios)
             for number in range(plan.rounds + 1, plan.most_rounds + 1):
-                # A round that was begun before is ended: with one side ahead, there may seem to be no question left.
+                # A round that an interrupted run began is completed: with one side ahead, no question may seem open.
                 begun = {sample.scenario for sample in self.result.samples if sample.round == number}
                 left = [one for one in plan.scenarios if one.name in begun or self._open_question(one)]
                 if not left:
@@ -107,37 +108,37 @@ class _Compare(Campaign[ComparePlan, Comparison]):
     def _missing(
         self, rounds: Sequence[int], scenarios: Sequence[ComparedDrill]
     ) -> dict[tuple[int, int], list[ComparedDrill]]:
-        """What is to be drilled, by round and side, in the order that they have their turns."""
+        """Return the drills that are missing, by round and side, in the order of the turns."""
         have = {(sample.round, sample.side, sample.scenario) for sample in self.result.samples}
         turns = [(number, side) for number in rounds for side in ((0, 1) if number % 2 else (1, 0))]
         missing = {turn: [one for one in scenarios if (*turn, one.name) not in have] for turn in turns}
-        left_out = self._is_left_out()  # a tight drill that is left out would be missing for ever
+        left_out = self._is_left_out()  # a tight drill that is left out would always be missing
         return {turn: left for turn, left in missing.items() if not all(one.tight and left_out for one in left)}
 
     def _is_left_out(self) -> bool:
-        """Whether the old side has been drilled, and could not tell how tight the tight drill has to be."""
+        """Return whether the old side was drilled without measuring the memory that the tight drill needs to know."""
         drilled = self.result.of(self.plan.scenarios[0].name, 0)
         return bool(drilled) and self.result.tight_mib is None and self._tight() is None
 
     def _kinds(self, rounds: Sequence[int], scenarios: Sequence[ComparedDrill]) -> list[str]:
-        """What the tasks of these rounds are."""
+        """Return the kinds of the jobs of these rounds."""
         missing = self._missing(rounds, scenarios)
         return [kind for left in missing.values() for kind in ("boot", *(scenario.name for scenario in left))]
 
     def _drill_rounds(self, jobs: Jobs, rounds: Sequence[int], scenarios: Sequence[ComparedDrill]) -> None:
-        """Boot both sides of these rounds, and drill them: old new, new old, and so on, or all of them side by side.
+        """Boot both sides of these rounds, and drill them: old new, new old, and so on, or all in parallel.
 
-        Nobody begins the next drill before all have ended this one, so that each side has the load of the other; dumps
-        to a server take turns.
+        All sides end a drill before the next one begins, so that both have the same load. Drills that dump to the
+        server take turns.
         """
         self.result.rounds = max(self.result.rounds, *rounds)
         self.refused.clear()
         missing = self._missing(rounds, scenarios)
-        with contextlib.ExitStack() as stack:
+        with contextlib.ExitStack() as resources:
             sessions: dict[tuple[int, int], Session] = {}
 
             def open_one(number: int, side: int) -> None:
-                sessions[number, side] = self._open(stack, side, number, missing[number, side])
+                sessions[number, side] = self._open(resources, side, number, missing[number, side])
 
             def drill_one(number: int, side: int, scenario: ComparedDrill) -> None:
                 self._drill(sessions[number, side], side, scenario, number)
@@ -155,7 +156,7 @@ class _Compare(Campaign[ComparePlan, Comparison]):
                          work=partial(drill_one, number, side, scenario))
                     for (number, side), left in missing.items() if scenario in left
                 ]  # fmt: skip
-                # On the server that they share, each would find the other's dump beside its own.
+                # On the shared server, each drill would find the dump of the other next to its own.
                 for together in [[task] for task in tasks] if scenario.target in ON_SERVER else [tasks]:
                     jobs.run(together)
 
@@ -163,9 +164,9 @@ class _Compare(Campaign[ComparePlan, Comparison]):
         return f"{('old', 'new')[side]} {self.plan.sides[side].name}"
 
     def _open(
-        self, stack: contextlib.ExitStack, number: int, round_: int, scenarios: Sequence[ComparedDrill]
+        self, resources: contextlib.ExitStack, number: int, round_: int, scenarios: Sequence[ComparedDrill]
     ) -> Session:
-        """The saved guest of a side for the drills of one round."""
+        """Return a session with the snapshot of a side for the drills of one round."""
         side, which = self.plan.sides[number], ("old", "new")[number]
         self.progress.say(f"{self._label(number)}, booting for round {round_}")
         targets = {scenario.target for scenario in scenarios}
@@ -178,7 +179,7 @@ class _Compare(Campaign[ComparePlan, Comparison]):
             target_disk=disk,
             server=self.server,
         )
-        session = stack.enter_context(open_session(self.run, plan))
+        session = resources.enter_context(open_session(self.run, plan))
         refused = session.save(side.prepare) if side.prepare is not None else session.save()
         if refused is not None:
             self.refused[round_, number] = refused
@@ -187,7 +188,7 @@ class _Compare(Campaign[ComparePlan, Comparison]):
         return session
 
     def _open_question(self, scenario: ComparedDrill) -> bool:
-        """Whether more rounds may tell something of a drill."""
+        """Return whether more rounds of a drill may decide a difference."""
         if self.refused:
             return False
         found = find_differences(self.result, self.run.slowness, only=scenario.name)
@@ -202,12 +203,12 @@ class _Compare(Campaign[ComparePlan, Comparison]):
         self.progress.say(f"{self._label(side)}, {scenario.name}, round {number}")
         measuring = scenario.name == self.plan.scenarios[0].name
 
-        def before(guest: Guest, stack: KdumpService) -> None:
+        def before(guest: Guest, service: KdumpService) -> None:
             if measuring:
-                capture_memory.prepare(guest, stack)
+                capture_memory.prepare(guest, service)
             if scenario.tight and self.result.tight_mib is not None:
-                stack.shrink(self.result.tight_mib)
-            stack.give_back_free_pages()
+                service.shrink(self.result.tight_mib)
+            service.give_back_free_pages()
 
         asked = self.plan.drill("", self.plan.sides[side], scenario)
         verdict = session.drill(
@@ -225,25 +226,25 @@ class _Compare(Campaign[ComparePlan, Comparison]):
             self.on_verdict(verdict)
 
     def _until(self, scenario: ComparedDrill) -> str:
-        """The first drill of each round judges the reboot; the others say nothing of it that this one has not said."""
+        """Return the end of a drill: only the first drill of a round needs to judge the reboot."""
         first = scenario.name == self.plan.scenarios[0].name
         readable = all(side.subject.readable for side in self.plan.sides) and scenario.target not in ON_DISK
         return SAVED if readable and not first else RECOVERED
 
     def _settle_tight(self) -> None:
-        """Decide what the tight drill reserves, now that the old side was drilled; if that failed, leave it out."""
+        """Decide the reservation of the tight drill from the old side's drills; without a measurement, leave it out."""
         self.result.tight_mib = self._tight()
         if self.result.tight_mib is None:
-            self._note("the tight drill is left out: what the capture kernel of the old side needs is not known")
+            self._note("the tight drill is left out: the memory need of the old side's capture kernel is not known")
 
     def _tight(self) -> int | None:
-        """With how much the tight drill must do, in MiB."""
+        """Return the reservation of the tight drill, in MiB."""
         needs = [sample.figures["capture memory, MiB"] for sample in self.result.samples
                  if sample.side == 0 and "capture memory, MiB" in sample.figures]  # fmt: skip
         return -(-int(max(needs) * _TIGHT) // _TIGHT_STEP_MIB) * _TIGHT_STEP_MIB if needs else None
 
     def _sample(self, verdict: Verdict, side: int, scenario: ComparedDrill, number: int) -> Sample:
-        """What is compared of a drill."""
+        """Return the compared properties of a drill."""
         directory = Path(verdict.evidence)
         console = ""
         with contextlib.suppress(OSError):

@@ -1,4 +1,4 @@
-"""Whether two series of measurements differ, or whether that is noise."""
+"""Statistics that separate a difference between two series of measurements from noise."""
 
 from __future__ import annotations
 
@@ -7,27 +7,27 @@ from dataclasses import dataclass
 from statistics import median
 
 SAME, WORSE, BETTER, UNCLEAR = "same", "worse", "better", "unclear"
-FEWER = "fewer"  # of what belongs in the dump: neither good nor bad by itself
-# So large a part of all pairs of an old and a new value must point the same way (the statistic of Mann and Whitney,
-# divided by the number of pairs). Of five values on each side that come from one source, 1 in 60 pairs of series do.
+FEWER = "fewer"  # pages that belong in the dump: neither good nor bad by itself
+# Share of all pairs of an old and a new value that must point the same way (the statistic of Mann and Whitney, divided
+# by the number of pairs). With five values on each side from one source, 1 in 60 pairs of series reaches this share.
 SEPARATED = 0.9
-# Of shares (checks that held, symptoms that were seen): a difference that is one, and one that may be.
+# Differences between shares (failed checks, seen symptoms): a certain one, and a possible one.
 RATE_DIFFERS, RATE_MAY_DIFFER = 0.6, 0.3
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tolerance:
-    """What difference between medians counts, and how many values each side must have to believe it."""
+    """Smallest difference between medians that counts, and the number of values that each side needs for it."""
 
-    budget: float  # as a share of the old one
-    least: float  # in the unit of the values: less than that is never one
+    budget: float  # share of the old median
+    least: float  # in the unit of the values; smaller differences never count
     values: int
 
 
 def judge(old: Sequence[float], new: Sequence[float], tolerance: Tolerance) -> str:
-    """WORSE where the new values are larger by more than the budget, BETTER where they are smaller; else SAME.
+    """Return WORSE if the new values are larger by more than the budget, BETTER if they are smaller, else SAME.
 
-    UNCLEAR where the medians differ by so much, and the series are too mixed or too short to tell.
+    Return UNCLEAR if the medians differ by that much, but the series are too mixed or too short for a judgement.
     """
     if not old or not new:
         return UNCLEAR
@@ -45,7 +45,7 @@ def judge(old: Sequence[float], new: Sequence[float], tolerance: Tolerance) -> s
 
 
 def may_become_worse(old: Sequence[float], new: Sequence[float], *, most: int) -> bool:
-    """Whether the new values could still stand above the old ones when each side has so many."""
+    """Return whether the new values could still stand above the old ones when each side has MOST values."""
     if old and new and median(new) <= median(old):
         return False
     contrary = sum(other <= one for one in old for other in new)
@@ -53,7 +53,7 @@ def may_become_worse(old: Sequence[float], new: Sequence[float], *, most: int) -
 
 
 def judge_rate(old: Sequence[bool], new: Sequence[bool]) -> str:
-    """The same for what goes wrong (True) in some of the drills."""
+    """Judge a fault that occurs (True) in some of the drills, like judge()."""
     if not old or not new:
         return UNCLEAR
     more = sum(new) / len(new) - sum(old) / len(old)

@@ -24,32 +24,32 @@ MAX_REPEATS, MAX_CRASHES, MAX_MACHINES = 20, 200, 32
 
 @dataclass(frozen=True, kw_only=True)
 class SizePlan:
-    """One sizing, as it was asked for."""
+    """Plan of a sizing."""
 
     subject: SystemUnderTest
     memories_mib: tuple[int, ...] = (1024,)
     vcpus: tuple[int, ...] = (2,)
     targets: tuple[str, ...] = ("local",)
-    machine: Machine = field(default_factory=Machine)  # everything else of the machines
-    crashkernel: str | None = None  # the reservation to begin with
+    machine: Machine = field(default_factory=Machine)  # all other properties of the machines
+    crashkernel: str | None = None  # first reservation
     level: int | None = None
     compress: str | None = None
     step_mib: int = STEP_MIB
     repeats: int = REPEATS
-    most_crashes: int = MOST_CRASHES  # for each machine
+    most_crashes: int = MOST_CRASHES  # limit for each machine
     confirm: bool = True
-    name: str = ""  # of the evidence directory
+    name: str = ""  # name of the evidence directory
     scenario: str = known_issues.DRILL
 
     def check(self) -> None:
-        """UsageError for anything that can be known wrong before a guest is started."""
+        """Raise UsageError for every error that is visible before a guest starts."""
         for what, number, most in (
             ("MiB of a step", self.step_mib, 256),
             ("repeats", self.repeats, MAX_REPEATS),
             ("crashes", self.most_crashes, MAX_CRASHES),
         ):
             if not 1 <= number <= most:
-                raise UsageError(f"{number} is no sensible number of {what} (1 to {most})")
+                raise UsageError(f"invalid number of {what}: got {number}, expected 1 to {most}")
         if self.most_crashes <= 2 * self.repeats:
             raise UsageError(
                 f"{self.most_crashes} crashes are too few to try both sides of the edge {self.repeats} times"
@@ -59,7 +59,9 @@ class SizePlan:
         if len(list(self.machines())) > MAX_MACHINES:
             raise UsageError(f"{len(list(self.machines()))} machines are too many (at most {MAX_MACHINES})")
         if self.crashkernel is not None and Reservation(self.crashkernel).size is None:
-            raise UsageError(f"--crashkernel {self.crashkernel} is no size to begin the search with (as in 256M)")
+            raise UsageError(
+                f"--crashkernel {self.crashkernel} is not a size to begin the search with (expected as in 256M)"
+            )
         for machine, target in self.machines():
             start = crashkernel.reserved_mib(self.start, machine.memory_mib)
             if start is not None and start >= machine.memory_mib:
@@ -70,21 +72,21 @@ class SizePlan:
 
     @property
     def start(self) -> str:
-        """The reservation that the first trial has."""
+        """Reservation of the first trial."""
         return self.crashkernel or self.subject.family.crashkernel
 
     def machines(self) -> Iterator[tuple[Machine, str]]:
-        """Each machine with each target, the small ones first."""
+        """Yield each machine with each target, the small machines first."""
         for memory_mib, vcpus, target in product(sorted(self.memories_mib), self.vcpus, self.targets):
             yield replace(self.machine, memory_mib=memory_mib, vcpus=vcpus), target
 
     @property
     def evidence_name(self) -> str:
-        """The name of its evidence directory."""
+        """Name of the evidence directory."""
         return self.name or f"size-{self.subject.name}"
 
     def asked(self, run: Run) -> dict[str, str]:
-        """What makes it this sizing and no other, by option."""
+        """Return the options that a resumed run must share."""
         return {
             **asked_of(run, self.subject, self.machine),
             "--memory": ",".join(map(str, self.memories_mib)),
@@ -100,7 +102,7 @@ class SizePlan:
         }
 
     def drill(self, name: str, machine: Machine, target: str, reservation: str | None) -> Plan:
-        """What its crashes have in common."""
+        """Return the plan of a crash with this RESERVATION."""
         return Plan(
             subject=self.subject,
             machine=machine,

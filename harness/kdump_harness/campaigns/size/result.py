@@ -12,8 +12,8 @@ from ...kdump.capture_memory import CaptureMemory
 from .plan import STEP_MIB
 
 SCHEMA = 1
-WASTEFUL = 1.5  # times what is recommended
-TIGHT = 1.1  # times the smallest
+WASTEFUL = 1.5  # multiple of the recommendation
+TIGHT = 1.1  # multiple of the smallest reservation
 
 DUMPED, TOO_SMALL, OTHER = "dumped", "too small", "something else"
 
@@ -32,46 +32,46 @@ class Trial:
 
 @dataclass(kw_only=True)
 class Sizing:
-    """What was found for one machine and target."""
+    """Result for one machine and target."""
 
     memory_mib: int
     vcpus: int
     target: str
-    largest_mib: int | None = None  # the reservation that it began with
+    largest_mib: int | None = None  # first reservation
     trials: list[Trial] = field(default_factory=list)
     smallest_mib: int | None = None
-    measured: CaptureMemory | None = None  # of the capture kernel that had the whole reservation
-    predicted_mib: int | None = None  # from what was measured
-    default_mib: int | None = None  # the distribution's
-    estimate_mib: int | None = None  # of the distribution's own tool
+    measured: CaptureMemory | None = None  # memory of the capture kernel that had the whole reservation
+    predicted_mib: int | None = None  # prediction from the measurement
+    default_mib: int | None = None  # default of the distribution
+    estimate_mib: int | None = None  # estimate of the distribution's tool
     recommended_mib: int | None = None
-    stopped_by: str | None = None  # why there is no answer
+    stopped_by: str | None = None  # reason for the lack of an answer
     cold_boots: int = 0
-    confirmed: bool | None = None  # by a cold drill of the recommendation; None when that was not tried
-    confirmation: str = ""  # what came of it
+    confirmed: bool | None = None  # outcome of a cold drill of the recommendation; None: not tried
+    confirmation: str = ""  # explanation of that outcome
     took_s: float = 0.0
-    reservation: str | None = None  # that it began with the last time; None: the family's
-    finished: bool = False  # the search
+    reservation: str | None = None  # first reservation of the last search; None: the family's
+    finished: bool = False  # true when the search is complete
 
     @property
     def name(self) -> str:
-        """The machine and the target."""
+        """Machine and target as text."""
         return f"{self.memory_mib} MiB, {self.vcpus} CPU{'s' if self.vcpus != 1 else ''}, {self.target}"
 
     @property
     def crashes(self) -> int:
-        """How many trials were crashes."""
+        """Number of trials that were crashes."""
         return sum(trial.crashed for trial in self.trials)
 
     def tried(self) -> dict[int, list[bool]]:
-        """Whether each trial dumped, by size."""
+        """Return whether each trial dumped, by size."""
         found: dict[int, list[bool]] = {}
         for trial in sorted(self.trials, key=lambda trial: trial.reserved_mib):
             found.setdefault(trial.reserved_mib, []).append(trial.outcome == DUMPED)
         return found
 
     def proof(self) -> str:
-        """The trials on both sides of the edge, as in "dumped 3 of 3 at 132M, 0 of 3 at 128M"."""
+        """Return the trials on both sides of the edge, as in "dumped 3 of 3 at 132M, 0 of 3 at 128M"."""
         tried = self.tried()
         if self.smallest_mib is None:
             return ", ".join(_count(size, worked) for size, worked in tried.items()) or "nothing was tried"
@@ -82,7 +82,7 @@ class Sizing:
         return ", ".join(parts)
 
     def default_verdict(self) -> str:
-        """What is to be said of the distribution's default."""
+        """Return the judgement of the distribution's default."""
         default, smallest, wanted = self.default_mib, self.smallest_mib, self.recommended_mib
         if smallest is None or wanted is None:
             return "not judged"
@@ -107,7 +107,7 @@ def _count(size: int, worked: list[bool]) -> str:
 
 @dataclass(kw_only=True)
 class Size:
-    """Everything that was found for an image."""
+    """Result of a sizing."""
 
     image: str
     accelerator: str = ""
@@ -116,36 +116,38 @@ class Size:
     release: str | None = None
     step_mib: int = STEP_MIB
     sizings: list[Sizing] = field(default_factory=list)
-    crashkernel: str | None = None  # the whole recommendation
-    default: str | None = None  # the distribution's own parameter
-    margin: str = ""  # how it was chosen
+    crashkernel: str | None = None  # recommended crashkernel= value
+    default: str | None = None  # crashkernel= value of the distribution
+    margin: str = ""  # reason for the margin of the recommendation
     notes: list[str] = field(default_factory=list)
     took_s: float = 0.0
     evidence: str = ""
-    jobs: int = 1  # at once, at most; it shows in the times
-    asked: dict[str, str] = field(default_factory=dict)  # by option, for who goes on with it
+    jobs: int = 1  # largest number of parallel drills, which affects the times
+    asked: dict[str, str] = field(default_factory=dict)  # options that a resumed run must share
 
     @property
     def ok(self) -> bool:
-        """Whether there is an answer for each machine, and none of them was refuted."""
+        """Whether each machine has an answer that no confirmation refuted."""
         return bool(self.sizings) and all(
             one.smallest_mib is not None and one.confirmed is not False for one in self.sizings
         )
 
     def failures(self) -> list[str]:
-        """What has no answer, or a refuted one."""
+        """Return the machines without an answer, or with a refuted one."""
         found = [
-            f"{one.name}: {one.stopped_by or 'it was not finished'}" for one in self.sizings if one.smallest_mib is None
+            f"{one.name}: {one.stopped_by or 'the search was not finished'}"
+            for one in self.sizings
+            if one.smallest_mib is None
         ]
         return found + [f"{one.name}: {one.confirmation}" for one in self.sizings if one.confirmed is False]
 
     def explain(self) -> str:
-        """What came of it, for an assertion's message."""
+        """Return the result as the message of an assertion."""
         proofs = [f"{one.name}: {one.proof()}" for one in self.sizings]
         return "\n  ".join([f"{self.image}: {self.crashkernel}", *proofs, *self.failures(), self.evidence])
 
     def to_json(self) -> dict[str, Any]:
-        """The record as JSON takes it."""
+        """Return the result as JSON data."""
         record = asdict(self)
         for row, one in zip(record["sizings"], self.sizings, strict=True):
             row["measured"] = one.measured.to_json() if one.measured is not None else None
@@ -153,7 +155,7 @@ class Size:
         return {"schema": SCHEMA, "ok": self.ok, **record}
 
     def draw(self, path: Path) -> None:
-        """The plot of the reservations; none where there is nothing to draw."""
+        """Draw the reservations to PATH, unless there is nothing to draw."""
         lines: dict[str, list[tuple[float, float]]] = {}
         for one in sorted(self.sizings, key=lambda one: one.memory_mib):
             for name, mib in (
@@ -180,7 +182,7 @@ class Size:
 
 
 def sizing_from_json(row: Mapping[str, Any]) -> Sizing:
-    """What a record has of one machine."""
+    """Return the sizing of a row of a record."""
     parts = {one.name: row[one.name] for one in fields(Sizing)}
     parts["trials"] = [Trial(**trial) for trial in row["trials"]]
     if (measured := row["measured"]) is not None:

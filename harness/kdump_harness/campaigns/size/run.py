@@ -1,8 +1,8 @@
-"""The smallest reservation that really dumps, by real crashes, and the crashkernel= to recommend for it.
+"""Search for the smallest reservation that dumps, by real crashes, and the recommended crashkernel= for it.
 
-For each machine a guest is booted once and its memory saved; each trial goes on from there, gives back a part of the
-reservation (/sys/kernel/kexec_crash_size) and crashes. The first trial has the whole reservation and measures what the
-capture kernel needs, from which the others begin.
+The guest of each machine boots once, and a snapshot is taken; each trial is restored from the snapshot, gives back a
+part of the reservation (/sys/kernel/kexec_crash_size) and crashes. The first trial keeps the whole reservation and
+measures the memory need of the capture kernel, from which the other trials start.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ from .plan import SizePlan
 from .result import DUMPED, OTHER, TOO_SMALL, Size, Sizing, Trial, sizing_from_json
 from .search import Search
 
-# What the capture kernel needs differs from boot to boot by some MiB, and grows with the initramfs and the drivers that
-# a kernel update brings: a quarter covers that of one Debian release to the next (100 MiB in 12, 116 MiB in 13).
+# The memory need of the capture kernel differs from boot to boot by some MiB, and grows with the initramfs and drivers
+# of a kernel update. A quarter covers the growth from one Debian release to the next (100 MiB in 12, 116 MiB in 13).
 MARGIN, LEAST_MARGIN_MIB, ROUND_MIB = 0.25, 32, 16
-# The symptoms that a larger reservation cures. Everything else has causes that no size would mend.
+# Symptoms that a larger reservation cures. All other symptoms have causes that no size would cure.
 _OUT_OF_MEMORY = ("capture-oom", "kexec-load-bad-segments")
 
 
@@ -96,9 +96,9 @@ class _Size(Campaign[SizePlan, Size]):
         return Job(label=label, kind=kind, work=partial(work, sizing, machine))
 
     def _needs_mib(self, sizing: Sizing, machine: Machine) -> int:
-        """The memory of a machine's guest, and of what stands beside it."""
-        beside_mib = capacity.guest_mib(COLLECTOR.memory_mib) if sizing.target in ON_SERVER else 0
-        return machine.memory_mib + beside_mib
+        """Return the memory of a machine's guest and of its dump server."""
+        server_mib = capacity.guest_mib(COLLECTOR.memory_mib) if sizing.target in ON_SERVER else 0
+        return machine.memory_mib + server_mib
 
     # ------------------------------------------------------------ the search
 
@@ -109,20 +109,20 @@ class _Size(Campaign[SizePlan, Size]):
         self._save()
 
     def _search(self, sizing: Sizing, machine: Machine) -> None:
-        """Try sizes until the edge is known, or something other than a lack of memory is in the way."""
+        """Try sizes until the edge is known, or a trial fails for another reason than a lack of memory."""
         reservation = sizing.reservation or self.plan.crashkernel
         while (larger := self._search_below(sizing, machine, reservation)) is not None:
             self._note(f"{sizing.name}: {reservation or self.plan.start} is too small for any dump; trying {larger}M")
             reservation = sizing.reservation = f"{larger}M"
 
     def _search_below(self, sizing: Sizing, machine: Machine, reservation: str | None) -> int | None:
-        """Search below a reservation; returns a larger one to begin with where not even this one dumps."""
-        place = f"{self.name}/{machine.memory_mib}M-{machine.vcpus}cpu-{sizing.target}"
-        plan = self.plan.drill(f"{place}/boot", machine, sizing.target, reservation)
-        sizing.largest_mib = None  # of the reservation before; this one may not even be armed
+        """Search below a reservation; return a larger one to try if not even this one dumps."""
+        directory = f"{self.name}/{machine.memory_mib}M-{machine.vcpus}cpu-{sizing.target}"
+        plan = self.plan.drill(f"{directory}/boot", machine, sizing.target, reservation)
+        sizing.largest_mib = None  # forget the previous reservation; this one may not even be armed
         with open_session(self.run, plan) as session:
             sizing.cold_boots += 1
-            refused = session.save(lambda guest, stack: self._look(sizing, guest, stack))
+            refused = session.save(lambda guest, service: self._look(sizing, guest, service))
             if refused is not None:
                 trial = self._trial_of(refused, sizing.largest_mib or 0, took_s=0.0)
                 return self._larger(sizing, machine, trial, reservation)
@@ -130,7 +130,7 @@ class _Size(Campaign[SizePlan, Size]):
             before = self.before.pop(sizing.name, [])
             first = next((trial for trial in before if trial.reserved_mib == sizing.largest_mib), None)
             if first is None:
-                first = self._try(session, sizing, sizing.largest_mib, place, measuring=True)
+                first = self._try(session, sizing, sizing.largest_mib, directory, measuring=True)
             if first.outcome != DUMPED:
                 return self._larger(sizing, machine, first, reservation)
             search = Search(
@@ -144,30 +144,30 @@ class _Size(Campaign[SizePlan, Size]):
             for trial in before:
                 if trial.reserved_mib < sizing.largest_mib and not self._takes(sizing, search, trial):
                     return None
-            self._try_until_known(session, sizing, search, place)
+            self._try_until_known(session, sizing, search, directory)
         return None
 
-    def _try_until_known(self, session: Session, sizing: Sizing, search: Search, place: str) -> None:
-        """The trials below the first one, and one of the distribution's default."""
+    def _try_until_known(self, session: Session, sizing: Sizing, search: Search, directory: str) -> None:
+        """Make the trials below the first one, and one trial of the distribution's default."""
         default = sizing.default_mib or 0
         while sizing.crashes < self.plan.most_crashes:
             size = search.next()
             if size is None and default not in sizing.tried() and 0 < default < (sizing.largest_mib or 0):
-                size = default  # tried for its own sake; should it fail above the edge, that was none
+                size = default  # tried for its own sake; a failure above the edge moves the edge
             if size is None:
                 break
-            trial = self._try(session, sizing, size, place)
+            trial = self._try(session, sizing, size, directory)
             if not self._takes(sizing, search, trial):
                 return
         sizing.smallest_mib = search.answer
         if search.answer is None:
             sizing.stopped_by = (
-                f"not settled after {sizing.crashes} crashes: the edge lies above {search.bad or 0}M and at or below"
+                f"not decided after {sizing.crashes} crashes: the edge lies above {search.bad or 0}M and at or below"
                 f" {search.good or sizing.largest_mib}M"
             )
 
     def _takes(self, sizing: Sizing, search: Search, trial: Trial) -> bool:
-        """Let the search know of a trial; whether it can go on."""
+        """Add a trial to the search; return whether the search can continue."""
         if trial.outcome == OTHER:
             size = trial.reserved_mib
             sizing.stopped_by = f"the trial at {size}M failed for another reason than its size: {trial.reason}"
@@ -175,21 +175,21 @@ class _Size(Campaign[SizePlan, Size]):
         search.note(trial.reserved_mib, trial.outcome == DUMPED)
         return True
 
-    def _look(self, sizing: Sizing, guest: Guest, stack: KdumpService) -> None:
-        """What the guest says of itself before its memory is saved."""
-        state = stack.state()
+    def _look(self, sizing: Sizing, guest: Guest, service: KdumpService) -> None:
+        """Read the guest's state before the snapshot is taken."""
+        state = service.state()
         self._require_same(state, self.result.kernel, self.result.makedumpfile)
         sizing.largest_mib = state.reserved_bytes // MIB
-        sizing.estimate_mib = stack.suggested_mib()
+        sizing.estimate_mib = service.suggested_mib()
         with self.lock:
             self.result.kernel, self.result.makedumpfile = state.kernel, state.makedumpfile
-            self.result.release = stack.family.release
-        if packaged := stack.family.bootloader.packaged:
+            self.result.release = service.family.release
+        if packaged := service.family.bootloader.packaged:
             self.result.default = packaged
             sizing.default_mib = crashkernel.reserved_mib(packaged, sizing.memory_mib)
 
     def _larger(self, sizing: Sizing, machine: Machine, trial: Trial, reservation: str | None) -> int | None:
-        """After a first trial that did not dump: the reservation to begin with instead, unless there is none."""
+        """Return the next larger reservation after a first trial without a dump, or None at the largest one."""
         now = sizing.largest_mib or crashkernel.reserved_mib(reservation or self.plan.start, machine.memory_mib) or 0
         larger = now * 2
         if trial.outcome == OTHER:
@@ -201,7 +201,7 @@ class _Size(Campaign[SizePlan, Size]):
         return None
 
     def _guess(self, sizing: Sizing) -> int:
-        """Where the edge may be: by what was measured, else by a machine before, else in the middle."""
+        """Guess the edge: from the measurement, else from the previous machine, else the middle."""
         largest = sizing.largest_mib or 0
         memory = sizing.measured
         if memory is not None and memory.left_kib is not None:
@@ -210,21 +210,23 @@ class _Size(Campaign[SizePlan, Size]):
         known_before = [one.smallest_mib for one in self.result.sizings if one.smallest_mib is not None]
         return known_before[-1] if known_before else largest // 2
 
-    def _try(self, session: Session, sizing: Sizing, size_mib: int, place: str, *, measuring: bool = False) -> Trial:
-        """One crash of the guest with so much reserved."""
+    def _try(
+        self, session: Session, sizing: Sizing, size_mib: int, directory: str, *, measuring: bool = False
+    ) -> Trial:
+        """Crash the guest once with SIZE_MIB reserved."""
         number = 1 + sum(trial.reserved_mib == size_mib for trial in sizing.trials)
         self.progress.say(f"{sizing.name}: trial {len(sizing.trials) + 1}, {size_mib}M")
 
-        def before(guest: Guest, stack: KdumpService) -> None:
-            if measuring and not capture_memory.prepare(guest, stack):
-                self._note(f"the family {stack.family.name} has no way to measure what its capture kernel needs")
+        def before(guest: Guest, service: KdumpService) -> None:
+            if measuring and not capture_memory.prepare(guest, service):
+                self._note(f"the family {service.family.name} cannot measure the memory need of its capture kernel")
             if size_mib != sizing.largest_mib:
-                stack.shrink(size_mib)
+                service.shrink(size_mib)
 
         began_s = now_s()
-        # A trial says nothing about the reboot, which takes as long as all the rest.
+        # A trial does not judge the reboot, which takes as long as the rest of the trial.
         until = SAVED if self.plan.subject.readable and sizing.target not in ON_DISK else RECOVERED
-        verdict = session.drill(name=f"{place}/{size_mib}M-{number}", before_crash=before, until=until)
+        verdict = session.drill(name=f"{directory}/{size_mib}M-{number}", before_crash=before, until=until)
         if measuring:
             console = Path(verdict.evidence, "console.log").read_text(encoding="utf-8", errors="replace")
             sizing.measured = capture_memory.read(console)
@@ -249,7 +251,7 @@ class _Size(Campaign[SizePlan, Size]):
     # ------------------------------------------------------------ the recommendation
 
     def _recommend(self) -> None:
-        """Sizes with a margin, as one parameter for all memory sizes that have an answer."""
+        """Recommend one crashkernel= value, with a margin, for all memory sizes that have an answer."""
         wanted: dict[int, int] = {}
         for one in self.result.sizings:
             if one.smallest_mib is not None:
@@ -259,14 +261,14 @@ class _Size(Campaign[SizePlan, Size]):
         self.result.crashkernel = crashkernel.ranges(wanted)
         self.result.margin = (
             f"{MARGIN:.0%} above the smallest that dumps, at least {LEAST_MARGIN_MIB} MiB, rounded up to"
-            f" {ROUND_MIB} MiB: what a boot needs varies, and the next kernel's initramfs is larger"
+            f" {ROUND_MIB} MiB: the need varies from boot to boot, and the next kernel's initramfs is larger"
         )
         for one in self.result.sizings:
             if one.smallest_mib is not None:
                 one.recommended_mib = crashkernel.reserved_mib(self.result.crashkernel, one.memory_mib)
 
     def _confirm(self, sizing: Sizing, machine: Machine) -> None:
-        """A drill from the power-on, with the recommendation in the boot loader."""
+        """Drill a cold guest with the recommendation in its boot loader configuration."""
         if sizing.recommended_mib is None or self.result.crashkernel is None:
             return
         self.progress.say(f"{sizing.name}: confirming crashkernel={self.result.crashkernel}")
@@ -279,7 +281,7 @@ class _Size(Campaign[SizePlan, Size]):
         sizing.confirmed = outcome_of(verdict) == DUMPED and as_said
         reserved = f"{verdict.reserved_mib} MiB reserved" + ("" if as_said else f", not {sizing.recommended_mib}")
         what = verdict.reason()
-        if sizing.confirmed and not verdict.verified:  # by what has nothing to do with memory
+        if sizing.confirmed and not verdict.verified:  # a failed check has nothing to do with memory
             issue = f" (known issue {verdict.known_issue})" if verdict.known_issue else ""
             what = f"a whole dump, though not verified: {', '.join(check.name for check in verdict.failed())}{issue}"
         sizing.confirmation = f"{reserved}, {what}"
@@ -287,7 +289,7 @@ class _Size(Campaign[SizePlan, Size]):
 
 
 def outcome_of(verdict: Verdict) -> str:
-    """Whether a drill left a good dump, ran out of memory, or failed for a reason that no size would mend."""
+    """Return whether a drill left a good dump, ran out of memory, or failed for a reason that no size would cure."""
     good = {check.name for check in verdict.checks if check.ok}
     if verdict.reached >= Stage.SAVED and good >= required(Scope.RESERVATION):
         return DUMPED
@@ -296,6 +298,6 @@ def outcome_of(verdict: Verdict) -> str:
 
 
 def recommend(smallest_mib: int) -> int:
-    """The smallest that dumps with a margin, in MiB."""
+    """Return the smallest reservation that dumps, with a margin, in MiB."""
     wanted = smallest_mib + max(LEAST_MARGIN_MIB, smallest_mib * MARGIN)
     return math.ceil(wanted / ROUND_MIB) * ROUND_MIB

@@ -1,4 +1,4 @@
-"""The cells of a sweep, and what must hold between them."""
+"""Cells of a sweep, and the relations that must hold between them."""
 
 from __future__ import annotations
 
@@ -10,49 +10,49 @@ from ...base.units import MIB
 from ...base.verdict import Check
 
 REAL, COMPUTED, REFUSED = "real", "computed", "refused"
-# Two crashes of the same guest differ by what was running; 12 % were seen between drills of debian-12.
+# Two crashes of a guest differ, because other processes run: by up to 12 % between drills of debian-12.
 AGREES = (0.8, 1.25)
 
 
 @dataclass(frozen=True, kw_only=True)
 class SweepCell:
-    """One level with one compression, and what became of it."""
+    """One level with one compression, and its outcome."""
 
     level: int
     compress: str
     how: str  # real, computed or refused
     ok: bool
-    reason: str | None = None  # why it does not hold, or was refused
-    crash: int | None = None  # the number of the crash that it stems from
+    reason: str | None = None  # reason for the failure or refusal
+    crash: int | None = None  # number of the crash that the dump stems from
     size_bytes: int | None = None
     pages_kept: int | None = None
     pages_total: int | None = None
-    frames: str | None = None  # the digest of the bitmap of the pages kept, where it was taken
-    dump_s: float | None = None  # in the guest; only a real crash tells
-    took_s: float | None = None  # the whole drill, or the computing
+    frames: str | None = None  # digest of the bitmap of the pages kept, if it was computed
+    dump_s: float | None = None  # time in the guest; only real crashes have it
+    took_s: float | None = None  # time of the whole drill, or of the computation
     checks: tuple[Check, ...] = ()
     known_issue: str | None = None
     evidence: str | None = None
 
     @property
     def name(self) -> str:
-        """The options that it stands for."""
+        """Options of makedumpfile that the cell stands for."""
         return f"-d {self.level} {self.compress}"
 
 
 def cell_from_json(row: Mapping[str, Any]) -> SweepCell:
-    """A cell of a record."""
+    """Return the cell of a row of a record."""
     return SweepCell(**{**row, "checks": tuple(Check(**check) for check in row["checks"])})
 
 
 def compare_cells(cells: Sequence[SweepCell]) -> list[Check]:
-    """What must hold between the cells; those of one crash exactly, those of different crashes nearly."""
+    """Check the relations between cells: exactly within one crash, nearly between different crashes."""
     measured = [cell for cell in cells if cell.size_bytes is not None and cell.pages_kept is not None]
     return [*_drop_more(measured), *_same_pages(measured), *_not_larger(measured), *_exact(measured), *_agree(measured)]
 
 
 def _drop_more(cells: Sequence[SweepCell]) -> Iterator[Check]:
-    """A level that drops more keeps no more pages."""
+    """Check that a level that drops more does not keep more pages."""
     levels = sorted({cell.level for cell in cells})
     for less, more in ((less, more) for less in levels for more in levels if less != more and less & more == less):
         pairs = [(big, small) for big in cells for small in cells if (big.level, small.level) == (less, more)]
@@ -66,7 +66,7 @@ def _drop_more(cells: Sequence[SweepCell]) -> Iterator[Check]:
 
 
 def _same_pages(cells: Sequence[SweepCell]) -> Iterator[Check]:
-    """Which pages are kept does not depend on the compression."""
+    """Check that the kept pages do not depend on the compression."""
     for crash, level in sorted({(cell.crash or 0, cell.level) for cell in cells}):
         group: dict[str, SweepCell] = {}
         for cell in cells:
@@ -82,7 +82,7 @@ def _same_pages(cells: Sequence[SweepCell]) -> Iterator[Check]:
 
 
 def _not_larger(cells: Sequence[SweepCell]) -> Iterator[Check]:
-    """Compressed is not larger than raw."""
+    """Check that compressed dumps are not larger than raw ones."""
     packed = {(cell.level, cell.compress) for cell in cells if cell.compress != "none"}
     for level, compress in sorted(packed):
         pairs = [
@@ -102,7 +102,7 @@ def _not_larger(cells: Sequence[SweepCell]) -> Iterator[Check]:
 
 
 def _exact(cells: Sequence[SweepCell]) -> Iterator[Check]:
-    """Computing a cell from the very crash that it was gives exactly its pages."""
+    """Check that a cell computed from its own crash has exactly the pages of the real dump."""
     for real in (cell for cell in cells if cell.how == REAL):
         for again in cells:
             if (again.how, again.crash, again.name) == (COMPUTED, real.crash, real.name):
@@ -117,10 +117,10 @@ def _exact(cells: Sequence[SweepCell]) -> Iterator[Check]:
 
 
 def _agree(cells: Sequence[SweepCell]) -> Iterator[Check]:
-    """A real crash is like what was computed from another one, or like another real one of its level."""
+    """Check that a real crash resembles a cell computed from another crash, or another real one of its level."""
     low, high = AGREES
     for cell in (cell for cell in cells if cell.how == REAL):
-        # What was computed may be of a later crash, where a sweep was stopped and its first crash was repeated.
+        # A computed cell may be of a later crash, if a sweep was interrupted and its first crash was repeated.
         others = [
             other
             for other in cells
@@ -147,7 +147,7 @@ def _agree(cells: Sequence[SweepCell]) -> Iterator[Check]:
 
 
 def _excess(small: int, big: int, one: SweepCell, other: SweepCell) -> float:
-    """How many times larger than it may be the number is that should be smaller."""
+    """Return small / (tolerance * big): a value above 1 violates the relation."""
     return small / max(1, big) / (1.0 if one.crash == other.crash else AGREES[1])
 
 

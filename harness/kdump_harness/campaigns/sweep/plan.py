@@ -19,14 +19,14 @@ from ..resume import asked_of
 CAPTURE_LEVEL = 0
 DEFAULT_LEVELS = (0, 1, 16, 31)
 DEFAULT_COMPRESSIONS = ("none", "zlib", "lzo")
-DEFAULT_REAL = 2  # the capture of everything, and one to check what is computed from it
-# By what a slow guest has to do: compressing with LZO costs less than writing and fetching what it saves.
+DEFAULT_REAL = 2  # the capture of everything, and one crash that checks the computed cells
+# Ordered by the work of a slow guest: compressing with LZO costs less than writing and fetching the saved bytes.
 CHEAPEST_FIRST = ("lzo", "snappy", "zstd", "zlib", "none")
 MAX_CELLS = 160  # 32 levels, 5 compressions
 
 
 def parse_levels(text: str) -> tuple[int, ...]:
-    """Dump levels as in 0,1,16,31, in their order and each once; UsageError names what is none."""
+    """Return dump levels as in 0,1,16,31, sorted and each once. Raises UsageError for an invalid level."""
     levels = set()
     for part in _parts(text, "levels", "0,1,16,31"):
         if not part.isascii() or not part.isdigit() or int(part) > MAX_LEVEL:
@@ -36,7 +36,7 @@ def parse_levels(text: str) -> tuple[int, ...]:
 
 
 def parse_compressions(text: str) -> tuple[str, ...]:
-    """Compressions as in none,zlib,lzo, each once; UsageError names what is none."""
+    """Return compressions as in none,zlib,lzo, each once. Raises UsageError for an unknown one."""
     names = _parts(text, "compressions", "none,zlib,lzo")
     for name in names:
         if name not in COMPRESS_FLAGS:
@@ -45,44 +45,44 @@ def parse_compressions(text: str) -> tuple[str, ...]:
 
 
 def parse_real(text: str) -> int | None:
-    """A number of crashes, or all."""
+    """Return a number of crashes, or None for "all"."""
     if text == "all":
         return None
     if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= MAX_CELLS:
-        raise UsageError(f"{text!r} is no number of real crashes (1 to {MAX_CELLS}, or all)")
+        raise UsageError(f"invalid number of real crashes: got {text!r}, expected 1 to {MAX_CELLS}, or all")
     return int(text)
 
 
 def _parts(text: str, what: str, example: str) -> list[str]:
     parts = [part.strip() for part in text.split(",")]
     if not all(parts):
-        raise UsageError(f"{text!r} is no list of {what} (as in {example})")
+        raise UsageError(f"{text!r} is not a list of {what} (as in {example})")
     return parts
 
 
 @dataclass(frozen=True, kw_only=True)
 class SweepPlan:
-    """One sweep, as it was asked for."""
+    """Plan of a sweep."""
 
     subject: SystemUnderTest
     levels: tuple[int, ...] = DEFAULT_LEVELS
     compressions: tuple[str, ...] = DEFAULT_COMPRESSIONS
-    real: int | None = DEFAULT_REAL  # how many crashes; None crashes for every cell
+    real: int | None = DEFAULT_REAL  # number of crashes; None: a crash for every cell
     machine: Machine = field(default_factory=Machine)
     crashkernel: str | None = None
-    budget_s: float | None = None  # panic to login, of each crash
-    name: str = ""  # of the evidence directory
+    budget_s: float | None = None  # limit from panic to login, of each crash
+    name: str = ""  # name of the evidence directory
     scenario: str = known_issues.DRILL
 
     def check(self) -> None:
-        """UsageError for anything that can be known wrong before a guest is started."""
+        """Raise UsageError for every error that is visible before a guest starts."""
         if not self.levels or not self.compressions:
             raise UsageError("a sweep needs levels and compressions")
         if self.real is not None and self.real < 1:
             raise UsageError(f"{self.real} real crashes are too few: everything is computed from one")
         if Reservation(self.crashkernel).none:
             raise UsageError("a guest without a reservation has nothing to sweep")
-        # What the family has no setting for is refused in the table, unless there is nothing else to sweep.
+        # Compressions without a setting of the family are refused in the table, unless there is nothing else to sweep.
         settable = self.subject.family.config.compressions
         left = [name for name in self.compressions if name in settable or name not in COMPRESS_FLAGS]
         for level, compress in product(self.levels, left or self.compressions):
@@ -90,11 +90,11 @@ class SweepPlan:
 
     @property
     def evidence_name(self) -> str:
-        """The name of its evidence directory."""
+        """Name of the evidence directory."""
         return self.name or f"sweep-{self.subject.name}"
 
     def asked(self, run: Run) -> dict[str, str]:
-        """What makes it this sweep and no other, by option."""
+        """Return the options that a resumed run must share."""
         return {
             **asked_of(run, self.subject, self.machine),
             "--levels": ",".join(map(str, self.levels)),
@@ -107,13 +107,13 @@ class SweepPlan:
         }
 
     def drill(self, name: str, *, level: int | None, compress: str | None) -> Plan:
-        """One of its crashes."""
+        """Return the plan of one crash."""
         return Plan(
             subject=self.subject,
             machine=self.machine,
             config=KdumpConfig(crashkernel=self.crashkernel, level=level, compress=compress),
             budget_s=self.budget_s,
-            # A cell says nothing about the reboot, unless somebody wants it within a time.
+            # A cell does not judge the reboot, unless the plan has a budget for it.
             until=SAVED if self.subject.readable and self.budget_s is None else RECOVERED,
             name=name,
             scenario=self.scenario,
@@ -122,16 +122,16 @@ class SweepPlan:
 
 @dataclass(frozen=True, kw_only=True)
 class Crashes:
-    """Which cells are real crashes, the first one first."""
+    """Choice of the cells that are real crashes, in their order."""
 
     real: tuple[tuple[int, str], ...]
     computed: tuple[tuple[int, str], ...]
 
 
 def choose_crashes(levels: Sequence[int], compressions: Sequence[str], *, real: int | None, favourite: str) -> Crashes:
-    """Crash for every cell, or for so many that all levels and compressions get their turn, from the highest level.
+    """Choose every cell for a real crash, or REAL cells that cover all levels and compressions, highest level first.
 
-    With computed cells the first crash is that of everything, even where nobody asked for its level.
+    With computed cells, the first crash dumps everything, even if its level was not requested.
     """
     cells = list(product(levels, compressions))
     if real is None or real >= len(cells):

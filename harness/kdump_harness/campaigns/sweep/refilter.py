@@ -1,8 +1,8 @@
-"""Filters a dump of everything once more on this host, with the guest's own makedumpfile.
+"""Filtering of a complete dump on this host with the guest's own makedumpfile.
 
-The guest's, because a newer one would not have its faults. Its program and libraries come from a guest that nobody
-needs to trust, so they run as nobody, locked into their directory, without network, and within limits. (For an
-ordinary user that is not possible: then they run as that user, with the limits and without new privileges.)
+A newer makedumpfile would not have the faults of the guest's. The program and its libraries come from an untrusted
+guest, so they run as an unprivileged user, confined to their directory, without network, and within limits. (For an
+ordinary user that is not possible: they run as that user, with the limits and without new privileges.)
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from ...distro.family import COMPRESS_FLAGS
 from ...vm.shell import CommandResult
 
 TOOL_MAX_BYTES = 256 * MIB  # makedumpfile with its libraries is 7 MiB
-ADDRESS_SPACE_BYTES = 4096 * MIB  # it keeps bitmaps in memory, no pages
+ADDRESS_SPACE_BYTES = 4096 * MIB  # makedumpfile keeps bitmaps in memory, but not pages
 MIN_TIMEOUT_S = 60.0
-SLOWEST_MIB_PER_S = 5.0  # zlib on an old processor does five times that
-HEADERS_MIB = 64  # the most that a dump is larger than the pages in it
+SLOWEST_MIB_PER_S = 5.0  # zlib on an old processor is five times faster
+HEADERS_MIB = 64  # largest excess of a dump over its pages
 NOBODY = 65534
 _TICK_S = 0.5
-_ENDED = -1000  # no status that a process can have
+_ENDED = -1000  # not a status that a process can have
 _PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 
 # makedumpfile keeps temporary files in /tmp whatever TMPDIR says (its open_dump_bitmap() and copy_vmcoreinfo()).
@@ -46,7 +46,7 @@ _LDD_LINE = re.compile(r"\s*(?:(?P<name>\S+) => )?(?P<path>/\S+) \(0x[0-9a-f]+\)
 
 
 class GuestShell(Protocol):
-    """What is needed of a guest's Shell."""
+    """Part of a guest's Shell that the refilter needs."""
 
     def run(self, command: str, *arguments: object, check: bool = True) -> CommandResult: ...
 
@@ -59,20 +59,20 @@ class CannotRun(HarnessError):
 
 @dataclass(frozen=True, kw_only=True)
 class Parts:
-    """The files that makedumpfile consists of in the guest."""
+    """Files of makedumpfile in the guest."""
 
     tool: str
     loader: str
-    libraries: Mapping[str, str]  # paths by the name that the loader looks for
+    libraries: Mapping[str, str]  # paths by the name that the loader searches
 
     def names(self) -> dict[str, str]:
-        """Path in the guest to the name of our copy."""
+        """Return the name of the copy on this host by the path in the guest."""
         found = {path: name for name, path in self.libraries.items()}
         return found | {self.loader: PurePosixPath(self.loader).name, self.tool: "makedumpfile"}
 
 
 def find_parts(listing: str) -> Parts:
-    """Read the path of the program and what ldd says of it; CannotRun when it cannot be put together from that."""
+    """Return the parts from the path of the program and the output of ldd. Raises CannotRun if a part is missing."""
     tool, _, rest = listing.strip().partition("\n")
     loader = None
     libraries = {}
@@ -81,17 +81,17 @@ def find_parts(listing: str) -> Parts:
             raise CannotRun(f"a library of the guest's makedumpfile is missing there ({line.strip()})")
         if match := _LDD_LINE.fullmatch(line):
             name, path = match["name"], match["path"]
-            if name is None or "/" in name:  # the loader is the only one that is asked for by its path
+            if name is None or "/" in name:  # only the loader is listed by its path
                 loader = path
             else:
                 libraries[name] = path
     if not tool.startswith("/") or loader is None:
-        raise CannotRun("the guest's ldd does not tell of which files makedumpfile consists")
+        raise CannotRun("the guest's ldd does not list the files of makedumpfile")
     return Parts(tool=tool, loader=loader, libraries=libraries)
 
 
 class Refilter:
-    """The guest's makedumpfile on this host, and the capture it works on, in one directory."""
+    """The guest's makedumpfile on this host and its input dump, in one directory."""
 
     def __init__(
         self,
@@ -103,7 +103,7 @@ class Refilter:
         tick: Callable[[], None] = lambda: None,
         on_result: Callable[[CommandResult], None] = lambda _: None,
     ) -> None:
-        """memory_mib is that of the guest: no dump can be larger, and the time allowed goes with it."""
+        """Create the directory; the guest's MEMORY_MIB limits the size of a dump and the allowed time."""
         self.directory = directory
         self._parts = parts
         self._locked = os.geteuid() == 0
@@ -128,7 +128,7 @@ class Refilter:
         tick: Callable[[], None] = lambda: None,
         on_result: Callable[[CommandResult], None] = lambda _: None,
     ) -> Refilter:
-        """Bring it here from a running guest; CannotRun when it would not run."""
+        """Copy makedumpfile from a running guest. Raises CannotRun if it does not run on this host."""
         listed = shell.run(
             'tool=$(readlink -f "$(command -v makedumpfile)") && echo "$tool" && ldd "$tool"', check=False
         )
@@ -148,7 +148,7 @@ class Refilter:
         )
         try:
             packed = directory / "tool.tar"
-            # The links are followed: each file comes under the name that it was asked for.
+            # tar follows links, so each file arrives under its requested name.
             command = "tar -ch --hard-dereference -f - -- " + " ".join(shlex.quote(path) for path in parts.names())
             shell.save(command, packed, progress=_no_more_than(TOOL_MAX_BYTES))
             made.unpack(packed)
@@ -160,11 +160,11 @@ class Refilter:
 
     @property
     def timeout_s(self) -> float:
-        """What a run of it is allowed that begins now."""
+        """Time limit of a run of makedumpfile that begins now."""
         return (MIN_TIMEOUT_S + self._memory_mib / SLOWEST_MIB_PER_S) * self._stretch()
 
     def unpack(self, packed: Path) -> None:
-        """Take the parts out of a tar; CommandFailed unless it holds these files and nothing else."""
+        """Extract the parts from a tar. Raises CommandFailed unless it holds these files and nothing else."""
         wanted = self._parts.names()
         try:
             with tarfile.open(packed, "r:") as tar:
@@ -173,10 +173,10 @@ class Refilter:
                     name = wanted.pop("/" + member.name.lstrip("/"), None)
                     left -= member.size
                     if name is None or not member.isreg() or left < 0:
-                        raise CommandFailed(f"the guest sent {member.name!r}, which is not a file that was asked for")
+                        raise CommandFailed(f"the guest sent {member.name!r}, which was not requested")
                     self._take(tar, member, self._root / _TOOL / name)
         except (tarfile.TarError, OSError, EOFError, ValueError) as error:
-            raise CommandFailed(f"what the guest sent of makedumpfile is no tar that can be read: {error}") from None
+            raise CommandFailed(f"the guest's archive of makedumpfile is not a readable tar: {error}") from None
         finally:
             packed.unlink(missing_ok=True)
         if wanted:
@@ -191,7 +191,7 @@ class Refilter:
         self._give(to)
 
     def version(self) -> str:
-        """What makedumpfile -v prints; CannotRun when it does not run here."""
+        """Return the output of makedumpfile -v. Raises CannotRun if it does not run on this host."""
         path = self.directory / "version"
         try:
             with path.open("w+b") as out:
@@ -204,11 +204,11 @@ class Refilter:
             path.unlink(missing_ok=True)
 
     def need_mib(self, dump: Path) -> int:
-        """The room that load() and then one dump at a time take."""
+        """Return the disk space for load() and one computed dump at a time."""
         return dump.stat().st_size // MIB + self._memory_mib + 2 * HEADERS_MIB
 
     def load(self, dump: Path, *, flattened: bool) -> None:
-        """Take the capture that everything is computed from; a flattened one is put together first."""
+        """Load the dump that all others are computed from; a flattened one is rearranged first."""
         capture = self._root / _CAPTURE
         if flattened:
             with dump.open("rb") as stream:
@@ -219,7 +219,7 @@ class Refilter:
             self._give(capture)
 
     def compute(self, to: Path, *, level: int, compress: str, flattened: bool) -> None:
-        """Write the dump that the level and the compression would have given; CommandFailed says what went wrong."""
+        """Write the dump for this level and compression. Raises CommandFailed if makedumpfile fails."""
         options = [*COMPRESS_FLAGS[compress].split(), "-d", str(level), "--message-level", "6"]
         capture = self._inside(self._root / _CAPTURE)
         if flattened:
@@ -241,17 +241,17 @@ class Refilter:
         shutil.rmtree(self.directory, ignore_errors=True)
 
     def _inside(self, path: Path) -> str:
-        """A path as makedumpfile sees it."""
+        """Return a path as makedumpfile sees it."""
         return f"/{path.relative_to(self._root)}" if self._locked else str(path)
 
     def _give(self, path: Path) -> None:
-        """Make a file one of those that makedumpfile may use."""
+        """Allow makedumpfile to use a file."""
         if self._locked:
             os.chown(path, *_nobody())
 
     def _command(self, arguments: tuple[str, ...]) -> list[str]:
         tool = self._root / _TOOL
-        # One byte for each page of the guest and some more; what runs away must not fill the disk.
+        # A runaway makedumpfile must not fill the disk.
         file_bytes = (self._memory_mib + HEADERS_MIB) * MIB
         command = [
             "setpriv", "--no-new-privs",
@@ -270,26 +270,26 @@ class Refilter:
         return [*command, *program, *arguments]
 
     def _run(self, *arguments: str, stdin: IO[bytes] | None = None, stdout: IO[bytes] | None = None) -> None:
-        """Run makedumpfile; CommandFailed unless it succeeds in time."""
+        """Run makedumpfile. Raises CommandFailed unless it succeeds in time."""
         line = f"makedumpfile {' '.join(arguments)}"
-        said_path = self.directory / "said"
+        output_path = self.directory / "output"
         deadline = Deadline(self.timeout_s)
         try:
-            with said_path.open("w+b") as said:
+            with output_path.open("w+b") as output:
                 status = _wait(
-                    self._command(arguments), deadline, self._tick, stdin=stdin, stdout=stdout or said, stderr=said
+                    self._command(arguments), deadline, self._tick, stdin=stdin, stdout=stdout or output, stderr=output
                 )
-                said.seek(max(0, said.seek(0, os.SEEK_END) - 65536))
-                text = said.read().decode(errors="replace").replace("\r", "\n")
+                output.seek(max(0, output.seek(0, os.SEEK_END) - 65536))
+                text = output.read().decode(errors="replace").replace("\r", "\n")
         except FileNotFoundError as error:
-            raise CommandFailed(f"{error.filename} is not installed here") from None
+            raise CommandFailed(f"{error.filename} is not installed on this host") from None
         finally:
-            said_path.unlink(missing_ok=True)
+            output_path.unlink(missing_ok=True)
         self._on_result(CommandResult(command=line, status=status, out="", err=text, took_s=deadline.took_s))
         if status == _ENDED:
-            raise CommandFailed(f"{line} was not done after {deadline.timeout_s:.0f} s on this host")
+            raise CommandFailed(f"{line} did not finish within {deadline.timeout_s:.0f} s on this host")
         if status != 0:
-            last = [told for told in text.splitlines() if told.strip()]
+            last = [row for row in text.splitlines() if row.strip()]
             why = last[-1].strip() if last else "no output"
             raise CommandFailed(f"{line} on this host ended with status {status}: {why}")
 
@@ -303,7 +303,7 @@ def _wait(
     stdout: IO[bytes],
     stderr: IO[bytes],
 ) -> int:
-    """The status of a command, which is ended at the deadline."""
+    """Return the exit status of a command, which is killed at the deadline."""
     process = subprocess.Popen(
         command,
         stdin=stdin or subprocess.DEVNULL,

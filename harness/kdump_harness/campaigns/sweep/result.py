@@ -17,7 +17,7 @@ SCHEMA = 1
 
 @dataclass(kw_only=True)
 class Sweep:
-    """Everything that a sweep found."""
+    """Result of a sweep."""
 
     image: str
     memory_mib: int
@@ -28,33 +28,35 @@ class Sweep:
     kernel: str | None = None
     makedumpfile: str | None = None
     cells: list[SweepCell] = field(default_factory=list)  # the table
-    controls: list[SweepCell] = field(default_factory=list)  # computed although there is a real crash, to compare
+    controls: list[SweepCell] = field(
+        default_factory=list
+    )  # cells that are computed although there is a real crash, to compare both
     relations: list[Check] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     crashes: int = 0
     took_s: float = 0.0
     evidence: str = ""
-    jobs: int = 1  # at once, at most; it shows in the times
-    asked: dict[str, str] = field(default_factory=dict)  # by option, for who goes on with it
-    real: list[list[Any]] = field(default_factory=list)  # the cells that are crashes, once that is decided
-    computed: list[list[Any]] = field(default_factory=list)  # and those that are not
+    jobs: int = 1  # largest number of parallel drills, which affects the times
+    asked: dict[str, str] = field(default_factory=dict)  # options that a resumed run must share
+    real: list[list[Any]] = field(default_factory=list)  # cells that are real crashes, once that is decided
+    computed: list[list[Any]] = field(default_factory=list)  # all other cells
 
     @property
     def ok(self) -> bool:
-        """Whether there are cells, and all of them and all relations hold; refused ones are neither good nor bad."""
+        """Whether there are cells, and all cells and relations hold; refused cells do not count."""
         held = [cell.ok for cell in self.cells if cell.how != REFUSED]
         return bool(held) and all(held) and all(relation.ok for relation in self.relations)
 
     def cell(self, level: int, compress: str) -> SweepCell | None:
-        """The cell of the table, if it was asked for."""
+        """Return the cell of the table, if it was requested."""
         return next((cell for cell in self.cells if (cell.level, cell.compress) == (level, compress)), None)
 
     def refused(self) -> dict[str, str]:
-        """Why, for each compression that the guest does not have."""
+        """Return the reason for each refused compression."""
         return {cell.compress: cell.reason or "" for cell in self.cells if cell.how == REFUSED}
 
     def failures(self, *, with_known: bool = True) -> list[str]:
-        """What does not hold, the relations first; those that are known issues only on request."""
+        """Return the failed relations and cells; those that are known issues only on request."""
         found = [f"{one.name}: expected {one.expected}, seen {one.seen}" for one in self.relations if not one.ok]
         for cell in self.cells:
             if cell.how != REFUSED and not cell.ok and (with_known or cell.known_issue is None):
@@ -65,15 +67,15 @@ class Sweep:
         return found
 
     def explain(self) -> str:
-        """What does not hold, for an assertion's message."""
+        """Return the failures as the message of an assertion."""
         return "\n  ".join([f"{self.image}: {len(self.cells)} cells", *self.failures(), f"evidence: {self.evidence}"])
 
     def to_json(self) -> dict[str, Any]:
-        """The record as JSON takes it."""
+        """Return the result as JSON data."""
         return {"schema": SCHEMA, "ok": self.ok, **asdict(self), "refused": self.refused()}
 
     def draw(self, path: Path) -> None:
-        """The plot of the sizes; none where there is nothing to draw."""
+        """Draw the sizes to PATH, unless there is nothing to draw."""
         lines: dict[str, list[plot.Point]] = {}
         for cell in self.cells:
             if cell.size_bytes:

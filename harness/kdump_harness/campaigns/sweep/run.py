@@ -1,7 +1,7 @@
-"""The dump by level and compression: a few real crashes, the other cells computed from the first of them.
+"""Dumps by level and compression: a few real crashes, and the other cells computed from the first crash.
 
-The first crash dumps everything (-d 0). From its vmcore the guest's own makedumpfile computes the other cells on this
-host; at least one of them is a real crash as well and shows whether that can be believed.
+The first crash dumps everything (-d 0). The guest's own makedumpfile computes the other cells from its vmcore on this
+host; at least one of these cells is a real crash as well and shows whether the computation is right.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from .result import Sweep
 
 
 class _NoCompressor(HarnessError):
-    """The guest can have none of the compressions that were asked for."""
+    """The guest supports none of the requested compressions."""
 
 
 def run_sweep(run: Run, plan: SweepPlan, *, on_verdict: Callable[[Verdict], None] = lambda _: None) -> Sweep:
@@ -104,17 +104,17 @@ class _Sweep(Campaign[SweepPlan, Sweep]):
             shutil.rmtree(self.work, ignore_errors=True)
 
     def _has_first(self) -> bool:
-        """Whether nothing more is to be had of the first crash; what was, and is not all, is forgotten."""
+        """Return whether the first crash is complete with all cells computed from it; otherwise forget these cells."""
         every = [*self.result.cells, *self.result.controls]
         computed = {(cell.level, cell.compress) for cell in every if cell.how == COMPUTED}
         real = {(cell.level, cell.compress) for cell in self.result.cells if cell.how == REAL}
-        # The crashes are computed, too, to compare: without these nobody notices that computing cannot be believed.
+        # The real crashes are computed as well: the comparison shows whether the computation is right.
         wanted = {*self.crashes.computed, *self.crashes.real} if self.crashes.computed else set()
         if self.crashes.real and self.crashes.real[0] in real and computed == wanted:
             return True
         if self.crashes.computed and self.crashes.real[0] in real:
-            self.progress.say("the dump that cells are computed from is gone: one more crash for it")
-        # All of these are of one crash, or they could not be compared.
+            self.progress.say("the dump for the computed cells is gone: repeating the first crash")
+        # All computed cells must stem from one crash, or they could not be compared.
         self.result.cells = [
             cell
             for cell in self.result.cells
@@ -124,7 +124,7 @@ class _Sweep(Campaign[SweepPlan, Sweep]):
         return False
 
     def _rest(self, first: Verdict | None) -> None:
-        """Everything after the first crash, side by side where the host has room."""
+        """Make all cells after the first crash, in parallel as far as the host has room."""
         done = {(cell.level, cell.compress) for cell in self.result.cells if cell.how == REAL}
         tasks = [
             Job(label=f"-d {level} {compress}", kind=REAL, work=partial(self._crash, (level, compress)))
@@ -136,11 +136,13 @@ class _Sweep(Campaign[SweepPlan, Sweep]):
         memory_mib = self.plan.machine.memory_mib
         at_once = self._at_once([memory_mib] * len(tasks), disk_need_mib(memory_mib))
         if at_once > 1 and self.plan.budget_s is not None:
-            self._note(f"the budget of {self.plan.budget_s:.0f} s was kept or not beside {at_once - 1} other drills")
+            self._note(
+                f"the budget of {self.plan.budget_s:.0f} s was judged with {at_once - 1} other drills in parallel"
+            )
         before = [
             (REAL, cell.took_s)
             for cell in self.result.cells
-            # The first one had the host for itself, and tells nothing of those that share it.
+            # The first crash had the host to itself, so its time does not predict those that share it.
             if cell.how == REAL and cell.took_s is not None and (at_once == 1 or cell.crash != self.capture_number)
         ]
         with Jobs(self.run, at_once, [task.kind for task in tasks], before=before) as jobs:
@@ -163,19 +165,19 @@ class _Sweep(Campaign[SweepPlan, Sweep]):
     # ------------------------------------------------------------ real crashes
 
     def _crash(self, cell: tuple[int, str] | None, **hooks: Any) -> Verdict:
-        """Drill for one cell; the first one is known only when the guest was asked what it can."""
+        """Drill for one cell; the first cell is known only after the guest reported its compressions."""
         number = next(self.numbers)
         if cell is None:
             self.capture_number = number
         of = f" of {len(self.crashes.real)}" if self.crashes.real else ""
-        what = f"-d {cell[0]} {cell[1]}" if cell else "everything that the others can be computed from"
+        what = f"-d {cell[0]} {cell[1]}" if cell else "everything, to compute the other cells from"
         self.progress.say(f"crash {number}{of}: {what}")
         level, compress = cell or (None, None)
         plan = self.plan.drill(f"{self.name}/crash-{number}", level=level, compress=compress)
         started_s = now_s()
         with self._pool() as pool:
             verdict = pool.drill(replace(plan, **hooks))
-        if not cell and not self.crashes.real:  # it ended before _settle() could ask the guest
+        if not cell and not self.crashes.real:  # the drill ended before _settle() could read the guest's state
             raise CommandFailed(f"there is nothing to sweep: {verdict.reason()}", see=verdict.evidence)
         level, compress = cell or self.crashes.real[0]
         self._require_same(verdict, self.result.kernel, self.result.makedumpfile)
@@ -194,7 +196,7 @@ class _Sweep(Campaign[SweepPlan, Sweep]):
         reason = None if verdict.verified else verdict.reason()
         if not as_asked:
             reason = f"the guest was configured for -d {verdict.level} {verdict.compress}; {verdict.reason()}"
-        # The drill has said them, each time.
+        # The drill has shown these remarks already.
         self.result.notes.extend(remark for remark in verdict.remarks if remark not in self.result.notes)
         if verdict.known_issue_note:
             self._note(f"-d {level} {compress}: {verdict.known_issue_note}")
@@ -215,25 +217,25 @@ class _Sweep(Campaign[SweepPlan, Sweep]):
             evidence=verdict.evidence,
         )
 
-    def _settle(self, guest: Guest, stack: KdumpService) -> None:
-        """Decide what is crashed for and what is computed, now that the guest can be asked what it is able to do."""
-        self.service = stack
-        state = stack.state()
+    def _settle(self, guest: Guest, service: KdumpService) -> None:
+        """Choose the real crashes and the computed cells, now that the guest can report its compressions."""
+        self.service = service
+        state = service.state()
         self._require_same(state, self.result.kernel, self.result.makedumpfile)
         usable = []
         for name in self.plan.compressions:
-            if (why := _lack(name, stack.family, state)) is not None:
+            if (why := _lack(name, service.family, state)) is not None:
                 self._refuse(name, why)
             else:
                 usable.append(name)
         self.result.kernel, self.result.makedumpfile = state.kernel, state.makedumpfile
         if not usable:
             raise _NoCompressor("; ".join(self.result.refused().values()))
-        favourite = stack.family.compress
+        favourite = service.family.compress
         wanted = choose_crashes(self.plan.levels, usable, real=self.plan.real, favourite=favourite)
         if wanted.computed:
             try:
-                with self.progress.step("bringing the guest's makedumpfile here"):
+                with self.progress.step("copying the guest's makedumpfile to this host"):
                     self.refilter = Refilter.of_guest(
                         guest.shell,
                         self.work / "refilter",
@@ -245,36 +247,38 @@ class _Sweep(Campaign[SweepPlan, Sweep]):
                         ),
                     )
             except (CannotRun, CommandFailed) as error:
-                self._note(f"every cell is a real crash, because the guest's makedumpfile cannot run here: {error}")
+                self._note(
+                    f"every cell is a real crash, because the guest's makedumpfile does not run on this host: {error}"
+                )
                 wanted = choose_crashes(self.plan.levels, usable, real=None, favourite=favourite)
         self.crashes = wanted
         self.result.real, self.result.computed = list(map(list, wanted.real)), list(map(list, wanted.computed))
-        if stack.set_core_collector(*wanted.real[0]) and stack.family.config.in_initramfs:
-            stack.arm()
+        if service.set_core_collector(*wanted.real[0]) and service.family.config.in_initramfs:
+            service.arm()
 
     def _refuse(self, compress: str, why: str) -> None:
         self._note(f"{compress} is refused: {why}")
         if compress in self.result.refused():
-            return  # it was before, too
+            return  # an interrupted run refused the compression already
         for level in self.plan.levels:
             self.result.cells.append(SweepCell(level=level, compress=compress, how=REFUSED, ok=False, reason=why))
 
     def _keep(self, dump: Path, facts: CrashFacts) -> None:
-        """A second name for the capture, which stays when the drill removes the first."""
+        """Link the capture to a second name, which stays when the drill removes the first."""
         self.facts = facts
         if self.refilter is None:
             return
         self.capture = self.work / "capture"
         try:
             os.link(dump, self.capture)
-        except OSError:  # evidence and state are not on the same file system
+        except OSError:  # evidence and state are on different filesystems
             self.run.state.require_space(dump.stat().st_size // MIB + 16, "a copy of the vmcore")
             shutil.copyfile(dump, self.capture)
 
     # ------------------------------------------------------------ computed cells
 
     def _compute(self, first: Verdict) -> None:
-        """The cells that are no crashes, and those of the crashes again, to compare."""
+        """Compute the cells that are not crashes, and those of the crashes once more, to compare both."""
         controls = [cell for cell in self.crashes.real if cell not in self.crashes.computed]
         wanted = [*((*cell, True) for cell in self.crashes.computed), *((*cell, False) for cell in controls)]
         trouble = self._load(first)
@@ -294,20 +298,20 @@ class _Sweep(Campaign[SweepPlan, Sweep]):
         self._save()
 
     def _load(self, first: Verdict) -> str | None:
-        """Put the capture where it can be worked on; otherwise why not."""
+        """Load the capture into the refilter; return the reason if that is not possible."""
         whole = any(check.name == "complete" and check.ok for check in first.checks)
         if self.capture is None or self.facts is None or self.refilter is None or not whole:
-            return f"not computed, for want of a whole dump of everything: {first.reason()}"
+            return f"not computed, for lack of a complete dump of everything: {first.reason()}"
         self.run.state.require_space(self.refilter.need_mib(self.capture), "computing the other cells")
         try:
-            with self.progress.step("taking the dump of everything"):
+            with self.progress.step("loading the dump of everything"):
                 self.refilter.load(self.capture, flattened=_is_flattened(first))
         except CommandFailed as error:
             return f"not computed: {error}"
         return None
 
     def _computed_cell(self, first: Verdict, level: int, compress: str) -> SweepCell:
-        """Compute one dump, and judge it by everything that a vmcore of that crash is judged by."""
+        """Compute one dump, and judge it by all checks of a vmcore of that crash."""
         assert self.service is not None
         assert self.refilter is not None
         assert self.facts is not None
@@ -359,7 +363,7 @@ class _Sweep(Campaign[SweepPlan, Sweep]):
         return cell
 
     def _dispose(self, path: Path, directory: Path, *, good: bool) -> None:
-        """Keep a computed dump beside its evidence where the user wants that of a real one."""
+        """Keep a computed dump next to its evidence, if the user keeps real dumps as well."""
         keep = self.run.options.keep
         if keep == "never" or (keep == "failed" and good):
             path.unlink()
@@ -382,12 +386,12 @@ class _Sweep(Campaign[SweepPlan, Sweep]):
 
 
 def _cells(rows: list[list[Any]]) -> tuple[tuple[int, str], ...]:
-    """Levels and compressions of a record."""
+    """Return the levels and compressions of a row of a record."""
     return tuple((int(level), str(compress)) for level, compress in rows)
 
 
 def _lack(compress: str, family: Family, state: GuestState) -> str | None:
-    """Why the guest cannot write such a dump; None where it can."""
+    """Return the reason why the guest cannot write such a dump, or None if it can."""
     if compress not in family.config.compressions:
         return f"kdump of the family {family.name} has no setting for {compress}"
     if state.makedumpfile is None:
@@ -398,12 +402,12 @@ def _lack(compress: str, family: Family, state: GuestState) -> str | None:
 
 
 def _is_flattened(first: Verdict) -> bool:
-    """Whether the guest flattens its dumps, by its first one: a release may have either format."""
+    """Return whether the guest flattens its dumps, judged by the first dump: a release may have either format."""
     return str((first.dump or {}).get("format")).endswith("-flattened")
 
 
 def _frames(path: Path) -> str | None:
-    """A digest of which page frames a dump keeps."""
+    """Return a digest of the page frames that a dump keeps."""
     with contextlib.suppress(VmcoreError), open_vmcore(path) as vmcore:
         return hashlib.sha256(vmcore.kept_bitmap().tobytes()).hexdigest()[:16]
     return None
