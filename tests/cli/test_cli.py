@@ -85,7 +85,7 @@ def refused(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Any:
         (["sweep", "debian-12", "--crashkernel", "none"], "a guest without a reservation has nothing to sweep"),
         (["images", "gentoo-*"], "no image matches 'gentoo-*' (known: debian-11, "),
         (["images", "--refresh", "gentoo-*"], "no image matches 'gentoo-*' (known: debian-11, "),
-        (["images", "--prune", "gentoo-*"], "no image matches 'gentoo-*', neither in the catalogue nor in the cache"),
+        (["images", "--prune", "gentoo-*"], "no image in the catalogue or the cache matches 'gentoo-*'"),
         (["images", "--fetch"], "say which images to fetch"),
         (["images", "--dry-run"], "--dry-run is for --prune"),
         (["images", "--refresh", "--keep", "2"], "--keep is for --prune"),
@@ -225,7 +225,7 @@ def test_what_is_no_uri_is_a_usage_error(refused: Any) -> None:
 def test_a_state_directory_that_is_a_file_is_a_host_error(refused: Any, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine", encoding="utf-8")
     said, status = refused("images", "--state", tmp_path / "file")
-    assert said.startswith(f"the state directory {tmp_path}/file cannot be used: ")
+    assert said.startswith(f"cannot use the state directory {tmp_path}/file: ")
     assert status == 3
 
 

@@ -109,7 +109,7 @@ def test_no_network_is_3_and_one_sentence(images: Verb, rows: Any, tmp_path: Pat
     status, out, err = images("--refresh", "--json", "rows.json")
     assert (status, out) == (3, "")
     (sentence,) = [line for line in err.splitlines() if line.startswith("kdump-harness: ")]
-    assert "none of 2 images could be asked after, as without a network: http://127.0.0.1:" in sentence
+    assert "none of 2 images could be asked after, as without a network: cannot reach http://127.0.0.1:" in sentence
     states = [row["state"] for row in json.loads((tmp_path / "rows.json").read_text(encoding="utf-8"))]
     assert states == ["unreachable", "unreachable", "by hand"]
 
@@ -138,7 +138,7 @@ def test_an_image_is_fetched_found_older_fetched_anew_and_the_old_one_pruned(
     assert images("--prune", "--keep", "2")[1] == "nothing to remove\n"
     with State(tmp_path / "state").run() as run:
         os.utime(run.path / "lock", (2, 2))
-        because = "but a run that still goes on may have chosen it"
+        because = "but an active run may use it"
         assert images("--prune")[1] == f"kept {old} (1 MiB): superseded, {because}\nfreed 0 MiB\n"
     found = json.loads(images("--prune", "--json", "-")[1])
     assert (found["dry_run"], [one["what"] for one in found["found"]]) == (False, [old])
@@ -151,7 +151,7 @@ def test_an_image_that_cannot_be_had_does_not_keep_the_others_away(images: Verb,
     assert status == 3
     assert f"demo-1: {tmp_path}" in out
     sentence = (
-        f"rhel-9 is behind a login: get rhel-9.*.qcow2 from the portal and put it into {tmp_path}/state/images/rhel-9/"
+        f"rhel-9 needs a login: download rhel-9.*.qcow2 from the portal and put it into {tmp_path}/state/images/rhel-9/"
     )
     assert sentence in out
     assert "Traceback" not in err

@@ -144,8 +144,8 @@ def test_a_good_row_is_taken(load):
         ("https://images.example/SHA256SUMS", "https://images.example/", "checksums must be the http or https address"),
         ("https://images.example/demo.qcow2", "https://[", "url must be the http or https address"),
         ('checksums = "https://images.example/SHA256SUMS"\n', "", "missing checksums"),
-        ('url = "https://images.example/demo.qcow2"\n', "", "url or file must be there, and not both"),
-        ('login = "demo"', 'login = "demo"\nfile = "demo-*.qcow2"', "url or file must be there, and not both"),
+        ('url = "https://images.example/demo.qcow2"\n', "", "expected either url or file"),
+        ('login = "demo"', 'login = "demo"\nfile = "demo-*.qcow2"', "expected either url or file"),
         ('login = "demo"', 'login = "demo"\nfile = "../demo.qcow2"', "file must be the name of a file"),
         ('login = "demo"', 'login = "demo"\nmanual = "the portal"', "manual images have no url"),
         ('login = "demo"', 'login = "demo"\nbuild = { suite = "x" }', r"\[build\]: missing kernel"),
@@ -163,7 +163,7 @@ def test_a_name_that_cannot_be_a_directory_is_refused(load):
 
 
 def test_two_rows_of_one_name_are_refused(load):
-    with pytest.raises(TableError, match=r"\[\[image\]\] demo-1: name is there twice"):
+    with pytest.raises(TableError, match=r"\[\[image\]\] demo-1: name is not unique"):
         load(ROW + ROW)
 
 

@@ -111,7 +111,7 @@ def test_a_document_for_one_image_counts_whatever_name_is_in_it(text):
 def test_a_document_for_one_image_with_two_digests_is_read_by_name():
     text = f"{SHA256}  a.qcow2\n{OTHER256}  b.qcow2\n"
     assert lines(text, "b.qcow2", form="sole") == OTHER256
-    with pytest.raises(NoChecksum, match=r"2 digests but none of c\.qcow2"):
+    with pytest.raises(NoChecksum, match=r"2 digests, but none of c\.qcow2"):
         lines(text, "c.qcow2", form="sole")
 
 
@@ -124,12 +124,12 @@ def test_lines_outside_of_the_signed_message_do_not_count():
 
 
 def test_a_missing_name_is_refused_with_the_document_and_the_name():
-    with pytest.raises(NoChecksum, match=r"SUMS has 3 digests but none of debian-13\.qcow2"):
+    with pytest.raises(NoChecksum, match=r"SUMS has 3 digests, but none of debian-13\.qcow2"):
         lines(GNU_SHA512, "debian-13.qcow2")
 
 
 def test_a_name_with_two_digests_is_refused():
-    with pytest.raises(NoChecksum, match=r"ambiguous for a\.qcow2: it lists a\.qcow2 twice, differently"):
+    with pytest.raises(NoChecksum, match=r"ambiguous for a\.qcow2: it lists two digests of a\.qcow2"):
         lines(f"{SHA256}  a.qcow2\n{OTHER256}  a.qcow2\n", "a.qcow2")
 
 
@@ -150,7 +150,7 @@ def test_a_glob_that_fits_two_different_images_is_refused():
 )
 @pytest.mark.parametrize("form", FORMS)
 def test_a_document_without_a_usable_digest_is_quoted(text, form):
-    with pytest.raises(NoChecksum, match=r"holds no SHA-256 or SHA-512 digest \(it starts with"):
+    with pytest.raises(NoChecksum, match=r"no SHA-256 or SHA-512 digest in SUMS, which (starts with|is empty)"):
         find(text, form, "a.qcow2", where="SUMS")
 
 

@@ -186,7 +186,7 @@ def test_an_image_that_a_guest_runs_on_stays(state: State) -> None:
     try:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
-        assert reasons(prune(state, catalog())) == {"a": "a guest runs on it"}
+        assert reasons(prune(state, catalog())) == {"a": "a guest uses it"}
         assert old.exists()
     finally:
         holder.communicate()
@@ -212,7 +212,7 @@ def test_a_real_qemu_locks_the_base_behind_its_overlay(state: State) -> None:
         qemu.stdin.write("length\n")
         qemu.stdin.flush()
         assert "1 MiB" in qemu.stdout.readline()
-        assert reasons(prune(state, catalog())) == {"a": "a guest runs on it"}
+        assert reasons(prune(state, catalog())) == {"a": "a guest uses it"}
     finally:
         qemu.communicate()
     assert reasons(prune(state, catalog())) == {"a": ""}
@@ -226,7 +226,7 @@ def test_a_version_that_a_living_run_may_have_chosen_stays_until_the_run_ends(st
         os.utime(lock, (lock.stat().st_mtime + 2,) * 2)  # as if b and the run had not begun in the same moment
         assert reasons(prune(state, catalog(), dry_run=True)) == {"a": ""}, "b was there when the run began"
         os.utime(lock, (lock.stat().st_mtime - 60,) * 2)
-        because = "a run that still goes on may have chosen it"
+        because = "an active run may use it"
         assert reasons(prune(state, catalog())) == {"a": because}
         assert reasons(prune(state, catalog(), keep=0)) == {"a": because, "b": because}
     assert reasons(prune(state, catalog())) == {"a": ""}
@@ -241,7 +241,7 @@ def test_only_what_is_asked_for_is_looked_at(state: State) -> None:
     assert (left(state), left(state, "demo-2"), left(state, "gone-1")) == ({"a", "b"}, {"b"}, {"a", "b"})
     prune(state, rows, ["gone-1"])
     assert (left(state), left(state, "gone-1")) == ({"a", "b"}, set())
-    with pytest.raises(UsageError, match=r"no image matches 'gentoo-\*', neither in the catalogue nor in the cache"):
+    with pytest.raises(UsageError, match=r"no image in the catalogue or the cache matches 'gentoo-\*'"):
         prune(state, rows, ["gentoo-*"])
 
 
@@ -254,7 +254,7 @@ def test_a_lock_of_another_user_is_an_obstacle_and_no_error(state: State, monkey
 
     monkeypatch.setattr(download.Path, "open", refused)
     (one,) = prune(state, catalog())
-    assert one.kept_because == "Permission denied: it is another user's"
+    assert one.kept_because == "Permission denied: it belongs to another user"
     assert old.exists()
 
 

@@ -88,7 +88,7 @@ def test_parallel_processes_make_a_disk_once_and_all_get_it(state: State, tmp_pa
     makers = [start(MAKER, state.directory, log) for _ in range(3)]
     said = {first_line(maker): maker for maker in makers}
     (waiting,) = {*said} - {"making"}
-    assert "waiting for somebody else who is making a disk" in waiting
+    assert "waiting for another process that is making a disk" in waiting
     assert said["making"].communicate("go on\n", timeout=30)[0] == "whole\n"
     others = [maker for maker in makers if maker is not said["making"]]
     assert [maker.communicate(timeout=30)[0] for maker in others] == ["whole\n", "whole\n"]
@@ -120,7 +120,7 @@ def test_a_full_disk_is_a_sentence_and_leaves_nothing(state: State) -> None:
         (part / "disk").write_text("half", encoding="utf-8")
         raise OSError(28, "No space left on device", str(part / "disk"))
 
-    with pytest.raises(HostError, match=r"a disk cannot be made in .*armed: No space left on device"):
+    with pytest.raises(HostError, match=r"cannot make a disk in .*armed: No space left on device"):
         state.make_once("armed", "k1", make, report=lambda _text: None, what="a disk")
     assert not (state.directory / "armed" / "k1.part").exists()
 
@@ -214,7 +214,7 @@ def test_a_dead_run_is_found_and_removed_and_a_living_one_is_not(state: State) -
     assert state.active_runs() == {alive}
     assert set(state.stale_runs()) == {dead}
     (leftover,) = state.leftovers()
-    assert leftover.what == f"files of the dead run {dead}"
+    assert leftover.what == f"files of the stale run {dead}"
     leftover.remove()
     assert state.leftovers() == []
     assert (state.directory / "runs" / alive / "disk").exists()
@@ -266,7 +266,7 @@ def test_the_environment_names_the_place(monkeypatch: pytest.MonkeyPatch, tmp_pa
 def test_a_place_that_is_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine", encoding="utf-8")
     for place in (tmp_path / "file", tmp_path / "file" / "below"):
-        with pytest.raises(HostError, match=r"the state directory .*file.* cannot be used: .*--state DIR"):
+        with pytest.raises(HostError, match=r"cannot use the state directory .*file.*: .*--state DIR"):
             State(place)
     assert (tmp_path / "file").read_text(encoding="utf-8") == "mine"
 
@@ -280,6 +280,6 @@ def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
 
 
 def test_too_little_room_is_told_before_anything_starts_with_how_much_is_needed(state: State) -> None:
-    with pytest.raises(HostError, match=r"needs 999999999 MiB for the drill, \d+ MiB are free \(free some, or"):
+    with pytest.raises(HostError, match=r"for the drill: 999999999 MiB needed, \d+ MiB free \(free some, or"):
         state.require_space(999_999_999, "the drill")
     state.require_space(1, "nearly nothing")

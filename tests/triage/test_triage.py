@@ -530,7 +530,7 @@ def test_vmlinux_comes_out_of_the_package_and_nothing_else(apt: Path, tmp_path: 
 def test_a_package_that_cannot_fit_is_not_begun(apt: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = shutil.disk_usage("/")._replace(free=10 << 20)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
-    with pytest.raises(NoDebugInfo, match=r"needs 10\d\d MiB for linux-image-6.1.0-test-dbg .*, 10 MiB are free"):
+    with pytest.raises(NoDebugInfo, match=r"for linux-image-6.1.0-test-dbg .*: 10\d\d MiB needed, 10 MiB free"):
         find(package=True, version=DEBIAN)
 
 

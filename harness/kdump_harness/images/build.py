@@ -1,8 +1,8 @@
-"""Builds a bootable disk from a distribution's packages, without root, loop devices or a running guest.
+"""The build of a bootable disk from a distribution's packages, without root, loop devices or a running guest.
 
-The result is what a cloud image is: GPT with BIOS boot partition and ESP, GRUB for both firmwares, one ext4
-root, cloud-init waiting for a NoCloud seed, a serial console. Everything is written into one file by tools
-that work on files: sfdisk, mke2fs -d, mtools; so an ordinary user can do it where user namespaces are allowed.
+The disk is like a cloud image: GPT with BIOS boot partition and ESP, GRUB for both firmwares, one ext4 root,
+cloud-init with NoCloud, a serial console. All tools (sfdisk, mke2fs -d, mtools) write into a file, so that an ordinary
+user can run them where user namespaces are allowed.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from ..base.units import MIB
 from ..distro.packages import GUEST_PLACE, LocalPackage, refusal
 from .mirror import Mirror
 
-RECIPE_VERSION = 1  # raise it when the files below change: cached disks are then made anew
-DISK_MIB = 8192  # sparse; room for a full dump (-d 0) of a 4 GiB guest beside the system
-NEED_MIB = 4096  # of host space: package cache, tree and disk at the same time
+RECIPE_VERSION = 1  # to be raised when the files below change, so that cached disks are built again
+DISK_MIB = 8192  # sparse; enough for the system and a full dump (-d 0) of a 4 GiB guest
+NEED_MIB = 4096  # disk space on the host for package cache, tree and disk
 
-OTHER_SUITE_PRIORITY = 100  # what backports have by themselves: no package is of it unless told
+OTHER_SUITE_PRIORITY = 100  # the default priority of backports: packages are used only on request
 
 SECTOR = 512
 BIOS_BOOT_LBA = 2048
@@ -34,15 +34,15 @@ ESP_LBA = 4096
 ESP_MIB = 32
 ROOT_LBA = ESP_LBA + ESP_MIB * MIB // SECTOR
 
-# A release's own GRUB and kernel must read what the host's newer mke2fs writes, so nothing is left to its defaults.
+# A release's GRUB and kernel must read the filesystem of the host's newer mke2fs, so its defaults are not used.
 # orphan_file and metadata_csum_seed (e2fsprogs 1.47) stop GRUB 2.06 from booting.
 EXT4_FEATURES = (
     "none,has_journal,ext_attr,resize_inode,dir_index,filetype,extent,64bit,flex_bg,"
     "sparse_super,large_file,huge_file,dir_nlink,extra_isize,metadata_csum"
 )
 
-# The consoles of Debian's official cloud images: the serial line last, so that it is /dev/console. no_timer_check is of
-# Fedora's: without it an emulated guest may panic over a late timer on a busy host, before arming can say so.
+# The consoles of Debian's official cloud images: the serial line is last and thereby /dev/console. no_timer_check comes
+# from Fedora's: without it an emulated guest on a busy host may panic over a late timer, before arming can report it.
 KERNEL_ARGUMENTS = "console=tty0 console=ttyS0,115200 earlyprintk=ttyS0,115200 consoleblank=0 no_timer_check"
 
 BASE_PACKAGES = (
@@ -64,47 +64,47 @@ BASE_PACKAGES = (
     "shim-signed",
     "systemd-sysv",
     "udev",
-    "zstd",  # otherwise initramfs-tools falls back to gzip, unlike an installed system
+    "zstd",  # without it initramfs-tools uses gzip, unlike on an installed system
 )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """All that goes into a built disk."""
+    """The inputs of a built disk."""
 
     name: str
     suite: str
     updates_suite: str
     security_suite: str
     components: tuple[str, ...]
-    kernel: str  # a package, PACKAGE/SUITE, or nothing where files bring it
+    kernel: str  # PACKAGE or PACKAGE/SUITE; empty if a file has the kernel
     packages: tuple[str, ...]
     mirror: Mirror
     kernel_suite: str = ""
-    files: tuple[LocalPackage, ...] = ()  # of this host, installed at the end
-    more: tuple[str, ...] = field(default=(), repr=False)  # PACKAGE or PACKAGE/SUITE, instead of the release's own
+    files: tuple[LocalPackage, ...] = ()  # package files of this host, installed last
+    more: tuple[str, ...] = field(default=(), repr=False)  # PACKAGE or PACKAGE/SUITE, in place of the release's version
 
     def key(self) -> str:
-        """A digest of everything that went in."""
-        ours = (RECIPE_VERSION, DISK_MIB, EXT4_FEATURES, KERNEL_ARGUMENTS, BASE_PACKAGES, self)
-        # Only where there are any, so that what was built without them is still known.
+        """Return a digest of all inputs."""
+        inputs = (RECIPE_VERSION, DISK_MIB, EXT4_FEATURES, KERNEL_ARGUMENTS, BASE_PACKAGES, self)
+        # Only if present, so that disks built without them keep their key.
         also = tuple(part for part in (self.more, self.pins()) if part)
-        return hashlib.sha256(repr((*ours, *also)).encode()).hexdigest()[:16]
+        return hashlib.sha256(repr((*inputs, *also)).encode()).hexdigest()[:16]
 
     @property
     def other_suites(self) -> tuple[str, ...]:
-        """The suites beside the release's own that single packages come from."""
+        """The suites of single packages, besides those of the release."""
         named = (self.kernel_suite, *(package.partition("/")[2] for package in self.more))
         own = ("", self.suite, self.updates_suite, self.security_suite)
         return tuple(dict.fromkeys(suite for suite in named if suite not in own))
 
     @property
     def singles(self) -> tuple[str, ...]:
-        """What is installed after everything else, each for itself: PACKAGE or PACKAGE/SUITE."""
+        """The packages that are installed last, one by one: PACKAGE or PACKAGE/SUITE."""
         return (*((self.kernel,) if self.kernel_suite else ()), *self.more)
 
     def sources(self) -> tuple[str, ...]:
-        """Where its packages come from, as lines of sources.list."""
+        """Return the lines of sources.list."""
         return self.mirror.sources(
             self.suite,
             self.updates_suite,
@@ -114,9 +114,9 @@ class Recipe:
         )
 
     def pins(self) -> str:
-        """apt's preferences: of another suite only what is asked for by that suite, and what it cannot do without.
+        """Return apt's preferences: from other suites, only the requested packages and their dependencies.
 
-        A suite is known by its code name (n) or by what it is at present (a); apt_preferences(5).
+        A suite is named by its code name (n) or its archive name (a); see apt_preferences(5).
         """
         return "\n".join(
             f"Package: *\nPin: release {key}={suite}\nPin-Priority: {OTHER_SUITE_PRIORITY}\n"
@@ -126,20 +126,20 @@ class Recipe:
 
 
 def missing_tools() -> tuple[str, ...]:
-    """The commands of the build that this host does not have."""
+    """Return the commands of the build that this host lacks."""
     needed = ("mmdebstrap", "mke2fs", "sfdisk", "mkfs.vfat", "mcopy")
     return tuple(tool for tool in needed if shutil.which(tool) is None and not Path("/usr/sbin", tool).exists())
 
 
 def _sbin(tool: str) -> str:
-    """A tool that an ordinary user's PATH may not lead to."""
+    """Return the path of a tool that an ordinary user's PATH may not contain."""
     return shutil.which(tool) or f"/usr/sbin/{tool}"
 
 
 def build(recipe: Recipe, disk: Path, *, workdir: Path, log: Path, progress: Callable[[str], None]) -> None:
-    """Write a raw disk; workdir holds what is needed on the way, boot/packages in it the installed versions."""
+    """Write a raw disk; WORKDIR is for temporary files, and boot/packages in it lists the installed versions."""
     if missing := missing_tools():
-        raise HostError(f"building {recipe.name} needs {', '.join(missing)} (make setup installs them)")
+        raise HostError(f"cannot build {recipe.name}: {', '.join(missing)} not installed (run make setup)")
     root_uuid = str(uuid.uuid5(uuid.NAMESPACE_URL, f"kdump-harness:{recipe.key()}"))
     early, late = workdir / "early", workdir / "late"
     _write_files(early, _early_files(recipe, root_uuid))
@@ -154,7 +154,7 @@ def build(recipe: Recipe, disk: Path, *, workdir: Path, log: Path, progress: Cal
     hook = workdir / "finish"
     hook.write_text(_finish_hook(disk, boot, root_uuid), encoding="utf-8")
     hook.chmod(0o755)
-    kernel = recipe.kernel or "a kernel of this host's"
+    kernel = recipe.kernel or "a kernel of this host"
     progress(f"installing {recipe.suite} with {kernel} from {recipe.mirror.archive}")
     hooks = (
         f"--essential-hook=sync-in {shlex.quote(str(early))} /",
@@ -166,7 +166,7 @@ def build(recipe: Recipe, disk: Path, *, workdir: Path, log: Path, progress: Cal
         usual = () if recipe.kernel_suite else (recipe.kernel,)
         make_tree(recipe, (*BASE_PACKAGES, *usual, *recipe.packages), hooks, log=log, progress=progress)
     except BuildRefused as error:
-        raise BuildRefused(f"{recipe.name} cannot be built with what was asked for: {error.args[0]}", see=log) from None
+        raise BuildRefused(f"cannot build {recipe.name} as requested: {error.args[0]}", see=log) from None
     progress("writing the boot loader")
     _install_bios_grub(disk, boot)
     _install_esp(disk, boot, root_uuid)
@@ -174,7 +174,7 @@ def build(recipe: Recipe, disk: Path, *, workdir: Path, log: Path, progress: Cal
 
 
 def _copy_files(directory: Path, files: tuple[LocalPackage, ...]) -> None:
-    """The package files, in a place that the build can read whoever it runs as."""
+    """Copy the package files to a directory that the build can read as any user."""
     directory.mkdir(mode=0o755)
     for file in files:
         shutil.copyfile(file.path, directory / file.name)
@@ -182,19 +182,19 @@ def _copy_files(directory: Path, files: tuple[LocalPackage, ...]) -> None:
 
 
 def _install_hooks(recipe: Recipe, files: Path) -> tuple[str, ...]:
-    """Install packages of other suites, then package files, with the tree's own apt.
+    """Return the hooks that install packages of other suites, then package files, with the tree's apt.
 
-    It gets what they depend on from the mirror.
+    apt gets their dependencies from the mirror.
     """
     if not (recipe.singles or recipe.files):
         return ()
     place = GUEST_PLACE
     install = "DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends --allow-downgrades"
-    # The capture initramfs has the drivers of the machine that it is built on, and that is not this one: arming builds
-    # it in the guest. Kernels run only those hooks that may be executed.
+    # The capture initramfs has the drivers of the machine that builds it, so arming builds it in the guest rather than
+    # here. Kernel packages run only executable hooks.
     kdump = "/etc/kernel/postinst.d/kdump-tools"
-    # A newer libc wants its release's base-files, whose os-release would make the guest one of that release: but its
-    # kdump, its kernel and nearly everything else are not.
+    # A newer libc needs the base-files of its release, whose os-release would name that release, although kdump, kernel
+    # and nearly all packages of the guest are older.
     keep = "cp /usr/lib/os-release /var/tmp/os-release && "
     put_back = " && mv /var/tmp/os-release /usr/lib/os-release"
     chroot = '--customize-hook=chroot "$1" sh -c '
@@ -216,21 +216,21 @@ def _install_hooks(recipe: Recipe, files: Path) -> tuple[str, ...]:
 
 
 def _of_suite(package: str) -> str:
-    """apt's arguments for PACKAGE or PACKAGE/SUITE: what the latter cannot do without may be of that suite, too."""
+    """Return apt's arguments for PACKAGE or PACKAGE/SUITE, whose dependencies may come from that suite."""
     suite = package.partition("/")[2]
     return f"{f'-t {shlex.quote(suite)} ' if suite else ''}{shlex.quote(package)}"
 
 
 class BuildRefused(UsageError):
-    """The package manager does not have what was asked for."""
+    """The package manager does not have a requested package."""
 
 
 def make_tree(
     recipe: Recipe, packages: tuple[str, ...], hooks: tuple[str, ...], *, log: Path, progress: Callable[[str], None]
 ) -> None:
-    """A throw-away tree of the recipe's release with these packages, on which the hooks work.
+    """Make a temporary tree of the recipe's release with PACKAGES, and run the hooks on it.
 
-    Raises Refused, with the package manager's own words, where the release does not have them, else CommandFailed.
+    Raises BuildRefused with the package manager's message if the release lacks a package, otherwise CommandFailed.
     """
     command = [
         "mmdebstrap",
@@ -238,7 +238,7 @@ def make_tree(
         "--variant=apt",
         "--format=null",
         f"--include={','.join(filter(None, packages))}",
-        # A mirror may lag behind the date until which its index vouches for itself; signatures are checked anyway.
+        # The index of a lagging mirror may have expired; signatures are checked anyway.
         '--aptopt=Acquire::Check-Valid-Until "false"',
         "--dpkgopt=path-exclude=/usr/share/doc/*",
         "--dpkgopt=path-exclude=/usr/share/man/*",
@@ -258,19 +258,19 @@ def make_tree(
 
 
 def _pin_hooks(recipe: Recipe) -> tuple[str, ...]:
-    """Leave the preferences in the tree before apt looks for packages; they are for the guest's apt, too."""
+    """Return the hook that writes the preferences before apt selects packages; the guest's apt uses them too."""
     if not (pins := recipe.pins()):
         return ()
     return (f'--setup-hook=printf %s {shlex.quote(pins)} > "$1/etc/apt/preferences.d/kdump-harness"',)
 
 
 def remove_workdir(workdir: Path) -> None:
-    """Remove what a build needed on the way."""
+    """Remove the temporary files of a build."""
     shutil.rmtree(workdir, ignore_errors=True)
 
 
 def _run_logged(command: list[str], log: Path, progress: Callable[[str], None]) -> None:
-    """Run a long command, passing on its milestones; CommandFailed quotes its last words."""
+    """Run a long command and report its milestones; CommandFailed quotes the end of its output."""
     with log.open("w", encoding="utf-8") as out:
         process = subprocess.Popen(
             command,
@@ -299,7 +299,7 @@ def _run_logged(command: list[str], log: Path, progress: Callable[[str], None]) 
 
 
 def _early_files(recipe: Recipe, root_uuid: str) -> dict[str, str]:
-    """What the packages should already find when they are configured."""
+    """Return the files that packages need when they are configured."""
     name = recipe.name.replace("/", "-")
     return {
         "etc/fstab": f"UUID={root_uuid} / ext4 errors=remount-ro 0 1\n",
@@ -314,13 +314,13 @@ def _early_files(recipe: Recipe, root_uuid: str) -> dict[str, str]:
 
 
 def _late_files(root_uuid: str) -> dict[str, str]:
-    """What packages would trip over or ask about if it were there before them."""
+    """Return the files that would disturb the installation of packages."""
     return {
         "etc/network/interfaces": "auto lo\niface lo inet loopback\nsource /etc/network/interfaces.d/*\n",
-        # Only the seed disk is asked, so that no time goes into probing for other clouds.
+        # Only the seed disk is probed, which saves the time for other clouds.
         "etc/cloud/cloud.cfg.d/90-datasource.cfg": "datasource_list: [NoCloud, None]\n",
-        # The first menu; the guest's own update-grub replaces it as soon as something is configured. Package
-        # scripts run update-grub where they find this file, and that fails in a tree that is no mounted disk yet.
+        # The first menu, which the guest's update-grub replaces later. With this file, package scripts would run
+        # update-grub, which fails in a tree that is not a mounted disk.
         "boot/grub/grub.cfg": (
             "serial --speed=115200\nterminal_input console serial\nterminal_output console serial\n"
             f"search --no-floppy --fs-uuid --set=root {root_uuid}\n"
@@ -330,7 +330,7 @@ def _late_files(root_uuid: str) -> dict[str, str]:
 
 
 def _write_files(tree: Path, files: dict[str, str]) -> None:
-    """Files below tree, by their path in the guest."""
+    """Write files below a tree, by their paths in the guest."""
     for path, text in files.items():
         target = tree / path
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -338,7 +338,7 @@ def _write_files(tree: Path, files: dict[str, str]) -> None:
 
 
 def _partition(disk: Path) -> None:
-    """A GPT laid out like Debian's cloud images: root first, BIOS boot as 14, ESP as 15."""
+    """Write a GPT like that of Debian's cloud images: root first, BIOS boot as 14, ESP as 15."""
     with disk.open("wb") as file:
         file.truncate(DISK_MIB * MIB)
     table = (
@@ -355,13 +355,13 @@ def _partition(disk: Path) -> None:
 
 
 def _finish_hook(disk: Path, boot: Path, root_uuid: str) -> str:
-    """The shell that runs beside the finished tree: boot files out, then the tree into the root partition."""
+    """Return the script that copies boot files out of the finished tree, and the tree to the root partition."""
     root_mib = DISK_MIB - ROOT_LBA * SECTOR // MIB - 1  # the last MiB holds the backup partition table
     return f"""#!/bin/sh
 set -eu
 tree=$1
 boot={shlex.quote(str(boot))}
-# The modules that the core image needs to reach /boot/grub; the rest is loaded from there.
+# The core image has the modules for reaching /boot/grub; other modules are loaded from there.
 mkdir -p "$tree/boot/grub"
 cp -r "$tree/usr/lib/grub/i386-pc" "$tree/boot/grub/"
 cp -r "$tree/usr/lib/grub/x86_64-efi" "$tree/boot/grub/"
@@ -378,11 +378,11 @@ for release in $(cat "$boot/kernels"); do
 done
 chmod a+r "$boot"/*
 rm -rf "$tree"/var/lib/apt/lists/* "$tree"/var/cache/apt/*.bin "$tree"/var/cache/apt/archives/*.deb
-# Keys and identities are made at the first boot, never shared.
+# Keys and identities are made at the first boot.
 rm -f "$tree"/etc/ssh/ssh_host_*
 : > "$tree/etc/machine-id"
 rm -f "$tree/var/lib/dbus/machine-id" "$tree/etc/apt/apt.conf.d/99mmdebstrap" "$tree/etc/dpkg/dpkg.cfg.d/99mmdebstrap"
-# A bind mount without its submounts: /proc and /sys of the build do not belong on the disk.
+# A bind mount without its submounts leaves out /proc and /sys.
 mkdir "$boot/root"
 mount --bind "$tree" "$boot/root"
 PATH=$PATH:/usr/sbin:/sbin mke2fs -q -F -t ext4 -O {EXT4_FEATURES} -b 4096 -L root -U {root_uuid} \\
@@ -394,7 +394,7 @@ exit ${{status:-0}}
 
 
 def _install_bios_grub(disk: Path, boot: Path) -> None:
-    """Boot sector and core image with the two addresses that grub-bios-setup would have filled in.
+    """Write boot sector and core image, with the two addresses that grub-bios-setup would fill in.
 
     Fields: GRUB's boot/i386/pc/boot.S (kernel_sector at 0x5c) and diskboot.S (block list at the end of the sector).
     """
@@ -402,12 +402,12 @@ def _install_bios_grub(disk: Path, boot: Path) -> None:
     core = bytearray((boot / "core.img").read_bytes())
     sectors = -(-len(core) // SECTOR)
     if sectors > ESP_LBA - BIOS_BOOT_LBA:
-        raise CommandFailed(f"GRUB's core image of {len(core)} bytes does not fit into the BIOS boot partition")
+        raise CommandFailed(f"GRUB's core image of {len(core)} bytes is too large for the BIOS boot partition")
     struct.pack_into("<Q", boot_sector, 0x5C, BIOS_BOOT_LBA)
     struct.pack_into("<QHH", core, 0x1F4, BIOS_BOOT_LBA + 1, sectors - 1, 0x820)
     with disk.open("r+b") as file:
         protective_mbr = bytearray(file.read(SECTOR))
-        protective_mbr[:440] = boot_sector[:440]  # the rest is the disk's signature and partition entries
+        protective_mbr[:440] = boot_sector[:440]  # followed by the disk's signature and partition entries
         file.seek(0)
         file.write(protective_mbr)
         file.seek(BIOS_BOOT_LBA * SECTOR)
@@ -415,7 +415,7 @@ def _install_bios_grub(disk: Path, boot: Path) -> None:
 
 
 def _install_esp(disk: Path, boot: Path, root_uuid: str) -> None:
-    """Shim and GRUB as the distribution signed them, at the path that firmware tries by itself."""
+    """Write the distribution's signed shim and GRUB to the default path of the firmware."""
     menu = boot / "grub.cfg"
     menu.write_text(
         f"search.fs_uuid {root_uuid} root\nset prefix=($root)/boot/grub\nconfigfile $prefix/grub.cfg\n",

@@ -1,4 +1,4 @@
-"""The catalogue of images: one row each, with where it comes from and what is odd about it."""
+"""The catalogue of images: where each image is published, and its properties."""
 
 from __future__ import annotations
 
@@ -17,55 +17,55 @@ from .checksums import FORMS
 FAMILIES = ("debian", "redhat", "suse")
 ARCHES = ("x86_64", "aarch64")
 FIRMWARE = ("bios", "uefi")
-CPU_LEVELS = (1, 2, 3)  # of x86-64; nothing that is published needs the fourth
+CPU_LEVELS = (1, 2, 3)  # x86-64 levels; no published image needs level 4
 
-_NAME = re.compile(r"[a-z0-9][a-z0-9.+-]*")  # it becomes a directory of the cache and a part of test ids
+_NAME = re.compile(r"[a-z0-9][a-z0-9.+-]*")  # used for directories of the cache and in test ids
 
 
 @dataclass(frozen=True, kw_only=True)
 class Build:
-    """What a release is made of where it is built from packages instead of downloaded.
+    """The sources of a release that is built from packages instead of downloaded.
 
-    The mirror is not here: it is the one that the host itself is set up with.
+    The mirror is the one of the host's own configuration.
     """
 
     suite: str
     kernel: str
     components: tuple[str, ...] = ("main",)
-    updates_suite: str = ""  # empty: the release has none
+    updates_suite: str = ""  # empty if the release has none
     security_suite: str = ""
-    packages: tuple[str, ...] = ()  # beside what every built disk has
+    packages: tuple[str, ...] = ()  # in addition to those of every built disk
 
 
 @dataclass(frozen=True, kw_only=True)
 class Image:
-    """A cloud image: where it is published, how it is verified, and what a guest of it is like."""
+    """A cloud image: its address, its verification, and the properties of its guests."""
 
     name: str
     family: str
     release: str
-    login: str  # the image's own user, by hearsay; the seed makes ours
+    login: str  # the image's own user, as documented; the seed creates the harness's user
     arch: str = "x86_64"
     url: str = ""
-    file: str = ""  # a glob: the file is looked up in the checksum document (or, if manual, in the cache)
+    file: str = ""  # glob for a file in the checksum document or, if manual, in the cache
     checksums: str = ""
     checksum_form: str = "lines"
     firmware: tuple[str, ...] = FIRMWARE
-    cpu: int = 1  # the x86-64 level that its programs need
-    root_filesystem: str = ""  # empty: not known, probe it
-    manual: str = ""  # where people get the file from when it is behind a login
+    cpu: int = 1  # x86-64 level of its programs
+    root_filesystem: str = ""  # empty if unknown
+    manual: str = ""  # address where users download a file that needs a login
     notes: str = ""
     build: Build | None = None
 
     @property
     def source(self) -> str:
-        """Where it comes from, for people."""
+        """The address of the image or its checksum document, for display."""
         return self.url or self.checksums or self.manual
 
 
 @dataclass(frozen=True)
 class Catalog:
-    """All images of one table, in its order."""
+    """The images of a table, in its order."""
 
     images: tuple[Image, ...]
     path: Path
@@ -82,7 +82,7 @@ class Catalog:
         return tuple(image.name for image in self.images)
 
     def find(self, name: str) -> Image:
-        """The image of that name; UsageError with near names when there is none."""
+        """Return an image by its name; UsageError suggests similar names."""
         for image in self.images:
             if image.name == name:
                 return image
@@ -91,7 +91,7 @@ class Catalog:
         raise UsageError(f"unknown image {name!r} ({hint})")
 
     def match(self, globs: Iterable[str]) -> tuple[Image, ...]:
-        """The images that any of the globs names, once each, in the catalogue's order; a glob must match something."""
+        """Return the images that match any glob, in the catalogue's order; UsageError for a glob without a match."""
         found: set[str] = set()
         for glob in globs:
             if not set(glob) & set("*?["):
@@ -105,12 +105,12 @@ class Catalog:
 
 
 def load_catalog(path: Path | None = None) -> Catalog:
-    """The images of a table, the one that comes with the harness unless told; TableError names file, row and key."""
+    """Load a table of images, by default the harness's; TableError names file, row and key."""
     path = path or tables.data_path("images", "catalog.toml")
     images = tables.load_rows(path, "image", Image)
     seen: set[str] = set()
     for image in images:
-        fault = "name is there twice" if image.name in seen else _fault(image)
+        fault = "name is not unique" if image.name in seen else _fault(image)
         if fault:
             raise TableError(f"{path.name}: [[image]] {image.name}: {fault}")
         seen.add(image.name)
@@ -118,7 +118,7 @@ def load_catalog(path: Path | None = None) -> Catalog:
 
 
 def _fault(image: Image) -> str | None:
-    """What is wrong with a row, starting with the key."""
+    """Return the error in a row, starting with the key, or None."""
     if not _NAME.fullmatch(image.name):
         return "name must be lower-case letters, digits, dots, pluses and dashes"
     for key, value, known in (
@@ -136,17 +136,17 @@ def _fault(image: Image) -> str | None:
 
 
 def _source_fault(image: Image) -> str | None:
-    """What is wrong with the keys that say where the file comes from."""
+    """Return the error in the keys about the source of the file, or None."""
     if "/" in image.file:
         return f"file must be the name of a file, not {image.file!r}"
     if image.manual:
         if image.url or image.checksums:
             return "manual images have no url and no checksums"
-        return None if image.file else "missing file (the name that a manual image is expected under)"
+        return None if image.file else "missing file (the name of a manual image in the cache)"
     if not image.checksums:
         return "missing checksums (the address of the checksum document)"
     if bool(image.url) == bool(image.file):
-        return "url or file must be there, and not both"
+        return "expected either url or file"
     for key, address in (("url", image.url), ("checksums", image.checksums)):
         if address and not _is_web_address(address):
             return f"{key} must be the http or https address of a file, not {address!r}"

@@ -1,4 +1,4 @@
-"""Reads the checksum documents that distributions publish and finds the one digest that counts."""
+"""The checksum documents of distributions, and the search for an image's digest in them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _BSD = re.compile(rf"(?P<algorithm>SHA256|SHA512) ?\((?P<name>.+)\) ?= ?{_HEX}")
 
 
 class NoChecksum(HostError):
-    """A checksum document does not say, or says in two ways, what an image must be; nothing is trusted without one."""
+    """A checksum document has no digest of an image, or several; an image without a digest is not used."""
 
 
 @dataclass(frozen=True, order=True)
@@ -37,13 +37,13 @@ class Digest:
 
     @property
     def short(self) -> str:
-        """Enough of it for people."""
+        """A shortened form for display."""
         return f"{self.algorithm} {self.hexdigest[:16]}…"
 
 
 @dataclass(frozen=True)
 class ChecksumEntry:
-    """One line of a document: the digest of a file, and where that file is, relative to the document."""
+    """An entry of a document: the digest of a file, and its address relative to the document."""
 
     location: str
     digest: Digest
@@ -55,36 +55,36 @@ class ChecksumEntry:
 
 
 def digest_of(path: Path, algorithm: str) -> Digest:
-    """The digest of what the file holds now."""
+    """Return the digest of a file's content."""
     with path.open("rb") as file:
         return Digest(algorithm, hashlib.file_digest(file, algorithm).hexdigest())
 
 
 def find(text: str, form: str, wanted: str, *, where: str) -> ChecksumEntry:
-    """The entry of the file called wanted, which may be a glob; NoChecksum when there is none or there are two.
+    """Return the entry of the file that matches the glob WANTED; NoChecksum for none or several.
 
-    where names the document in the error.
+    WHERE names the document in the error.
     """
     entries = FORMS[form](text)
     if not entries:
-        raise NoChecksum(f"{where} holds no SHA-256 or SHA-512 digest (it starts with {_opening(text)})")
+        raise NoChecksum(f"no SHA-256 or SHA-512 digest in {where}, which {_opening(text)}")
     if form == "sole" and len({entry.digest for entry in entries}) == 1:
         return entries[0]
     named = [entry for entry in entries if fnmatch.fnmatchcase(entry.name, wanted)]
     if not named:
-        raise NoChecksum(f"{where} has {len(entries)} digests but none of {wanted}")
-    # A file may be listed under both algorithms; the longer one is asked for then.
+        raise NoChecksum(f"{where} has {len(entries)} digests, but none of {wanted}")
+    # A file may be listed under both algorithms; the longer digest is used then.
     longest = max(len(entry.digest.hexdigest) for entry in named)
     best = [entry for entry in named if len(entry.digest.hexdigest) == longest]
     if len({entry.digest for entry in best}) > 1:
         names = sorted({entry.name for entry in best})
-        seen = f"{names[0]} twice, differently" if len(names) == 1 else " and ".join(names[:3])
+        seen = f"two digests of {names[0]}" if len(names) == 1 else " and ".join(names[:3])
         raise NoChecksum(f"{where} is ambiguous for {wanted}: it lists {seen}")
     return best[0]
 
 
 def _lines(text: str) -> list[ChecksumEntry]:
-    """Entries of sha256sum, sha512sum and BSD style listings; comments and weaker algorithms are passed over."""
+    """Return the entries of a listing by sha256sum, sha512sum or BSD; skip comments and weaker algorithms."""
     entries = []
     for line in _signed_part(text).splitlines():
         line = line.strip().removeprefix("\ufeff")
@@ -101,9 +101,9 @@ def _lines(text: str) -> list[ChecksumEntry]:
 
 
 def _signed_part(text: str) -> str:
-    """What lies inside a PGP clear-signed message, or all of a text that is none.
+    """Return the text inside a PGP clear-signed message, or all of a text without a signature.
 
-    Lines before or after the armour are nobody's word, so they do not count.
+    Lines before or after the armour are not signed, so they do not count.
     """
     _, begin, rest = text.partition("-----BEGIN PGP SIGNED MESSAGE-----")
     if not begin:
@@ -114,7 +114,7 @@ def _signed_part(text: str) -> str:
 
 
 def _debian_json(text: str) -> list[ChecksumEntry]:
-    """Entries of a cloud.debian.org build description: base64 without padding, in an annotation of each upload."""
+    """Return the entries of a cloud.debian.org build description: base64 without padding, as annotations of uploads."""
     entries = []
     for item in _dicts(_parsed(text), "items"):
         algorithm, _, encoded = str(_at(item, "metadata", "annotations", "cloud.debian.org/digest")).partition(":")
@@ -125,7 +125,7 @@ def _debian_json(text: str) -> list[ChecksumEntry]:
         reference = _at(item, "data", "ref")
         if len(hexdigest) != _HEX_DIGITS.get(algorithm) or not isinstance(reference, str):
             continue
-        # The upload is named by its version; beside the description lies the same file without it.
+        # The name of the upload has the version; the same file next to the description has none.
         version = _at(item, "metadata", "labels", "cloud.debian.org/version")
         name = PurePosixPath(reference).name.replace(f"-{version}", "")
         entries.append(ChecksumEntry(name, Digest(algorithm, hexdigest)))
@@ -133,7 +133,7 @@ def _debian_json(text: str) -> list[ChecksumEntry]:
 
 
 def _oracle_json(text: str) -> list[ChecksumEntry]:
-    """The one entry of an Oracle Linux template index: the KVM image."""
+    """Return the entry of the KVM image in an Oracle Linux template index."""
     index = _parsed(text)
     base, name, hexdigest = _at(index, "base_url"), _at(index, "kvm", "image"), _at(index, "kvm", "sha256")
     if not (isinstance(base, str) and isinstance(name, str) and _is_sha256(hexdigest)):
@@ -142,7 +142,7 @@ def _oracle_json(text: str) -> list[ChecksumEntry]:
 
 
 def _fedora_json(text: str) -> list[ChecksumEntry]:
-    """Entries of Fedora's releases.json; artifacts without a digest are passed over."""
+    """Return the entries of Fedora's releases.json; skip artifacts without a digest."""
     return [
         ChecksumEntry(item["link"], Digest("sha256", item["sha256"].lower()))
         for item in _dicts(_parsed(text))
@@ -152,7 +152,7 @@ def _fedora_json(text: str) -> list[ChecksumEntry]:
 
 FORMS: dict[str, Callable[[str], list[ChecksumEntry]]] = {
     "lines": _lines,
-    # A file of its own beside each image; it may name the image as it was built, so that only the digest counts.
+    # A document for a single image; it may name the image as it was built, so that only the digest counts.
     "sole": _lines,
     "debian-json": _debian_json,
     "oracle-json": _oracle_json,
@@ -168,7 +168,7 @@ def _parsed(text: str) -> Any:
 
 
 def _at(value: Any, *keys: str) -> Any:
-    """The value at the end of a path of keys, or None."""
+    """Return the value at a path of keys, or None."""
     for key in keys:
         value = value.get(key) if isinstance(value, dict) else None
     return value
@@ -184,6 +184,6 @@ def _is_sha256(value: Any) -> bool:
 
 
 def _opening(text: str) -> str:
-    """The first words of a document that is not what it should be, a proxy's page for example."""
+    """Describe an unexpected document, such as a proxy's page, by its first words."""
     words = " ".join(text.split())
-    return repr(words[:60]) if words else "nothing at all"
+    return f"starts with {words[:60]!r}" if words else "is empty"

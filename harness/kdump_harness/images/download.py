@@ -1,10 +1,10 @@
-"""Downloads images into a cache by digest: verified, resumable, once for many processes.
+"""Verified and resumable downloads of images into a cache, once for many processes.
 
-The cache has a directory for each image; a file in it is named by its digest and is there only when verified.
+The cache has a directory for each image. A file in it is named by its digest and exists only after verification.
 """
 
-# urllib, not requests, httpx or pooch: it honours http_proxy and no_proxy and follows redirects, and that is all
-# we need of a client. Resuming, locking and disk space would be ours to write on top of any of them.
+# urllib rather than requests, httpx or pooch: it honours http_proxy and no_proxy and follows redirects, which is
+# enough. None of the others covers resuming, locking and disk space.
 
 from __future__ import annotations
 
@@ -35,43 +35,43 @@ from .checksums import Digest, NoChecksum
 
 T = TypeVar("T")
 Report = Callable[[str], None]
-Progress = Callable[[int, int | None], None]  # bytes so far, bytes in all where the server tells
+Progress = Callable[[int, int | None], None]  # bytes so far, and in total if the server reports them
 
 CHUNK_BYTES = 256 << 10
 LOCK_EVERY_S = 0.2
-SILENCE_S = 30.0  # a connection that gives nothing for so long is dead
+SILENCE_S = 30.0  # longest time without a byte from a connection
 DOCUMENT_MAX_BYTES = 16 << 20  # Fedora's releases.json is the largest, below 1 MB
-SPARE_BYTES = 64 << 20  # left free, so that a download never fills the last block
+SPARE_BYTES = 64 << 20  # left free by a download
 
-_OURS = re.compile(r"sha(256|512)-[0-9a-f]+\.(?P<kind>qcow2|part)")
+_DOWNLOADED = re.compile(r"sha(256|512)-[0-9a-f]+\.(?P<kind>qcow2|part)")
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _PASSING_STATUS = (408, 425, 429, 500, 502, 503, 504)
 
 
 class Unreachable(HostError):
-    """The image cannot be had from here now: no network, a server that refuses; build it or bring it."""
+    """The image is unavailable now, because of the network or a server."""
 
     def __init__(self, message: str, *, status: int | None = None, passing: bool = False) -> None:
         super().__init__(message)
-        self.status = status  # of HTTP, where a server answered
-        self.passing = passing  # worth another try
+        self.status = status  # HTTP status, if a server answered
+        self.passing = passing  # whether another attempt may succeed
 
 
 class NeedsLogin(Unreachable):
-    """The image is behind a login and nobody has put it into the cache; the message says which file goes where."""
+    """The image needs a login and is not in the cache; the message names the file and its place."""
 
 
 class ChecksumMismatch(HostError):
-    """What was downloaded is not what the checksum document promises; it has been removed."""
+    """A download does not match its digest; it was removed."""
 
 
 class NoSpace(HostError):
-    """The cache's file system cannot hold the image; the message says how much it needs and has."""
+    """The cache's file system is too small for the image; the message has the sizes."""
 
 
 @dataclass(frozen=True)
 class DownloadSource:
-    """The address of an image today, and the digest it must have."""
+    """The current address and digest of an image."""
 
     url: str
     digest: Digest
@@ -79,7 +79,7 @@ class DownloadSource:
 
 @dataclass(frozen=True, kw_only=True)
 class Client:
-    """How addresses are opened, and how stubbornly."""
+    """An HTTP client with a number of attempts and timeouts."""
 
     opener: urllib.request.OpenerDirector
     attempts: int = 4
@@ -88,8 +88,8 @@ class Client:
     report: Report = lambda text: None
 
     def open(self, url: str, *, method: str = "GET", headers: dict[str, str] | None = None) -> Any:
-        """An open response; Unreachable when there is none or its status is an error."""
-        # Some mirrors refuse urllib's own name.
+        """Return an open response; Unreachable for an error or an error status."""
+        # Some mirrors refuse urllib's default user agent.
         request = urllib.request.Request(url, method=method, headers={"User-Agent": "kdump-harness", **(headers or {})})
         try:
             return self.opener.open(request, timeout=self.silence_s)
@@ -102,7 +102,7 @@ class Client:
             raise _unreachable(url, error) from None
 
     def text(self, url: str) -> tuple[str, str]:
-        """A small document and the address where it was found in the end."""
+        """Return the final address and the text of a small document."""
         return self.persist(lambda: self._text(url))
 
     def _text(self, url: str) -> tuple[str, str]:
@@ -115,13 +115,13 @@ class Client:
             if promised is not None and len(body) < min(promised, DOCUMENT_MAX_BYTES):
                 raise Unreachable(f"{url}: cut off after {len(body)} of {promised} bytes", passing=True)
             found_at = str(response.geturl())
-        # The digests are as trustworthy as the way they came.
+        # Digests are only as trustworthy as their transport.
         if url.startswith("https:") and not found_at.startswith("https:"):
-            raise NoChecksum(f"{url} leads to {found_at}, which anybody on the way could have written")
+            raise NoChecksum(f"{url} redirects to {found_at}, which is not protected by TLS")
         return found_at, body.decode("utf-8", errors="replace")
 
     def persist(self, action: Callable[[], T], *, gained: Callable[[], bool] = lambda: False) -> T:
-        """The action's result, tried again when what failed may pass; after a gain the count starts anew."""
+        """Return the action's result; repeat it after temporary errors, whose count starts again after a gain."""
         failures = 0
         while True:
             try:
@@ -137,19 +137,19 @@ class Client:
 def make_client(
     *, attempts: int = 4, pause_s: float = 2.0, silence_s: float = SILENCE_S, report: Report = lambda text: None
 ) -> Client:
-    """A client with the proxies of the environment."""
+    """Return a client with the proxies of the environment."""
     opener = urllib.request.build_opener()
     return Client(opener=opener, attempts=attempts, pause_s=pause_s, silence_s=silence_s, report=report)
 
 
 def resolve(image: Image, client: Client) -> DownloadSource:
-    """Where the image is today and what it must be, read from its checksum document."""
+    """Return the current address and digest of an image from its checksum document."""
     where, text = client.text(image.checksums)
     wanted = PurePosixPath(urlsplit(image.url).path).name if image.url else image.file
     entry = checksums.find(text, image.checksum_form, wanted, where=image.checksums)
     url = image.url or urljoin(where, entry.location)
     if urlsplit(url).scheme not in ("http", "https"):
-        raise NoChecksum(f"{image.checksums} leads to {url}, which is no web address")
+        raise NoChecksum(f"{image.checksums} leads to {url}, which is not an http or https address")
     return DownloadSource(url, entry.digest)
 
 
@@ -161,10 +161,10 @@ def fetch(
     report: Report = lambda text: None,
     client: Client | None = None,
 ) -> Path:
-    """The verified image in the cache, downloaded unless it is there already; never to be written to.
+    """Return the verified image in the cache, downloaded unless it exists; it must not be written to.
 
-    Where the network fails, a copy that was verified earlier is used, and say tells so in one line.
-    Raises Unreachable (NeedsLogin for an image that people must bring), NoChecksum, ChecksumMismatch or NoSpace.
+    If the network fails, an older verified copy is used, and REPORT gets a line about that.
+    Raises Unreachable (NeedsLogin for a manual image), NoChecksum, ChecksumMismatch or NoSpace.
     """
     if image.manual:
         return _brought(image, cache_dir)
@@ -178,12 +178,12 @@ def fetch(
         if older is None:
             raise
         day = datetime.date.fromtimestamp(older.stat().st_mtime)
-        report(f"{error}; using the {image.name} that was downloaded on {day}")
+        report(f"{error}; using the copy of {image.name} downloaded on {day}")
         return older
 
 
 def cached(image: Image, cache_dir: Path) -> Path | None:
-    """The newest verified copy of the image, or the file that somebody brought; None when there is neither."""
+    """Return the newest verified copy of an image, or the user's file of a manual one; None without either."""
     place = cache_dir / image.name
     if image.manual:
         return max(place.glob(image.file), key=lambda path: path.stat().st_mtime, default=None)
@@ -191,38 +191,40 @@ def cached(image: Image, cache_dir: Path) -> Path | None:
 
 
 def versions(place: Path) -> list[Path]:
-    """The verified files in an image's directory of the cache, the newest first."""
+    """Return the verified files in an image's directory of the cache, the newest first."""
     dated = []
     for path in _files(place, "qcow2"):
-        with contextlib.suppress(FileNotFoundError):  # another process prunes
+        with contextlib.suppress(FileNotFoundError):  # removed by another process
             dated.append((path.stat().st_mtime, path))
     return [path for _, path in sorted(dated, reverse=True)]
 
 
 def partials(place: Path) -> list[Path]:
-    """The downloads in it that were not finished."""
+    """Return the unfinished downloads in an image's directory."""
     return _files(place, "part")
 
 
 def brought(place: Path) -> list[Path]:
-    """The files in it that people put there."""
-    return sorted(path for path in place.iterdir() if path.name != "lock" and not _OURS.fullmatch(path.name))
+    """Return the users' files in an image's directory."""
+    return sorted(path for path in place.iterdir() if path.name != "lock" and not _DOWNLOADED.fullmatch(path.name))
 
 
 def _files(place: Path, kind: str) -> list[Path]:
-    """Files that were downloaded, known by their names; whatever people put beside them is theirs."""
+    """Return the downloaded files of one kind, recognised by their names."""
     if not place.is_dir():
         return []
-    return sorted(path for path in place.iterdir() if (ours := _OURS.fullmatch(path.name)) and ours["kind"] == kind)
+    return sorted(
+        path for path in place.iterdir() if (match := _DOWNLOADED.fullmatch(path.name)) and match["kind"] == kind
+    )
 
 
 def _brought(image: Image, cache_dir: Path) -> Path:
-    """The file that somebody put into the cache; NeedsLogin says which and where."""
+    """Return the user's file of a manual image; NeedsLogin names the file and its place."""
     path = cached(image, cache_dir)
     if path is None:
         place = _place(cache_dir, image)
         raise NeedsLogin(
-            f"{image.name} is behind a login: get {image.file} from {image.manual} and put it into {place}/"
+            f"{image.name} needs a login: download {image.file} from {image.manual} and put it into {place}/"
         )
     return path
 
@@ -233,12 +235,12 @@ def _place(cache_dir: Path, image: Image) -> Path:
         if not place.exists():
             place.mkdir(parents=True, exist_ok=True)
             with contextlib.suppress(PermissionError):
-                place.chmod(0o2775)  # for all who share the cache
+                place.chmod(0o2775)  # for all users of the cache
     return place
 
 
 def _once(image: Image, place: Path, source: DownloadSource, client: Client, progress: Progress) -> Path:
-    """The verified file, downloaded by this process or by another one that was first."""
+    """Return the verified file, downloaded by this process or another one."""
     target = place / f"{source.digest}.qcow2"
     if target.exists():
         return target
@@ -252,8 +254,8 @@ def _once(image: Image, place: Path, source: DownloadSource, client: Client, pro
 
 def _download(image: Image, place: Path, source: DownloadSource, client: Client, progress: Progress) -> Path:
     """Download, verify and name the file; the caller holds the lock."""
-    # A round more than there are innocent reasons for a wrong digest: a partial file of another mirror's
-    # making, and a "latest" name that rotated while we read it.
+    # One attempt more than there are harmless reasons for a wrong digest: a partial file from another mirror, and a
+    # "latest" name that changed during the download.
     for _ in range(3):
         partial = place / f"{source.digest}.part"
         for stale in set(place.glob("sha*-*.part")) - {partial}:
@@ -265,23 +267,23 @@ def _download(image: Image, place: Path, source: DownloadSource, client: Client,
         size_bytes = partial.stat().st_size
         partial.unlink()
         if pieced:
-            client.report(f"{source.url}: the pieces of the download do not fit together; starting from zero")
+            client.report(f"{source.url}: the parts of the download do not match; starting again")
             continue
         today = resolve(image, client)
         if today == source:
             break
         source = today
     raise ChecksumMismatch(
-        f"{source.url} is not what {image.checksums} promises: {seen.short} in {size_bytes} bytes,"
-        f" not {source.digest.short}; it was removed (try again later, another mirror may be in step)"
+        f"{source.url} does not match {image.checksums}: got {seen.short} in {size_bytes} bytes,"
+        f" expected {source.digest.short}; it was removed (try again later, when the mirrors are in sync)"
     )
 
 
 def _assemble(image: Image, source: DownloadSource, partial: Path, client: Client, progress: Progress) -> bool:
-    """Complete the partial file and return whether it came in more than one piece.
+    """Complete the partial file and return whether it came in several parts.
 
-    The partial file carries the digest in its name, so what it holds is of the same image whichever mirror a
-    redirect leads to; an If-Range with one mirror's ETag would only make the next one start from zero.
+    The name of the partial file has the digest, so that its content belongs to the same image on any mirror.
+    If-Range with the ETag of one mirror would only make the next one start from zero.
     """
     longest_bytes = _have_bytes(partial)
 
@@ -294,13 +296,13 @@ def _assemble(image: Image, source: DownloadSource, partial: Path, client: Clien
 
 
 def _transfer(image: Image, url: str, partial: Path, client: Client, progress: Progress) -> bool:
-    """Get what the partial file lacks, and return whether it was continued; Unreachable when the line is cut."""
+    """Get the missing rest of the partial file and return whether it was continued; Unreachable if it is cut off."""
     have_bytes = _have_bytes(partial)
     try:
         response = client.open(url, headers={"Range": f"bytes={have_bytes}-"} if have_bytes else {})
     except Unreachable as error:
         if error.status == http.client.REQUESTED_RANGE_NOT_SATISFIABLE:
-            return True  # nothing is lacking; the digest tells whether it is the right thing
+            return True  # the file is complete; the digest decides whether it is correct
         raise
     with response:
         continued = have_bytes > 0 and _continues_at(response) == have_bytes
@@ -312,7 +314,7 @@ def _transfer(image: Image, url: str, partial: Path, client: Client, progress: P
         with _disk_errors(partial.parent, partial):
             file = os.open(partial, os.O_WRONLY | os.O_CREAT | (os.O_APPEND if continued else os.O_TRUNC), 0o664)
             with contextlib.suppress(PermissionError):
-                os.fchmod(file, 0o664)  # others who share the cache may go on where we stop
+                os.fchmod(file, 0o664)  # other users of the cache may continue the download
         try:
             progress(have_bytes, total_bytes)
             while chunk := _read(response, url):
@@ -341,7 +343,7 @@ def _write(file: int, chunk: bytes) -> None:
 
 
 def _seal(partial: Path) -> Path:
-    """Give a verified file its final name, on the disk before it is believed, and read-only."""
+    """Sync a verified file, make it read-only and give it its final name."""
     with partial.open("rb") as file:
         os.fsync(file.fileno())
     partial.chmod(0o444)
@@ -349,41 +351,41 @@ def _seal(partial: Path) -> Path:
 
 
 def _need_space(image: Image, partial: Path, total_bytes: int | None) -> None:
-    """Refuse a download that cannot fit, before it starts."""
+    """Raise NoSpace before a download that does not fit."""
     if total_bytes is None:
         return
     need_bytes = total_bytes - _have_bytes(partial)
     free_bytes = shutil.disk_usage(partial.parent).free
     if need_bytes + SPARE_BYTES > free_bytes:
         raise NoSpace(
-            f"{partial.parent} needs {_mib(need_bytes + SPARE_BYTES)} MiB for {image.name},"
-            f" {_mib(free_bytes)} MiB are free (free some, or keep the cache elsewhere)"
+            f"not enough disk space in {partial.parent} for {image.name}: {_mib(need_bytes + SPARE_BYTES)} MiB needed,"
+            f" {_mib(free_bytes)} MiB free (free some, or move the cache)"
         )
 
 
 @contextlib.contextmanager
 def _disk_errors(place: Path, partial: Path | None = None) -> Iterator[None]:
-    """Turn errors of the cache's file system into sentences; a partial file that filled it up is removed."""
+    """Turn errors of the cache's file system into messages; remove a partial file that filled it."""
     try:
         yield
     except OSError as error:
         if error.errno not in _FULL:
-            raise HostError(f"the image cache {place} cannot be used ({error.strerror})") from None
+            raise HostError(f"cannot use the image cache {place}: {error.strerror}") from None
         taken_mib = 0
         if partial is not None:
             taken_mib = _mib(_have_bytes(partial))
             partial.unlink(missing_ok=True)
         raise NoSpace(
-            f"{place} took {taken_mib} MiB and no more ({error.strerror}); they were removed"
-            " (free some, or keep the cache elsewhere)"
+            f"{place} is full after {taken_mib} MiB ({error.strerror}); the partial download was removed"
+            " (free disk space, or move the cache)"
         ) from None
 
 
 @contextlib.contextmanager
 def lock(place: Path, *, wait: Callable[[str], None] | None) -> Iterator[bool]:
-    """Hold the image's lock and yield True; while another holds it, wait is told who, or (None) False is yielded.
+    """Hold the image's lock and yield True. If it is held, call WAIT with the holder; without WAIT, yield False.
 
-    The kernel gives it back when the holder dies; the file itself stays, since removing it would split the queue.
+    The kernel releases the lock when its holder ends. The file stays, since removing it would split the queue.
     """
     with (place / "lock").open("a+", encoding="utf-8") as file:
         with contextlib.suppress(PermissionError):
@@ -396,7 +398,7 @@ def lock(place: Path, *, wait: Callable[[str], None] | None) -> Iterator[bool]:
                 return
             file.seek(0)
             wait(f"process {file.read().strip() or '?'}")
-            while True:  # not in the kernel, where a thread could not be told to end
+            while True:  # not in the kernel, where a thread could not be cancelled
                 with contextlib.suppress(BlockingIOError):
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     break
@@ -408,23 +410,23 @@ def lock(place: Path, *, wait: Callable[[str], None] | None) -> Iterator[bool]:
 
 
 def _unreachable(url: str, error: Exception) -> Unreachable:
-    """The sentence for a connection that failed, and whether it is worth another try."""
+    """Return the error for a failed connection, with whether another attempt may succeed."""
     cause = error.reason if isinstance(error, urllib.error.URLError) else error
-    # Names that do not resolve and ports that do not answer stay so; a build from packages should not wait for them.
+    # Unknown names and refused ports are not temporary; a build from packages should not wait for them.
     final = isinstance(cause, (socket.gaierror, ConnectionRefusedError, ssl.SSLCertVerificationError, ValueError))
     connected = not isinstance(error, urllib.error.URLError) or isinstance(cause, ConnectionResetError)
     text = getattr(cause, "strerror", None) or str(cause) or type(cause).__name__
-    return Unreachable(f"{url} cannot be reached ({text})", passing=connected and not final)
+    return Unreachable(f"cannot reach {url}: {text}", passing=connected and not final)
 
 
 def length_bytes(response: Any) -> int | None:
-    """The promised length of this response, where the server tells it."""
+    """Return the length of a response, if the server reports it."""
     value = response.headers.get("Content-Length", "")
     return int(value) if value.isdigit() else None
 
 
 def _continues_at(response: Any) -> int | None:
-    """The offset at which a partial response starts, or None when it is a whole one."""
+    """Return the offset of a partial response, or None for a complete one."""
     match = re.match(r"bytes (\d+)-", response.headers.get("Content-Range", ""))
     return int(match[1]) if response.status == http.client.PARTIAL_CONTENT and match else None
 

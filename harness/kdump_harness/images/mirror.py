@@ -1,4 +1,4 @@
-"""Finds the package mirror that this host itself is set up with."""
+"""The package mirror of this host's own configuration."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from ..base.errors import HostError
 
-# Suites of one archive are found under one address, so a host on bookworm can build bullseye or sid.
+# All suites of an archive have the same address, so that a host on bookworm can build bullseye or sid.
 DEBIAN_SUITES = ("bullseye", "bookworm", "trixie", "forky", "sid", "stable", "oldstable", "testing", "unstable")
 MIRROR_VARIABLE = "KDUMP_HARNESS_MIRROR"
 SECURITY_VARIABLE = "KDUMP_HARNESS_SECURITY_MIRROR"
@@ -18,13 +18,13 @@ SECURITY_VARIABLE = "KDUMP_HARNESS_SECURITY_MIRROR"
 
 @dataclass(frozen=True, kw_only=True)
 class Mirror:
-    """Where Debian packages come from on this host."""
+    """The Debian mirrors of this host."""
 
     archive: str
-    security: str | None  # None: the host has no security archive, guests are built without
+    security: str | None  # None if the host has no security archive; guests are then built without it
 
     def sources(self, *suites: str, security_suite: str, components: tuple[str, ...]) -> tuple[str, ...]:
-        """The sources.list lines of a release; empty suites are left out, and security where the host has none."""
+        """Return the sources.list lines of a release, without empty suites, and without a missing security archive."""
         parts = " ".join(components)
         secure = [*filter(_is_security, suites), security_suite]
         lines = [f"deb {self.archive} {suite} {parts}" for suite in suites if suite and suite not in secure]
@@ -34,20 +34,18 @@ class Mirror:
 
 
 def _is_security(suite: str) -> bool:
-    """Whether this is a suite of the security archive, whatever release it is for."""
+    """Return whether a suite is in the security archive, for any release."""
     return suite.endswith(("-security", "/updates"))
 
 
 def find_mirror() -> Mirror:
-    """The Debian mirror of the environment, else of the host's apt; HostError when there is neither."""
+    """Return the Debian mirror of the environment, else of the host's apt; HostError if there is neither."""
     named = os.environ.get(MIRROR_VARIABLE)
     if named:
         return Mirror(archive=named.rstrip("/"), security=(os.environ.get(SECURITY_VARIABLE) or "").rstrip("/") or None)
     if shutil.which("apt-get") is None:
-        raise HostError(
-            f"no apt on this host, so no package mirror to build guests from (name one in {MIRROR_VARIABLE})"
-        )
-    # By its configuration alone: apt would first read all of its lists, which takes a second of processor time.
+        raise HostError(f"no package mirror for building guests: this host has no apt (set {MIRROR_VARIABLE})")
+    # Without its lists, which apt would otherwise read for a second of processor time.
     with tempfile.TemporaryDirectory() as no_lists:
         listed = subprocess.run(
             [
@@ -63,7 +61,7 @@ def find_mirror() -> Mirror:
 
 
 def _from_listing(listing: str) -> Mirror:
-    """The mirror in lines of "address suite"."""
+    """Return the mirror from lines of "address suite"."""
     archive = security = None
     for line in listing.splitlines():
         address, _, suite = line.partition(" ")
@@ -72,5 +70,5 @@ def _from_listing(listing: str) -> Mirror:
         elif suite.removesuffix("-security").removesuffix("/updates") in DEBIAN_SUITES:
             security = security or address
     if archive is None:
-        raise HostError(f"apt on this host names no Debian mirror to build guests from (name one in {MIRROR_VARIABLE})")
+        raise HostError(f"no package mirror for building guests: apt has no Debian mirror (set {MIRROR_VARIABLE})")
     return Mirror(archive=archive.rstrip("/"), security=security.rstrip("/") if security else None)

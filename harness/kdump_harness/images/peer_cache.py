@@ -1,4 +1,4 @@
-"""Asks the worker that runs us whether another host has the disk that we are about to make; nobody, without a fleet."""
+"""The request to a fleet's worker for a finished disk from the cache of a peer, instead of making it here."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
-VARIABLE = "KDUMP_HARNESS_NEIGHBOURS"  # the worker's socket
+VARIABLE = "KDUMP_HARNESS_NEIGHBOURS"  # path of the worker's socket
 
 
 def bring(cache: str, key: str, report: Callable[[str], None]) -> dict[str, Any] | None:
-    """Let the worker fill the entry's unfinished directory, which is there and empty; what it holds, or None.
+    """Let the worker fill an entry's empty unfinished directory; return its metadata, or None if no peer has it.
 
-    The caller holds the entry's lock.
+    The caller holds the entry's lock. Without a fleet, return None.
     """
     path = os.environ.get(VARIABLE)
     if not path:
@@ -25,10 +25,10 @@ def bring(cache: str, key: str, report: Callable[[str], None]) -> dict[str, Any]
         line.sendall(json.dumps({"cache": cache, "key": key}).encode() + b"\n")
         with line.makefile(encoding="utf-8") as answers:
             for answer in answers:
-                told = json.loads(answer)
-                if told.get("say"):
-                    report(told["say"])
-                if told.get("done"):
-                    found = told.get("meta")
+                message = json.loads(answer)
+                if message.get("say"):
+                    report(message["say"])
+                if message.get("done"):
+                    found = message.get("meta")
                     return found if isinstance(found, dict) else None
     return None

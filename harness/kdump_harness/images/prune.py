@@ -1,7 +1,6 @@
-"""Removes the downloads that nobody needs any more, by what lies in the cache alone.
+"""The removal of superseded downloads, decided by the content of the cache alone.
 
-The newest version of an image is the one that guests are made from, so the older ones are superseded; whether the
-network has a newer one yet does not matter.
+Guests are made from the newest version of an image, so older ones are superseded, even if a newer version is published.
 """
 
 from __future__ import annotations
@@ -22,20 +21,20 @@ from .download import lock, partials, versions
 from .state import State, is_held, remove_tree
 
 _FLOCK = struct.Struct("hhqqi4x")  # struct flock of fcntl(2) on 64-bit Linux
-_QEMU_LOCKS = (100, 200)  # first byte, and how many: where QEMU marks what it does with an image
+_QEMU_LOCKS = (100, 200)  # first byte and number of bytes where QEMU marks its use of an image
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pruned:
-    """A file or disk that nobody needs, and whether it was removed."""
+    """A superseded file or disk, and whether it was removed."""
 
-    what: str  # its path in the state directory
-    size_bytes: int  # that the disk gives to it
+    what: str  # path in the state directory
+    size_bytes: int  # allocated size
     why: str
-    kept_because: str = ""  # empty: removed, or would be
+    kept_because: str = ""  # empty if removed (or, in a dry run, removable)
 
     def to_json(self) -> dict[str, Any]:
-        """The record as JSON takes it."""
+        """Return the fields for JSON."""
         return asdict(self)
 
 
@@ -49,10 +48,10 @@ class _Unwanted:
 def prune(
     state: State, catalog: Catalog, patterns: Sequence[str] = ("*",), *, keep: int = 1, dry_run: bool = False
 ) -> tuple[Pruned, ...]:
-    """Remove all but the newest keep versions of each image, what no row names, and unfinished downloads.
+    """Remove all but the newest KEEP versions of each image, images without a row, and unfinished downloads.
 
-    Installed and armed disks that rest on a removed download go with it. Files that people brought stay, and so
-    does what is being downloaded or may be in use.
+    Installed and armed disks above a removed download are removed too. Files of users, downloads in progress and files
+    that may be in use stay.
     """
     places = _places(state, catalog, patterns)
     since_s = state.running_since()
@@ -69,12 +68,12 @@ def prune(
 
 
 def _places(state: State, catalog: Catalog, patterns: Sequence[str]) -> list[Path]:
-    """The directories of the cache that are meant; rows that are gone can be named too."""
+    """Return the selected directories of the cache, also of images without a row."""
     places = sorted(path for path in state.images.iterdir() if path.is_dir())
     known = {*catalog.names, *(place.name for place in places)}
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in known):
-            raise UsageError(f"no image matches {pattern!r}, neither in the catalogue nor in the cache")
+            raise UsageError(f"no image in the catalogue or the cache matches {pattern!r}")
     return [place for place in places if any(fnmatchcase(place.name, pattern) for pattern in patterns)]
 
 
@@ -87,26 +86,26 @@ def _unwanted(place: Path, image: Image | None, keep: int, since_s: float | None
         if image is None:
             yield _Unwanted(path, "the catalogue has no image of this name", _use(path, newer, since_s))
         elif number >= keep:
-            why = "superseded" if newer else "the newest version, and none is to be kept"
+            why = "superseded" if newer else "the newest version, with none to be kept"
             yield _Unwanted(path, why, _use(path, newer, since_s))
         newer = path
 
 
 def _use(path: Path, newer: Path | None, since_s: float | None) -> str:
-    """Why a version may be in use, or nothing.
+    """Return why a version may be in use, or an empty string.
 
-    A run takes the newest version that it finds, so this one may be meant by the runs that began before the next
-    newer one had its name; one that a guest runs on is locked by QEMU.
+    A run uses the newest version that it finds, so an active run may use this one if it began before the next newer
+    version was complete. QEMU locks the version of a running guest.
     """
     if _is_open(path):
-        return "a guest runs on it"
+        return "a guest uses it"
     if since_s is not None and (newer is None or newer.stat().st_ctime >= since_s):
-        return "a run that still goes on may have chosen it"
+        return "an active run may use it"
     return ""
 
 
 def _is_open(image: Path) -> bool:
-    """Whether a QEMU has it open, be it behind an overlay; also tells of other users' guests."""
+    """Return whether a QEMU has an image open, also as a backing file and for guests of other users."""
     ask = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, *_QEMU_LOCKS, 0)
     try:
         with image.open("rb") as file:
@@ -118,27 +117,27 @@ def _is_open(image: Path) -> bool:
 
 @contextlib.contextmanager
 def _alone(place: Path, dry_run: bool) -> Iterator[str]:
-    """Keep downloads of this image away meanwhile; yields why that cannot be done, or nothing."""
+    """Lock the image against downloads; yield why that is impossible, or an empty string."""
     busy = "it is being downloaded"
     if dry_run:
         yield busy if is_held(place) else ""
         return
-    with contextlib.ExitStack() as stack:
+    with contextlib.ExitStack() as resources:
         try:
-            locked = stack.enter_context(lock(place, wait=None))
+            locked = resources.enter_context(lock(place, wait=None))
         except PermissionError as error:
-            yield f"{error.strerror}: it is another user's"
+            yield f"{error.strerror}: it belongs to another user"
             return
         yield "" if locked else busy
 
 
 def _remove(state: State, one: _Unwanted, obstacle: str, dry_run: bool) -> Iterator[Pruned]:
-    """Remove a download after the disks that rest on it, so that none is ever left without its base."""
+    """Remove a download after the disks above it, so that no overlay is left without its backing file."""
     name = f"images/{one.path.parent.name}/{one.path.name}"
     for disk in state.resting_on(one.path) if not obstacle else ():
         what, size_bytes = f"{disk.parent.name}/{disk.name}", _size_bytes(disk)
         failed = obstacle or ("" if dry_run or remove_tree(disk) else "it cannot be removed")
-        yield Pruned(what=what, size_bytes=size_bytes, why=f"it rests on {name}", kept_because=failed)
+        yield Pruned(what=what, size_bytes=size_bytes, why=f"its backing file is {name}", kept_because=failed)
         if failed:
             obstacle = f"{what} cannot be removed"
     size_bytes = _size_bytes(one.path)
@@ -151,6 +150,6 @@ def _remove(state: State, one: _Unwanted, obstacle: str, dry_run: bool) -> Itera
 
 
 def _size_bytes(path: Path) -> int:
-    """What the disk gives to a file, or to all files of a directory."""
+    """Return the allocated size of a file, or of all files in a directory."""
     files = [path] if not path.is_dir() else list(path.iterdir())
     return sum(file.lstat().st_blocks * 512 for file in files)

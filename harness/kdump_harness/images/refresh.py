@@ -1,4 +1,4 @@
-"""Asks the network whether what the catalogue names is still there; nothing is downloaded."""
+"""The check that the images of the catalogue are still published; nothing is downloaded."""
 
 from __future__ import annotations
 
@@ -19,39 +19,39 @@ from .download import Client, Unreachable, cached, length_bytes, make_client, re
 OK, MOVED, ROTTED, UNREACHABLE, BY_HAND = "ok", "moved", "rotted", "unreachable", "by hand"
 STATES = (OK, MOVED, ROTTED, UNREACHABLE, BY_HAND)
 AT_ONCE = 8
-ALL_MAX_S = 600.0  # a server that trickles must not keep the others' answers from being told
+ALL_MAX_S = 600.0  # limit for all rows, since a server may answer very slowly
 
-# Servers that have a file and dislike the question; a ranged GET then decides.
+# Statuses of servers that refuse HEAD; a ranged GET then decides.
 _NO_HEAD = (400, 403, 405, 501)
-# Ours to mend, or over in a while; any other 4xx says that the file is gone (object stores answer 403 then).
+# Temporary statuses, or caused by this host; other 4xx mean that the file is gone (object stores answer 403).
 _NOT_GONE = (401, 407, 408, 425, 429)
 
 
 @dataclass(frozen=True, kw_only=True)
 class RowState:
-    """How a row of the catalogue fares."""
+    """The state of a row of the catalogue."""
 
     name: str
     state: str
-    detail: str  # one line
-    answered: bool = True  # whether any server did
+    detail: str  # explanation in one line
+    answered: bool = True  # whether a server answered
     url: str = ""
     digest: str = ""
     size_bytes: int | None = None
-    cached: str = ""  # what the cache has: nothing, today's, or an older one
+    cached: str = ""  # file in the cache: "" (none), "today's" or "older"
 
     def to_json(self) -> dict[str, Any]:
-        """The record as JSON takes it."""
+        """Return the fields for JSON."""
         return asdict(self)
 
 
 @dataclass(frozen=True)
 class _Answer:
-    """What a server says of an image."""
+    """A server's answer about an image."""
 
-    url: str  # in the end
+    url: str  # after redirects
     size_bytes: int | None
-    kind: str  # of content
+    kind: str  # content type
 
 
 def refresh(
@@ -62,7 +62,7 @@ def refresh(
     on_row: Callable[[RowState], None] = lambda row: None,
     all_max_s: float = ALL_MAX_S,
 ) -> tuple[RowState, ...]:
-    """The state of each row, in their order; on_row is told of each as it comes, several being asked at once."""
+    """Return the states of the rows, in their order; ON_ROW gets each as it arrives, from parallel requests."""
     used = client or make_client(attempts=2, pause_s=1.0, silence_s=20.0)
     todo: queue.SimpleQueue[Image] = queue.SimpleQueue()
     done: queue.SimpleQueue[RowState | BaseException] = queue.SimpleQueue()
@@ -75,10 +75,10 @@ def refresh(
                 done.put(row_state(todo.get_nowait(), cache_dir, used))
         except queue.Empty:
             pass
-        except BaseException as error:  # it belongs to who asked
+        except BaseException as error:  # raised again in the calling thread
             done.put(error)
 
-    # Daemons, unlike those of a pool: nobody who presses Ctrl-C should wait for a server that is silent.
+    # Daemon threads, unlike those of a pool: Ctrl-C must not wait for a silent server.
     for number in range(min(AT_ONCE, len(images))):
         threading.Thread(target=work, name=f"refresh-{number}", daemon=True).start()
     deadline = Deadline(all_max_s)
@@ -100,7 +100,7 @@ def refresh(
 
 
 def row_state(image: Image, cache_dir: Path, client: Client) -> RowState:
-    """How one row fares: its checksum document is read, and its image asked after."""
+    """Return the state of a row: read its checksum document and request the headers of its image."""
     if image.manual:
         return RowState(name=image.name, state=BY_HAND, detail=f"{image.file} from {image.manual}")
     try:
@@ -135,7 +135,7 @@ def row_state(image: Image, cache_dir: Path, client: Client) -> RowState:
 
 
 def _ask(url: str, client: Client) -> _Answer:
-    """Ask for the headers, or where that is refused for the first byte."""
+    """Request the headers or, if the server refuses HEAD, the first byte."""
     try:
         with client.open(url, method="HEAD") as response:
             return _Answer(str(response.geturl()), length_bytes(response), response.headers.get_content_type())

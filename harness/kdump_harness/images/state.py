@@ -1,4 +1,4 @@
-"""The state directory: caches that are made once, private directories of runs, and what dead runs left behind."""
+"""The state directory: caches, private directories of runs, and the leftovers of stale runs."""
 
 from __future__ import annotations
 
@@ -24,17 +24,21 @@ from .download import brought, partials, versions
 STATE_VARIABLE = "KDUMP_HARNESS_STATE"
 SHARED = Path("/var/lib/kdump-harness")
 GROUP = "libvirt"
-STARTING_S = 10.0  # between making a run's directory and locking it
-LOOK_EVERY_S = 0.2  # of who waits for a lock
+STARTING_S = 10.0  # longest time between making a run's directory and locking it
+LOOK_EVERY_S = 0.2  # interval between attempts to lock
 CACHES = ("images", "packages", "built", "installed", "armed", "modules", "debuginfo")
-_UNFINISHED = {"debuginfo": "debug info", "modules": "crash module", "packages": "package"}  # else a disk
-OVERLAYS = ("installed", "armed")  # of these caches, what has only the difference from a base
+_UNFINISHED = {
+    "debuginfo": "debug info",
+    "modules": "crash module",
+    "packages": "package",
+}  # entries of other caches are disks
+OVERLAYS = ("installed", "armed")  # caches of overlays
 
 
 def default_directory() -> Path:
-    """KDUMP_HARNESS_STATE, else the directory that setup shares with the libvirt group, else one of the user's own.
+    """Return KDUMP_HARNESS_STATE, else the directory of the libvirt group, else one of this user.
 
-    Not below the home directory: QEMU runs as a user of its own, which cannot enter there.
+    It is not below the home directory, which QEMU's user cannot enter.
     """
     if named := os.environ.get(STATE_VARIABLE):
         return Path(named).absolute()
@@ -45,27 +49,27 @@ def default_directory() -> Path:
 
 @dataclass(frozen=True)
 class Leftover:
-    """Something that a dead run left, and how to remove it."""
+    """A leftover of a stale run, and the function that removes it."""
 
     what: str
     remove: Callable[[], bool]
 
 
 def require_space(directory: Path, need_mib: int, what: str, *, option: str) -> None:
-    """HostError when a directory has too little room; option is how to choose another."""
+    """Raise HostError if a directory has too little disk space; OPTION chooses another directory."""
     free_mib = shutil.disk_usage(directory).free // MIB
     if free_mib < need_mib:
         raise HostError(
-            f"{directory} needs {need_mib} MiB for {what}, {free_mib} MiB are free"
-            f" (free some, or choose another place with {option} DIR)"
+            f"not enough disk space in {directory} for {what}: {need_mib} MiB needed, {free_mib} MiB free"
+            f" (free some, or choose another directory with {option} DIR)"
         )
 
 
 class State:
-    """Where disks live between and during runs."""
+    """The directory of disks between and during runs."""
 
     def __init__(self, directory: Path | None = None) -> None:
-        """Create what is missing; HostError when the place cannot be written."""
+        """Create missing directories; HostError if the state directory is not writable."""
         self.directory = directory.absolute() if directory is not None else default_directory()
         try:
             fresh = not self.directory.exists()
@@ -79,33 +83,33 @@ class State:
                     with contextlib.suppress(PermissionError):
                         part.chmod(0o2775)
             if not os.access(self.directory / "runs", os.W_OK):
-                raise PermissionError(13, "no permission to write there")
+                raise PermissionError(13, "no write permission")
         except OSError as error:
             raise HostError(
-                f"the state directory {self.directory} cannot be used: {error.strerror}"
+                f"cannot use the state directory {self.directory}: {error.strerror}"
                 f" (choose another with --state DIR or {STATE_VARIABLE})"
             ) from None
 
     @property
     def images(self) -> Path:
-        """The cache of downloads."""
+        """The directory of downloads."""
         return self.directory / "images"
 
     def free_mib(self) -> int:
-        """The room that is left on the disk."""
+        """Return the free disk space."""
         return shutil.disk_usage(self.directory).free // MIB
 
     def require_space(self, need_mib: int, what: str) -> None:
-        """HostError, before anything is started, when there is too little room."""
+        """Raise HostError if there is too little disk space, before anything is started."""
         require_space(self.directory, need_mib, what, option="--state")
 
     def ready(self, cache: str, key: str) -> Path | None:
-        """The finished directory of a cache entry, if there is one."""
+        """Return the directory of a finished cache entry, or None."""
         path = self.directory / cache / key
         return path if (path / "meta.json").exists() else None
 
     def metas(self, cache: str) -> list[dict[str, Any]]:
-        """What the finished entries of a cache were made from."""
+        """Return the metadata of the finished entries of a cache."""
         found = []
         for path in sorted((self.directory / cache).glob("*/meta.json")):
             with contextlib.suppress(OSError, ValueError):
@@ -115,19 +119,21 @@ class State:
     def make_once(
         self, cache: str, key: str, make: Callable[[Path], dict[str, Any]], *, report: Callable[[str], None], what: str
     ) -> Path:
-        """The directory of a cache entry, made now unless it is there; other processes wait and then use it.
+        """Return the directory of a cache entry, made now unless it exists; other processes wait and use it.
 
-        make fills a private directory and returns what meta.json shall hold; only a finished one gets its name.
+        MAKE fills a private directory and returns the content of meta.json. Only a finished directory gets its name.
         """
         if done := self.ready(cache, key):
             return done
         final = self.directory / cache / key
-        with _locked(final.with_name(f"{key}.lock"), lambda: report(f"waiting for somebody else who is making {what}")):
+        with _locked(
+            final.with_name(f"{key}.lock"), lambda: report(f"waiting for another process that is making {what}")
+        ):
             if done := self.ready(cache, key):
                 return done
             part = final.with_name(f"{key}.part")
             try:
-                remove_tree(part)  # of a process that died
+                remove_tree(part)  # of a killed process
                 part.mkdir()
                 part.chmod(0o755)
                 meta = peer_cache.bring(cache, key, report) or make(part)
@@ -136,7 +142,7 @@ class State:
                 part.rename(final)
             except OSError as error:
                 remove_tree(part)
-                raise HostError(f"{what} cannot be made in {final.parent}: {error.strerror or error}") from error
+                raise HostError(f"cannot make {what} in {final.parent}: {error.strerror or error}") from error
             except BaseException:
                 remove_tree(part)
                 raise
@@ -144,13 +150,13 @@ class State:
 
     @contextlib.contextmanager
     def starting(self) -> Iterator[None]:
-        """Within the block nobody else starts a guest, be it a thread of ours or another run with this state."""
+        """Within the block, no other thread and no other run with this state starts a guest."""
         with _locked(self.directory / "starting.lock", lambda: None):
             yield
 
     @contextlib.contextmanager
     def run(self) -> Iterator[RunDirectory]:
-        """A private directory for one run, removed at its end; a lock in it tells the living from the dead."""
+        """Provide a private directory for a run, removed at its end; its lock marks the run as active."""
         while True:
             identity = secrets.token_hex(3)
             path = self.directory / "runs" / identity
@@ -159,7 +165,7 @@ class State:
                 break
             except FileExistsError:
                 continue
-        path.chmod(0o711)  # QEMU's user must reach the disks, but nobody needs to list them
+        path.chmod(0o711)  # QEMU's user must reach the disks, but does not need to list them
         lock = _open_lock(path / "lock")
         fcntl.flock(lock, fcntl.LOCK_EX)
         try:
@@ -169,28 +175,28 @@ class State:
             os.close(lock)
 
     def running_since(self) -> float | None:
-        """When the oldest of the runs that go on began, by the system's clock; None when there is none."""
+        """Return the start of the oldest active run, by the system's clock; None without active runs."""
         began = []
         for name in self.active_runs():
             path = self.directory / "runs" / name
-            for mark in (path / "lock", path):  # the lock is made at once, and never written to
+            for mark in (path / "lock", path):  # the lock is made at the start and never written to
                 with contextlib.suppress(OSError):
                     began.append(mark.stat().st_mtime)
                     break
         return min(began, default=None)
 
     def stale_runs(self) -> dict[str, Path]:
-        """Run directories whose process is gone, by identity."""
-        return {path.name: path for path in sorted((self.directory / "runs").iterdir()) if not _lives(path)}
+        """Return the directories of stale runs, by identity."""
+        return {path.name: path for path in sorted((self.directory / "runs").iterdir()) if not _is_active(path)}
 
     def active_runs(self) -> frozenset[str]:
-        """Identities of the runs that go on."""
-        return frozenset(path.name for path in (self.directory / "runs").iterdir() if _lives(path))
+        """Return the identities of the active runs."""
+        return frozenset(path.name for path in (self.directory / "runs").iterdir() if _is_active(path))
 
     def leftovers(self) -> list[Leftover]:
-        """Directories of dead runs and unfinished cache entries."""
+        """Return the directories of stale runs and the unfinished cache entries."""
         found = [
-            Leftover(f"files of the dead run {name}", lambda path=path: remove_tree(path))  # type: ignore[misc]
+            Leftover(f"files of the stale run {name}", lambda path=path: remove_tree(path))  # type: ignore[misc]
             for name, path in self.stale_runs().items()
         ]
         for cache in CACHES[1:]:
@@ -201,7 +207,7 @@ class State:
         return found
 
     def resting_on(self, base: Path) -> list[Path]:
-        """The installed and armed disks that read from this file, be it through one another; each before its base."""
+        """Return the installed and armed disks above a backing file, each before its own backing file."""
         found = []
         for path in sorted(path for cache in OVERLAYS for path in (self.directory / cache).glob("*/meta.json")):
             with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
@@ -211,11 +217,11 @@ class State:
         return found
 
     def cached(self) -> list[Leftover]:
-        """Everything in the caches that no process is making; what people put there themselves is not meant."""
+        """Return all cache entries that no process is making, without the files that users put there."""
         found = []
-        for cache in reversed(CACHES):  # what is based on something goes before it
+        for cache in reversed(CACHES):  # overlays before their backing files
             for path in sorted((self.directory / cache).iterdir()):
-                # Lock files stay: a process that waits for one must not be overtaken by one that makes it anew.
+                # Lock files stay: a new file would let a process pass another one that waits for the old file.
                 lock = path.with_name(f"{path.name.removesuffix('.part')}.lock")
                 if path.suffix == ".lock" or _held(lock) or ((path / "lock").exists() and _held(path / "lock")):
                     continue
@@ -229,27 +235,27 @@ class State:
 
 
 def is_held(directory: Path) -> bool:
-    """Whether a living process holds the lock in this directory, whatever state directory it belongs to."""
+    """Return whether a process holds the lock in a directory, of any state directory."""
     return _held(directory / "lock")
 
 
 @dataclass(frozen=True)
 class RunDirectory:
-    """The private directory of a living run."""
+    """The private directory of an active run."""
 
     identity: str
     path: Path
 
 
 def _share(directory: Path) -> None:
-    """Let the members of libvirt's group use what root made."""
+    """Share a directory of root with the libvirt group."""
     with contextlib.suppress(KeyError, PermissionError):
         os.chown(directory, 0, grp.getgrnam(GROUP).gr_gid)
         directory.chmod(0o2775)
 
 
 def _open_lock(path: Path) -> int:
-    """A lock file that members of the group can open too."""
+    """Open a lock file that members of the group can open too."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o664)
     with contextlib.suppress(PermissionError):
         os.fchmod(descriptor, 0o664)
@@ -258,7 +264,7 @@ def _open_lock(path: Path) -> int:
 
 @contextlib.contextmanager
 def _locked(path: Path, waiting: Callable[[], None]) -> Iterator[None]:
-    """Hold an exclusive lock; waiting is called when somebody else has it."""
+    """Hold an exclusive lock; call WAITING if another process holds it."""
     descriptor = _open_lock(path)
     try:
         try:
@@ -272,7 +278,7 @@ def _locked(path: Path, waiting: Callable[[], None]) -> Iterator[None]:
 
 
 def _wait_for(descriptor: int) -> None:
-    """Ask for the lock again and again: a thread that waited for it in the kernel could not be told to end."""
+    """Try to lock until it works: a thread that waited in the kernel could not be cancelled."""
     while True:
         with contextlib.suppress(BlockingIOError):
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -281,12 +287,12 @@ def _wait_for(descriptor: int) -> None:
 
 
 def _held(path: Path) -> bool:
-    """Whether a living process holds the lock."""
+    """Return whether a process holds the lock."""
     try:
-        # Reading is enough for a lock, and all that another user may do with it.
+        # Read access is enough for a lock, and all that another user may have.
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except PermissionError:
-        return True  # somebody else's, so it is not for us to call it dead
+        return True  # another user's run, which must not count as stale
     except OSError:
         return False
     try:
@@ -299,8 +305,8 @@ def _held(path: Path) -> bool:
         os.close(descriptor)
 
 
-def _lives(run: Path) -> bool:
-    """Whether the process of a run lives; one that has just begun may not have its lock yet."""
+def _is_active(run: Path) -> bool:
+    """Return whether a run is active; a run that has just begun may not have its lock yet."""
     if _held(run / "lock"):
         return True
     with contextlib.suppress(OSError):
@@ -309,14 +315,14 @@ def _lives(run: Path) -> bool:
 
 
 def _remove_downloads(place: Path) -> bool:
-    """Remove what was downloaded and leave what people put beside it; whether all of it is gone."""
+    """Remove the downloads, but not users' files; return whether all downloads are gone."""
     for path in (*versions(place), *partials(place)):
         remove_tree(path)
     return not (versions(place) or partials(place))
 
 
 def remove_tree(path: Path) -> bool:
-    """Remove a directory or file, if it is there; whether it is gone (it may be another user's)."""
+    """Remove a directory or file, if it exists; return whether it is gone (it may be another user's)."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
