@@ -78,7 +78,7 @@ def worse(found: Comparison) -> list[str]:
     return [one.what for one in found.regressions()]
 
 
-def test_the_same_is_no_regression() -> None:
+def test_equal_drills_are_not_a_regression() -> None:
     found = comparison({})
     assert found.ok
     assert {one.word for one in found.findings} == {"same"}
@@ -95,14 +95,14 @@ def test_the_same_is_no_regression() -> None:
         ({"figures": {"capture memory, MiB": 110.0}}, ["capture memory, MiB"]),
     ],
 )
-def test_what_got_worse_is_named(new: dict[str, Any], what: list[str]) -> None:
+def test_regressions_are_named(new: dict[str, Any], what: list[str]) -> None:
     found = comparison(new)
     assert worse(found) == what
     assert not found.ok
     assert all(one in found.explain() for one in what)
 
 
-def test_what_got_better_is_no_regression() -> None:
+def test_improvements_are_not_regressions() -> None:
     assert comparison({"figures": {"panic_to_login, s": 30.0, "size, MiB": 10.0}}).ok
 
 
@@ -142,7 +142,7 @@ def test_times_are_believed_later_than_sizes() -> None:
     assert comparison(larger, rounds=3).ok
 
 
-def test_only_what_may_become_worse_is_drilled_again() -> None:
+def test_only_possible_regressions_are_drilled_again() -> None:
     """A drill that seems faster does not cause another round."""
     slower, faster = (comparison({"figures": {"panic_to_login, s": time_s}}, rounds=2) for time_s in (90.0, 30.0))
     assert [one.what for one in slower.findings if one.open] == ["panic_to_login, s"]
@@ -150,15 +150,13 @@ def test_only_what_may_become_worse_is_drilled_again() -> None:
     assert not any(one.open for one in faster.findings)
 
 
-def test_times_of_emulated_guests_have_a_wider_budget_unless_told(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_times_of_emulated_guests_have_a_wider_default_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (usual_max_slower("kvm"), usual_max_slower("tcg")) == (0.2, 0.5)
     assert compared(World(tmp_path / "a", 2), monkeypatch).max_slower == 0.5
     assert compared(World(tmp_path / "b", 2), monkeypatch, max_slower=0.2).max_slower == 0.2
 
 
-def test_nothing_drilled_is_no_good_news() -> None:
+def test_a_comparison_without_drills_is_not_ok() -> None:
     assert not Comparison(image="x", thing="kernel", sides=("a", "b")).ok
 
 
@@ -188,12 +186,12 @@ def test_shares(text: str, share: float) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "x", "-5%", "nan", "1e9"])
-def test_what_is_no_share(text: str) -> None:
+def test_an_invalid_share_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="is no budget"):
         _share(text)
 
 
-def test_splats_are_told_without_what_differs_from_boot_to_boot() -> None:
+def test_splats_are_reported_without_variable_numbers() -> None:
     console = "[    1.5] WARNING: CPU: 0 PID: 17 at kernel/x.c:99 do_it+0x1f/0x30\n[ 2.0] systemd[1]: ok\n" * 2
     assert splats(console) == ("WARNING: CPU: N PID: N at kernel/x.c:N do_it+N/N",)
     assert splats("Kernel panic - not syncing: sysrq triggered crash\nCall Trace:\n") == ()
@@ -307,7 +305,7 @@ def test_side_by_side_all_do_the_same_at_a_time(at_once: int, monkeypatch: pytes
         assert {what[-3:] for what, _ in batch} == {"old", "new"}
 
 
-def test_what_goes_to_one_server_is_drilled_by_one_at_a_time(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_drills_to_one_server_take_turns(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """On a shared server, the dump of the other side would be a second new one, of another crash."""
     world, one_at_a_time = World(tmp_path, 4), threading.Lock()
     world.meeting = threading.Barrier(1)
@@ -342,7 +340,7 @@ def test_what_goes_to_one_server_is_drilled_by_one_at_a_time(monkeypatch: pytest
 
 
 @pytest.mark.parametrize(("stop_at", "boots"), [(0, 4), (2, 4), (6, 3), (8, 2), (14, 1)])
-def test_a_comparison_that_was_stopped_drills_what_is_missing(
+def test_an_interrupted_comparison_makes_the_missing_drills(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, stop_at: int, boots: int
 ) -> None:
     world = World(tmp_path, 1)

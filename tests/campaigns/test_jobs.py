@@ -71,7 +71,7 @@ def test_one_at_a_time_needs_no_thread() -> None:
     assert seen == [threading.main_thread()] * 2
 
 
-def test_the_first_error_ends_the_others_and_is_the_one_that_is_told() -> None:
+def test_the_first_error_stops_the_other_jobs_and_is_raised() -> None:
     host, ended, begun = Host(), [], threading.Barrier(3)
 
     def waits() -> None:
@@ -113,7 +113,7 @@ def test_a_job_that_waits_for_its_guest_ends_when_that_is_gone(monkeypatch: pyte
     assert ended == [True]
 
 
-def test_the_end_is_told_once_to_each_thread() -> None:
+def test_each_thread_is_stopped_once() -> None:
     with ending_when(lambda: True):
         with pytest.raises(Stopped):
             pause(0)
@@ -251,7 +251,7 @@ def test_alone_it_is_refused_and_never_waits(host_with: Any) -> None:
     host_with(1500, guests=0)._room("debian-12", 1024).close()
 
 
-def test_what_this_very_job_holds_will_not_come_free(host_with: Any) -> None:
+def test_memory_of_this_job_does_not_become_free(host_with: Any) -> None:
     run = host_with(1000)
     domain: Any = SimpleNamespace()
     run._guests["kdh-x-0"] = (threading.get_ident(), domain)
@@ -259,7 +259,7 @@ def test_what_this_very_job_holds_will_not_come_free(host_with: Any) -> None:
         run._room("debian-12", 1024)
 
 
-def test_what_the_run_holds_for_all_its_jobs_will_not_come_free_either(host_with: Any) -> None:
+def test_memory_of_the_run_does_not_become_free(host_with: Any) -> None:
     run = host_with(1000)
     domain: Any = SimpleNamespace()
     run._guests["kdh-x-0"] = (threading.get_ident(), domain)  # a collector

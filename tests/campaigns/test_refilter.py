@@ -88,7 +88,7 @@ GOOD: tuple[tuple[str, bytes | str], ...] = (
 # ---------------------------------------------------------------- what it consists of
 
 
-def test_ldd_tells_the_loader_and_the_libraries() -> None:
+def test_ldd_lists_the_loader_and_the_libraries() -> None:
     parts = find_parts(LISTING)
     assert parts.tool == "/usr/bin/makedumpfile"
     assert parts.loader == "/lib64/ld-linux-x86-64.so.2"
@@ -112,7 +112,7 @@ def test_a_loader_that_is_a_link_is_known_by_its_path() -> None:
     ],
     ids=["missing-library", "static", "silent"],
 )
-def test_what_cannot_be_put_together_is_told(listing: str, why: str) -> None:
+def test_missing_parts_are_reported(listing: str, why: str) -> None:
     with pytest.raises(CannotRun, match=why):
         find_parts(listing)
 
@@ -140,7 +140,7 @@ def test_the_parts_come_out_of_the_tar_under_our_own_names(refilter: Refilter, t
     ],
     ids=["up", "absolute", "more", "link", "sideways"],
 )
-def test_anything_that_was_not_asked_for_is_refused(
+def test_files_that_were_not_requested_are_refused(
     refilter: Refilter, tmp_path: Path, member: tuple[str, bytes | str]
 ) -> None:
     with pytest.raises(CommandFailed, match="which was not requested"):
@@ -190,20 +190,20 @@ def test_a_flattened_dump_is_put_together(tmp_path: Path) -> None:
 
 
 @needs_tools
-def test_a_program_that_does_not_run_here_is_told_and_removed(tmp_path: Path) -> None:
+def test_a_program_that_does_not_run_on_this_host_is_reported_and_removed(tmp_path: Path) -> None:
     with pytest.raises(CannotRun, match=r"makedumpfile -v on this host ended with status \d+: "):
         Refilter.of_guest(ThisHost("sleep"), tmp_path / "refilter", memory_mib=64)
     assert not (tmp_path / "refilter").exists()
 
 
-def test_a_guest_that_has_none_is_told(tmp_path: Path) -> None:
+def test_a_guest_without_makedumpfile_is_reported(tmp_path: Path) -> None:
     with pytest.raises(CannotRun, match="cannot list the libraries"):
         Refilter.of_guest(ThisHost("no-such-program"), tmp_path / "refilter", memory_mib=64)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can lock it in")
 @needs_tools
-def test_it_runs_as_nobody_and_sees_no_other_file(tmp_path: Path) -> None:
+def test_makedumpfile_runs_unprivileged_and_sees_no_other_file(tmp_path: Path) -> None:
     """A shell in the place of makedumpfile reports its abilities."""
     listing = subprocess.run(["ldd", "/bin/sh"], capture_output=True, text=True, check=True).stdout
     parts = find_parts(f"/bin/sh\n{listing}")
@@ -222,7 +222,7 @@ def test_it_runs_as_nobody_and_sees_no_other_file(tmp_path: Path) -> None:
     assert said[0].status == 0
 
 
-def test_what_hangs_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hanging_makedumpfile_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Refilter, "_command", lambda self, arguments: ["sh", "-c", "sleep 60 & sleep 60"])
     refilter = Refilter(tmp_path / "refilter", PARTS, memory_mib=64, stretch=lambda: 0.01)
     started_s = now_s()
@@ -231,7 +231,9 @@ def test_what_hangs_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert now_s() - started_s < 10
 
 
-def test_what_it_said_last_is_in_the_error(refilter: Refilter, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_last_line_of_output_is_in_the_error(
+    refilter: Refilter, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     said: list[Any] = []
     monkeypatch.setattr(
         Refilter, "_command", lambda self, arguments: ["sh", "-c", "echo one >&2; echo two >&2; exit 3"]
@@ -242,7 +244,7 @@ def test_what_it_said_last_is_in_the_error(refilter: Refilter, monkeypatch: pyte
     assert said[0].err == "one\ntwo\n"
 
 
-def test_a_dump_that_is_no_file_is_not_taken(
+def test_a_dump_that_is_not_a_file_is_refused(
     refilter: Refilter, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Files from a guest may try to make the harness read another file of the host."""

@@ -36,7 +36,7 @@ def test_the_newest_run_of_the_verb_is_meant_unless_one_is_named(tmp_path: Path)
         assert find_record(str(where), tmp_path, "sweep.json") == old.resolve()
 
 
-def test_where_there_is_none_it_is_said(tmp_path: Path) -> None:
+def test_a_missing_record_is_reported(tmp_path: Path) -> None:
     leave(tmp_path, "a", "size")
     with pytest.raises(UsageError, match=r"nothing to resume: .* has no sweep\.json"):
         find_record("last", tmp_path, "sweep.json")
@@ -45,14 +45,14 @@ def test_where_there_is_none_it_is_said(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"asked": 3}', '{"schema": 1}', "\x00\xff"])
-def test_what_is_no_record_is_refused(tmp_path: Path, text: str) -> None:
+def test_an_unreadable_record_is_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "sweep.json"
     path.write_text(text, encoding="latin-1")
     with pytest.raises(UsageError, match="is not a readable record of a run"):
         read_record(path, {})
 
 
-def test_what_is_taken_up_becomes_the_results(tmp_path: Path) -> None:
+def test_restored_fields_become_the_result(tmp_path: Path) -> None:
     path = leave(tmp_path, "a", took_s=3.0)
     result = SimpleNamespace(asked={"IMAGE": "debian-12"}, took_s=0.0)
     with taken_up(path, result, "took_s") as record:
@@ -73,7 +73,7 @@ def test_it_is_read_for_the_same_request_only(tmp_path: Path) -> None:
         read_record(path, {"IMAGE": "debian-12", "--level": "31"})
 
 
-def test_who_goes_on_does_so_in_the_same_place_and_alone(tmp_path: Path) -> None:
+def test_a_run_is_resumed_in_its_directory_and_once_at_a_time(tmp_path: Path) -> None:
     path = leave(tmp_path / "evidence", "a")
     root = EvidenceRoot(tmp_path / "evidence", again=path.parents[1])
     assert root.run == path.parents[1]
@@ -108,7 +108,7 @@ def test_a_record_can_be_read_whenever_its_writer_was_killed(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("verb", [["sweep", "debian-12"], ["size", "debian-12"], ["compare", "debian-12", "debian-13"]])
-def test_without_a_run_to_resume_nothing_is_begun(
+def test_without_a_run_to_resume_no_drill_begins(
     verb: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -55,7 +55,7 @@ def test_where_trials_differ_the_answer_worked_each_time(edge: int, off: int, se
     assert abs(found.answer - edge) <= 12
 
 
-def test_what_works_at_no_size_ends() -> None:
+def test_a_search_without_a_working_size_ends() -> None:
     search = Search(largest=256, guess=128)
     search.note(256, False)
     assert search.next() is None

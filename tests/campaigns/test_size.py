@@ -235,9 +235,7 @@ def test_machines_side_by_side_have_the_same_answer(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("stop_at", [1, 2, 5, 9, 13])
-def test_a_sizing_that_was_stopped_goes_on_with_its_trials(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, stop_at: int
-) -> None:
+def test_an_interrupted_sizing_keeps_its_trials(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, stop_at: int) -> None:
     whole = World(tmp_path / "whole", m1024=97, m2048=119)
     wanted = answer(whole, monkeypatch, tmp_path / "whole", memories_mib=(1024, 2048))
     world = World(tmp_path, m1024=97, m2048=119)
@@ -278,7 +276,7 @@ def test_a_size_of_one_kernel_is_not_confirmed_by_another(monkeypatch: pytest.Mo
         answer(world, monkeypatch, tmp_path)
 
 
-def test_a_larger_reservation_is_gone_on_with(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_sizing_with_a_larger_reservation_is_resumed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     world = World(tmp_path, m4096=300)
     world.stop_at = 4
     with pytest.raises(GuestError, match="stopped"):
@@ -311,7 +309,7 @@ def test_a_recommendation_that_fails_is_refuted(monkeypatch: pytest.MonkeyPatch,
     assert found.sizings[0].confirmed is False
 
 
-def test_a_confirmation_tells_what_else_was_wrong(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_confirmation_reports_other_failures(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     world = World(tmp_path, m1024=97)
 
     def unfiltered(run: Any, plan: Any) -> Verdict:
@@ -401,7 +399,7 @@ def test_memory_sizes(text: str, sizes: tuple[int, ...]) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "1X", "1G,", "-1", "1.5G"])
-def test_what_is_no_memory_size(text: str) -> None:
+def test_an_invalid_memory_size_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="is no memory size"):
         parse_memories(text)
 

@@ -80,5 +80,5 @@ def test_a_source_compared_with_itself_is_seldom_called_worse() -> None:
         ([], [10], True),
     ],
 )
-def test_what_cannot_become_worse_any_more_is_known(old: list[float], new: list[float], may: bool) -> None:
+def test_impossible_regressions_are_recognised(old: list[float], new: list[float], may: bool) -> None:
     assert may_become_worse(old, new, most=5) == may

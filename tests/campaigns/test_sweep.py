@@ -56,7 +56,7 @@ def test_a_level_that_does_not_exist_is_named(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["", ",", "0,,1", "0,1,"])
-def test_a_malformed_list_is_told(text: str) -> None:
+def test_a_malformed_list_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="is not a list of levels"):
         parse_levels(text)
     with pytest.raises(UsageError, match="is not a list of compressions"):
@@ -80,7 +80,7 @@ def test_real_is_nothing_else(text: str) -> None:
         parse_real(text)
 
 
-def test_a_format_that_no_plot_has_is_told() -> None:
+def test_an_unknown_plot_format_is_refused() -> None:
     with pytest.raises(UsageError, match=r"sizes\.txt: a plot is written as \.svg, \.png, \.pdf"):
         check_format(Path("sizes.txt"))
 
@@ -97,7 +97,7 @@ def test_a_format_that_no_plot_has_is_told() -> None:
         ("makedumpfile: version 1.5.0 (released on 6 Sep 2012)\n", ("none", "zlib")),
     ],
 )
-def test_makedumpfile_tells_its_compressors(text: str, names: tuple[str, ...]) -> None:
+def test_makedumpfile_lists_its_compressors(text: str, names: tuple[str, ...]) -> None:
     assert built_in(text) == names
 
 
@@ -130,7 +130,7 @@ def test_more_checks_vary_level_and_compression() -> None:
     assert chosen.real == ((0, "lzo"), (31, "zlib"), (16, "none"), (1, "zlib"))
 
 
-def test_everything_is_captured_even_where_nobody_asked_for_it() -> None:
+def test_everything_is_captured_even_if_not_requested() -> None:
     chosen = choose_crashes((16, 31), ("none", "zlib", "lzo"), real=2, favourite="zlib")
     assert chosen.real == ((0, "lzo"), (31, "zlib"))
     assert len(chosen.computed) == 5
@@ -218,11 +218,11 @@ def test_good_cells_fit() -> None:
         "keeps-more", "other-count", "other-pages", "larger", "not-exact", "too-many", "too-few", "other-size",
     ],
 )  # fmt: skip
-def test_what_does_not_fit_fails_its_relation(cells: list[SweepCell], relations: list[str]) -> None:
+def test_a_contradicting_cell_fails_its_relation(cells: list[SweepCell], relations: list[str]) -> None:
     assert failing(cells) == relations
 
 
-def test_a_failing_relation_tells_the_numbers() -> None:
+def test_a_failing_relation_shows_the_numbers() -> None:
     told = {relation.name: relation for relation in compare_cells(changed(31, "none", pages_kept=401))}
     assert told["drops-more"].expected == "-d 31 keeps no more pages than -d 16"
     assert told["drops-more"].seen == "401 (-d 31 none), 400 (-d 16 none)"
@@ -436,7 +436,7 @@ def test_two_crashes_make_a_table(world: World) -> None:
 
 
 @pytest.mark.usefixtures("real_plots")
-def test_what_a_sweep_leaves_behind(world: World) -> None:
+def test_files_that_a_sweep_leaves(world: World) -> None:
     found = world.sweep()
     directory = Path(found.evidence)
     told = json.loads((directory / "sweep.json").read_text(encoding="utf-8"))
@@ -527,9 +527,7 @@ def test_a_cell_that_cannot_be_computed_fails_alone(world: World) -> None:
     assert found.failures() == ["-d 16 none, computed: makedumpfile -F on this host ended with status 1: no"]
 
 
-def test_what_was_measured_is_written_down_when_a_later_crash_breaks(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_measured_cells_are_saved_when_a_later_crash_breaks(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     def drill(run: object, plan: Plan) -> Verdict:
         if world.crashes:
             raise GuestError("no login prompt")
@@ -613,7 +611,7 @@ def test_nothing_is_started_for_compressions_that_the_family_has_no_setting_for(
     assert world.crashes == []
 
 
-def test_a_guest_that_is_driven_as_another_release_is_told_once(world: World) -> None:
+def test_a_guest_driven_as_another_release_is_noted_once(world: World) -> None:
     world.remarks = ["Debian 14 is not in the table"]
     found = world.sweep()
     assert found.ok, found.explain()
@@ -623,7 +621,7 @@ def test_a_guest_that_is_driven_as_another_release_is_told_once(world: World) ->
 # ---------------------------------------------------------------- what people see
 
 
-def test_the_table_tells_real_computed_and_refused_apart(
+def test_the_table_distinguishes_real_computed_and_refused(
     world: World, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "100")
@@ -637,7 +635,7 @@ def test_the_table_tells_real_computed_and_refused_apart(
     assert text.rstrip().endswith("holds: true")
 
 
-def test_what_does_not_hold_comes_before_the_table(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+def test_failures_come_before_the_table(world: World, capsys: pytest.CaptureFixture[str]) -> None:
     world.broken = (31, "zlib")
     drill.show_sweep(world.sweep())
     text = capsys.readouterr().out
@@ -795,7 +793,7 @@ def test_only_the_cells_that_are_missing_are_crashed_for(
     assert world.crashes == []
 
 
-def test_what_was_computed_is_not_computed_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_computed_cells_are_not_computed_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     stop_at(world, monkeypatch, 2)
     with pytest.raises(GuestError, match="stopped"):
         world.sweep()
@@ -847,7 +845,7 @@ def test_a_guest_that_is_another_by_now_is_not_mixed_in(world: World, monkeypatc
         go_on(world, monkeypatch, **REAL_CELLS)
 
 
-def test_what_is_computed_to_compare_is_not_left_out(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_control_cells_are_computed_after_resuming(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     compute = sweeping._Sweep._computed_cell
 
     def stopped(self: Any, first: Verdict, level: int, compress: str) -> SweepCell:

@@ -74,7 +74,7 @@ def test_a_new_kernel_that_is_slower_is_named(past: History) -> None:
     assert worse.text.endswith(f"slower since {KERNELS[1]}, 6 drills)")
 
 
-def test_it_is_told_from_the_first_slow_drill_on(past: History) -> None:
+def test_a_regression_is_reported_from_the_first_slow_drill_on(past: History) -> None:
     runs = _thirty(past)
     told = [bool(regressions(past, run)) for run in runs]
     assert told == [False] * 24 + [True] * 6
@@ -85,7 +85,7 @@ def test_noise_is_nothing(past: History) -> None:
     assert not any(regressions(past, run) for run in runs)
 
 
-def test_one_slow_night_is_no_regression_afterwards(past: History) -> None:
+def test_one_slow_night_is_not_a_later_regression(past: History) -> None:
     for day in range(10):
         run = past.add(DRILL, drill(day, slower_by=3.0 if day == 6 else 1.0))
     assert run is not None
@@ -101,7 +101,7 @@ def test_a_larger_dump_says_so(past: History) -> None:
     assert "larger with the same kernel as before" in worse.text
 
 
-def test_only_what_is_alike_is_compared(past: History) -> None:
+def test_only_drills_of_one_series_are_compared(past: History) -> None:
     for day in range(8):
         past.add(DRILL, drill(day))
     for changes in ({"memory_mib": 4096}, {"accelerator": "kvm"}, {"level": 1}, {"target": "nfs"}, {"image": "x"}):
@@ -208,7 +208,7 @@ def test_matrices_and_sweeps_are_imported(past: History, tmp_path: Path) -> None
     assert bad.scenario == "test_smoke.py::test_dump"
 
 
-def test_drills_of_a_comparison_are_not_imported_beside_it(tmp_path: Path) -> None:
+def test_drills_of_a_comparison_are_not_imported_separately(tmp_path: Path) -> None:
     for name in ("compare-x/compare.json", "compare-x/smoke-1-old/verdict.json", "debian-12/verdict.json"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("{}")
@@ -239,7 +239,7 @@ def test_other_results_are_recorded_too(past: History) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"checks": [], "verified": true}', '{"tests": [1]}', "\xff"])
-def test_what_is_no_result_is_refused(past: History, tmp_path: Path, text: str) -> None:
+def test_files_that_are_not_results_are_refused(past: History, tmp_path: Path, text: str) -> None:
     path = tmp_path / "verdict.json"
     path.write_text(text, encoding="latin-1")
     with pytest.raises(UsageError, match=r"verdict\.json is "):
@@ -263,7 +263,7 @@ def test_what_is_no_result_is_refused(past: History, tmp_path: Path, text: str) 
         ({"stopped_by": "\ud800"}, "is not JSON"),
     ],
 )
-def test_what_a_report_would_stumble_over_is_refused(
+def test_results_of_a_wrong_shape_are_refused(
     past: History, tmp_path: Path, changes: dict[str, Any], sentence: str
 ) -> None:
     (tmp_path / "verdict.json").write_text(json.dumps({**VERDICT, **changes}))
@@ -273,7 +273,7 @@ def test_what_a_report_would_stumble_over_is_refused(
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, json.dumps({"image": "x", "ok": True, "cells": [{"compress": "no"}]})])
-def test_what_is_deep_or_no_sweep_is_refused(past: History, tmp_path: Path, text: str) -> None:
+def test_deep_or_incomplete_results_are_refused(past: History, tmp_path: Path, text: str) -> None:
     (tmp_path / "sweep.json").write_text(text)
     with pytest.raises(UsageError):
         import_file(past, tmp_path / "sweep.json")
@@ -411,17 +411,17 @@ def test_recording_never_spoils_a_verdict(tmp_path: Path) -> None:
     said: list[str] = []
     (tmp_path / "file").write_text("no database")
     for path in (tmp_path / "file", tmp_path / "file" / "below"):
-        assert record(path, DRILL, VERDICT, say=said.append) == []
+        assert record(path, DRILL, VERDICT, log=said.append) == []
     assert len(said) == 2
     assert all(text.startswith("this drill was not recorded: ") for text in said)
-    assert record(None, DRILL, VERDICT, say=said.append) == []
+    assert record(None, DRILL, VERDICT, log=said.append) == []
 
 
 def test_a_drill_that_passed_says_that_it_is_slower(tmp_path: Path) -> None:
     path = tmp_path / "history.sqlite"
     for day in range(6):
-        assert record(path, DRILL, drill(day), say=print) == []
-    (first, second) = record(path, DRILL, drill(6, slower_by=2.0), say=print)
+        assert record(path, DRILL, drill(day), log=print) == []
+    (first, second) = record(path, DRILL, drill(6, slower_by=2.0), log=print)
     assert "slower with the same kernel as before" in first
     assert first.startswith("panic to login")
     assert second.startswith("boot of the capture kernel")

@@ -94,7 +94,7 @@ def test_the_matrix_has_the_last_drill_and_the_last_that_worked(past: History) -
     assert leap.worked is None
 
 
-def test_what_became_worse_is_told_once_for_each_series(past: History) -> None:
+def test_a_regression_is_reported_once_for_each_series(past: History) -> None:
     past.add(DRILL, drill(11.5, kernel="6.1.0-56", slower_by=1.7), scenario="test_smoke.py::test_dump")
     worse = [(run.image, one.figure, one.since_kernel) for run, one in _report(past).worse]
     assert worse == [("debian-12", "panic_to_login", "6.1.0-56"), ("debian-12", "capture_boot", "6.1.0-56")]
@@ -144,7 +144,7 @@ def test_nothing_in_a_result_acts_on_its_reader(past: History, suffix: str) -> N
         ET.fromstring(text)
 
 
-def test_a_result_that_tells_little_is_shown(past: History) -> None:
+def test_a_result_with_few_keys_is_shown(past: History) -> None:
     """An old verdict may lack keys."""
     past.add(DRILL, {"image": "old", "verified": False, "checks": []})
     for suffix in (".html", ".md", ".xml"):
@@ -165,7 +165,7 @@ def test_every_line_of_a_trend_has_a_look_of_its_own() -> None:
     assert len(set(plot._TREND_STYLES)) >= gather_module._MOST_LINES
 
 
-def test_junit_counts_what_failed(past: History) -> None:
+def test_junit_counts_the_failures(past: History) -> None:
     root = ET.fromstring(render(_report(past, charts=False), ".xml"))
     suites = {suite.get("name"): suite for suite in root}
     assert {name: (s.get("failures"), s.get("skipped")) for name, s in suites.items()} == {

@@ -87,7 +87,7 @@ def test_words_come_through_systemd_as_they_are(word: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["", "../x", "a b", "x" * 200, ".hidden", "a/b"])
-def test_a_name_that_is_no_unit_s_is_refused(name: str) -> None:
+def test_an_invalid_unit_name_is_refused(name: str) -> None:
     with pytest.raises(UsageError, match="invalid name of a unit"):
         Schedule(name=name, user=False)
 
@@ -131,9 +131,7 @@ def test_install_and_remove(tmp_path: Path, fake_systemctl: Path, capsys: pytest
     assert "was not installed" in capsys.readouterr().out
 
 
-def test_the_units_of_others_are_left_alone(
-    tmp_path: Path, fake_systemctl: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_foreign_units_are_left_alone(tmp_path: Path, fake_systemctl: Path, capsys: pytest.CaptureFixture[str]) -> None:
     theirs = tmp_path / "system" / "backup.service"
     theirs.parent.mkdir()
     theirs.write_text("[Service]\nExecStart=/usr/bin/backup\n")
@@ -144,7 +142,7 @@ def test_the_units_of_others_are_left_alone(
     assert not fake_systemctl.exists()
 
 
-def test_a_failed_install_leaves_what_was_there(tmp_path: Path, fake_systemctl: Path) -> None:
+def test_a_failed_install_restores_the_existing_units(tmp_path: Path, fake_systemctl: Path) -> None:
     schedule = Schedule(name="kdump-drill", user=False)
     (tmp_path / "fail").touch()
     with pytest.raises(HostError, match="no bus"):
@@ -173,7 +171,7 @@ def test_a_failed_install_leaves_what_was_there(tmp_path: Path, fake_systemctl: 
         (None, -9, "", "broken", "the drill ended with status"),
     ],
 )
-def test_what_came_of_a_drill(
+def test_the_outcome_of_a_drill(
     tmp_path: Path, verdict: dict[str, Any] | None, status: int, said: str, word: str, text: str
 ) -> None:
     result = run_drill("debian-12", [], tmp_path, command=_drill_command(tmp_path, verdict, status=status, said=said))
@@ -182,7 +180,7 @@ def test_what_came_of_a_drill(
     assert result.status == {"verified": 0, "broken": 4}.get(word, 1)
 
 
-def test_a_change_is_one_that_somebody_should_hear_of(tmp_path: Path) -> None:
+def test_only_changes_call_the_hook(tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
     good = _drill_command(tmp_path / "a", VERDICT)
@@ -279,7 +277,7 @@ def test_the_whole_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: 
     assert 'kdump_drill_verified{image="debian-12",scenario="sysrq-c → local"} 1' in (tmp_path / "m.prom").read_text()
 
 
-def test_a_run_beside_another_is_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_during_another_run_is_skipped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with alone(tmp_path):
         assert main(["schedule", "run", "debian-12", "--state", str(tmp_path)]) == 0
     assert "another scheduled run is active; this one is skipped" in capsys.readouterr().err

@@ -10,6 +10,9 @@ from typing import BinaryIO
 BLOCK_BYTES = 1 << 18
 LINE_MAX_BYTES = 1 << 13  # longer lines are looked at in pieces: no console line that means anything is longer
 
+# Addresses and numbers in a message, which differ from boot to boot.
+VARIABLE_NUMBER = re.compile(r"0x[0-9a-f]+|\b[0-9a-f]{8,}\b|\d+")
+
 _ESCAPES = re.compile(rb"\x1b(?:\[[0-9;?]{0,16}[A-Za-z]|[()][0-9A-B]|[=>78cM])")
 # Mailers and pagers eat the escape byte and leave the rest of a colour.
 _LOST_COLOURS = re.compile(r"\[(?:[0-9]{1,2};){0,2}[0-9]{1,2}m")

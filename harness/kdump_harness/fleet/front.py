@@ -160,7 +160,7 @@ class Front:
         path = history_path(self.config.getoption("--history"), Path(state) if state else None)
         for verdict in reports[-1].get("kdump", {}).get("verdicts", ()):
             record(
-                path, DRILL_KIND, verdict, say=lambda text: err.print(text, markup=False), scenario=scenario_name(item)
+                path, DRILL_KIND, verdict, log=lambda text: err.print(text, markup=False), scenario=scenario_name(item)
             )
 
 

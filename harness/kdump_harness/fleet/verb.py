@@ -225,7 +225,7 @@ def _record(arguments: argparse.Namespace, outcome: Any) -> None:
     from ..history.recording import record
 
     path = history_path(arguments.history, arguments.state)
-    outcome.verdict.remarks += record(path, DRILL, outcome.verdict.to_json(), say=_say)
+    outcome.verdict.remarks += record(path, DRILL, outcome.verdict.to_json(), log=_say)
 
 
 def _show(arguments: argparse.Namespace, outcomes: Sequence[Any], single: bool) -> None:

@@ -12,9 +12,9 @@ from .trend import regressions
 
 
 def record(
-    path: Path | None, kind: str, result: Mapping[str, Any], *, say: Callable[[str], None], scenario: str = ""
+    path: Path | None, kind: str, result: Mapping[str, Any], *, log: Callable[[str], None], scenario: str = ""
 ) -> list[str]:
-    """Record a result and return its regressions as sentences; SAY shows why a result was not recorded.
+    """Record a result and return its regressions as sentences; LOG gets the reason if the result was not recorded.
 
     Do nothing if PATH is None.
     """
@@ -25,5 +25,5 @@ def record(
             run = history.add(kind, result, scenario=scenario)
             return [found.text for found in regressions(history, run)] if run is not None and run.ok else []
     except (HarnessError, OSError) as error:
-        say(f"this {kind} was not recorded: {str(error).splitlines()[0]}")
+        log(f"this {kind} was not recorded: {str(error).splitlines()[0]}")
         return []

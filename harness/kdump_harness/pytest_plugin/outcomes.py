@@ -59,7 +59,7 @@ def _record(item: Any, verdict: Verdict) -> list[str]:
         history_path(history, Path(state) if state else None),
         DRILL,
         verdict.to_json(),
-        say=lambda text: item.user_properties.append(("history", text)),
+        log=lambda text: item.user_properties.append(("history", text)),
         scenario=scenario_name(item),
     )
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from statistics import median
 
 from ...base.stage import Stage
+from ...diagnosis.lines import VARIABLE_NUMBER
 from .result import Comparison, Difference, Sample
 from .statistics import BETTER, FEWER, SAME, UNCLEAR, WORSE, Tolerance, judge, judge_rate, may_become_worse
 
@@ -25,7 +26,6 @@ _SPLAT = re.compile(
     r"(?:WARNING: (?:CPU|possible|suspicious|at)|BUG: |INFO: (?:task|rcu)|rcu: INFO|general protection fault"
     r"|unchecked MSR access|\[Firmware Bug\]|page allocation failure|Oops: ).*"
 )
-_VARIES = re.compile(r"0x[0-9a-f]+|\b[0-9a-f]{8,}\b|\d+")
 
 
 def find_differences(result: Comparison, factor: float, *, only: str | None = None) -> Iterator[Difference]:
@@ -136,5 +136,5 @@ def _change(before: float, after: float) -> str:
 
 def splats(console: str) -> tuple[str, ...]:
     """Return each warning of a kernel on a console once, without the numbers that differ from boot to boot."""
-    found = (_VARIES.sub("N", match.group().strip())[:160] for match in _SPLAT.finditer(console))
+    found = (VARIABLE_NUMBER.sub("N", match.group().strip())[:160] for match in _SPLAT.finditer(console))
     return tuple(dict.fromkeys(found))

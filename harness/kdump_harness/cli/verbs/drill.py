@@ -325,7 +325,7 @@ def _with_clone(run: Run, plan: Plan, arguments: argparse.Namespace) -> Plan:
 def record_result(arguments: argparse.Namespace, kind: str, result: dict[str, Any]) -> list[str]:
     """Put it into the history; what is worse than before."""
     path = history_path(arguments.history, arguments.state)
-    return record(path, kind, result, say=lambda text: err.print(f"kdump-harness: {text}", markup=False))
+    return record(path, kind, result, log=lambda text: err.print(f"kdump-harness: {text}", markup=False))
 
 
 def show_verdict(verdict: Verdict) -> None:

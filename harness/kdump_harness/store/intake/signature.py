@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from ...base import tables
+from ...diagnosis.lines import VARIABLE_NUMBER
 from ...triage import Triage
 
 _DEPTH = 4
@@ -18,7 +19,6 @@ _MAX_VALUE = 120
 _OFFSET = re.compile(r"\+0x[0-9a-f]+(?:/0x[0-9a-f]+)?")
 # GCC's and Clang's copies of a function: partly inlined, split, specialised.
 _CLONE = re.compile(r"\.(?:cold|isra|part|constprop|llvm|lto_priv|localalias)(?:\.\d+)*")
-_VARIABLE = re.compile(r"0x[0-9a-f]+|\b[0-9a-f]{8,}\b|\d+")
 _RIP = re.compile(r"(?:^|:)\s*([A-Za-z_][\w.]*)\+0x")
 _STAMP = re.compile(r"^\[ *(\d+\.\d+)\](?: ?\[ *[TC]\d+\])? ?")
 
@@ -49,7 +49,9 @@ def signature(crash: Triage) -> Signature | None:
     parts = list(frames)
     if len(parts) < 2 and (kind := crash.reason or crash.panic):
         # One function (or none) is too little: a watchdog's is the same for all that it watches.
-        parts.insert(0, _VARIABLE.sub("#", kind.removeprefix("Kernel panic - not syncing: ")).strip()[:_MAX_VALUE])
+        parts.insert(
+            0, VARIABLE_NUMBER.sub("#", kind.removeprefix("Kernel panic - not syncing: ")).strip()[:_MAX_VALUE]
+        )
     if not parts:
         return None
     text = " < ".join(parts)
