@@ -22,7 +22,8 @@ from kdump_harness.drill.session import run_drill
 from kdump_harness.images.catalog import load_catalog
 from kdump_harness.kdump.service import KdumpConfig
 from kdump_harness.vm.cloud_init import make_key, write_seed
-from kdump_harness.vm.run import Machine, Options, Run, create_overlay
+from kdump_harness.vm.hosts.qemu_img import qemu_img
+from kdump_harness.vm.run import Machine, Options, Run
 
 PORT = 22522
 PLAIN = KdumpConfig(crashkernel=None, level=None, compress=None)
@@ -31,7 +32,7 @@ PLAIN = KdumpConfig(crashkernel=None, level=None, compress=None)
 def by_hand(disk: Path, accelerator: str, directory: Path) -> float:
     """Seconds from starting QEMU to having the vmcore here, as a person with a script would do it."""
     overlay, seed, console = directory / "overlay.qcow2", directory / "seed.iso", directory / "console"
-    create_overlay(overlay, disk, base_format="qcow2")
+    qemu_img("create", "-q", "-f", "qcow2", "-b", disk, "-F", "qcow2", overlay)
     mac = "52:54:00:12:34:56"
     login, host = make_key("bench"), make_key("bench-host")
     write_seed(seed, name="bench", identity=f"bench-{time.time()}", mac=mac, user="root", login=login, host=host)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ast
+import importlib
 from pathlib import Path
 
 import pytest
-from layers import FOLDERS, PACKAGE, folder_of, imports, sentence, sources
+from layers import FOLDERS, PACKAGE, ROOT, folder_of, imports, sentence, sources
 
+SCRIPTS = sorted([*ROOT.glob("benchmarks/*.py"), *ROOT.glob("scenarios/*.py"), *ROOT.glob("docs/generate/*.py")])
 MOST_FILES = 14
 ONLY_IN = {
     "dask": "fleet",
@@ -55,3 +58,14 @@ def test_a_driver_is_imported_in_one_folder(library: str) -> None:
 def test_nothing_but_the_clock_sleeps() -> None:
     sleepers = [path.name for path in sources() if "sleep(" in path.read_text(encoding="utf-8")]
     assert sleepers == ["clock.py"]
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_a_script_imports_names_that_exist(path: Path) -> None:
+    """Neither the quick tests nor mypy run these files."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("kdump_harness"):
+            module = importlib.import_module(node.module or "")
+            missing = [alias.name for alias in node.names if not hasattr(module, alias.name)]
+            for name in missing:
+                importlib.import_module(f"{node.module}.{name}")
