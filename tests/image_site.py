@@ -1,4 +1,4 @@
-"""A web site on loopback that cuts, lies, redirects and forgets as a test asks, and images that are published there."""
+"""A web site on loopback with images and, on request, cut connections, wrong content, redirects and missing files."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PATIENT = make_client(attempts=3, pause_s=0.0)
 
 
 class Site:
-    """A web site and its manners; what it was asked is in requests."""
+    """A web site and its faults; requests has the received requests."""
 
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
@@ -96,13 +96,13 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 class Server(http.server.ThreadingHTTPServer):
     def handle_error(self, request: Any, client_address: Any) -> None:
-        if not isinstance(sys.exception(), ConnectionError):  # a client that hangs up is no news
+        if not isinstance(sys.exception(), ConnectionError):  # a client that hangs up is expected
             super().handle_error(request, client_address)
 
 
 @contextlib.contextmanager
 def serve() -> Iterator[Site]:
-    """A site that has CONTENT, as long as the block lasts."""
+    """Provide a site with CONTENT."""
     site = Site()
     server = Server(("127.0.0.1", 0), type("Handler", (Handler,), {"site": site}))
     site.url = f"http://127.0.0.1:{server.server_address[1]}"
@@ -138,7 +138,7 @@ def name_of(content: bytes, suffix: str = ".qcow2") -> str:
 
 
 def start_partial(cache: Path, content: bytes, size_bytes: int) -> None:
-    """What a download of content leaves behind that was stopped."""
+    """Write the partial file of an interrupted download."""
     (cache / "demo-1").mkdir(parents=True)
     (cache / "demo-1" / name_of(CONTENT, ".part")).write_bytes(content[:size_bytes])
 

@@ -1,4 +1,4 @@
-"""Descriptions of libvirt domains of a user, as libvirt gives them."""
+"""XML of source domains, as libvirt returns it."""
 
 from __future__ import annotations
 

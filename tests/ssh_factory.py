@@ -1,11 +1,11 @@
-"""A command that does for tests what ssh does, on this host: no server, no keys, no network."""
+"""A fake ssh command that runs everything on this host."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from urllib.parse import quote
 
-# Of ssh it knows that options come first, that one connection may carry others, and what it says to some hosts.
+# It parses options, shares one connection, and prints ssh's messages for some hosts.
 SSH = """#!/bin/sh
 printf '%s\\n' "$*" >> "${0%/*}/asked"
 while [ "$1" != -- ]; do
@@ -36,7 +36,7 @@ exec /bin/sh -c "$*"
 
 
 def write_ssh(directory: Path) -> Path:
-    """The command; what it was asked is in the file asked beside it."""
+    """Return the command; the file "asked" next to it has its arguments."""
     command = directory / "ssh"
     command.write_text(SSH, encoding="utf-8")
     command.chmod(0o755)
@@ -47,5 +47,5 @@ def write_ssh(directory: Path) -> Path:
 
 
 def uri_of(command: Path, host: str = "far") -> str:
-    """The URI of a hypervisor on a host that this command reaches."""
+    """Return the URI of a hypervisor on a fake host."""
     return f"qemu+ssh://me@{host}:2222/system?command={quote(str(command))}"

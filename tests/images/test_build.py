@@ -154,7 +154,7 @@ def test_a_package_of_another_suite_is_installed_from_there_and_the_guest_stays_
     (of_files,) = (part for part in command if "/*.deb" in part)
     off, on = (index for index, part in enumerate(command) if "chmod" in part)
     assert off < command.index(of_suite) < command.index(of_files) < on
-    # What the hook for apt's preferences does.
+    # The effect of the hook for apt's preferences.
     tree = tmp_path / "tree"
     (tree / "etc/apt/preferences.d").mkdir(parents=True)
     subprocess.run(["sh", "-c", setup.removeprefix("--setup-hook="), "exec", str(tree)], check=True)
@@ -162,7 +162,7 @@ def test_a_package_of_another_suite_is_installed_from_there_and_the_guest_stays_
 
 
 def test_a_kernel_of_another_suite_is_installed_after_the_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the rest, what it needs of its suite would be held back by what the rest needs of its own."""
+    """Together with the others, its dependencies of another suite would conflict with theirs."""
     kernel = "linux-image-cloud-amd64/trixie"
     recipe = dataclasses.replace(RECIPE, kernel=kernel, kernel_suite="trixie", more=("makedumpfile/sid",))
     command = hooks_of(recipe, tmp_path, monkeypatch)
@@ -247,7 +247,7 @@ def test_the_sources_are_the_suites_that_there_are() -> None:
 
 @pytest.fixture
 def boot(tmp_path: Path) -> Path:
-    """What the hook brings out of the tree: 512 bytes of boot sector and a core image of three sectors and a bit."""
+    """Files that the hook copies out: a boot sector of 512 bytes and a core image of more than three sectors."""
     directory = tmp_path / "boot"
     directory.mkdir()
     (directory / "boot.img").write_bytes(b"\xaa" * 512)
@@ -340,7 +340,7 @@ def test_a_failing_tool_is_quoted_and_its_output_kept(tmp_path: Path) -> None:
 def test_package_files_are_installed_before_there_is_a_boot_menu(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In a tree that is no mounted disk, update-grub and the hook for the capture initramfs would fail."""
+    """In a tree that is not a mounted disk, update-grub and the hook for the capture initramfs would fail."""
     (tmp_path / "a.deb").touch()
     recipe = dataclasses.replace(RECIPE, files=(LocalPackage(name="a.deb", sha256="0" * 64, path=tmp_path / "a.deb"),))
     seen: list[str] = []

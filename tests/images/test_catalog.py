@@ -1,4 +1,4 @@
-"""The catalogue that ships, and what is said about rows that are wrong."""
+"""The shipped catalogue, and the errors for invalid rows."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_every_download_of_the_catalogue_that_ships_is_encrypted(catalog):
 
 
 def test_an_address_names_the_release_of_its_row(catalog):
-    """A copied row that still points at another release is the classical slip."""
+    """A copied row that still points at another release is the usual mistake."""
     codenames = {"11": "bullseye", "12": "bookworm", "13": "trixie", "22.04": "jammy", "26.10": "stonking"}
     for image in catalog:
         text = " ".join((image.url, image.file, image.checksums)).lower()

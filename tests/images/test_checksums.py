@@ -1,4 +1,4 @@
-"""Every form in which distributions publish digests, and every way in which such a document can disappoint."""
+"""Every form of checksum documents, and their possible errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The image cache against a web site that cuts, lies, redirects and forgets."""
+"""The image cache with a faulty web site: cut connections, wrong content, redirects, missing files."""
 
 from __future__ import annotations
 
@@ -246,7 +246,7 @@ def test_a_wrong_image_is_refused_and_nothing_of_it_stays(site, image, cache):
     with pytest.raises(ChecksumMismatch, match=r"demo\.qcow2 does not match .*SHA256SUMS: got") as caught:
         fetch(image, cache, client=PATIENT)
     assert caught.value.exit_code == 3
-    assert not isinstance(caught.value, Unreachable), "a wrong image is no reason to go on with something else"
+    assert not isinstance(caught.value, Unreachable), "a wrong image must not be replaced by an older one"
     assert files_in(cache) == []
     assert cached(image, cache) is None
 

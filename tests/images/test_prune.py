@@ -1,4 +1,4 @@
-"""What goes from the cache of downloads, and everything that must stay in it."""
+"""The removal of superseded downloads, and the files that must stay."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def catalog(*images: Image) -> Catalog:
 
 
 def put(state: State, letter: str, *, days_old: float, row: str = "demo-1", kind: str = "qcow2") -> Path:
-    """A download that was finished some days ago."""
+    """A download of some days ago."""
     path = state.images / row / f"sha256-{letter * 64}.{kind}"
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(letter.encode() * 100_000)
@@ -51,7 +51,7 @@ def put(state: State, letter: str, *, days_old: float, row: str = "demo-1", kind
 
 
 def arm(state: State, key: str, base: Path, *, cache: str = "armed") -> Path:
-    """A disk that rests on base."""
+    """A disk with a backing file."""
 
     def make(part: Path) -> dict[str, Any]:
         (part / "disk.qcow2").write_bytes(b"overlay")
@@ -65,7 +65,7 @@ def left(state: State, row: str = "demo-1") -> set[str]:
 
 
 def reasons(found: tuple[Pruned, ...]) -> dict[str, str]:
-    """By the letter of the digest, or the whole name, why a file stays, or nothing where it went."""
+    """Return why each file stays, or an empty string if it was removed, by the letter of its digest or its name."""
     return {one.what.rpartition("sha256-")[2][:1] or one.what: one.kept_because for one in found}
 
 

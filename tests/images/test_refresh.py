@@ -1,4 +1,4 @@
-"""Whether a rotted row is told from a moved one, a silent server and a network that is not there."""
+"""The states of rows: rotted, moved, a silent server, no network."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is made once is made once, what dies leaves nothing that counts, and the living are told from the dead."""
+"""The state directory: entries made once, unfinished entries, active and stale runs."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_parallel_processes_make_a_disk_once_and_all_get_it(state: State, tmp_pa
     said = {first_line(maker): maker for maker in makers}
     (waiting,) = {*said} - {"making"}
     assert "waiting for another process that is making a disk" in waiting
-    assert said["making"].communicate("go on\n", timeout=30)[0] == "whole\n"
+    assert said["making"].communicate("continue\n", timeout=30)[0] == "whole\n"
     others = [maker for maker in makers if maker is not said["making"]]
     assert [maker.communicate(timeout=30)[0] for maker in others] == ["whole\n", "whole\n"]
     assert [maker.returncode for maker in makers] == [0, 0, 0]
@@ -156,7 +156,7 @@ def test_a_disk_in_the_making_is_not_cached(state: State, tmp_path: Path) -> Non
 
 
 def test_armed_disks_are_removed_before_what_they_are_based_on(state: State) -> None:
-    """Interrupted in between, nothing must be left whose base is gone or made anew."""
+    """After an interruption, no overlay may be left without its backing file."""
     make_now(state)
     state.make_once("built", "b1", lambda _part: {}, report=lambda _text: None, what="a base")
     (state.images / "debian-12").mkdir()
@@ -234,7 +234,7 @@ def test_a_run_that_has_not_locked_its_directory_yet_is_not_dead(state: State) -
 def test_a_lock_that_can_only_be_read_still_tells_that_its_run_lives(
     state: State, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The run of another user of the group, seen by clean."""
+    """Another user's run, as clean sees it."""
     really_open = os.open
 
     def read_only(path: Any, flags: int, *more: Any, **named: Any) -> int:

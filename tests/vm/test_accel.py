@@ -1,4 +1,4 @@
-"""The boot sector that finds out whether KVM runs a guest, and the memory of its outcome."""
+"""The boot sector that tests whether KVM runs a guest, and the stored result."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def place() -> Any:
 
 @pytest.fixture
 def choose(tmp_path: Path, hypervisor: Any, place: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Choose an accelerator where a trial would find the given problem; how many trials there were."""
+    """Choose an accelerator, with a given result of a trial; also return the number of trials."""
     state = State(tmp_path / "state")
     trials: list[str | None] = []
 

@@ -1,4 +1,4 @@
-"""A guest that will never come up is known by its own words, long before a deadline."""
+"""Signs of a stuck guest on its console, which end a wait long before a deadline."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from kdump_harness.vm.console import ByteQueue, Console
 from kdump_harness.vm.console_signs import ConsoleSign, Where, console_signs, find_sign
 from kdump_harness.vm.guest import boot_trouble
 
-# The screen of GRUB as it came over a serial line; its menu held no entry.
+# A recorded screen of GRUB on a serial line; its menu has no entry.
 GRUB = (
     b"\x1b[H\x1b[J\x1b[1;1H\x1b[2;24HGNU GRUB  version 2.06-13+deb12u2\r\n\r\n\x1b[?25h"
     b"   Minimal BASH-like line editing is supported. For the first word, TAB   \r\n"
@@ -50,7 +50,7 @@ def test_every_sign_is_found_where_it_counts_and_nowhere_else(sign: ConsoleSign)
 
 
 @pytest.mark.parametrize(
-    # A shell that a setting asks for, after a dump that is complete, is not a symptom.
+    # A shell after a complete dump, as configured, is not a symptom.
     "sign",
     [sign for sign in console_signs() if sign.name != "suse-no-reboot"],
     ids=lambda sign: sign.name,

@@ -1,4 +1,4 @@
-"""The seed is a disk that cloud-init finds, with our key, a known host key, and one network card."""
+"""The seed: a disk for cloud-init with the run's key, a known host key, and one network card."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def read(iso: Any, **where: str) -> str:
 
 @pytest.mark.parametrize("kind", ["rr_path", "joliet_path"])
 def test_the_disk_has_the_three_files_by_their_names(iso: Any, kind: str) -> None:
-    """NoCloud reads them through whichever of the two extensions the guest's kernel prefers."""
+    """NoCloud reads the files through one of two extensions, as the guest's kernel prefers."""
     assert read(iso, **{kind: "/user-data"}) == user_data(user="root", login=LOGIN, host=HOST)
     assert json.loads(read(iso, **{kind: "/meta-data"})) == {"instance-id": "kdh-1", "local-hostname": "debian-12-2"}
     assert read(iso, **{kind: "/network-config"}) == network_config(MAC)

@@ -1,4 +1,4 @@
-"""The console reads what comes, in whatever pieces it comes."""
+"""The lines of a console, from chunks of any size."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ CRASH = b"[   60.1] sysrq: Trigger a crash\r\n[   60.2] Kernel panic - not synci
 
 
 class Trickle(ByteQueue):
-    """A serial line on which the next piece arrives only when somebody reads."""
+    """A serial line on which the next chunk arrives only with a read."""
 
     def __init__(self, pieces: list[bytes]) -> None:
         super().__init__()

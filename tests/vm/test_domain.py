@@ -1,4 +1,4 @@
-"""The description of a guest that libvirt gets."""
+"""A guest's XML for libvirt, and the events of its domain."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_the_processor_is_the_hosts_under_kvm_and_as_cheap_as_possible_without()
 
 
 class Comparing:
-    """A libvirt whose hosts have some features; what it was asked is in asked."""
+    """A libvirt whose hosts have some features; its requests are in asked."""
 
     def __init__(self, *features: str, error: int = libvirt.VIR_ERR_CPU_INCOMPATIBLE) -> None:
         self.features, self.error = features, error
@@ -221,7 +221,7 @@ def test_events_are_found_by_their_beginning_and_passed_on() -> None:
     ],
 )
 def test_a_hypervisor_elsewhere_is_told_from_the_one_here(uri: str, local: bool) -> None:
-    hypervisor = object.__new__(Hypervisor)  # no connection is needed to tell
+    hypervisor = object.__new__(Hypervisor)  # the check needs no connection
     hypervisor.uri = uri
     assert hypervisor.is_local is local
 

@@ -1,4 +1,4 @@
-"""A guest that comes up, or not, and what is said of it; the console and the network are played here."""
+"""Guests that boot or fail to boot, with a fake console and network, and the messages about them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ BOOTED = b"[    0.000000] Linux version 6.12.0\r\n[    9.1] systemd[1]: Startup 
 
 @pytest.fixture
 def ssh_port(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Something on this host that introduces itself as SSH does."""
+    """A server on this host with the banner of SSH."""
     listener = socket.create_server(("127.0.0.1", 0))
     monkeypatch.setattr(guest_module, "SSH_PORT", listener.getsockname()[1])
 
@@ -50,7 +50,7 @@ def ssh_port(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture
 def booting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A guest whose console says this and then nothing more; waits are short."""
+    """A guest whose console prints given bytes and is then silent; waits are short."""
     monkeypatch.setattr(guest_module, "SSH_LOOK_EVERY_S", 0.0)
     evidence = Evidence(tmp_path / "drill")
 

@@ -1,4 +1,4 @@
-"""Where the files of guests are, on this host and on another one; the other one is played by this."""
+"""The local and the remote guest host; a fake ssh runs the commands for the remote one here."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ MIB = 1 << 20
 
 @pytest.fixture
 def uri(tmp_path: Path) -> str:
-    """A hypervisor on the other host."""
+    """A URI of a remote hypervisor."""
     return uri_of(write_ssh(tmp_path))
 
 
 @pytest.fixture
 def reach(tmp_path: Path, uri: str) -> Iterator[Callable[..., RemoteHost]]:
-    """Reach the other host for a run, or without one for a look."""
+    """Open the remote host, for a run or for inspection."""
     with contextlib.ExitStack() as stack:
 
         def make(run: str = "") -> RemoteHost:
@@ -56,7 +56,7 @@ def there(reach: Callable[..., RemoteHost]) -> RemoteHost:
 
 @pytest.fixture
 def raw(tmp_path: Path) -> Path:
-    """A disk of this host, most of which is a hole."""
+    """A sparse disk of this host."""
     path = tmp_path / "base.raw"
     with path.open("wb") as file:
         file.write(b"boot".ljust(MIB, b"!"))
@@ -66,14 +66,14 @@ def raw(tmp_path: Path) -> Path:
 
 
 def content(disk: Path) -> bytes:
-    """What a guest sees of a qcow2."""
+    """Return the content of a qcow2 as a guest sees it."""
     back = disk.with_suffix(".content")
     subprocess.run(["qemu-img", "convert", "-U", "-f", "qcow2", "-O", "raw", disk, back], check=True)
     return back.read_bytes()
 
 
 def write_into(disk: Path, data: str) -> None:
-    """As a guest that writes data at 2 MiB."""
+    """Write data at 2 MiB, as a guest would."""
     with disk.with_suffix(".data").open("wb") as file:
         file.write(data.encode() * 512)
     whole = disk.with_suffix(".whole")
@@ -104,7 +104,7 @@ def test_a_run_that_is_killed_leaves_nothing_over_there(there: RemoteHost) -> No
     (there.directory / "disk-1.qcow2").touch()
     assert there._ssh._master is not None
     assert there._ssh._master.stdin is not None
-    there._ssh._master.stdin.close()  # as our death would
+    there._ssh._master.stdin.close()  # as the end of the harness would
     assert there._ssh._line(10.0) == "ended\n"
     assert not there.directory.exists()
 
@@ -141,7 +141,7 @@ def test_a_disk_is_sent_once_with_its_holes_and_what_it_rests_on(
     again = reach("bbb222")
     again.overlay(again.directory / "disk-1.qcow2", armed, base_format="qcow2")
     assert {layer.path: layer.path.stat().st_mtime_ns for layer in again.layers(first)} == before
-    raw.touch()  # another content, for all that we know
+    raw.touch()  # another content, as far as its metadata shows
     other = reach("ccc333")
     other.overlay(other.directory / "disk-1.qcow2", armed, base_format="qcow2")
     assert not {layer.path for layer in other.layers(other.directory / "disk-1.qcow2")} & set(before)
@@ -298,7 +298,7 @@ def test_clean_removes_over_there_what_dead_runs_left_and_copies_when_asked(
     (there.state / "copies" / "cut.part").mkdir()
     assert main(["clean", "--caches", *options]) == 0
     removed = "removed files of the stale run dead00 on far\nremoved unfinished copy cut on far\n"
-    assert capsys.readouterr().out == removed, "a run goes on, and its copies stay"
+    assert capsys.readouterr().out == removed, "copies stay while a run is active"
     there.close()
     built = State().directory / "built" / "k1" / "meta.json"
     built.parent.mkdir()

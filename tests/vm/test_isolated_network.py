@@ -1,4 +1,4 @@
-"""The network that dumps travel over, and hardware that fails, without a hypervisor."""
+"""The isolated network for dumps, without a hypervisor."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from kdump_harness.vm.isolated_network import SUBNETS, TRIES, IsolatedNetwork
 
 
 class Hypervisor:
-    """Refuses the first few networks."""
+    """A hypervisor that refuses the first networks."""
 
     def __init__(self, refusals: int) -> None:
         self.refusals = refusals

@@ -1,4 +1,4 @@
-"""What was restored is destroyed when we end without a word, and left alone when we end in good order."""
+"""The reaper destroys restored guests if the harness is killed, and only then."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from kdump_harness.vm.reaper import Reaper, wait_and_destroy
 
 
 class FakeHypervisor:
-    """Knows what was destroyed."""
+    """A hypervisor that records the destroyed domains."""
 
     destroyed: list[str]
 
@@ -71,7 +71,7 @@ def test_a_libvirt_that_is_gone_as_well_is_no_traceback(
 
 
 def test_the_process_ends_with_us(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The one that is started reads the names from a pipe that nobody else holds open."""
+    """The process reads the names from a pipe without other writers."""
     program = "import sys; names = sys.stdin.read().split(); sys.exit(0 if names == ['kdh-1-a', '/'] else 1)"
     popen = subprocess.Popen
     monkeypatch.setattr(

@@ -20,7 +20,7 @@ from kdump_harness.vm.shell import Access, Shell
 
 PASSWORD = "open sesame"
 KEY = make_key("test")
-# Takes the options that we give, and the password as the first line of its input when it needs one.
+# A fake sudo: it accepts the options of the shell, and reads a required password as the first line of input.
 SUDO = """#!/bin/sh
 while :; do
     case $1 in
@@ -40,7 +40,7 @@ exec "$@"
 
 
 class Server(paramiko.ServerInterface):
-    """Lets in who has the key or the password, and runs what they ask for."""
+    """A server that accepts the key or the password and runs commands."""
 
     def __init__(self, environment: dict[str, str]) -> None:
         self.environment = environment
@@ -105,7 +105,7 @@ class Server(paramiko.ServerInterface):
 
 @pytest.fixture
 def connect(tmp_path: Path) -> Iterator[Callable[..., Shell]]:
-    """Open a shell to a fresh server; sudo_asks is the password that its sudo wants."""
+    """Open a shell to a fresh server; sudo_asks is the password of its sudo."""
     tools = tmp_path / "bin"
     tools.mkdir()
     (tools / "sudo").write_text(SUDO)
@@ -117,7 +117,7 @@ def connect(tmp_path: Path) -> Iterator[Callable[..., Shell]]:
     ) -> Shell:
         listener = socket.create_server(("127.0.0.1", 0))
         server = Server({"PATH": f"{tools}:/usr/bin:/bin", "SUDO_ASKS": sudo_asks})
-        # paramiko 3 makes no ed25519 keys; this one is ours in OpenSSH's format.
+        # paramiko 3 makes no ed25519 keys; this one is in OpenSSH's format.
         key = paramiko.Ed25519Key.from_private_key_file(str(write_key(tmp_path / "host")))
 
         def serve() -> None:
@@ -189,7 +189,7 @@ def test_the_last_line_is_shown_while_a_command_runs(connect: Any) -> None:
 
 @pytest.mark.parametrize("sudo_asks", ["", PASSWORD])
 def test_a_login_with_a_password_becomes_root_and_writes_files(connect: Any, tmp_path: Path, sudo_asks: str) -> None:
-    """Whether sudo wants the password or not, it never ends up in what the command reads."""
+    """The password is never part of the input of a command, even if sudo does not need it."""
     shell = connect(user="admin", access=Access(password=PASSWORD), sudo_asks=sudo_asks)
     assert shell.run("echo hello").out == "hello\n"
     source, copy = tmp_path / "source", tmp_path / "copy"

@@ -1,4 +1,4 @@
-"""A machine of the user's, read from libvirt's description, and the description of its clone."""
+"""The XML of a source domain, and the XML of its clone."""
 
 from __future__ import annotations
 
@@ -270,7 +270,7 @@ def test_all_cards_are_on_the_clones_own_network() -> None:
     assert find(second, "mac").get("address") not in (MAC, OTHER_MAC)
     assert find(first, "model").get("type") == "e1000e"
     assert find(first, "address").get("bus") == "0x05", "cards are named after their places"
-    assert first.find("boot") is None, "nobody answers to PXE there"
+    assert first.find("boot") is None, "no server answers PXE there"
     assert [find(cloned(), "os/boot").get("dev")] == ["hd"]
 
 

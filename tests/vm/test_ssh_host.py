@@ -1,4 +1,4 @@
-"""Another host by ssh: how it is named, what it says when it does not let us in, and what it carries."""
+"""A remote host over ssh: its URI, refused logins, commands and files."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_libvirt_is_given_our_command_and_keeps_its_parameters() -> None:
 
 @pytest.fixture
 def far(tmp_path: Path) -> Iterator[SshHost]:
-    """A connection to another host, which is this one."""
+    """A connection to a fake remote host, which is this one."""
     (tmp_path / "run").mkdir()
     host = SshHost(where_of(uri_of(write_ssh(tmp_path))), tmp_path / "run")
     assert host.hold(HOLD, str(tmp_path / "mark")) == f"ready {tmp_path / 'mark'}"
@@ -134,7 +134,7 @@ def test_whoever_has_a_copy_of_the_descriptor_keeps_the_connection(far: SshHost,
     assert far._master is not None
     assert far._master.stdin is not None
     heir = subprocess.Popen(["sleep", "60"], pass_fds=(far.life,))
-    far._master.stdin.close()  # as our death would
+    far._master.stdin.close()  # as the end of the harness would
     time.sleep(0.2)
     assert not (tmp_path / "mark").exists()
     heir.kill()
