@@ -268,13 +268,13 @@ class SshHost:
             raise HostError(
                 f"{self.where} does not forward connections to its guests (enable AllowTcpForwarding of its sshd)"
             )
-        ours, theirs = socket.socketpair()
-        tunnel = Tunnel(fileno=ours.detach())
-        with theirs, (self._directory / _LOG).open("ab") as log:
+        local_end, carrier_end = socket.socketpair()
+        tunnel = Tunnel(fileno=local_end.detach())
+        with carrier_end, (self._directory / _LOG).open("ab") as log:
             tunnel.carrier = subprocess.Popen(
                 [self.where.binary, *_BY_MASTER, "-W", f"{address}:{port}", "--", self.where.host],
-                stdin=theirs.fileno(),
-                stdout=theirs.fileno(),
+                stdin=carrier_end.fileno(),
+                stdout=carrier_end.fileno(),
                 stderr=log,
                 cwd=self._directory,
                 start_new_session=True,

@@ -35,34 +35,34 @@ def clone_xml(original: SourceDescription, spec: DomainSpec, parts: CloneParts) 
     Machine type, processor, controllers and the addresses of disks and cards stay: an initramfs may have only the
     drivers of this hardware, and cards are named after their addresses.
     """
-    theirs, ours = ElementTree.fromstring(original.xml), ElementTree.fromstring(spec.xml())
-    same_kind = original.kind == ours.get("type")
-    resized = spec.memory_mib != original.memory_mib or theirs.find("devices/memory") is not None
-    _replace(ours, _os(theirs, spec, parts))
+    source_root, root = ElementTree.fromstring(original.xml), ElementTree.fromstring(spec.xml())
+    same_kind = original.kind == root.get("type")
+    resized = spec.memory_mib != original.memory_mib or source_root.find("devices/memory") is not None
+    _replace(root, _os(source_root, spec, parts))
     for name in () if resized else ("memory", "currentMemory"):  # a balloon may hold some of the memory
-        if (memory := theirs.find(name)) is not None:
-            _replace(ours, memory)
-    if (vcpu := theirs.find("vcpu")) is not None and spec.vcpus == original.vcpus:
+        if (memory := source_root.find(name)) is not None:
+            _replace(root, memory)
+    if (vcpu := source_root.find("vcpu")) is not None and spec.vcpus == original.vcpus:
         plain = Element("vcpu", {"current": vcpu.get("current", vcpu.text or "")})
         plain.text = vcpu.text
-        _replace(ours, plain)
-    if (cpu := theirs.find("cpu")) is not None and same_kind:
+        _replace(root, plain)
+    if (cpu := source_root.find("cpu")) is not None and same_kind:
         for part in ("numa" if resized else "", "topology" if spec.vcpus != original.vcpus else ""):
             if part and (found := cpu.find(part)) is not None:
                 cpu.remove(found)
-        _replace(ours, cpu)
-    _replace(ours, _features(theirs, ours, same_kind=same_kind))
-    if (clock := theirs.find("clock")) is not None:
+        _replace(root, cpu)
+    _replace(root, _features(source_root, root, same_kind=same_kind))
+    if (clock := source_root.find("clock")) is not None:
         if not same_kind:
             clock[:] = []
-        _replace(ours, clock)
+        _replace(root, clock)
     for path in ("pm", *(() if spec.seed is not None else ("sysinfo",))):  # cloud-init reads the serial number there
-        if (found := theirs.find(path)) is not None:
+        if (found := source_root.find(path)) is not None:
             for entry in found.findall("system/entry[@name='uuid']"):
                 found.find("system").remove(entry)  # type: ignore[union-attr]
-            ours.append(found)
-    _replace_devices(theirs, ours, spec, parts)
-    return ElementTree.tostring(ours, encoding="unicode")
+            root.append(found)
+    _replace_devices(source_root, root, spec, parts)
+    return ElementTree.tostring(root, encoding="unicode")
 
 
 def _replace(root: Element, new: Element) -> None:
@@ -73,9 +73,9 @@ def _replace(root: Element, new: Element) -> None:
         root.append(new)
 
 
-def _os(theirs: Element, spec: DomainSpec, parts: CloneParts) -> Element:
+def _os(source_root: Element, spec: DomainSpec, parts: CloneParts) -> Element:
     """Return machine type and firmware; UEFI has a copy of the source domain's variables or new ones."""
-    new, old = Element("os"), theirs.find("os")
+    new, old = Element("os"), source_root.find("os")
     assert old is not None
     kept = ["type", "loader", "bios"] + (["smbios"] if spec.seed is None else [])
     loader = old.find("loader")
@@ -92,16 +92,16 @@ def _os(theirs: Element, spec: DomainSpec, parts: CloneParts) -> Element:
             nvram.attrib.pop("template", None)
         nvram.text = str(parts.nvram or spec.nvram)
         new.append(nvram)
-    if theirs.find("devices/disk/boot") is None:
+    if source_root.find("devices/disk/boot") is None:
         SubElement(new, "boot", {"dev": "hd"})
     return new
 
 
-def _features(theirs: Element, ours: Element, *, same_kind: bool) -> Element:
+def _features(source_root: Element, root: Element, *, same_kind: bool) -> Element:
     """Return the source domain's features and those that drills need."""
-    features, needed = Element("features"), ours.find("features")
+    features, needed = Element("features"), root.find("features")
     assert needed is not None
-    for feature in theirs.find("features") or ():
+    for feature in source_root.find("features") or ():
         if same_kind or feature.tag in _PLAIN_FEATURES:
             features.append(feature)
     for name in ("vmcoreinfo", "tcg"):
@@ -111,9 +111,9 @@ def _features(theirs: Element, ours: Element, *, same_kind: bool) -> Element:
     return features
 
 
-def _replace_devices(theirs: Element, ours: Element, spec: DomainSpec, parts: CloneParts) -> None:
+def _replace_devices(source_root: Element, root: Element, spec: DomainSpec, parts: CloneParts) -> None:
     """Replace devices by the source domain's where a clone can have them; keep those that drills need."""
-    old, new = theirs.find("devices"), ours.find("devices")
+    old, new = source_root.find("devices"), root.find("devices")
     assert old is not None
     assert new is not None
     template = new.find("interface")
@@ -131,7 +131,7 @@ def _replace_devices(theirs: Element, ours: Element, spec: DomainSpec, parts: Cl
             watchdog.remove(alias)
         new.append(watchdog)
     new.extend(_described_disks(old, spec, parts))
-    cards = clonable_nics(theirs)
+    cards = clonable_nics(source_root)
     for number, card in enumerate(cards):
         mac = spec.mac if number == 0 else attribute(card, "mac", "address") if parts.keep_macs else new_mac()
         new.append(_card(card, template, mac))

@@ -24,7 +24,7 @@ from .libvirt_call import first_line, in_background
 from .source_domain import SourceDomain
 
 PREFIX = "kdh-"  # of the names of all domains of the harness
-_OURS = "urn:kdump-harness"  # XML namespace of the harness's metadata
+_NAMESPACE = "urn:kdump-harness"  # XML namespace of the harness's metadata
 CONNECT_TIMEOUT_S = 20.0
 RESTART_TIMEOUT_S = 20.0
 # The loss of a remote host is noticed after about half a minute.
@@ -164,7 +164,7 @@ class Hypervisor:
         RUN is the directory of the run that owns it. LEASES are the first and the last address of its DHCP server;
         without them it has none.
         """
-        owner = f'<metadata><kdh:run xmlns:kdh="{_OURS}">{escape(str(run))}</kdh:run></metadata>'
+        owner = f'<metadata><kdh:run xmlns:kdh="{_NAMESPACE}">{escape(str(run))}</kdh:run></metadata>'
         dhcp = f'<dhcp><range start="{leases[0]}" end="{leases[1]}"/></dhcp>' if leases else ""
         xml = (
             f'<network><name>{escape(name)}</name>{owner}<dns enable="no"/>'  # without DHCP no dnsmasq is started
@@ -190,7 +190,7 @@ class Hypervisor:
     def _is_used(self, network: Any) -> bool:
         """Return whether the run of a network is active; without a recorded run, whether guests are connected."""
         with contextlib.suppress(libvirt.libvirtError):  # the network is gone
-            owner = ElementTree.fromstring(network.XMLDesc()).findtext(f"metadata/{{{_OURS}}}run")
+            owner = ElementTree.fromstring(network.XMLDesc()).findtext(f"metadata/{{{_NAMESPACE}}}run")
             return self._is_held(Path(owner)) if owner is not None else bool(network.listAllPorts())
         return False
 
@@ -249,11 +249,11 @@ class Hypervisor:
     def find(self, name: str) -> SourceDomain:
         """Return a source domain, running or shut off; UsageError lists the known names."""
         known = [domain.name() for domain in self._connection.listAllDomains()]
-        theirs = sorted(other for other in known if not other.startswith(PREFIX))
+        candidates = sorted(other for other in known if not other.startswith(PREFIX))
         if name.startswith(PREFIX):
             raise UsageError(f"{name} is a guest of kdump-harness: choose another domain")
-        if name not in theirs:
-            raise UsageError(f"no domain {name!r} at {self.uri} (known: {', '.join(theirs) or 'none'})")
+        if name not in candidates:
+            raise UsageError(f"no domain {name!r} at {self.uri} (known: {', '.join(candidates) or 'none'})")
         return SourceDomain(self._connection, name)
 
     def copies(self) -> tuple[tuple[str, Path], ...]:
