@@ -302,6 +302,7 @@ def test_only_one_starts_a_guest_at_a_time(host_with: Any) -> None:
     assert started == ["first", "second"]
 
 
+@pytest.mark.usefixtures("fake_clock")
 def test_sleeps_are_short_enough_to_be_ended() -> None:
     looks = []
 

@@ -351,9 +351,7 @@ def test_the_command_line_shows_it_and_keeps_the_exit_status(
 CONFTEST = """
 import pathlib
 import pytest
-from kdump_harness.drill.warm_pool import WarmPool
 from kdump_harness.base.errors import GuestError
-from kdump_harness.drill.known_issues import judge, load_known_issues
 from kdump_harness.base.stage import Stage
 from kdump_harness.base.verdict import Verdict
 
@@ -363,6 +361,10 @@ def harness_run():
 
 @pytest.fixture(autouse=True)
 def _drills_without_guests(monkeypatch):
+    # Imported here: it takes 0.4 s, and the controller of xdist has no use for it.
+    from kdump_harness.drill.known_issues import judge, load_known_issues
+    from kdump_harness.drill.warm_pool import WarmPool
+
     def run_drill(run, plan):
         failed = plan.name.split()
         if "broken" in failed:

@@ -618,6 +618,7 @@ def test_a_kernel_that_does_not_fit_is_told_with_the_words_of_kexec() -> None:
     assert "kexec_file_load failed: Cannot assign requested address" in caught.value.said
 
 
+@pytest.mark.usefixtures("fake_clock")
 def test_a_service_that_is_still_starting_is_given_time() -> None:
     stack, shell = stack_of(family=SUSE)
     # First it waits for others and is "inactive", then it runs, then there is no job any more.
@@ -627,6 +628,7 @@ def test_a_service_that_is_still_starting_is_given_time() -> None:
     assert next(jobs, None) is None
 
 
+@pytest.mark.usefixtures("fake_clock")
 def test_a_kernel_that_was_loaded_early_does_not_count_before_the_service_has_loaded_it_again() -> None:
     stack, shell = stack_of(family=SUSE)
     told = {"list-jobs": iter(["151 kdump.service start running\n", ""]), "crash_loaded": iter(["1\n"])}

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from kdump_harness.base.evidence import EvidenceRoot
+from kdump_harness.drill import warm_pool  # noqa: F401  # numpy, which nested runs need, can be imported only once
 from kdump_harness.pytest_plugin.matrix import UNFINISHED, Matrix, MatrixEntry, Outcome, short_names
 
 pytest_plugins = ["pytester"]
@@ -22,9 +23,6 @@ import contextlib
 import json
 import pathlib
 import pytest
-import kdump_harness.vm.run
-from kdump_harness.drill.warm_pool import WarmPool
-from kdump_harness.images.download import Unreachable
 from kdump_harness.base.errors import GuestError, HostError
 from kdump_harness.base.evidence import EvidenceRoot
 from kdump_harness.base.stage import Stage
@@ -47,6 +45,8 @@ def run_drill(run, plan):
     if name == "rocky-9":
         with TRIED.open("a") as file:
             file.write(name + "\\n")
+        from kdump_harness.images.download import Unreachable
+
         where = "get x.qcow2 from https://vendor.example/ and put it into /cache/"
         raise Unreachable(f"{name} is behind a login: {where}\\nand more")
     evidence = run.root.drill(plan.name)
@@ -65,6 +65,10 @@ def run_drill(run, plan):
 
 @pytest.fixture(scope="session", autouse=True)
 def _no_guests():
+    # Imported here: it takes 0.4 s, and the controller of xdist has no use for it.
+    import kdump_harness.vm.run
+    from kdump_harness.drill.warm_pool import WarmPool
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(kdump_harness.vm.run, "Run", Run)
         patch.setattr(WarmPool, "drill", lambda pool, plan: run_drill(pool._run, plan))

@@ -66,11 +66,13 @@ def test_the_end_of_the_line_quotes_its_last_words(replay) -> None:
     assert "console.log" in str(caught.value)
 
 
+@pytest.mark.usefixtures("fake_clock")
 def test_silence_is_told_from_slowness(replay) -> None:
     with pytest.raises(WaitedInVain, match="silent for"):
         replay(b"one line\r\n").wait_for("login prompt", "login: ", timeout_s=30, silence_s=0.2)
 
 
+@pytest.mark.usefixtures("fake_clock")
 def test_a_wait_grows_with_the_load_and_does_not_shrink_again(replay) -> None:
     loads = [1.0, 1.0, 4.0]
     began_s = now_s()
@@ -81,6 +83,7 @@ def test_a_wait_grows_with_the_load_and_does_not_shrink_again(replay) -> None:
     assert now_s() - began_s > 1.2
 
 
+@pytest.mark.usefixtures("fake_clock")
 def test_a_wait_says_what_it_waited_for_and_what_came_last(replay) -> None:
     with pytest.raises(WaitedInVain, match="no login prompt in 0 s; the last line was 'one line'"):
         replay(b"one line\r\n").wait_for("login prompt", "login: ", timeout_s=0.3)

@@ -25,6 +25,7 @@ T = TypeVar("T")
 
 DEFAULT_IMAGES = ("debian-12",)
 
+CHOSEN = pytest.StashKey[list[str]]()  # names of images
 VERDICTS = pytest.StashKey[list[Verdict]]()
 FAILED_DRILLS = pytest.StashKey[list[Verdict]]()  # drills not yet in the history
 ENTRY = pytest.StashKey[MatrixEntry]()
@@ -57,11 +58,13 @@ def chosen_images(config: pytest.Config) -> list[str]:
     """Return the names of the images that --image selects."""
     from ..images.catalog import load_catalog
 
-    wanted = config.getoption("--image") or list(DEFAULT_IMAGES)
-    try:
-        return [image.name for image in load_catalog().match(wanted)]
-    except UsageError as error:
-        raise pytest.UsageError(str(error)) from None
+    if CHOSEN not in config.stash:  # asked for each scenario
+        wanted = config.getoption("--image") or list(DEFAULT_IMAGES)
+        try:
+            config.stash[CHOSEN] = [image.name for image in load_catalog().match(wanted)]
+        except UsageError as error:
+            raise pytest.UsageError(str(error)) from None
+    return config.stash[CHOSEN]
 
 
 def is_plugin_fixture(test: Any, fixture: str) -> bool:

@@ -15,12 +15,15 @@ from ..base.errors import ConsoleLost, UnexpectedPanic, WaitedInVain
 from .hypervisor.byte_queue import ByteQueue
 
 PANIC = re.compile(r"Kernel panic - not syncing: .+")
-# busybox asks the terminal for the cursor's position (ESC [6n) after its prompt.
-# A getty's prompt has no line end; ordinary lines with "login:" have one.
-PROMPT = re.compile(rb"(?:[\w.-]+ login: |\(initramfs\) (?:\x1b\[6n)?|kdump:/[^\r\n]{0,80}# |sh-\d[^\r\n]{0,20}# )$")
 # Messages of kernel and services may follow a prompt on its line before it is read.
 LOGIN = re.compile(r"^[\w.-]+ login: ?(?=$|\[)")
-_LINE = re.compile(rb"([^\n]*)\n")
+# One pattern: a second one, for the prompt alone, would search all that has arrived again for each line.
+# busybox asks the terminal for the cursor's position (ESC [6n) after its prompt.
+# A getty's prompt has no line end; ordinary lines with "login:" have one.
+_LINE_OR_PROMPT = re.compile(
+    rb"[^\n]*(\n)"
+    rb"|[^\n]*?(?:[\w.-]+ login: |\(initramfs\) (?:\x1b\[6n)?|kdump:/[^\r\n]{0,80}# |sh-\d[^\r\n]{0,20}# )$"
+)
 _ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[()][A-Z0-9]|[=>78cDM])")
 TICK_S = 0.5
 _PENDING_BYTES = 400  # a progress bar is one very long line, of which only the last state counts
@@ -71,19 +74,17 @@ class Console:
 
         Raises ConsoleLost at the end of the serial line and UnexpectedPanic outside expecting_panic().
         """
-        which = self._source.expect_list([_LINE, PROMPT, pexpect.TIMEOUT, pexpect.EOF], timeout=timeout_s)
-        if which == 2:
+        which = self._source.expect_list([_LINE_OR_PROMPT, pexpect.TIMEOUT, pexpect.EOF], timeout=timeout_s)
+        if which == 1:
             self.pending = clean(self._source.before[-_PENDING_BYTES:])
             return None
         self.pending = ""
-        if which == 3:
+        if which == 2:
             if self._source.failure is not None:
                 raise self._source.failure
             raise ConsoleLost(f"{self.name}: the serial line ended; its last line was {self.last_line!r}", see=self.see)
-        raw: bytes = self._source.match.group(0)
-        if which == 1:  # pexpect leaves the text before a prompt in .before
-            raw = self._source.before + raw
-        line = ConsoleLine(clean(raw), self._source.arrived_s, prompt=which == 1)
+        found: re.Match[bytes] = self._source.match
+        line = ConsoleLine(clean(found.group()), self._source.arrived_s, prompt=found.group(1) is None)
         if line.text:
             self.last_line = line.text
         for listener in self._on_line:
