@@ -224,17 +224,17 @@ def test_the_other_compression_is_one_that_the_family_can_set() -> None:
 class World:
     """Stand-in for guests: plays their drills."""
 
-    def __init__(self, place: Path, at_once: int) -> None:
-        self.place, self.most = place, at_once
+    def __init__(self, base_directory: Path, at_once: int) -> None:
+        self.base_directory, self.most = base_directory, at_once
         self.drilled: list[tuple[str, str]] = []  # what, and when: began or ended
         self.boots = 0
         self.stop_at = -1  # events
         self.meeting = threading.Barrier(at_once)
-        root = EvidenceRoot(place / "evidence")
+        root = EvidenceRoot(base_directory / "evidence")
         self.run: Any = SimpleNamespace(
             open_evidence=lambda: None, evidence=root.drill, evidence_directory=root.run, accelerator="tcg",
             progress=Progress(quiet=True), slowness=6.0, side_by_side=1, abandon=lambda: None,
-            options=Options(evidence=place / "evidence"),
+            options=Options(evidence=base_directory / "evidence"),
             evidence_again=lambda directory: Evidence(directory, again=True),
             at_once=lambda tasks_mib, _disk_mib: min(at_once, len(tasks_mib)),
         )  # fmt: skip
@@ -253,14 +253,14 @@ class World:
         shrunk: list[int] = []
         given_back: list[str] = []
         shell = SimpleNamespace(run=lambda *_: None, write_text=lambda *_: None)
-        stack = SimpleNamespace(
+        service = SimpleNamespace(
             family=find_family("debian"), shrink=shrunk.append, give_back_free_pages=lambda: given_back.append(name)
         )
-        before_crash(SimpleNamespace(shell=shell), stack)
+        before_crash(SimpleNamespace(shell=shell), service)
         assert given_back
         if what.startswith("tight"):
             assert shrunk == [108]
-        directory = self.place / name.replace("/", "-")
+        directory = self.base_directory / name.replace("/", "-")
         directory.mkdir()
         (directory / "console.log").write_text(MEASURED, encoding="utf-8")
         self.drilled.append((what, "ended"))

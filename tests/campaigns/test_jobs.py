@@ -127,8 +127,8 @@ def test_each_thread_is_stopped_once() -> None:
 
 
 def test_in_a_log_each_line_says_whose_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    told = io.StringIO()
-    monkeypatch.setattr(progress, "err", RichConsole(file=told, width=200))
+    reported = io.StringIO()
+    monkeypatch.setattr(progress, "err", RichConsole(file=reported, width=200))
     host, begun = Host(quiet=False), threading.Barrier(2)
 
     def work() -> None:
@@ -137,7 +137,7 @@ def test_in_a_log_each_line_says_whose_it_is(monkeypatch: pytest.MonkeyPatch) ->
             host.progress.say("  verified")
 
     start(host, 2, [work, work])
-    lines = told.getvalue().splitlines()
+    lines = reported.getvalue().splitlines()
     for number in (0, 1):
         mine = [line for line in lines if f"task {number}" in line]
         assert mine[:2] == [f"  task {number}: booting ...", f"task {number}: verified"]
@@ -171,9 +171,9 @@ def room(**changes: Any) -> Room:
     ],
 )
 def test_the_number_has_its_reason(asked: int | None, changes: dict[str, Any], number: int, why: str) -> None:
-    found, told = how_many(asked, [guest_mib(GUEST_MIB)] * 9, 5_000, room(**changes))
+    found, reported = how_many(asked, [guest_mib(GUEST_MIB)] * 9, 5_000, room(**changes))
     assert found == number
-    assert why in told
+    assert why in reported
 
 
 def test_of_guests_of_different_sizes_the_largest_must_fit_together() -> None:
@@ -263,7 +263,7 @@ def test_memory_of_the_run_does_not_become_free(host_with: Any) -> None:
     run = host_with(1000)
     domain: Any = SimpleNamespace()
     run._guests["kdh-x-0"] = (threading.get_ident(), domain)  # a collector
-    told: list[str] = []
+    reported: list[str] = []
 
     def job() -> None:
         stop = clock.now_s() + 5
@@ -271,13 +271,13 @@ def test_memory_of_the_run_does_not_become_free(host_with: Any) -> None:
             try:
                 run._room("debian-12", 1024)
             except (HostError, Stopped) as error:
-                told.append(str(error))
+                reported.append(str(error))
 
     thread = threading.Thread(target=job)
     thread.start()
     thread.join(30)
-    assert told
-    assert "1,408 MiB needed" in told[0]
+    assert reported
+    assert "1,408 MiB needed" in reported[0]
 
 
 def test_the_wait_has_an_end(host_with: Any, monkeypatch: pytest.MonkeyPatch) -> None:

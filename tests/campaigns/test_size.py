@@ -141,13 +141,13 @@ class FakeSession:
 
     def drill(self, *, name: str, before_crash: Any, until: str) -> Verdict:
         wanted = [self.reserved_mib]
-        stack = SimpleNamespace(shrink=lambda mib: wanted.append(mib), family=find_family("debian"))
+        service = SimpleNamespace(shrink=lambda mib: wanted.append(mib), family=find_family("debian"))
         shell = SimpleNamespace(run=lambda *_: None, write_text=lambda *_: None)
-        before_crash(SimpleNamespace(shell=shell), stack)
+        before_crash(SimpleNamespace(shell=shell), service)
         if self.world.crashes + 1 == self.world.stop_at:
             raise GuestError("stopped")
         self.world.crashes += 1
-        directory = self.world.place / f"{name}-{self.world.crashes}"
+        directory = self.world.base_directory / f"{name}-{self.world.crashes}"
         directory.mkdir(parents=True)
         (directory / "console.log").write_text(RECORD if self.world.measured else "", encoding="utf-8")
         edge = self.world.edges[self.memory_mib]
@@ -158,8 +158,8 @@ class FakeSession:
 class World:
     """Stand-in for guests: plays their drills."""
 
-    def __init__(self, place: Path, **edges: int) -> None:
-        self.place = place
+    def __init__(self, base_directory: Path, **edges: int) -> None:
+        self.base_directory = base_directory
         self.edges = {int(name.removeprefix("m")): edge for name, edge in edges.items()}
         self.below = TOO_SMALL
         self.measured = True
@@ -179,7 +179,7 @@ class World:
         self.confirmed.append(plan.config.crashkernel)
         mib = sizing_run.crashkernel.reserved_mib(plan.config.crashkernel, plan.machine.memory_mib) or 0
         good = self.confirms and mib >= self.edges[plan.machine.memory_mib]
-        return verdict(DUMPED if good else TOO_SMALL, self.place, mib)
+        return verdict(DUMPED if good else TOO_SMALL, self.base_directory, mib)
 
 
 def plan_of(**changes: Any) -> SizePlan:

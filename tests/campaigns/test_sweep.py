@@ -223,9 +223,9 @@ def test_a_contradicting_cell_fails_its_relation(cells: list[SweepCell], relatio
 
 
 def test_a_failing_relation_shows_the_numbers() -> None:
-    told = {relation.name: relation for relation in compare_cells(changed(31, "none", pages_kept=401))}
-    assert told["drops-more"].expected == "-d 31 keeps no more pages than -d 16"
-    assert told["drops-more"].seen == "401 (-d 31 none), 400 (-d 16 none)"
+    reported = {relation.name: relation for relation in compare_cells(changed(31, "none", pages_kept=401))}
+    assert reported["drops-more"].expected == "-d 31 keeps no more pages than -d 16"
+    assert reported["drops-more"].seen == "401 (-d 31 none), 400 (-d 16 none)"
 
 
 def test_levels_that_drop_different_things_are_not_compared() -> None:
@@ -341,7 +341,7 @@ class World:
         def arm() -> None:
             self.rearmed += 1
 
-        stack: Any = SimpleNamespace(
+        service: Any = SimpleNamespace(
             family=self.family,
             state=lambda: SimpleNamespace(compressors=self.compressors, makedumpfile=self.makedumpfile, kernel="6.1"),
             formats=lambda _before, target: self.family.dumps.formats[target],
@@ -349,12 +349,12 @@ class World:
             arm=arm,
         )
         with contextlib.closing(self.root.drill(plan.name)) as evidence:
-            return self._drill(plan, evidence, asked, stack)
+            return self._drill(plan, evidence, asked, service)
 
-    def _drill(self, plan: Plan, evidence: Evidence, asked: list[Any], stack: Any) -> Verdict:
+    def _drill(self, plan: Plan, evidence: Evidence, asked: list[Any], service: Any) -> Verdict:
         if plan.before_crash is not None:
             guest: Any = SimpleNamespace(shell=None)
-            plan.before_crash(guest, stack)
+            plan.before_crash(guest, service)
         level, compress = asked
         self.crashes.append((level, compress))
         verdict = Verdict(
@@ -439,12 +439,12 @@ def test_two_crashes_make_a_table(world: World) -> None:
 def test_files_that_a_sweep_leaves(world: World) -> None:
     found = world.sweep()
     directory = Path(found.evidence)
-    told = json.loads((directory / "sweep.json").read_text(encoding="utf-8"))
-    assert told["ok"] is True
-    assert told["schema"] == 1
-    assert (told["image"], told["kernel"], told["makedumpfile"]) == ("debian-12", "6.1", "1.7.2")
-    assert {one["how"] for one in told["cells"]} == {REAL, COMPUTED}
-    assert len(told["relations"]) == 19
+    reported = json.loads((directory / "sweep.json").read_text(encoding="utf-8"))
+    assert reported["ok"] is True
+    assert reported["schema"] == 1
+    assert (reported["image"], reported["kernel"], reported["makedumpfile"]) == ("debian-12", "6.1", "1.7.2")
+    assert {one["how"] for one in reported["cells"]} == {REAL, COMPUTED}
+    assert len(reported["relations"]) == 19
     assert "<svg" in (directory / "sweep.svg").read_text(encoding="utf-8")
     assert (directory / "computed-16-none" / "inspect.json").exists()
     assert (directory / "crash-1").is_dir()
@@ -536,8 +536,8 @@ def test_measured_cells_are_saved_when_a_later_crash_breaks(world: World, monkey
     monkeypatch.setattr(sweeping.WarmPool, "drill", lambda pool, plan: drill(pool._run, plan))
     with pytest.raises(GuestError, match="no login prompt"):
         world.sweep()
-    [told] = world.evidence_directory.rglob("sweep.json")
-    assert len(json.loads(told.read_text(encoding="utf-8"))["cells"]) == 11
+    [reported] = world.evidence_directory.rglob("sweep.json")
+    assert len(json.loads(reported.read_text(encoding="utf-8"))["cells"]) == 11
 
 
 def test_a_guest_whose_kdump_cannot_be_armed_ends_the_sweep_with_the_reason(
@@ -712,8 +712,8 @@ def test_crashes_go_side_by_side_and_the_table_is_the_same(world: World) -> None
     assert [(one.level, one.compress) for one in found.cells] == [
         (level, name) for level in (0, 1, 31) for name in ("zlib", "lzo")
     ]
-    told = json.loads((Path(found.evidence) / "sweep.json").read_text(encoding="utf-8"))
-    assert len(told["cells"]) == 6
+    reported = json.loads((Path(found.evidence) / "sweep.json").read_text(encoding="utf-8"))
+    assert len(reported["cells"]) == 6
 
 
 def test_each_of_them_has_a_guest_of_its_own(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -819,7 +819,7 @@ def test_without_its_dump_the_first_crash_is_repeated(world: World, monkeypatch:
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "reported"),
     [
         ({"levels": (0, 31)}, "--levels was 0,1,31, and is 0,31 now"),
         ({"real": 3}, "--real was all, and is 3 now"),
@@ -828,10 +828,10 @@ def test_without_its_dump_the_first_crash_is_repeated(world: World, monkeypatch:
     ],
 )
 def test_another_sweep_is_none_to_go_on_with(
-    world: World, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], told: str
+    world: World, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], reported: str
 ) -> None:
     world.sweep(**REAL_CELLS)
-    with pytest.raises(UsageError, match=told):
+    with pytest.raises(UsageError, match=reported):
         go_on(world, monkeypatch, **{**REAL_CELLS, **changes})
     assert world.crashes == []
 

@@ -76,8 +76,8 @@ def test_a_new_kernel_that_is_slower_is_named(past: History) -> None:
 
 def test_a_regression_is_reported_from_the_first_slow_drill_on(past: History) -> None:
     runs = _thirty(past)
-    told = [bool(regressions(past, run)) for run in runs]
-    assert told == [False] * 24 + [True] * 6
+    reported = [bool(regressions(past, run)) for run in runs]
+    assert reported == [False] * 24 + [True] * 6
 
 
 def test_noise_is_nothing(past: History) -> None:
@@ -141,10 +141,10 @@ def test_a_dump_that_cannot_be_read_is_imported_and_one_bad_file_spoils_no_other
         (tmp_path / name / "verdict.json").write_text(json.dumps(content), encoding="utf-8")
     history = str(tmp_path / "history.sqlite")
     assert main(["history", "--import", str(tmp_path), "--history", history]) == 2
-    told = capsys.readouterr()
-    assert told.out == "2 recorded, 0 were known\n"
-    assert "b/verdict.json is not a result of kdump-harness" in told.err
-    assert told.err.count("\n") == 1
+    reported = capsys.readouterr()
+    assert reported.out == "2 recorded, 0 were known\n"
+    assert "b/verdict.json is not a result of kdump-harness" in reported.err
+    assert reported.err.count("\n") == 1
 
 
 def sizing(smallest_mib: int | None, memory_mib: int = 1024) -> dict[str, Any]:
@@ -304,16 +304,16 @@ def test_nothing_that_is_read_is_written_over(tmp_path: Path, capsys: pytest.Cap
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts")
 def test_a_history_that_one_may_only_read_is_read(tmp_path: Path) -> None:
-    place = tmp_path / "place"
-    place.mkdir()
-    with History(place / "history.sqlite") as past:
+    location = tmp_path / "place"
+    location.mkdir()
+    with History(location / "history.sqlite") as past:
         past.add(DRILL, VERDICT)
-    if subprocess.run(["mount", "--bind", "-o", "ro", place, place], check=False).returncode:
+    if subprocess.run(["mount", "--bind", "-o", "ro", location, location], check=False).returncode:
         pytest.skip("nothing can be mounted here")
     try:
         assert main(["history", "--history", str(past.path)]) == 0
     finally:
-        subprocess.run(["umount", place], check=True)
+        subprocess.run(["umount", location], check=True)
 
 
 def test_retention_keeps_the_last_success_of_each_scenario(past: History) -> None:
@@ -428,10 +428,10 @@ def test_a_drill_that_passed_says_that_it_is_slower(tmp_path: Path) -> None:
 
 
 def _verdict(day: int, **changes: Any) -> Verdict:
-    told = drill(day, **changes)
+    reported = drill(day, **changes)
     names = {field.name for field in dataclasses.fields(Verdict)}
-    facts = {name: value for name, value in told.items() if name in names}
-    facts |= {"reached": Stage[told["reached"]], "checks": [Check(**check) for check in told["checks"]]}
+    facts = {name: value for name, value in reported.items() if name in names}
+    facts |= {"reached": Stage[reported["reached"]], "checks": [Check(**check) for check in reported["checks"]]}
     return Verdict(**facts)
 
 
@@ -445,8 +445,8 @@ def test_a_drill_of_the_command_line_is_recorded(
         monkeypatch.setattr("kdump_harness.cli.verbs.drill.run_drill", lambda _run, _plan, made=made: made)
         where = ["--evidence", str(tmp_path / "evidence"), "--history", str(path)]
         assert main(["drill", "debian-12", *where]) == 0
-        told = capsys.readouterr().out
-        assert ("remark panic to login" in told) is (day == 4)
+        reported = capsys.readouterr().out
+        assert ("remark panic to login" in reported) is (day == 4)
     with History(path) as past:
         assert len(past.newest()) == 5
     assert main(["drill", "debian-12", "--evidence", str(tmp_path / "e"), "--history", "none"]) == 0
@@ -517,8 +517,8 @@ def test_bad_input_is_a_sentence(
 def test_drills_that_shared_the_host_have_a_past_of_their_own(past: History) -> None:
     series = []
     for day, beside in enumerate((None, 0, 7)):
-        told = drill(day) if beside is None else {**drill(day), "beside": beside}
-        run = past.add(DRILL, told)
+        reported = drill(day) if beside is None else {**drill(day), "beside": beside}
+        run = past.add(DRILL, reported)
         assert run is not None
         series.append(run.series)
     assert series[0] == series[1] != series[2]

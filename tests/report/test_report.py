@@ -109,8 +109,8 @@ def test_the_page_needs_no_network_and_its_links_lead_somewhere(past: History) -
     assert len(page.ids) == len(set(page.ids))
     assert {link[1:] for link in page.links if link.startswith("#")} <= set(page.ids)
     assert text.count("<svg") == len(_report(past).charts) == 4
-    for told in ("slower since 6.1.0-56", "capture-oom", "Reserve more", "never seen working", "26.5 MiB", ISSUE):
-        assert told in text
+    for reported in ("slower since 6.1.0-56", "capture-oom", "Reserve more", "never seen working", "26.5 MiB", ISSUE):
+        assert reported in text
 
 
 def test_a_timeline_begins_at_the_panic_and_ends_where_the_drill_did(past: History) -> None:
