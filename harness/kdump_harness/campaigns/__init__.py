@@ -1,1 +1,1 @@
-"""Many crashes, compared."""
+"""Campaigns, which make many drills and compare them: sweep, size, compare."""

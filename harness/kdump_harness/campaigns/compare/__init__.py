@@ -1,1 +1,1 @@
-"""The same drills before and after a change."""
+"""Comparison of the same drills before and after a change, and bisection of a change."""

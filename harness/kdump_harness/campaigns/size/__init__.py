@@ -1,1 +1,1 @@
-"""The smallest crashkernel= reservation that dumps."""
+"""Search for the smallest crashkernel= reservation that dumps."""

@@ -1,1 +1,1 @@
-"""The dump's size by dump level and compression."""
+"""Size of the dump by dump level and compression."""
