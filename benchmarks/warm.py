@@ -16,7 +16,7 @@ from pathlib import Path
 
 from kdump_harness.base.clock import now_s
 from kdump_harness.base.verdict import Verdict
-from kdump_harness.cli.verbs.drill import find_subject
+from kdump_harness.cli.subject import find_subject
 from kdump_harness.drill.plan import SAVED, Plan
 from kdump_harness.drill.session import run_drill
 from kdump_harness.drill.warm_pool import WarmPool

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kdump_harness.cli import parser
-from kdump_harness.cli.verbs.drill import find_subject
+from kdump_harness import __main__ as command
+from kdump_harness.cli.subject import find_subject
 from kdump_harness.drill.disks import SystemUnderTest
 from kdump_harness.drill.dump_server import DumpServer
 from kdump_harness.drill.session import Session
@@ -24,7 +24,7 @@ MIB = 1 << 20
 
 def run(*arguments: str | Path) -> int:
     """One command, as a person would give it."""
-    return parser.main([str(argument) for argument in arguments])
+    return command.main([str(argument) for argument in arguments])
 
 
 def answer(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> Any:

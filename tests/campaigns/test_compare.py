@@ -13,6 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from kdump_harness import __main__ as command
 from kdump_harness.base.errors import GuestError, UsageError
 from kdump_harness.base.evidence import Evidence, EvidenceRoot
 from kdump_harness.base.progress import Progress
@@ -32,7 +33,6 @@ from kdump_harness.campaigns.compare.plan import (
 from kdump_harness.campaigns.compare.result import Comparison, Sample
 from kdump_harness.campaigns.compare.run import run_compare
 from kdump_harness.campaigns.resume import with_record
-from kdump_harness.cli import parser
 from kdump_harness.cli.verbs.compare import _share, _side, show_comparison, to_junit, to_markdown
 from kdump_harness.distro.family import find_family, load_families
 from kdump_harness.drill.disks import SystemUnderTest
@@ -450,7 +450,7 @@ def test_bad_input_is_one_sentence(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert parser.main(["compare", *arguments, "--state", str(tmp_path / "state")]) == 2
+    assert command.main(["compare", *arguments, "--state", str(tmp_path / "state")]) == 2
     said = capsys.readouterr().err
     assert sentence in said
     assert said.count("\n") == 1

@@ -13,13 +13,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from kdump_harness import __main__ as command
 from kdump_harness.base import clock, progress
 from kdump_harness.base.clock import Deadline, ending_when, pause, poll
 from kdump_harness.base.errors import GuestError, HostError, Stopped
 from kdump_harness.base.progress import Progress
 from kdump_harness.campaigns import jobs
 from kdump_harness.campaigns.jobs import Job, Jobs
-from kdump_harness.cli import parser
 from kdump_harness.images.state import State
 from kdump_harness.pytest_plugin.hooks import pytest_xdist_auto_num_workers
 from kdump_harness.vm import capacity
@@ -368,8 +368,8 @@ PROGRAM = r"""
 import os
 import threading
 from kdump_harness.campaigns import jobs
-from kdump_harness.cli import parser as cli
-from kdump_harness.cli.verbs import drill as verbs
+from kdump_harness import __main__ as cli
+from kdump_harness.cli.verbs import sweep as verbs
 from kdump_harness.base.progress import Progress
 from kdump_harness.base.clock import pause
 
@@ -402,5 +402,5 @@ def test_ctrl_c_ends_all_jobs_and_leaves_nothing(number: signal.Signals) -> None
         process.send_signal(number)
         out, err = process.communicate(timeout=60)
     assert out.split(b"\n") == [b"cleaned up"] * 3 + [b"abandoned", b""]
-    assert process.returncode == parser.EXIT_INTERRUPTED
-    assert b"interrupted; what was unfinished is removed; --resume goes on with the rest" in err
+    assert process.returncode == command.EXIT_INTERRUPTED
+    assert b"interrupted: unfinished work was removed (--resume continues the run)" in err

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from kdump_harness import __main__ as command
 from kdump_harness.base.errors import GuestError, UsageError
 from kdump_harness.base.evidence import Evidence, EvidenceRoot
 from kdump_harness.base.progress import Progress
@@ -21,7 +22,6 @@ from kdump_harness.campaigns.size import run as sizing_run
 from kdump_harness.campaigns.size.plan import SizePlan
 from kdump_harness.campaigns.size.result import DUMPED, OTHER, TOO_SMALL, Size, Sizing, Trial
 from kdump_harness.campaigns.size.run import outcome_of, recommend, run_size
-from kdump_harness.cli import parser
 from kdump_harness.cli.verbs.size import parse_memories, show_size
 from kdump_harness.distro.family import find_family
 from kdump_harness.drill.disks import SystemUnderTest
@@ -428,7 +428,7 @@ def test_bad_input_is_one_sentence(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert parser.main(["size", "debian-12", *options, "--state", str(tmp_path / "state")]) == 2
+    assert command.main(["size", "debian-12", *options, "--state", str(tmp_path / "state")]) == 2
     said = capsys.readouterr().err
     assert sentence in said
     assert said.count("\n") == 1

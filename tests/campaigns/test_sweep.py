@@ -26,7 +26,7 @@ from kdump_harness.campaigns.sweep.plan import SweepPlan, choose_crashes, parse_
 from kdump_harness.campaigns.sweep.refilter import CannotRun
 from kdump_harness.campaigns.sweep.result import Sweep
 from kdump_harness.campaigns.sweep.run import run_sweep
-from kdump_harness.cli.verbs import drill
+from kdump_harness.cli.verbs.sweep import show_sweep
 from kdump_harness.distro.family import COMPRESS_FLAGS, Family, find_family
 from kdump_harness.drill.checks import CrashFacts, Scope, required
 from kdump_harness.drill.disks import SystemUnderTest
@@ -625,7 +625,7 @@ def test_the_table_distinguishes_real_computed_and_refused(
     world: World, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "100")
-    drill.show_sweep(world.sweep(levels=(0, 31), compressions=("none", "zlib", "lzo", "snappy")))
+    show_sweep(world.sweep(levels=(0, 31), compressions=("none", "zlib", "lzo", "snappy")))
     text = capsys.readouterr().out
     lines = [line.split() for line in text.splitlines()]
     assert ["0", "~0.2", "MiB", "~0.0", "MiB", "0.0", "MiB", "in", "12", "s", "refused"] in lines
@@ -637,7 +637,7 @@ def test_the_table_distinguishes_real_computed_and_refused(
 
 def test_failures_come_before_the_table(world: World, capsys: pytest.CaptureFixture[str]) -> None:
     world.broken = (31, "zlib")
-    drill.show_sweep(world.sweep())
+    show_sweep(world.sweep())
     text = capsys.readouterr().out
     assert text.index("NO -d 31 zlib, real: complete: expected whole, seen cut") < text.index("~0.0 MiB")
     assert text.rstrip().endswith("holds: false")

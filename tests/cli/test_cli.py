@@ -15,8 +15,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from kdump_harness.__main__ import main
 from kdump_harness.base import tables
-from kdump_harness.cli.parser import main
 from kdump_harness.drill.disks import probe_format
 from kdump_harness.images.state import State
 from kdump_harness.vm.hypervisor import connection
@@ -298,12 +298,12 @@ def test_the_help_names_every_verb_and_exit_status(capsys: pytest.CaptureFixture
     assert caught.value.code == 0
     text = capsys.readouterr().out
     assert all(verb in text for verb in VERBS)
-    assert "3 the host is unfit" in text
+    assert "3  the host is unfit" in text
 
 
 def test_help_and_parsing_bring_no_heavy_library() -> None:
     """--help must come at once; libvirt, paramiko and numpy take longer to import than it may."""
-    script = "import sys, kdump_harness.cli.parser as c; c.make_parser(); print(*sorted(sys.modules))"
+    script = "import sys, kdump_harness.__main__ as c; c.make_parser(); print(*sorted(sys.modules))"
     made = subprocess.run(
         [sys.executable, "-c", script],
         capture_output=True,
@@ -411,7 +411,7 @@ def test_clean_leaves_what_may_be_a_living_run_of_another_state(
             remove_network=removed.append,
             close=lambda: None,
         )
-        monkeypatch.setattr("kdump_harness.cli.verbs.drill.Hypervisor", lambda uri, **_: fake)
+        monkeypatch.setattr("kdump_harness.vm.hypervisor.connection.Hypervisor", lambda uri, **_: fake)
         assert main(["clean", "--state", str(state.directory), *(["--own"] if own else [])]) == 0
     # What no run is known for goes when a person asks, and stays when a worker tidies up by itself.
     known = ["kdh-dead01-1-guest", "kdh-dead01-crash"]

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 from image_site import CONTENT, NEWER, Site, closed_port, name_of, serve
+from kdump_harness.__main__ import main
 from kdump_harness.base import tables
-from kdump_harness.cli.parser import main
 from kdump_harness.images.state import State
 
 ROW = """\

@@ -14,7 +14,7 @@ from kdump_harness.base.errors import GuestError, NotArmed, UsageError
 from kdump_harness.base.evidence import Evidence
 from kdump_harness.base.progress import Progress
 from kdump_harness.base.stage import Stage
-from kdump_harness.cli.verbs.drill import find_subject
+from kdump_harness.cli.subject import find_subject
 from kdump_harness.distro.family import choose_release, find_family
 from kdump_harness.distro.packages import KernelChoice, LocalPackage, PackageChoice
 from kdump_harness.drill import disks, session

@@ -37,6 +37,7 @@ from kdump_harness.vm.hypervisor.connection import Hypervisor
 from kdump_harness.vm.hypervisor.source_description import OriginalDisk, SourceDescription
 from kdump_harness.vm.hypervisor.source_domain import CopyJob, SourceDomain
 from kdump_harness.vm.isolated_network import IsolatedNetwork
+from kdump_harness.vm.run import Machine
 from source_domain_factory import SYSTEM, disk, read
 
 needs_qemu_img = pytest.mark.skipif(shutil.which("qemu-img") is None, reason="qemu-img is not installed")
@@ -445,7 +446,7 @@ def made(**facts: Any) -> Clone:
     known: dict[str, Any] = {
         "original": read(),
         "base": BaseDisk(path=Path("/run/1"), format="qcow2", key="", packages=(), source="a copy of the domain my"),
-        "machine": drill.Machine(),
+        "machine": Machine(),
         "identity": None,
         "like": SimpleNamespace(seeded=True),
         "remarks": (),
@@ -649,7 +650,7 @@ def test_a_family_that_nobody_knows_yet_refuses_nothing() -> None:
 def test_a_clone_is_judged_as_it_is_unless_a_part_of_its_kdump_is_named(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, options: list[str], as_is: bool, target: str
 ) -> None:
-    from kdump_harness.cli.parser import make_parser
+    from kdump_harness.__main__ import make_parser
 
     plans: list[Plan] = []
 
@@ -660,8 +661,8 @@ def test_a_clone_is_judged_as_it_is_unless_a_part_of_its_kdump_is_named(
         plans.append(plan)
         raise Told
 
-    monkeypatch.setattr(drill, "describe_domain", lambda _uri, _name: read())
-    monkeypatch.setattr(drill, "Run", lambda _options: contextlib.nullcontext())
+    monkeypatch.setattr(clone, "describe_domain", lambda _uri, _name: read())
+    monkeypatch.setattr("kdump_harness.vm.run.Run", lambda _options: contextlib.nullcontext())
     monkeypatch.setattr(drill, "_with_clone", told)
     arguments = make_parser().parse_args(["drill", "--domain", "my", "--evidence", str(tmp_path), *options])
     with pytest.raises(Told):

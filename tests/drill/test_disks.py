@@ -9,10 +9,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from kdump_harness.__main__ import main
 from kdump_harness.base.errors import UsageError
 from kdump_harness.base.progress import Progress
-from kdump_harness.cli.parser import main
-from kdump_harness.cli.verbs.drill import find_subject
+from kdump_harness.cli.subject import find_subject
 from kdump_harness.distro.deb import control_of
 from kdump_harness.distro.family import find_family
 from kdump_harness.distro.packages import local_packages, parse_kernel, parse_package
@@ -147,7 +147,7 @@ def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
 def test_a_drill_of_what_is_no_kernel_ends_before_a_guest_is_started(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kdump_harness.cli.verbs.drill.Run", None)
+    monkeypatch.setattr("kdump_harness.vm.run.Run", None)
     place = str(tmp_path)
     assert "has neither .deb files nor a kernel" in refused(["debian-12", "--kernel", place], capsys)
     kernel_directory(tmp_path)

@@ -13,13 +13,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from kdump_harness.__main__ import main
 from kdump_harness.base import tables
 from kdump_harness.base.errors import EXIT_FAILED, EXIT_OK, EXIT_USAGE, TableError
 from kdump_harness.base.evidence import Evidence
 from kdump_harness.base.stage import Stage
 from kdump_harness.base.verdict import Verdict
-from kdump_harness.cli.parser import main
-from kdump_harness.cli.verbs import drill
 from kdump_harness.distro.family import find_family
 from kdump_harness.drill import judgement, steps
 from kdump_harness.drill.checks import REQUIRED_CHECKS
@@ -171,7 +170,7 @@ def test_a_bad_table_is_found_before_a_guest_is_started(
     monkeypatch.setattr(
         tables, "data_path", lambda *parts: real(*parts) if parts[0] != "scenarios" else tmp_path / parts[-1]
     )
-    monkeypatch.setattr(drill, "Run", lambda _options: pytest.fail("a run was started"))
+    monkeypatch.setattr("kdump_harness.vm.run.Run", lambda _options: pytest.fail("a run was started"))
     assert main(["drill", "debian-13", "--evidence", str(tmp_path / "evidence")]) == EXIT_USAGE
     assert "known_issues.toml: [[issue]] 1: unknown image (known: " in capfd.readouterr().err
 
@@ -335,8 +334,8 @@ def test_the_command_line_shows_it_and_keeps_the_exit_status(
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(drill, "Run", lambda _options: contextlib.nullcontext())
-    monkeypatch.setattr(drill, "run_drill", lambda _run, _plan: verdict)
+    monkeypatch.setattr("kdump_harness.vm.run.Run", lambda _options: contextlib.nullcontext())
+    monkeypatch.setattr("kdump_harness.drill.session.run_drill", lambda _run, _plan: verdict)
     result = tmp_path / "result.json"
     assert main(["drill", "debian-13", "--evidence", str(tmp_path / "evidence"), "--json", str(result)]) == status
     out = capfd.readouterr().out

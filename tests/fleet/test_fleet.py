@@ -22,9 +22,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from dask._task_spec import Task as Spec
 from fleet_factory import RESOURCES, Cluster, drill_order
+from kdump_harness.__main__ import main
 from kdump_harness.base.clock import poll
 from kdump_harness.base.errors import EXIT_BROKEN, EXIT_FAILED, EXIT_HOST, EXIT_OK, EXIT_USAGE, HostError, UsageError
-from kdump_harness.cli.parser import main
 from kdump_harness.fleet import drills
 from kdump_harness.fleet.client import Fleet, Order
 from kdump_harness.fleet.protocol import tasks, wire
@@ -341,7 +341,7 @@ def test_a_command_line_is_written_anew() -> None:
     found = tasks.parse_drill(["debian-12", "--lev", "3", "--as-is", "--budg", "9"])
     assert tasks.drill_arguments(found) == ("debian-12", "--level=3", "--budget=9.0", "--as-is")
     # Each option that drill has is either for a worker or not: a new one is refused until somebody decides.
-    known = {"image", "verb", "module", *tasks._DRILL_OPTIONS, *tasks.LOCAL_OPTIONS}
+    known = {"image", "run", *tasks._DRILL_OPTIONS, *tasks.LOCAL_OPTIONS}
     assert set(vars(found)) - known == {"uri", "remote_state", "key", "password_file", "packages", "domain", "keep_mac"}
 
 
@@ -411,7 +411,7 @@ def test_without_dask_one_sentence_says_what_to_install(
 def test_help_does_without_dask() -> None:
     program = (
         "import sys; sys.modules['dask'] = sys.modules['distributed'] = None\n"
-        "from kdump_harness.cli.parser import main; main(['fleet', 'run', '--help'])"
+        "from kdump_harness.__main__ import main; main(['fleet', 'run', '--help'])"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert "--drills FILE" in done.stdout

@@ -17,10 +17,10 @@ from typing import Any
 
 import pytest
 from history_factory import VERDICT, drill, failed
+from kdump_harness.__main__ import main
 from kdump_harness.base.errors import UsageError
 from kdump_harness.base.stage import Stage
 from kdump_harness.base.verdict import Check, Verdict
-from kdump_harness.cli.parser import main
 from kdump_harness.history.database import DRILL, SIZE, SWEEP, History, RecordedRun, history_path
 from kdump_harness.history.figures import figures_of, load_figures
 from kdump_harness.history.importing import _results, import_file, result_files, sizing_results
@@ -439,10 +439,10 @@ def test_a_drill_of_the_command_line_is_recorded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "h.sqlite"
-    monkeypatch.setattr("kdump_harness.cli.verbs.drill.Run", lambda _options: contextlib.nullcontext())
+    monkeypatch.setattr("kdump_harness.vm.run.Run", lambda _options: contextlib.nullcontext())
     for day in range(5):
         made = _verdict(day, slower_by=2.0 if day == 4 else 1.0)
-        monkeypatch.setattr("kdump_harness.cli.verbs.drill.run_drill", lambda _run, _plan, made=made: made)
+        monkeypatch.setattr("kdump_harness.drill.session.run_drill", lambda _run, _plan, made=made: made)
         where = ["--evidence", str(tmp_path / "evidence"), "--history", str(path)]
         assert main(["drill", "debian-12", *where]) == 0
         reported = capsys.readouterr().out

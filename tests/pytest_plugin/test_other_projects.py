@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from kdump_harness.cli import parser
+from kdump_harness.cli import options
 from kdump_harness.pytest_plugin import hooks
 from kdump_harness.vm.hypervisor.domain_xml import FIRMWARE
 
@@ -54,5 +54,5 @@ print(*sorted({"libvirt", "paramiko", "numpy", "pexpect", "matplotlib", "sqlite3
 
 
 def test_choices_are_those_of_the_command_line() -> None:
-    assert hooks.KEEP == parser.KEEP
+    assert hooks.KEEP == options.KEEP
     assert tuple(FIRMWARE) == hooks.FIRMWARE

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 from history_factory import drill, failed
+from kdump_harness.__main__ import main
 from kdump_harness.base import plot
-from kdump_harness.cli.parser import main
 from kdump_harness.history.database import DRILL, SWEEP, History
 from kdump_harness.report import gather as gather_module
 from kdump_harness.report.gather import Report, gather

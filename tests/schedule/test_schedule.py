@@ -14,10 +14,9 @@ from typing import Any
 
 import pytest
 from history_factory import VERDICT, drill, failed
+from kdump_harness.__main__ import main
 from kdump_harness.base.clock import poll
 from kdump_harness.base.errors import HostError, UsageError
-from kdump_harness.cli.parser import main
-from kdump_harness.cli.verbs import schedule
 from kdump_harness.history.database import DRILL, History
 from kdump_harness.history.metrics import render, write_metrics
 from kdump_harness.schedule import running, units
@@ -247,11 +246,11 @@ def test_a_stopped_run_lets_its_drill_clean_up(tmp_path: Path) -> None:
     )
     run_code = (
         "import pathlib, sys\n"
-        "from kdump_harness.cli import parser as cli\n"
+        "from kdump_harness import __main__ as cli\n"
         "from kdump_harness.schedule import running\n"
-        "from kdump_harness.cli.verbs import schedule as verbs\n"
         f"command = [sys.executable, '-c', {drill_code!r}]\n"
-        "verbs.run_drill = lambda *one, **more: running.run_drill(*one, **more, command=command)\n"
+        "real = running.run_drill\n"
+        "running.run_drill = lambda *one, **more: real(*one, **more, command=command)\n"
         f"sys.exit(cli.main(['schedule', 'run', 'debian-12', '--state', {str(tmp_path)!r}]))\n"
     )
     run = subprocess.Popen([sys.executable, "-c", run_code], stderr=subprocess.DEVNULL)
@@ -263,7 +262,7 @@ def test_a_stopped_run_lets_its_drill_clean_up(tmp_path: Path) -> None:
 
 def test_the_whole_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     command = _drill_command(tmp_path, failed(1), status=1)
-    monkeypatch.setattr(schedule, "run_drill", functools.partial(run_drill, command=command))
+    monkeypatch.setattr(running, "run_drill", functools.partial(run_drill, command=command))
     state, history = tmp_path / "state", tmp_path / "h.sqlite"
     with History(history) as past:
         past.add(DRILL, VERDICT)

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from kdump_harness.__main__ import main
 from kdump_harness.base.errors import HostError, TableError, UsageError
-from kdump_harness.cli.parser import main
 from kdump_harness.store import store, watching
 from kdump_harness.store.intake import copying
 from kdump_harness.store.intake.arrivals import place_of, shown
@@ -598,7 +598,7 @@ def test_a_process_killed_at_work_leaves_a_whole_store(tmp_path: Path) -> None:
     code = (
         "import os, signal, sys\n"
         "from kdump_harness.store import index\n"
-        "from kdump_harness.cli.parser import main\n"
+        "from kdump_harness.__main__ import main\n"
         "index.Index.put = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
         "main(['store', 'add', '--store', sys.argv[1], sys.argv[2]])\n"
     )

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from kdump_harness.__main__ import main
 from kdump_harness.base.errors import HostError, UsageError
-from kdump_harness.cli.parser import main
 from kdump_harness.store import push
 from kdump_harness.store.bundles import bundle, redact
 from kdump_harness.store.bundles.bundle import Request, make_bundle

@@ -18,10 +18,10 @@ from typing import Any
 
 import pytest
 from kdump_harness import triage as triage_package
+from kdump_harness.__main__ import main
 from kdump_harness.base.clock import poll
 from kdump_harness.base.errors import HostError, UsageError
 from kdump_harness.base.progress import Progress
-from kdump_harness.cli.parser import main
 from kdump_harness.triage import CrashedTask, Module, NoDebugInfo, child, debian, debuginfo, debuginfod, triage
 from kdump_harness.triage.debuginfo import Wanted
 from kdump_harness.triage.image import read_image
@@ -574,5 +574,5 @@ def test_a_file_that_is_no_dump_has_no_triage(capfd: pytest.CaptureFixture[str],
 
 
 def test_drgn_is_imported_by_the_worker_only() -> None:
-    code = "import sys, kdump_harness.cli.parser, kdump_harness.triage; sys.exit('drgn' in sys.modules)"
+    code = "import sys, kdump_harness.__main__, kdump_harness.triage; sys.exit('drgn' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from kdump_harness.__main__ import main
 from kdump_harness.base.errors import CommandFailed, HostError, UsageError
 from kdump_harness.base.progress import Progress
-from kdump_harness.cli.parser import main
 from kdump_harness.images.state import State
 from kdump_harness.vm import host_check
 from kdump_harness.vm.hosts import remote_scripts
@@ -289,7 +289,7 @@ def test_clean_removes_over_there_what_dead_runs_left_and_copies_when_asked(
     def refuse(*_: object, **__: object) -> None:
         raise HostError("libvirt is not what is tested here")
 
-    monkeypatch.setattr("kdump_harness.cli.verbs.drill.Hypervisor", refuse)
+    monkeypatch.setattr("kdump_harness.vm.hypervisor.connection.Hypervisor", refuse)
     options = ["--uri", uri, "--remote-state", str(tmp_path / "far")]
     there = reach("aaa111")
     there.overlay(there.directory / "disk-1.qcow2", raw, base_format="raw")

@@ -1,4 +1,4 @@
-"""What the actions of the verb fleet do; Dask is loaded here and below, and nowhere else."""
+"""The verb fleet: a scheduler, workers, and runs; Dask is loaded by its handlers only."""
 
 from __future__ import annotations
 
@@ -20,8 +20,121 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from ..base.errors import EXIT_OK, HostError, UsageError
+from ..cli.options import HISTORY_HELP, RESUME_HELP, add_json, add_state
+from ..cli.parser import Verbs, add_actions, add_verb
+from ..cli.types import count, port, seconds
 
 DEFAULT_PORT = 8786
+
+_EPILOG = """\
+examples:
+  kdump-harness fleet scheduler
+  kdump-harness fleet worker tcp://lab-head:8786                # on each libvirt host
+  kdump-harness fleet run --scheduler tcp://lab-head:8786 -- scenarios --image 'debian-*'
+  kdump-harness fleet run --scheduler tcp://lab-head:8786 -- drill debian-12 --level 1
+  kdump-harness fleet run --scheduler tcp://lab-head:8786 --drills drills.txt --junit junit.xml
+Outside an isolated network, give all of them certificates: --tls-ca, --tls-cert, --tls-key.
+"""
+
+
+def add_fleet(verbs: Verbs) -> None:
+    """Add the verb and its actions to the command line."""
+    parser = add_verb(
+        verbs,
+        "fleet",
+        "Drill on many hosts through Dask: a scheduler, workers, and a run that collects the results.",
+        epilog=_EPILOG,
+    )
+    actions = add_actions(parser)
+    for add in (_add_scheduler, _add_worker, _add_run):
+        made = add(actions)
+        tls = made.add_argument_group("TLS", "Peers without a certificate from this CA are rejected.")
+        tls.add_argument("--tls-ca", type=Path, metavar="FILE", help="certificate of the fleet's CA")
+        tls.add_argument("--tls-cert", type=Path, metavar="FILE", help="certificate of this host")
+        tls.add_argument("--tls-key", type=Path, metavar="FILE", help="private key of this host")
+
+
+def _add_scheduler(actions: Any) -> Any:
+    made = add_verb(actions, "scheduler", "Hand tasks to workers.", run=fleet_scheduler)
+    made.add_argument(
+        "--listen", default="127.0.0.1", metavar="ADDRESS", help="address to listen on; 0.0.0.0 is all addresses"
+    )
+    made.add_argument("--port", type=port, default=DEFAULT_PORT, metavar="N", help="port to listen on; 0 chooses one")
+    return made
+
+
+def _add_worker(actions: Any) -> Any:
+    made = add_verb(actions, "worker", "Offer the guests of this host to a fleet, until stopped.", run=fleet_worker)
+    made.add_argument("scheduler", metavar="SCHEDULER", help="address of the scheduler, as tcp://HOST:8786")
+    made.add_argument("--name", metavar="NAME", help="name of the worker in the fleet (default: the host name)")
+    made.add_argument(
+        "--listen", metavar="ADDRESS", help="address to listen on (default: the one that routes to the scheduler)"
+    )
+    made.add_argument("--uri", help="libvirt URI of the hypervisor (default: LIBVIRT_DEFAULT_URI, else qemu:///system)")
+    add_state(made)
+    made.add_argument(
+        "--evidence",
+        type=Path,
+        metavar="DIR",
+        help="directory of the tasks' evidence until it is sent (default: fleet/ in the state directory)",
+    )
+    number = count(least=1, most=10**8 - 1)
+    made.add_argument(
+        "--memory", type=number, metavar="MIB", help="memory that guests may use (default: the free memory)"
+    )
+    made.add_argument("--cores", type=number, metavar="N", help="cores that guests may use (default: all)")
+    made.add_argument(
+        "--allow-files", type=Path, action="append", default=[], metavar="PATH",
+        help="image file, or directory of image files, that may be drilled by path; repeatable",
+    )  # fmt: skip
+    made.add_argument(
+        "--no-copies", action="store_true", help="make all disks on this host; copy none from the peer caches"
+    )
+    return made
+
+
+def _add_run(actions: Any) -> Any:
+    made = add_verb(
+        actions,
+        "run",
+        "Run scenarios or drills on a fleet; all results come to this host.",
+        run=fleet_run,
+        usage="%(prog)s --scheduler SCHEDULER [options] (--drills FILE | -- scenarios ... | -- drill ...)",
+    )
+    number = count(least=1, most=10**8 - 1)
+    made.add_argument(
+        "--scheduler", required=True, metavar="SCHEDULER", help="address of the scheduler, as tcp://HOST:8786"
+    )
+    made.add_argument(
+        "--drills", type=Path, metavar="FILE", help="file with the arguments of one drill per line (# is a comment)"
+    )
+    made.add_argument(
+        "--at-once", type=number, metavar="N", help="maximum number of parallel tasks (default: what fits)"
+    )
+    made.add_argument(
+        "--wait", type=seconds(least=0, most=1e7), default=300.0, metavar="S",
+        help="seconds to wait for a worker with the resources of a task",
+    )  # fmt: skip
+    made.add_argument("--vmcores", action="store_true", help="also transfer the vmcores that the drills keep")
+    made.add_argument(
+        "--evidence-limit", type=number, metavar="MIB",
+        help="maximum evidence transferred per task, in MiB (default: 64; with --vmcores 2048)",
+    )  # fmt: skip
+    made.add_argument(
+        "--direct", action="store_true",
+        help="fetch evidence directly from the workers, which must be reachable, instead of through the scheduler",
+    )  # fmt: skip
+    made.add_argument("--resume", nargs="?", const="last", metavar="RUN", help=RESUME_HELP)
+    made.add_argument(
+        "--evidence", type=Path, default=Path("evidence"), metavar="DIR", help="directory of the evidence"
+    )
+    made.add_argument("--history", metavar="FILE", help=HISTORY_HELP)
+    add_state(made)
+    made.add_argument("--junit", metavar="FILE", help="write the drills as JUnit XML (scenarios: --junitxml of pytest)")
+    add_json(made)
+    made.add_argument("-q", "--quiet", action="store_true", help="show no progress")
+    made.add_argument("what", nargs=argparse.REMAINDER, metavar="...", help=argparse.SUPPRESS)
+    return made
 
 
 def _need_dask() -> None:

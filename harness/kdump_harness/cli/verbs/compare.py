@@ -1,40 +1,121 @@
-"""What the verb compare does."""
+"""The verb compare: the same drills before and after a change."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import xml.etree.ElementTree as ET
 from collections.abc import Callable, Sequence
 from pathlib import Path
-
-from rich.markup import escape
-from rich.table import Table
+from typing import TYPE_CHECKING
 
 from ...base.errors import EXIT_FAILED, EXIT_OK, UsageError
-from ...base.evidence import check_writable
-from ...base.output import check_output, markdown_cell, out, write_json, write_text, xml_text
-from ...campaigns.compare.bisection import Bisection, BisectPlan, run_bisect
-from ...campaigns.compare.plan import ComparePlan, Side, choose_scenarios
-from ...campaigns.compare.result import Comparison, Difference
-from ...campaigns.compare.run import run_compare
 from ...campaigns.compare.statistics import BETTER, FEWER, SAME, UNCLEAR, WORSE
-from ...campaigns.resume import with_record
 from ...distro.family import fill
-from ...distro.packages import local_packages, parse_kernel, parse_package
-from ...drill.disks import SystemUnderTest
-from ...history.database import BISECT, COMPARE
-from ...images.checksums import digest_of
-from ...kdump.service import KdumpConfig, KdumpService
-from ...vm.guest import Guest
-from ...vm.run import Machine, Run
-from .drill import at_once, find_subject, options_of, record_result, subject_of
+from ..options import add_campaign, add_crashkernel, add_guest_size, add_image
+from ..parser import Verbs, add_verb
+
+if TYPE_CHECKING:
+    import xml.etree.ElementTree as ET
+
+    from ...campaigns.compare.bisection import Bisection
+    from ...campaigns.compare.plan import Side
+    from ...campaigns.compare.result import Comparison, Difference
+    from ...drill.disks import SystemUnderTest
+    from ...kdump.service import KdumpService
+    from ...vm.guest import Guest
+    from ...vm.run import Machine
+
 
 OWN = "the image's own"
 _COLOURS = {WORSE: "red", BETTER: "green", FEWER: "yellow", UNCLEAR: "yellow", SAME: "dim"}
 
 
+def add_compare(verbs: Verbs) -> None:
+    """Add the verb to the command line."""
+    parser = add_verb(
+        verbs,
+        "compare",
+        "Run the same drills before and after a change, in turns, and report what got worse.",
+        run=compare,
+        epilog="examples:\n  kdump-harness compare debian-12 --kernel linux-image-amd64 --kernel bookworm-backports\n"
+        "  kdump-harness compare debian-12 --kernel ./build    # against the image's own\n"
+        "  kdump-harness compare debian-12 debian-13 --only smoke --max-slower 50%\n"
+        "  kdump-harness compare debian-12 --bisect --kernel OLD --kernel MIDDLE --kernel NEW\n"
+        "exit status: 1 for a regression, or when --bisect found a first bad one",
+    )
+    parser.set_defaults(kernel=None, packages=None)
+    guest = parser.add_argument_group("guest")
+    add_image(guest)
+    guest.add_argument("other", metavar="IMAGE", nargs="?", help="second image, to compare with the first")
+    add_guest_size(guest)
+    change = parser.add_argument_group("change")
+    for option, metavar, dest, what in (
+        (
+            "--kernel",
+            "K",
+            "kernels",
+            "kernel: PACKAGE, PACKAGE/SUITE, a suite, package files, or a directory from a kernel build",
+        ),
+        ("--makedumpfile", "M", "makedumpfiles", "makedumpfile: a suite, makedumpfile=VERSION, or package files"),
+        ("--packages", "DIR", "packages_of", "directory of package files"),
+        ("--initramfs", "FILE", "initramfs", "capture initramfs"),
+    ):
+        change.add_argument(
+            option,
+            metavar=metavar,
+            action="append",
+            default=[],
+            dest=dest,
+            help=f"{what}; given twice: old, then new; given once: new",
+        )
+    change.add_argument(
+        "--bisect", action="store_true", help="find the first bad one of a list that is given from old to new"
+    )
+    kdump = parser.add_argument_group("kdump")
+    add_crashkernel(kdump)
+    kdump.add_argument(
+        "--scenario", metavar="S", action="append", default=[], help="additional drill: nmi, ssh, nfs, oom, ..."
+    )
+    kdump.add_argument(
+        "--only", metavar="S", action="append", default=[], help="drill to run instead of the usual ones"
+    )
+    verdict = parser.add_argument_group("verdict")
+    verdict.add_argument("--rounds", type=int, default=2, metavar="N", help="rounds of all drills")
+    verdict.add_argument(
+        "--most-rounds",
+        type=int,
+        default=5,
+        metavar="N",
+        help="maximum rounds of drills whose difference may be noise",
+    )
+    verdict.add_argument(
+        "--max-slower",
+        metavar="P",
+        help="allowed growth of the time of each phase (default: 20%%; 50%% for emulated guests)",
+    )
+    verdict.add_argument(
+        "--max-larger",
+        default="10%",
+        metavar="P",
+        help="allowed growth of dump size, kept pages and capture memory",
+    )
+    run = parser.add_argument_group("run and output")
+    run.add_argument("--all", action="store_true", help="also show what is the same")
+    run.add_argument("--junit", metavar="FILE", help="write the result as JUnit XML")
+    run.add_argument("--markdown", metavar="FILE", help="write the result as Markdown, for a merge request")
+    add_campaign(run)
+
+
 def compare(arguments: argparse.Namespace) -> int:
+    from ...base.evidence import check_writable
+    from ...base.output import check_output, write_json, write_text
+    from ...campaigns.compare.plan import ComparePlan, choose_scenarios
+    from ...campaigns.compare.run import run_compare
+    from ...campaigns.resume import with_record
+    from ...history.database import COMPARE
+    from ...vm.run import Machine, Run
+    from ..runs import options_of, record_result
+
     thing, sides = _sides(arguments)
     machine = Machine(
         memory_mib=arguments.memory,
@@ -76,6 +157,13 @@ def compare(arguments: argparse.Namespace) -> int:
 
 
 def _bisect(arguments: argparse.Namespace, thing: str, sides: Sequence[Side], machine: Machine) -> int:
+    from ...base.output import write_json
+    from ...campaigns.compare.bisection import BisectPlan, run_bisect
+    from ...history.database import BISECT
+    from ...kdump.service import KdumpConfig
+    from ...vm.run import Run
+    from ..runs import options_of, record_result
+
     if arguments.junit is not None or arguments.markdown is not None:
         raise UsageError("--bisect writes neither JUnit nor Markdown (--json does)")
     if arguments.jobs not in (None, 1):
@@ -104,6 +192,9 @@ def _bisect(arguments: argparse.Namespace, thing: str, sides: Sequence[Side], ma
 
 def _sides(arguments: argparse.Namespace) -> tuple[str, list[Side]]:
     """What the sides differ in, and the sides; UsageError unless that is one thing."""
+    from ...campaigns.compare.plan import Side
+    from ..subject import find_subject, subject_of
+
     given = {
         "kernel": arguments.kernels,
         "makedumpfile": arguments.makedumpfiles,
@@ -132,6 +223,10 @@ def _sides(arguments: argparse.Namespace) -> tuple[str, list[Side]]:
 
 def _side(thing: str, text: str, base: SystemUnderTest) -> Side:
     """A side that differs from the base in one thing."""
+    from ...campaigns.compare.plan import Side
+    from ...distro.packages import local_packages, parse_kernel, parse_package
+    from ...images.checksums import digest_of
+
     if thing == "kernel":
         kernel = parse_kernel(text, base.family, usual=base.usual_kernel)
         return Side(name=text, subject=dataclasses.replace(base, kernel=kernel))
@@ -176,6 +271,12 @@ def _share(text: str) -> float:
 
 def show_comparison(found: Comparison, *, everything: bool = False) -> None:
     """The table for people: what differs, or all that was compared."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    from ...base.output import out
+    from ..runs import at_once
+
     out.print()
     worse = found.regressions()
     title = "[bold green]NO REGRESSION[/]" if found.ok else f"[bold red]{len(worse)} WORSE[/]"
@@ -210,6 +311,11 @@ def _budgets(found: Comparison) -> str:
 
 def show_bisection(found: Bisection) -> None:
     """The steps for people, and the first bad one."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    from ...base.output import out
+
     out.print()
     if found.stopped_by:
         title = "[bold red]NO ANSWER[/]"
@@ -240,6 +346,8 @@ def show_bisection(found: Bisection) -> None:
 
 def to_markdown(found: Comparison) -> str:
     """For a merge request."""
+    from ...base.output import markdown_cell
+
     worse = len(found.regressions())
     lines = [
         f"### kdump: {markdown_cell(found.image)}, {found.thing} {' → '.join(map(markdown_cell, found.sides))}: "
@@ -261,6 +369,10 @@ def to_markdown(found: Comparison) -> str:
 
 def to_junit(found: Comparison) -> str:
     """A test suite for each drill, a test case for each thing that was compared."""
+    import xml.etree.ElementTree as ET
+
+    from ...base.output import xml_text
+
     root = ET.Element("testsuites", name="kdump-harness compare")
     for scenario in found.scenarios():
         rows = [one for one in found.findings if one.scenario == scenario]
@@ -276,6 +388,8 @@ def to_junit(found: Comparison) -> str:
 
 
 def _tell(case: ET.Element, one: Difference) -> None:
+    import xml.etree.ElementTree as ET
+
     text = f"{one.old} → {one.new} {one.change}".strip()
     if one.word == WORSE:
         ET.SubElement(case, "failure", message=text)

@@ -1,26 +1,72 @@
-"""What the verb history does."""
+"""The verb history: past runs, and trends of their figures."""
 
 from __future__ import annotations
 
 import argparse
-import statistics
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import Any
-
-from rich.text import Text
+from typing import TYPE_CHECKING, Any
 
 from ...base.errors import EXIT_FAILED, EXIT_OK, UsageError
-from ...base.output import check_output, out, printable, write_json
-from ...history.database import History, RecordedRun, conditions, history_path, utc
-from ...history.figures import Figure, find_figure
-from ...history.importing import import_file, result_files
-from ...history.metrics import write_metrics
-from ...history.trend import find, regressions
+from ..options import HISTORY_HELP, add_json, add_state
+from ..parser import Verbs, add_verb
+from ..types import count
+
+if TYPE_CHECKING:
+    from rich.text import Text
+
+    from ...history.database import History, RecordedRun
+    from ...history.figures import Figure
+
+
+def add_history(verbs: Verbs) -> None:
+    """Add the verb to the command line."""
+    parser = add_verb(
+        verbs,
+        "history",
+        "List past runs, and whether drills become slower, larger or hungrier.",
+        run=history,
+        epilog="examples:\n  kdump-harness history debian-12\n  kdump-harness history --trend panic_to_login\n"
+        "  kdump-harness history --import evidence/    # verdict.json, sweep.json and matrix.json below it\n"
+        "  kdump-harness history --prune --keep 100 --dry-run",
+    )
+    number = count(most=9_999_999)
+    parser.add_argument("image", nargs="*", metavar="IMAGE", help="names of images (default: all)")
+    parser.add_argument("--history", metavar="FILE", help=HISTORY_HELP)
+    add_state(parser)
+    action = parser.add_mutually_exclusive_group()
+    action.add_argument(
+        "--trend", metavar="NAME", help="show one figure by image and kernel (panic_to_login, dump_size, ...)"
+    )
+    action.add_argument(
+        "--import",
+        dest="bring",
+        type=Path,
+        nargs="+",
+        metavar="FILE",
+        help="record results of past runs; each is recorded once",
+    )
+    action.add_argument(
+        "--prune", action="store_true", help="forget runs by --keep and --days; the last success of each image stays"
+    )
+    action.add_argument(
+        "--metrics", type=Path, metavar="FILE", help="write the last drills as a textfile for Prometheus"
+    )
+    parser.add_argument("--last", type=number, default=30, metavar="N", help="number of runs to list")
+    parser.add_argument("--keep", type=number, metavar="N", help="newest runs per image and kind that --prune keeps")
+    parser.add_argument("--days", type=number, metavar="N", help="age in days up to which --prune keeps runs")
+    parser.add_argument("--dry-run", action="store_true", help="only report what --prune would forget")
+    add_json(parser)
 
 
 def history(arguments: argparse.Namespace) -> int:
+    from ...base.output import check_output
+    from ...history.database import History, history_path
+    from ...history.figures import find_figure
+    from ...history.importing import result_files
+    from ...history.metrics import write_metrics
+
     path = history_path(arguments.history, arguments.state)
     if path is None:
         raise UsageError("a history that is none cannot be shown")
@@ -47,6 +93,9 @@ def history(arguments: argparse.Namespace) -> int:
 
 
 def _list(found: History, arguments: argparse.Namespace) -> int:
+    from ...base.output import out, write_json
+    from ...history.trend import regressions
+
     runs = found.newest(images=arguments.image, limit=arguments.last)
     worse = {run.number: regressions(found, run) for run in runs if run.ok}
     rows = [{**run.to_json(), "worse": [one.to_json() for one in worse.get(run.number, [])]} for run in runs]
@@ -63,10 +112,17 @@ def _list(found: History, arguments: argparse.Namespace) -> int:
 
 
 def _say(text: str, style: str = "") -> None:
+    from ...base.output import out, printable
+
     out.print(printable(text), style=style, markup=False, soft_wrap=True)
 
 
 def _line(run: RecordedRun, width: int) -> Text:
+    from rich.text import Text
+
+    from ...base.output import printable
+    from ...history.database import utc
+
     colour = "green" if run.ok else "yellow" if run.known_issue else "red"
     took = f", panic to login {run.figures['panic_to_login']:.0f} s" if "panic_to_login" in run.figures else ""
     what = f"{utc(run.at_s)}  {run.image:<{width}}  {run.kind}  {run.kernel or 'unknown'}  "
@@ -75,6 +131,8 @@ def _line(run: RecordedRun, width: int) -> Text:
 
 def _trend(found: History, images: Sequence[str], figure: Figure, json_to: str | None) -> int:
     """Each series of drills that can be compared, by kernel in the order of their drills."""
+    from ...base.output import write_json
+
     runs = [run for run in found.newest(images=images) if run.ok and figure.name in run.figures]
     runs.sort(key=lambda run: (run.image, run.series, run.at_s, run.number))
     rows = [_series(found, figure, list(series)) for _, series in groupby(runs, key=lambda run: run.series)]
@@ -85,6 +143,9 @@ def _trend(found: History, images: Sequence[str], figure: Figure, json_to: str |
 
 
 def _series(found: History, figure: Figure, runs: list[RecordedRun]) -> dict[str, Any]:
+    from ...history.database import conditions
+    from ...history.trend import find
+
     worse = find(figure, runs)
     return {
         "image": runs[0].image,
@@ -95,6 +156,10 @@ def _series(found: History, figure: Figure, runs: list[RecordedRun]) -> dict[str
 
 
 def _of_kernel(figure: Figure, kernel: str | None, runs: list[RecordedRun]) -> dict[str, Any]:
+    import statistics
+
+    from ...history.database import utc
+
     values = [run.figures[figure.name] for run in runs]
     return {
         "kernel": kernel,
@@ -122,6 +187,9 @@ def _tell_trend(figure: Figure, rows: Sequence[dict[str, Any]]) -> None:
 
 
 def _import(found: History, files: Sequence[Path], json_to: str | None) -> int:
+    from ...base.output import out, write_json
+    from ...history.importing import import_file
+
     added = known = 0
     refused: list[str] = []
     for file in files:
@@ -143,6 +211,8 @@ def _import(found: History, files: Sequence[Path], json_to: str | None) -> int:
 
 
 def _prune(found: History, arguments: argparse.Namespace) -> int:
+    from ...base.output import out, write_json
+
     if arguments.keep is None and arguments.days is None:
         raise UsageError("--prune needs --keep N or --days N")
     gone = found.prune(keep=arguments.keep, days=arguments.days, dry_run=arguments.dry_run)

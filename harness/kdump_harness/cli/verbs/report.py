@@ -1,4 +1,4 @@
-"""What the verb report does."""
+"""The verb report: past drills as one page."""
 
 from __future__ import annotations
 
@@ -6,13 +6,45 @@ import argparse
 from pathlib import Path
 
 from ...base.errors import EXIT_OK, UsageError
-from ...base.output import check_output, out, write_text
-from ...history.database import History, history_path
-from ...report.gather import gather
-from ...report.render import check_format, render
+from ..options import add_state
+from ..parser import Verbs, add_verb
+from ..types import count
+
+
+def add_report(verbs: Verbs) -> None:
+    """Add the verb to the command line."""
+    parser = add_verb(
+        verbs,
+        "report",
+        "Write past drills as one self-contained page: what works where, since when, and what became worse.",
+        run=report,
+        epilog="examples:\n  kdump-harness report\n"
+        "  kdump-harness report --out kdump.html --out summary.md --out junit.xml 'debian-12' rocky-9",
+    )
+    parser.add_argument("image", nargs="*", metavar="IMAGE", help="names of images (default: all)")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        action="append",
+        metavar="FILE",
+        help="file to write: .html, .md or JUnit .xml; repeatable (default: report.html)",
+    )
+    parser.add_argument(
+        "--history", metavar="FILE", help="history to read (default: history.sqlite in the state directory)"
+    )
+    add_state(parser)
+    parser.add_argument("--days", type=count(most=99_999), metavar="N", help="maximum age of the runs in days")
+    parser.add_argument(
+        "--drills", type=count(most=99_999), default=30, metavar="N", help="number of drills to show in full"
+    )
 
 
 def report(arguments: argparse.Namespace) -> int:
+    from ...base.output import check_output, out, write_text
+    from ...history.database import History, history_path
+    from ...report.gather import gather
+    from ...report.render import check_format, render
+
     paths: list[Path] = arguments.out or [Path("report.html")]
     for path in paths:
         check_format(path)

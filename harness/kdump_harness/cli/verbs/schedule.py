@@ -1,4 +1,4 @@
-"""What each action of the verb schedule does."""
+"""The verb schedule: drills by a systemd timer or cron."""
 
 from __future__ import annotations
 
@@ -9,19 +9,59 @@ import sys
 from pathlib import Path
 
 from ...base.errors import EXIT_BROKEN, EXIT_FAILED, EXIT_HOST, EXIT_OK, EXIT_USAGE, HostError, UsageError
-from ...base.output import check_output, out
-from ...history.database import History, history_path, utc
-from ...history.metrics import write_metrics
-from ...images.catalog import load_catalog
-from ...images.state import default_directory
-from ...schedule.running import alone, call_hook, last_words, remember, run_drill
-from ...schedule.units import Schedule
+from ..options import add_state
+from ..parser import Verbs, add_actions, add_verb
 
 # Of several drills the exit status is the one that needs somebody first: nothing else can be trusted before that.
 _WORST_LAST = (EXIT_OK, EXIT_FAILED, EXIT_BROKEN, EXIT_HOST, EXIT_USAGE)
 
 
+def add_schedule(verbs: Verbs) -> None:
+    """Add the verb and its actions to the command line."""
+    parser = add_verb(
+        verbs,
+        "schedule",
+        "Drill regularly, by a systemd timer or cron, and report changes of the verdict.",
+        epilog="examples:\n"
+        "  kdump-harness schedule install debian-12 rocky-9 --at 02:30 --metrics /var/lib/node_exporter/kdump.prom\n"
+        "  kdump-harness schedule install debian-12 --user --at weekly --hook 'mail -s kdump root'\n"
+        "  kdump-harness schedule run debian-12 --options '--level 1'    # what the timer runs, for cron and CI\n",
+    )
+    actions = add_actions(parser)
+    installing = add_verb(actions, "install", "Install and start the timer.", run=install)
+    installing.add_argument(
+        "--at", default="*-*-* 02:30", metavar="WHEN", help="time of the drills, as OnCalendar of systemd.time(7)"
+    )
+    installing.add_argument("--delay", default="30min", metavar="SPAN", help="maximum random delay of the start")
+    installing.add_argument("--limit", default="12h", metavar="SPAN", help="maximum time of a run")
+    installing.add_argument("--print", action="store_true", help="print the units and install nothing")
+    asking = add_verb(actions, "status", "Show when the timer runs, and the last results.", run=status)
+    removing = add_verb(actions, "remove", "Stop and remove the timer.", run=remove)
+    for made in (installing, asking, removing):
+        made.add_argument("--name", default="kdump-drill", metavar="NAME", help="name of the units")
+        made.add_argument("--user", action="store_true", help="use the user's systemd instead of the system's")
+    drilling = add_verb(actions, "run", "Drill now, one image after the other.", run=run)
+    for made in (installing, drilling):
+        made.add_argument("image", nargs="+", metavar="IMAGE", help="names from the catalogue")
+        made.add_argument("--options", default="", metavar="TEXT", help="more options of drill, as one argument")
+        made.add_argument(
+            "--evidence", type=Path, metavar="DIR", help="directory of the evidence (default: in the state directory)"
+        )
+        made.add_argument(
+            "--history", metavar="FILE", help="file that records the runs (default: in the state directory)"
+        )
+        made.add_argument("--metrics", type=Path, metavar="FILE", help="textfile to write for Prometheus")
+        made.add_argument(
+            "--hook", metavar="COMMAND", help="command to run when a verdict changes, with JSON on its standard input"
+        )
+    for made in (installing, asking, drilling):
+        add_state(made)
+
+
 def install(arguments: argparse.Namespace) -> int:
+    from ...base.output import out
+    from ...schedule.units import Schedule
+
     _check(arguments)
     schedule = Schedule(name=arguments.name, user=arguments.user)
     state = _state(arguments)
@@ -44,6 +84,8 @@ def install(arguments: argparse.Namespace) -> int:
 
 def _check(arguments: argparse.Namespace) -> None:
     """UsageError for what no run could do."""
+    from ...images.catalog import load_catalog
+
     for image in arguments.image:
         load_catalog().find(image)
     try:
@@ -53,6 +95,8 @@ def _check(arguments: argparse.Namespace) -> None:
 
 
 def _state(arguments: argparse.Namespace) -> Path:
+    from ...images.state import default_directory
+
     return arguments.state.absolute() if arguments.state is not None else default_directory()
 
 
@@ -73,6 +117,11 @@ def _run_arguments(arguments: argparse.Namespace, state: Path) -> list[str]:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    from ...base.output import check_output, out
+    from ...history.database import History, history_path
+    from ...history.metrics import write_metrics
+    from ...schedule.running import alone, call_hook, remember, run_drill
+
     _check(arguments)
     state = _state(arguments)
     options = shlex.split(arguments.options)
@@ -99,6 +148,11 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def status(arguments: argparse.Namespace) -> int:
+    from ...base.output import out
+    from ...history.database import History, history_path, utc
+    from ...schedule.running import last_words
+    from ...schedule.units import Schedule
+
     schedule = Schedule(name=arguments.name, user=arguments.user)
     there = all(path.exists() for path in schedule.files)
     told = f"{arguments.name}: {'installed' if there else 'not installed'} in {schedule.directory}"
@@ -123,6 +177,9 @@ def status(arguments: argparse.Namespace) -> int:
 
 
 def remove(arguments: argparse.Namespace) -> int:
+    from ...base.output import out
+    from ...schedule.units import Schedule
+
     schedule = Schedule(name=arguments.name, user=arguments.user)
     out.print(f"{arguments.name}: {'removed' if schedule.remove() else 'was not installed'}")
     return EXIT_OK

@@ -1,30 +1,68 @@
-"""What the verb size does."""
+"""The verb size: the smallest crashkernel= that dumps."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from rich.markup import escape
-from rich.table import Table
-
-from ...base import plot
 from ...base.errors import EXIT_FAILED, EXIT_OK, UsageError
-from ...base.evidence import check_writable
-from ...base.output import check_output, out, write_json
-from ...base.verdict import Verdict
-from ...campaigns.resume import with_record
-from ...campaigns.size.plan import SizePlan
-from ...campaigns.size.result import Size, Sizing
-from ...campaigns.size.run import run_size
-from ...distro.crashkernel import parse_size_mib
-from ...history.database import DRILL, SIZE
-from ...history.importing import sizing_results
-from ...vm.run import Machine, Run
-from .drill import at_once, options_of, record_result, subject_of
+from ...kdump.target import TARGETS
+from ..options import add_campaign, add_crashkernel, add_filter, add_image, add_plot, add_software
+from ..parser import Verbs, add_verb
+
+if TYPE_CHECKING:
+    from ...base.verdict import Verdict
+    from ...campaigns.size.result import Size, Sizing
+
+
+def add_size(verbs: Verbs) -> None:
+    """Add the verb to the command line."""
+    parser = add_verb(
+        verbs,
+        "size",
+        "Find the smallest crashkernel= that dumps, by real crashes, and recommend one.",
+        run=size,
+        epilog="examples:\n  kdump-harness size debian-12 --memory 1G,2G\n"
+        "  kdump-harness size debian-13 --target nfs --plot sizing.png\n"
+        "  kdump-harness size ./my.qcow2 --family redhat --memory 4G --crashkernel 512M",
+    )
+    guest = parser.add_argument_group("guest")
+    add_image(guest)
+    add_software(guest)
+    guest.add_argument("--memory", default="1G", metavar="S,S", help="memory sizes of the guest")
+    guest.add_argument("--vcpus", default="2", metavar="N,N", help="numbers of processors of the guest")
+    kdump = parser.add_argument_group("kdump")
+    kdump.add_argument("--target", default="local", metavar="T,T", help=f"dump targets: {', '.join(TARGETS)}")
+    add_crashkernel(kdump, "crashkernel= value that the search begins with (default: the family's)")
+    add_filter(kdump)
+    search = parser.add_argument_group("search")
+    search.add_argument("--step", type=int, default=4, metavar="MIB", help="precision of the result in MiB")
+    search.add_argument(
+        "--repeats", type=int, default=3, metavar="N", help="crashes that must agree on either side of the edge"
+    )
+    search.add_argument("--crashes", type=int, default=15, metavar="N", help="maximum number of crashes per machine")
+    search.add_argument(
+        "--no-confirm", action="store_true", help="skip the drill of the recommendation, which starts at power-on"
+    )
+    run = parser.add_argument_group("run and output")
+    add_plot(run)
+    add_campaign(run)
 
 
 def size(arguments: argparse.Namespace) -> int:
+    from ...base import plot
+    from ...base.evidence import check_writable
+    from ...base.output import check_output, write_json
+    from ...campaigns.resume import with_record
+    from ...campaigns.size.plan import SizePlan
+    from ...campaigns.size.run import run_size
+    from ...history.database import DRILL, SIZE
+    from ...history.importing import sizing_results
+    from ...vm.run import Machine, Run
+    from ..runs import options_of, record_result
+    from ..subject import subject_of
+
     subject = subject_of(arguments)
     plan = SizePlan(
         subject=subject,
@@ -67,6 +105,8 @@ def size(arguments: argparse.Namespace) -> int:
 
 def parse_memories(text: str) -> tuple[int, ...]:
     """Memory sizes as in 1G,2G or 1024,2048, in MiB, each once; UsageError names what is none."""
+    from ...distro.crashkernel import parse_size_mib
+
     sizes = []
     for part in text.split(","):
         if (mib := parse_size_mib(part)) is None:
@@ -86,6 +126,12 @@ def _parse_vcpus(text: str) -> tuple[int, ...]:
 
 def show_size(found: Size) -> None:
     """The table for people, and above it what to write into the boot loader."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    from ...base.output import out
+    from ..runs import at_once
+
     out.print()
     title = f"[bold green]crashkernel={escape(found.crashkernel or '')}[/]" if found.ok else "[bold red]NO ANSWER[/]"
     if not found.ok and any(one.confirmed is False for one in found.sizings):
@@ -124,6 +170,10 @@ def show_size(found: Size) -> None:
 
 
 def _show_sizing(one: Sizing, default: str | None) -> None:
+    from rich.markup import escape
+
+    from ...base.output import out
+
     out.print(escape(f"{one.name}: {one.proof()}"), soft_wrap=True)
     boots = f"{one.cold_boots} boot{'s' if one.cold_boots != 1 else ''}"
     out.print(f"  {one.crashes} crashes from {boots}, {one.took_s:.0f} s", soft_wrap=True)

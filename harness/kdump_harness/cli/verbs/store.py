@@ -1,4 +1,4 @@
-"""What each action of the verb store does."""
+"""The verb store: the central store of dumps."""
 
 from __future__ import annotations
 
@@ -7,45 +7,149 @@ import dataclasses
 import functools
 import itertools
 from collections.abc import Iterable
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from rich.markup import escape
-
-from ...base.clock import pause
 from ...base.errors import EXIT_FAILED, EXIT_HOST, EXIT_OK, HostError, UsageError
-from ...base.output import check_output, out, write_json, write_text
-from ...store import describe
-from ...store.bundles.bundle import Request, free_name, make_bundle
-from ...store.index import Dump
-from ...store.intake.arrivals import place_of
-from ...store.intake.copying import MIB
-from ...store.patterns import CrashPattern, find_patterns, seen_before
-from ...store.push import Central, alone
-from ...store.push import push as push_dump
-from ...store.remote import SourceMachine
-from ...store.retention import Decision
-from ...store.retention import prune as prune_store
-from ...store.store import REFUSED, STORED, WAITING, IntakeOutcome, Store, utc
-from ...store.watching import Watcher, add_directory
-from ...triage import check_given
+from ..options import add_json, add_state
+from ..parser import Handler, Verbs, add_actions, add_verb
+from ..types import count, seconds
+
+if TYPE_CHECKING:
+    from ...store.index import Dump
+    from ...store.patterns import CrashPattern
+    from ...store.retention import Decision
+    from ...store.store import IntakeOutcome, Store
+
 
 _LOOKS_OF_ONE_RUN = 2  # a file must be the same at both
+_ABOUT = """\
+Takes dumps in from where machines send them (NFS, SSH, a directory), whatever they are called: only finished and
+whole ones, triaged on arrival, compared with all others, kept by the policy in DIR/store.toml and no longer.
+"""
 
-_MARKS = {STORED: "[green]stored[/]", REFUSED: "[red]refused[/]", WAITING: "[yellow]waiting[/]"}
+
+def add_store(verbs: Verbs) -> None:
+    """Add the verb and its actions to the command line."""
+    parser = add_verb(
+        verbs,
+        "store",
+        "Keep a central store of dumps: collect, triage, bundle and prune them.",
+        about=_ABOUT,
+        epilog="store.toml: keep_per_host, keep_days, budget_mib (limits; 0 is none), central (HOST:DIR or DIR),\n"
+        "max_dump_mib, free_mib, settle_s, abandoned_s; docs/store.md explains them",
+    )
+    actions = add_actions(parser)
+
+    def action(run: Handler, sentence: str, *, name: str = "", json: bool = True) -> Any:
+        made = add_verb(actions, name or run.__name__, sentence, run=run)
+        made.add_argument(
+            "--store",
+            type=Path,
+            metavar="DIR",
+            help="directory of the store (default: KDUMP_HARNESS_STORE, else in the state directory)",
+        )
+        if json:
+            add_json(made)
+        return made
+
+    made = action(add, "Take in dumps now: files, or the finished files of directories.")
+    made.add_argument("path", nargs="+", type=Path, metavar="FILE|DIR")
+    made.add_argument("--damaged", action="store_true", help="also take a damaged dump, if there is no better one")
+    _add_debuginfo(made)
+
+    made = action(watch, "Take in dumps as they arrive in DIR, each when its sender is finished.", json=False)
+    made.add_argument("path", type=Path, metavar="DIR")
+    made.add_argument(
+        "--every",
+        type=seconds(least=0.1, most=86400),
+        default=30.0,
+        metavar="S",
+        help="seconds between two scans of DIR",
+    )
+    made.add_argument("--once", action="store_true", help="scan twice, settle_s apart, and end")
+    made.add_argument("--remove", action="store_true", help="remove the files of DIR that are in the store")
+    _add_debuginfo(made)
+
+    made = action(list_dumps, "List the dumps of the store, newest first.", name="list")
+    made.add_argument("--host", metavar="H", help="list only dumps of this host")
+    made.add_argument("--signature", metavar="S", help="list only crashes whose signature begins with S")
+    made.add_argument("--refused", action="store_true", help="list the refused files and the reasons instead")
+
+    made = action(show, "Show one dump, and similar crashes that were seen before.")
+    made.add_argument("id", metavar="ID", help="ID of a dump, or the beginning of one")
+
+    made = action(triage, "Triage dumps again, for example when their debug info has arrived.")
+    made.add_argument("id", nargs="+", metavar="ID")
+    _add_debuginfo(made)
+
+    made = action(patterns, "List crashes that were seen more than once, and what only their machines share.")
+    made.add_argument("--least", type=int, default=2, metavar="N", help="minimum number of dumps of a pattern")
+
+    made = action(bundle, "Write one archive of a crash, with manifest and checksums.")
+    made.add_argument("id", metavar="ID")
+    made.add_argument("--out", type=Path, metavar="FILE", help="new .tar file to write (default: ./kdump-ID.tar)")
+    made.add_argument(
+        "--without-vmcore", action="store_true", help="include only path and checksum of the dump, not the vmcore"
+    )
+    made.add_argument("--redact", action="store_true", help="leave out user data and known secrets, and list them")
+    made.add_argument("--from", dest="machine", metavar="HOST", help="machine to query by SSH; local is this machine")
+    made.add_argument("--change", metavar="FILE|TEXT", help="record of the change that may have caused the crash")
+    made.add_argument("--attach", type=Path, action="append", metavar="FILE", help="text file to add; repeatable")
+
+    made = action(hold, "Protect a dump of an open incident from removal.")
+    made.add_argument("id", metavar="ID")
+    which = made.add_mutually_exclusive_group(required=True)
+    which.add_argument("--why", metavar="TEXT", help="incident that needs the dump")
+    which.add_argument("--release", action="store_true", help="end the protection")
+
+    made = action(prune, "Remove the dumps that the policy does not keep.")
+    made.add_argument("--dry-run", action="store_true", help="only list what would be removed, and why")
+    for name, text in (
+        ("keep-per-host", "newest dumps to keep per host"),
+        ("keep-days", "days to keep a dump after its arrival"),
+        ("budget-mib", "maximum size of the store in MiB"),
+    ):
+        made.add_argument(
+            f"--{name}", type=count(most=10**11 - 1), metavar="N", help=f"{text}; 0 is no limit (default: the policy's)"
+        )
+
+    made = action(push, "Copy dumps to the central place and verify them; continues an interrupted copy.")
+    made.add_argument("id", nargs="*", metavar="ID", help="dumps to copy (default: all that are not there)")
+    made.add_argument("--to", metavar="HOST:DIR|DIR", help="central place (default: central of the policy)")
+
+
+def _add_debuginfo(parser: Any) -> None:
+    parser.add_argument(
+        "--debuginfo", type=Path, metavar="PATH", help="vmlinux, or a directory with one, for the triage"
+    )
+    add_state(parser, "state directory, where downloaded debug info is kept")
 
 
 def _say(text: str) -> None:
+    from rich.markup import escape
+
+    from ...base.output import out
+
     out.print(escape(text), soft_wrap=True)
 
 
 def _open(arguments: argparse.Namespace, *, create: bool = True) -> Store:
     """A store that dumps can be triaged for."""
+    from ...store.store import Store
+    from ...triage import check_given
+
     if arguments.debuginfo is not None:
         check_given(arguments.debuginfo)
     return Store(arguments.store, create=create, debuginfo=arguments.debuginfo, state=arguments.state)
 
 
 def add(arguments: argparse.Namespace) -> int:
+    from ...base.output import check_output, write_json
+    from ...store.intake.arrivals import place_of
+    from ...store.store import REFUSED
+    from ...store.watching import add_directory
+
     check_output(arguments.json, not_over=arguments.path)
     for path in arguments.path:
         if not path.exists() and not path.is_symlink():
@@ -77,7 +181,14 @@ def add(arguments: argparse.Namespace) -> int:
 
 
 def _tell(store: Store, outcome: IntakeOutcome) -> None:
-    mark = _MARKS.get(outcome.outcome, outcome.outcome)
+    from rich.markup import escape
+
+    from ...base.output import out
+    from ...store.patterns import seen_before
+    from ...store.store import REFUSED, STORED, WAITING, utc
+
+    marks = {STORED: "[green]stored[/]", REFUSED: "[red]refused[/]", WAITING: "[yellow]waiting[/]"}
+    mark = marks.get(outcome.outcome, outcome.outcome)
     reason = f": {outcome.reason}" if outcome.reason else ""
     out.print(f"{mark} {escape(outcome.path)}{escape(reason)}", soft_wrap=True)
     if outcome.outcome == STORED and (dump := outcome.dump) is not None:
@@ -89,6 +200,11 @@ def _tell(store: Store, outcome: IntakeOutcome) -> None:
 
 
 def watch(arguments: argparse.Namespace) -> int:
+    from ...base.clock import pause
+    from ...store.retention import prune as prune_store
+    from ...store.store import REFUSED
+    from ...store.watching import Watcher
+
     refused = False
     with _open(arguments) as store:
         store.require_apart(arguments.path)
@@ -108,6 +224,10 @@ def watch(arguments: argparse.Namespace) -> int:
 
 
 def list_dumps(arguments: argparse.Namespace) -> int:
+    from ...base.output import check_output, write_json, write_text
+    from ...store.intake.copying import MIB
+    from ...store.store import Store, utc
+
     check_output(arguments.json)
     with Store(arguments.store) as store:
         if arguments.refused:
@@ -135,6 +255,8 @@ def list_dumps(arguments: argparse.Namespace) -> int:
 
 def _line(dump: Dump, host_width: int) -> str:
     """One line for each dump, whatever the terminal, so that it can be searched."""
+    from ...store.store import utc
+
     state = ",".join(filter(None, (dump.state, "held" if dump.hold else "", "central" if dump.central else "")))
     crash = f"{dump.signature} {dump.signature_text}" if dump.signature else dump.panic or ""
     kernel = dump.kernel or "unknown"
@@ -142,6 +264,11 @@ def _line(dump: Dump, host_width: int) -> str:
 
 
 def show(arguments: argparse.Namespace) -> int:
+    from ...base.output import check_output, write_json
+    from ...store import describe
+    from ...store.patterns import seen_before
+    from ...store.store import Store
+
     check_output(arguments.json)
     with Store(arguments.store) as store:
         dump = store.index.find(arguments.id)
@@ -164,6 +291,8 @@ def show(arguments: argparse.Namespace) -> int:
 
 
 def triage(arguments: argparse.Namespace) -> int:
+    from ...base.output import check_output, write_json
+
     check_output(arguments.json)
     with _open(arguments, create=False) as store:
         done = [store.triage_again(dump) for dump in [store.index.find(one) for one in arguments.id]]
@@ -175,6 +304,10 @@ def triage(arguments: argparse.Namespace) -> int:
 
 
 def patterns(arguments: argparse.Namespace) -> int:
+    from ...base.output import check_output, write_json
+    from ...store.patterns import find_patterns
+    from ...store.store import Store
+
     check_output(arguments.json)
     if arguments.least < 1:
         raise UsageError(f"{arguments.least} dumps make no pattern")
@@ -191,6 +324,11 @@ def patterns(arguments: argparse.Namespace) -> int:
 
 
 def _tell_pattern(pattern: CrashPattern, *, of: int) -> None:
+    from rich.markup import escape
+
+    from ...base.output import out
+    from ...store.store import utc
+
     out.print(f"[bold]{escape(pattern.signature)}[/] {escape(pattern.text)}", soft_wrap=True)
     _say(f"  {len(pattern.dumps)} of {of} dumps, {utc(pattern.first_s)} to {utc(pattern.last_s)}")
     for what, counts in (("hosts", pattern.hosts), ("kernels", pattern.kernels)):
@@ -206,6 +344,12 @@ def _tell_pattern(pattern: CrashPattern, *, of: int) -> None:
 
 
 def bundle(arguments: argparse.Namespace) -> int:
+    from ...base.output import check_output, write_json
+    from ...store.bundles.bundle import Request, free_name, make_bundle
+    from ...store.intake.copying import MIB
+    from ...store.remote import SourceMachine
+    from ...store.store import Store
+
     check_output(arguments.json, not_over=arguments.attach or ())
     with Store(arguments.store) as store:
         dump = store.index.find(arguments.id)
@@ -232,6 +376,9 @@ def bundle(arguments: argparse.Namespace) -> int:
 
 
 def hold(arguments: argparse.Namespace) -> int:
+    from ...base.output import check_output, write_json
+    from ...store.store import Store
+
     check_output(arguments.json)
     if arguments.why is not None and not arguments.why.strip():
         raise UsageError("say why it is held")
@@ -244,6 +391,11 @@ def hold(arguments: argparse.Namespace) -> int:
 
 
 def prune(arguments: argparse.Namespace) -> int:
+    from ...base.output import check_output, write_json
+    from ...store.intake.copying import MIB
+    from ...store.retention import prune as prune_store
+    from ...store.store import Store
+
     check_output(arguments.json)
     with Store(arguments.store) as store:
         given = {
@@ -273,12 +425,19 @@ def prune(arguments: argparse.Namespace) -> int:
 
 
 def _tell_decision(decision: Decision, doing: str) -> None:
+    from ...store.intake.copying import MIB
+
     dump = decision.dump
     did, because = ("kept", f", but {decision.kept_because}") if decision.kept_because else (doing, "")
     _say(f"{did} {dump.id} of {dump.host} ({dump.disk_bytes / MIB:,.1f} MiB): {decision.why}{because}")
 
 
 def push(arguments: argparse.Namespace) -> int:
+    from ...base.output import check_output, write_json
+    from ...store.push import Central, alone
+    from ...store.push import push as push_dump
+    from ...store.store import Store
+
     check_output(arguments.json)
     rows: list[dict[str, Any]] = []
     with Store(arguments.store) as store, alone(store):

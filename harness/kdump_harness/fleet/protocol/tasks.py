@@ -23,7 +23,9 @@ from typing import Any, NoReturn
 from ... import __version__
 from ...base.errors import HarnessError, UsageError
 from ...base.tables import data_path
-from ...cli.parser import KEEP, make_parser
+from ...cli.options import KEEP
+from ...cli.parser import make_parser
+from ...cli.verbs.drill import add_drill
 from ...images.catalog import load_catalog
 from ...kdump.target import ON_SERVER
 from ...vm.hypervisor.domain_xml import FIRMWARE
@@ -143,10 +145,7 @@ def understand(task: FleetTask, *, files: Sequence[Path] = ()) -> Job:
 
 def parse_drill(arguments: Sequence[str]) -> argparse.Namespace:
     """The arguments of a drill by the harness's own parser; UsageError in its words."""
-    found = _quiet_parser().parse_args([DRILL, *arguments])
-    if (found.verb, found.module) != (DRILL, "cli.verbs.drill"):
-        raise UsageError(f"{found.verb} is no drill")
-    return found
+    return _quiet_parser().parse_args([DRILL, *arguments])
 
 
 @functools.cache
@@ -156,7 +155,7 @@ def _quiet_parser() -> argparse.ArgumentParser:
     def refuse(message: str = "") -> NoReturn:
         raise UsageError(message or "these are no arguments of a drill")
 
-    parser = make_parser()
+    parser = make_parser([add_drill])
     verbs = [action.choices for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
     for one in (parser, verbs[0][DRILL]):
         quiet = {"error": refuse, "exit": lambda *_: refuse(), "_print_message": lambda *_: None}
@@ -176,14 +175,14 @@ def drill_arguments(found: argparse.Namespace, files: Sequence[Path] | None = No
     files are the images and directories that may be named by path; None for whoever asks, and cannot know.
     """
     usual = _usual()
-    told: list[str] = []
-    for name, value in vars(found).items():
-        if name == "image" or value == usual.get(name):
-            continue
-        option = "--" + name.replace("_", "-")
+    given = {name: value for name, value in vars(found).items() if name != "image" and value != usual.get(name)}
+    for name in given:
         if name not in _DRILL_OPTIONS:
-            raise TaskRefused(f"{option} cannot be told to a worker")
-        told.append(option if value is True else f"{option}={value}")
+            raise TaskRefused(f"--{name.replace('_', '-')} cannot be told to a worker")
+    told: list[str] = []
+    for name in filter(given.__contains__, _DRILL_OPTIONS):
+        option = "--" + name.replace("_", "-")
+        told.append(option if given[name] is True else f"{option}={given[name]}")
     for name in (found.kernel, found.makedumpfile):
         if name is not None:
             _check_package(name)

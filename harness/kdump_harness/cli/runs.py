@@ -1,0 +1,43 @@
+"""What the verbs that start guests share: options of the run, and the record of its result."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from ..base.progress import err
+from ..history.database import history_path
+from ..history.recording import record
+from ..vm.run import Options
+
+
+def options_of(arguments: argparse.Namespace) -> Options:
+    return Options(
+        uri=arguments.uri,
+        state=arguments.state,
+        remote_state=arguments.remote_state,
+        evidence=arguments.evidence,
+        accelerator=arguments.accelerator,
+        timeout_factor=arguments.timeout_factor,
+        jobs=jobs_of(arguments),
+        keep=getattr(arguments, "keep", "failed"),
+        verbose=arguments.verbose,
+        quiet=arguments.quiet,
+    )
+
+
+def jobs_of(arguments: argparse.Namespace) -> int | None:
+    """Return the number of jobs; 1 for -v without --jobs, since only one console can be followed."""
+    asked: int | None = getattr(arguments, "jobs", 1)
+    return 1 if asked is None and arguments.verbose else asked
+
+
+def record_result(arguments: argparse.Namespace, kind: str, result: dict[str, Any]) -> list[str]:
+    """Put it into the history; what is worse than before."""
+    path = history_path(arguments.history, arguments.state)
+    return record(path, kind, result, log=lambda text: err.print(f"kdump-harness: {text}", markup=False))
+
+
+def at_once(jobs: int) -> str:
+    """What is told of drills that shared the host."""
+    return f"{jobs} at once, " if jobs > 1 else ""

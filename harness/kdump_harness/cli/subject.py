@@ -1,0 +1,80 @@
+"""The system under test that the command line names: an image, a file, its software and its credentials."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import re
+from pathlib import Path
+
+from ..base.errors import UsageError
+from ..distro.family import find_family, load_families
+from ..distro.packages import local_packages, parse_kernel, parse_package
+from ..drill.disks import SystemUnderTest, probe_format
+from ..images.catalog import load_catalog
+from ..vm.run import Machine
+from ..vm.shell import Access
+
+
+def find_subject(image: str, *, family: str | None, login: str = "root") -> SystemUnderTest:
+    """What IMAGE means: a file where it looks like a path, else a row of the catalogue."""
+    if "/" in image or image.endswith((".qcow2", ".img", ".raw")):
+        path = Path(image)
+        if family is None:
+            raise UsageError(f"{image} is a file: say its --family ({', '.join(load_families())})")
+        driven = find_family(family)
+        probe_format(path)
+        # It becomes a part of host, domain and directory names.
+        name = re.sub(r"[^A-Za-z0-9.-]+", "-", path.stem).strip("-.")[:40] or "image"
+        return SystemUnderTest(name=name, family=driven, path=path, login=login)
+    row = load_catalog().find(image)
+    if family is not None and family != row.family:
+        raise UsageError(f"{image} is of the family {row.family}, not {family}")
+    return SystemUnderTest(name=row.name, family=find_family(row.family), image=row)
+
+
+def subject_of(arguments: argparse.Namespace) -> SystemUnderTest:
+    """What is to be drilled, with the kernel, the packages and the way in that the user chose."""
+    subject = find_subject(arguments.image, family=arguments.family, login=arguments.login)
+    family = subject.family
+    makedumpfile = getattr(arguments, "makedumpfile", None)
+    if subject.image is not None and (arguments.key is not None or arguments.password_file is not None):
+        raise UsageError("--key and --password-file are for files; images of the catalogue get a key of the run")
+    return dataclasses.replace(
+        subject,
+        access=access_of(arguments),
+        kernel=parse_kernel(arguments.kernel, family, usual=subject.usual_kernel)
+        if arguments.kernel is not None
+        else None,
+        files=local_packages(arguments.packages, family) if arguments.packages is not None else (),
+        more=(parse_package(makedumpfile, family),) if makedumpfile is not None else (),
+    )
+
+
+def access_of(arguments: argparse.Namespace) -> Access | None:
+    """The user's own way in, where one was named."""
+    if arguments.key is None and arguments.password_file is None:
+        return None
+    return Access(key_file=arguments.key, password=_password(arguments.password_file))
+
+
+def _password(path: Path | None) -> str | None:
+    """The first line of the file, which is better kept than a password on a command line."""
+    if path is None:
+        return None
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} cannot be read ({getattr(error, 'strerror', None) or error})") from None
+    if not (password := text.partition("\n")[0].rstrip("\r")):
+        raise UsageError(f"{path} has no password in its first line")
+    return password
+
+
+def machine_of(arguments: argparse.Namespace, subject: SystemUnderTest) -> Machine:
+    return Machine(
+        memory_mib=Machine.memory_mib if arguments.memory is None else arguments.memory,
+        vcpus=Machine.vcpus if arguments.vcpus is None else arguments.vcpus,
+        firmware=arguments.firmware or subject.firmware,
+        cpu_level=arguments.cpu,
+    )

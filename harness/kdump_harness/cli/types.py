@@ -1,0 +1,57 @@
+"""Types of options: each makes a value of an argument's text, or ArgumentTypeError in one sentence."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+
+MAX_JOBS = 1000
+
+
+def count(*, least: int = 0, most: int) -> Callable[[str], int]:
+    """Return the type of whole numbers from LEAST to MOST."""
+
+    def parse(text: str) -> int:
+        if not (text.isascii() and text.isdigit() and len(text) <= len(str(most)) and least <= int(text) <= most):
+            raise argparse.ArgumentTypeError(f"invalid number: got {text}, expected {least} to {most}")
+        return int(text)
+
+    return parse
+
+
+def seconds(*, least: float, most: float) -> Callable[[str], float]:
+    """Return the type of seconds from LEAST to MOST."""
+
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = -1.0
+        if not least <= value <= most:
+            raise argparse.ArgumentTypeError(f"invalid number of seconds: got {text}, expected {least:g} to {most:g}")
+        return value
+
+    return parse
+
+
+def positive(text: str) -> float:
+    """Return a positive number below one million."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < 1e6:
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+    return value
+
+
+def jobs(text: str) -> int | None:
+    """Return the number of jobs; None for auto."""
+    if text == "auto":
+        return None
+    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= MAX_JOBS):
+        raise argparse.ArgumentTypeError(f"invalid number of jobs: got {text}, expected 1 to {MAX_JOBS}, or auto")
+    return int(text)
+
+
+port = count(most=65535)
