@@ -17,7 +17,7 @@ class Figure:
     """One number of a drill."""
 
     name: str
-    place: str  # path of keys in verdict.json
+    path: str  # path of keys in verdict.json
     label: str
     unit: str  # s, bytes, MiB, pages
     worse: str  # adjective for a larger value
@@ -56,7 +56,7 @@ def figures_of(verdict: Mapping[str, Any]) -> dict[str, float]:
     found = {}
     for figure in load_figures().values():
         value: Any = verdict
-        for key in figure.place.split("."):
+        for key in figure.path.split("."):
             value = value.get(key) if isinstance(value, Mapping) else None
         if isinstance(value, int | float) and not isinstance(value, bool):
             found[figure.name] = float(value)
