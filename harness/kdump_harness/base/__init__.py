@@ -1,1 +1,1 @@
-"""What every layer uses: errors, waits, tables, evidence, progress."""
+"""Common to all layers: errors, waits, tables, evidence, progress."""

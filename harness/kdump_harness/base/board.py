@@ -71,7 +71,7 @@ class Board:
             self.say(f"{label}: runs on {worker}", log_only=True)
 
     def step(self, key: str, text: str) -> None:
-        """What it does now."""
+        """Its current step."""
         if found := self.running.get(key):
             found.step = text
 

@@ -27,7 +27,7 @@ class HarnessError(Exception):
 
 
 class Stopped(BaseException):
-    """A job among several has to end, because the run was interrupted or another job broke; nobody reports it."""
+    """A job among several has to end, because the run was interrupted or another job broke; it is not reported."""
 
 
 class UsageError(HarnessError):
@@ -37,11 +37,11 @@ class UsageError(HarnessError):
 
 
 class TableError(UsageError):
-    """A TOML table of ours or of the user's is wrong; the message names file, row and key."""
+    """A TOML table of the harness or the user is invalid; the message names file, row and key."""
 
 
 class HostError(HarnessError):
-    """The machine we run on is unfit (no libvirt, no space); fix the host."""
+    """The host is unfit (no libvirt, no space); fix the host."""
 
     exit_code = EXIT_HOST
 
@@ -63,7 +63,7 @@ class ConsoleLost(GuestError):
 
 
 class UnexpectedPanic(GuestError):
-    """The guest panicked when nobody had asked for it."""
+    """The guest panicked unexpectedly."""
 
 
 class CommandFailed(GuestError):

@@ -60,12 +60,12 @@ class Evidence:
             self._events.write(json.dumps(record, default=str) + "\n")
 
     def command(self, line: str, status: int, out: str, err: str, took_s: float) -> None:
-        """Append a command of ours and what it printed."""
+        """Append a command that the harness ran, and its output."""
         with contextlib.suppress(ValueError):
             self._commands.write(f"$ {line}\n{out}{err}[{status} after {took_s:.1f} s]\n\n")
 
     def text(self, name: str, text: str) -> Path:
-        """Write a small file, in one step: whoever kills us, what is there can be read."""
+        """Write a small file, in one step: it stays readable if the harness is killed."""
         path = self.directory / name
         path.parent.mkdir(parents=True, exist_ok=True)
         fresh = path.with_name(f".{path.name}-{os.getpid()}-{threading.get_ident()}")
@@ -156,7 +156,7 @@ def _unwritable(directory: Path, error: OSError) -> HostError:
 
 
 def _unique(root: Path, stamp: str) -> Path:
-    """Make a directory that nobody else made, also when runs start in the same second."""
+    """Make a directory that did not exist before, also when runs start in the same second."""
     number = 1
     while True:
         path = root / (stamp if number == 1 else f"{stamp}-{number}")

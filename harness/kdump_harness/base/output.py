@@ -1,4 +1,4 @@
-"""What a verb prints and writes: tables for people, JSON for scripts."""
+"""The output of a verb: tables for people, JSON for scripts."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from typing import Any
 from .errors import UsageError
 
 FORMATS = (".svg", ".png", ".pdf")
-# Colours that colour-blind people tell apart (Okabe and Ito); the markers differ as well, for print in grey.
+# Colours that colour-blind people can distinguish (Okabe and Ito); the markers differ as well, for print in grey.
 _STYLES = {
     "none": ("#555555", "o"),
     "zlib": ("#0072B2", "s"),
@@ -33,7 +33,7 @@ _HALF_A_LINE = 30  # characters of a legend
 _NAME = 24  # characters that an axis has room for
 _GRID = "#dddddd"
 _BLACK = "#000001"  # what is quite black is not written into an SVG, and stays black on a dark page
-# Text stays text, and the same numbers give the same file. What names a kernel or an image is no formula.
+# Text stays text, and the same numbers give the same file. The name of a kernel or an image is not a formula.
 _STYLE: Any = {"svg.fonttype": "none", "svg.hashsalt": "kdump-harness", "font.size": 10, "text.parse_math": False}
 # A page that is light or dark has its own colours; these stand for them until the SVG is written.
 _INK = "#010203"
@@ -270,7 +270,7 @@ def _marker(colour: str, shape: str, *, hollow: bool = False) -> dict[str, Any]:
 
 
 def _scale_sizes(axes: Any, sizes: Sequence[float]) -> None:
-    """From zero, or logarithmic where the small ones could not be told apart."""
+    """From zero, or logarithmic where the small ones would look alike."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     smallest, largest = min(sizes, default=1.0), max(sizes, default=1.0)

@@ -1,4 +1,4 @@
-"""Tells people what goes on: one live line on a terminal, plain lines elsewhere; always on standard error."""
+"""Shows progress: one live line on a terminal, plain lines elsewhere; always on standard error."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rich.status import Status
 
 from .clock import now_s, raise_if_stopped
 
-err = RichConsole(stderr=True, highlight=False, soft_wrap=True, emoji=False)  # ":ab:" in a MAC is no emoji
+err = RichConsole(stderr=True, highlight=False, soft_wrap=True, emoji=False)  # ":ab:" in a MAC is not an emoji
 
 
 class _Here(threading.local):

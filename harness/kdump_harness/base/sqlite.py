@@ -1,4 +1,4 @@
-"""SQLite files that several processes write to: opened, brought up to date, their errors told as sentences."""
+"""SQLite files that several processes write to: opened, brought up to date, their errors reported as sentences."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Database:
     def __init__(self, path: Path, *, application: int, migrations: Sequence[str], mode: int = 0o600) -> None:
         """Open or create the file and apply the migrations that it has not seen; there is one per version.
 
-        application tells our databases from one another. UsageError for a file that is none of them or is newer.
+        application distinguishes the databases of the harness. UsageError for a file that is none of them or is newer.
         """
         self.path = path
         with self._told():
@@ -73,7 +73,7 @@ class Database:
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
-        """Nobody else writes within the block; what it wrote is undone when it ends with an exception."""
+        """No other process writes within the block; what it wrote is undone when it ends with an exception."""
         with self._told():
             self._connection.execute("BEGIN IMMEDIATE")
             try:
@@ -114,7 +114,7 @@ class Database:
 
 
 def _make(path: Path, mode: int) -> None:
-    """An empty file where there is none: SQLite would choose the mode, and its own files beside it take after it."""
+    """An empty file where there is none: SQLite would choose the mode, and its own files next to it take after it."""
     try:
         descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, mode)
     except FileExistsError:

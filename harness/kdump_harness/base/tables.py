@@ -22,7 +22,7 @@ _PACKAGE = Path(__file__).resolve().parents[1]
 def data_path(*parts: str) -> Path:
     """The place of a data file: in the package when installed, at the top of the clone otherwise.
 
-    images/ and scenarios/ lie beside the package in a clone and inside it in a wheel.
+    images/ and scenarios/ lie next to the package in a clone and inside it in a wheel.
     """
     installed = _PACKAGE.joinpath("data", *parts)
     return installed if installed.exists() else _PACKAGE.parents[1].joinpath(*parts)

@@ -1,4 +1,4 @@
-"""What a drill found: the stage reached, every check with what was expected and seen, phases, symptoms."""
+"""The result of a drill: the stage reached, every check with what was expected and seen, phases, symptoms."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ _INDENT = "    "
 
 
 class Outcome(enum.StrEnum):
-    """What came of a test, the worst first."""
+    """The outcome of a test, worst first."""
 
     FAILED = "failed"  # the scenario says that kdump is not what it should be
     ERROR = "error"  # harness, host or scenario broke before there was a verdict
@@ -78,7 +78,7 @@ class MatrixEntry:
 
     @classmethod
     def from_json(cls, table: Mapping[str, Any]) -> MatrixEntry:
-        """What to_json() made."""
+        """Return the entry that to_json() wrote."""
         return cls(**{**table, "outcome": Outcome(table["outcome"])})
 
 
@@ -168,7 +168,7 @@ class Matrix:
             yield ""
 
     def _remarks(self, width: int) -> Iterator[str]:
-        """What failed and where to look, what is known, what was left out, which images could not be had."""
+        """Yield failures with their evidence, known issues, skipped tests and unavailable images."""
         for outcome in (Outcome.FAILED, Outcome.ERROR, Outcome.KNOWN_ISSUE, Outcome.SKIPPED):
             for entry in self.entries:
                 if entry.outcome is not outcome or entry.unavailable:
