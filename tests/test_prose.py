@@ -24,14 +24,14 @@ RULES = {
 }
 # The number of violations today. A change may not add any; lower the number when it removes some.
 ALLOWED = {
-    "relative clause as subject": 203,
-    "is no X": 190,
-    "told, tell": 185,
-    "we, us, ours": 76,
-    "somebody": 78,
-    "of ours, of its own": 53,
-    "goes on": 35,
-    "beside": 35,
+    "relative clause as subject": 184,
+    "is no X": 177,
+    "told, tell": 173,
+    "we, us, ours": 69,
+    "somebody": 73,
+    "of ours, of its own": 48,
+    "goes on": 29,
+    "beside": 32,
 }
 
 
