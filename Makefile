@@ -1,4 +1,4 @@
-# Each target works as the very first command after a clone; setup does nothing the second time.
+# Each target works as the first command after a clone; setup has no effect the second time.
 
 PYTHON ?= python3
 VENV   := .venv
@@ -7,16 +7,18 @@ IMAGE  ?= debian-12
 IMAGES ?=
 JOBS   ?= 1
 STRICT ?=
+ONLY   ?= *
+BENCHES := $(sort $(wildcard benchmarks/$(ONLY).py))
 
-# A membership of the group libvirt that setup has just given is not in this session yet.
+# Setup may have added the user to the group libvirt; the current session does not have the new membership yet.
 in_group = if [ "$$(id -u)" -eq 0 ] || id -nG | grep -qw libvirt; then $(1); else sg libvirt -c "$(1)"; fi
 
 .PHONY: setup drill test scenarios check bench clean help
 
-help: ## What there is
+help: ## List the targets
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST)
 
-setup: ## Packages, libvirt and the Python environment
+setup: ## Install packages, start libvirt, make the Python environment
 	@sh harness/kdump_harness/vm/setup_host.sh
 	@$(MAKE) --no-print-directory $(VENV)/.done
 
@@ -26,27 +28,30 @@ $(VENV)/.done: pyproject.toml
 	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@
 
-drill: setup ## One full drill of IMAGE (debian-12)
+drill: setup ## Drill IMAGE (debian-12) once
 	@$(call in_group,$(BIN)/kdump-harness drill '$(IMAGE)')
 
-test: setup ## The quick tests: no guest, no root, no network
+test: setup ## Run the quick tests: no guest, no root, no network
 	@$(BIN)/pytest tests -n auto --dist worksteal
 
-# Without IMAGES each scenario runs on its own images, or on debian-12. The quotes keep globs from the shell.
-scenarios: setup ## Real guests, real panics: IMAGES="debian-* rocky-9" JOBS=2 STRICT=1 (no image, no success)
+# Without IMAGES each scenario runs on the images it names, or on debian-12. The quotes protect globs from the shell.
+scenarios: setup ## Crash real guests: IMAGES="debian-* rocky-9" JOBS=2 STRICT=1 (missing images are errors)
 	@$(call in_group,$(BIN)/pytest scenarios $(foreach image,$(IMAGES),--image '$(image)') \
 		$(if $(filter-out 1,$(JOBS)),-n '$(JOBS)') $(if $(filter-out 0 no,$(STRICT)),--strict-images))
 
-check: setup ## Formatting, lint, types, tests
+check: setup ## Check formatting, lint, types, quick tests, benchmarks (--smoke) and the collection of scenarios
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@$(BIN)/pytest tests -n auto --dist worksteal
-
-bench: setup ## The figures
-	@sh harness/kdump_harness/vm/setup_host.sh benchmarks/host.toml
 	@$(foreach bench,$(sort $(wildcard benchmarks/*.py)),\
-		echo '== $(bench)' && $(call in_group,$(BIN)/python $(bench)) &&) true
+		echo '$(bench) --smoke' && $(BIN)/python $(bench) --smoke >/dev/null &&) true
+	@$(BIN)/pytest scenarios --collect-only -q --image debian-12 >/dev/null
 
-clean: ## What dead runs left behind
+bench: setup ## Run the benchmarks: ONLY=overhead runs one
+	@test -n '$(BENCHES)' || { echo "no benchmark benchmarks/$(ONLY).py" >&2; exit 2; }
+	@sh harness/kdump_harness/vm/setup_host.sh benchmarks/host.toml
+	@$(foreach bench,$(BENCHES),echo '== $(bench)' && $(call in_group,$(BIN)/python $(bench)) &&) true
+
+clean: ## Remove the leftovers of stale runs
 	@$(call in_group,$(BIN)/kdump-harness clean)

@@ -1,8 +1,10 @@
-"""What a fleet costs beside its drills: the real scheduler and client, and workers whose drills only take time.
+"""Measures the cost of a fleet without its drills: a real scheduler and client, and workers whose drills only wait.
 
-Their durations are drawn from recorded ones, and pass faster. `--hosts 10,100,1000 --drills 10000` are the figures of
-docs/scale.md; without options it is smaller. It fails when a drill is lost or counted twice, or when the fleet's own
-time for each is so long that a thousand hosts would wait for it.
+Usage: python benchmarks/fleet.py [--hosts 10,100,1000] [--drills 10000] [--smoke]
+
+The durations of drills are drawn from recorded ones and shortened. The figures of docs/scale.md come from
+`--hosts 10,100,1000 --drills 10000`; the defaults are smaller. Fails if a drill is lost or counted twice, or if the
+fleet's own time per drill is so long that a thousand hosts would wait for it.
 """
 
 from __future__ import annotations
@@ -38,23 +40,23 @@ from kdump_harness.fleet.worker.worker import FleetWorker
 from kdump_harness.images.state import State
 from kdump_harness.vm.capacity import GUEST_MIB, OVERHEAD_MIB
 
-# Seconds from the first boot to the verdict of verified drills of debian-12 on two emulating cores: beside one other
-# guest or none (the first three), and beside four to six.
+# Seconds from the first boot to the verdict of verified drills of debian-12 on two emulating cores: with at most one
+# other guest (the first three), and with four to six others.
 RECORDED_S = (116, 176, 226, 309, 385, 403, 418)
 RESOURCES = {MIB: float(GUEST_MIB + OVERHEAD_MIB), CORES: 1.0, VERSION: 1.0, "ARCH-x86_64": 1.0, "TCG": 1.0}
-PASS_S = 60.0  # that all drills of a host take here, at least
+PASS_S = 60.0  # shortened duration of all drills of a host, at least
 HOSTS_PER_PROCESS = 250
-LOST = 0.01  # of the hosts, in the middle
+LOST = 0.01  # share of the hosts that disappear while drills run
 COPY_MIB = 256
-OWN_LIMIT_S = 0.1  # for each drill: a thousand hosts end one in 0.3 s
+OWN_LIMIT_S = 0.1  # limit per drill: a thousand hosts finish one every 0.3 s
 
 
 class SimulatedWorker(FleetWorker):
-    """Waits as long as a drill takes, and brings evidence as large as a drill's."""
+    """A worker that waits as long as a drill takes, and returns evidence of the same size."""
 
     archive = b""
     faster = 1.0
-    start_s = 300.0  # hundreds of them start at once in one process
+    start_s = 300.0  # time limit of the start; hundreds start at once in one process
 
     async def kdump_perform(self, key: Any, text: str | None, stated: Any) -> bytes:
         assert text is not None
@@ -68,9 +70,9 @@ class SimulatedWorker(FleetWorker):
 
 
 def evidence_archive() -> bytes:
-    """As large as that of a drill, and as hard to compress."""
+    """Return evidence as large as that of a drill, and as hard to compress."""
     with tempfile.TemporaryDirectory() as scratch:
-        # A drill's: 230 KB in 13 files, of which 52 KB are left when they are packed.
+        # The evidence of a drill: 230 KB in 13 files, 52 KB when packed.
         for name, size in (("console.log", 24), ("kpageflags.gz", 18), ("commands.log", 6), ("dmesg", 4)):
             (Path(scratch) / name).write_bytes(os.urandom(size << 10))
         for number in range(9):
@@ -79,7 +81,7 @@ def evidence_archive() -> bytes:
 
 
 def run_scheduler(pipe: Connection) -> None:
-    """A process of its own."""
+    """Run the scheduler in this process."""
     _open_files()
 
     async def serve() -> None:
@@ -92,7 +94,7 @@ def run_scheduler(pipe: Connection) -> None:
 
 
 def run_hosts(pipe: Connection, address: str, names: list[str], faster: float, scratch: str) -> None:
-    """Many workers in one process."""
+    """Run many workers in this process."""
     _open_files()
     SimulatedWorker.archive, SimulatedWorker.faster = evidence_archive(), faster
 
@@ -115,29 +117,29 @@ def run_hosts(pipe: Connection, address: str, names: list[str], faster: float, s
 
 @contextlib.contextmanager
 def process(target: Any, *arguments: Any) -> Iterator[tuple[Connection, int]]:
-    """A child, and the pipe to it; it ends with the block."""
-    ours, theirs = multiprocessing.Pipe()
-    child = multiprocessing.get_context("spawn").Process(target=target, args=(theirs, *arguments), daemon=True)
+    """Start a child process, which ends with the block; yield the pipe to it and its process ID."""
+    pipe, end_of_child = multiprocessing.Pipe()
+    child = multiprocessing.get_context("spawn").Process(target=target, args=(end_of_child, *arguments), daemon=True)
     child.start()
     assert child.pid is not None
     try:
-        yield ours, child.pid
+        yield pipe, child.pid
     finally:
         with contextlib.suppress(OSError):
-            ours.send(None)
+            pipe.send(None)
         child.join(20)
         if child.is_alive():
             child.kill()
 
 
 def processor_s(pid: int | str = "self") -> float:
-    """Processor time that a process has had."""
+    """Return the processor time of a process in seconds."""
     fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def memory_mib(pid: int) -> float:
-    """The most memory that a process has had."""
+    """Return the peak memory of a process in MiB."""
     for line in Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines():
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) / 1024
@@ -145,7 +147,7 @@ def memory_mib(pid: int) -> float:
 
 
 def simulate(hosts: int, drills: int, direct: bool, pass_s: float) -> dict[str, float]:
-    """One run; its figures."""
+    """Run the drills once and return the figures."""
     orders = []
     for number in range(1, drills + 1):
         words = ("debian-12", f"--level={number % 32}", f"--budget={number}.0")
@@ -159,11 +161,11 @@ def simulate(hosts: int, drills: int, direct: bool, pass_s: float) -> dict[str, 
     faster = max(1.0, work_s / hosts / pass_s)
     names = [f"host-{number:04}" for number in range(hosts)]
     groups = [names[at : at + HOSTS_PER_PROCESS] for at in range(0, hosts, HOSTS_PER_PROCESS)]
-    with contextlib.ExitStack() as stack:
-        scratch = stack.enter_context(tempfile.TemporaryDirectory())
-        scheduler, scheduler_pid = stack.enter_context(process(run_scheduler))
+    with contextlib.ExitStack() as resources:
+        scratch = resources.enter_context(tempfile.TemporaryDirectory())
+        scheduler, scheduler_pid = resources.enter_context(process(run_scheduler))
         address = scheduler.recv()
-        pipes = [stack.enter_context(process(run_hosts, address, group, faster, scratch))[0] for group in groups]
+        pipes = [resources.enter_context(process(run_hosts, address, group, faster, scratch))[0] for group in groups]
         for pipe in pipes:
             pipe.recv()
         before_s, mine_s, start_s = processor_s(scheduler_pid), processor_s(), time.monotonic()
@@ -198,11 +200,11 @@ def simulate(hosts: int, drills: int, direct: bool, pass_s: float) -> dict[str, 
         }
 
 
-# ---------------------------------------------------------------- copies
+# ---------------------------------------------------------------- peer cache
 
 
-def run_holder(pipe: Connection, address: str, scratch: str) -> None:
-    """A worker that has a disk."""
+def run_holder(pipe: Connection, address: str, scratch: str, size_mib: int) -> None:
+    """Run a worker whose cache has one disk."""
 
     async def serve() -> None:
         wire.restrict()
@@ -212,7 +214,7 @@ def run_holder(pipe: Connection, address: str, scratch: str) -> None:
         entry.mkdir()
         with (entry / "disk.raw").open("wb") as file:
             file.truncate(8 << 30)
-            for number in range(COPY_MIB // 4):
+            for number in range(size_mib // 4):
                 file.seek(number * (32 << 20))
                 file.write(os.urandom(4 << 20))
         (entry / "meta.json").write_text('{"identity": "x"}')
@@ -223,8 +225,8 @@ def run_holder(pipe: Connection, address: str, scratch: str) -> None:
     asyncio.run(serve())
 
 
-def copy_rate() -> float:
-    """MiB in a second from one worker to another, checked, with both ends on this host."""
+def copy_rate(size_mib: int) -> float:
+    """Return the rate in MiB/s of a checked copy from one worker to another, both on this host."""
 
     async def take(address: str, holder: str, scratch: str) -> float:
         wire.restrict()
@@ -235,29 +237,32 @@ def copy_rate() -> float:
             (state.directory / "built" / "0123456789abcdef.part").mkdir()
             start_s = time.monotonic()
             await copy_entry(worker._asker(holder), state, "built", "0123456789abcdef", me=worker.address)
-            return COPY_MIB / (time.monotonic() - start_s)
+            return size_mib / (time.monotonic() - start_s)
 
     with tempfile.TemporaryDirectory() as scratch, process(run_scheduler) as (scheduler, _):
         address = scheduler.recv()
-        with process(run_holder, address, scratch) as (pipe, _):
+        with process(run_holder, address, scratch, size_mib) as (pipe, _):
             return asyncio.run(take(address, pipe.recv(), scratch))
 
 
 def _open_files() -> None:
-    """A thousand workers are thousands of connections."""
+    """Raise the limit of open files: a thousand workers hold thousands of connections."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def main() -> int:
-    """Exit status 1 when the fleet itself takes too long."""
+    """Return 1 if the fleet itself takes too long."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--hosts", default="10,50", help="numbers of hosts")
-    parser.add_argument("--drills", type=int, default=500)
-    parser.add_argument("--pass-s", type=float, default=PASS_S, metavar="S", help="that the drills shall take here")
+    parser.add_argument("--hosts", default="10,50", help="comma-separated numbers of hosts (default: %(default)s)")
+    parser.add_argument("--drills", type=int, default=500, help="number of drills (default: %(default)s)")
+    parser.add_argument("--pass-s", type=float, default=PASS_S, metavar="S", help="shortened duration of all drills")
     parser.add_argument("--direct", action="store_true", help="fetch evidence from the workers")
-    parser.add_argument("--json", metavar="FILE", help="write the figures, too")
+    parser.add_argument("--json", metavar="FILE", help="also write the figures to this file")
+    parser.add_argument("--smoke", action="store_true", help="check the benchmark itself: 2 hosts, 4 drills, no limit")
     options = parser.parse_args()
+    if options.smoke:
+        options.hosts, options.drills, options.pass_s = "2", 4, 0.5
     _open_files()
     rows = []
     slow = False
@@ -268,18 +273,18 @@ def main() -> int:
         slow |= row["own_s"] > OWN_LIMIT_S
         print(
             f"{hosts:>5} hosts, {options.drills:,} drills: {row['drills_alone_hours']:.2f} h, {row['faster']:.0f} times"
-            f" faster: {row['took_s']:.0f} s, {row['results_per_s']:.0f} results a second; beside the drills"
-            f" {1000 * row['own_s']:.1f} ms each;"
+            f" faster: {row['took_s']:.0f} s, {row['results_per_s']:.0f} results a second; overhead per drill"
+            f" {1000 * row['own_s']:.1f} ms;"
             f" first result after {row['first_s']:.1f} s; {row['lost']} hosts lost, every drill counted once;"
-            f" scheduler {row['scheduler_ms']:.1f} ms and client {row['client_ms']:.1f} ms of processor a drill,"
+            f" scheduler {row['scheduler_ms']:.1f} ms and client {row['client_ms']:.1f} ms of processor time per drill,"
             f" scheduler {row['scheduler_mib']:.0f} MiB, evidence {row['evidence_mib']:.0f} MiB",
             flush=True,
         )
-    rate = copy_rate()
-    print(f"a disk's copy between two workers of this host: {rate:.0f} MiB/s")
+    rate = copy_rate(COPY_MIB // 32 if options.smoke else COPY_MIB)
+    print(f"copy of a disk between two workers of this host: {rate:.0f} MiB/s")
     if options.json:
         Path(options.json).write_text(json.dumps({"runs": rows, "copy_mib_s": rate}, indent=1) + "\n")
-    return int(slow)
+    return int(slow and not options.smoke)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""How fast the whole-file check is, beside a C loop that only decompresses the same pages.
+"""Compares the speed of the whole-file check with a C loop that only decompresses the same pages.
 
-    python benchmarks/vmcore_check.py [--pages 200000] DUMP...
+Usage: python benchmarks/vmcore_check.py [--pages 200000] [--smoke] DUMP...
 
-The pages of the given dumps (best: one with -d 1 or -d 0) are stored anew in every compression, by the usual C
-libraries and with makedumpfile's settings, so that the C loop and the check read the same file from the page cache.
-Needs a C compiler and the headers of zlib, liblzo2, libsnappy and libzstd.
+The pages of the given dumps (best: one of dump level 1 or 0) are stored again in every compression, by the usual C
+libraries and with makedumpfile's settings. The C loop and the check then read the same file from the page cache.
+Needs a C compiler and the headers of zlib, liblzo2, libsnappy and libzstd; --smoke needs none of them.
 """
 
 from __future__ import annotations
@@ -25,35 +25,64 @@ from itertools import cycle, islice
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+
+from kdump_harness.vmcore import open_vmcore
+from kdump_harness.vmcore.crew import check_pages
+from kdump_harness.vmcore.formats.damage import DamageList
+from vmcore_factory import FLAGS, PAGE, Kdump, compress
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
-
-from kdump_harness.vmcore import open_vmcore  # noqa: E402
-from kdump_harness.vmcore.crew import check_pages  # noqa: E402
-from kdump_harness.vmcore.formats.damage import DamageList  # noqa: E402
-from vmcore_factory import FLAGS, PAGE, Kdump  # noqa: E402 - the paths above come first, for a clone not installed
-
 MAX_DIFFERENT_PAGES = 50_000
+SMOKE_PAGES = 2000
 LIBRARIES = ("-llzo2", "-lsnappy", "-lz", "-lzstd")
+Bytes = npt.NDArray[np.uint8]
 
 
-def compile_yardstick(directory: Path) -> ctypes.CDLL:
-    """The C loop."""
-    library = directory / "pages.so"
-    source = Path(__file__).with_name("vmcore_pages.c")
-    subprocess.run(["cc", "-O2", "-shared", "-fPIC", "-o", str(library), str(source), *LIBRARIES], check=True)
-    yardstick = ctypes.CDLL(str(library))
-    size_t, bytes_at = ctypes.c_size_t, ctypes.c_char_p
-    yardstick.pack.argtypes = [ctypes.c_uint32, bytes_at, size_t, bytes_at, size_t]
-    yardstick.pack.restype = size_t
-    yardstick.unpack_all.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_long, size_t]
-    yardstick.unpack_all.restype = ctypes.c_long
-    return yardstick
+class Yardstick:
+    """The C loop, and the C libraries' compression."""
+
+    def __init__(self, directory: Path) -> None:
+        library = directory / "pages.so"
+        source = Path(__file__).with_name("vmcore_pages.c")
+        subprocess.run(["cc", "-O2", "-shared", "-fPIC", "-o", str(library), str(source), *LIBRARIES], check=True)
+        self._library = ctypes.CDLL(str(library))
+        size_t, bytes_at = ctypes.c_size_t, ctypes.c_char_p
+        self._library.pack.argtypes = [ctypes.c_uint32, bytes_at, size_t, bytes_at, size_t]
+        self._library.pack.restype = size_t
+        self._library.unpack_all.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_long, size_t]
+        self._library.unpack_all.restype = ctypes.c_long
+        self._room = ctypes.create_string_buffer(4 * PAGE)
+
+    def pack(self, page: bytes, compression: str) -> bytes:
+        """Return the stored form of a page; empty if it does not shrink."""
+        size = self._library.pack(FLAGS[compression], page, PAGE, self._room, len(self._room))
+        return self._room.raw[:size]
+
+    def unpack_all(self, whole: Bytes, table: Bytes, count: int) -> int:
+        """Return how many of the pages unpack to exactly one page."""
+        good: int = self._library.unpack_all(whole.ctypes.data, table.ctypes.data, count, PAGE)
+        return good
+
+
+class SmokeYardstick(Yardstick):
+    """Compression by the Python libraries of the tests, and a loop that unpacks nothing."""
+
+    def __init__(self) -> None:
+        pass
+
+    def pack(self, page: bytes, compression: str) -> bytes:
+        stored, flags = compress(page, compression)
+        return stored if flags else b""
+
+    def unpack_all(self, whole: Bytes, table: Bytes, count: int) -> int:
+        return count if int(whole.sum(dtype=np.int64)) and len(table) == 24 * count else 0
 
 
 def guest_pages(dumps: list[Path]) -> Iterator[bytes]:
-    """The pages of the dumps that are not all zeros."""
+    """Yield the pages of the dumps that are not all zeros."""
     for path in dumps:
         with open_vmcore(path) as vmcore:
             bitmap = vmcore.kept_bitmap()
@@ -63,14 +92,9 @@ def guest_pages(dumps: list[Path]) -> Iterator[bytes]:
                     yield page
 
 
-def store(path: Path, pages: list[bytes], count: int, compression: str, yardstick: ctypes.CDLL) -> None:
-    """A dump of count pages, the given ones over and over, packed by the C libraries; those that shrink."""
-    packed = []
-    room = ctypes.create_string_buffer(4 * PAGE)
-    for page in pages:
-        size = yardstick.pack(FLAGS[compression], page, PAGE, room, len(room))
-        if size:
-            packed.append(room.raw[:size])
+def store(path: Path, pages: list[bytes], count: int, compression: str, yardstick: Yardstick) -> None:
+    """Write a dump of count compressed pages: the given ones that shrink, again and again."""
+    packed = [stored for page in pages if (stored := yardstick.pack(page, compression))]
     empty = Kdump(pages={}, max_mapnr=count, compression=compression, level=0)
     head = bytearray(empty.build())
     half = -(-count // (8 * PAGE)) * PAGE
@@ -88,14 +112,14 @@ def store(path: Path, pages: list[bytes], count: int, compression: str, yardstic
 
 @dataclass(frozen=True)
 class Took:
-    """Seconds by the clock, and seconds of processor time here and in the helpers."""
+    """Wall time, and processor time of this process and its children, in seconds."""
 
     wall_s: float
     cpu_s: float
 
 
 def best(runs: int, action: Callable[[], object]) -> Took:
-    """The shortest of some runs; processor time does not count what other programs take from us."""
+    """Return the shortest of some runs; other programs of the host do not count towards processor time."""
     took = []
     for _ in range(runs):
         wall_s, cpu_s = time.perf_counter(), cpu_now_s()
@@ -105,13 +129,13 @@ def best(runs: int, action: Callable[[], object]) -> Took:
 
 
 def cpu_now_s() -> float:
-    """Processor time of this process and of the helpers that have ended."""
-    here, helpers = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
-    return here.ru_utime + here.ru_stime + helpers.ru_utime + helpers.ru_stime
+    """Return the processor time of this process and of its finished children."""
+    both = (resource.getrusage(one) for one in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(usage.ru_utime + usage.ru_stime for usage in both)
 
 
-def measure(path: Path, yardstick: ctypes.CDLL, runs: int) -> dict[str, float]:
-    """Guest memory in MB per second, of processor time or by the clock."""
+def measure(path: Path, yardstick: Yardstick, runs: int) -> dict[str, float]:
+    """Return guest memory in MB per second of processor time and of wall time."""
     with open_vmcore(path) as vmcore:
         part = vmcore.kdumps[0]
         count = part.descriptors
@@ -119,7 +143,7 @@ def measure(path: Path, yardstick: ctypes.CDLL, runs: int) -> dict[str, float]:
         table = np.array(whole[part.header.descriptor_offset : part.table_end])
 
         def in_c() -> None:
-            good = yardstick.unpack_all(whole.ctypes.data, table.ctypes.data, count, PAGE)
+            good = yardstick.unpack_all(whole, table, count)
             assert good == count, f"the C loop unpacked {good} of {count}"
 
         def in_python(processes: int) -> None:
@@ -140,22 +164,27 @@ def measure(path: Path, yardstick: ctypes.CDLL, runs: int) -> dict[str, float]:
 
 
 def main() -> None:
-    """Store, measure, print."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    """Measure every compression and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "dumps", nargs="*", type=Path, metavar="DUMP", help="whose pages (default: the small dumps of the tests)"
+        "dumps", nargs="*", type=Path, metavar="DUMP", help="sources of pages (default: the small dumps of the tests)"
     )
     parser.add_argument("--pages", type=int, default=400_000, help="pages in each stored dump (default %(default)s)")
-    parser.add_argument("--runs", type=int, default=2, help="the best of so many counts (default %(default)s)")
-    parser.add_argument("--json", type=Path, help="write the figures here too")
+    parser.add_argument("--runs", type=int, default=2, help="runs, of which the best counts (default %(default)s)")
+    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    parser.add_argument(
+        "--smoke", action="store_true", help=f"check the benchmark itself: {SMOKE_PAGES} pages, no C compiler"
+    )
     options = parser.parse_args()
+    if options.smoke:
+        options.pages, options.runs = SMOKE_PAGES, 1
     figures = {}
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
-        yardstick = compile_yardstick(directory)
+        yardstick = SmokeYardstick() if options.smoke else Yardstick(directory)
         dumps = options.dumps or sorted((ROOT / "tests" / "data" / "vmcore").rglob("*.kdump"))
         pages = list(islice(guest_pages(dumps), min(options.pages, MAX_DIFFERENT_PAGES)))
-        print("MB of guest memory, per second of processor time (C, check) and by the clock (1 core, 2 cores)")
+        print("MB of guest memory per second of processor time (C, check) and of wall time (1 core, 2 cores)")
         print(f"{'':8}{'C':>8}{'check':>8}{'ratio':>8}{'1 core':>10}{'2 cores':>10}{'ratio':>8}")
         for compression in ("zlib", "lzo", "snappy", "zstd"):
             path = directory / compression

@@ -16,7 +16,7 @@ struct descriptor {
 	uint64_t page_flags;
 };
 
-/* Stored size of one page, 0 when it does not shrink. */
+/* Return the stored size of one page, 0 if it does not shrink. */
 size_t pack(uint32_t flags, const char *page, size_t page_size, char *out, size_t room)
 {
 	static char work[LZO1X_1_MEM_COMPRESS];
@@ -40,7 +40,7 @@ size_t pack(uint32_t flags, const char *page, size_t page_size, char *out, size_
 	return size < page_size ? size : 0;
 }
 
-/* How many of the pages unpack to exactly one page. */
+/* Return how many of the pages unpack to exactly one page. */
 long unpack_all(const char *file, const struct descriptor *table, long count, size_t page_size)
 {
 	static char page[65536];

@@ -85,9 +85,10 @@ def test_a_broken_guest_is_told_what_is_broken(
 
 
 def test_no_reservation(drill: Callable[..., Verdict]) -> None:
-    """No crashkernel=: the panic is the end, and nobody waits for anything more."""
+    """Without crashkernel= the drill ends at the panic, and the verdict does not wait for a dump."""
     verdict = drill(config=KdumpConfig(crashkernel="none", level=None, compress=None))
     expect(verdict, Stage.CRASHED, "no-reserved-memory")
+    assert "panic-without-kdump" in {symptom["name"] for symptom in verdict.symptoms}, verdict.explain()
 
 
 @pin_image("debian-12")

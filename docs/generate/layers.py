@@ -105,8 +105,8 @@ def picture() -> str:
         for folder in FOLDERS:
             if folder.startswith(f"{top}/"):
                 lines += _row(f"  {folder.removeprefix(top)[1:]}/", sentence(folder) or "")
-        if below := " ".join(name for name in tops if name in used[top]):
-            lines += _row("", f"-> {below}")
+        if imported := " ".join(name for name in tops if name in used[top]):
+            lines += _row("", f"-> {imported}")
     return "".join(f"{line}\n" for line in lines)
 
 

@@ -7,6 +7,7 @@ import ipaddress
 import json
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 import threading
@@ -287,7 +288,7 @@ def test_a_drill_that_says_too_much_is_refused(arguments: list[str], why: str, t
         ({"test": "/tmp/test_x.py::test_x"}, "no scenario's id"),
         ({"test": "test_smoke.py::test_dump --pyargs"}, "no scenario's id"),
         ({"test": "test_none.py::test_dump"}, "no test_none.py among the scenarios"),
-        ({"sha256": "0" * 64}, "another one here"),
+        ({"sha256": "0" * 64}, "differs on this worker"),
         ({"arguments": ["-p", "os"]}, "'-p' cannot be told"),
         ({"arguments": ["--packages=/srv"]}, "cannot be told"),
         ({"arguments": ["--image=../x"]}, "cannot be told"),
@@ -518,3 +519,24 @@ def test_scenarios_are_reported_by_pytest_as_if_they_had_run_here(
     assert case.get("name") == "test_bad[debian-12]"
     assert case.find("failure") is not None
     assert {one.get("value") for one in case.iter("property") if one.get("name") == "worker"} == {"one"}
+
+
+def test_a_worker_collects_a_scenario_with_its_helper_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As from an installed wheel: the scenarios lie in a data directory, and no project configures pytest."""
+    scenarios = tmp_path / "data" / "scenarios"
+    shutil.copytree(tasks.data_path("scenarios"), scenarios, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(tasks, "data_path", lambda *parts: (tmp_path / "data").joinpath(*parts))
+    path = scenarios / "test_failures.py"
+    before = tasks.scenario_digest(path)
+    task = tasks.FleetTask(
+        kind=tasks.SCENARIO,
+        test="test_failures.py::test_no_reservation",
+        sha256=before,
+        arguments=("--image=debian-12",),
+    )
+    places = tasks.Places(uri=None, state=None, evidence=tmp_path / "e", result=tmp_path / "r", scratch=tmp_path)
+    command = [*tasks.understand(task).command(places), "--collect-only"]
+    collected = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert "test_no_reservation[debian-12]" in collected.stdout, collected.stdout + collected.stderr
+    (scenarios / "faults.py").write_text("", encoding="utf-8")
+    assert tasks.scenario_digest(path) != before

@@ -310,9 +310,10 @@ def _check_option(text: str) -> None:
 
 
 def scenario_digest(path: Path) -> str:
-    """Of a file of scenarios, and of the tables that lie beside it."""
+    """Return the digest of a file of scenarios and of the tables and helper modules next to it."""
     digest = hashlib.sha256()
-    for part in (path, *sorted(path.parent.glob("*.toml"))):
+    helpers = (part for part in path.parent.glob("*.py") if not part.name.startswith("test_"))
+    for part in (path, *sorted([*path.parent.glob("*.toml"), *helpers])):
         digest.update(part.name.encode() + b"\0" + hashlib.sha256(part.read_bytes()).digest())
     return digest.hexdigest()
 
@@ -331,7 +332,7 @@ def _scenario_job(task: FleetTask) -> Job:
     if not regular:
         raise TaskRefused(f"there is no {named['file']} among the scenarios here")
     if scenario_digest(path) != task.sha256:
-        raise TaskRefused(f"{named['file']} is another one here, or a table beside it is")
+        raise TaskRefused(f"{named['file']}, or a table or helper module next to it, differs on this worker")
 
     def command(places: Places) -> list[str]:
         # An empty configuration and no conftest: nothing but the plugin and the scenario decides what is run.
