@@ -429,7 +429,7 @@ def test_a_list_that_is_bad_from_the_start_has_no_first() -> None:
     ("arguments", "sentence"),
     [
         (["debian-12"], "say what is to be compared"),
-        (["debian-12", "debian-13", "--kernel", "x"], "kernel and image are two differences"),
+        (["debian-12", "debian-13", "--kernel", "x"], "compare one thing at a time: kernel and image were given"),
         (["debian-12", "--kernel", "a", "--kernel", "b", "--kernel", "c"], "--bisect"),
         (["debian-12", "--kernel", "a b"], "names no kernel"),
         (["debian-12", "nosuch"], "unknown image 'nosuch'"),

@@ -501,7 +501,7 @@ def test_the_verb_lists_and_finds(tmp_path: Path, capsys: pytest.CaptureFixture[
         (["--trend", "speed"], "unknown figure 'speed' (known: panic_to_login, "),
         (["--keep", "3"], "--keep, --days and --dry-run are for --prune"),
         (["--import", "no-such-file"], "no-such-file cannot be read"),
-        (["--history", "none"], "a history that is none cannot be shown"),
+        (["--history", "none"], "there is nothing to show: --history none disables recording"),
     ],
 )
 def test_bad_input_is_a_sentence(

@@ -208,7 +208,7 @@ def _sides(arguments: argparse.Namespace) -> tuple[str, list[Side]]:
             "say what is to be compared: --kernel, --makedumpfile, --packages, --initramfs, or a second image"
         )
     if len(things) > 1:
-        raise UsageError(f"{' and '.join(things)} are two differences: nobody could tell which of them it was")
+        raise UsageError(f"compare one thing at a time: {' and '.join(things)} were given")
     thing = things[0]
     base = subject_of(arguments)
     if thing == "image":

@@ -69,7 +69,7 @@ def history(arguments: argparse.Namespace) -> int:
 
     path = history_path(arguments.history, arguments.state)
     if path is None:
-        raise UsageError("a history that is none cannot be shown")
+        raise UsageError("there is nothing to show: --history none disables recording")
     files = [file for place in arguments.bring or () for file in result_files(place)]
     check_output(arguments.json, not_over=[path, *files])
     check_output(arguments.metrics, not_over=[path])

@@ -51,7 +51,7 @@ def report(arguments: argparse.Namespace) -> int:
         check_output(str(path))
     history = history_path(arguments.history, arguments.state)
     if history is None:
-        raise UsageError("a history that is none cannot be shown")
+        raise UsageError("there is nothing to show: --history none disables recording")
     with History(history, create=False) as found:
         if unknown := sorted(set(arguments.image) - set(found.images())):
             raise UsageError(f"nothing was recorded of {unknown[0]!r} (known: {', '.join(found.images()) or 'none'})")
