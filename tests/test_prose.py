@@ -24,14 +24,14 @@ RULES = {
 }
 # The number of violations today. A change may not add any; lower the number when it removes some.
 ALLOWED = {
-    "relative clause as subject": 184,
-    "is no X": 177,
-    "told, tell": 173,
-    "we, us, ours": 69,
-    "somebody": 73,
-    "of ours, of its own": 48,
-    "goes on": 29,
-    "beside": 32,
+    "relative clause as subject": 182,
+    "is no X": 174,
+    "told, tell": 171,
+    "we, us, ours": 68,
+    "somebody": 71,
+    "of ours, of its own": 47,
+    "goes on": 28,
+    "beside": 24,
 }
 
 
