@@ -233,7 +233,7 @@ def test_a_file_that_changes_while_it_is_copied_waits(
     monkeypatch.setattr(copying, "_write", write_and_grow)
     outcome = _look(kept, incoming)["vmcore"]
     assert outcome.outcome == WAITING
-    assert outcome.reason == "it changed while it was read: somebody still writes to it"
+    assert outcome.reason == "it changed while it was read: its sender still writes to it"
     assert list(kept.incoming.iterdir()) == []
 
 
@@ -470,7 +470,7 @@ def test_the_budget_refuses_what_is_too_much(kept: Store, tmp_path: Path) -> Non
 def test_no_room_is_exit_status_3(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _patient(tmp_path / "store", free_mib=1 << 40).close()
     assert main(["store", "add", "--store", str(tmp_path / "store"), str(WHOLE)]) == 3
-    assert "the store keeps what it has" in capsys.readouterr().err
+    assert "the store keeps its dumps" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root gives a directory away")
@@ -669,10 +669,10 @@ def test_a_slip_in_the_policy_is_named(tmp_path: Path, text: str, sentence: str)
 @pytest.mark.parametrize(
     ("argv", "sentence"),
     [
-        (["list"], "there is no store in "),
+        (["list"], " has no store (store add or store watch makes one)"),
         (["add", "no-such-file"], "no-such-file does not exist"),
         (["watch", "no-such-directory"], "no-such-directory cannot be read"),
-        (["prune"], "there is no store in "),
+        (["prune"], " has no store (store add or store watch makes one)"),
     ],
 )
 def test_bad_input_is_a_sentence(

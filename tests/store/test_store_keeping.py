@@ -337,7 +337,7 @@ def test_a_redacted_vmcore_is_filtered_again_and_looked_at(
     # What came out may have been filtered no better than before.
     manifest = make_bundle(kept, dump, Request(to=tmp_path / "bad.tar", redacted=True))
     assert manifest["vmcore"]["file"] is None
-    assert any("still has pages of users, or does not tell" in one["why"] for one in manifest["left_out"])
+    assert any("still has user pages, or its level is unknown" in one["why"] for one in manifest["left_out"])
     seen = iter((False, True))
     monkeypatch.setattr(redact, "is_filtered", lambda _: next(seen))
     manifest = make_bundle(kept, dump, Request(to=tmp_path / "good.tar", redacted=True))
@@ -426,7 +426,7 @@ def test_what_the_machine_cannot_tell_is_left_out(kept: Store, tmp_path: Path) -
     dump = _admit(kept, LOGS / "6.1.0.kdump")
     manifest = make_bundle(kept, dump, Request(to=tmp_path / "b.tar", machine=SourceMachine(None), with_vmcore=False))
     why = {one["what"]: one["why"] for one in manifest["left_out"]}
-    assert why["kdump's configuration (/etc/sysconfig/kdump)"] == "there is none"
+    assert why["kdump's configuration (/etc/sysconfig/kdump)"] == "it is empty"
     assert manifest["schema"] == bundle.SCHEMA
 
 

@@ -329,9 +329,9 @@ def test_a_vmlinux_of_another_build_is_refused(tmp_path: Path) -> None:
     ("data", "sentence"),
     [
         (vmlinux(dwarf=False), "has no debug info"),
-        (b"\xfd7zXZ\0", "is no 64-bit little-endian ELF file"),
+        (b"\xfd7zXZ\0", "is not a 64-bit little-endian ELF file"),
         (vmlinux()[:200], "is a damaged ELF file: the section headers"),
-        (vmlinux(None), "neither build id nor release tell"),
+        (vmlinux(None), "neither its build id nor its release shows"),
     ],
 )
 def test_a_file_that_is_no_use_is_refused_in_a_sentence(data: bytes, sentence: str, tmp_path: Path) -> None:
@@ -557,7 +557,10 @@ def test_inspect_without_triage_has_none(capfd: pytest.CaptureFixture[str], dump
 
 def test_inspect_refuses_the_wrong_debug_info(capfd: pytest.CaptureFixture[str], dump: Path, tmp_path: Path) -> None:
     other = put(tmp_path / "vmlinux", vmlinux("77" * 20))
-    for given, sentence in ((other, "is not the kernel of the dump"), (tmp_path / "nowhere", "there is no such file")):
+    for given, sentence in (
+        (other, "is not the kernel of the dump"),
+        (tmp_path / "nowhere", "the file or directory with debug info does not exist"),
+    ):
         assert main(["inspect", str(dump), "--quick", "--debuginfo", str(given)]) == 2
         out, err = capfd.readouterr()
         assert out == ""

@@ -154,7 +154,7 @@ def test_split_files_are_whole_only_together(dump):
 
 
 def test_files_of_different_dumps_are_no_split_dump(dump):
-    with pytest.raises(Unreadable, match="no part of the same split dump"):
+    with pytest.raises(Unreadable, match="is not a part of the same split dump"):
         open_vmcore(dump(Kdump(part=(0, 20)).build()), dump(Kdump().build()))
 
 

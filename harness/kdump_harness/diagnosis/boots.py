@@ -1,4 +1,4 @@
-"""Cuts a log into boots: which kernel printed which lines, and what it told about itself."""
+"""Cut a log into boots: the kernel that printed each line, and its facts about itself."""
 
 from __future__ import annotations
 
@@ -49,13 +49,13 @@ class Match:
 
 @dataclass
 class Boot:
-    """What one kernel's lines told, from its banner to the next kernel's."""
+    """The facts in one kernel's lines, from its banner to the next kernel's."""
 
     start: int
     capture: LogLine | str | None = None  # the evidence that it is a capture kernel
     first: LogLine | None = None  # the evidence that it is not
     banner: LogLine | None = None
-    plain_command_line: LogLine | None = None  # x86 tells elfcorehdr= there, so this one is no capture kernel
+    plain_command_line: LogLine | None = None  # x86 names elfcorehdr= there, so this one is not a capture kernel
     armed: LogLine | None = None
     trace_header: LogLine | None = None
     oops: LogLine | None = None
@@ -97,7 +97,7 @@ class Boot:
 
     @property
     def latest_s(self) -> float | None:
-        """The largest timestamp seen, or None when there was none."""
+        """Return the largest timestamp, or None."""
         last_s = self.last.stamp_s if self.last is not None else None
         return max((stamp_s for stamp_s in (self.stamp_max_s, last_s) if stamp_s is not None), default=None)
 

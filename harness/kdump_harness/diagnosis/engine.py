@@ -1,4 +1,4 @@
-"""Judges what a log told: which symptoms count, which is the cause, and how far the crash got."""
+"""Judge a log: the symptoms that count, the cause, and the stage that the crash reached."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .table import PLACEHOLDERS, PLACES_IN_WORDS, SymptomRow, SymptomTable, load
 OK = "ok"
 INDETERMINATE = "indeterminate"
 
-# More memory than anybody reserves for a capture kernel.
+# More memory than any reservation for a capture kernel.
 _TOO_BIG_FOR_CAPTURE_KIB = 4 << 20
 # Capture kernels are done, or dead, within minutes; a fragment with later timestamps is more likely of a first kernel.
 _CAPTURE_SELDOM_LIVES_S = 900.0
@@ -73,7 +73,7 @@ class Rejected:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What failed in a log, where and why; the cause comes first."""
+    """The failures in a log with their lines and remedies; the cause comes first."""
 
     mode: str
     stage: Stage
@@ -90,7 +90,7 @@ class Diagnosis:
 
     @property
     def failed(self) -> bool:
-        """Whether the log tells of a failure."""
+        """Whether the log shows a failure."""
         return any(symptom.severity == "failure" for symptom in self.symptoms)
 
     def explain(self) -> list[str]:
@@ -308,9 +308,9 @@ class Judge:
             return "of the run that saves the dmesg, not the vmcore"
         if at is KernelRole.UNKNOWN:
             if row.generic and "capture" in row.where and not self._is_presumed_capture(boot, phase):
-                return "any kernel may print it, and nothing tells which kernel this is"
+                return "any kernel may print it, and nothing shows which kernel this is"
             if row.generic and "capture" not in row.where:
-                return "any kernel may print it, and nothing tells which kernel this is"
+                return "any kernel may print it, and nothing shows which kernel this is"
         else:
             wanted = {*row.where, *(("next",) if "first" in row.where else ())}
             if at.value not in wanted:
@@ -332,7 +332,7 @@ class Judge:
         return None
 
     def _loaded_after(self, line: LogLine, number: int) -> str | None:
-        """How we know that a capture kernel was loaded after the line, if it was."""
+        """Return the proof that a capture kernel was loaded after the line, or None."""
         boot = self.boots[number]
         if boot.armed is not None and boot.armed.number > line.number:
             return f"line {boot.armed.number}"
@@ -447,7 +447,7 @@ class Judge:
         return INDETERMINATE
 
     def _notes(self) -> Iterator[str]:
-        """Which kernel spoke where, and how we know."""
+        """Yield each kernel's lines and the proof of its role."""
         if self.is_dmesg_of_dump:
             yield "the name says it is the dmesg of a dump: a capture kernel ran and wrote it"
         if self.tracker.dropped:
@@ -458,10 +458,10 @@ class Judge:
             evidence: LogLine | str | None = boot.capture or boot.first or boot.plain_command_line or boot.login
             if evidence is None and self._is_presumed_capture(boot, phase):
                 evidence = "no evidence; its early timestamps fit a capture kernel"
-            told = evidence or "no evidence"
-            if isinstance(told, LogLine):
-                told = f"line {told.number}: {told.text}"
-            yield f"from line {boot.start}: {_IN_WORDS[phase]} ({told})"
+            proof = evidence or "no evidence"
+            if isinstance(proof, LogLine):
+                proof = f"line {proof.number}: {proof.text}"
+            yield f"from line {boot.start}: {_IN_WORDS[phase]} ({proof})"
 
 
 _IN_WORDS = {

@@ -1,7 +1,7 @@
 """Regular expressions that cannot take super-linear time, and the words that a match must contain.
 
 Time is bounded by construction, not by trust: the loader reads each pattern's parse tree, refuses unbounded repeats and
-nested ones, and counts the ways in which a match can go on from one starting point. A search then costs at most that
+nested ones, and counts the ways in which a match can continue from one starting point. A search then costs at most that
 number of steps per character, whatever the line. Python's own engine is enough for that; google-re2 would promise the
 same, but has no wheels for s390x and ppc64le, where kdump is used most.
 """
@@ -64,7 +64,7 @@ def compile_pattern(text: str, *, needs_word: bool = True) -> TextPattern:
 
 
 def _ways(tree: Any) -> int:
-    """In how many ways a match can go on from one starting point, at most."""
+    """Return the maximum number of ways in which a match can continue from one starting point."""
     product = 1
     for operation, argument in tree:
         if operation in (_constants.MAX_REPEAT, _constants.MIN_REPEAT, _constants.POSSESSIVE_REPEAT):
@@ -73,7 +73,7 @@ def _ways(tree: Any) -> int:
                 raise PatternError("has an unbounded repeat (use {0,80} or the like instead of * and +)")
             if most > 1 and _repeats(body):
                 raise PatternError("has a repeat within a repeat")
-            # A possessive repeat never gives back what it took, so it goes on in one way only.
+            # A possessive repeat never gives back what it took, so it continues in one way only.
             product *= _ways(body) if operation is _constants.POSSESSIVE_REPEAT else (most - least + 1) * _ways(body)
         elif operation is _constants.BRANCH:
             product *= sum(_ways(branch) for branch in argument[1])
@@ -93,7 +93,7 @@ def _repeats(tree: Any) -> bool:
 
 
 class _Edge(enum.IntEnum):
-    """What bounds the end of a sequence of items."""
+    """Return the bounds of the end of a sequence of items."""
 
     OPEN = 0  # perhaps a part of the same word
     PATTERN = 1  # nothing more of the pattern: taken for the end of a word, though "ommand line:" may begin within one
@@ -107,7 +107,7 @@ def _word_sets(items: list[Any], *, left: _Edge, right: _Edge) -> dict[frozenset
         for found in _WORD.finditer(run):
             before = _Edge.SURE if found.start() > 0 else _edge(items, start - 1, left, right)
             behind = _Edge.SURE if found.end() < len(run) else _edge(items, end, left, right)
-            # A number at the pattern's end goes on in most matches ("+0x1d").
+            # A number at the pattern's end continues in most matches ("+0x1d").
             is_cut_number = behind is _Edge.PATTERN and found.group()[0].isdigit()
             if before and behind and not is_cut_number:
                 sets[frozenset([found.group()])] = min(before, behind) is _Edge.SURE
@@ -138,7 +138,7 @@ def _runs(items: list[Any]) -> list[tuple[int, str, int]]:
 
 
 def _edge(items: list[Any], index: int, left: _Edge, right: _Edge) -> _Edge:
-    """What the item at index is to a word beside it; left and right stand for what is beyond the sequence."""
+    """Return how the item at index bounds a word next to it; left and right stand for the text beyond the sequence."""
     if index < 0:
         return left
     if index >= len(items):

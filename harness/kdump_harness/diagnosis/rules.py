@@ -1,4 +1,4 @@
-"""Symptoms that no single line tells: each rule looks at one boot and its neighbours, and names the deciding line."""
+"""Symptoms that no single line shows: each rule looks at one boot and its neighbours, and names the deciding line."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Scene:
     after: Boot | None
     after_phase: KernelRole | None
     is_dmesg_of_dump: bool
-    failed: bool  # whether a line of this boot already told a failure
+    failed: bool  # whether a line of this boot already showed a failure
 
 
 def panic_without_kdump(scene: Scene) -> LogLine | None:
@@ -60,7 +60,7 @@ def handoff_no_capture_boot(scene: Scene) -> LogLine | None:
 
 
 def oops_no_panic(scene: Scene) -> LogLine | None:
-    """The first kernel had an oops and went on living."""
+    """The first kernel had an oops and kept running."""
     boot = scene.boot
     if boot.oops is None or boot.panic is not None or scene.phase not in (KernelRole.FIRST, KernelRole.NEXT):
         return None
@@ -84,7 +84,7 @@ def capture_hung_early(scene: Scene) -> LogLine | None:
         return None
     if boot.userspace or boot.panic or boot.oops or boot.dump_start or boot.saved or boot.restart or boot.shutdown:
         return None
-    # Tools that were run by hand, or lines without their stamps, tell nothing about silence.
+    # Tools that were run by hand, or lines without timestamps, give no proof of silence.
     if boot.last is None or boot.last.stamp_s is None:
         return None
     # An excerpt that ends with the trace of a warning was cut by hand, not by a hang.
@@ -92,7 +92,7 @@ def capture_hung_early(scene: Scene) -> LogLine | None:
 
 
 def capture_reset(scene: Scene) -> LogLine | None:
-    """The capture kernel was cut off by a reset: another kernel or firmware speaks, and nobody had asked for it."""
+    """The capture kernel was cut off by a reset: another kernel or firmware prints, and no reboot was requested."""
     boot = scene.boot
     if (
         scene.phase is not KernelRole.CAPTURE
@@ -115,7 +115,7 @@ def poweroff_mid_dump(scene: Scene) -> LogLine | None:
     if scene.failed or boot.saved or boot.save_failed or boot.panic:
         return None
     if percent is None:
-        # On the way to a server there may be no progress to see: then the last word is that sending has begun.
+        # A transfer to a server may show no progress: then the last line is the start of the transfer.
         sending = boot.dump_start is not None and _SENDING.search(boot.dump_start.text) is not None
         ended = boot.restart is None and boot.shutdown is None and scene.after is None
         return boot.dump_start if sending and ended and scene.phase is KernelRole.CAPTURE else None

@@ -76,7 +76,7 @@ class Scanner:
             (order, row, matcher) for order, (row, matcher) in enumerate(zip(table.rows, table.matchers, strict=True))
         ]
         self._all = _index([*marks, *rows])
-        # Every line of systemd's tells that user space runs; once that is known they need no look.
+        # Every line of systemd shows that user space runs; once that is known, such lines are skipped.
         self._in_userspace = _index([*(mark for mark in marks if mark[1].name != "userspace"), *rows])
 
     def scan(self, stream: BinaryIO) -> Tracker:
@@ -115,7 +115,7 @@ class Scanner:
     def _look(
         tracker: Tracker, likely: list[IndexEntry], number: int, raw: bytes, last: tuple[int, bytes] | None
     ) -> bool:
-        """Tell the tracker what marks and symptoms the line is, in the tables' order; whether it can be none."""
+        """Report a line's marks and symptoms to the tracker, in the tables' order; return whether it can have none."""
         settled = bool(likely) and all(_is_settled(tracker, entry) for entry in likely)
         if settled and not tracker.wants_every_line:
             return False

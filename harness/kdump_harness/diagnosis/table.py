@@ -23,7 +23,7 @@ PLACES_IN_WORDS = {"first": "first kernel", "handover": "hand-over", "capture": 
 DURING = ("any", "dmesg", "vmcore")
 PAST = ("saving", "saved", "never")
 
-# What a remedy says where the log and the caller do not tell the real value.
+# Placeholders of a remedy where neither the log nor the caller gives the real value.
 PLACEHOLDERS = {
     "kernel": "$(uname -r)",
     "crashkernel": "256M",
@@ -56,7 +56,7 @@ class SymptomRow:
 
 @dataclass(frozen=True, kw_only=True)
 class MarkRow:
-    """A milestone that lines tell: its name and how it is worded."""
+    """A milestone that lines show: its name and its wording."""
 
     name: str
     patterns: tuple[str, ...]
@@ -143,7 +143,7 @@ Row = TypeVar("Row", SymptomRow, MarkRow)
 
 
 def _matcher(row: Row, path: Path, key: str) -> Matcher:
-    """The row's compiled patterns; TableError names the pattern that is no good."""
+    """Return the row's compiled patterns. Raise TableError that names a bad pattern."""
 
     def compiled(texts: tuple[str, ...], *, needs_word: bool) -> tuple[TextPattern, ...]:
         found = []

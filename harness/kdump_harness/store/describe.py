@@ -14,7 +14,7 @@ from .store import utc
 def lines(
     dump: Dump, triage: Mapping[str, Any] | None, traits: Mapping[str, str], before: Iterable[SeenBefore]
 ) -> Iterator[str]:
-    """What the store knows of a dump, a line each."""
+    """Yield the facts that the store has of a dump, a line each."""
     for name, value in (
         ("dump", f"{dump.id} ({dump.state}), {dump.size_bytes / MIB:,.1f} MiB, taken in {utc(dump.added_s)}"),
         ("sha256", dump.sha256),

@@ -40,12 +40,12 @@ _MOST_ARRIVALS = 100_000
 
 TRIAGED = "triaged"
 UNTRIAGED = "untriaged"  # whole, but the triage came to no end
-DAMAGED = "damaged"  # and taken all the same, since somebody asked for it
+DAMAGED = "damaged"  # and taken all the same, on request
 
 
 @dataclass(frozen=True, kw_only=True)
 class Dump:
-    """A dump of the store; what it does not tell itself is None."""
+    """A dump of the store; facts that it does not have are None."""
 
     id: str
     sha256: str
@@ -108,7 +108,7 @@ class Index:
         return [row["id"] for row in rows]
 
     def find(self, wanted: str) -> Dump:
-        """A dump by its id or the beginning of one; UsageError when there is none or more than one."""
+        """Return a dump by its id or the beginning of its id. Raise UsageError unless exactly one fits."""
         found = self._dumps("WHERE substr(id, 1, ?) = ? ORDER BY id LIMIT 2", len(wanted), wanted) if wanted else []
         if len(found) != 1:
             raise UsageError(
@@ -136,7 +136,7 @@ class Index:
         return dict(map(tuple, self.database.rows("SELECT name, value FROM trait WHERE dump = ?", identity)))
 
     def with_trait(self, name: str, value: str) -> list[Dump]:
-        """The dumps of which this is told."""
+        """Return the dumps that have this trait."""
         return self._dumps("WHERE id IN (SELECT dump FROM trait WHERE name = ? AND value = ?)", name, value)
 
     def count_of(self, host: str) -> int:
@@ -144,7 +144,7 @@ class Index:
         return int(self.database.rows("SELECT count(*) FROM dump WHERE host = ?", host)[0][0])
 
     def total_bytes(self) -> int:
-        """What the dumps take on the disk."""
+        """Return the bytes that the dumps occupy on the disk."""
         return int(self.database.rows("SELECT coalesce(sum(disk_bytes), 0) FROM dump")[0][0])
 
     def remove(self, dump: Dump, *, why: str, at_s: float) -> None:
@@ -153,7 +153,7 @@ class Index:
         self.database.run("INSERT INTO removal VALUES (?, ?, ?, ?, ?)", dump.id, dump.host, dump.disk_bytes, why, at_s)
 
     def note_arrival(self, path: str, mark: str, *, outcome: str, reason: str, dump: str | None, at_s: float) -> None:
-        """What became of a file; mark tells whether it is still the same one."""
+        """The result of an arrival; mark shows whether the file is still the same one."""
         self.database.run(
             "INSERT OR REPLACE INTO arrival VALUES (?, ?, ?, ?, ?, ?)", path, mark, outcome, reason, dump, at_s
         )
@@ -164,7 +164,7 @@ class Index:
         self.database.run(f"DELETE FROM arrival WHERE path NOT IN ({newest})", _MOST_ARRIVALS)
 
     def arrival(self, path: str, mark: str) -> sqlite3.Row | None:
-        """What became of this very file before."""
+        """Return the earlier result for this very file."""
         rows = self.database.rows("SELECT * FROM arrival WHERE path = ? AND mark = ?", path, mark)
         return rows[0] if rows else None
 

@@ -1,4 +1,4 @@
-"""What dumps have in common: seen before, and what stands out across a cluster."""
+"""Patterns across dumps: crashes that were seen before, and traits that stand out in a cluster."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class Suspect:
 
     name: str
     value: str
-    share: float  # of this crash's dumps that tell it
-    elsewhere: float  # of all others that tell it
+    share: float  # of this crash's dumps that have it
+    elsewhere: float  # of all others that have it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +60,7 @@ def _told(dump: Dump, traits: Mapping[str, str]) -> dict[str, str]:
 
 
 class _Counts:
-    """How many dumps tell a trait at all, and how many give it a value."""
+    """Count the dumps that have a trait at all, and those that give it a value."""
 
     def __init__(self) -> None:
         self.of: Counter[tuple[str, str]] = Counter()

@@ -1,4 +1,4 @@
-"""What a store keeps, and how patient it is: store.toml in its directory."""
+"""The retention policy of a store, and its time limits: store.toml in its directory."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _CENTRAL = re.compile(r"/|[^/:-][^/:]*:/")
 
 @dataclass(frozen=True, kw_only=True)
 class Policy:
-    """The owner's rules; a limit of 0 is none."""
+    """The owner's rules; a limit of 0 means no limit."""
 
     keep_per_host: int = 0  # the newest ones
     keep_days: int = 0  # since they were taken in

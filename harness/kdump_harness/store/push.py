@@ -1,4 +1,4 @@
-"""Copies dumps to the central place: goes on where it was interrupted, and believes a copy only by its checksum."""
+"""Copy dumps to the central place: resume an interrupted copy, and trust a copy only by its checksum."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def alone(store: Store) -> Iterator[None]:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
     except BlockingIOError:
-        raise HostError("another push of this store goes on") from None
+        raise HostError("another push of this store is running") from None
     finally:
         os.close(lock)
 
@@ -97,7 +97,7 @@ def _append(central: Central, source: Path, to: str) -> None:
 
 
 def _sum(central: Central, path: str) -> str:
-    """The checksum over there; empty when there is no such file."""
+    """Return the checksum of the remote file; empty where it does not exist."""
     return central.machine.run("sha256sum < %s 2>/dev/null || true", path).partition(" ")[0].strip()
 
 

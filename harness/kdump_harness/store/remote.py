@@ -24,7 +24,7 @@ class SourceMachine:
 
     def __post_init__(self) -> None:
         if self.host is not None and (not self.host or self.host.startswith("-")):
-            raise UsageError(f"{self.host!r} is no host that ssh could reach")
+            raise UsageError(f"{self.host!r} is not a host that ssh could reach")
 
     def run(
         self,
@@ -34,7 +34,7 @@ class SourceMachine:
         timeout_s: float | None = None,
         check: bool = True,
     ) -> str:
-        """What the command printed, with its %s filled by quoted arguments; HostError unless it succeeds."""
+        """Return a command's output, its %s filled by quoted arguments. Raise HostError unless it succeeds."""
         line = command % tuple(shlex.quote(str(argument)) for argument in arguments) if arguments else command
         argv = ["sh", "-c", line] if self.host is None else [*_SSH, "--", self.host, f"sh -c {shlex.quote(line)}"]
         where = "here" if self.host is None else f"on {self.host}"

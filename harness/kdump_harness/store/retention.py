@@ -38,7 +38,7 @@ class Decision:
 
 
 def decide(dumps: Sequence[Dump], policy: Policy, *, now_s: float) -> list[Decision]:
-    """What the limits are against, the oldest first; dumps are given the newest first."""
+    """Yield the dumps beyond the limits, the oldest first; dumps are given the newest first."""
     by_host: dict[str, list[Dump]] = defaultdict(list)
     for dump in sorted(dumps, key=moment, reverse=True):
         by_host[dump.host].append(dump)
@@ -65,9 +65,9 @@ def decide(dumps: Sequence[Dump], policy: Policy, *, now_s: float) -> list[Decis
 
 
 def moment(dump: Dump) -> tuple[float, float]:
-    """By what dumps are older or newer: the crash, which the dump tells; the arrival where it does not.
+    """Return the time that a dump's age is counted from: its crash, or its arrival where the crash is unknown.
 
-    A clock that is ahead of the arrival is not believed.
+    A crash time after the arrival is ignored.
     """
     return min(dump.crash_s or dump.added_s, dump.added_s), dump.added_s
 
@@ -94,7 +94,7 @@ def protection(dump: Dump, policy: Policy) -> str:
 
 
 def prune(store: Store, policy: Policy, *, dry_run: bool) -> list[Decision]:
-    """Remove what the policy does not want any more; what is protected is told, and stays."""
+    """Remove the dumps that the policy does not keep; report protected dumps, and keep them."""
     decisions = decide(store.index.dumps(), policy, now_s=time.time())
     if dry_run:
         return decisions

@@ -50,7 +50,7 @@ UNKNOWN_HOST = "unknown"
 
 @dataclass(frozen=True, kw_only=True)
 class IntakeOutcome:
-    """What became of an arrival."""
+    """The result of an arrival."""
 
     path: str
     outcome: str
@@ -79,19 +79,19 @@ class Store:
         debuginfo: Path | None = None,
         state: Path | None = None,
     ) -> None:
-        """HostError when the directory is another user's or cannot be used, UsageError when there is no store.
+        """Raise HostError where the directory is another user's or unusable, UsageError where the store does not exist.
 
-        debuginfo and state are for the triage of what comes in.
+        debuginfo and state are for the triage of arrivals.
         """
         self._debuginfo, self._state = debuginfo, state
         self.directory = (directory or default_store()).absolute()
         index = self.directory / "index.sqlite"
         try:
-            if self.directory.is_dir():  # asked first: nobody else can look into it
+            if self.directory.is_dir():  # asked first: no other user can read it
                 self._require_owner()
             if not index.exists():
                 if not create:
-                    raise UsageError(f"there is no store in {self.directory} (store add or store watch makes one)")
+                    raise UsageError(f"{self.directory} has no store (store add or store watch makes one)")
                 self._require_empty(index)
             self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._require_owner()
@@ -134,7 +134,7 @@ class Store:
             raise HostError(f"the store {self.directory} belongs to user {owner}: run as that user")
 
     def _require_empty(self, index: Path) -> None:
-        """UsageError where a store would sweep what is somebody else's, or was a store's that lost its index."""
+        """Raise UsageError where a store would remove foreign files, or those of a store that lost its index."""
         strange = [path for path in self.directory.glob("*") if path.name not in _MAY_BE_THERE]
         strange += [*self.dumps.glob("*"), *self.incoming.glob("*")]
         if strange and not index.exists():  # another process may just have made it
@@ -152,7 +152,7 @@ class Store:
             with contextlib.suppress(OSError):
                 if not is_held(path) and time.time() - path.stat().st_mtime > _STARTING_S:
                     remove_tree(path)
-        with self.index.database.writing():  # nobody takes anything in meanwhile
+        with self.index.database.writing():  # no dump is taken in meanwhile
             # No other directory without a row: an index that is older than the dumps must not cost them.
             for name in {path.name for path in self.dumps.iterdir()} & set(self.index.removed()):
                 remove_tree(self.dumps / name)
@@ -168,7 +168,7 @@ class Store:
         sign: str | None = None,
         damaged_too: bool = False,
     ) -> IntakeOutcome:
-        """Copy, check, triage and keep a file of a strange directory; NoRoom when there is none for it.
+        """Copy, check, triage and keep a file of an untrusted directory. Raise NoRoom where the disk is too full.
 
         sign is why its sender does not call it finished: a whole dump is taken in spite of it. damaged_too takes a
         damaged one. The file itself is not touched.
@@ -238,7 +238,7 @@ class Store:
 
     @contextlib.contextmanager
     def scratch(self) -> Iterator[Path]:
-        """A private directory for unfinished things; a lock beside it tells the living from the dead."""
+        """Make a private directory for unfinished files; a lock next to it shows whether its process is alive."""
         own = self.incoming / secrets.token_hex(8)
         own.mkdir(mode=0o700)
         lock = os.open(own / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -257,7 +257,7 @@ class Store:
             raise NoRoom(
                 f"the budget of {self.policy.budget_mib:,} MiB has {max(0, budget_bytes - total) // MIB:,} MiB left,"
                 f" the dump needs {-(-size_bytes // MIB):,} (kdump-harness store prune --dry-run --budget-mib N"
-                " tells what would go)"
+                " lists the dumps that would be removed)"
             )
 
     def _arrange(self, arrived: Path, to: Path, seen: Examination) -> None:
@@ -337,14 +337,14 @@ class Store:
             if now is None or unless(now) or self.index.count_of(now.host) < 2:  # never the last one of a host
                 return False
             self.index.remove(now, why=why, at_s=time.time())
-        # The row goes first: should we die here, the directory is swept. The same dump may arrive again meanwhile.
+        # The row goes first: if the process dies here, the directory is swept. The same dump may arrive again.
         with self.index.database.writing():
             if not self.index.by_id(dump.id):
                 remove_tree(self.place_of(dump))
         return True
 
     def facts_of(self, dump: Dump, name: str) -> Any:
-        """inspection or triage, as it was found; None when there is none."""
+        """Return the inspection or triage as it was found, or None."""
         with contextlib.suppress(OSError, ValueError):
             return json.loads((self.place_of(dump) / f"{name}.json").read_text(encoding="utf-8"))
         return None
@@ -360,7 +360,7 @@ def host_of(nodename: str | None, sender: str) -> str:
 
 
 def _text(told: str | None) -> str | None:
-    """What a dump says, as it can be printed; None for nothing."""
+    """Return a text of a dump as it can be printed, or None."""
     return shown(told)[:_MAX_TEXT] if told else None
 
 
@@ -385,7 +385,7 @@ def _sync(directory: Path) -> None:
 
 
 def utc(seconds: float | None) -> str:
-    """A moment for people; empty where there is none."""
+    """Return a point in time for people; empty for None."""
     if seconds is None:
         return ""
     return datetime.datetime.fromtimestamp(seconds, datetime.UTC).strftime("%Y-%m-%d %H:%M:%SZ")

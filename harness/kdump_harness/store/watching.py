@@ -20,12 +20,12 @@ from .store import KNOWN, REFUSED, STORED, WAITING, IntakeOutcome, Store
 @dataclass
 class _Seen:
     mark: str
-    since_s: float  # on our own clock: the file's times are the sender's word
+    since_s: float  # on the local clock: the sender sets the file's times
     told: str = ""
 
 
 class Watcher:
-    """What is known of a directory between two looks."""
+    """The state of a directory between two looks."""
 
     def __init__(self, store: Store, top: Path, *, remove: bool = False) -> None:
         """remove is for files that were taken in: they are the store's from then on."""
@@ -78,13 +78,13 @@ class Watcher:
             seen.since_s = now_s()
             return self._wait(path, seen, outcome.reason)
         if self._remove and outcome.outcome in (STORED, KNOWN):
-            with contextlib.suppress(OSError):  # gone, or not ours to remove
+            with contextlib.suppress(OSError):  # gone, or not removable by this user
                 if mark_of(place.status(name)) == mark:
                     place.unlink(name)
         return self._done(path, mark, outcome)
 
     def _wait(self, path: str, seen: _Seen, why: str) -> IntakeOutcome | None:
-        """Told when the reason is another one than before."""
+        """Reported when the reason changed."""
         if seen.told == why:
             return None
         seen.told = why
@@ -112,7 +112,7 @@ def note_arrival(store: Store, path: str, mark: str, outcome: IntakeOutcome) -> 
 def add_directory(
     store: Store, top: Path, admit: Callable[[WatchedDirectory, str, str | None], IntakeOutcome]
 ) -> Iterator[IntakeOutcome]:
-    """Take in what is finished in a directory now; what its sender wrote to a moment ago is told as waiting."""
+    """Take in the finished files of a directory; report files that were written to a moment ago as waiting."""
     for place in walk(top):
         for name in place.names:
             try:

@@ -1,4 +1,4 @@
-"""What happened in a dump: the crashed task, its stack, the panic, taints; by drgn, else by the kernel log."""
+"""Triage of a dump: the crashed task, its stack, the panic, taints; by drgn, else by the kernel log."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["Module", "NoDebugInfo", "Taint", "Task", "Triage", "check_given", "t
 
 @dataclass(frozen=True, kw_only=True)
 class Triage:
-    """One crash; what neither drgn nor the log tell is None or empty."""
+    """One crash; facts that neither drgn nor the log gives are None or empty."""
 
     source: str  # "drgn with <vmlinux>", "kernel log only: <why>" or "neither drgn nor kernel log: <why>"
     kernel: str | None
@@ -81,7 +81,7 @@ def _log(vmcore: Vmcore) -> tuple[LogFacts, list[str]]:
 
 
 def _by_log(log: LogFacts, kernel: str | None, why: str, remarks: Sequence[str]) -> Triage:
-    """What can be told without drgn, and why it had to do."""
+    """Return the triage by the kernel log alone, with the reason why drgn was not used."""
     return Triage(
         source=f"kernel log only: {why}" if log != LogFacts() else f"neither drgn nor kernel log: {why}",
         kernel=kernel,
@@ -102,7 +102,7 @@ def _combine(answer: Answer, log: LogFacts, kernel: str | None, vmlinux: Path, r
     """drgn's facts, and the log's where drgn has none."""
     facts = answer.facts
     if not facts.keys() & {"task", "stack"}:
-        why, *more = answer.troubles or ["drgn told nothing"]
+        why, *more = answer.troubles or ["drgn reported nothing"]
         return _by_log(log, kernel, f"{why} (debug info: {vmlinux})", [*remarks, *more])
     stack = tuple(facts.get("stack", ()))
     if not stack:

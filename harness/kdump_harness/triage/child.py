@@ -25,7 +25,7 @@ _MAX_ANSWER_BYTES = 16 << 20
 
 @dataclass
 class Answer:
-    """What the worker told before it ended, and what it could not tell."""
+    """The facts that the worker reported before it ended, and those that it could not find."""
 
     facts: dict[str, Any] = field(default_factory=dict)
     troubles: list[str] = field(default_factory=list)
@@ -40,10 +40,10 @@ def ask(
     memory_bytes: int | None = None,
     command: Sequence[str] | None = None,
 ) -> Answer:
-    """Let a process of its own read the dump with drgn; it never raises for what the dump does to that process."""
+    """Let a separate process read the dump with drgn; never raise for the way in which that process ends."""
     if memory_bytes is None:
         memory_bytes = _BASE_BYTES + _BYTES_OF_VMLINUX * vmlinux.stat().st_size
-    # -P: what lies in the current directory is no module of ours.
+    # -P: files in the current directory must not be imported as modules.
     worker = command or [sys.executable, "-P", "-m", f"{__package__}.worker"]
     process = subprocess.Popen(
         [*worker, str(memory_bytes), str(limit_s), str(vmlinux), *map(str, files)],
@@ -74,7 +74,7 @@ def ask(
 
 
 def _environment() -> dict[str, str]:
-    """No threads beyond the first, no plugins, and no downloads behind our back."""
+    """Only one thread, no plugins, and no hidden downloads."""
     path = [str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH", "")]
     dropped = ("DEBUGINFOD_URLS", "DRGN_PLUGINS")
     return {
@@ -101,7 +101,7 @@ def _death(status: int, errors: bytes, limit_s: int) -> str | None:
         reasons = {
             "SIGALRM": f"drgn took more than {limit_s} s and was stopped",
             "SIGXCPU": f"drgn used more than {limit_s} s of the processor and was stopped",
-            "SIGKILL": "drgn was killed (SIGKILL: the machine is short of memory, or somebody did it)",
+            "SIGKILL": "drgn was killed (SIGKILL: the machine is short of memory, or a user did it)",
         }
         return reasons.get(name, f"drgn died of {name}")
     last = errors.decode("utf-8", "replace").strip().splitlines()[-1:]

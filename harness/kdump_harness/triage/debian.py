@@ -77,7 +77,7 @@ class _Apt:
     options: tuple[str, ...] = ()
 
     def run(self, *arguments: str, progress: Progress, full_bytes: int = 0) -> str:
-        """What it printed, errors last."""
+        """Return its output, errors last."""
         process = subprocess.Popen(
             ["apt-get", "-q", "-q", *self.options, *arguments],
             cwd=self.workdir,
@@ -190,7 +190,7 @@ def _unpack_vmlinux(deb: Path, to: Path, progress: Progress) -> None:
 
 def _copy(archive: tarfile.TarFile, member: tarfile.TarInfo, to: Path, progress: Progress) -> None:
     if member.size > _MAX_VMLINUX_BYTES:
-        raise HostError(f"{member.name} has {member.size:,} bytes, which is no vmlinux")
+        raise HostError(f"{member.name} has {member.size:,} bytes, which is not a vmlinux")
     free_bytes = shutil.disk_usage(to.parent).free
     if member.size > free_bytes:
         raise HostError(f"{to.parent} needs {member.size >> 20} MiB for {member.name}, {free_bytes >> 20} MiB are free")

@@ -22,7 +22,7 @@ _RELEASE = re.compile(r"[0-9][\w.+~-]*")  # it becomes a part of paths and of pa
 
 
 class NoDebugInfo(HostError):
-    """There is no debug info for this kernel here; the message says where it was looked for."""
+    """No debug info of this kernel was found; the message names the places that were searched."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,19 +61,19 @@ class Wanted:
                 return None
             return f"it has the build id {image.build_id[:12]}, the dump's kernel has {self.build_id[:12]}"
         if image.banners and self.release:
-            # The version behind the release tells two builds of one release apart.
+            # The version behind the release distinguishes two builds of one release.
             start = f"Linux version {self.release} "
             if any(text.startswith(start) and text.endswith(self.version) for text in image.banners):
                 return None
             return f"it says {image.banners[-1][:60]!a}, the dump is of {self.release} {self.version}"
-        return "neither build id nor release tell whether it belongs to the dump's kernel"
+        return "neither its build id nor its release shows whether it belongs to the dump's kernel"
 
 
 def find(wanted: Wanted, *, given: Path | None, package: bool | None, state: Path | None, progress: Progress) -> Path:
-    """A vmlinux of this kernel with debug info; NoDebugInfo says what was tried.
+    """Return a vmlinux of this kernel with debug info; NoDebugInfo names the places that were tried.
 
     A file that was given must be the right one (UsageError otherwise); a directory is looked through first. package
-    is whether Debian's package may be fetched, None where nobody can ask for that.
+    is whether Debian's package may be fetched; None where the caller has no such option.
     """
     if given is not None and not given.is_dir():
         return _exactly(given, wanted)
@@ -99,9 +99,9 @@ def find(wanted: Wanted, *, given: Path | None, package: bool | None, state: Pat
 
 
 def check_given(given: Path) -> None:
-    """UsageError, before any work is done, for a place of debug info that is not there or is no vmlinux."""
+    """Raise UsageError, before any work is done, for a path of debug info that does not exist or is not a vmlinux."""
     if not given.exists():
-        raise UsageError(f"{given}: there is no such file or directory with debug info")
+        raise UsageError(f"{given}: the file or directory with debug info does not exist")
     if not given.is_dir():
         read_image(given)
 

@@ -22,7 +22,7 @@ RequireSpace = Callable[[int], None]
 
 
 def servers() -> tuple[str, ...]:
-    """The servers of the environment; what is no web address in it (ima:enforcing, file:) is for other clients."""
+    """Return the servers of the environment, without words that are not web addresses (ima:enforcing, file:)."""
     words = os.environ.get(VARIABLE, "").split()
     return tuple(word.rstrip("/") for word in words if urlsplit(word).scheme in ("http", "https"))
 
@@ -36,7 +36,7 @@ def fetch(
     progress: Progress,
     attempts: int = 2,
 ) -> str:
-    """Download the debug info of a build from the first server that has it; Unreachable tells why none did."""
+    """Download the debug info of a build from the first server that has it; Unreachable has the reasons."""
     client = make_client(attempts=attempts, silence_s=SILENCE_S, report=progress.say)
     refused = []
     for server in urls:
@@ -55,7 +55,7 @@ def _transfer(client: Client, url: str, to: Path, require_space: RequireSpace, p
     with client.open(url) as response, to.open("wb") as file:
         total_bytes = _size_bytes(response)
         if (total_bytes or 0) > MAX_BYTES:
-            raise Unreachable(f"{url} has {total_bytes:,} bytes, which is no debug info")
+            raise Unreachable(f"{url} has {total_bytes:,} bytes, which is not debug info")
         require_space((total_bytes or 0) >> 20)
         done_bytes = 0
         while chunk := _read(response, url):
@@ -64,7 +64,7 @@ def _transfer(client: Client, url: str, to: Path, require_space: RequireSpace, p
                 f"{done_bytes >> 20} of {total_bytes >> 20} MiB" if total_bytes else f"{done_bytes >> 20} MiB"
             )
             if done_bytes > MAX_BYTES:
-                raise Unreachable(f"{url} sends more than {MAX_BYTES >> 30} GiB, which is no debug info")
+                raise Unreachable(f"{url} sends more than {MAX_BYTES >> 30} GiB, which is not debug info")
     promised = response.headers.get("Content-Length", "")
     if promised.isdigit() and done_bytes < int(promised):
         raise Unreachable(f"{url}: cut off after {done_bytes:,} of {int(promised):,} bytes", passing=True)

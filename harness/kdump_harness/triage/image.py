@@ -1,4 +1,4 @@
-"""Which kernel a vmlinux file (or the debug file beside a stripped one) belongs to."""
+"""The kernel that a vmlinux file, or the debug file of a stripped one, belongs to."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ _MAX_RODATA_BYTES = 64 << 20
 
 
 class NotAKernel(UsageError):
-    """The file is no vmlinux; the message says what was seen."""
+    """The file is not a vmlinux; the message has the reason."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class VmlinuxImage:
-    """What a vmlinux says about itself."""
+    """The identity of a vmlinux."""
 
     path: Path
     build_id: str | None
@@ -49,7 +49,7 @@ class _Section:
 
 
 def read_image(path: Path) -> VmlinuxImage:
-    """Read build id and banners; NotAKernel for what is no ELF file or a damaged one."""
+    """Read build id and banners. Raise NotAKernel for a file that is not ELF or is damaged."""
     file = PlainFile(path)
     try:
         sections = list(_sections(file))
@@ -69,7 +69,7 @@ def read_image(path: Path) -> VmlinuxImage:
 def _sections(file: PlainFile) -> Iterator[_Section]:
     head = file.read(0, _EHDR.size)
     if len(head) < _EHDR.size or head[:7] != b"\x7fELF\x02\x01\x01":
-        raise NotAKernel(f"{file.path} is no 64-bit little-endian ELF file (a packed one must be unpacked first)")
+        raise NotAKernel(f"{file.path} is not a 64-bit little-endian ELF file (a packed one must be unpacked first)")
     fields = _EHDR.unpack(head)
     table_at, entry_bytes, count, names_index = fields[6], fields[11], fields[12], fields[13]
     if entry_bytes != _SHDR.size or not 0 < count <= _MAX_SECTIONS or names_index >= count:

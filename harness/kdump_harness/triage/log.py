@@ -1,4 +1,4 @@
-"""The crash as the kernel log tells it: who, where, how tainted, with which modules."""
+"""The crash by the kernel log: task, place, taints, modules."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _NEAR = 12  # lines between "BUG: ..." and the "CPU: ..." line of the same repor
 # [   81.144548], and behind it [    T648] or [    C1] where the kernel has CONFIG_PRINTK_CALLER.
 _STAMP = re.compile(r"^(?:<\d+>)?\[ *\d+\.\d+\](?: ?\[ *[TC]\d+\])? ?")
 
-# lib/dump_stack.c, dump_stack_print_info(): "UID:" came with 6.11, "Kdump: loaded" is RHEL's and since 5.7 everybody's.
+# lib/dump_stack.c, dump_stack_print_info(): "UID:" came with 6.11, "Kdump: loaded" is RHEL's, and since 5.7 upstream.
 _WHO = re.compile(
     r"CPU: (?P<cpu>\d+)(?: UID: \d+)? PID: (?P<pid>\d+) Comm: (?P<comm>.*?) (?:Kdump: loaded )?"
     r"(?:Not tainted|Tainted: (?P<flags>[A-Z ]*[A-Z]))(?: \([a-z]+\))? +(?P<release>[0-9]\S*)"
@@ -42,7 +42,7 @@ _MODULE = re.compile(r"(?P<name>[A-Za-z0-9_-]+)(?:\((?P<taints>[A-Z]*)[+-]?\))?"
 
 @dataclass(frozen=True, kw_only=True)
 class CrashedTask:
-    """Who was running on the CPU that crashed."""
+    """The task that was running on the CPU that crashed."""
 
     comm: str
     pid: int
@@ -59,7 +59,7 @@ class Module:
 
 @dataclass(frozen=True, kw_only=True)
 class LogFacts:
-    """What the log says of the crash; what it does not say is None or empty."""
+    """The facts of a crash in the log; missing facts are None or empty."""
 
     panic: str | None = None
     reason: str | None = None  # the line that began the report, where it is not the panic itself
@@ -145,7 +145,7 @@ def _frames(trace: Iterable[str]) -> Iterator[str]:
 
 
 def _rip(report: Sequence[str]) -> str | None:
-    """Where the kernel was when it failed; the line of the user's program where no other is given."""
+    """Return the place in the kernel where it failed, or in the user's program where the log gives no other."""
     found = [match for line in report if (match := _RIP.search(line))]
     kernel = [match for match in found if match["segment"] is None or not int(match["segment"], 16) & 3]
     return next((match[0].strip() for match in kernel or found), None)
@@ -157,7 +157,7 @@ def _modules(lines: Sequence[str]) -> tuple[Module, ...]:
     if start is None:
         return ()
     words = lines[start].removeprefix(_MODULES).split(_UNLOADED)[0].split()
-    for line in lines[start + 1 :]:  # a list that is longer than a record goes on in the next one
+    for line in lines[start + 1 :]:  # a list that is longer than a record continues in the next one
         more = line.split(_UNLOADED)[0].split()
         if _UNLOADED in lines[start] or not more or not all(_MODULE.fullmatch(word) for word in more):
             break

@@ -1,4 +1,4 @@
-"""What the letters behind "Tainted:" mean, from taints.toml."""
+"""The meaning of the letters behind "Tainted:", from taints.toml."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def _known() -> Mapping[str, Taint]:
 
 
 def explain(flags: str) -> tuple[Taint, ...]:
-    """The reasons behind a kernel's or a module's letters; blanks, and the G of an untainted first place, are none."""
+    """Return the reasons behind a kernel's or a module's letters, without blanks and the G of an untainted kernel."""
     letters = [letter for letter in flags if letter.isalpha() and letter != "G"]
     unknown = "not in the kernel's documentation: the distribution's own"
     return tuple(_known().get(letter) or Taint(letter=letter, name="?", meaning=unknown) for letter in letters)

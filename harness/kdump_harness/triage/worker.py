@@ -1,8 +1,8 @@
 """The process that reads a dump with drgn: prints one JSON line per fact, and may die of what it reads.
 
-drgn never opens the dump: it asks our reader for pages, in whatever format the dump is. What can still go wrong
-is everything that follows from pages with the wrong contents (lists in circles, sizes beyond all memory), and
-debug info that changes while it is mapped. So this process has limits, and the facts go out one by one.
+drgn never opens the dump: it asks the project's reader for pages, so the format does not matter. Pages with wrong
+contents (lists in circles, sizes beyond all memory), and debug info that changes while it is mapped, can still
+stop it. So this process has limits, and reports the facts one by one.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ..vmcore import Vmcore, VmcoreError, open_vmcore
 _MAX_FRAMES = 256
 _MAX_MODULES = 4096
 _MAX_NAME = 64
-# Files of the build directory are named in full where the compiler was not told to shorten them.
+# Files of the build directory have full names where the compiler did not shorten them.
 _BUILD_DIRECTORY = r"^/.*?/linux-[0-9][^/]*/"
 
 
@@ -34,12 +34,12 @@ def main() -> None:
 
 
 def limit(memory_bytes: int, limit_s: int) -> None:
-    """Bound what this process can take from the machine, also when nobody watches it any more."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that started us
+    """Bound the resources that this process can take from the machine, also when its parent has died."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent process
     resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
     resource.setrlimit(resource.RLIMIT_CPU, (limit_s, limit_s + 1))  # SIGXCPU, then SIGKILL
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    signal.alarm(2 * limit_s + 10)  # where nobody is left to stop it; a busy host gives it a small part of a processor
+    signal.alarm(2 * limit_s + 10)  # where its parent has died; a busy host gives it a small part of a processor
 
 
 def _read(vmcore: Vmcore, vmlinux: str) -> None:
@@ -76,7 +76,7 @@ def _tell(fact: str, find: Callable[[], Any], *, silent: bool = False) -> Any:
 
 
 def _program(vmcore: Vmcore, vmlinux: str) -> Any:
-    """The crashed kernel, with its memory read through our reader and the debug info of one file."""
+    """Return the crashed kernel, with its memory read through the project's reader and the debug info of one file."""
     import drgn  # here, so that a drgn that cannot be imported is a sentence too
 
     architectures = {"x86_64": drgn.Architecture.X86_64, "aarch64": drgn.Architecture.AARCH64}
@@ -91,7 +91,7 @@ def _program(vmcore: Vmcore, vmlinux: str) -> Any:
 
     program.add_memory_segment(0, vmcore.max_pfn * vmcore.page_size, read, physical=True)
     program.set_linux_kernel_custom(vmcore.vmcoreinfo_text, is_live=False)
-    program.set_enabled_debug_info_finders([])  # only the file whose build id we have compared
+    program.set_enabled_debug_info_finders([])  # only the file whose build id was compared
     program.load_debug_info([vmlinux])
     return program
 
@@ -134,7 +134,7 @@ def _short(file: str) -> str:
 
 
 def _in_module(program: Any, address: int) -> str | None:
-    """An address in a module of which there is no debug info."""
+    """An address in a module without debug info."""
     from drgn.helpers.linux.module import address_to_module
 
     try:

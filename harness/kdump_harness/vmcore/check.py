@@ -60,7 +60,7 @@ def _check_layout(part: KdumpFile, damage: DamageList) -> None:
             damage.add("bitmap", message, offset=bitmap.offset)
     stray = any_outside(part.dumped, part.ram)
     if stray is not None:
-        damage.add("bitmap", "a page frame is in the dump that is no RAM", offset=part.dumped.offset, pfn=stray)
+        damage.add("bitmap", "a page frame in the dump is not RAM", offset=part.dumped.offset, pfn=stray)
     if part.table_end > source.size_bytes:
         message = f"{part.descriptors:,} page descriptors end at {part.table_end:,}, the file at {source.size_bytes:,}"
         damage.add("truncated", message, offset=header.descriptor_offset)

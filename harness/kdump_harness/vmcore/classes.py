@@ -1,6 +1,6 @@
-"""What every page frame held, by the kernel's own struct pages, and whether a dump's level was obeyed.
+"""Classes of all page frames, from the kernel's own struct pages, and a check of the dump level against them.
 
-It needs VMCOREINFO and no debug info, and shares no code with makedumpfile: so it can tell when that was wrong.
+The count needs VMCOREINFO and no debug info. It shares no code with makedumpfile, so it shows its faults.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _MAX_BLOCK_ORDER = 18  # the largest compound page is a huge page of 1 GiB, in p
 _MAX_FRAMES = 1 << 30  # in one array; count_classes() needs none
 
 # The struct pages of a chunk are in the dump too, if some are shared (hugetlb_free_vmemmap, Linux 5.14) or left out
-# (makedumpfile -e). A file that claims much more RAM than it has struct pages for would only keep us busy.
+# (makedumpfile -e). A file that claims much more RAM than its struct pages cover is refused: it would take too long.
 _FREE_CHUNKS = 64
 _MAX_CLAIM = 2
 
@@ -39,15 +39,15 @@ _SECTION_FLAGS = (1 << 6) - 1
 _MAPPING_ANON = 1 << 0  # in page.mapping, since 2.6
 _TAIL = 1 << 0  # in page.compound_head, since 4.4
 
-# More than that of what was to be dropped is no accident. Less is enough of what was to be kept: absent were one or
-# two in every dump that we saw, pages at the edge of a range of RAM.
+# Up to this many pages that should have been dropped are tolerated. For pages that should be kept the limit is lower:
+# in every dump that was measured, one or two were missing, at the edge of a range of RAM.
 _LEFT_PAGES = 256
 _LEFT_SHARE = 0.02
 _LOST_PAGES = 32
 
 
 class PageClass(enum.IntEnum):
-    """What a page frame holds, as far as dump levels care."""
+    """The class of a page frame, as far as dump levels distinguish it."""
 
     HOLE = 0  # no RAM
     UNKNOWN = 1  # its struct page is not in the dump
@@ -66,7 +66,7 @@ class PageClass(enum.IntEnum):
         return self.name.lower().replace("_", " ")
 
 
-# A block of any other class goes as a whole; in these, every page that is no tail speaks for itself.
+# A block of any other class is dropped as a whole; in these, every page that is not a tail counts by itself.
 _NEVER_DROPPED = (PageClass.UNKNOWN, PageClass.KERNEL, PageClass.SLAB)
 
 
@@ -185,7 +185,7 @@ def leftover(vmcore: Vmcore, level: int | None = None) -> LevelViolations:
 
 
 def remarks(vmcore: Vmcore, counts: Mapping[PageClass, Tally]) -> tuple[str, ...]:
-    """What is odd about the classes of pages in a dump that names its level."""
+    """Yield a remark for each class of pages that does not fit the dump's level."""
     level = _level(vmcore)
     if vmcore.header is None or level is None:
         return ()
@@ -257,7 +257,7 @@ class _StructPage:
         size_bytes = _within("SIZE(page)", info.size("page"), 32, 256, step=8)
 
         def at(name: str, width_bytes: int = 8) -> int:
-            # Members of folio are told from the first page on, and we need them from the second one on.
+            # VMCOREINFO counts members of folio from the first page on; they are needed from the second one on.
             before = size_bytes if name.startswith("folio.") else 0
             most = before + size_bytes - width_bytes
             return _within(f"OFFSET({name})", info.offset(name), before, most, step=width_bytes) - before
@@ -339,7 +339,7 @@ class _Sections:
         self._root: tuple[int, bytes] | None = None
 
     def struct_page(self, pfn: int) -> int | None:
-        """The address of a frame's struct page; None when there is none or it cannot be known."""
+        """Return the address of a frame's struct page; None where it does not exist or cannot be known."""
         section = pfn >> self.shift
         if section >= self._count:
             return None

@@ -1,4 +1,4 @@
-"""Checks every page of a dump on all processors that we may use."""
+"""Check every page of a dump on all available processors."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _MAX_SHARED_SEGMENTS = 1 << 18
 def check_pages(
     part: KdumpFile, damage: DamageList, *, progress: Progress | None = None, processes: int | None = None
 ) -> Counter[str]:
-    """Decompress every page; tells how many pages there are by compression."""
+    """Decompress every page and return the number of pages by compression."""
     total = part.descriptors
     tasks = [(first, min(_TASK_PAGES, total - first)) for first in range(0, total, _TASK_PAGES)]
     counts: Counter[str] = Counter()

@@ -152,7 +152,7 @@ def _record_buffer(info: Vmcoreinfo, read: ReadKernel) -> Iterator[tuple[int, by
             break
         record = _Struct(info, read, name, buffer_at + at)
         length = record.number("len", 2)
-        if length == 0:  # the rest of the buffer is unused: go on at its start
+        if length == 0:  # the rest of the buffer is unused: continue at its start
             if at == 0:
                 break
             walked += buffer_bytes - at

@@ -20,7 +20,7 @@ _QUICK_RECORDS = 2000
 
 @dataclass(frozen=True, kw_only=True)
 class Inspection:
-    """What a dump is and what is wrong with it; facts that the file does not give are None or empty."""
+    """The facts and the damage of a dump; facts that the file does not give are None or empty."""
 
     path: str
     size_bytes: int
@@ -54,9 +54,9 @@ class Inspection:
 
 
 def inspect(path: Path | str, *parts: Path | str, quick: bool = False, progress: Progress | None = None) -> Inspection:
-    """Judge a dump file; quick leaves the page descriptors, the decompression and the classes of pages out.
+    """Judge a dump file; quick leaves out the page descriptors, the decompression and the classes of pages.
 
-    Damage is in the result; only what is no readable regular file is a UsageError.
+    Damage is in the result. Raise UsageError only for a path that is not a readable regular file.
     """
     try:
         with open_vmcore(path, *parts) as vmcore:
@@ -104,7 +104,7 @@ def inspect_opened(vmcore: Vmcore, *, quick: bool = False, progress: Progress | 
 
 
 def _remarks(vmcore: Vmcore, compressions: dict[str, int]) -> Iterator[str]:
-    """What one should know of a dump and is no damage."""
+    """Yield remarks on a dump that are not damage."""
     if (stream := vmcore.flattened) is not None:
         yield f"flattened: {stream.segments:,} segments, {stream.overlapping:,} overlapping, {stream.gaps:,} gaps"
         if stream.trailing_bytes:
@@ -128,7 +128,7 @@ def _counts(vmcore: Vmcore) -> dict[PageClass, Tally]:
 
 
 def _used(compressions: dict[str, int]) -> str | None:
-    """What most of the pages that are not raw use."""
+    """Return the compression of most of the pages that are not raw."""
     packed = {name: count for name, count in compressions.items() if name != "none"}
     if packed:
         return max(packed, key=lambda name: packed[name])

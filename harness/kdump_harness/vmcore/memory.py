@@ -96,7 +96,7 @@ class _Arm:
 
     def __call__(self, address: int) -> int:
         if address >> self._bits != _MASK64 >> self._bits:
-            raise NotInDump(f"{address:#x} is no kernel address")
+            raise NotInDump(f"{address:#x} is not a kernel address")
         upper_half = bool(address >> (self._bits - 1) & 1)
         if upper_half != self._linear_is_low:
             return (address - self._page_offset + self._phys_offset) & _MASK64

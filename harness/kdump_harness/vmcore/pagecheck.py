@@ -20,7 +20,7 @@ _MAX_HOLE_BYTES = 64 << 10
 
 @dataclass
 class PageCheck:
-    """What a stretch of page descriptors led to."""
+    """The result of checking a range of page descriptors."""
 
     counts: Counter[str] = field(default_factory=Counter)
     damage: list[Damage] = field(default_factory=list)  # where pfn stands the index of the descriptor

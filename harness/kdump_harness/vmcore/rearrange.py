@@ -17,7 +17,8 @@ _MAX_HOLES_BYTES = 1 << 36
 def rearrange(path: Path, to: Path) -> int:
     """Write the flattened dump at path to a new file with mode 0600; its size in bytes.
 
-    Gaps become holes. Unreadable when it is no dump, VmcoreError when it is not flattened; to must not be there.
+    Gaps become holes. The file to must not exist. Raise Unreadable for a file that is not a dump, and VmcoreError for
+    one that is not flattened.
     """
     with open_vmcore(path) as vmcore:
         stream = vmcore.flattened

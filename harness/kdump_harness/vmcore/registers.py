@@ -51,7 +51,7 @@ def cpu_states(vmcore: Vmcore) -> tuple[CpuState, ...]:
 
 
 def unreadable_tasks(vmcore: Vmcore) -> list[str]:
-    """What of the crashed tasks' stacks and code is not in the dump, one sentence each."""
+    """Yield a sentence for each part of the crashed tasks' stacks and code that is not in the dump."""
     missing = []
     for state in cpu_states(vmcore):
         if not state.in_kernel:

@@ -72,7 +72,7 @@ class Vmcore:
 
     @cached_property
     def notes(self) -> notes.Notes | None:
-        """The ELF notes; None when there are none."""
+        """The ELF notes, or None."""
         return self.elf.notes() if self.elf else self.kdumps[0].notes()
 
     @cached_property
@@ -283,7 +283,8 @@ class Vmcore:
 def open_vmcore(path: Path | str, *parts: Path | str) -> Vmcore:
     """Open a dump; the other files of a split dump follow as parts.
 
-    UsageError for what is no readable regular file, Unreadable for what is no dump or too damaged to open.
+    Raise UsageError for a path that is not a readable regular file, and Unreadable for a file that is not a dump or is
+    too damaged to be opened.
     """
     files: list[PlainFile] = []
     try:
@@ -328,7 +329,7 @@ def _refuse_other_formats(file: PlainFile, source: DumpSource) -> None:
         if magic.startswith(signature):
             raise Unreadable(Damage("unsupported", f"{file.path} is {what}", 0))
     inside = " inside the flattened stream" if source is not file else ""
-    raise Unreadable(Damage("signature", f"{file.path} is no dump: it begins with {magic[:8]!r}{inside}", 0))
+    raise Unreadable(Damage("signature", f"{file.path} is not a dump: it begins with {magic[:8]!r}{inside}", 0))
 
 
 def _refuse_strangers(files: list[PlainFile], opened: list[KdumpFile]) -> None:
@@ -342,4 +343,4 @@ def _refuse_strangers(files: list[PlainFile], opened: list[KdumpFile]) -> None:
             first.block_size,
         )
         if not header.split or not same:
-            raise Unreadable(Damage("split", f"{file.path} is no part of the same split dump as {files[0].path}"))
+            raise Unreadable(Damage("split", f"{file.path} is not a part of the same split dump as {files[0].path}"))

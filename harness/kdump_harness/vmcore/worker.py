@@ -14,7 +14,7 @@ from .pagecheck import PageChecker
 
 def main() -> None:
     """Answer until standard input ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that started us
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent process
     file_descriptor, data_offset = sys.argv[1:]
     file = PlainFile(f"/proc/self/fd/{file_descriptor}")
     flattened = file.read(0, len(FLAT_SIGNATURE)) == FLAT_SIGNATURE

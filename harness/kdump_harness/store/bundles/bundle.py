@@ -36,7 +36,7 @@ _STILL_IN = "the vmcore holds the kernel's own memory: its log, its command line
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What is to be in the archive."""
+    """The planned content of the archive."""
 
     to: Path
     with_vmcore: bool = True
@@ -103,7 +103,7 @@ class _Bundle:
         return manifest
 
     def _told(self, name: str, value: Any) -> Any:
-        """A text or a record as it may be told."""
+        """Return a text or a record as it may be published."""
         if not self._request.redacted:
             return value
         counts: Counter[str] = Counter()
@@ -214,7 +214,7 @@ def _change(given: str) -> str:
 
 
 def free_name(dump: Dump) -> Path:
-    """What a bundle is called unless told."""
+    """Return the default name of a bundle."""
     return Path(f"kdump-{dump.id}.tar")
 
 

@@ -36,7 +36,7 @@ class Collected:
 
 
 def items() -> tuple[_Item, ...]:
-    """What can be asked for: collect.toml, and the configuration files of all families."""
+    """Return the items that can be collected: collect.toml, and the configuration files of all families."""
     rows = tables.load_rows(tables.package_path("store", "bundles", "collect.toml"), "item", _Item)
     files = sorted({family.config.file for family in load_families().values()})
     configuration = tuple(
@@ -59,5 +59,5 @@ def collect(machine: SourceMachine, dump: Dump) -> Iterator[Collected]:
         except HostError as error:
             yield Collected(name=item.name, what=item.what, text="", why=str(error))
         else:
-            why = "" if text.strip() else "there is none"
+            why = "" if text.strip() else "it is empty"
             yield Collected(name=item.name, what=item.what, text=text, private=item.private, why=why)

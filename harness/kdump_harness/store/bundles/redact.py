@@ -85,5 +85,5 @@ def filter_again(dump: Path, to: Path, inspection: Mapping[str, Any]) -> str | N
     if not found.whole:
         return f"what makedumpfile wrote is damaged ({found.damage[0].message})"
     if not is_filtered(found.to_json()):
-        return "what makedumpfile wrote still has pages of users, or does not tell"
+        return "the dump that makedumpfile wrote still has user pages, or its level is unknown"
     return None

@@ -40,7 +40,7 @@ class WatchedDirectory:
     names: Sequence[str] = field(repr=False)
 
     def status(self, name: str) -> os.stat_result:
-        """Of the entry itself, not of what it points to."""
+        """The status of the entry itself, not of the file that it points to."""
         return os.stat(name, dir_fd=self.descriptor, follow_symlinks=False)
 
     def open(self, name: str) -> int:
@@ -99,7 +99,7 @@ def _walk(path: Path, descriptor: int, *, depth: int) -> Iterator[WatchedDirecto
         found.sort(key=lambda entry: entry.name)
         yield WatchedDirectory(path=path, descriptor=descriptor, names=[entry.name for entry in found])
         for entry in found if depth < _MAX_DEPTH else ():
-            with contextlib.suppress(OSError):  # gone, a link by now, or not for us
+            with contextlib.suppress(OSError):  # gone, now a link, or not readable
                 if entry.is_dir(follow_symlinks=False):
                     below = os.open(entry.name, _OPEN | os.O_DIRECTORY, dir_fd=descriptor)
                     yield from _walk(path / entry.name, below, depth=depth + 1)
@@ -115,7 +115,7 @@ def shown(path: Path | str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class _Names:
-    """What the families call a dump, and what one that is not finished."""
+    """Return the families' names of finished and of unfinished dumps."""
 
     finished: re.Pattern[str]
     unfinished: re.Pattern[str]
@@ -171,7 +171,7 @@ def unfinished_sign(place: WatchedDirectory, name: str) -> str | None:
     return None
 
 
-# What the stacks write beside a dump. Sources: kdump.sh, kdump-config, kdump-save.
+# Files that the kdump services write next to a dump. Sources: kdump.sh, kdump-config, kdump-save.
 _BESIDE = re.compile(r"(?:vmcore-dmesg|dmesg|README)(?:\.txt)?|kexec-dmesg\.log")
 
 

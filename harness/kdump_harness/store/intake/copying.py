@@ -1,4 +1,4 @@
-"""Copies a file that somebody else may still write to: holes stay holes, and the disk keeps what it must keep free."""
+"""Copy a file that its sender may still write to: holes stay holes, and the disk keeps its reserve of free space."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class StillGrowing(UsageError):
 
 
 def mark_of(status: os.stat_result) -> str:
-    """What changes whenever the file does."""
+    """Return a value that changes whenever the file does."""
     return f"{status.st_dev}:{status.st_ino}:{status.st_size}:{status.st_mtime_ns}"
 
 
@@ -62,11 +62,11 @@ def take_copy(source: int, to: Path, *, max_bytes: int, free_bytes: int) -> None
         finally:
             os.close(out)
     if mark_of(os.fstat(source)) != mark_of(before):
-        raise StillGrowing("it changed while it was read: somebody still writes to it")
+        raise StillGrowing("it changed while it was read: its sender still writes to it")
 
 
 def _data(source: int, size_bytes: int) -> Iterator[tuple[int, bytes]]:
-    """Place and bytes of what is no zero, a chunk at a time."""
+    """Yield offset and bytes of each chunk that is not zero."""
     at = 0
     while at < size_bytes:
         try:
@@ -79,7 +79,7 @@ def _data(source: int, size_bytes: int) -> Iterator[tuple[int, bytes]]:
         while at < end:
             chunk = os.pread(source, min(_CHUNK_BYTES, end - at), at)
             if not chunk:
-                raise StillGrowing("it became shorter while it was read: somebody still writes to it")
+                raise StillGrowing("it became shorter while it was read: its sender still writes to it")
             if chunk != _ZEROS[: len(chunk)]:
                 yield at, chunk
             at += len(chunk)
@@ -94,7 +94,7 @@ def _write(out: int, chunk: bytes, at: int) -> None:
 
 @contextlib.contextmanager
 def enough_room() -> Iterator[None]:
-    """A disk that becomes full within the block is told as one that was full before."""
+    """A disk that becomes full within the block is reported like one that was full before."""
     try:
         yield
     except OSError as error:
@@ -109,7 +109,7 @@ def _require(directory: Path, need_bytes: int) -> None:
     if free_bytes < need_bytes:
         raise NoRoom(
             f"the store's disk has {free_bytes // MIB:,} MiB free, {-(-need_bytes // MIB):,} are needed (with what must"
-            " stay free); the store keeps what it has (kdump-harness store prune --dry-run tells what could go)"
+            " stay free); the store keeps its dumps (kdump-harness store prune --dry-run lists removable ones)"
         )
 
 
@@ -120,5 +120,5 @@ def sha256_of(path: Path) -> str:
 
 
 def disk_bytes_of(directory: Path) -> int:
-    """What a directory and all below it take on the disk."""
+    """Return the bytes that a directory and all below it occupy on the disk."""
     return sum(path.lstat().st_blocks * 512 for path in (directory, *directory.rglob("*")))

@@ -1,4 +1,4 @@
-"""Looks at a dump in a process of its own, so that no dump takes the store down with it."""
+"""Examine a dump in a separate process, so that no dump can stop the store."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _MAX_ANSWER_BYTES = 64 << 20
 
 @dataclass(frozen=True, kw_only=True)
 class Examination:
-    """What was found out; what could not be is None, and trouble says why."""
+    """The facts that were found; missing facts are None, and trouble has the reason."""
 
     inspection: Mapping[str, Any] | None
     triage: Mapping[str, Any] | None
@@ -53,7 +53,7 @@ def examine(dump: Path, *, log_to: Path, debuginfo: Path | None = None, state: P
     """
     limit_s = _LIMIT_S + dump.stat().st_size // _SLOWEST_BYTES_PER_S
     process = subprocess.Popen(
-        # -P: what lies in the current directory is no module of ours.
+        # -P: files in the current directory must not be imported as modules.
         [sys.executable, "-P", "-m", f"{__package__}.worker", str(_MEMORY_BYTES), str(limit_s),
          str(dump), str(log_to), str(debuginfo or ""), str(state or "")],
         stdin=subprocess.DEVNULL,

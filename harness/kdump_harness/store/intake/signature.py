@@ -44,7 +44,7 @@ class Signature:
 
 
 def signature(crash: Triage) -> Signature | None:
-    """What the crash has in common with others of its kind; None when the dump tells nothing of it."""
+    """Return the signature that crashes of one kind share; None where the dump does not give it."""
     frames = _frames(crash)
     parts = list(frames)
     if len(parts) < 2 and (kind := crash.reason or crash.panic):
@@ -92,7 +92,7 @@ def _traits() -> Sequence[tuple[str, re.Pattern[str]]]:
 
 
 def traits(log: str, crash: Triage) -> dict[str, str]:
-    """What may lie behind a crash: hardware, firmware and driver versions, modules from outside the kernel."""
+    """Return possible causes of a crash: hardware, firmware and driver versions, modules from outside the kernel."""
     found: dict[str, str] = {}
     for line in log.splitlines():
         text = _STAMP.sub("", line[:1024], count=1)

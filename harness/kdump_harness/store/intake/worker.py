@@ -46,8 +46,8 @@ def main() -> None:
 
 
 def _limit(memory_bytes: int, limit_s: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that started us
-    # Only the soft limit: the process that runs drgn sets one of its own.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent process
+    # Only the soft limit: the process that runs drgn sets its own.
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, hard))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

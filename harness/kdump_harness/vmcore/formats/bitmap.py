@@ -102,7 +102,7 @@ class Bitmap:
 
 
 def any_outside(inner: Bitmap, outer: Bitmap) -> int | None:
-    """The first page frame that is set in inner and not in outer; None when there is none."""
+    """Return the first page frame that is set in inner and not in outer, or None."""
     for (pfn, some), (_, all_of_them) in zip(inner.pieces(), outer.pieces(), strict=True):
         stray = some & ~all_of_them
         if stray.any():

@@ -1,4 +1,4 @@
-"""What is wrong with a dump, as data, and the exceptions that carry it."""
+"""Damage to a dump as data, and the exceptions that carry it."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class VmcoreError(HarnessError):
 
 
 class Unreadable(VmcoreError):
-    """The file is no dump that can be opened, or too damaged for it; damage tells why and where.
+    """The file is not a dump that can be opened, or it is too damaged; damage has the reason and the place.
 
-    also is what else was seen on the way.
+    also is further damage that was found before.
     """
 
     def __init__(self, damage: Damage, also: tuple[Damage, ...] = ()) -> None:

@@ -32,7 +32,7 @@ def tables(part: KdumpFile, first: int = 0, count: int | None = None) -> Iterato
 
 
 def faults(part: KdumpFile, table: Table, data_offset: int) -> list[tuple[Mask, str]]:
-    """What can be wrong with an entry on its own, each fault with the entries that have it."""
+    """Return each possible fault of a single entry with the mask of the entries that have it."""
     offset, size, flags = table["offset"], table["size"].astype(np.int64), table["flags"]
     known = _KNOWN[np.minimum(flags, len(_KNOWN) - 1)]
     fits = (size > 0) & (size <= part.page_size)

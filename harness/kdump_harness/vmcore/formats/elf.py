@@ -72,7 +72,7 @@ class ElfFile:
         self.kept = runs(self._starts, self._ends)
 
     def _sane(self) -> NDArray[np.void]:
-        """The segments whose numbers can be computed with; check tells about the others."""
+        """The segments with plausible numbers; check reports the others."""
         loads = self.loads
         small = np.ones(len(loads), dtype=np.bool_)
         for field in ("paddr", "filesz", "memsz", "offset"):
@@ -121,7 +121,7 @@ class ElfFile:
         return self.source.read(int(self._offsets[index]) + address - int(self._starts[index]), length)
 
     def notes(self) -> notes.Notes | None:
-        """The notes of the first note segment; None when there is none or it is not in the file."""
+        """Return the notes of the first note segment; None where it does not exist or is not in the file."""
         if not len(self.note_segments):
             return None
         offset, size = int(self.note_segments[0]["offset"]), int(self.note_segments[0]["filesz"])

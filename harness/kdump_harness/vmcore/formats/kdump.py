@@ -78,7 +78,7 @@ class Header:
 
     @property
     def compression(self) -> str:
-        """What the writer was asked for."""
+        """The compression that the writer was asked for."""
         return next(iter(self.compressions), "none")
 
     @property
@@ -97,7 +97,7 @@ def read_header(source: DumpSource) -> Header:
     if not 1 <= version <= LATEST_VERSION:
         raise _bad_header(f"header version {version} is not one of 1 to {LATEST_VERSION}", 8)
     if block_size not in (4096, 16384, 65536):
-        raise _bad_header(f"block size {block_size:,} is no page size of x86_64 or aarch64", 428)
+        raise _bad_header(f"block size {block_size:,} is not a page size of x86_64 or aarch64", 428)
     if not 0 < sub_header_blocks <= _MAX_SUB_HEADER_BYTES // block_size:
         raise _bad_header(f"sub-header of {sub_header_blocks:,} blocks", 432)
     sub = _SUB_HEADER.unpack(read_exactly(source, block_size, _SUB_HEADER.size, "the dump sub-header"))

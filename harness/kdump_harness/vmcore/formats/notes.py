@@ -13,7 +13,7 @@ _PRSTATUS_MAX_BYTES = 1024  # 336 on x86_64, 392 on aarch64
 
 @dataclass(frozen=True)
 class Notes:
-    """What the notes say, and the first place where they make no sense."""
+    """The content of the notes, and the first offset at which they make no sense."""
 
     cpus: int
     vmcoreinfo: bytes | None

@@ -48,7 +48,7 @@ class Unpacker:
             page = self._unpack(flags, stored)
         except BadPage:
             raise
-        except Exception as error:  # each library has errors of its own
+        except Exception as error:  # each library raises its own errors
             # The message of one LZO error is the whole page.
             reason = str(error) if len(str(error)) < 100 else type(error).__name__
             raise BadPage(f"does not decompress as {NAMES[flags]} ({reason})") from None
@@ -109,7 +109,7 @@ class Unpacker:
                         if len(unpack(chunk[start:end], page_size)) != page_size:
                             bad.append(row)
                 return bad
-            except Exception:  # each library has errors of its own
+            except Exception:  # each library raises its own errors
                 bad.append(row)
 
     def _one_by_one(

@@ -60,7 +60,7 @@ def read_exactly(source: DumpSource, offset: int, length: int, what: str) -> byt
 
 
 def rest_is_empty(source: DumpSource, at: int) -> bool:
-    """Whether a file holds nothing but zeros from at on, as far as a look at both ends can tell."""
+    """Return whether a file holds only zeros from offset at on; only both ends are read."""
     rest_bytes = source.size_bytes - at
     look_bytes = min(rest_bytes, _REST_BYTES)
     if rest_bytes <= 0:

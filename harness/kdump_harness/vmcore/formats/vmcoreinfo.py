@@ -17,7 +17,7 @@ class Vmcoreinfo(dict[str, str]):
 
     @classmethod
     def parse(cls, text: bytes) -> Vmcoreinfo:
-        """Read what can be read; malformed() tells about the rest."""
+        """Read the well-formed lines; malformed() reports the others."""
         lines = text.rstrip(b"\0").decode("latin-1").split("\n")
         return cls(line.split("=", 1) for line in lines if "=" in line)
 
