@@ -1,0 +1,127 @@
+"""Tests of a whole drill, from its boot to its verdict, on a guest that replays a recorded console."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from fakes import FakeClock, FakeGuest, FakeShell
+from kdump_harness.base.evidence import Evidence
+from kdump_harness.base.progress import Progress
+from kdump_harness.base.stage import Stage
+from kdump_harness.base.verdict import Verdict
+from kdump_harness.distro.family import find_family
+from kdump_harness.drill import checks, steps
+from kdump_harness.drill.checks import REQUIRED_CHECKS
+from kdump_harness.drill.disks import SystemUnderTest
+from kdump_harness.drill.plan import Plan
+from kdump_harness.drill.steps import Drill
+from kdump_harness.kdump.service import KdumpService
+from kdump_harness.kdump.target import Server
+
+DATA = Path(__file__).parents[1] / "data"
+RECORD = (DATA / "drills" / "debian-12-verified.log").read_bytes()
+BOOT_END = RECORD.index(b"login: ") + len(b"login: ")
+BOOT, CRASH = RECORD[:BOOT_END], RECORD[BOOT_END:]
+IN_CAPTURE = CRASH[: CRASH.index(b"Run /init as init process")]
+CAPTURE_OOM = (
+    b"\r\n[    9.1] Out of memory: Killed process 143 (makedumpfile) total-vm:29360kB"
+    b"\r\n[    9.2] Kernel panic - not syncing: System is deadlocked on memory\r\n"
+)
+# A dump of another guest with the same panic, cut down to the pages of its kernel log.
+VMCORE = DATA / "vmcore" / "logs" / "6.12.107.kdump"
+NONCE = "0123456789abcdef"
+CRASH_S = 1_780_000_000.0
+DUMP = "/var/crash/202611221705/dump.202611221705"
+PROBES = {
+    "kernel": "6.12.107+deb13-cloud-amd64",
+    "cmdline": "root=/dev/vda1 crashkernel=256M",
+    "loaded": "1",
+    "crash_size_bytes": str(256 << 20),
+    "os_release": 'ID=debian\nVERSION_ID="12"\nPRETTY_NAME="Debian GNU/Linux 12 (bookworm)"',
+    "meminfo": "MemTotal: 138488 kB\nMemFree: 138300 kB\nSlab: 4 kB",
+    "clock_s": str(CRASH_S),
+    "hostname": "debian-12-2",
+    "makedumpfile": "makedumpfile: version 1.7.2 (released on 20 Oct 2022)",
+    "config": "",
+}
+
+
+@pytest.fixture
+def drill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fake_clock: FakeClock) -> Any:
+    """Return a function that drills a fake guest."""
+    really = checks.inspect_opened
+    monkeypatch.setattr(
+        checks, "inspect_opened", lambda vmcore: dataclasses.replace(really(vmcore), crash_time_s=CRASH_S)
+    )
+    monkeypatch.setattr(steps.secrets, "token_hex", lambda _bytes: NONCE)
+    monkeypatch.setattr(KdumpService, "formats", lambda *_: ("kdump",))
+
+    def take(guest: FakeGuest, **changes: Any) -> Verdict:
+        run: Any = SimpleNamespace(
+            factor=1.0, slowness=1.0, load=1.0, beside=0, accelerator="tcg", progress=Progress(quiet=True),
+            lost=lambda _domain: False, options=SimpleNamespace(keep="never"),
+        )  # fmt: skip
+        family = find_family("debian")
+        plan = Plan(subject=SystemUnderTest(name="debian-12", family=family), **changes)
+        replayed: Any = guest
+        with contextlib.closing(Evidence(tmp_path / "drill")) as evidence:
+            drill = Drill(run, plan, evidence)
+            return drill.take(replayed, KdumpService(replayed, family), drill.boot)
+
+    return take
+
+
+def test_a_good_crash_is_followed_to_a_verified_verdict(drill: Any, tmp_path: Path) -> None:
+    verdict = drill(FakeGuest(BOOT, CRASH, probes=PROBES, dump=(DUMP, VMCORE)))
+    assert verdict.verified, verdict.explain()
+    assert {check.name for check in verdict.checks} == REQUIRED_CHECKS
+    assert list(verdict.phases_s) == ["boot", "panic_to_capture", "capture_boot", "dump", "reboot", "panic_to_login"]
+    assert (verdict.release, verdict.crashkernel, verdict.reserved_mib) == ("Debian 12", "256M", 256)
+    assert verdict.dump["path"] == DUMP
+    left = {path.name for path in (tmp_path / "drill").iterdir()}
+    assert {"before.json", "found.json", "inspect.json", "panic.txt", "verdict.json"} <= left
+    assert "dump.202611221705" not in left  # keep is never
+
+
+def test_a_guest_with_nothing_loaded_is_judged_without_a_crash(drill: Any) -> None:
+    guest = FakeGuest(BOOT, CRASH, probes={**PROBES, "loaded": "0"})
+    verdict = drill(guest)
+    assert (verdict.reached, verdict.verified, guest.shell.started) == (Stage.NOTHING, False, [])
+    assert verdict.stopped_by == "kdump is not armed: kdump-tools.service has failed"
+
+
+def test_a_capture_kernel_without_enough_memory_is_named(drill: Any) -> None:
+    verdict = drill(FakeGuest(BOOT, IN_CAPTURE + CAPTURE_OOM, probes=PROBES))
+    assert verdict.reached is Stage.CAPTURING
+    assert verdict.stopped_by == (
+        "the capture kernel panicked: Kernel panic - not syncing: System is deadlocked on memory"
+    )
+    assert verdict.symptoms[0]["name"] == "capture-oom"
+    assert verdict.checks == []
+
+
+def test_a_crash_that_leaves_no_dump_fails_the_checks_of_the_dump(drill: Any) -> None:
+    verdict = drill(FakeGuest(BOOT, CRASH, probes=PROBES))
+    assert (verdict.reached, verdict.verified) == (Stage.RECOVERED, False)
+    assert [check.name for check in verdict.failed()] == ["single-dump", "final-name"]
+
+
+def test_a_dump_sent_to_a_server_is_fetched_from_there(drill: Any) -> None:
+    shell = FakeShell({})
+    shell.owner = "dumps"
+    there: Any = shell
+    server = Server(
+        name="crash-server", address="192.0.2.1", host_key="ssh-ed25519 AAAA", user="dumps", directory="/srv/dumps",
+        shell=there,
+    )  # fmt: skip
+    path = "/srv/dumps/debian-12-2-202611221705/dump.202611221705"
+    guest = FakeGuest(BOOT, CRASH, probes=PROBES, dump=(path, VMCORE), dump_shell=shell)
+    verdict = drill(guest, target="ssh", server=server)
+    assert verdict.verified, verdict.explain()
+    assert (verdict.dump["place"], verdict.dump["path"]) == ("crash-server", path)
+    assert 'SSH="dumps@crash-server"' in guest.shell.files["/etc/default/kdump-tools"]
