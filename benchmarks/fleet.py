@@ -28,14 +28,14 @@ from pathlib import Path
 from typing import Any
 
 from kdump_harness.fleet.client import Fleet, Order
-from kdump_harness.fleet.protocol import wire
+from kdump_harness.fleet.protocol import wire_format
 from kdump_harness.fleet.protocol.archive import pack
 from kdump_harness.fleet.protocol.needs import CORES, MIB, VERSION
 from kdump_harness.fleet.protocol.results import TaskResult, write_result
 from kdump_harness.fleet.protocol.tasks import DRILL, FleetTask, drill_needs, parse_drill
 from kdump_harness.fleet.scheduler import FleetScheduler
-from kdump_harness.fleet.worker.copies import copy_entry
-from kdump_harness.fleet.worker.performing import Host
+from kdump_harness.fleet.worker.peer_server import copy_entry
+from kdump_harness.fleet.worker.task_runner import Host
 from kdump_harness.fleet.worker.worker import FleetWorker
 from kdump_harness.images.state import State
 from kdump_harness.vm.capacity import GUEST_MIB, OVERHEAD_MIB
@@ -85,7 +85,7 @@ def run_scheduler(pipe: Connection) -> None:
     _open_files()
 
     async def serve() -> None:
-        wire.restrict()
+        wire_format.restrict()
         async with FleetScheduler(listen="127.0.0.1", port=0, security=None) as scheduler:
             pipe.send(scheduler.address)
             await asyncio.to_thread(pipe.recv)
@@ -99,7 +99,7 @@ def run_hosts(pipe: Connection, address: str, names: list[str], faster: float, s
     SimulatedWorker.archive, SimulatedWorker.faster = evidence_archive(), faster
 
     async def serve() -> None:
-        wire.restrict()
+        wire_format.restrict()
         workers = []
         for name in names:
             host = Host(name=name, state=Path(scratch) / "state", evidence=Path(scratch) / name, resources=RESOURCES)
@@ -207,7 +207,7 @@ def run_holder(pipe: Connection, address: str, scratch: str, size_mib: int) -> N
     """Run a worker whose cache has one disk."""
 
     async def serve() -> None:
-        wire.restrict()
+        wire_format.restrict()
         host = Host(name="holder", state=Path(scratch) / "there", evidence=Path(scratch) / "e", resources=RESOURCES)
         host.evidence.mkdir()
         entry = State(host.state).directory / "built" / "0123456789abcdef"
@@ -229,7 +229,7 @@ def copy_rate(size_mib: int) -> float:
     """Return the rate in MiB/s of a checked copy from one worker to another, both on this host."""
 
     async def take(address: str, holder: str, scratch: str) -> float:
-        wire.restrict()
+        wire_format.restrict()
         host = Host(name="taker", state=Path(scratch) / "here", evidence=Path(scratch) / "f", resources=RESOURCES)
         host.evidence.mkdir()
         async with FleetWorker(address, host, slots=1, security=None, listen="127.0.0.1") as worker:

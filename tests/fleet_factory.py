@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from kdump_harness.fleet.client import Order
-from kdump_harness.fleet.protocol import wire
+from kdump_harness.fleet.protocol import wire_format
 from kdump_harness.fleet.protocol.needs import CORES, MIB, VERSION
 from kdump_harness.fleet.protocol.tasks import DRILL, FleetTask, Job, Places, drill_needs, parse_drill
 from kdump_harness.fleet.scheduler import FleetScheduler
-from kdump_harness.fleet.worker import performing
-from kdump_harness.fleet.worker.performing import Host
+from kdump_harness.fleet.worker import task_runner
+from kdump_harness.fleet.worker.task_runner import Host
 from kdump_harness.fleet.worker.worker import FleetWorker
 
 RESOURCES = {MIB: 6000.0, CORES: 4.0, VERSION: 1.0, "ARCH-x86_64": 1.0, "TCG": 1.0, "CPU-2": 1.0}
@@ -59,7 +59,7 @@ class Cluster:
         self._thread = threading.Thread(target=self._loop.run_forever)
 
     def __enter__(self) -> Cluster:
-        wire.restrict()
+        wire_format.restrict()
         self._thread.start()
         self.scheduler: FleetScheduler = self.call(self._start())
         return self
@@ -123,7 +123,7 @@ class Cluster:
 
         return Job(needs=job.needs, command=command)
 
-    _understand: Callable[..., Job] = staticmethod(performing.understand)
+    _understand: Callable[..., Job] = staticmethod(task_runner.understand)
 
     async def _start(self) -> FleetScheduler:
         return await FleetScheduler(listen="127.0.0.1", port=0, security=None)

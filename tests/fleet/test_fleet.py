@@ -28,16 +28,16 @@ from kdump_harness.base.clock import poll
 from kdump_harness.base.errors import EXIT_BROKEN, EXIT_FAILED, EXIT_HOST, EXIT_OK, EXIT_USAGE, HostError, UsageError
 from kdump_harness.fleet import drills
 from kdump_harness.fleet.client import Fleet, Order
-from kdump_harness.fleet.protocol import tasks, wire
+from kdump_harness.fleet.protocol import tasks, wire_format
 from kdump_harness.fleet.protocol.results import TaskResult, read_result
-from kdump_harness.fleet.worker import performing
+from kdump_harness.fleet.worker import task_runner
 
 
 @pytest.fixture
 def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
     with Cluster(tmp_path / "fleet", hold=tmp_path / "go") as running:
-        monkeypatch.setattr(performing, "understand", running.job)
-        monkeypatch.setattr(performing, "LOOK_S", 0.1)
+        monkeypatch.setattr(task_runner, "understand", running.job)
+        monkeypatch.setattr(task_runner, "LOOK_S", 0.1)
         yield running
 
 
@@ -199,13 +199,13 @@ def test_nothing_that_is_sent_along_is_run(cluster: Cluster, go: Callable[[], No
 
         none = "the task is none of kdump-harness"
         assert none in refused(Spec("function", os.mkdir, str(trap)))
-        assert none in refused(Spec("argument", wire.asked, Evil(trap)))
-        assert none in refused(Spec("more", wire.asked, good, good))
-        assert none in refused(Spec("inner", wire.asked, Spec(None, os.mkdir, str(trap))))
+        assert none in refused(Spec("argument", wire_format.asked, Evil(trap)))
+        assert none in refused(Spec("more", wire_format.asked, good, good))
+        assert none in refused(Spec("inner", wire_format.asked, Spec(None, os.mkdir, str(trap))))
         assert none in refused(Spec("method", pickle.loads, pickle.dumps(Evil(trap))))
-        assert "no JSON" in refused(Spec("text", wire.asked, "rm -rf /"))
-        assert "states 1" in refused(Spec("greedy", wire.asked, good), {"MIB": 1, "CORES": 1})
-        assert not refused(Spec("good", wire.asked, good))
+        assert "no JSON" in refused(Spec("text", wire_format.asked, "rm -rf /"))
+        assert "states 1" in refused(Spec("greedy", wire_format.asked, good), {"MIB": 1, "CORES": 1})
+        assert not refused(Spec("good", wire_format.asked, good))
 
         for attempt in (
             lambda: client.run(os.mkdir, str(trap)),
@@ -216,25 +216,25 @@ def test_nothing_that_is_sent_along_is_run(cluster: Cluster, go: Callable[[], No
         ):
             with pytest.raises((AttributeError, TypeError)):  # Dask had no answer
                 attempt()
-        assert not refused(Spec("again", wire.asked, good.replace("--level=1", "--level=2")))
+        assert not refused(Spec("again", wire_format.asked, good.replace("--level=1", "--level=2")))
     assert not trap.exists()
     assert [line.split()[1] for line in cluster.ran()] == ["1", "2"]
 
 
 def test_a_hostile_pickle_makes_only_marks(tmp_path: Path) -> None:
-    wire.restrict()
+    wire_format.restrict()
     trap = tmp_path / "trap"
     loads = distributed.protocol.pickle.loads
     for protocol in range(2, pickle.HIGHEST_PROTOCOL + 1):
-        mark = loads(pickle.dumps([Evil(trap), os.system, subprocess.Popen, wire.asked], protocol=protocol))
-        assert mark[3] is wire.asked
-        assert loads(pickle.dumps(mark))[3] is wire.asked  # as a scheduler hands it on
+        mark = loads(pickle.dumps([Evil(trap), os.system, subprocess.Popen, wire_format.asked], protocol=protocol))
+        assert mark[3] is wire_format.asked
+        assert loads(pickle.dumps(mark))[3] is wire_format.asked  # as a scheduler hands it on
     assert not trap.exists()
     # What is known must not be changed, either: here its state is set by the pickle.
     change = b"charness.fleet.wire\nasked\n(N}S'__call__'\ncos\nsystem\ns\x86b."
     with pytest.raises((AttributeError, TypeError, pickle.UnpicklingError)):
         loads(change.replace(b"(N}", b"N}"))
-    assert type(wire.asked).__call__.__qualname__.startswith("_Asked")
+    assert type(wire_format.asked).__call__.__qualname__.startswith("_Asked")
     held = [
         name
         for name, module in sys.modules.items()
@@ -275,9 +275,9 @@ def test_a_hostile_pickle_makes_only_marks(tmp_path: Path) -> None:
 )
 def test_a_drill_that_says_too_much_is_refused(arguments: list[str], why: str, tmp_path: Path) -> None:
     text = json.dumps({**json.loads(drill_order(1).task.to_text()), "arguments": arguments})
-    host = performing.Host(name="one", evidence=tmp_path, resources=RESOURCES)
+    host = task_runner.Host(name="one", evidence=tmp_path, resources=RESOURCES)
     with pytest.raises(tasks.TaskRefused, match=why):
-        performing.prepare(text, host, {**RESOURCES, "MIB": 1e6})
+        task_runner.prepare(text, host, {**RESOURCES, "MIB": 1e6})
 
 
 @pytest.mark.parametrize(
@@ -305,16 +305,16 @@ def test_a_drill_that_says_too_much_is_refused(arguments: list[str], why: str, t
     ],
 )
 def test_a_scenario_that_is_none_is_refused(changes: dict[str, Any], why: str, tmp_path: Path) -> None:
-    host = performing.Host(name="one", evidence=tmp_path, resources=RESOURCES)
+    host = task_runner.Host(name="one", evidence=tmp_path, resources=RESOURCES)
     path = tasks.data_path("scenarios") / "test_smoke.py"
     task = tasks.FleetTask(
         kind=tasks.SCENARIO, test="test_smoke.py::test_dump[debian-12]", sha256=tasks.scenario_digest(path),
         arguments=("--image=debian-*", "--run-known"),
     )  # fmt: skip
     table = json.loads(task.to_text())
-    assert performing.prepare(json.dumps(table), host, RESOURCES)[0] == task
+    assert task_runner.prepare(json.dumps(table), host, RESOURCES)[0] == task
     with pytest.raises(tasks.TaskRefused, match=why):
-        performing.prepare(json.dumps({**table, **changes}), host, RESOURCES)
+        task_runner.prepare(json.dumps({**table, **changes}), host, RESOURCES)
 
 
 def test_only_text_is_a_task() -> None:
@@ -459,7 +459,7 @@ def test_who_has_no_certificate_is_not_spoken_with(tmp_path: Path, monkeypatch: 
 
     def secured(directory: str) -> Any:
         ca, cert, key = (Path(path) for path in certificates(tmp_path / directory, directory))
-        return wire.security(ca=ca, cert=cert, key=key)
+        return wire_format.security(ca=ca, cert=cert, key=key)
 
     ours, others = secured("ours"), secured("others")
     with Cluster(tmp_path / "fleet") as cluster:
@@ -496,8 +496,8 @@ def test_scenarios_are_reported_by_pytest_as_if_they_had_run_here(
     (scenarios / "test_fake.py").write_text(SCENARIO)
     monkeypatch.setattr(tasks, "data_path", tmp_path.joinpath)
     front = (
-        "from kdump_harness.fleet import front; import pathlib, sys, pytest\n"
-        f"front.data_path = pathlib.Path({str(tmp_path)!r}).joinpath\n"
+        "from kdump_harness.fleet import pytest_client; import pathlib, sys, pytest\n"
+        f"pytest_client.data_path = pathlib.Path({str(tmp_path)!r}).joinpath\n"
         "sys.exit(pytest.main(sys.argv[1:]))"
     )
     choice = {
@@ -505,8 +505,8 @@ def test_scenarios_are_reported_by_pytest_as_if_they_had_run_here(
         "direct": False, "vmcores": False, "evidence_mib": 64, "resume": None, "quiet": True,
     }  # fmt: skip
     command = [
-        sys.executable, "-c", front, "-p", "kdump_harness.fleet.front", "-p", "no:cacheprovider", str(scenarios),
-        "--junitxml", "junit.xml", "--matrix", "matrix.json",
+        sys.executable, "-c", front, "-p", "kdump_harness.fleet.pytest_client", "-p", "no:cacheprovider",
+        str(scenarios), "--junitxml", "junit.xml", "--matrix", "matrix.json",
     ]  # fmt: skip
     environment = {**os.environ, "KDUMP_FLEET_RUN": json.dumps(choice)}
     done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)

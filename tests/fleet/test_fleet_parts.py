@@ -23,12 +23,12 @@ import pytest
 import zstandard
 from kdump_harness.base.board import Board, duration
 from kdump_harness.base.errors import EXIT_FAILED, HostError
-from kdump_harness.fleet import serving
+from kdump_harness.fleet import service
 from kdump_harness.fleet.protocol import archive
 from kdump_harness.fleet.protocol.needs import Needs, guest_needs, host_resources, slots
 from kdump_harness.fleet.protocol.results import BadResult, TaskResult, read_result, write_result
-from kdump_harness.fleet.worker.copies import PIECE_BYTES, NoCopy, PeerServer, copy_entry, entries
-from kdump_harness.fleet.worker.performing import Host
+from kdump_harness.fleet.worker.peer_server import PIECE_BYTES, NoCopy, PeerServer, copy_entry, entries
+from kdump_harness.fleet.worker.task_runner import Host
 from kdump_harness.images import peer_cache
 from kdump_harness.images.state import State
 
@@ -344,8 +344,8 @@ def test_what_is_started_in_a_group_goes_with_the_worker(tmp_path: Path) -> None
         "while True: time.sleep(0.01)\n"
     )
     keeper = (
-        "import os, sys\nfrom kdump_harness.fleet.worker import keeper\n"
-        "keeper.GRACE_S = 0.2\nos._exit(keeper.main(sys.argv[1:]))"
+        "import os, sys\nfrom kdump_harness.fleet.worker import supervisor\n"
+        "supervisor.GRACE_S = 0.2\nos._exit(supervisor.main(sys.argv[1:]))"
     )
     command = [sys.executable, "-c", keeper, sys.executable, "-S", "-c", program]
     with subprocess.Popen(command, stdin=subprocess.PIPE, cwd=tmp_path, start_new_session=True) as process:
@@ -360,7 +360,7 @@ def test_what_is_started_in_a_group_goes_with_the_worker(tmp_path: Path) -> None
         Path(f"/proc/{pid}/stat").exists() and " Z " not in Path(f"/proc/{pid}/stat").read_text() for pid in pids
     )
     with subprocess.Popen(
-        [sys.executable, "-m", "kdump_harness.fleet.worker.keeper",
+        [sys.executable, "-m", "kdump_harness.fleet.worker.supervisor",
          sys.executable, "-S", "-c", "raise SystemExit(3)"],
         stdin=subprocess.PIPE, start_new_session=True,
     ) as process:  # fmt: skip
@@ -387,9 +387,9 @@ def test_a_host_says_what_it_has() -> None:
 
 def test_one_worker_for_a_directory(tmp_path: Path) -> None:
     with (
-        serving.alone(tmp_path / "x"),
+        service.alone(tmp_path / "x"),
         pytest.raises(HostError, match="another worker uses"),
-        serving.alone(tmp_path / "x"),
+        service.alone(tmp_path / "x"),
     ):
         pass
 
@@ -403,9 +403,9 @@ def test_a_worker_tidies_up_before_it_works(tmp_path: Path, monkeypatch: pytest.
         ran.append(command)
         return SimpleNamespace(stdout="removed domain kdh-1\nnothing else\n", stderr="", returncode=EXIT_FAILED)
 
-    monkeypatch.setattr(serving.subprocess, "run", run)
+    monkeypatch.setattr(service.subprocess, "run", run)
     said: list[str] = []
-    serving.tidy(Host(name="one", uri="qemu:///x", state=tmp_path / "s", evidence=tmp_path), said.append)
+    service.tidy(Host(name="one", uri="qemu:///x", state=tmp_path / "s", evidence=tmp_path), said.append)
     # --own: another state's runs on this host are none of its business.
     assert ran[0][4:] == ["clean", "--own", "--uri", "qemu:///x", "--state", str(tmp_path / "s")]
     assert said == ["removed domain kdh-1"]

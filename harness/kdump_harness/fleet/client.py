@@ -19,7 +19,7 @@ from ..base.clock import now_s
 from ..base.errors import EXIT_BROKEN, EXIT_HOST, EXIT_OK, HarnessError, HostError
 from ..base.evidence import EvidenceRoot
 from ..base.output import printable
-from .protocol import wire
+from .protocol import wire_format
 from .protocol.archive import unpack
 from .protocol.needs import Needs
 from .protocol.results import BadResult, TaskResult, read_result, relocate
@@ -61,7 +61,7 @@ class Fleet:
         self._news: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
 
     def __enter__(self) -> Fleet:
-        wire.restrict()
+        wire_format.restrict()
         try:
             self._client = distributed.Client(
                 self._address, security=self._security, timeout=CONNECT_S, set_as_default=False,
@@ -127,7 +127,7 @@ class _Run:
             self._fits.setdefault(needs, now_s())
             self._fit_s = 0.0
             keys = {f"{order.kind}-{order.number:05}-{self._name}": order for order in batch}
-            graph = {key: Spec(key, wire.asked, order.task.to_text()) for key, order in keys.items()}
+            graph = {key: Spec(key, wire_format.asked, order.task.to_text()) for key, order in keys.items()}
             futures = self._client.get(
                 graph, list(keys), sync=False, resources=needs.resources(), priority=-batch[0].number
             )

@@ -8,7 +8,7 @@ import distributed
 from distributed.security import Security
 from distributed.stealing import WorkStealing
 
-from .protocol import wire
+from .protocol import wire_format
 
 PORT = 8786  # Dask's
 
@@ -26,7 +26,7 @@ class FleetScheduler(distributed.Scheduler):  # type: ignore[misc]
             dashboard_address="127.0.0.1:0",
             extensions={"stealing": WorkStealing},
         )
-        wire.keep_handlers(self, wire.SCHEDULER_HANDLERS)
+        wire_format.keep_handlers(self, wire_format.SCHEDULER_HANDLERS)
 
     async def close(self, *arguments: Any, **more: Any) -> Any:
         """Only by whoever started it."""

@@ -145,11 +145,11 @@ def _need_dask() -> None:
 
 def fleet_scheduler(arguments: argparse.Namespace) -> int:
     _need_dask()
-    from . import serving
+    from . import service
 
     security = _security(arguments)
     _warn(arguments.listen, security)
-    asyncio.run(serving.serve_scheduler(listen=arguments.listen, port=arguments.port, security=security, say=_say))
+    asyncio.run(service.serve_scheduler(listen=arguments.listen, port=arguments.port, security=security, say=_say))
     return EXIT_OK
 
 
@@ -159,9 +159,9 @@ def fleet_worker(arguments: argparse.Namespace) -> int:
     from ..vm.accel import choose
     from ..vm.hosts.local_host import LocalHost
     from ..vm.hypervisor.connection import Hypervisor
-    from . import serving
+    from . import service
     from .protocol.needs import CORES, MIB, host_resources
-    from .worker.performing import Host
+    from .worker.task_runner import Host
 
     security = _security(arguments)
     address = _address(arguments.scheduler, security)
@@ -193,7 +193,7 @@ def fleet_worker(arguments: argparse.Namespace) -> int:
     _say(f"{host.name}: {resources[MIB]:.0f} MiB and {resources[CORES]:.0f} cores for guests; {features}")
     _say(f"accelerator: {why}")
     listen = arguments.listen or _way_to(address)
-    asyncio.run(serving.serve_worker(address, host, listen=listen, security=security, say=_say))
+    asyncio.run(service.serve_worker(address, host, listen=listen, security=security, say=_say))
     return EXIT_OK
 
 
@@ -222,8 +222,8 @@ def fleet_run(arguments: argparse.Namespace) -> int:
 def _scenarios(arguments: argparse.Namespace, address: str, words: Sequence[str], evidence_mib: int) -> int:
     """Let pytest collect and report, and a fleet run what it collected."""
     from ..base.tables import data_path
-    from .front import VARIABLE, Choice
     from .journal import directory_to_resume
+    from .pytest_client import VARIABLE, Choice
 
     for word in words:
         if word.split("=")[0] in ("-n", "--numprocesses", "--dist", "--shard") or word.startswith("-n"):
@@ -251,7 +251,7 @@ def _scenarios(arguments: argparse.Namespace, address: str, words: Sequence[str]
         resume=_text(resume),
         quiet=arguments.quiet,
     )
-    command = [sys.executable, "-m", "pytest", "-p", "kdump_harness.fleet.front", *more, *words]
+    command = [sys.executable, "-m", "pytest", "-p", "kdump_harness.fleet.pytest_client", *more, *words]
     environment = {**os.environ, VARIABLE: json.dumps(dataclasses.asdict(choice))}
     with subprocess.Popen(command, env=environment) as pytest:
         while True:
@@ -367,9 +367,9 @@ def _show(arguments: argparse.Namespace, outcomes: Sequence[Any], single: bool) 
 
 
 def _security(arguments: argparse.Namespace) -> Any:
-    from .protocol import wire
+    from .protocol import wire_format
 
-    return wire.security(ca=arguments.tls_ca, cert=arguments.tls_cert, key=arguments.tls_key)
+    return wire_format.security(ca=arguments.tls_ca, cert=arguments.tls_cert, key=arguments.tls_key)
 
 
 def _address(text: str, security: Any) -> str:

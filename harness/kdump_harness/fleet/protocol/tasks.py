@@ -340,8 +340,9 @@ def _scenario_job(task: FleetTask) -> Job:
         ini.write_text("[pytest]\n", encoding="ascii")
         return [
             sys.executable, "-P", "-m", "pytest", f"{path}::{named['test']}", "-c", str(ini), "--rootdir",
-            str(path.parent.parent), "--noconftest", "-p", "no:cacheprovider", "-p", "kdump_harness.fleet.worker.back",
-            "-q", *task.arguments, *_where(places), "--history", "none", "--evidence", str(places.evidence),
+            str(path.parent.parent), "--noconftest", "-p", "no:cacheprovider", "-p",
+            "kdump_harness.fleet.worker.pytest_worker", "-q", *task.arguments, *_where(places), "--history", "none",
+            "--evidence", str(places.evidence),
         ]  # fmt: skip
 
     # What a scenario needs is known where it was collected; here only that it has a guest.

@@ -16,9 +16,9 @@ from distributed.security import Security
 
 from ...base.clock import now_s
 from ...images.state import State
-from ..protocol import wire
-from .copies import CACHES, NoCopy, PeerServer, copy_entry, entries, shuffled
-from .performing import Host, Unwanted, perform
+from ..protocol import wire_format
+from .peer_server import CACHES, NoCopy, PeerServer, copy_entry, entries, shuffled
+from .task_runner import Host, Unwanted, perform
 
 TOPIC = "kdump-fleet"
 TELL_EVERY_S = 2.0
@@ -49,7 +49,7 @@ class FleetWorker(distributed.Worker):  # type: ignore[misc]
             heartbeat_interval="2s",
             death_timeout=self.start_s,
         )
-        wire.keep_handlers(self, wire.WORKER_HANDLERS)
+        wire_format.keep_handlers(self, wire_format.WORKER_HANDLERS)
         self.kdump_host = host
         self._state_directory = State(host.state)
         self._giver = PeerServer(self._state_directory)
@@ -72,7 +72,7 @@ class FleetWorker(distributed.Worker):  # type: ignore[misc]
         """Do what a task asks for, by its text alone: what else came with it is thrown away."""
         task = self.state.tasks[key]
         if not isinstance(getattr(task.run_spec, "func", None), _Own):
-            text = wire.asked_text(task.run_spec)
+            text = wire_format.asked_text(task.run_spec)
             own = _Own(self.kdump_perform, key, text, dict(task.resource_restrictions or {}))
             task.run_spec = Spec(key, own)
         return await super().execute(key, stimulus_id=stimulus_id)

@@ -28,7 +28,7 @@ from .journal import Journal
 from .protocol.needs import COLLECTOR_MIB, Needs, guest_needs
 from .protocol.results import TaskResult
 from .protocol.tasks import SCENARIO, FleetTask, scenario_digest, scenario_options
-from .protocol.wire import security
+from .protocol.wire_format import security
 
 VARIABLE = "KDUMP_FLEET_RUN"
 _WHEN = ("setup", "call", "teardown")

@@ -17,10 +17,10 @@ from distributed.security import Security
 
 from ..base.errors import HostError
 from ..images.state import remove_tree
-from .protocol import wire
+from .protocol import wire_format
 from .protocol.needs import slots
 from .scheduler import FleetScheduler
-from .worker.performing import Host
+from .worker.task_runner import Host
 from .worker.worker import FleetWorker
 
 AGAIN_S = 5.0
@@ -29,7 +29,7 @@ Say = Callable[[str], None]
 
 async def serve_scheduler(*, listen: str, port: int, security: Security | None, say: Say) -> None:
     """Until a signal comes."""
-    wire.restrict()
+    wire_format.restrict()
     stop = _stopping()
     try:
         scheduler = await FleetScheduler(listen=listen, port=port, security=security)
@@ -42,7 +42,7 @@ async def serve_scheduler(*, listen: str, port: int, security: Security | None, 
 
 async def serve_worker(scheduler: str, host: Host, *, listen: str, security: Security | None, say: Say) -> None:
     """Until a signal comes; a scheduler that goes away is waited for, after all that it had asked for is removed."""
-    wire.restrict()
+    wire_format.restrict()
     stop = _stopping()
     told = ""
     with alone(host.evidence):

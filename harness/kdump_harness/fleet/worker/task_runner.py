@@ -24,8 +24,8 @@ from ...images.state import remove_tree
 from ..protocol.archive import pack
 from ..protocol.results import TaskResult, write_result
 from ..protocol.tasks import DRILL, FleetTask, Job, Places, TaskRefused, read_task, understand
-from .back import VARIABLE as REPORTS
-from .keeper import GRACE_S
+from .pytest_worker import VARIABLE as REPORTS
+from .supervisor import GRACE_S
 
 LOOK_S = 1.0
 KEPT = 20  # directories with what was not sent home
@@ -126,7 +126,7 @@ async def _run(
     if host.socket is not None:
         environment[NEIGHBOURS] = str(host.socket)
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-P", "-m", "kdump_harness.fleet.worker.keeper", *command,
+        sys.executable, "-P", "-m", "kdump_harness.fleet.worker.supervisor", *command,
         cwd=places.scratch, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         start_new_session=True,
     )  # fmt: skip
