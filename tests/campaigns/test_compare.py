@@ -187,7 +187,7 @@ def test_shares(text: str, share: float) -> None:
 
 @pytest.mark.parametrize("text", ["", "x", "-5%", "nan", "1e9"])
 def test_an_invalid_share_is_refused(text: str) -> None:
-    with pytest.raises(UsageError, match="is no budget"):
+    with pytest.raises(UsageError, match="invalid budget: got"):
         _share(text)
 
 
@@ -428,16 +428,16 @@ def test_a_list_that_is_bad_from_the_start_has_no_first() -> None:
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["debian-12"], "say what is to be compared"),
+        (["debian-12"], "nothing to compare: give --kernel"),
         (["debian-12", "debian-13", "--kernel", "x"], "compare one thing at a time: kernel and image were given"),
         (["debian-12", "--kernel", "a", "--kernel", "b", "--kernel", "c"], "--bisect"),
         (["debian-12", "--kernel", "a b"], "names no kernel"),
         (["debian-12", "nosuch"], "unknown image 'nosuch'"),
         (["debian-12", "debian-13", "--only", "nosuch"], "unknown scenario 'nosuch'"),
-        (["debian-12", "debian-13", "--max-slower", "x"], "is no budget"),
+        (["debian-12", "debian-13", "--max-slower", "x"], "invalid budget: got"),
         (["debian-12", "debian-13", "--memory", "1"], "invalid guest memory"),
         (["debian-12", "debian-13", "--rounds", "0"], "invalid rounds: got 0 to 5"),
-        (["debian-12", "--initramfs", "/nonexistent"], "is no file with a capture initramfs"),
+        (["debian-12", "--initramfs", "/nonexistent"], "is not a file with a capture initramfs"),
         (["debian-12", "--packages", "/nonexistent"], "does not exist"),
         (["debian-12", "--bisect", "--kernel", "a", "--kernel", "b", "--junit", "x.xml"], "writes neither JUnit"),
     ],

@@ -400,7 +400,7 @@ def test_memory_sizes(text: str, sizes: tuple[int, ...]) -> None:
 
 @pytest.mark.parametrize("text", ["", "1X", "1G,", "-1", "1.5G"])
 def test_an_invalid_memory_size_is_refused(text: str) -> None:
-    with pytest.raises(UsageError, match="is no memory size"):
+    with pytest.raises(UsageError, match="invalid memory size: got"):
         parse_memories(text)
 
 
@@ -411,7 +411,7 @@ def test_an_invalid_memory_size_is_refused(text: str) -> None:
         (["--memory", "1G", "--crashkernel", "2G"], "cannot reserve 2048 MiB"),
         (["--crashkernel", "none"], "is not a size to begin the search with"),
         (["--target", "local,tape"], "unknown target 'tape'"),
-        (["--vcpus", "two"], "is no number of processors"),
+        (["--vcpus", "two"], "invalid number of processors: got"),
         (["--vcpus", "0"], "invalid number of processors"),
         (["--repeats", "0"], "invalid number of repeats: got 0"),
         (["--crashes", "4"], "are too few to try both sides of the edge"),

@@ -62,10 +62,13 @@ def refused(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Any:
     [
         (["drill", "debain-12"], "unknown image 'debain-12' (did you mean debian-12"),
         (["drill", "plan9"], "unknown image 'plan9' (known: debian-11, "),
-        (["drill", "./disk.qcow2"], "./disk.qcow2 is a file: say its --family (debian"),
+        (["drill", "./disk.qcow2"], "./disk.qcow2 is a file of an unknown family: give --family (debian"),
         (["drill", "./disk.qcow2", "--family", "debian"], "disk.qcow2 does not exist"),
         (["drill", "./disk.qcow2", "--family", "gentoo"], "unknown family 'gentoo' (known: debian"),
-        (["drill", "debian-12", "--family", "suse"], "debian-12 is of the family debian, not suse"),
+        (
+            ["drill", "debian-12", "--family", "suse"],
+            "debian-12 belongs to the family debian, not to suse: omit --family",
+        ),
         (["drill", "debian-12", "--trigger", "sysrq"], "unknown trigger 'sysrq' (known: sysrq-c"),
         (["drill", "debian-12", "--target", "tape"], "unknown target 'tape' (known: local"),
         (["drill", "debian-12", "--memory", "-1"], "invalid guest memory: got -1 MiB, expected 256 to "),
@@ -86,19 +89,19 @@ def refused(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Any:
         (["images", "gentoo-*"], "no image matches 'gentoo-*' (known: debian-11, "),
         (["images", "--refresh", "gentoo-*"], "no image matches 'gentoo-*' (known: debian-11, "),
         (["images", "--prune", "gentoo-*"], "no image in the catalogue or the cache matches 'gentoo-*'"),
-        (["images", "--fetch"], "say which images to fetch"),
-        (["images", "--dry-run"], "--dry-run is for --prune"),
-        (["images", "--refresh", "--keep", "2"], "--keep is for --prune"),
+        (["images", "--fetch"], "no images to fetch: name some"),
+        (["images", "--dry-run"], "--dry-run needs --prune"),
+        (["images", "--refresh", "--keep", "2"], "--keep needs --prune"),
         (["images", "--refresh", "--json", "no/such.json"], "no/such.json cannot be written: "),
         (["drill", "debian-12", "--cpu", "4"], "invalid x86-64 level: got 4, expected one of 1, 2, 3"),
         (["drill", "debian-12", "--keep-mac"], "--keep-mac is for --domain"),
-        (["drill", "--domain", "my", "--kernel", "k"], "--kernel cannot go with --domain: its network leads to no"),
+        (["drill", "--domain", "my", "--kernel", "k"], "--kernel cannot go with --domain: a clone is judged"),
         (["drill", "--domain", "my", "--crashkernel", "1G"], "--crashkernel cannot go with --domain: a clone has the"),
         (
             ["drill", "--domain", "my", "--target", "nfs"],
             "--target cannot go with --domain: a clone dumps where it does",
         ),
-        (["drill", "--domain", "my", "--as-is", "--target", "local"], "--as-is leaves the guest's target as it is"),
+        (["drill", "--domain", "my", "--as-is", "--target", "local"], "--target cannot go with --as-is"),
         (["inspect", "no-such-file"], "no-such-file"),
         (["inspect", "."], "."),
         (["diagnose", "no-such-file"], "no-such-file"),
@@ -413,7 +416,7 @@ def test_clean_leaves_what_may_be_a_living_run_of_another_state(
         )
         monkeypatch.setattr("kdump_harness.vm.hypervisor.connection.Hypervisor", lambda uri, **_: fake)
         assert main(["clean", "--state", str(state.directory), *(["--own"] if own else [])]) == 0
-    # What no run is known for goes when a person asks, and stays when a worker tidies up by itself.
+    # Leftovers of unknown runs are removed for a person, and kept when a worker cleans up by itself (--own).
     known = ["kdh-dead01-1-guest", "kdh-dead01-crash"]
     assert sorted(removed) == sorted(known if own else [*known, "kdh-gone00-1-guest", "kdh-gone00-crash"])
 
@@ -425,7 +428,7 @@ def test_clean_says_that_domains_were_not_looked_at(capsys: pytest.CaptureFixtur
     assert main(["clean", "--dry-run"]) == 0
     said = capsys.readouterr()
     assert said.out == "would remove unfinished armed disk k1\n"
-    assert said.err.startswith("kdump-harness: domains were not looked at: libvirt at ")
+    assert said.err.startswith("kdump-harness: skipped the domains: libvirt at ")
     assert left.exists()
     assert main(["clean"]) == 0
     assert capsys.readouterr().out == "removed unfinished armed disk k1\n"

@@ -109,7 +109,7 @@ def test_no_network_is_3_and_one_sentence(images: Verb, rows: Any, tmp_path: Pat
     status, out, err = images("--refresh", "--json", "rows.json")
     assert (status, out) == (3, "")
     (sentence,) = [line for line in err.splitlines() if line.startswith("kdump-harness: ")]
-    assert "none of 2 images could be asked after, as without a network: cannot reach http://127.0.0.1:" in sentence
+    assert "none of 2 images could be checked, as if without a network: cannot reach http://127.0.0.1:" in sentence
     states = [row["state"] for row in json.loads((tmp_path / "rows.json").read_text(encoding="utf-8"))]
     assert states == ["unreachable", "unreachable", "by hand"]
 

@@ -499,9 +499,9 @@ def test_the_verb_lists_and_finds(tmp_path: Path, capsys: pytest.CaptureFixture[
     [
         ([], "history.sqlite does not exist (name a history with --history FILE"),
         (["--trend", "speed"], "unknown figure 'speed' (known: panic_to_login, "),
-        (["--keep", "3"], "--keep, --days and --dry-run are for --prune"),
+        (["--keep", "3"], "--keep, --days and --dry-run need --prune"),
         (["--import", "no-such-file"], "no-such-file cannot be read"),
-        (["--history", "none"], "there is nothing to show: --history none disables recording"),
+        (["--history", "none"], "nothing to show: --history none disables recording"),
     ],
 )
 def test_bad_input_is_a_sentence(

@@ -259,7 +259,7 @@ def test_two_that_prune_at_once_leave_the_last_one(kept: Store) -> None:
 
 def test_prune_without_a_limit_is_refused(kept: Store, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["store", "prune", "--store", str(kept.directory)]) == 2
-    assert "there is no limit: set one in " in capsys.readouterr().err
+    assert "nothing limits the store: set a limit in " in capsys.readouterr().err
 
 
 # ---------------------------------------------------------------- bundles

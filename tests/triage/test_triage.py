@@ -573,7 +573,7 @@ def test_a_file_that_is_no_dump_has_no_triage(capfd: pytest.CaptureFixture[str],
     assert main(["inspect", str(path), "--triage", "--json", "-"]) == 1
     out, err = capfd.readouterr()
     assert json.loads(out)["triage"] is None
-    assert err.startswith("kdump-harness: no triage: ")
+    assert err.startswith("kdump-harness: cannot triage the crash: ")
 
 
 def test_drgn_is_imported_by_the_worker_only() -> None:

@@ -1,4 +1,4 @@
-"""What the verbs that start guests share: options of the run, and the record of its result."""
+"""The parts that all verbs with guests share: options of the run, and the record of its result."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ def jobs_of(arguments: argparse.Namespace) -> int | None:
 
 
 def record_result(arguments: argparse.Namespace, kind: str, result: dict[str, Any]) -> list[str]:
-    """Put it into the history; what is worse than before."""
+    """Record a result in the history; return a remark for each figure that is worse than before."""
     path = history_path(arguments.history, arguments.state)
     return record(path, kind, result, log=lambda text: err.print(f"kdump-harness: {text}", markup=False))
 
 
 def at_once(jobs: int) -> str:
-    """What is told of drills that shared the host."""
+    """Return the words for drills that shared the host, empty for a single drill."""
     return f"{jobs} at once, " if jobs > 1 else ""

@@ -17,29 +17,29 @@ from ..vm.shell import Access
 
 
 def find_subject(image: str, *, family: str | None, login: str = "root") -> SystemUnderTest:
-    """What IMAGE means: a file where it looks like a path, else a row of the catalogue."""
+    """Return the system that IMAGE names: a file if it looks like a path, else a row of the catalogue."""
     if "/" in image or image.endswith((".qcow2", ".img", ".raw")):
         path = Path(image)
         if family is None:
-            raise UsageError(f"{image} is a file: say its --family ({', '.join(load_families())})")
+            raise UsageError(f"{image} is a file of an unknown family: give --family ({', '.join(load_families())})")
         driven = find_family(family)
         probe_format(path)
-        # It becomes a part of host, domain and directory names.
+        # The name becomes a part of host, domain and directory names.
         name = re.sub(r"[^A-Za-z0-9.-]+", "-", path.stem).strip("-.")[:40] or "image"
         return SystemUnderTest(name=name, family=driven, path=path, login=login)
     row = load_catalog().find(image)
     if family is not None and family != row.family:
-        raise UsageError(f"{image} is of the family {row.family}, not {family}")
+        raise UsageError(f"{image} belongs to the family {row.family}, not to {family}: omit --family")
     return SystemUnderTest(name=row.name, family=find_family(row.family), image=row)
 
 
 def subject_of(arguments: argparse.Namespace) -> SystemUnderTest:
-    """What is to be drilled, with the kernel, the packages and the way in that the user chose."""
+    """Return the system to drill, with the kernel, the packages and the access that the user chose."""
     subject = find_subject(arguments.image, family=arguments.family, login=arguments.login)
     family = subject.family
     makedumpfile = getattr(arguments, "makedumpfile", None)
     if subject.image is not None and (arguments.key is not None or arguments.password_file is not None):
-        raise UsageError("--key and --password-file are for files; images of the catalogue get a key of the run")
+        raise UsageError("--key and --password-file are only for image files: catalogue images get a key of the run")
     return dataclasses.replace(
         subject,
         access=access_of(arguments),
@@ -67,7 +67,7 @@ def _password(path: Path | None) -> str | None:
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} cannot be read ({getattr(error, 'strerror', None) or error})") from None
     if not (password := text.partition("\n")[0].rstrip("\r")):
-        raise UsageError(f"{path} has no password in its first line")
+        raise UsageError(f"invalid password file {path}: the first line is empty, expected the password")
     return password
 
 

@@ -25,11 +25,11 @@ _INDENT = "    "
 class Outcome(enum.StrEnum):
     """The outcome of a test, worst first."""
 
-    FAILED = "failed"  # the scenario says that kdump is not what it should be
+    FAILED = "failed"  # the scenario found a defect of kdump
     ERROR = "error"  # harness, host or scenario broke before there was a verdict
-    KNOWN_ISSUE = "known issue"  # it failed, and that is known
+    KNOWN_ISSUE = "known issue"  # it failed as a known issue describes
     SKIPPED = "skipped"
-    PASSED = "passed"  # and not every drill of it was verified, because it was not meant to be, or there was none
+    PASSED = "passed"  # it passed, but not every drill was verified: none ran, or some were meant to fail
     VERIFIED = "verified"  # it passed, and every drill of it was verified
 
 

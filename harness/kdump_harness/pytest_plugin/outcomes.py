@@ -167,7 +167,7 @@ class MatrixReporter:
             self.last_line = f"no JSON: {error}"
 
     def _run_directory(self) -> Path:
-        """Return the evidence directory of this session's drills; make one if there is none."""
+        """Return the evidence directory of this session's drills; create one if necessary."""
         config = self.config
         if (run := config.stash.get(RUN, None)) is not None:
             return run.evidence_directory

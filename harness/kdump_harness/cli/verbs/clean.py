@@ -87,7 +87,7 @@ def _clean_hypervisor(
     try:
         hypervisor = Hypervisor(arguments.uri, address=address, is_held=held)
     except HostError as error:
-        err.print(f"kdump-harness: domains were not looked at: {error}", markup=False)
+        err.print(f"kdump-harness: skipped the domains: {error}", markup=False)
         return
     runs = remote or state
     active, stale = runs.active_runs(), runs.stale_runs()

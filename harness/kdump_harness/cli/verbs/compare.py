@@ -129,7 +129,7 @@ def compare(arguments: argparse.Namespace) -> int:
     if arguments.bisect:
         return _bisect(arguments, thing, sides, machine)
     if len(sides) != 2:
-        raise UsageError(f"{len(sides)} are too many to compare: say two, or --bisect for the first bad one of a list")
+        raise UsageError(f"cannot compare {len(sides)} sides: give two, or --bisect to find the first bad one")
     plan = ComparePlan(
         image=sides[0].subject.name,
         thing=thing,
@@ -191,7 +191,10 @@ def _bisect(arguments: argparse.Namespace, thing: str, sides: Sequence[Side], ma
 
 
 def _sides(arguments: argparse.Namespace) -> tuple[str, list[Side]]:
-    """What the sides differ in, and the sides; UsageError unless that is one thing."""
+    """Return the thing in which the sides differ, and the sides.
+
+    Raises UsageError unless the sides differ in exactly one thing.
+    """
     from ...campaigns.compare.plan import Side
     from ..subject import find_subject, subject_of
 
@@ -205,7 +208,7 @@ def _sides(arguments: argparse.Namespace) -> tuple[str, list[Side]]:
     things = [name for name, values in given.items() if values]
     if not things:
         raise UsageError(
-            "say what is to be compared: --kernel, --makedumpfile, --packages, --initramfs, or a second image"
+            "nothing to compare: give --kernel, --makedumpfile, --packages, --initramfs, or a second image"
         )
     if len(things) > 1:
         raise UsageError(f"compare one thing at a time: {' and '.join(things)} were given")
@@ -222,7 +225,7 @@ def _sides(arguments: argparse.Namespace) -> tuple[str, list[Side]]:
 
 
 def _side(thing: str, text: str, base: SystemUnderTest) -> Side:
-    """A side that differs from the base in one thing."""
+    """Return a side that differs from the base in one thing."""
     from ...campaigns.compare.plan import Side
     from ...distro.packages import local_packages, parse_kernel, parse_package
     from ...images.checksums import digest_of
@@ -239,12 +242,14 @@ def _side(thing: str, text: str, base: SystemUnderTest) -> Side:
 
 
 def _with_initramfs(path: Path, base: SystemUnderTest) -> Callable[[Guest, KdumpService], None]:
-    """What puts a capture initramfs of this host into the guest."""
+    """Return a function that copies a capture initramfs of this host into the guest."""
     place = base.family.capture_initramfs
     if not place:
-        raise UsageError(f"where the family {base.family.name} keeps its capture initramfs is not known")
+        raise UsageError(
+            f"--initramfs cannot be used: the path of the capture initramfs is not known for {base.family.name}"
+        )
     if not path.is_file():
-        raise UsageError(f"{path} is no file with a capture initramfs")
+        raise UsageError(f"{path} is not a file with a capture initramfs")
 
     def prepare(guest: Guest, stack: KdumpService) -> None:
         kernel = guest.shell.run("uname -r").out.strip()
@@ -255,14 +260,14 @@ def _with_initramfs(path: Path, base: SystemUnderTest) -> Callable[[Guest, Kdump
 
 
 def _share(text: str) -> float:
-    """20% or 0.2; UsageError for what is neither."""
+    """Return the share that a text like 20% or 0.2 means; raises UsageError for any other text."""
     number, percent = text.strip().removesuffix("%"), text.strip().endswith("%")
     try:
         share = float(number) / (100 if percent else 1)
     except ValueError:
         share = -1.0
     if not 0 <= share <= 100:
-        raise UsageError(f"{text!r} is no budget (as in 20%)")
+        raise UsageError(f"invalid budget: got {text!r}, expected a share as in 20%")
     return share
 
 

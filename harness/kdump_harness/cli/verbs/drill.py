@@ -125,7 +125,11 @@ def drill(arguments: argparse.Namespace) -> int:
 
 
 def _subject_of_domain(arguments: argparse.Namespace) -> SystemUnderTest:
-    """A clone's, whose family is not known before it runs unless it is told; UsageError for what no clone can do."""
+    """Return the system that is cloned from the domain.
+
+    Its family is known only when the clone runs, unless the user gave it. Raises UsageError for an option
+    that does not fit a clone.
+    """
     from ...drill.clone import check_config, describe_domain, label_of
     from ...drill.disks import SystemUnderTest
     from ...drill.plan import SAVED
@@ -133,7 +137,7 @@ def _subject_of_domain(arguments: argparse.Namespace) -> SystemUnderTest:
     from ..subject import access_of
 
     for option, given, why in (
-        ("--kernel", arguments.kernel, "its network leads to no packages, and its own kernel is what is judged"),
+        ("--kernel", arguments.kernel, "a clone is judged with its own kernel, and its network reaches no packages"),
         ("--makedumpfile", arguments.makedumpfile, "a clone is judged with its own"),
         ("--packages", arguments.packages, "a clone is judged with what is installed in it"),
         ("--firmware", arguments.firmware, "a clone has the domain's"),
@@ -143,11 +147,13 @@ def _subject_of_domain(arguments: argparse.Namespace) -> SystemUnderTest:
         if given is not None:
             raise UsageError(f"{option} cannot go with --domain: {why}")
     if arguments.as_is and arguments.target is not None:
-        raise UsageError("--as-is leaves the guest's target as it is, so it cannot go with --target")
+        raise UsageError("--target cannot go with --as-is: it would change the configuration of the guest")
     original = describe_domain(arguments.uri, arguments.domain)
     find_trigger(arguments.trigger, vcpus=arguments.vcpus or original.vcpus)
     if arguments.until == SAVED and len(original.disks) > 1:
-        raise UsageError(f"--until {SAVED} reads one disk, and {original.name} has {len(original.disks)}")
+        raise UsageError(
+            f"--until {SAVED} reads a single disk, but {original.name} has {len(original.disks)}: omit --until"
+        )
     access = access_of(arguments)
     if access is not None:
         access.check()

@@ -69,12 +69,12 @@ def history(arguments: argparse.Namespace) -> int:
 
     path = history_path(arguments.history, arguments.state)
     if path is None:
-        raise UsageError("there is nothing to show: --history none disables recording")
+        raise UsageError("nothing to show: --history none disables recording (give the path of a history)")
     files = [file for place in arguments.bring or () for file in result_files(place)]
     check_output(arguments.json, not_over=[path, *files])
     check_output(arguments.metrics, not_over=[path])
     if not arguments.prune and (arguments.keep is not None or arguments.days is not None or arguments.dry_run):
-        raise UsageError("--keep, --days and --dry-run are for --prune")
+        raise UsageError("--keep, --days and --dry-run need --prune")
     figure = find_figure(arguments.trend) if arguments.trend else None
     with History(path, create=bool(arguments.bring)) as found:
         if arguments.bring:
@@ -183,7 +183,7 @@ def _tell_trend(figure: Figure, rows: Sequence[dict[str, Any]]) -> None:
         if row["worse"]:
             _say(f"  {row['worse']['text']}", "red")
     if not rows:
-        _say(f"no verified drill tells its {figure.name}")
+        _say(f"no verified drill has a value for {figure.name}")
 
 
 def _import(found: History, files: Sequence[Path], json_to: str | None) -> int:

@@ -60,7 +60,7 @@ def images(arguments: argparse.Namespace) -> int:
     from ...images.state import State
 
     if not arguments.prune and (arguments.dry_run or arguments.keep is not None):
-        raise UsageError(f"{'--dry-run' if arguments.dry_run else '--keep'} is for --prune")
+        raise UsageError(f"{'--dry-run' if arguments.dry_run else '--keep'} needs --prune")
     check_output(arguments.json)
     catalog, state = load_catalog(), State(arguments.state)
     if arguments.prune:
@@ -70,7 +70,7 @@ def images(arguments: argparse.Namespace) -> int:
         return _refresh_images(arguments, chosen, state)
     if arguments.fetch:
         if not arguments.pattern:
-            raise UsageError("say which images to fetch: all of them would fill a disk ('*' means it)")
+            raise UsageError("no images to fetch: name some, or give '*' for all (they can fill a disk)")
         return _fetch_images(arguments, chosen, state)
     built = {str(meta.get("recipe", {}).get("name")) for meta in state.metas("built")}
     rows = [_listed(image, state, built) for image in chosen]
@@ -117,7 +117,7 @@ def _refresh_images(arguments: argparse.Namespace, chosen: Sequence[Image], stat
     write_json(arguments.json, [row.to_json() for row in rows])
     asked = [row for row in rows if row.state != BY_HAND]
     if asked and not any(row.answered for row in asked):
-        raise HostError(f"none of {len(asked)} images could be asked after, as without a network: {asked[0].detail}")
+        raise HostError(f"none of {len(asked)} images could be checked, as if without a network: {asked[0].detail}")
     if arguments.json != "-":
         print_table(("name", "state", "cached", "detail"), [row.to_json() for row in rows])
         counts = Counter(row.state for row in rows)

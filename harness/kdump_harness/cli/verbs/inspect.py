@@ -65,7 +65,7 @@ def inspect(arguments: argparse.Namespace) -> int:
             with open_vmcore(arguments.vmcore[0], *arguments.vmcore[1:]) as vmcore:
                 text = vmcore.dmesg()
         except VmcoreError as error:
-            err.print(f"kdump-harness: no kernel log: {error}", markup=False)
+            err.print(f"kdump-harness: cannot read the kernel log: {error}", markup=False)
         else:
             write_text(arguments.dmesg, text if text.endswith("\n") else text + "\n")
     about_crash = {"triage": crash.to_json() if crash is not None else None} if wanted else {}
@@ -106,7 +106,7 @@ def _triage(arguments: argparse.Namespace) -> Triage | None:
             progress=Progress(),
         )
     except VmcoreError as error:
-        err.print(f"kdump-harness: no triage: {error}", markup=False)
+        err.print(f"kdump-harness: cannot triage the crash: {error}", markup=False)
         return None
 
 

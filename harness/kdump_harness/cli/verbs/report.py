@@ -51,13 +51,13 @@ def report(arguments: argparse.Namespace) -> int:
         check_output(str(path))
     history = history_path(arguments.history, arguments.state)
     if history is None:
-        raise UsageError("there is nothing to show: --history none disables recording")
+        raise UsageError("nothing to show: --history none disables recording (give the path of a history)")
     with History(history, create=False) as found:
         if unknown := sorted(set(arguments.image) - set(found.images())):
             raise UsageError(f"nothing was recorded of {unknown[0]!r} (known: {', '.join(found.images()) or 'none'})")
         charts = any(path.suffix.lower() == ".html" for path in paths)
-        told = gather(found, images=arguments.image, days=arguments.days, drills=arguments.drills, charts=charts)
+        gathered = gather(found, images=arguments.image, days=arguments.days, drills=arguments.drills, charts=charts)
     for path in paths:
-        write_text(str(path), render(told, path.suffix))
-        out.print(f"{path}: {len(told.cells)} scenarios on images, {len(told.drills)} drills", markup=False)
+        write_text(str(path), render(gathered, path.suffix))
+        out.print(f"{path}: {len(gathered.cells)} scenarios on images, {len(gathered.drills)} drills", markup=False)
     return EXIT_OK

@@ -12,7 +12,7 @@ from ...base.errors import EXIT_BROKEN, EXIT_FAILED, EXIT_HOST, EXIT_OK, EXIT_US
 from ..options import add_state
 from ..parser import Verbs, add_actions, add_verb
 
-# Of several drills the exit status is the one that needs somebody first: nothing else can be trusted before that.
+# The exit status of several drills is the most urgent one: no other status can be trusted before that is fixed.
 _WORST_LAST = (EXIT_OK, EXIT_FAILED, EXIT_BROKEN, EXIT_HOST, EXIT_USAGE)
 
 
@@ -127,7 +127,7 @@ def run(arguments: argparse.Namespace) -> int:
     options = shlex.split(arguments.options)
     history = history_path(arguments.history, state)
     if arguments.metrics is not None and history is None:
-        raise UsageError("--metrics are made of the history, which is none")
+        raise UsageError("--metrics needs a history, but --history none disables it")
     check_output(arguments.metrics)
     evidence = arguments.evidence or state / "evidence"
     places = ["--evidence", str(evidence), "--history", str(history) if history is not None else "none"]

@@ -86,7 +86,7 @@ def size(arguments: argparse.Namespace) -> int:
         check_output(to)
 
     def crashed(verdict: Verdict) -> None:
-        # A trial that is meant to fail is no news; what it was tried for is in the record of the sizing.
+        # A trial may fail on purpose. Its outcome is in the record of the sizing, so only verified drills are recorded.
         if verdict.verified and not verdict.warm:
             record_result(arguments, DRILL, verdict.to_json())
 
@@ -104,13 +104,16 @@ def size(arguments: argparse.Namespace) -> int:
 
 
 def parse_memories(text: str) -> tuple[int, ...]:
-    """Memory sizes as in 1G,2G or 1024,2048, in MiB, each once; UsageError names what is none."""
+    """Return the memory sizes of a list like 1G,2G or 1024,2048 in MiB, each once.
+
+    Raises UsageError for a part that is not a size.
+    """
     from ...distro.crashkernel import parse_size_mib
 
     sizes = []
     for part in text.split(","):
         if (mib := parse_size_mib(part)) is None:
-            raise UsageError(f"{part.strip()!r} is no memory size (as in 1G,2G or 1536M)")
+            raise UsageError(f"invalid memory size: got {part.strip()!r}, expected a list as in 1G,2G or 1536M")
         sizes.append(mib)
     return tuple(dict.fromkeys(sizes))
 
@@ -119,7 +122,7 @@ def _parse_vcpus(text: str) -> tuple[int, ...]:
     numbers = []
     for part in text.split(","):
         if not (part.strip().isascii() and part.strip().isdigit() and len(part.strip()) < 5):
-            raise UsageError(f"{part.strip()!r} is no number of processors (as in 2 or 1,2)")
+            raise UsageError(f"invalid number of processors: got {part.strip()!r}, expected a list as in 2 or 1,2")
         numbers.append(int(part))
     return tuple(dict.fromkeys(numbers))
 

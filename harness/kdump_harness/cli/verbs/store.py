@@ -36,7 +36,7 @@ def add_store(verbs: Verbs) -> None:
         "store",
         "Keep a central store of dumps: collect, triage, bundle and prune them.",
         about=_ABOUT,
-        epilog="store.toml: keep_per_host, keep_days, budget_mib (limits; 0 is none), central (HOST:DIR or DIR),\n"
+        epilog="store.toml: keep_per_host, keep_days, budget_mib (limits; 0 disables one), central (HOST:DIR or DIR),\n"
         "max_dump_mib, free_mib, settle_s, abandoned_s; docs/store.md explains them",
     )
     actions = add_actions(parser)
@@ -55,7 +55,7 @@ def add_store(verbs: Verbs) -> None:
 
     made = action(add, "Take in dumps now: files, or the finished files of directories.")
     made.add_argument("path", nargs="+", type=Path, metavar="FILE|DIR")
-    made.add_argument("--damaged", action="store_true", help="also take a damaged dump, if there is no better one")
+    made.add_argument("--damaged", action="store_true", help="also take a damaged dump if the store has no better one")
     _add_debuginfo(made)
 
     made = action(watch, "Take in dumps as they arrive in DIR, each when its sender is finished.", json=False)
@@ -111,7 +111,10 @@ def add_store(verbs: Verbs) -> None:
         ("budget-mib", "maximum size of the store in MiB"),
     ):
         made.add_argument(
-            f"--{name}", type=count(most=10**11 - 1), metavar="N", help=f"{text}; 0 is no limit (default: the policy's)"
+            f"--{name}",
+            type=count(most=10**11 - 1),
+            metavar="N",
+            help=f"{text}; 0 means unlimited (default: the policy's)",
         )
 
     made = action(push, "Copy dumps to the central place and verify them; continues an interrupted copy.")
@@ -310,7 +313,7 @@ def patterns(arguments: argparse.Namespace) -> int:
 
     check_output(arguments.json)
     if arguments.least < 1:
-        raise UsageError(f"{arguments.least} dumps make no pattern")
+        raise UsageError(f"invalid --least: got {arguments.least}, expected 1 or more")
     with Store(arguments.store) as store:
         found = find_patterns(store.index, least=arguments.least)
         count = len(store.index.dumps())
@@ -381,7 +384,7 @@ def hold(arguments: argparse.Namespace) -> int:
 
     check_output(arguments.json)
     if arguments.why is not None and not arguments.why.strip():
-        raise UsageError("say why it is held")
+        raise UsageError("--why is empty: name the incident that needs the dump")
     with Store(arguments.store) as store:
         dump = store.hold(arguments.id, arguments.why)
     write_json(arguments.json, dump.to_json())
@@ -405,7 +408,9 @@ def prune(arguments: argparse.Namespace) -> int:
         }
         policy = dataclasses.replace(store.policy, **given)
         if not policy.limited:
-            raise UsageError(f"there is no limit: set one in {store.directory / 'store.toml'}, or give --keep-days N")
+            raise UsageError(
+                f"nothing limits the store: set a limit in {store.directory / 'store.toml'}, or give --keep-days N"
+            )
         decisions = prune_store(store, policy, dry_run=arguments.dry_run)
     freed_bytes = sum(one.dump.disk_bytes for one in decisions if not one.kept_because)
     write_json(
@@ -443,7 +448,7 @@ def push(arguments: argparse.Namespace) -> int:
     with Store(arguments.store) as store, alone(store):
         to = arguments.to or store.policy.central
         if not to:
-            raise UsageError("say where to: --to HOST:DIR, or central in store.toml")
+            raise UsageError("no destination: give --to HOST:DIR, or set central in store.toml")
         central = Central.parse(to)
         wanted = [store.index.find(one) for one in arguments.id] if arguments.id else store.index.dumps()
         for dump in wanted:
