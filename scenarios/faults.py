@@ -1,4 +1,4 @@
-"""Makes a guest's hardware fail on purpose."""
+"""Injected faults in a guest's hardware."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ START_TIMEOUT_S = 10.0
 
 @dataclass(frozen=True, kw_only=True)
 class FailingDisk:
-    """A disk that works until it is told to fail."""
+    """A disk that works until fail() is called."""
 
     disk: Disk
     switch: Path
 
     def fail(self) -> None:
-        """From now on every write ends with an I/O error; what is there can still be read."""
+        """Make every further write end with an I/O error; existing data can still be read."""
         self.switch.touch()
 
 
 @contextlib.contextmanager
 def failing_disk(run: Run, size_mib: int, *, serial: str) -> Iterator[FailingDisk]:
-    """A blank disk behind nbdkit's error filter; HostError where that is not installed."""
+    """Serve a blank disk through nbdkit's error filter. HostError if nbdkit is not installed."""
     run.host.require_local("a disk that fails")
     if shutil.which("nbdkit") is None:
         raise HostError("a disk that fails needs nbdkit (package nbdkit)")
@@ -56,12 +56,10 @@ def failing_disk(run: Run, size_mib: int, *, serial: str) -> Iterator[FailingDis
             timeout_s=START_TIMEOUT_S,
             every_s=0.05,
             give_up=lambda: (
-                f"it ended with status {process.returncode} ({log} has its words)"
-                if process.poll() is not None
-                else None
+                f"it ended with status {process.returncode} (see {log})" if process.poll() is not None else None
             ),
         )
-        socket.chmod(0o666)  # QEMU runs as a user of its own
+        socket.chmod(0o666)  # QEMU runs as another user
         yield FailingDisk(disk=Disk(socket=socket, serial=serial), switch=switch)
     finally:
         process.terminate()

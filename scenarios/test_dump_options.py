@@ -1,4 +1,4 @@
-"""Do dump level and compression do what they say?"""
+"""Dump level and compression have the effect that their names promise."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_levels_and_compressions(image: SystemUnderTest, sweep: Callable[..., Sw
     assert {(cell.level, cell.compress) for cell in found.cells} >= {
         (level, name) for level in LEVELS for name in compressions
     }
-    # A known issue of some levels excuses these, and nothing else.
+    # A known issue of some levels excuses only these checks.
     if unexcused := found.failures(with_known=False):
         pytest.fail("\n".join([*unexcused, found.explain()]))
     assert found.ok, found.explain()

@@ -1,4 +1,4 @@
-"""Failures that really happen, made on purpose: each must stop where it should, be named, and come with a remedy."""
+"""Provoked failures: each must stop at the right stage and be diagnosed with a symptom and a remedy."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from kdump_harness.pytest_plugin import Verdict, pin_image
 from kdump_harness.vm.guest import Guest
 from kdump_harness.vm.run import Run
 
-HALF_BYTES = 4 << 20  # of a dump that is some 20 MiB long
+HALF_BYTES = 4 << 20  # part of a dump of about 20 MiB
 SEND_LOOK_EVERY_S = 2.0
 LINK_DOWN_S = 20.0
 INTO_THE_DUMP_S = 2.0
@@ -47,12 +47,12 @@ SABOTAGES = tables.load_rows(Path(__file__).with_name("sabotage.toml"), "sabotag
 
 @pytest.fixture
 def vcpus() -> int:
-    """One processor will do for a failure, and is cheaper to emulate."""
+    """Return one processor: enough for a failure and cheaper to emulate."""
     return 1
 
 
 def expect(verdict: Verdict, reached: Stage, *symptoms: str, stops: str = "", failed: tuple[str, ...] = ()) -> None:
-    """The drill stopped there, for one of these reasons, which its verdict says in one line and with a remedy."""
+    """Assert that the drill stopped at a stage with one of these symptoms, a one-line reason and a remedy."""
     assert not verdict.verified
     assert verdict.reached is reached, verdict.explain()
     failures = [symptom for symptom in verdict.symptoms if symptom["severity"] == "failure"]
@@ -72,7 +72,7 @@ def expect(verdict: Verdict, reached: Stage, *symptoms: str, stops: str = "", fa
 def test_a_broken_guest_is_told_what_is_broken(
     drill: Callable[..., Verdict], image: SystemUnderTest, sabotage: Sabotage
 ) -> None:
-    """One thing in the guest is broken; the rest is in order."""
+    """Exactly one setting in the guest is broken."""
     if image.family.name not in sabotage.breaks:
         pytest.skip(f"sabotage.toml does not say how to break the family {image.family.name} so")
 
@@ -116,25 +116,25 @@ def test_a_reservation_that_the_kernel_refuses(drill: Callable[..., Verdict]) ->
 
 
 def test_a_crash_before_the_service_is_up(drill: Callable[..., Verdict]) -> None:
-    """Nothing is loaded yet: that is known at the panic."""
+    """No capture kernel is loaded yet; this is known at the panic."""
     verdict = drill(trigger="nmi-while-booting")
     expect(verdict, Stage.CRASHED, "panic-without-kdump")
 
 
 def test_a_dump_that_is_reset_at_half(drill: Callable[..., Verdict]) -> None:
-    """What is there afterwards is no dump, whatever its size."""
+    """The remaining file is not accepted as a dump, whatever its size."""
     done: list[Deadline] = []
 
-    def pull_the_plug(guest: Guest, watch: CrashMonitor) -> None:
-        # Debian's progress reaches the console when it is over; that writing has begun is told at once.
+    def reset_in_mid_dump(guest: Guest, watch: CrashMonitor) -> None:
+        # Debian's progress appears on the console at the end; the mark "dump" appears when writing begins.
         if not done and "dump" in watch.clock.marks_s and watch.stage < Stage.SAVED:
             done.append(Deadline(INTO_THE_DUMP_S))
         elif len(done) == 1 and done[0].passed:
             done.append(done[0])
             guest.domain.reset()
 
-    # At -d 31 all is written within seconds.
-    verdict = drill(meanwhile=pull_the_plug, config=KdumpConfig(crashkernel=None, level=1, compress=None))
+    # At -d 31 writing takes only seconds.
+    verdict = drill(meanwhile=reset_in_mid_dump, config=KdumpConfig(crashkernel=None, level=1, compress=None))
     assert len(done) == 2, verdict.explain()
     expect(verdict, Stage.CAPTURING, "watchdog-reset", "poweroff-mid-dump", failed=("single-dump",))
 
@@ -150,7 +150,7 @@ def test_a_target_disk_that_fails(drill: Callable[..., Verdict], harness_run: Ru
 
 
 def test_a_target_disk_that_is_not_mounted(drill: Callable[..., Verdict]) -> None:
-    """The dump lands where the mount point is; that is not where it was to go."""
+    """The dump is written to the mount point's own filesystem instead of the target."""
 
     def forget(guest: Guest, _stack: KdumpService) -> None:
         guest.shell.run("sed -i '/LABEL=%s/d' /etc/fstab && umount %s", LABEL, MOUNT)
@@ -162,28 +162,28 @@ def test_a_target_disk_that_is_not_mounted(drill: Callable[..., Verdict]) -> Non
     assert [s["name"] for s in verdict.symptoms if s["severity"] == "failure"] == ["target-not-mounted"]
 
 
-# ------------------------------------------------------------------------------------------------ the collector
+# ------------------------------------------------------------------------------------------------ the dump server
 
 
 @pytest.fixture
 def kept(collector: DumpServer) -> Iterator[None]:
-    """Whatever happens, nothing that was on the collector is lost, and it is ready for the next."""
+    """Restore the dump server's link after the test and assert that no file on the server was lost."""
     before = collector.guest.shell.run(f"find {collector.server.directory} -type f -printf '%p %s %T@\n' | sort").out
     yield
     collector.guest.domain.set_link(True, collector.port.nic)
     after = collector.guest.shell.run(f"find {collector.server.directory} -type f -printf '%p %s %T@\n' | sort").out
     lost = set(before.splitlines()) - set(after.splitlines())
-    assert not lost, f"lost or changed on the collector: {lost}"
+    assert not lost, f"lost or changed on the dump server: {lost}"
 
 
 def test_a_collector_that_is_down(drill: Callable[..., Verdict], collector: DumpServer, kept: None) -> None:
-    """The capture kernel says that it cannot be reached."""
+    """The capture kernel reports that the dump server cannot be reached."""
     verdict = drill(target="ssh", on_trigger=lambda _guest: collector.guest.domain.set_link(False, collector.port.nic))
     expect(verdict, Stage.CAPTURING, "network-not-ready")
 
 
 def test_a_collector_that_refuses_the_key(drill: Callable[..., Verdict], collector: DumpServer, kept: None) -> None:
-    """The key was taken to the collector, and is not accepted there any more."""
+    """The dump server accepted the guest's key while arming, but does so no longer."""
     verdict = drill(
         target="ssh",
         on_trigger=lambda guest: collector.server.dismiss(guest.shell.read_text(f"{KEY}.pub")),
@@ -192,7 +192,7 @@ def test_a_collector_that_refuses_the_key(drill: Callable[..., Verdict], collect
 
 
 def test_a_collector_with_another_host_key(drill: Callable[..., Verdict], collector: DumpServer, kept: None) -> None:
-    """Somebody else answers under its name, for all that the guest knows."""
+    """The guest knows another host key for the dump server's name."""
 
     def change(guest: Guest) -> None:
         guest.shell.run("rm -f /root/other*; ssh-keygen -q -t ed25519 -N '' -f /root/other")
@@ -205,7 +205,7 @@ def test_a_collector_with_another_host_key(drill: Callable[..., Verdict], collec
 
 
 class Cutter:
-    """Cuts the guest's link to the collector when a part of the dump has arrived, and may restore it."""
+    """A hook that cuts the link to the dump server once a part of the dump has arrived, and may restore it."""
 
     def __init__(self, collector: DumpServer, *, restore: bool) -> None:
         self._collector, self._restore = collector, restore
@@ -228,14 +228,14 @@ class Cutter:
 
     def _arrived(self) -> int:
         server = self._collector.server
-        told = server.shell.run(
+        sizes = server.shell.run(
             f"stat -c %s {server.directory}/*/*-incomplete 2>/dev/null | sort -n | tail -n 1", check=False
         )
-        return int(told.out or 0)
+        return int(sizes.out or 0)
 
 
 def test_a_link_that_is_cut_in_mid_dump(drill: Callable[..., Verdict], collector: DumpServer, kept: None) -> None:
-    """A part of the dump is on the collector, and is not taken for a dump."""
+    """The incomplete file on the dump server is not accepted as a dump."""
     cutter = Cutter(collector, restore=False)
     verdict = drill(target="ssh", meanwhile=cutter)
     assert cutter.cut_at_bytes, verdict.explain()
@@ -243,7 +243,7 @@ def test_a_link_that_is_cut_in_mid_dump(drill: Callable[..., Verdict], collector
 
 
 def test_a_link_that_is_cut_and_restored(drill: Callable[..., Verdict], collector: DumpServer, kept: None) -> None:
-    """The dump arrives all the same, and is whole."""
+    """The dump still arrives complete."""
     cutter = Cutter(collector, restore=True)
     verdict = drill(target="ssh", meanwhile=cutter)
     assert cutter.cut_at_bytes, verdict.explain()
@@ -266,16 +266,16 @@ with open("/root/vmlinuz-unsigned", "r+b") as file:
 @pin_image("debian-12")
 @pytest.mark.parametrize("firmware", ["uefi-secure"], indirect=True)
 def test_secure_boot(drill_session: Callable[..., Session]) -> None:
-    """The signed kernel is loaded and dumps; without its signature it is refused, and named so."""
+    """The signed kernel dumps; an unsigned one is refused and diagnosed."""
     session = drill_session()
     signed = session.drill()
     assert signed.verified, signed.explain()
 
-    def take_the_signature_away(guest: Guest, _stack: KdumpService) -> None:
+    def remove_signature(guest: Guest, _stack: KdumpService) -> None:
         kernel = guest.shell.run("uname -r").out.strip()
         guest.shell.run("python3 -c %s", fill(_UNSIGNED, kernel=kernel))
         guest.shell.run("sed -i 's,^KDUMP_KERNEL=.*,KDUMP_KERNEL=/root/vmlinuz-unsigned,' /etc/default/kdump-tools")
         guest.shell.run("systemctl restart kdump-tools.service", check=False, timeout_s=60 * guest.factor)
 
-    unsigned = session.drill(before_crash=take_the_signature_away)
+    unsigned = session.drill(before_crash=remove_signature)
     expect(unsigned, Stage.CRASHED, "kexec-signature-rejected")

@@ -16,7 +16,7 @@ from kdump_harness.vm.run import Machine, Run
 def test_the_smallest_reservation_is_found_and_what_is_recommended_dumps(
     request: pytest.FixtureRequest, harness_run: Run, image: SystemUnderTest, machine: Machine
 ) -> None:
-    """As the verb size, with less proof of the edge: each side is tried twice, to within 8 MiB."""
+    """The verb size with less effort: each side of the limit is tried twice, to a precision of 8 MiB."""
     found = run_size(
         harness_run,
         SizePlan(
@@ -42,7 +42,7 @@ def test_the_smallest_reservation_is_found_and_what_is_recommended_dumps(
 def test_a_kernel_does_not_differ_from_itself(
     request: pytest.FixtureRequest, harness_run: Run, image: SystemUnderTest, machine: Machine
 ) -> None:
-    """As the verb compare, with one of its drills."""
+    """The verb compare with one of its drills."""
     found = run_compare(
         harness_run,
         ComparePlan(

@@ -1,4 +1,4 @@
-"""Does kdump work at all? The full drill on each chosen image."""
+"""The full drill on each chosen image."""
 
 from __future__ import annotations
 
@@ -8,6 +8,6 @@ from kdump_harness.pytest_plugin import Verdict
 
 
 def test_dump(drill: Callable[..., Verdict]) -> None:
-    """The guest panics, writes a whole vmcore of this very crash, comes back and is armed again."""
+    """The guest panics, writes a complete vmcore of this crash, reboots and is armed again."""
     verdict = drill()
     assert verdict.verified, verdict.explain()

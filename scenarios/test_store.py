@@ -1,4 +1,4 @@
-"""Machines of three releases send their dumps to one collector, and a store makes sense of what lies there."""
+"""Guests of three releases send their dumps to one dump server, and a store takes them in."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ MIB = 1 << 20
 
 
 def run(*arguments: str | Path) -> int:
-    """One command, as a person would give it."""
+    """Run a command and return its exit status."""
     return command.main([str(argument) for argument in arguments])
 
 
 def answer(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> Any:
-    """What a command says as JSON."""
+    """Run a command and return its JSON output."""
     capsys.readouterr()
     assert run(*arguments, "--json", "-") in (0, 1)
     return json.loads(capsys.readouterr().out)
@@ -43,7 +43,7 @@ def test_three_machines_fill_one_store(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """By SSH and NFS; one dump is damaged on the way and refused, one is too many for the policy, one is bundled."""
+    """Dumps arrive by SSH and NFS; a truncated one is refused, one exceeds the policy and one is bundled."""
     session = drill_session(target="ssh", server=collector.server)
     verdicts = [session.drill(), session.drill()]  # one machine crashes twice
     for name, target in OTHERS.items():
@@ -52,7 +52,7 @@ def test_three_machines_fill_one_store(
     for verdict in verdicts:
         assert verdict.dump is not None, verdict.explain()
 
-    # Somebody's dump lost its end; and what lies on the collector comes to the machine with the store.
+    # Add a truncated dump, then copy the dump server's files to the host with the store.
     last = verdicts[-1].dump
     assert last is not None
     collector.server.shell.run(
@@ -100,7 +100,7 @@ def test_three_machines_fill_one_store(
 
 
 def _check_bundle(bundle: Path, manifest: dict[str, Any]) -> None:
-    """Every file has the checksum that the bundle says, and the vmcore is one of them."""
+    """Assert that each file has the checksum in the bundle and that one is the vmcore."""
     with tarfile.open(bundle) as archive:
         names = {Path(member.name).name: member for member in archive.getmembers()}
         assert {"manifest.json", "SHA256SUMS", "vmcore", "kernel.log", "triage.txt"} <= set(names)

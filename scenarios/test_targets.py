@@ -1,4 +1,4 @@
-"""Every place that a dump can go to: it must be there, whole, and nowhere else."""
+"""Each dump target gets the complete dump, and no other place does."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from kdump_harness.pytest_plugin import Verdict
 
 
 def packages(family: Family) -> tuple[str, ...]:
-    """What the targets of this file need, so that one armed disk serves all of them."""
+    """Return the packages of all targets, so that one armed disk serves all tests."""
     return tuple(sorted({package for target in family.targets.values() for package in target.packages}))
 
 
 @pytest.mark.parametrize("target", ["ext4", "xfs", "ssh", "nfs"], indirect=True)
 def test_a_dump_arrives_at_each_target(drill: Callable[..., Verdict], image: SystemUnderTest) -> None:
-    """Judged where it arrived: format, permissions, and every check that a local dump goes through."""
+    """The dump passes all checks of a local dump at its target, including format and permissions."""
     verdict = drill(more_packages=packages(image.family))
     assert verdict.verified, verdict.explain()
     assert verdict.dump is not None
@@ -30,7 +30,7 @@ def test_a_dump_arrives_at_each_target(drill: Callable[..., Verdict], image: Sys
 def test_the_target_of_a_running_guest_changes_without_a_reboot(
     drill_session: Callable[..., Session], collector: DumpServer, image: SystemUnderTest
 ) -> None:
-    """Local first; then the configuration is edited and the service restarted: the next dump goes to the collector."""
+    """After a local dump the target is changed to SSH: the next dump goes to the dump server."""
     session = drill_session(more_packages=packages(image.family), server=collector.server)
     local = session.drill()
     assert local.verified, local.explain()

@@ -1,4 +1,4 @@
-"""Every way to crash that the field's tests know; kdump must not care which it was."""
+"""Every trigger leads to a dump, or to no effect if it is harmless."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from kdump_harness.vm.run import Machine, Run
 TRIGGERS = load_triggers().values()
 CRASHING = [trigger.name for trigger in TRIGGERS if trigger.panics and not trigger.while_booting]
 HARMLESS = [trigger.name for trigger in TRIGGERS if not trigger.panics]
-MEETING_TIMEOUT_S = 300.0  # unscaled: one guest may boot while the other is armed
+MEETING_TIMEOUT_S = 300.0  # before scaling; one guest may boot while the other is armed
 
 
 @pytest.fixture
 def machine(machine: Machine) -> Machine:
-    """With all devices that a trigger needs, so that one guest is crashed in every way."""
+    """Return a machine with the devices of all triggers, so that one guest serves all of them."""
     devices = {device for trigger in TRIGGERS for device in trigger.devices}
     return dataclasses.replace(machine, devices=tuple(sorted(devices)))
 
@@ -29,16 +29,16 @@ def machine(machine: Machine) -> Machine:
 @pytest.mark.slow
 @pin_trigger(*HARMLESS, *CRASHING, "sysrq-c@first", "sysrq-c@last")
 def test_what_each_trigger_does(drill_in_turn: Callable[..., Verdict]) -> None:
-    """A whole vmcore of this very crash, with the words that it must leave in the kernel's log.
+    """A panicking trigger leaves a complete vmcore of this crash and its message in the kernel log.
 
-    A trigger that must do no harm is noticed, the guest goes on, and no dump appears.
+    A harmless trigger is noticed, the guest keeps running, and no dump appears.
     """
     verdict = drill_in_turn()
     assert verdict.verified, verdict.explain()
 
 
 def test_a_second_crash_is_dumped_like_the_first(drill_session: Callable[..., Session]) -> None:
-    """The guest comes back armed, and its next crash leaves a dump of its own beside the first."""
+    """The guest reboots armed, and its next crash leaves a second dump."""
     session = drill_session()
     first, second = session.drill(), session.drill(trigger="panic")
     assert first.verified, first.explain()
@@ -49,7 +49,7 @@ def test_a_second_crash_is_dumped_like_the_first(drill_session: Callable[..., Se
 
 
 def test_two_guests_crash_at_the_same_moment(drill: Callable[..., Verdict], harness_run: Run) -> None:
-    """Neither minds the other."""
+    """Two simultaneous crashes do not affect each other."""
     both = threading.Barrier(2)
 
     def take(number: int) -> Verdict:
@@ -58,7 +58,7 @@ def test_two_guests_crash_at_the_same_moment(drill: Callable[..., Verdict], harn
                 name=f"two-guests/{number}", on_trigger=lambda _guest: both.wait(MEETING_TIMEOUT_S * harness_run.factor)
             )
         finally:
-            both.abort()  # who has not come by now waits in vain
+            both.abort()  # release the other guest if this one failed
 
     with ThreadPoolExecutor(2) as pool:
         for verdict in pool.map(take, (1, 2)):

@@ -1,4 +1,4 @@
-"""A guest that goes on from its saved memory is judged as one that was booted."""
+"""A drill on a guest restored from a snapshot has the same verdict as on a booted one."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Callable
 from kdump_harness.drill.session import Session
 from kdump_harness.pytest_plugin import Verdict
 
-AGREES = (0.75, 1.33)  # of the sizes of two dumps of the same guest
+AGREES = (0.75, 1.33)  # ratios between the sizes of two dumps of the same guest
 
 
 def test_warm_and_cold_verdicts_agree(drill: Callable[..., Verdict], drill_session: Callable[..., Session]) -> None:
-    """The same checks with the same outcome, from two restored guests that share nothing, and from a booted one."""
+    """Two restored guests and a booted one have the same outcome of every check."""
     cold = drill(cold=True)
     session = drill_session()
     assert session.save() is None

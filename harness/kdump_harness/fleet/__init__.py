@@ -1,1 +1,1 @@
-"""Drills on many hosts: Dask hands named scenarios and drills to workers, which run the installed harness."""
+"""Drills on many hosts: Dask gives named scenarios and drills to workers, which run the installed harness."""

@@ -1,4 +1,4 @@
-"""Where results are wanted: gives tasks to a fleet and yields what comes of each, once."""
+"""The client of a fleet: submits tasks and yields the result of each one once."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ from .worker.worker import TOPIC
 LOOK_S = 1.0
 FIT_EVERY_S = 5.0
 CONNECT_S = 20.0
-LOST_S = 60.0  # a scheduler that does not come back
+LOST_S = 60.0  # wait for a lost scheduler
 
 
 @dataclass(frozen=True, kw_only=True)
 class Order:
-    """A task, with what a host must have for it."""
+    """A task and the resources that a host needs for it."""
 
     number: int
     task: FleetTask
@@ -55,7 +55,7 @@ class Fleet:
         direct: bool = False,
         quiet: bool = False,
     ) -> None:
-        """wait_s is how long a task may wait for a worker that has what it needs."""
+        """Set up a connection; wait_s limits the wait of a task for a suitable worker."""
         self._address, self._security, self._quiet = scheduler, security, quiet
         self._wait_s, self._at_once, self._direct = wait_s, at_once, direct
         self._news: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
@@ -78,7 +78,7 @@ class Fleet:
             self._client.close(timeout=5)
 
     def run(self, orders: Sequence[Order], *, evidence: Path, run_name: str) -> Iterator[tuple[Order, TaskResult]]:
-        """What comes of each order, as it comes; with its evidence below evidence/run_name."""
+        """Yield the result of each order when it arrives; its evidence is below evidence/run_name."""
         board = Board((order.kind for order in orders), quiet=self._quiet)
         try:
             yield from _Run(self._client, self._news, board, self._wait_s, self._direct).all(
@@ -89,7 +89,7 @@ class Fleet:
 
 
 class _Run:
-    """One run's orders on their way."""
+    """The orders of one run and their state."""
 
     def __init__(
         self, client: Any, news: queue.SimpleQueue[tuple[str, Any]], board: Board, wait_s: float, direct: bool
@@ -97,14 +97,14 @@ class _Run:
         self._client, self._news, self._board, self._wait_s, self._direct = client, news, board, wait_s, direct
         self._name = secrets.token_hex(4)
         self._given: dict[str, tuple[Order, Any]] = {}
-        self._fits: dict[Needs, float | None] = {}  # since when nobody has it; None: somebody does
+        self._fits: dict[Needs, float | None] = {}  # since when no worker has these resources; None if one does
         self._fit_s = 0.0
         self._gone_s: float | None = None
 
     def all(
         self, orders: Sequence[Order], at_once: int, evidence: Path, run_name: str
     ) -> Iterator[tuple[Order, TaskResult]]:
-        """Give the orders, not more than so many at once, and take the results."""
+        """Submit the orders, at most at_once at a time, and yield the results."""
         waiting = list(reversed(orders))
         try:
             while waiting or self._given:
@@ -119,7 +119,7 @@ class _Run:
                     future.release()
 
     def _give(self, orders: Sequence[Order]) -> None:
-        """Send orders to the scheduler, all that need the same in one message; the first ones come first."""
+        """Submit orders in sequence, those with equal needs in one message."""
         alike: dict[Needs, list[Order]] = {}
         for order in orders:
             alike.setdefault(order.needs, []).append(order)
@@ -139,7 +139,7 @@ class _Run:
         self._news.put(("done", future.key))
 
     def _look(self) -> Iterator[tuple[Order, tuple[TaskResult, memoryview]]]:
-        """Wait a moment for news, and take what is done."""
+        """Wait a moment for events and yield the finished tasks."""
         try:
             news = [self._news.get(timeout=LOOK_S)]
         except queue.Empty:
@@ -156,7 +156,7 @@ class _Run:
         yield from self._unfit()
 
     def _heard(self, topic: str, event: Any) -> None:
-        """What workers and the scheduler tell; it decides nothing."""
+        """Show an event of a worker or the scheduler; no decision depends on it."""
         try:
             _, what = event
             if topic == TOPIC and what["key"] in self._given:
@@ -174,12 +174,12 @@ class _Run:
             elif topic == "all" and what.get("action") in ("add-worker", "remove-worker"):
                 self._fit_s = 0.0
                 if what["action"] == "remove-worker" and (was_at := self._board.lost(str(what.get("worker")))):
-                    self._board.say(f"a worker was lost, and what it was at goes elsewhere: {', '.join(was_at)}")
+                    self._board.say(f"a worker was lost; its tasks are given to others: {', '.join(was_at)}")
         except (KeyError, TypeError, ValueError, AttributeError):
             pass
 
     def _done(self, key: str) -> Iterator[tuple[Order, tuple[TaskResult, memoryview]]]:
-        """The result of a task that Dask calls done: once, whatever it says afterwards."""
+        """Yield the result of a task that Dask calls done, once."""
         if key not in self._given:
             return
         order, future = self._given[key]
@@ -189,18 +189,18 @@ class _Run:
                 found = read_result(self._client.gather(future, direct=self._direct))
             except BadResult as error:
                 found = (TaskResult(worker="?", problem=str(error)), nothing)
-            except Exception as error:  # Dask raises whatever it likes
-                if future.status == "pending":  # the worker went away with it: it is done again
+            except Exception as error:  # Dask documents no exceptions here
+                if future.status == "pending":  # the worker was lost with the result: Dask repeats the task
                     future.add_done_callback(self._tell_done)
                     return
-                found = (TaskResult(worker="?", problem=f"its result did not come: {error}"), nothing)
+                found = (TaskResult(worker="?", problem=f"its result did not arrive: {error}"), nothing)
         elif future.status == "error":
             found = (
-                TaskResult(worker="?", problem="each worker that was given the task was lost"),
+                TaskResult(worker="?", problem="every worker that ran the task was lost"),
                 nothing
             )  # fmt: skip
         else:
-            return  # cancelled: the scheduler is gone, which is looked at elsewhere
+            return  # cancelled because the scheduler is lost, see _connected
         yield self._taken(key, order, found)
 
     def _taken(
@@ -212,7 +212,7 @@ class _Run:
         return order, found
 
     def _home(self, order: Order, found: tuple[TaskResult, memoryview], evidence: Path, run_name: str) -> TaskResult:
-        """The result with its evidence on this host."""
+        """Unpack the evidence on this host and return the result."""
         result, archive = found
         worker = "".join(one if one.isalnum() or one in "-." else "-" for one in result.worker).strip("-.")[:40]
         if not archive:
@@ -228,12 +228,12 @@ class _Run:
             )  # fmt: skip
             relocate(result, str(place))
         except HarnessError as error:
-            # What it says of the drill is not worth more than its evidence.
+            # A result without its evidence is not trusted.
             return TaskResult(worker=result.worker, status=EXIT_BROKEN, took_s=result.took_s, problem=str(error))
         return result
 
     def _connected(self) -> None:
-        """HostError when the scheduler is gone for good."""
+        """Check the connection. HostError when the scheduler stays lost."""
         if self._client.status == "running" and not any(
             future.status in ("cancelled", "lost") for _, future in self._given.values()
         ):
@@ -242,10 +242,10 @@ class _Run:
         self._gone_s = self._gone_s or now_s()
         cancelled = any(future.status == "cancelled" for _, future in self._given.values())
         if cancelled or self._client.status == "closed" or now_s() - self._gone_s > LOST_S:
-            raise HostError("the scheduler is gone; what came before is kept, and --resume goes on from there")
+            raise HostError("the connection to the scheduler is lost; results so far are kept (continue with --resume)")
 
     def _unfit(self) -> Iterator[tuple[Order, tuple[TaskResult, memoryview]]]:
-        """Give up tasks that no worker can do, after a while."""
+        """Give up tasks that no worker was able to run for wait_s."""
         now = now_s()
         if now - self._fit_s < FIT_EVERY_S:
             return
@@ -266,7 +266,7 @@ class _Run:
             if since is None or now - since < self._wait_s or key in self._board.running:
                 continue
             best = min((order.needs.lacking(one["resources"]) for one in workers.values()), key=len, default=None)
-            why = "there is no worker" if best is None else f"no worker has {', '.join(best)}"
+            why = "the fleet has no worker" if best is None else f"no worker has {', '.join(best)}"
             future.cancel(force=True)
             result = TaskResult(worker="-", status=EXIT_HOST, problem=f"{why} (waited {self._wait_s:.0f} s)")
             yield self._taken(key, order, (result, memoryview(b"")))

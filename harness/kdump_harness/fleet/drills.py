@@ -1,4 +1,4 @@
-"""Drills on a fleet: which they are, and what is said of them when they are done."""
+"""Drills on a fleet: the tasks, their outcomes and the reports."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from .client import Order
 from .protocol.results import BadResult, TaskResult, verdict_of
 from .protocol.tasks import DRILL, LOCAL_OPTIONS, FleetTask, drill_arguments, drill_needs, parse_drill
 
-# Which exit status counts when drills end differently, the worst first.
+# Exit statuses from the worst to the best; the worst one counts.
 _WORST = (EXIT_USAGE, EXIT_HOST, EXIT_BROKEN, EXIT_FAILED, EXIT_OK)
 
 
 def read_drills(path: Path) -> list[list[str]]:
-    """The arguments in each line of a file; UsageError names the line that makes no sense."""
+    """Return the arguments in each line of a file. UsageError names an invalid line."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -42,7 +42,7 @@ def read_drills(path: Path) -> list[list[str]]:
 
 
 def orders_of(drills: Sequence[Sequence[str]], *, vmcores: bool, evidence_mib: int) -> list[Order]:
-    """The drills as tasks; UsageError for one that makes no sense, or that no worker may do."""
+    """Return the drills as orders. UsageError for invalid arguments or options that workers refuse."""
     orders, usual = [], parse_drill(["debian-12"])
     for number, arguments in enumerate(drills, start=1):
         found = parse_drill(arguments)
@@ -55,7 +55,7 @@ def orders_of(drills: Sequence[Sequence[str]], *, vmcores: bool, evidence_mib: i
 
 
 def local_options(arguments: Sequence[str], into: argparse.Namespace) -> None:
-    """What a drill's own options say of where its results go, as if it were run here."""
+    """Copy the options of a drill that concern this host, such as --json."""
     found, usual = parse_drill(arguments), parse_drill(["debian-12"])
     for name in LOCAL_OPTIONS:
         if hasattr(into, name) and getattr(found, name) != getattr(usual, name):
@@ -64,7 +64,7 @@ def local_options(arguments: Sequence[str], into: argparse.Namespace) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class DrillOutcome:
-    """What came of one drill."""
+    """The outcome of one drill."""
 
     order: Order
     result: TaskResult
@@ -72,14 +72,14 @@ class DrillOutcome:
 
     @property
     def status(self) -> int:
-        """As the drill's own exit status."""
+        """Return the exit status that the drill would have on this host."""
         if self.verdict is not None:
             return EXIT_OK if self.verdict.verified else EXIT_FAILED
         return self.result.status if self.result.status in (EXIT_USAGE, EXIT_HOST) else EXIT_BROKEN
 
     @property
     def line(self) -> str:
-        """One line for people."""
+        """Return the outcome as one line of text."""
         label = self.order.task.label
         if self.verdict is None:
             return f"NO VERDICT {label}: {self.result.problem.splitlines()[0] if self.result.problem else ''}"
@@ -88,7 +88,7 @@ class DrillOutcome:
         return f"{word} {label} ({self.result.worker}, {self.result.took_s:.0f} s){why}"
 
     def to_json(self) -> dict[str, Any]:
-        """One entry of --json."""
+        """Return one entry of --json."""
         return {
             "arguments": list(self.order.task.arguments),
             "worker": self.result.worker,
@@ -102,7 +102,7 @@ class DrillOutcome:
 
 
 def outcome_of(order: Order, result: TaskResult) -> DrillOutcome:
-    """What a worker's result says of a drill; a verdict on something else, or none, is no verdict."""
+    """Return the outcome of a drill; without verdict if the worker's one is invalid or on another drill."""
     try:
         verdict = verdict_of(result)
         if verdict is not None and (problem := _other(order, verdict)):
@@ -117,7 +117,7 @@ def outcome_of(order: Order, result: TaskResult) -> DrillOutcome:
 
 
 def _other(order: Order, verdict: Verdict) -> str:
-    """In what a verdict is on another drill than was asked for."""
+    """Return how a verdict differs from the drill that was ordered; empty if not at all."""
     asked = parse_drill(order.task.arguments)
     pairs = [
         ("trigger", asked.trigger, verdict.trigger),
@@ -132,12 +132,12 @@ def _other(order: Order, verdict: Verdict) -> str:
 
 
 def worst(outcomes: Sequence[DrillOutcome]) -> int:
-    """The exit status of all."""
+    """Return the worst exit status."""
     return min((one.status for one in outcomes), key=_WORST.index, default=EXIT_OK)
 
 
 def junit(outcomes: Sequence[DrillOutcome]) -> str:
-    """All drills as JUnit XML: a failure is kdump's, an error is ours."""
+    """Return all drills as JUnit XML: failures of kdump are failures, those of the harness errors."""
     failures = sum(one.status == EXIT_FAILED for one in outcomes)
     errors = sum(one.status not in (EXIT_OK, EXIT_FAILED) for one in outcomes)
     root = ElementTree.Element("testsuites")

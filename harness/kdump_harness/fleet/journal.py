@@ -1,4 +1,4 @@
-"""What a fleet's run has got so far, line by line, so that a run that was stopped goes on where it was."""
+"""The journal of a fleet's run: one line for each result, from which a stopped run can be resumed."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ NAME = "fleet.jsonl"
 
 
 class Journal:
-    """In the directory of a run: each task's digest and result, once it is all here."""
+    """The file with the digest and result of each finished task in a run's directory."""
 
     def __init__(self, directory: Path) -> None:
         self._path = directory / NAME
 
     def add(self, digest: str, result: TaskResult) -> None:
-        """Write a result down; whole or not at all, as far as a reader is concerned."""
+        """Append a result; readers skip a line that was not written completely."""
         line = json.dumps({"task": digest, "result": result.header()}, default=str) + "\n"
         with self._path.open("a+b") as file:
-            # A line that was cut by a crash must not take this one with it.
+            # An unfinished line, left by a crash, must not swallow this one.
             if file.tell() and (file.seek(-1, os.SEEK_END), file.read(1))[1] != b"\n":
                 line = "\n" + line
             file.write(line.encode())
@@ -31,7 +31,7 @@ class Journal:
             os.fsync(file.fileno())
 
     def read(self) -> dict[str, list[TaskResult]]:
-        """The results by their tasks' digests; a task may have been given more than once."""
+        """Return the results by the digest of their task; one task can have several results."""
         found: dict[str, list[TaskResult]] = {}
         try:
             text = self._path.read_text(encoding="utf-8", errors="replace")
@@ -47,8 +47,8 @@ class Journal:
 
 
 def directory_to_resume(where: str, evidence: Path) -> Path:
-    """The directory of the run that --resume means; last is the newest."""
+    """Return the directory of the run that --resume names; "last" is the newest."""
     directory = (evidence / "last").resolve() if where == "last" else Path(where).resolve()
     if not (directory / NAME).exists():
-        raise UsageError(f"{directory} has no {NAME}, so there is no fleet's run to go on with")
+        raise UsageError(f"cannot resume a fleet's run from {directory}: it has no {NAME}")
     return directory

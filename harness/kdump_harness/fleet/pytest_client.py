@@ -1,6 +1,6 @@
-"""A plugin of pytest: has each collected scenario run by a fleet, and takes its reports as if it had run here.
+"""A plugin of pytest that runs each collected scenario on a fleet and takes over its reports.
 
-Collecting, selecting, JUnit XML, the matrix and the exit status are pytest's and the plugin's own.
+Collection, selection, JUnit XML, the matrix and the exit status are those of pytest and the harness's plugin.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _OUTCOMES = ("passed", "failed", "skipped")
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """What the verb fleet run was told, on its way into pytest."""
+    """The options of the verb fleet run, passed to pytest."""
 
     scheduler: str
     ca: str | None
@@ -48,27 +48,27 @@ class Choice:
     direct: bool
     vmcores: bool
     evidence_mib: int
-    resume: str | None  # the directory of a run
+    resume: str | None  # directory of a run
     quiet: bool
 
 
 def pytest_configure(config: Any) -> None:
-    """Only where the verb says so."""
-    if told := os.environ.pop(VARIABLE, None):
-        choice = Choice(**json.loads(told))
+    """Register the plugin if the verb set the variable."""
+    if options := os.environ.pop(VARIABLE, None):
+        choice = Choice(**json.loads(options))
         if choice.resume is not None:
             config.stash[RUN_NAME] = Path(choice.resume).name
         config.pluginmanager.register(Front(config, choice), "kdump-fleet-front")
 
 
 class Front:
-    """Runs the tests of a session elsewhere."""
+    """The plugin that runs the tests of a session on a fleet."""
 
     def __init__(self, config: Any, choice: Choice) -> None:
         self.config, self.choice = config, choice
 
     def pytest_runtestloop(self, session: Any) -> bool:
-        """In place of pytest's own loop."""
+        """Replace pytest's loop."""
         if session.testsfailed and not session.config.option.continue_on_collection_errors:
             raise session.Interrupted(f"{session.testsfailed} errors during collection")
         if session.config.option.collectonly:
@@ -76,7 +76,7 @@ class Front:
         try:
             self._run(session)
         except HarnessError as error:
-            # What came before is in the reports; pytest ends with its own status for an interrupted session.
+            # The reports hold the results so far; pytest ends with its status for an interrupted session.
             raise session.Interrupted(f"fleet: {error}") from None
         return True
 
@@ -85,7 +85,7 @@ class Front:
         orders = [self._order(number, item) for number, item in items.items()]
         root = Path(self.config.getoption("--evidence"))
         name = self.config.stash[RUN_NAME]
-        EvidenceRoot(root, part=(name, "fleet")).run.rmdir()  # the run's directory, and last points to it
+        EvidenceRoot(root, part=(name, "fleet")).run.rmdir()  # creates the run's directory and the link "last"
         journal = Journal(root / name)
         known = journal.read() if self.choice.resume is not None else {}
         missing = []
@@ -95,7 +95,9 @@ class Front:
             else:
                 missing.append(order)
         if known:
-            err.print(f"{len(orders) - len(missing)} of {len(orders)} are known from before", markup=False)
+            err.print(
+                f"{len(orders) - len(missing)} of {len(orders)} results are known from the earlier run", markup=False
+            )
         if not missing:
             return
         choice = self.choice
@@ -114,10 +116,10 @@ class Front:
                     raise session.Interrupted(session.shouldstop)
 
     def _order(self, number: int, item: Any) -> Order:
-        """The task of a test, with what it needs as far as its parameters tell."""
+        """Return the task of a test with the needs that follow from its parameters."""
         path = Path(str(item.path))
         if path.parent.resolve() != data_path("scenarios").resolve():
-            raise HarnessError(f"{item.nodeid} is none of the harness's own scenarios, which are all that workers run")
+            raise HarnessError(f"{item.nodeid} is not a scenario of the harness; workers run no other tests")
         task = FleetTask(
             kind=SCENARIO,
             test=f"{path.name}::{item.nodeid.partition('::')[2]}",
@@ -131,7 +133,7 @@ class Front:
     # ------------------------------------------------------------ reports
 
     def _report(self, item: Any, result: TaskResult) -> None:
-        """Let pytest have a test's reports."""
+        """Pass a test's reports to pytest."""
         hook = item.ihook
         hook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
         for data in self._reports(item, result):
@@ -140,12 +142,12 @@ class Front:
         hook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
 
     def _reports(self, item: Any, result: TaskResult) -> list[dict[str, Any]]:
-        """The reports that came, or those of an error where they are not what reports are."""
+        """Return the reports of a result, or those of an error if they are invalid."""
         try:
             found = [_checked(item, data) for data in result.reports]
-            problem = result.problem or ("" if found and found[-1]["when"] == "teardown" else "it broke off")
+            problem = result.problem or ("" if found and found[-1]["when"] == "teardown" else "it ended early")
         except (KeyError, TypeError, ValueError, AttributeError):
-            found, problem = [], "the worker's reports are no reports of this test"
+            found, problem = [], "reports from the worker do not match this test"
         if problem:
             return list(_broken(item, f"{result.worker}: {problem}", found))
         for data in found:
@@ -155,7 +157,7 @@ class Front:
         return found
 
     def _record(self, item: Any, reports: Sequence[Mapping[str, Any]]) -> None:
-        """Put the verdicts into this host's history."""
+        """Record the verdicts in this host's history."""
         state = self.config.getoption("--state")
         path = history_path(self.config.getoption("--history"), Path(state) if state else None)
         for verdict in reports[-1].get("kdump", {}).get("verdicts", ()):
@@ -165,7 +167,7 @@ class Front:
 
 
 def _checked(item: Any, data: dict[str, Any]) -> dict[str, Any]:
-    """A report of this test; an error of Python's for any other."""
+    """Return the known fields of a report. KeyError, TypeError, ValueError or AttributeError if invalid."""
     if data["$report_type"] != "TestReport" or data["when"] not in _WHEN or data["outcome"] not in _OUTCOMES:
         raise ValueError
     known = {
@@ -182,7 +184,7 @@ def _checked(item: Any, data: dict[str, Any]) -> dict[str, Any]:
         "stop": float(data.get("stop", 0.0)),
         "$report_type": "TestReport",
     }
-    if isinstance(known["longrepr"], list):  # where and why a test was skipped
+    if isinstance(known["longrepr"], list):  # location and reason of a skip
         path, line, why = known["longrepr"]
         known["longrepr"] = (str(path), int(line), str(why))
     if "wasxfail" in data:
@@ -198,7 +200,7 @@ def _checked(item: Any, data: dict[str, Any]) -> dict[str, Any]:
 
 
 def _broken(item: Any, problem: str, before: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Reports that say why a test has no outcome."""
+    """Yield reports that say why a test has no outcome."""
     for when, outcome in (("setup", "failed"), ("teardown", "passed")):
         data: dict[str, Any] = {
             "$report_type": "TestReport", "nodeid": item.nodeid, "location": item.location,
@@ -216,7 +218,7 @@ def _broken(item: Any, problem: str, before: Sequence[dict[str, Any]]) -> Iterat
 
 
 def _needs(item: Any) -> Needs:
-    """What the guests of a test take."""
+    """Return the needs of a test's guests."""
     parameters = item.callspec.params if hasattr(item, "callspec") else {}
     level, features = None, set()
     firmware = parameters.get("firmware") or item.config.getoption("--firmware")

@@ -1,4 +1,4 @@
-"""The scheduler: Dask's own, which runs nothing that it is sent."""
+"""The scheduler: Dask's, restricted so that it runs no code it receives."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PORT = 8786  # Dask's
 
 
 class FleetScheduler(distributed.Scheduler):  # type: ignore[misc]
-    """Hands tasks to workers that have what they need, and to others when a worker is lost."""
+    """A scheduler that assigns tasks by resources, and again when a worker is lost."""
 
     def __init__(self, *, listen: str, port: int, security: Security | None) -> None:
         super().__init__(
@@ -29,5 +29,5 @@ class FleetScheduler(distributed.Scheduler):  # type: ignore[misc]
         wire_format.keep_handlers(self, wire_format.SCHEDULER_HANDLERS)
 
     async def close(self, *arguments: Any, **more: Any) -> Any:
-        """Only by whoever started it."""
+        """Shut down; clients cannot call this."""
         return await super().close(*arguments, **more)

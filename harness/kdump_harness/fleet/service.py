@@ -1,4 +1,4 @@
-"""Keeps a scheduler or a worker going until it is told to stop, and a host clean whenever its tasks have died."""
+"""Services that run a scheduler or a worker until a signal arrives, and clean up after tasks that died."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ from .scheduler import FleetScheduler
 from .worker.task_runner import Host
 from .worker.worker import FleetWorker
 
-AGAIN_S = 5.0
+RETRY_S = 5.0
 Say = Callable[[str], None]
 
 
 async def serve_scheduler(*, listen: str, port: int, security: Security | None, say: Say) -> None:
-    """Until a signal comes."""
+    """Run a scheduler until a signal arrives."""
     wire_format.restrict()
     stop = _stopping()
     try:
         scheduler = await FleetScheduler(listen=listen, port=port, security=security)
     except OSError as error:
-        raise HostError(f"{listen}:{port} cannot be listened on: {error.strerror or error}") from None
+        raise HostError(f"cannot listen on {listen}:{port}: {error.strerror or error}") from None
     async with scheduler:
         say(f"scheduler at {scheduler.address}")
         await stop.wait()
 
 
 async def serve_worker(scheduler: str, host: Host, *, listen: str, security: Security | None, say: Say) -> None:
-    """Until a signal comes; a scheduler that goes away is waited for, after all that it had asked for is removed."""
+    """Run a worker until a signal arrives. If the scheduler is lost, remove all tasks and wait for it."""
     wire_format.restrict()
     stop = _stopping()
     told = ""
@@ -55,17 +55,17 @@ async def serve_worker(scheduler: str, host: Host, *, listen: str, security: Sec
                 problem = str(error).splitlines()[0] if str(error) else type(error).__name__
             if not stop.is_set():
                 if problem != told or not problem:
-                    say(f"no scheduler: {problem or 'the connection was lost'}; trying again every {AGAIN_S:.0f} s")
+                    say(f"no scheduler: {problem or 'the connection was lost'}; trying again every {RETRY_S:.0f} s")
                 told = problem
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(stop.wait(), AGAIN_S)
+                    await asyncio.wait_for(stop.wait(), RETRY_S)
         await asyncio.to_thread(tidy, host, say)
 
 
 async def _serve_once(
     scheduler: str, host: Host, listen: str, security: Security | None, say: Say, stop: asyncio.Event
 ) -> None:
-    """From the connection to a scheduler to its end."""
+    """Serve one connection to a scheduler until it ends."""
     made = FleetWorker(scheduler, host, slots=slots(host.resources), security=security, listen=listen)
     made.on_task = lambda what, text: say(f"{what} {_label(text)}")
     try:
@@ -88,7 +88,7 @@ def _label(text: object) -> str:
 
 
 def _stopping() -> asyncio.Event:
-    """Set by SIGINT and SIGTERM."""
+    """Return an event that SIGINT and SIGTERM set."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for one in (signal.SIGINT, signal.SIGTERM):
@@ -98,7 +98,7 @@ def _stopping() -> asyncio.Event:
 
 @contextlib.contextmanager
 def alone(evidence: Path) -> Iterator[None]:
-    """Within the block no other worker uses this directory; HostError when one does."""
+    """Lock the directory against other workers. HostError if another one uses it."""
     try:
         evidence.mkdir(parents=True, exist_ok=True)
         lock = os.open(evidence / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -115,7 +115,7 @@ def alone(evidence: Path) -> Iterator[None]:
 
 
 def tidy(host: Host, say: Say) -> None:
-    """Remove what dead tasks left, as the verb clean does, and their evidence."""
+    """Remove the evidence and all other remains of dead tasks, the latter with the verb clean."""
     for path in (*host.evidence.glob("task-*"), *host.evidence.glob("dask-scratch-space")):
         remove_tree(path)
     where = [*(["--uri", host.uri] if host.uri else []), *(["--state", str(host.state)] if host.state else [])]

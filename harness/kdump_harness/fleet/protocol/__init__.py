@@ -1,1 +1,1 @@
-"""What the head of a fleet and its workers say to each other."""
+"""The messages between clients, scheduler and workers of a fleet."""

@@ -1,7 +1,7 @@
-"""Evidence on its way home: packed without vmcores unless they are wanted, and unpacked as from a stranger.
+"""The archive of evidence that a worker sends: packed without vmcores unless requested, unpacked without trust.
 
-What comes from a worker may hold anything: only plain files and directories are made, each below the directory that
-it is for, never through a link, and never more than was agreed on.
+Unpacking creates only plain files and directories, below the given directory, never through a link, and never beyond
+the limit of the task.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ _VMCORE_MAGICS = (b"KDUMP   ", b"makedumpfile\0", b"\x7fELF")
 
 
 class BadArchive(NoVerdict):
-    """The evidence that a worker sent is not what evidence looks like; nothing of it is kept."""
+    """An archive of evidence that is invalid; no file of it is kept."""
 
 
 def is_vmcore(path: Path) -> bool:
-    """Whether a file is a dump, by its first bytes, or is named like one."""
+    """Return whether a file is a dump by its first bytes or its name."""
     try:
         with path.open("rb") as file:
             head = file.read(16)
@@ -44,7 +44,7 @@ def is_vmcore(path: Path) -> bool:
 
 
 def pack(directory: Path, *, limit_bytes: int, vmcores: bool) -> tuple[bytes, list[str]]:
-    """The files below a directory as one archive, and those that were left out, each with its reason."""
+    """Return the files below a directory as an archive, and a list of those left out with the reasons."""
     out = io.BytesIO()
     left: list[str] = []
     room = limit_bytes
@@ -68,7 +68,7 @@ def pack(directory: Path, *, limit_bytes: int, vmcores: bool) -> tuple[bytes, li
 
 
 class _Exactly:
-    """A file that has just as many bytes as were promised: a log may grow or shrink while it is read."""
+    """A file of exactly the announced size: a log can grow or shrink while it is read."""
 
     def __init__(self, file: Any, size: int) -> None:
         self._file, self._left = file, size
@@ -89,9 +89,9 @@ def _files(directory: Path) -> Iterator[Path]:
 
 
 def unpack(archive: bytes, into: Path, *, limit_bytes: int, edit: Callable[[str, bytes], bytes] | None = None) -> int:
-    """Make an archive's files below a directory that is there and empty; how many. BadArchive, and none is left.
+    """Unpack an archive into an empty directory and return the number of files.
 
-    edit may change a file's content, given its name.
+    edit may change a file's content, given its name. Raise BadArchive, without leaving a file, if it is invalid.
     """
     made: list[Path] = []
     try:
@@ -109,12 +109,12 @@ def _unpack(
 ) -> int:
     room = limit_bytes
     reader = zstandard.ZstdDecompressor(max_window_size=WINDOW_MAX_BYTES).stream_reader(io.BytesIO(archive))
-    # tarfile follows chains of headers by calling itself; what it reads of them is bounded, too.
+    # tarfile follows chains of headers recursively; the limit covers these as well.
     bounded: Any = _Bounded(reader, 2 * limit_bytes + 64 * MIB)
     tar: Any
     with tarfile.open(fileobj=bounded, mode="r|") as tar:
         while (member := tar.next()) is not None:
-            tar.members = []  # it would keep each for ever
+            tar.members = []  # otherwise it would keep every one
             if len(made) >= FILES_MAX:
                 raise ValueError(f"more than {FILES_MAX} files")
             parts = _parts(member.name)
@@ -122,7 +122,7 @@ def _unpack(
                 _directory(into, parts)
                 continue
             if member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE):
-                raise ValueError(f"{member.name[:80]!r} is no plain file")
+                raise ValueError(f"{member.name[:80]!r} is not a plain file")
             room -= member.size
             if room < 0:
                 raise ValueError(f"more than {limit_bytes // MIB} MiB")
@@ -141,30 +141,30 @@ def _unpack(
 
 
 def _parts(name: str) -> list[str]:
-    """A member's name as the names of directories and a file; ValueError for what leads anywhere else."""
+    """Split a member's name into its parts. ValueError for a name that leads elsewhere."""
     parts = name.removesuffix("/").split("/")
     for part in parts:
         if part in ("", ".", "..") or len(part.encode()) > NAME_MAX_BYTES or not part.isprintable():
-            raise ValueError(f"{name[:80]!r} is no name of evidence")
+            raise ValueError(f"{name[:80]!r} is not a valid name for evidence")
     if len(parts) > DEPTH_MAX:
-        raise ValueError(f"{name[:80]!r} lies too deep")
+        raise ValueError(f"{name[:80]!r} is nested too deeply")
     return parts
 
 
 def _directory(into: Path, parts: list[str]) -> Path:
-    """A directory below another, made where it is not there; only ours are in it, and no links."""
+    """Return a directory below another one, creating missing parts; never a link."""
     path = into
     for part in parts:
         path = path / part
         with contextlib.suppress(FileExistsError):
             path.mkdir()
         if not stat.S_ISDIR(path.lstat().st_mode):
-            raise ValueError(f"{part[:80]!r} is a file and a directory")
+            raise ValueError(f"{part[:80]!r} is both a file and a directory")
     return path
 
 
 class _Bounded:
-    """A stream that refuses to give more than it may."""
+    """A stream that raises ValueError beyond a limit."""
 
     def __init__(self, stream: Any, most: int) -> None:
         self._stream, self._left = stream, most
@@ -173,5 +173,5 @@ class _Bounded:
         data: bytes = self._stream.read(size)
         self._left -= len(data)
         if self._left < 0:
-            raise ValueError("it is larger than it says")
+            raise ValueError("it is larger than announced")
         return data

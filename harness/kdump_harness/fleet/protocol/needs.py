@@ -1,6 +1,6 @@
-"""What a task takes and what a host has, as Dask's abstract resources: MiB, cores, and features by name.
+"""The resources of hosts and the needs of tasks as Dask's abstract resources: MiB, cores and named features.
 
-A feature is had, not used up: a host states it as 1, and a task asks for 0 of it.
+A feature is not consumed: a host offers 1 of it, and a task requests 0.
 """
 
 from __future__ import annotations
@@ -19,27 +19,27 @@ from ...vm.hypervisor.domain_xml import FIRMWARE
 
 MIB, CORES = "MIB", "CORES"
 VERSION = f"HARNESS-{__version__}"
-COLLECTOR_MIB = 512  # the guest that dumps are sent to
+COLLECTOR_MIB = 512  # memory of the dump server
 
 
 @dataclass(frozen=True, kw_only=True)
 class Needs:
-    """What a host must have for a task."""
+    """The resources that a host needs for a task."""
 
     mib: int
     cores: int = 1
     features: frozenset[str] = frozenset()
 
     def resources(self) -> dict[str, float]:
-        """As Dask wants them."""
+        """Return the needs as Dask's resources."""
         return {MIB: self.mib, CORES: self.cores, **dict.fromkeys(sorted(self.features), 0)}
 
     def beside(self, memory_mib: int) -> Needs:
-        """The same with another guest."""
+        """Return the needs with one more guest."""
         return replace(self, mib=self.mib + guest_mib(memory_mib))
 
     def lacking(self, has: Mapping[str, float]) -> list[str]:
-        """What a host that has this does not have."""
+        """Return what a host with these resources lacks."""
         wanted = self.resources()
         return [
             f"{wanted[name]} {name}" if wanted[name] else name
@@ -49,7 +49,7 @@ class Needs:
 
 
 def guest_needs(memory_mib: int | None, *, level: int | None, firmware: str, more: Iterable[str]) -> Needs:
-    """What one guest takes."""
+    """Return the needs of one guest."""
     features = {VERSION, *more}
     if level is not None and level > 1:
         features.add(f"CPU-{level}")
@@ -61,13 +61,13 @@ def guest_needs(memory_mib: int | None, *, level: int | None, firmware: str, mor
 def host_resources(
     hypervisor: Hypervisor, accelerator: str, *, memory_mib: int | None, cores: int | None
 ) -> dict[str, float]:
-    """What this host offers; memory and cores are found out unless they are told."""
+    """Return the resources of this host. Raise HostError if its memory is too small for a guest."""
     memory_mib = memory_mib or available_mib() - SPARE_MIB
     cores = cores or guests_by_cores(kvm=accelerator == KVM)
     if memory_mib < guest_mib(GUEST_MIB):
         raise HostError(
-            f"{max(memory_mib, 0)} MiB for guests are not enough for one of {GUEST_MIB} MiB (--memory MIB says"
-            " how much they may have)"
+            f"{max(memory_mib, 0)} MiB for guests are not enough for one of {GUEST_MIB} MiB (--memory MIB sets"
+            " the limit)"
         )
     features = [VERSION, f"ARCH-{platform.machine()}", TCG.upper(), *([KVM.upper()] if accelerator == KVM else [])]
     if platform.machine() == "x86_64":
@@ -79,5 +79,5 @@ def host_resources(
 
 
 def slots(resources: Mapping[str, float]) -> int:
-    """How many usual drills fit at once."""
+    """Return how many ordinary drills fit at once."""
     return max(1, int(min(resources[CORES], resources[MIB] // guest_mib(GUEST_MIB))))

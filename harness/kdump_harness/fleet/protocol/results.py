@@ -1,4 +1,4 @@
-"""What comes back of a task: a header of plain data and the evidence; read as from a stranger."""
+"""The result of a task: a header of plain data and the evidence, read without trust."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _DEPTH_MAX = 20
 
 
 class BadResult(NoVerdict):
-    """What a worker sent is no result."""
+    """A worker's result is invalid."""
 
 
 @dataclass(kw_only=True)
@@ -26,61 +26,61 @@ class TaskResult:
     """The outcome of one task."""
 
     worker: str
-    status: int = EXIT_BROKEN  # of the process that did it
+    status: int = EXIT_BROKEN  # exit status of the process
     took_s: float = 0.0
-    problem: str = ""  # why there is neither verdict nor report
+    problem: str = ""  # the reason for neither verdict nor report
     verdict: dict[str, Any] | None = None
-    reports: list[dict[str, Any]] = field(default_factory=list)  # of pytest, as they travel
-    root: str = ""  # where the evidence lay over there
+    reports: list[dict[str, Any]] = field(default_factory=list)  # reports of pytest, serialized
+    root: str = ""  # directory of the evidence on the worker
     left_out: list[str] = field(default_factory=list)
-    evidence: str = ""  # where it is here
+    evidence: str = ""  # directory of the evidence on this host
 
     def header(self) -> dict[str, Any]:
-        """As it travels, and as a journal has it."""
+        """Return the result as plain data, for a message or the journal."""
         return dataclasses.asdict(self)
 
 
 def write_result(result: TaskResult, archive: bytes = b"") -> bytes:
-    """The result as bytes."""
+    """Return the result as bytes."""
     head = json.dumps(result.header(), default=str).encode()
     return len(head).to_bytes(8, "big") + head + archive
 
 
 def read_result(data: object) -> tuple[TaskResult, memoryview]:
-    """The result and its archive; BadResult for what is none."""
+    """Return the result and its archive. Raise BadResult for an invalid one."""
     if not isinstance(data, (bytes, bytearray, memoryview)):
         raise BadResult("the worker did not send bytes")
     view = memoryview(data)
     length = int.from_bytes(view[:8], "big")
     if len(view) < 8 or length > min(HEADER_MAX_BYTES, len(view) - 8):
-        raise BadResult("the worker's result is cut short")
+        raise BadResult("the worker's result is truncated")
     try:
         table = json.loads(bytes(view[8 : 8 + length]))
     except (ValueError, RecursionError):
-        raise BadResult("the worker's result is no JSON") from None
+        raise BadResult("the worker's result is not JSON") from None
     return from_header(table), view[8 + length :]
 
 
 def from_header(table: object) -> TaskResult:
-    """What header() made; BadResult for anything else."""
+    """Return the result that header() wrote. Raise BadResult for an invalid one."""
     kinds = {
         "worker": str, "status": int, "took_s": (int, float), "problem": str, "verdict": (dict, type(None)),
         "reports": list, "root": str, "left_out": list, "evidence": str,
     }  # fmt: skip
     if not isinstance(table, dict) or set(table) != set(kinds):
-        raise BadResult("the worker's result has other fields than a result")
+        raise BadResult("malformed result from the worker: unexpected fields")
     for name, kind in kinds.items():
         if not isinstance(table[name], kind):  # type: ignore[arg-type]
-            raise BadResult(f"the worker's result has no proper {name}")
+            raise BadResult(f"malformed result from the worker: invalid {name}")
     if not all(isinstance(one, dict) for one in table["reports"]):
-        raise BadResult("the worker's reports are no reports")
+        raise BadResult("malformed result from the worker: invalid reports")
     if not all(isinstance(one, str) for one in table["left_out"]):
-        raise BadResult("the worker's result has no proper left_out")
+        raise BadResult("malformed result from the worker: invalid left_out")
     return TaskResult(**_map(table, printable))
 
 
 def relocate(result: TaskResult, here: str) -> None:
-    """Name the evidence where it is now, wherever the result does."""
+    """Replace the worker's directory of evidence by the one on this host, throughout the result."""
     if root := result.root:
         result.verdict = _map(result.verdict, lambda text: text.replace(root, here))
         result.reports = _map(result.reports, lambda text: text.replace(root, here))
@@ -89,9 +89,9 @@ def relocate(result: TaskResult, here: str) -> None:
 
 
 def _map(value: Any, change: Callable[[str], str], depth: int = 0) -> Any:
-    """The same with every text in it changed."""
+    """Return the value with a change made to each text in it."""
     if depth > _DEPTH_MAX:
-        raise BadResult("the worker's result is too deep")
+        raise BadResult("malformed result from the worker: nested too deeply")
     if isinstance(value, str):
         return change(value)
     if isinstance(value, list):
@@ -102,7 +102,7 @@ def _map(value: Any, change: Callable[[str], str], depth: int = 0) -> Any:
 
 
 def verdict_of(result: TaskResult) -> Verdict | None:
-    """The verdict, as if it had been found here; BadResult for what is none."""
+    """Return the verdict, if the result has one. Raise BadResult for an invalid one."""
     if result.verdict is None:
         return None
     names = {one.name for one in dataclasses.fields(Verdict)}
@@ -121,12 +121,12 @@ def verdict_of(result: TaskResult) -> Verdict | None:
             and all(isinstance(one, str) for one in verdict.remarks)
             and (verdict.dump is None or {"path", "size_bytes", "pages_kept", "pages_total"} <= set(verdict.dump))
         )
-        # A worker that says verified has made checks, and they held.
+        # A verified verdict needs checks, and all of them passed.
         fits = fits and not (verdict.verified and (not verdict.checks or not all(one.ok for one in verdict.checks)))
     except (KeyError, TypeError, ValueError, AttributeError):
         fits = False
     if not fits:
-        raise BadResult("the worker's verdict is none")
+        raise BadResult("the worker's verdict is invalid")
     if result.status not in (EXIT_OK, EXIT_FAILED):
-        raise BadResult(f"the worker's process ended with {result.status}, though it says it has a verdict")
+        raise BadResult(f"the worker sent a verdict, but its process ended with {result.status}")
     return verdict

@@ -1,7 +1,7 @@
-"""What a worker can be asked for: one scenario or one drill, as text, checked word by word before anything is run.
+"""The tasks of a fleet: one scenario or one drill as text, checked word by word before anything is run.
 
-A task is data. Nothing of it becomes a part of a command line as it came: options are parsed by the harness's own
-parser and written anew from what was understood, and whatever is not on a list is refused.
+A task is data and never becomes part of a command line unchanged. The harness's own parser reads its options, the
+command line is written from the parsed values, and everything that is not on a list is refused.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ ARGUMENTS_MAX = 64
 MIB = 1 << 20
 EVIDENCE_MAX_MIB = 16 * 1024
 
-# What a drill may be told from afar. Where things lie and who may enter a guest is the worker's own business.
+# The options of drill that a worker accepts. Paths and the credentials for guests are set on the worker alone.
 _DRILL_OPTIONS = (
     "family", "login", "kernel", "makedumpfile", "firmware", "cpu", "trigger", "target", "level", "compress",
     "crashkernel", "memory", "vcpus", "budget", "until", "oracle", "as_is", "keep", "accelerator", "timeout_factor",
 )  # fmt: skip
-# These stay where the results are wanted.
+# The options that apply on the host of the client.
 LOCAL_OPTIONS = ("evidence", "history", "json", "state", "quiet", "verbose")
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+~-]{0,80}")
@@ -53,60 +53,60 @@ _LONGEST_STRETCH = 100.0
 
 
 class TaskRefused(UsageError):
-    """The worker does not do what it was asked for; the message says what of it."""
+    """A task that the worker refuses; the message says why."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FleetTask:
-    """One scenario or one drill, as it travels."""
+    """One scenario or one drill, as sent."""
 
     kind: str
-    arguments: tuple[str, ...] = ()  # of drill, or options of the scenario
+    arguments: tuple[str, ...] = ()  # arguments of drill, or options of the scenario
     test: str = ""  # FILE::TEST below scenarios/
-    sha256: str = ""  # of the scenario's file, which must be the worker's, too
+    sha256: str = ""  # digest of the scenario's file, which must be the same on the worker
     version: str = __version__
-    vmcores: bool = False  # come back with the evidence
-    evidence_mib: int = 64  # that may come back
+    vmcores: bool = False  # whether the evidence includes vmcores
+    evidence_mib: int = 64  # limit of the evidence
 
     def to_text(self) -> str:
-        """The same task gives the same text."""
+        """Return the task as text; equal tasks give equal text."""
         return json.dumps(dataclasses.asdict(self), sort_keys=True, separators=(",", ":"))
 
     @property
     def digest(self) -> str:
-        """Knows the task again in another run."""
+        """Return a key that identifies the task in another run."""
         return hashlib.sha256(self.to_text().encode()).hexdigest()[:24]
 
     @property
     def label(self) -> str:
-        """The task for people."""
+        """Return the task in words for messages."""
         return self.test if self.kind == SCENARIO else " ".join(self.arguments)
 
 
 def read_task(text: object) -> FleetTask:
-    """What a text asks for, as far as its form goes; Refused for anything else."""
+    """Return the task in a text after checking its form. Raise TaskRefused for an invalid one."""
     if not isinstance(text, str) or len(text.encode(errors="replace")) > TEXT_MAX_BYTES:
-        raise TaskRefused("the task is no text, or too long")
+        raise TaskRefused("the task is not text, or too long")
     try:
         table = json.loads(text)
     except (ValueError, RecursionError):
-        raise TaskRefused("the task is no JSON") from None
+        raise TaskRefused("the task is not JSON") from None
     kinds: Mapping[str, type] = {
         "kind": str, "arguments": list, "test": str, "sha256": str, "version": str, "vmcores": bool,
         "evidence_mib": int,
     }  # fmt: skip
     if not isinstance(table, dict) or set(table) != set(kinds):
-        raise TaskRefused(f"a task has {', '.join(kinds)}, and nothing else")
+        raise TaskRefused(f"a task has exactly these fields: {', '.join(kinds)}")
     for name, kind in kinds.items():
         if type(table[name]) is not kind:
-            raise TaskRefused(f"the task's {name} is no {kind.__name__}")
+            raise TaskRefused(f"the task's {name} is not of type {kind.__name__}")
     arguments = table["arguments"]
     if len(arguments) > ARGUMENTS_MAX or not all(isinstance(one, str) and one.isprintable() for one in arguments):
         raise TaskRefused("the task's arguments are not a short list of printable texts")
     if not 0 < table["evidence_mib"] <= EVIDENCE_MAX_MIB:
         raise TaskRefused(f"{table['evidence_mib']} MiB of evidence are not between 1 and {EVIDENCE_MAX_MIB}")
     if table["kind"] not in (DRILL, SCENARIO):
-        raise TaskRefused(f"a worker runs a {SCENARIO} or a {DRILL}, and no {table['kind'][:40]!r}")
+        raise TaskRefused(f"a worker runs a {SCENARIO} or a {DRILL}, not {table['kind'][:40]!r}")
     task = FleetTask(**{**table, "arguments": tuple(arguments)})
     if task.version != __version__:
         raise TaskRefused(f"the task was made by version {task.version[:40]}, and this is {__version__}")
@@ -115,26 +115,26 @@ def read_task(text: object) -> FleetTask:
 
 @dataclass(frozen=True, kw_only=True)
 class Places:
-    """Where a worker keeps things; no task can say otherwise."""
+    """The paths and the hypervisor that a worker uses for a task; tasks cannot change them."""
 
     uri: str | None
     state: Path | None
-    evidence: Path  # of this task
+    evidence: Path  # directory of this task
     result: Path  # a file: verdict.json of a drill, the reports of a scenario
     scratch: Path  # an empty directory
-    files: tuple[Path, ...] = ()  # images, and directories of images, that may be drilled by path
+    files: tuple[Path, ...] = ()  # images and directories of images that tasks may name by path
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """A task that was understood: what it needs, and how its command line is made."""
+    """The needs of a checked task and a function that returns its command line."""
 
     needs: Needs
     command: Callable[[Places], list[str]]
 
 
 def understand(task: FleetTask, *, files: Sequence[Path] = ()) -> Job:
-    """The job that a task describes; Refused for what no worker does."""
+    """Return the command that runs a task. Raise TaskRefused for a task that workers do not run."""
     if task.kind == DRILL:
         return _drill_job(task, files)
     return _scenario_job(task)
@@ -144,16 +144,16 @@ def understand(task: FleetTask, *, files: Sequence[Path] = ()) -> Job:
 
 
 def parse_drill(arguments: Sequence[str]) -> argparse.Namespace:
-    """The arguments of a drill by the harness's own parser; UsageError in its words."""
+    """Parse the arguments of a drill. Raise UsageError with the parser's message."""
     return _quiet_parser().parse_args([DRILL, *arguments])
 
 
 @functools.cache
 def _quiet_parser() -> argparse.ArgumentParser:
-    """The harness's parser, which raises what it would print: a worker's other threads have standard error, too."""
+    """Return the harness's parser, which raises its messages: a worker's threads share standard error."""
 
     def refuse(message: str = "") -> NoReturn:
-        raise UsageError(message or "these are no arguments of a drill")
+        raise UsageError(message or "these are not arguments of a drill")
 
     parser = make_parser([add_drill])
     verbs = [action.choices for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
@@ -165,20 +165,20 @@ def _quiet_parser() -> argparse.ArgumentParser:
 
 @functools.cache
 def _usual() -> Mapping[str, Any]:
-    """What a drill's options are unless they are given."""
+    """Return the defaults of a drill's options."""
     return vars(parse_drill(["debian-12"]))
 
 
 def drill_arguments(found: argparse.Namespace, files: Sequence[Path] | None = None) -> tuple[str, ...]:
-    """A drill's arguments as a task has them, written anew from what the parser understood.
+    """Return the arguments of a task, written from the parsed values of a drill.
 
-    files are the images and directories that may be named by path; None for whoever asks, and cannot know.
+    files are the images and directories that tasks may name by path; None on the client, which does not know them.
     """
     usual = _usual()
     given = {name: value for name, value in vars(found).items() if name != "image" and value != usual.get(name)}
     for name in given:
         if name not in _DRILL_OPTIONS:
-            raise TaskRefused(f"--{name.replace('_', '-')} cannot be told to a worker")
+            raise TaskRefused(f"a worker does not accept --{name.replace('_', '-')}")
     told: list[str] = []
     for name in filter(given.__contains__, _DRILL_OPTIONS):
         option = "--" + name.replace("_", "-")
@@ -187,28 +187,28 @@ def drill_arguments(found: argparse.Namespace, files: Sequence[Path] | None = No
         if name is not None:
             _check_package(name)
     if not _NAME.fullmatch(found.login):
-        raise TaskRefused(f"{found.login[:40]!r} is no name of a user")
+        raise TaskRefused(f"{found.login[:40]!r} is not a valid user name")
     if not found.timeout_factor <= _LONGEST_STRETCH:
-        raise TaskRefused(f"waits are not stretched more than {_LONGEST_STRETCH:.0f} times")
+        raise TaskRefused(f"the timeout factor is at most {_LONGEST_STRETCH:.0f}")
     return (_image(found.image, files), *told)
 
 
 def _image(text: str, files: Sequence[Path] | None) -> str:
-    """A name of the catalogue, or the path of a file that the worker offers."""
+    """Return an image's name in the catalogue, or the path of a file that the worker offers."""
     if "/" in text or text.endswith((".qcow2", ".img", ".raw")):
         path = Path(text).resolve() if files is not None else Path(text)
         if files is None:
             if not path.is_absolute():
-                raise TaskRefused(f"{text} is a file: say its whole path on the workers")
+                raise TaskRefused(f"{text} is a file: give its absolute path on the workers")
         elif not any(path == one or one in path.parents for one in (file.resolve() for file in files)):
-            raise TaskRefused(f"{text} is no file that this worker offers (fleet worker --allow-files PATH)")
+            raise TaskRefused(f"{text} is not a file that this worker offers (fleet worker --allow-files PATH)")
         return str(path)
     return load_catalog().find(text).name
 
 
 def _check_package(text: str) -> None:
     if not _PACKAGE.fullmatch(text) or text.endswith((".deb", ".rpm")):
-        raise TaskRefused(f"a worker takes what it installs by the name of a package or suite, not {text[:80]!r}")
+        raise TaskRefused(f"a worker installs packages by the name of a package or suite, not {text[:80]!r}")
 
 
 def _drill_job(task: FleetTask, files: Sequence[Path]) -> Job:
@@ -232,7 +232,7 @@ def _drill_job(task: FleetTask, files: Sequence[Path]) -> Job:
 
 
 def drill_needs(found: argparse.Namespace) -> Needs:
-    """What the guests of a drill take."""
+    """Return the needs of a drill's guests."""
     features = {f"{found.accelerator.upper()}"} - {"AUTO"}
     level, firmware = found.cpu, found.firmware
     with contextlib.suppress(HarnessError):
@@ -245,7 +245,7 @@ def drill_needs(found: argparse.Namespace) -> Needs:
 
 
 def _where(places: Places) -> list[str]:
-    """The options that say which hypervisor and whose disks."""
+    """Return the options that choose the hypervisor and the state directory."""
     uri = ["--uri", places.uri] if places.uri is not None else []
     return [*uri, *(["--state", str(places.state)] if places.state is not None else [])]
 
@@ -271,7 +271,7 @@ def _is_kernel(text: str) -> bool:
     return False
 
 
-# The options of pytest that go with a scenario, and what their values may be; None for those without one.
+# The options of pytest that a scenario may have, with a check of the value; None for an option without one.
 _SCENARIO_OPTIONS: Mapping[str, Callable[[str], bool] | None] = {
     "image": lambda text: _GLOB.fullmatch(text) is not None,
     "strict_images": None,
@@ -285,9 +285,9 @@ _SCENARIO_OPTIONS: Mapping[str, Callable[[str], bool] | None] = {
 
 
 def scenario_options(config: Callable[[str], Any]) -> tuple[str, ...]:
-    """Those of pytest's options that go with each scenario; config is how one is asked for."""
+    """Return the options of pytest that are sent with each scenario; config returns an option's value."""
     if config("packages"):
-        raise UsageError("--packages names files of this host, which no worker has")
+        raise UsageError("--packages names files of this host, which workers do not have")
     told = []
     for name, fits in _SCENARIO_OPTIONS.items():
         value, option = config(name), "--" + name.replace("_", "-")
@@ -306,7 +306,7 @@ def _check_option(text: str) -> None:
     known = option.startswith("--") and name in _SCENARIO_OPTIONS
     fits = _SCENARIO_OPTIONS[name] if known else None
     if not known or (fits is None) == bool(equals) or (fits is not None and not fits(value)):
-        raise TaskRefused(f"{text[:80]!r} cannot be told to a worker")
+        raise TaskRefused(f"a worker does not accept {text[:80]!r}")
 
 
 def scenario_digest(path: Path) -> str:
@@ -323,19 +323,19 @@ def _scenario_job(task: FleetTask) -> Job:
         _check_option(one)
     named = _TEST.fullmatch(task.test)
     if named is None:
-        raise TaskRefused(f"{task.test[:120]!r} is no scenario's id (test_FILE.py::test_NAME[...])")
+        raise TaskRefused(f"{task.test[:120]!r} is not the id of a scenario (test_FILE.py::test_NAME[...])")
     path = data_path("scenarios") / named["file"]
     try:
         regular = stat.S_ISREG(path.lstat().st_mode)
     except OSError:
         regular = False
     if not regular:
-        raise TaskRefused(f"there is no {named['file']} among the scenarios here")
+        raise TaskRefused(f"this worker has no {named['file']} among its scenarios")
     if scenario_digest(path) != task.sha256:
         raise TaskRefused(f"{named['file']}, or a table or helper module next to it, differs on this worker")
 
     def command(places: Places) -> list[str]:
-        # An empty configuration and no conftest: nothing but the plugin and the scenario decides what is run.
+        # An empty configuration and no conftest: only the plugin and the scenario decide what is run.
         ini = places.scratch / "pytest.ini"
         ini.write_text("[pytest]\n", encoding="ascii")
         return [
@@ -345,5 +345,5 @@ def _scenario_job(task: FleetTask) -> Job:
             "--evidence", str(places.evidence),
         ]  # fmt: skip
 
-    # What a scenario needs is known where it was collected; here only that it has a guest.
+    # The client, which collected the scenario, knows all its needs; the worker knows only that it has a guest.
     return Job(needs=guest_needs(None, level=None, firmware="bios", more=()), command=command)

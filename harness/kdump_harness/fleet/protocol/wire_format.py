@@ -1,11 +1,11 @@
-"""What Dask may make of the bytes that it is sent: text, numbers, and a task that is text; never code of the sender's.
+"""The restricted format of Dask's messages: text, numbers and tasks that are text, never code of the sender.
 
-Dask's messages hold pickles, and a pickle names functions and classes that are to be called. Here each name is
-looked up in a short list of harmless ones. Any other name becomes a mark that does nothing, so that a message that
-holds one still arrives, and the task in it can be refused in a sentence.
+Dask's messages hold pickles, and a pickle names functions and classes to call. Each name is looked up in a short list
+of harmless ones. Any other name becomes a placeholder that does nothing, so that the message still arrives and its
+task can be refused with a reason.
 
-The names that others have for standing requests are cut down to a list, too: Dask's own include running functions,
-adding plugins and importing files that were sent along.
+The requests that a server answers are reduced to a list as well: Dask's include running functions, adding plugins and
+importing files from the message.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from distributed.security import Security
 
 from ...base.errors import HostError, UsageError
 
-# What is called with anything at all and changes nothing but what it makes.
+# Builtins that are harmless with any arguments: they only create an object.
 _BUILTIN = frozenset({"bytes", "bytearray", "set", "frozenset"})
 
-# What each kind of server still answers, of all that Dask's own does.
+# The requests of Dask that each kind of server still answers.
 WORKER_HANDLERS = frozenset({"connection_stream", "echo", "get_data", "identity", "keys", "ping", "versions"})
 SCHEDULER_HANDLERS = frozenset(
     {
@@ -43,28 +43,28 @@ SCHEDULER_HANDLERS = frozenset(
 
 
 class _Fixed:
-    """Something that a pickle may call, and cannot change."""
+    """An object that a pickle may call but not change."""
 
     __slots__ = ()
 
     def __setattr__(self, name: str, _value: object) -> None:
-        raise AttributeError(f"{name} stays as it is")
+        raise AttributeError(f"{name} is read-only")
 
 
 class _Asked(_Fixed):
-    """What every task of a fleet names as its function; workers take its text, and nobody calls it."""
+    """The function that every task of a fleet names; workers read the task's text and never call it."""
 
     __slots__ = ()
 
     def __call__(self, _text: str) -> bytes:
-        raise RuntimeError("only a worker of kdump-harness does this, and not by calling it")
+        raise RuntimeError("only a worker of kdump-harness runs this task")
 
     def __reduce__(self) -> str:
         return "asked"
 
 
 class _Graph(_Fixed):
-    """Makes the description of what a client submits: tasks by their keys, and nothing that its sender says beside."""
+    """A constructor of a client's graph that keeps only the tasks by their keys."""
 
     __slots__ = ()
 
@@ -82,13 +82,13 @@ _KNOWN = {
 
 
 class _Kind(type):
-    """The class of what stands for a class or function that is not known here."""
+    """The class of placeholders for unknown classes and functions."""
 
     what = ""
 
 
 class _Foreign(Exception, metaclass=_Kind):
-    """It takes whatever it is given and does nothing; an exception, since Dask looks for one in errors."""
+    """A placeholder that accepts any call and does nothing; an exception because Dask expects one in errors."""
 
     def __init__(self, *_: object, **__: object) -> None:
         super().__init__(type(self).what)
@@ -103,7 +103,7 @@ class _Foreign(Exception, metaclass=_Kind):
 
 
 class _MakeForeign(_Fixed):
-    """Makes the mark for a name that is not known here."""
+    """A constructor of the placeholder for an unknown name."""
 
     __slots__ = ()
 
@@ -132,19 +132,19 @@ class _Unpickler(pickle.Unpickler):
         if module == "builtins" and name in _BUILTIN:
             return super().find_class(module, name)
         if module.partition(".")[0] == "tblib":
-            raise AttributeError("tracebacks stay where they are")  # as Dask expects of one that it cannot read
+            raise AttributeError("tracebacks are not sent")  # the error that Dask expects for an unreadable traceback
         return foreign(f"{module}.{name}")
 
     def persistent_load(self, _pid: Any) -> Any:
-        raise pickle.UnpicklingError("nothing is referred to")
+        raise pickle.UnpicklingError("persistent references are not supported")
 
 
 class _Pickle:
-    """Stands for the module pickle within Dask."""
+    """The replacement of the module pickle within Dask."""
 
     def __getattr__(self, name: str) -> Any:
         if name in ("load", "Unpickler"):
-            raise AttributeError(f"pickle.{name} is not for Dask here")
+            raise AttributeError(f"pickle.{name} is disabled within Dask")
         return getattr(pickle, name)
 
     @staticmethod
@@ -153,17 +153,17 @@ class _Pickle:
 
 
 _PICKLE = _Pickle()
-_SILENT = logging.CRITICAL + 1  # what matters is said by our own words
+_SILENT = logging.CRITICAL + 1  # the fleet reports errors itself
 
 
 def restrict() -> None:
-    """From now on nothing that Dask receives in this process runs code of its sender."""
+    """Keep Dask from running received code in this process from now on."""
     for name, module in list(sys.modules.items()):
         if name.partition(".")[0] in ("dask", "distributed") and getattr(module, "pickle", None) is pickle:
             module.pickle = _PICKLE  # type: ignore[attr-defined]
     dask.config.set(
         {
-            "distributed.scheduler.allowed-imports": [],  # by the names of enumerations
+            "distributed.scheduler.allowed-imports": [],  # names of enumerations in messages
             "distributed.scheduler.pickle": True,
             "distributed.scheduler.http.routes": [],
             "distributed.worker.http.routes": [],
@@ -173,11 +173,11 @@ def restrict() -> None:
             "distributed.worker.memory.target": False,
             # Drills take minutes, so a worker that is silent for this long is lost.
             "distributed.scheduler.worker-ttl": "60s",
-            # Of those that were lost with a task waiting or running: a drill that kills its host is given up.
+            # Lost workers per task, waiting or running, before it is given up: a drill can kill its host.
             "distributed.scheduler.allowed-failures": 8,
             "distributed.scheduler.work-stealing": True,
             "distributed.scheduler.unknown-task-duration": "3m",
-            # A host that drills has better things to do than to watch itself fifty times a second.
+            # Dask's monitoring, fifty times a second by default, would take processor time from drills.
             "distributed.admin.tick.interval": "1s",
             "distributed.admin.system-monitor.interval": "5s",
             "distributed.worker.profile.enabled": False,
@@ -195,15 +195,15 @@ def restrict() -> None:
 
 
 def keep_handlers(server: Any, kept: frozenset[str]) -> None:
-    """Leave a server only these of its answers."""
+    """Remove all request handlers of a server except these."""
     server.handlers = {name: handler for name, handler in server.handlers.items() if name in kept}
-    # A server puts its scratch directory there, to import what it is sent.
+    # A server adds its scratch directory, to import received files.
     while server.local_directory in sys.path:
         sys.path.remove(server.local_directory)
 
 
 def asked_text(spec: Any) -> str | None:
-    """The text of a task that is what one of ours is; None for any other."""
+    """Return the text of a task of kdump-harness; None for any other task."""
     if type(spec) is not dask._task_spec.Task or spec.func is not asked or spec.kwargs or len(spec.args) != 1:
         return None
     text = spec.args[0]
@@ -211,12 +211,12 @@ def asked_text(spec: Any) -> str | None:
 
 
 def security(*, ca: Path | None, cert: Path | None, key: Path | None) -> Security | None:
-    """Certificates by which all of a fleet know one another; None where none are given."""
+    """Return the TLS settings of a fleet; None if no certificates are given."""
     given = {"--tls-ca": ca, "--tls-cert": cert, "--tls-key": key}
     if not any(given.values()):
         return None
     if missing := [name for name, path in given.items() if path is None]:
-        raise UsageError(f"TLS needs {', '.join(missing)}, too")
+        raise UsageError(f"TLS also needs {', '.join(missing)}")
     for name, path in given.items():
         try:
             assert path is not None
@@ -227,12 +227,12 @@ def security(*, ca: Path | None, cert: Path | None, key: Path | None) -> Securit
            (("cert", cert), ("key", key))}  # fmt: skip
     try:
         made = Security(tls_ca_file=str(ca), require_encryption=True, **one)
-        made.get_connection_args("client")  # reads them
+        made.get_connection_args("client")  # reads the files
     except OSError as error:
         raise HostError(f"the certificates cannot be used: {error.strerror or error}") from None
     return made
 
 
 def versions() -> Mapping[str, str]:
-    """Of what the fleet is built on."""
+    """Return the versions of the libraries that the fleet uses."""
     return {"dask": dask.__version__, "distributed": distributed.__version__}

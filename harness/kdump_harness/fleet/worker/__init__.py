@@ -1,1 +1,1 @@
-"""A host of a fleet that runs drills for others."""
+"""The worker of a fleet, which runs scenarios and drills on its host."""

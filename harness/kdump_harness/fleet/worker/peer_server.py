@@ -1,7 +1,7 @@
-"""Disks from a neighbour: a finished entry of a cache is copied in checked pieces, with its holes, to whoever lacks it.
+"""The peer cache on a worker: finished disks are copied between hosts in checked pieces, with their holes.
 
-An entry is known by what it was made from, and whoever has one says so to the scheduler. An overlay comes with the
-name of its base, which must be here already; where it lay over there is of no interest, and is written anew.
+The key of an entry is the digest of its inputs, and the scheduler keeps a list of the workers that have it. An overlay
+is sent with the name of its backing file, which must exist here; its path is rewritten for this host.
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ from ...images.state import OVERLAYS, State, remove_tree
 
 MIB = 1 << 20
 PIECE_BYTES = 4 * MIB
-LIMIT_MIB = 32 * 1024  # of an entry's files, without their holes
-SENDING_MAX = 2  # at once; others ask somebody else, or make it themselves
+LIMIT_MIB = 32 * 1024  # size of an entry's files without holes
+SENDING_MAX = 2  # transfers at once; other peers ask elsewhere or build the disk
 CACHES = ("built", "installed", "armed", "modules")
 _KEY = re.compile(r"[0-9a-f]{12,64}")
 _FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,60}")
 _FILES_MAX = 8
 _META_MAX_BYTES = 4 * MIB
 
-Ask = Callable[..., Awaitable[Any]]  # a neighbour, by the name of what is wanted
+Ask = Callable[..., Awaitable[Any]]  # a request to a peer, by the name of its handler
 
 
 class NoCopy(NoVerdict):
-    """A neighbour's entry could not be copied; it is made here instead."""
+    """An entry that could not be copied from a peer; it is built on this host instead."""
 
 
 def entries(state: State) -> list[str]:
-    """CACHE/KEY of what is finished here, and can be copied."""
+    """Return CACHE/KEY of the finished entries on this host."""
     return [
         f"{cache}/{path.parent.name}"
         for cache in CACHES
@@ -51,14 +51,14 @@ def entries(state: State) -> list[str]:
 
 
 class PeerServer:
-    """Hands out pieces of this host's entries."""
+    """The server of this host's entries."""
 
     def __init__(self, state: State) -> None:
         self._state = state
-        self._sending: dict[str, float] = {}  # by whom, until when
+        self._sending: dict[str, float] = {}  # deadline of each peer's transfer
 
     def describe(self, cache: str, key: str, *, by: str, now_s: float) -> dict[str, Any]:
-        """The files of an entry and what it was made from; empty when it is not here, busy when others are served."""
+        """Describe the files and meta.json of an entry; empty if missing, busy if other peers are served."""
         directory = self._entry(cache, key)
         if directory is None:
             return {}
@@ -75,7 +75,7 @@ class PeerServer:
         return {"meta": json.dumps(meta), "files": files, "base": self._base(meta)}
 
     def piece(self, cache: str, key: str, file: str, offset: int, *, by: str, now_s: float) -> dict[str, Any]:
-        """The next bytes of a file that are no hole; without data at its end."""
+        """Return the next bytes of a file that are not a hole; no data at its end."""
         directory = self._entry(cache, key)
         if directory is None or not _FILE.fullmatch(file) or type(offset) is not int or offset < 0:
             return {}
@@ -93,7 +93,7 @@ class PeerServer:
         return {"offset": start, "data": data, "sha256": hashlib.sha256(data).hexdigest()}
 
     def done(self, by: str) -> None:
-        """The neighbour has all of it."""
+        """End the transfer to a peer."""
         self._sending.pop(by, None)
 
     def _entry(self, cache: object, key: object) -> Path | None:
@@ -102,36 +102,36 @@ class PeerServer:
         return self._state.ready(str(cache), key)
 
     def _base(self, meta: Mapping[str, Any]) -> str:
-        """The base of an overlay, from the state directory on; empty where there is none."""
+        """Return the backing file of an overlay relative to the state directory; empty if it has none."""
         base = meta.get("base")
         if not isinstance(base, dict):
             return ""
         try:
             return Path(base["path"]).resolve().relative_to(self._state.directory.resolve()).as_posix()
         except (KeyError, TypeError, ValueError):
-            # A cache may be a link to another place; then its entry's own names tell.
+            # The cache can be a link to another directory: take the last parts of the path.
             parts = Path(str(base.get("path", ""))).parts[-3:]
             return "/".join(parts) if len(parts) == 3 else ""
 
 
 @dataclass(frozen=True)
 class Copied:
-    """What was copied."""
+    """The meta.json and size of a copied entry."""
 
     meta: dict[str, Any]
     data_bytes: int
 
 
 async def copy_entry(ask: Ask, state: State, cache: str, key: str, *, me: str, limit_mib: int = LIMIT_MIB) -> Copied:
-    """Fill the entry's unfinished directory from a neighbour; NoCopy, and it is empty again, when that fails."""
+    """Copy an entry from a peer into its unfinished directory. NoCopy, with the directory emptied, on failure."""
     part = state.directory / cache / f"{key}.part"
     try:
-        told = await ask("kdump_entry", cache=cache, key=key, by=me)
-        if not told:
-            raise NoCopy("it has none")
-        if told.get("busy"):
+        answer = await ask("kdump_entry", cache=cache, key=key, by=me)
+        if not answer:
+            raise NoCopy("it does not have the entry")
+        if answer.get("busy"):
             raise NoCopy("it serves others")
-        meta, files, base = _checked(told)
+        meta, files, base = _checked(answer)
         data_bytes = 0
         for name, size_bytes in files.items():
             data_bytes += await _copy_file(ask, part / name, cache, key, size_bytes, me, limit_mib * MIB - data_bytes)
@@ -148,10 +148,10 @@ async def copy_entry(ask: Ask, state: State, cache: str, key: str, *, me: str, l
         raise NoCopy(f"{type(error).__name__}: {error}") from None
 
 
-def _checked(told: Any) -> tuple[dict[str, Any], dict[str, int], str]:
-    """What a neighbour says of its entry, as far as it makes sense."""
+def _checked(answer: Any) -> tuple[dict[str, Any], dict[str, int], str]:
+    """Return meta.json, file sizes and backing file from a peer's answer. NoCopy if it is invalid."""
     try:
-        text, files, base = told["meta"], told["files"], told["base"]
+        text, files, base = answer["meta"], answer["files"], answer["base"]
         if len(text) > _META_MAX_BYTES or not 0 < len(files) <= _FILES_MAX or not isinstance(base, str):
             raise ValueError
         meta = json.loads(text)
@@ -161,31 +161,31 @@ def _checked(told: Any) -> tuple[dict[str, Any], dict[str, int], str]:
             if not _FILE.fullmatch(name) or name == "meta.json" or type(size_bytes) is not int or size_bytes < 0:
                 raise ValueError
     except (KeyError, TypeError, ValueError):
-        raise NoCopy("its answer makes no sense") from None
+        raise NoCopy("its answer is invalid") from None
     return meta, dict(files), base
 
 
 async def _copy_file(ask: Ask, path: Path, cache: str, key: str, size_bytes: int, me: str, limit_bytes: int) -> int:
-    """Copy one file with its holes; how many bytes are in it."""
+    """Copy one file with its holes and return the number of data bytes."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
     done = offset = 0
     try:
         os.ftruncate(descriptor, size_bytes)
         while offset < size_bytes:
-            told = await ask("kdump_piece", cache=cache, key=key, file=path.name, offset=offset, by=me)
-            if not told:
-                raise NoCopy("its entry went away")
-            data, start = told["data"], told["offset"]
+            answer = await ask("kdump_piece", cache=cache, key=key, file=path.name, offset=offset, by=me)
+            if not answer:
+                raise NoCopy("its entry is gone")
+            data, start = answer["data"], answer["offset"]
             if not data:
                 break
             if type(start) is not int or start < offset or start + len(data) > size_bytes or len(data) > PIECE_BYTES:
-                raise NoCopy("it sent a piece that has no place in the file")
-            if hashlib.sha256(data).hexdigest() != told["sha256"]:
-                raise NoCopy("a piece was damaged on the way")
+                raise NoCopy("it sent a piece outside the file")
+            if hashlib.sha256(data).hexdigest() != answer["sha256"]:
+                raise NoCopy("a piece was damaged in transfer")
             done += len(data)
             free_bytes = shutil.disk_usage(path.parent).free
             if done > limit_bytes or free_bytes < 512 * MIB + len(data):
-                raise NoCopy(f"there is no room for more than {done // MIB} MiB")
+                raise NoCopy(f"not enough space for more than {done // MIB} MiB")
             await asyncio.to_thread(_write, descriptor, data, start)
             offset = start + len(data)
         path.chmod(0o644)
@@ -202,18 +202,17 @@ def _write(descriptor: int, data: bytes, offset: int) -> None:
 
 
 def _rebase(state: State, disk: Path, old: object, base: str) -> dict[str, Any]:
-    """Put a copied overlay on this host's base; what its meta.json says of that. NoCopy for anything but an overlay."""
+    """Set a copied overlay's backing file and return its row for meta.json. NoCopy if it is not an overlay."""
     parts = base.split("/")
     if not isinstance(old, dict) or len(parts) != 3 or parts[0] not in ("images", *CACHES):
-        raise NoCopy("it does not say what its overlay rests on")
+        raise NoCopy("it does not name the backing file of its overlay")
     here = state.directory / base
     if ".." in parts or not here.is_file():
-        raise NoCopy("its overlay rests on a disk that is not here")
-    told = _qemu_img("info", "-f", "qcow2", "--output=json", str(disk))
-    image = json.loads(told)
-    # Anything else that a qcow2 can refer to would be read as a file of this host.
+        raise NoCopy("the backing file of its overlay is missing on this host")
+    image = json.loads(_qemu_img("info", "-f", "qcow2", "--output=json", str(disk)))
+    # Other references in a qcow2, such as a data file, would be read as files of this host.
     if "data-file" in json.dumps(image.get("format-specific", {})) or image.get("format") != "qcow2":
-        raise NoCopy("its disk is no plain overlay")
+        raise NoCopy("its disk is not a plain overlay")
     kind = "raw" if here.suffix == ".raw" else "qcow2"
     _qemu_img("rebase", "-u", "-f", "qcow2", "-F", kind, "-b", str(here), str(disk))
     return {**old, "path": str(here), "format": kind}
@@ -227,7 +226,7 @@ def _qemu_img(*arguments: str) -> str:
 
 
 def shuffled(holders: Mapping[str, Any] | None, me: str) -> list[str]:
-    """The others that have an entry, in an order by which many who ask at once ask different ones."""
+    """Return the other holders of an entry in random order, to spread simultaneous requests."""
     others = [address for address in (holders or {}) if address != me]
     random.shuffle(others)
     return others

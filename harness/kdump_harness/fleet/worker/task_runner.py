@@ -1,4 +1,4 @@
-"""On a worker: runs one task in a process of its own, which cannot outlive it, and packs what came of it."""
+"""The execution of one task on a worker, in a process that cannot outlive it."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ from .pytest_worker import VARIABLE as REPORTS
 from .supervisor import GRACE_S
 
 LOOK_S = 1.0
-KEPT = 20  # directories with what was not sent home
+KEPT = 20  # directories with files that were not sent
 _SAID_LINES = 40
-# What decides which code Python and pytest run is not for whoever started the worker by chance.
+# Variables in the worker's environment that could change which code Python and pytest run.
 _NOT_INHERITED = ("PYTEST_", "PYTHON", "COV_", "KDUMP_FLEET_")
 
 
 class Unwanted(Exception):
-    """Nobody waits for this task any more."""
+    """A task whose result is no longer wanted."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Host:
-    """What tasks are run with here."""
+    """The settings for tasks on this host."""
 
     name: str
     uri: str | None = None
@@ -48,21 +48,21 @@ class Host:
     evidence: Path
     files: tuple[Path, ...] = ()
     resources: Mapping[str, float] = field(default_factory=dict)
-    socket: Path | None = None  # where the neighbours' disks are asked for
+    socket: Path | None = None  # socket for requests to the peer cache
     keep_all: bool = False
 
 
 def prepare(text: object, host: Host, stated: Mapping[str, float]) -> tuple[FleetTask, Job]:
-    """The job in a text; Refused for what is none, and for one that takes more than it stated."""
+    """Return the task in a text and its command. Raise TaskRefused if invalid or larger than stated."""
     if text is None:
-        raise TaskRefused("the task is none of kdump-harness (a worker runs nothing but scenarios and drills)")
+        raise TaskRefused("the task is not one of kdump-harness (a worker runs only scenarios and drills)")
     task = read_task(text)
     job = understand(task, files=host.files)
     if lacking := job.needs.lacking(host.resources):
         raise TaskRefused(f"this worker lacks {', '.join(lacking)}")
     for name, value in job.needs.resources().items():
         if stated.get(name, 0) < value:
-            raise TaskRefused(f"the task takes {value:.0f} {name}, and states {stated.get(name, 0):.0f}")
+            raise TaskRefused(f"the task needs {value:.0f} {name} but states {stated.get(name, 0):.0f}")
     return task, job
 
 
@@ -74,7 +74,7 @@ async def perform(
     wanted: Callable[[], bool],
     tell: Callable[[dict[str, Any]], None],
 ) -> bytes:
-    """Do what a task asks for; whatever comes of it is a result. Unwanted when nobody waits for it any more."""
+    """Run a task and return its result. Raise Unwanted when its result is no longer wanted."""
     try:
         task, job = await asyncio.to_thread(prepare, text, host, stated)
     except TaskRefused as error:
@@ -119,7 +119,7 @@ async def _run(
     wanted: Callable[[], bool],
     tell: Callable[[dict[str, Any]], None],
 ) -> tuple[int, list[str]]:
-    """The command's exit status and the last lines that it said."""
+    """Return the command's exit status and the last lines of its output."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(_NOT_INHERITED)}
     environment[REPORTS] = str(places.result)
     environment["COLUMNS"] = "120"
@@ -138,7 +138,7 @@ async def _run(
             await asyncio.wait([waiting], timeout=LOOK_S)
             if not waiting.done() and not wanted():
                 raise Unwanted
-        # What the process started and left has no business here any more, and may hold the pipe open.
+        # Processes that the command left running must end; they can also hold the pipe open.
         _kill_group(process.pid)
         await reading
         return waiting.result(), list(said)
@@ -160,7 +160,7 @@ def _kill_group(leader: int) -> None:
 async def _listen(
     process: asyncio.subprocess.Process, log: Path, said: deque[str], tell: Callable[[dict[str, Any]], None]
 ) -> None:
-    """Write what the process says to a file, and tell the steps that it takes."""
+    """Write the output of the process to a file and report its steps."""
     assert process.stdout is not None
     rest = b""
     with log.open("wb") as file:
@@ -177,7 +177,7 @@ async def _listen(
 
 
 def _result(task: FleetTask, places: Places, host: Host, status: int, said: list[str], took_s: float) -> TaskResult:
-    """What the process left."""
+    """Return the result from the files that the process left."""
     runs = [path for path in places.evidence.iterdir() if path.is_dir() and not path.is_symlink()]
     root = runs[0] if len(runs) == 1 else places.evidence
     with contextlib.suppress(OSError):
@@ -190,14 +190,14 @@ def _result(task: FleetTask, places: Places, host: Host, status: int, said: list
         else:
             result.reports = [json.loads(line) for line in lines.splitlines()]
     if result.verdict is None and not result.reports:
-        result.problem = _last_words(said) or f"it ended with status {status}"
+        result.problem = _last_words(said) or f"the process ended with status {status}"
         if status in (EXIT_OK, EXIT_FAILED):
             result.status = EXIT_BROKEN
     return result
 
 
 def _last_words(said: list[str]) -> str:
-    """The sentence that a process ended with."""
+    """Return the error message at the end of the output, or its last lines."""
     for number in range(len(said) - 1, -1, -1):
         if said[number].startswith("kdump-harness: "):
             return "\n".join([said[number].removeprefix("kdump-harness: "), *said[number + 1 :]][:5])
@@ -205,15 +205,15 @@ def _last_words(said: list[str]) -> str:
 
 
 def _keep(directory: Path, root: Path, left_out: list[str]) -> None:
-    """Leave here what was not sent, and say where; only of the last tasks."""
+    """Keep the files that were not sent, of the last tasks only, and add their paths to left_out."""
     kept = directory.with_name(directory.name.replace("task-", "kept-"))
-    for number, told in enumerate(left_out):
-        name = told.partition(" (")[0]
+    for number, description in enumerate(left_out):
+        name = description.partition(" (")[0]
         target = kept / name
         with contextlib.suppress(OSError):
             target.parent.mkdir(parents=True, exist_ok=True)
             (root / name).replace(target)
-            left_out[number] = f"{told}; it is on the worker, {target}"
+            left_out[number] = f"{description}; kept on the worker as {target}"
     older = sorted(directory.parent.glob("kept-*"), key=lambda path: path.stat().st_mtime)
     for path in older[:-KEPT]:
         remove_tree(path)

@@ -1,4 +1,4 @@
-"""A worker: Dask's own, but it runs nothing that it is sent except named scenarios and drills."""
+"""The worker: Dask's, restricted to named scenarios and drills."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from .peer_server import CACHES, NoCopy, PeerServer, copy_entry, entries, shuffl
 from .task_runner import Host, Unwanted, perform
 
 TOPIC = "kdump-fleet"
-TELL_EVERY_S = 2.0
-TRIES = 4  # of neighbours
+REPORT_EVERY_S = 2.0
+TRIES = 4  # peers that may fail
 BUSY_WAITS = 20
 BUSY_S = 15.0
-HOLDERS = "kdump-entries"  # the scheduler's notice board
+HOLDERS = "kdump-entries"  # key in the scheduler's metadata
 
 
 class FleetWorker(distributed.Worker):  # type: ignore[misc]
-    """Offers the guests of one host."""
+    """A worker that runs the guests of one host."""
 
-    start_s = 20.0  # to be one of the fleet
+    start_s = 20.0  # limit for joining the fleet
 
     def __init__(self, scheduler: str, host: Host, *, slots: int, security: Security | None, listen: str) -> None:
         super().__init__(
@@ -52,11 +52,11 @@ class FleetWorker(distributed.Worker):  # type: ignore[misc]
         wire_format.keep_handlers(self, wire_format.WORKER_HANDLERS)
         self.kdump_host = host
         self._state_directory = State(host.state)
-        self._giver = PeerServer(self._state_directory)
-        self._told: set[str] = set()
-        self._told_s: dict[str, float] = {}
-        self._line: asyncio.AbstractServer | None = None
-        self._at_work = 0
+        self._server_of_entries = PeerServer(self._state_directory)
+        self._published: set[str] = set()
+        self._reported_s: dict[str, float] = {}
+        self._listener: asyncio.AbstractServer | None = None
+        self._tasks_active = 0
         self._idle = asyncio.Event()
         self._idle.set()
         self.on_task: Any = lambda what, text: None
@@ -69,7 +69,7 @@ class FleetWorker(distributed.Worker):  # type: ignore[misc]
     # ------------------------------------------------------------ tasks
 
     async def execute(self, key: Any, *, stimulus_id: str) -> Any:
-        """Do what a task asks for, by its text alone: what else came with it is thrown away."""
+        """Run a task from its text alone; all other parts of the message are dropped."""
         task = self.state.tasks[key]
         if not isinstance(getattr(task.run_spec, "func", None), _Own):
             text = wire_format.asked_text(task.run_spec)
@@ -78,7 +78,7 @@ class FleetWorker(distributed.Worker):  # type: ignore[misc]
         return await super().execute(key, stimulus_id=stimulus_id)
 
     async def kdump_perform(self, key: Any, text: str | None, stated: Mapping[str, float]) -> bytes:
-        """One task, from its text to its result."""
+        """Run a task given as text and return its result as bytes."""
 
         def wanted() -> bool:
             found = self.state.tasks.get(key)
@@ -86,21 +86,21 @@ class FleetWorker(distributed.Worker):  # type: ignore[misc]
 
         self.kdump_tell(key, {"what": "began"})
         self.on_task("began", text)
-        self._at_work += 1
+        self._tasks_active += 1
         self._idle.clear()
         try:
             result = await perform(
                 text, self.kdump_host, stated=stated, wanted=wanted, tell=lambda more: self.kdump_tell(key, more)
             )
         except Unwanted:
-            self.on_task("ended, since nobody waits for it,", text)
+            self.on_task("ended, as its result is no longer wanted:", text)
             raise distributed.Reschedule from None
         except asyncio.CancelledError:
-            self.on_task("ended, since the fleet is lost,", text)
+            self.on_task("ended, as the scheduler is lost:", text)
             raise
         finally:
-            self._at_work -= 1
-            if not self._at_work:
+            self._tasks_active -= 1
+            if not self._tasks_active:
                 self._idle.set()
         with contextlib.suppress(Exception):
             await self.tell_entries()
@@ -108,57 +108,59 @@ class FleetWorker(distributed.Worker):  # type: ignore[misc]
         return result
 
     async def kdump_idle(self) -> None:
-        """Wait until no process of a task is left."""
+        """Wait until all processes of tasks have ended."""
         await self._idle.wait()
 
     def kdump_tell(self, key: Any, what: dict[str, Any]) -> None:
-        """Tell whoever listens how a task goes; steps not too often."""
-        if "step" in what and now_s() - self._told_s.get(key, 0.0) < TELL_EVERY_S:
+        """Publish the progress of a task; steps at most every REPORT_EVERY_S."""
+        if "step" in what and now_s() - self._reported_s.get(key, 0.0) < REPORT_EVERY_S:
             return
-        self._told_s = {one: at for one, at in self._told_s.items() if one in self.state.tasks} | {key: now_s()}
+        self._reported_s = {one: at for one, at in self._reported_s.items() if one in self.state.tasks} | {key: now_s()}
         with contextlib.suppress(Exception):
             self.log_event(TOPIC, {"key": key, "name": self.kdump_host.name, "address": self.address, **what})
 
     # ------------------------------------------------------------ disks
 
     async def start_unsafe(self) -> Any:
-        """Dask's start, and what the neighbours may have of ours."""
+        """Start the worker, publish its cache entries and listen for requests for disks."""
         await super().start_unsafe()
         if self.kdump_host.socket is not None:
             self.kdump_host.socket.unlink(missing_ok=True)
             before = os.umask(0o077)
             try:
-                self._line = await asyncio.start_unix_server(self._asked_for_disk, self.kdump_host.socket)
+                self._listener = await asyncio.start_unix_server(self._asked_for_disk, self.kdump_host.socket)
             finally:
                 os.umask(before)
         await self.tell_entries()
         return self
 
     async def close(self, *arguments: Any, **more: Any) -> Any:
-        """Dask's end, after the tasks' processes are gone."""
-        if self._line is not None:
-            self._line.close()
-            self._line = None
+        """Stop listening, then shut down."""
+        if self._listener is not None:
+            self._listener.close()
+            self._listener = None
         return await super().close(*arguments, **more)
 
     async def tell_entries(self) -> None:
-        """Put what is in our caches on the scheduler's notice board."""
+        """Publish the cache entries of this host in the scheduler's metadata."""
         found = set(await asyncio.to_thread(entries, self._state_directory))
-        for name in sorted(found - self._told):
+        for name in sorted(found - self._published):
             await self.scheduler.set_metadata(keys=[HOLDERS, name, self.address], value=1)
-        self._told = found
+        self._published = found
 
     async def _entry(self, cache: str, key: str, by: str) -> Any:
-        return await asyncio.to_thread(self._giver.describe, cache, key, by=str(by)[:200], now_s=now_s())
+        return await asyncio.to_thread(self._server_of_entries.describe, cache, key, by=str(by)[:200], now_s=now_s())
 
     async def _piece(self, cache: str, key: str, file: str, offset: int, by: str) -> Any:
-        return await asyncio.to_thread(self._giver.piece, cache, key, file, offset, by=str(by)[:200], now_s=now_s())
+        return await asyncio.to_thread(
+            self._server_of_entries.piece, cache, key, file, offset, by=str(by)[:200], now_s=now_s()
+        )
 
     async def _entry_done(self, by: str) -> None:
-        self._giver.done(str(by)[:200])
+        self._server_of_entries.done(str(by)[:200])
 
     async def _asked_for_disk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """A task of ours is about to make a disk: get it from a neighbour, if one has it."""
+        """Answer a local task that needs a disk: copy it from a peer, if one has it."""
 
         async def say(**what: Any) -> None:
             writer.write(json.dumps(what).encode() + b"\n")
@@ -171,12 +173,12 @@ class FleetWorker(distributed.Worker):  # type: ignore[misc]
                 meta = await self._bring(str(wanted["cache"]), str(wanted["key"]), say)
             await say(done=True, meta=meta)
         except (OSError, ValueError, KeyError, TypeError):
-            pass  # the task went away, or is none of ours
+            pass  # the task has ended, or another program connected
         finally:
             writer.close()
 
     async def _bring(self, cache: str, key: str, say: Any) -> dict[str, Any] | None:
-        """The entry's meta.json, after its files were copied; None when nobody has it, and it must be made here."""
+        """Copy an entry from a peer and return its meta.json; None if no peer can send it."""
         tries = 0
         for _ in range(BUSY_WAITS):
             holders = await self._holders(f"{cache}/{key}")
@@ -196,15 +198,15 @@ class FleetWorker(distributed.Worker):  # type: ignore[misc]
                     return copied.meta
             if not busy:
                 return None
-            await say(say=f"waiting for a neighbour that has {cache}/{key} and serves others")
+            await say(say=f"waiting for a peer that has {cache}/{key} and serves others")
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(asyncio.Event().wait(), BUSY_S)
         return None
 
     async def _holders(self, name: str) -> list[str]:
         found = await self.scheduler.get_metadata(keys=[HOLDERS, name], default={})
-        living = await self.scheduler.ncores()
-        return [address for address in shuffled(found, self.address) if address in living]
+        active = await self.scheduler.ncores()
+        return [address for address in shuffled(found, self.address) if address in active]
 
     def _asker(self, address: str) -> Any:
         async def ask(name: str, **what: Any) -> Any:
@@ -214,4 +216,4 @@ class FleetWorker(distributed.Worker):  # type: ignore[misc]
 
 
 class _Own(functools.partial[Any]):
-    """The only function that a worker runs: made here, with the text of a task; no message can hold one."""
+    """The only function that a worker runs: created locally from a task's text, never received."""
