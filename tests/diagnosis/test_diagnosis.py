@@ -77,7 +77,7 @@ def test_the_stage_is_the_last_that_the_console_shows(console: str, stage: Stage
 
 def test_a_good_dump_has_no_symptoms() -> None:
     diagnosis = diagnose_text(CAPTURING + REDHAT_SAVED + NEXT_BOOT)
-    assert (diagnosis.mode, diagnosis.symptoms, diagnosis.primary) == ("ok", (), None)
+    assert (diagnosis.mode, diagnosis.symptoms) == ("ok", ())
     assert diagnosis.to_json()["symptoms"] == []
     assert diagnosis.family == "redhat"
 

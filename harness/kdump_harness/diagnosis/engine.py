@@ -84,11 +84,6 @@ class Diagnosis:
     kernel: str | None
 
     @property
-    def primary(self) -> Symptom | None:
-        """The symptom that names the mode, or None for a good and for an undecided log."""
-        return next((symptom for symptom in self.symptoms if symptom.name == self.mode), None)
-
-    @property
     def failed(self) -> bool:
         """Whether the log shows a failure."""
         return any(symptom.severity == "failure" for symptom in self.symptoms)

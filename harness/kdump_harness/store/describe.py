@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from ..base.units import MIB
 from .index import Dump
-from .intake.copying import MIB
 from .patterns import SeenBefore
 from .store import utc
 

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..base.units import MIB
 from .index import UNTRIAGED, Dump
-from .intake.copying import MIB
 from .policy import Policy
 from .push import Central
 from .store import UNKNOWN_HOST, Store

@@ -17,12 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from ..base.errors import HostError, UsageError
+from ..base.units import MIB
 from ..images.state import default_directory, is_held, remove_tree
 from ..vmcore import VmcoreError, rearrange
 from .index import DAMAGED, TRIAGED, UNTRIAGED, Dump, Index
 from .intake import copying
 from .intake.arrivals import WatchedDirectory, beside, shown
-from .intake.copying import MIB, NoRoom, StillGrowing
+from .intake.copying import NoRoom, StillGrowing
 from .intake.examine import LOG_NAME, Examination, examine
 from .policy import NAME as POLICY
 from .policy import Policy, load_policy

@@ -1,7 +1,7 @@
 """Reads a dump file without trusting it: formats, header, pages, VMCOREINFO, kernel log."""
 
 from .check import check
-from .classes import LevelViolations, PageClass, Tally, classify, count_classes, leftover
+from .classes import LevelViolations, PageClass, Tally, classify, count_classes
 from .formats.damage import Damage, NotInDump, Unreadable, VmcoreError
 from .inspection import Inspection, inspect, inspect_opened
 from .rearrange import rearrange
@@ -22,7 +22,6 @@ __all__ = [
     "count_classes",
     "inspect",
     "inspect_opened",
-    "leftover",
     "open_vmcore",
     "rearrange",
 ]

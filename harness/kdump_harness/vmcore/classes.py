@@ -174,16 +174,6 @@ def count_classes(vmcore: Vmcore) -> dict[PageClass, Tally]:
     return counter.counts()
 
 
-def leftover(vmcore: Vmcore, level: int | None = None) -> LevelViolations:
-    """The dump against a level, by default the one in its header; VmcoreError as for classify."""
-    level = level if level is not None else _level(vmcore)
-    if level is None:
-        raise VmcoreError(f"{vmcore.path} does not say what its dump level is")
-    # The other formats have a descriptor of every page of zeros.
-    zeros_absent = vmcore.elf is not None and bool(level & 1)
-    return LevelViolations.of(count_classes(vmcore), level, zeros_absent=zeros_absent)
-
-
 def remarks(vmcore: Vmcore, counts: Mapping[PageClass, Tally]) -> tuple[str, ...]:
     """Yield a remark for each class of pages that does not fit the dump's level."""
     level = _level(vmcore)

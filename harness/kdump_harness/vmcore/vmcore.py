@@ -248,10 +248,6 @@ class Vmcore:
         phys_base = self.header.phys_base if self.header is not None else None
         return memory.translator(self.machine, self.vmcoreinfo, self.read_phys, phys_base=phys_base)
 
-    def virt_to_phys(self, address: int) -> int:
-        """The physical address behind a kernel virtual one."""
-        return self._translate(address)
-
     def read_virt(self, address: int, length: int) -> bytes:
         """Kernel virtual memory; all of length bytes or a VmcoreError."""
         if not 0 <= length <= _READ_MAX_BYTES:

@@ -228,7 +228,7 @@ def watch(arguments: argparse.Namespace) -> int:
 
 def list_dumps(arguments: argparse.Namespace) -> int:
     from ...base.output import check_output, write_json, write_text
-    from ...store.intake.copying import MIB
+    from ...base.units import MIB
     from ...store.store import Store, utc
 
     check_output(arguments.json)
@@ -348,8 +348,8 @@ def _tell_pattern(pattern: CrashPattern, *, of: int) -> None:
 
 def bundle(arguments: argparse.Namespace) -> int:
     from ...base.output import check_output, write_json
+    from ...base.units import MIB
     from ...store.bundles.bundle import Request, free_name, make_bundle
-    from ...store.intake.copying import MIB
     from ...store.remote import SourceMachine
     from ...store.store import Store
 
@@ -395,7 +395,7 @@ def hold(arguments: argparse.Namespace) -> int:
 
 def prune(arguments: argparse.Namespace) -> int:
     from ...base.output import check_output, write_json
-    from ...store.intake.copying import MIB
+    from ...base.units import MIB
     from ...store.retention import prune as prune_store
     from ...store.store import Store
 
@@ -430,7 +430,7 @@ def prune(arguments: argparse.Namespace) -> int:
 
 
 def _tell_decision(decision: Decision, doing: str) -> None:
-    from ...store.intake.copying import MIB
+    from ...base.units import MIB
 
     dump = decision.dump
     did, because = ("kept", f", but {decision.kept_because}") if decision.kept_because else (doing, "")

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ...base.errors import HostError, UsageError
+from ...base.units import MIB
 
-MIB = 1 << 20
 _CHUNK_BYTES = MIB
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 NO_ROOM_STATUS = 28  # of the process that looks at a dump, and cannot write its log

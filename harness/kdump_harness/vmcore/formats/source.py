@@ -132,7 +132,6 @@ class FlattenedFile:
     def __init__(self, file: PlainFile) -> None:
         self.file = file
         self.damage: list[Damage] = []
-        self.has_end_marker = False
         self.trailing_bytes = 0
         self._check_header()
         starts, ends, places = self._walk()
@@ -168,7 +167,6 @@ class FlattenedFile:
             offset, length = unpack(record)
             if offset < 0 or length < 0 or offset > _NO_OFFSET or length > _NO_OFFSET:
                 if record == _END_RECORD:
-                    self.has_end_marker = True
                     self.trailing_bytes = size - at - 16
                 else:
                     message = f"segment header at {at:,} is impossible (offset {offset}, size {length})"
