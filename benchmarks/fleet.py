@@ -61,7 +61,7 @@ class SimulatedWorker(FleetWorker):
     async def kdump_perform(self, key: Any, text: str | None, stated: Any) -> bytes:
         assert text is not None
         took_s = random.Random(text).choice(RECORDED_S)
-        self.kdump_tell(key, {"what": "began"})
+        self.kdump_report(key, {"what": "began"})
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(asyncio.Event().wait(), took_s / self.faster)
         verdict = {"text": text}

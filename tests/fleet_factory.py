@@ -12,7 +12,7 @@ from typing import Any
 from kdump_harness.fleet.client import Order
 from kdump_harness.fleet.protocol import wire_format
 from kdump_harness.fleet.protocol.needs import CORES, MIB, VERSION
-from kdump_harness.fleet.protocol.tasks import DRILL, FleetTask, Job, Places, drill_needs, parse_drill
+from kdump_harness.fleet.protocol.tasks import DRILL, FleetTask, TaskCommand, TaskPaths, drill_needs, parse_drill
 from kdump_harness.fleet.scheduler import FleetScheduler
 from kdump_harness.fleet.worker import task_runner
 from kdump_harness.fleet.worker.task_runner import Host
@@ -109,21 +109,21 @@ class Cluster:
         """One line for each program that was started: process, level, evidence."""
         return self.log.read_text().splitlines() if self.log.exists() else []
 
-    def job(self, task: FleetTask, *, files: Sequence[Path] = ()) -> Job:
-        """In place of understand(): the same checks, another program."""
-        job = self._understand(task, files=files)
+    def command_of(self, task: FleetTask, *, files: Sequence[Path] = ()) -> TaskCommand:
+        """Return the command of a task after the usual checks, but with another program."""
+        found = self._command_of(task, files=files)
         if task.kind != DRILL:
-            return job
+            return found
         level = parse_drill(task.arguments).level or 31
 
-        def command(places: Places) -> list[str]:
+        def command(paths: TaskPaths) -> list[str]:
             hold = str(self.hold) if self.hold is not None else ""
-            words = (places.result, places.evidence, level, hold, self.log, places.scratch)
+            words = (paths.result, paths.evidence, level, hold, self.log, paths.scratch)
             return [sys.executable, "-S", "-c", PROGRAM, *map(str, words)]
 
-        return Job(needs=job.needs, command=command)
+        return TaskCommand(needs=found.needs, build=command)
 
-    _understand: Callable[..., Job] = staticmethod(task_runner.understand)
+    _command_of: Callable[..., TaskCommand] = staticmethod(task_runner.command_of)
 
     async def _start(self) -> FleetScheduler:
         return await FleetScheduler(listen="127.0.0.1", port=0, security=None)

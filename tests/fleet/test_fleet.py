@@ -36,7 +36,7 @@ from kdump_harness.fleet.worker import task_runner
 @pytest.fixture
 def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
     with Cluster(tmp_path / "fleet", hold=tmp_path / "go") as running:
-        monkeypatch.setattr(task_runner, "understand", running.job)
+        monkeypatch.setattr(task_runner, "command_of", running.command_of)
         monkeypatch.setattr(task_runner, "LOOK_S", 0.1)
         yield running
 
@@ -329,13 +329,13 @@ def test_a_file_that_the_worker_offers_is_drilled(tmp_path: Path) -> None:
     disk.touch()
     (tmp_path / "images" / "link.qcow2").symlink_to("/etc/passwd")
     task = tasks.FleetTask(kind=tasks.DRILL, arguments=(str(disk), "--family=debian"))
-    places = tasks.Places(uri=None, state=None, evidence=tmp_path, result=tmp_path / "r", scratch=tmp_path)
+    paths = tasks.TaskPaths(uri=None, state=None, evidence=tmp_path, result=tmp_path / "r", scratch=tmp_path)
     for offered in (disk, disk.parent):
-        command = tasks.understand(task, files=[offered]).command(places)
+        command = tasks.command_of(task, files=[offered]).build(paths)
         assert command[4:7] == ["drill", str(disk), "--family=debian"]
     for bad in (tmp_path / "images" / "link.qcow2", tmp_path / "images" / ".." / "other.qcow2"):
         with pytest.raises(tasks.TaskRefused, match="not a file that this worker offers"):
-            tasks.understand(tasks.FleetTask(kind=tasks.DRILL, arguments=(str(bad),)), files=[disk.parent])
+            tasks.command_of(tasks.FleetTask(kind=tasks.DRILL, arguments=(str(bad),)), files=[disk.parent])
 
 
 def test_a_command_line_is_written_anew() -> None:
@@ -534,8 +534,8 @@ def test_a_worker_collects_a_scenario_with_its_helper_module(tmp_path: Path, mon
         sha256=before,
         arguments=("--image=debian-12",),
     )
-    places = tasks.Places(uri=None, state=None, evidence=tmp_path / "e", result=tmp_path / "r", scratch=tmp_path)
-    command = [*tasks.understand(task).command(places), "--collect-only"]
+    paths = tasks.TaskPaths(uri=None, state=None, evidence=tmp_path / "e", result=tmp_path / "r", scratch=tmp_path)
+    command = [*tasks.command_of(task).build(paths), "--collect-only"]
     collected = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert "test_no_reservation[debian-12]" in collected.stdout, collected.stdout + collected.stderr
     (scenarios / "faults.py").write_text("", encoding="utf-8")

@@ -387,9 +387,9 @@ def test_a_host_says_what_it_has() -> None:
 
 def test_one_worker_for_a_directory(tmp_path: Path) -> None:
     with (
-        service.alone(tmp_path / "x"),
+        service.locked(tmp_path / "x"),
         pytest.raises(HostError, match="another worker uses"),
-        service.alone(tmp_path / "x"),
+        service.locked(tmp_path / "x"),
     ):
         pass
 
@@ -405,7 +405,7 @@ def test_a_worker_tidies_up_before_it_works(tmp_path: Path, monkeypatch: pytest.
 
     monkeypatch.setattr(service.subprocess, "run", run)
     said: list[str] = []
-    service.tidy(Host(name="one", uri="qemu:///x", state=tmp_path / "s", evidence=tmp_path), said.append)
+    service.clean_up(Host(name="one", uri="qemu:///x", state=tmp_path / "s", evidence=tmp_path), said.append)
     # --own: another state's runs on this host are none of its business.
     assert ran[0][4:] == ["clean", "--own", "--uri", "qemu:///x", "--state", str(tmp_path / "s")]
     assert said == ["removed domain kdh-1"]

@@ -36,7 +36,7 @@ _OUTCOMES = ("passed", "failed", "skipped")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Choice:
+class RunOptions:
     """The options of the verb fleet run, passed to pytest."""
 
     scheduler: str
@@ -54,18 +54,18 @@ class Choice:
 
 def pytest_configure(config: Any) -> None:
     """Register the plugin if the verb set the variable."""
-    if options := os.environ.pop(VARIABLE, None):
-        choice = Choice(**json.loads(options))
-        if choice.resume is not None:
-            config.stash[RUN_NAME] = Path(choice.resume).name
-        config.pluginmanager.register(Front(config, choice), "kdump-fleet-front")
+    if text := os.environ.pop(VARIABLE, None):
+        options = RunOptions(**json.loads(text))
+        if options.resume is not None:
+            config.stash[RUN_NAME] = Path(options.resume).name
+        config.pluginmanager.register(FleetRunner(config, options), "kdump-fleet-front")
 
 
-class Front:
+class FleetRunner:
     """The plugin that runs the tests of a session on a fleet."""
 
-    def __init__(self, config: Any, choice: Choice) -> None:
-        self.config, self.choice = config, choice
+    def __init__(self, config: Any, options: RunOptions) -> None:
+        self.config, self.options = config, options
 
     def pytest_runtestloop(self, session: Any) -> bool:
         """Replace pytest's loop."""
@@ -87,7 +87,7 @@ class Front:
         name = self.config.stash[RUN_NAME]
         EvidenceRoot(root, part=(name, "fleet")).run.rmdir()  # creates the run's directory and the link "last"
         journal = Journal(root / name)
-        known = journal.read() if self.choice.resume is not None else {}
+        known = journal.read() if self.options.resume is not None else {}
         missing = []
         for order in orders:
             if found := known.get(order.task.digest):
@@ -100,11 +100,11 @@ class Front:
             )
         if not missing:
             return
-        choice = self.choice
-        places = {name: Path(path) if (path := getattr(choice, name)) else None for name in ("ca", "cert", "key")}
+        options = self.options
+        files = {name: Path(path) if (path := getattr(options, name)) else None for name in ("ca", "cert", "key")}
         with Fleet(
-            choice.scheduler, security=security(**places), wait_s=choice.wait_s, at_once=choice.at_once,
-            direct=choice.direct, quiet=choice.quiet,
+            options.scheduler, security=security(**files), wait_s=options.wait_s, at_once=options.at_once,
+            direct=options.direct, quiet=options.quiet,
         ) as fleet:  # fmt: skip
             for order, result in fleet.run(missing, evidence=root, run_name=name):
                 if result.reports:
@@ -125,8 +125,8 @@ class Front:
             test=f"{path.name}::{item.nodeid.partition('::')[2]}",
             sha256=scenario_digest(path),
             arguments=scenario_options(lambda name: self.config.getoption(name)),
-            vmcores=self.choice.vmcores,
-            evidence_mib=self.choice.evidence_mib,
+            vmcores=self.options.vmcores,
+            evidence_mib=self.options.evidence_mib,
         )
         return Order(number=number, task=task, needs=_needs(item), kind=scenario_name(item).replace("::", "."))
 
@@ -230,5 +230,5 @@ def _needs(item: Any) -> Needs:
     for mark in item.iter_markers("needs"):
         features |= {str(one).upper() for one in mark.args}
     needs = guest_needs(parameters.get("memory_mib"), level=level, firmware=firmware or "bios", more=features)
-    beside = parameters.get("target") in ON_SERVER or "collector" in item.fixturenames
-    return needs.beside(COLLECTOR_MIB) if beside else needs
+    has_server = parameters.get("target") in ON_SERVER or "collector" in item.fixturenames
+    return needs.with_guest(COLLECTOR_MIB) if has_server else needs

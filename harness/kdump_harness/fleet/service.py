@@ -24,10 +24,10 @@ from .worker.task_runner import Host
 from .worker.worker import FleetWorker
 
 RETRY_S = 5.0
-Say = Callable[[str], None]
+Report = Callable[[str], None]
 
 
-async def serve_scheduler(*, listen: str, port: int, security: Security | None, say: Say) -> None:
+async def serve_scheduler(*, listen: str, port: int, security: Security | None, report: Report) -> None:
     """Run a scheduler until a signal arrives."""
     wire_format.restrict()
     stop = _stopping()
@@ -36,48 +36,48 @@ async def serve_scheduler(*, listen: str, port: int, security: Security | None, 
     except OSError as error:
         raise HostError(f"cannot listen on {listen}:{port}: {error.strerror or error}") from None
     async with scheduler:
-        say(f"scheduler at {scheduler.address}")
+        report(f"scheduler at {scheduler.address}")
         await stop.wait()
 
 
-async def serve_worker(scheduler: str, host: Host, *, listen: str, security: Security | None, say: Say) -> None:
+async def serve_worker(scheduler: str, host: Host, *, listen: str, security: Security | None, report: Report) -> None:
     """Run a worker until a signal arrives. If the scheduler is lost, remove all tasks and wait for it."""
     wire_format.restrict()
     stop = _stopping()
-    told = ""
-    with alone(host.evidence):
+    reported = ""
+    with locked(host.evidence):
         while not stop.is_set():
-            await asyncio.to_thread(tidy, host, say)
+            await asyncio.to_thread(clean_up, host, report)
             problem = ""
             try:
-                await _serve_once(scheduler, host, listen, security, say, stop)
+                await _serve_once(scheduler, host, listen, security, report, stop)
             except (OSError, TimeoutError, ValueError, RuntimeError) as error:
                 problem = str(error).splitlines()[0] if str(error) else type(error).__name__
             if not stop.is_set():
-                if problem != told or not problem:
-                    say(f"no scheduler: {problem or 'the connection was lost'}; trying again every {RETRY_S:.0f} s")
-                told = problem
+                if problem != reported or not problem:
+                    report(f"no scheduler: {problem or 'the connection was lost'}; trying again every {RETRY_S:.0f} s")
+                reported = problem
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(stop.wait(), RETRY_S)
-        await asyncio.to_thread(tidy, host, say)
+        await asyncio.to_thread(clean_up, host, report)
 
 
 async def _serve_once(
-    scheduler: str, host: Host, listen: str, security: Security | None, say: Say, stop: asyncio.Event
+    scheduler: str, host: Host, listen: str, security: Security | None, report: Report, stop: asyncio.Event
 ) -> None:
     """Serve one connection to a scheduler until it ends."""
-    made = FleetWorker(scheduler, host, slots=slots(host.resources), security=security, listen=listen)
-    made.on_task = lambda what, text: say(f"{what} {_label(text)}")
+    new = FleetWorker(scheduler, host, slots=slots(host.resources), security=security, listen=listen)
+    new.on_task = lambda what, text: report(f"{what} {_label(text)}")
     try:
-        async with made as worker:
-            say(f"{host.name}: waiting for tasks of {scheduler}")
+        async with new as worker:
+            report(f"{host.name}: waiting for tasks of {scheduler}")
             stopped = asyncio.ensure_future(stop.wait())
             finished = asyncio.ensure_future(worker.finished())
             await asyncio.wait([stopped, finished], return_when=asyncio.FIRST_COMPLETED)
             for one in (stopped, finished):
                 one.cancel()
     finally:
-        await made.kdump_idle()
+        await new.kdump_idle()
 
 
 def _label(text: object) -> str:
@@ -97,7 +97,7 @@ def _stopping() -> asyncio.Event:
 
 
 @contextlib.contextmanager
-def alone(evidence: Path) -> Iterator[None]:
+def locked(evidence: Path) -> Iterator[None]:
     """Lock the directory against other workers. HostError if another one uses it."""
     try:
         evidence.mkdir(parents=True, exist_ok=True)
@@ -114,7 +114,7 @@ def alone(evidence: Path) -> Iterator[None]:
         os.close(lock)
 
 
-def tidy(host: Host, say: Say) -> None:
+def clean_up(host: Host, report: Report) -> None:
     """Remove the evidence and all other remains of dead tasks, the latter with the verb clean."""
     for path in (*host.evidence.glob("task-*"), *host.evidence.glob("dask-scratch-space")):
         remove_tree(path)
@@ -128,4 +128,4 @@ def tidy(host: Host, say: Say) -> None:
         )
         for line in (done.stdout + done.stderr).splitlines():
             if line.startswith(("removed ", "kdump-harness: ")):
-                say(line)
+                report(line)

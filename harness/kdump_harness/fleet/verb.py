@@ -149,7 +149,7 @@ def fleet_scheduler(arguments: argparse.Namespace) -> int:
 
     security = _security(arguments)
     _warn(arguments.listen, security)
-    asyncio.run(service.serve_scheduler(listen=arguments.listen, port=arguments.port, security=security, say=_say))
+    asyncio.run(service.serve_scheduler(listen=arguments.listen, port=arguments.port, security=security, report=_say))
     return EXIT_OK
 
 
@@ -193,7 +193,7 @@ def fleet_worker(arguments: argparse.Namespace) -> int:
     _say(f"{host.name}: {resources[MIB]:.0f} MiB and {resources[CORES]:.0f} cores for guests; {features}")
     _say(f"accelerator: {why}")
     listen = arguments.listen or _way_to(address)
-    asyncio.run(service.serve_worker(address, host, listen=listen, security=security, say=_say))
+    asyncio.run(service.serve_worker(address, host, listen=listen, security=security, report=_say))
     return EXIT_OK
 
 
@@ -223,7 +223,7 @@ def _scenarios(arguments: argparse.Namespace, address: str, words: Sequence[str]
     """Let pytest collect and report, and a fleet run what it collected."""
     from ..base.tables import data_path
     from .journal import directory_to_resume
-    from .pytest_client import VARIABLE, Choice
+    from .pytest_client import VARIABLE, RunOptions
 
     for word in words:
         if word.split("=")[0] in ("-n", "--numprocesses", "--dist", "--shard") or word.startswith("-n"):
@@ -238,7 +238,7 @@ def _scenarios(arguments: argparse.Namespace, address: str, words: Sequence[str]
     resume = directory_to_resume(arguments.resume, evidence) if arguments.resume is not None else None
     if resume is not None and resume.parent != evidence.resolve():
         raise UsageError(f"{resume} is not in {evidence}: go on with it by --evidence {resume.parent}")
-    choice = Choice(
+    options = RunOptions(
         scheduler=address,
         ca=_text(arguments.tls_ca),
         cert=_text(arguments.tls_cert),
@@ -252,7 +252,7 @@ def _scenarios(arguments: argparse.Namespace, address: str, words: Sequence[str]
         quiet=arguments.quiet,
     )
     command = [sys.executable, "-m", "pytest", "-p", "kdump_harness.fleet.pytest_client", *more, *words]
-    environment = {**os.environ, VARIABLE: json.dumps(dataclasses.asdict(choice))}
+    environment = {**os.environ, VARIABLE: json.dumps(dataclasses.asdict(options))}
     with subprocess.Popen(command, env=environment) as pytest:
         while True:
             try:

@@ -34,7 +34,7 @@ class Needs:
         """Return the needs as Dask's resources."""
         return {MIB: self.mib, CORES: self.cores, **dict.fromkeys(sorted(self.features), 0)}
 
-    def beside(self, memory_mib: int) -> Needs:
+    def with_guest(self, memory_mib: int) -> Needs:
         """Return the needs with one more guest."""
         return replace(self, mib=self.mib + guest_mib(memory_mib))
 

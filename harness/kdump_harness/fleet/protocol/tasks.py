@@ -114,7 +114,7 @@ def read_task(text: object) -> FleetTask:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Places:
+class TaskPaths:
     """The paths and the hypervisor that a worker uses for a task; tasks cannot change them."""
 
     uri: str | None
@@ -126,18 +126,18 @@ class Places:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
+class TaskCommand:
     """The needs of a checked task and a function that returns its command line."""
 
     needs: Needs
-    command: Callable[[Places], list[str]]
+    build: Callable[[TaskPaths], list[str]]
 
 
-def understand(task: FleetTask, *, files: Sequence[Path] = ()) -> Job:
+def command_of(task: FleetTask, *, files: Sequence[Path] = ()) -> TaskCommand:
     """Return the command that runs a task. Raise TaskRefused for a task that workers do not run."""
     if task.kind == DRILL:
-        return _drill_job(task, files)
-    return _scenario_job(task)
+        return _drill_command(task, files)
+    return _scenario_command(task)
 
 
 # ---------------------------------------------------------------- drills
@@ -179,10 +179,10 @@ def drill_arguments(found: argparse.Namespace, files: Sequence[Path] | None = No
     for name in given:
         if name not in _DRILL_OPTIONS:
             raise TaskRefused(f"a worker does not accept --{name.replace('_', '-')}")
-    told: list[str] = []
+    options: list[str] = []
     for name in filter(given.__contains__, _DRILL_OPTIONS):
         option = "--" + name.replace("_", "-")
-        told.append(option if given[name] is True else f"{option}={given[name]}")
+        options.append(option if given[name] is True else f"{option}={given[name]}")
     for name in (found.kernel, found.makedumpfile):
         if name is not None:
             _check_package(name)
@@ -190,7 +190,7 @@ def drill_arguments(found: argparse.Namespace, files: Sequence[Path] | None = No
         raise TaskRefused(f"{found.login[:40]!r} is not a valid user name")
     if not found.timeout_factor <= _LONGEST_STRETCH:
         raise TaskRefused(f"the timeout factor is at most {_LONGEST_STRETCH:.0f}")
-    return (_image(found.image, files), *told)
+    return (_image(found.image, files), *options)
 
 
 def _image(text: str, files: Sequence[Path] | None) -> str:
@@ -211,7 +211,7 @@ def _check_package(text: str) -> None:
         raise TaskRefused(f"a worker installs packages by the name of a package or suite, not {text[:80]!r}")
 
 
-def _drill_job(task: FleetTask, files: Sequence[Path]) -> Job:
+def _drill_command(task: FleetTask, files: Sequence[Path]) -> TaskCommand:
     if task.test or task.sha256:
         raise TaskRefused("a drill names no scenario")
     try:
@@ -222,13 +222,13 @@ def _drill_job(task: FleetTask, files: Sequence[Path]) -> Job:
     except HarnessError as error:
         raise TaskRefused(str(error)) from None
 
-    def command(places: Places) -> list[str]:
+    def command(paths: TaskPaths) -> list[str]:
         return [
-            sys.executable, "-P", "-m", "kdump_harness", DRILL, *arguments, *_where(places), "--history", "none",
-            "--evidence", str(places.evidence), "--json", str(places.result),
+            sys.executable, "-P", "-m", "kdump_harness", DRILL, *arguments, *_where(paths), "--history", "none",
+            "--evidence", str(paths.evidence), "--json", str(paths.result),
         ]  # fmt: skip
 
-    return Job(needs=drill_needs(found), command=command)
+    return TaskCommand(needs=drill_needs(found), build=command)
 
 
 def drill_needs(found: argparse.Namespace) -> Needs:
@@ -241,13 +241,13 @@ def drill_needs(found: argparse.Namespace) -> Needs:
         firmware = firmware or ("bios" if "bios" in row.firmware else row.firmware[0])
         features.add(f"ARCH-{row.arch}")
     needs = guest_needs(found.memory, level=level, firmware=firmware or "bios", more=features)
-    return needs.beside(COLLECTOR_MIB) if found.target in ON_SERVER else needs
+    return needs.with_guest(COLLECTOR_MIB) if found.target in ON_SERVER else needs
 
 
-def _where(places: Places) -> list[str]:
+def _where(paths: TaskPaths) -> list[str]:
     """Return the options that choose the hypervisor and the state directory."""
-    uri = ["--uri", places.uri] if places.uri is not None else []
-    return [*uri, *(["--state", str(places.state)] if places.state is not None else [])]
+    uri = ["--uri", paths.uri] if paths.uri is not None else []
+    return [*uri, *(["--state", str(paths.state)] if paths.state is not None else [])]
 
 
 # ---------------------------------------------------------------- scenarios
@@ -288,16 +288,16 @@ def scenario_options(config: Callable[[str], Any]) -> tuple[str, ...]:
     """Return the options of pytest that are sent with each scenario; config returns an option's value."""
     if config("packages"):
         raise UsageError("--packages names files of this host, which workers do not have")
-    told = []
+    options = []
     for name, fits in _SCENARIO_OPTIONS.items():
         value, option = config(name), "--" + name.replace("_", "-")
         if fits is None:
-            told += [option] if value else []
+            options += [option] if value else []
         else:
-            told += [f"{option}={one}" for one in (value if isinstance(value, list) else [value]) if one is not None]
-    for one in told:
+            options += [f"{option}={one}" for one in (value if isinstance(value, list) else [value]) if one is not None]
+    for one in options:
         _check_option(one)
-    return tuple(told)
+    return tuple(options)
 
 
 def _check_option(text: str) -> None:
@@ -318,7 +318,7 @@ def scenario_digest(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _scenario_job(task: FleetTask) -> Job:
+def _scenario_command(task: FleetTask) -> TaskCommand:
     for one in task.arguments:
         _check_option(one)
     named = _TEST.fullmatch(task.test)
@@ -334,16 +334,16 @@ def _scenario_job(task: FleetTask) -> Job:
     if scenario_digest(path) != task.sha256:
         raise TaskRefused(f"{named['file']}, or a table or helper module next to it, differs on this worker")
 
-    def command(places: Places) -> list[str]:
+    def command(paths: TaskPaths) -> list[str]:
         # An empty configuration and no conftest: only the plugin and the scenario decide what is run.
-        ini = places.scratch / "pytest.ini"
+        ini = paths.scratch / "pytest.ini"
         ini.write_text("[pytest]\n", encoding="ascii")
         return [
             sys.executable, "-P", "-m", "pytest", f"{path}::{named['test']}", "-c", str(ini), "--rootdir",
             str(path.parent.parent), "--noconftest", "-p", "no:cacheprovider", "-p",
-            "kdump_harness.fleet.worker.pytest_worker", "-q", *task.arguments, *_where(places), "--history", "none",
-            "--evidence", str(places.evidence),
+            "kdump_harness.fleet.worker.pytest_worker", "-q", *task.arguments, *_where(paths), "--history", "none",
+            "--evidence", str(paths.evidence),
         ]  # fmt: skip
 
     # The client, which collected the scenario, knows all its needs; the worker knows only that it has a guest.
-    return Job(needs=guest_needs(None, level=None, firmware="bios", more=()), command=command)
+    return TaskCommand(needs=guest_needs(None, level=None, firmware="bios", more=()), build=command)

@@ -202,7 +202,7 @@ def keep_handlers(server: Any, kept: frozenset[str]) -> None:
         sys.path.remove(server.local_directory)
 
 
-def asked_text(spec: Any) -> str | None:
+def task_text(spec: Any) -> str | None:
     """Return the text of a task of kdump-harness; None for any other task."""
     if type(spec) is not dask._task_spec.Task or spec.func is not asked or spec.kwargs or len(spec.args) != 1:
         return None

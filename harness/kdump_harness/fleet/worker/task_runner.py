@@ -19,17 +19,17 @@ from typing import Any
 
 from ...base.clock import now_s
 from ...base.errors import EXIT_BROKEN, EXIT_FAILED, EXIT_HOST, EXIT_OK, EXIT_USAGE
-from ...images.peer_cache import VARIABLE as NEIGHBOURS
+from ...images.peer_cache import VARIABLE as PEERS
 from ...images.state import remove_tree
 from ..protocol.archive import pack
 from ..protocol.results import TaskResult, write_result
-from ..protocol.tasks import DRILL, FleetTask, Job, Places, TaskRefused, read_task, understand
+from ..protocol.tasks import DRILL, FleetTask, TaskCommand, TaskPaths, TaskRefused, command_of, read_task
 from .pytest_worker import VARIABLE as REPORTS
 from .supervisor import GRACE_S
 
 LOOK_S = 1.0
 KEPT = 20  # directories with files that were not sent
-_SAID_LINES = 40
+_OUTPUT_LINES = 40
 # Variables in the worker's environment that could change which code Python and pytest run.
 _NOT_INHERITED = ("PYTEST_", "PYTHON", "COV_", "KDUMP_FLEET_")
 
@@ -52,18 +52,18 @@ class Host:
     keep_all: bool = False
 
 
-def prepare(text: object, host: Host, stated: Mapping[str, float]) -> tuple[FleetTask, Job]:
+def prepare(text: object, host: Host, stated: Mapping[str, float]) -> tuple[FleetTask, TaskCommand]:
     """Return the task in a text and its command. Raise TaskRefused if invalid or larger than stated."""
     if text is None:
         raise TaskRefused("the task is not one of kdump-harness (a worker runs only scenarios and drills)")
     task = read_task(text)
-    job = understand(task, files=host.files)
-    if lacking := job.needs.lacking(host.resources):
+    command = command_of(task, files=host.files)
+    if lacking := command.needs.lacking(host.resources):
         raise TaskRefused(f"this worker lacks {', '.join(lacking)}")
-    for name, value in job.needs.resources().items():
+    for name, value in command.needs.resources().items():
         if stated.get(name, 0) < value:
             raise TaskRefused(f"the task needs {value:.0f} {name} but states {stated.get(name, 0):.0f}")
-    return task, job
+    return task, command
 
 
 async def perform(
@@ -72,19 +72,19 @@ async def perform(
     *,
     stated: Mapping[str, float],
     wanted: Callable[[], bool],
-    tell: Callable[[dict[str, Any]], None],
+    report: Callable[[dict[str, Any]], None],
 ) -> bytes:
     """Run a task and return its result. Raise Unwanted when its result is no longer wanted."""
     try:
-        task, job = await asyncio.to_thread(prepare, text, host, stated)
+        task, command = await asyncio.to_thread(prepare, text, host, stated)
     except TaskRefused as error:
         return write_result(TaskResult(worker=host.name, status=EXIT_USAGE, problem=f"refused: {error}"))
     directory = host.evidence / f"task-{secrets.token_hex(4)}"
     started_s = now_s()
     try:
-        places = _places(directory, host)
-        status, said = await _run(job.command(places), places, host, wanted, tell)
-        result = _result(task, places, host, status, said, now_s() - started_s)
+        paths = _make_paths(directory, host)
+        status, output = await _run(command.build(paths), paths, host, wanted, report)
+        result = _result(task, paths, host, status, output, now_s() - started_s)
         archive, result.left_out = await asyncio.to_thread(
             pack, Path(result.root), limit_bytes=task.evidence_mib << 20, vmcores=task.vmcores
         )
@@ -98,11 +98,11 @@ async def perform(
         await asyncio.to_thread(remove_tree, directory)
 
 
-def _places(directory: Path, host: Host) -> Places:
+def _make_paths(directory: Path, host: Host) -> TaskPaths:
     directory.mkdir(parents=True)
     for name in ("evidence", "scratch"):
         (directory / name).mkdir()
-    return Places(
+    return TaskPaths(
         uri=host.uri,
         state=host.state,
         evidence=directory / "evidence",
@@ -114,24 +114,24 @@ def _places(directory: Path, host: Host) -> Places:
 
 async def _run(
     command: Sequence[str],
-    places: Places,
+    paths: TaskPaths,
     host: Host,
     wanted: Callable[[], bool],
-    tell: Callable[[dict[str, Any]], None],
+    report: Callable[[dict[str, Any]], None],
 ) -> tuple[int, list[str]]:
     """Return the command's exit status and the last lines of its output."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(_NOT_INHERITED)}
-    environment[REPORTS] = str(places.result)
+    environment[REPORTS] = str(paths.result)
     environment["COLUMNS"] = "120"
     if host.socket is not None:
-        environment[NEIGHBOURS] = str(host.socket)
+        environment[PEERS] = str(host.socket)
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-P", "-m", "kdump_harness.fleet.worker.supervisor", *command,
-        cwd=places.scratch, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        cwd=paths.scratch, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         start_new_session=True,
     )  # fmt: skip
-    said: deque[str] = deque(maxlen=_SAID_LINES)
-    reading = asyncio.ensure_future(_listen(process, places.evidence.parent / "output.log", said, tell))
+    output: deque[str] = deque(maxlen=_OUTPUT_LINES)
+    reading = asyncio.ensure_future(_read_output(process, paths.evidence.parent / "output.log", output, report))
     waiting = asyncio.ensure_future(process.wait())
     try:
         while not waiting.done():
@@ -141,7 +141,7 @@ async def _run(
         # Processes that the command left running must end; they can also hold the pipe open.
         _kill_group(process.pid)
         await reading
-        return waiting.result(), list(said)
+        return waiting.result(), list(output)
     finally:
         if not waiting.done():
             assert process.stdin is not None
@@ -157,8 +157,8 @@ def _kill_group(leader: int) -> None:
         os.killpg(leader, signal.SIGKILL)
 
 
-async def _listen(
-    process: asyncio.subprocess.Process, log: Path, said: deque[str], tell: Callable[[dict[str, Any]], None]
+async def _read_output(
+    process: asyncio.subprocess.Process, log: Path, output: deque[str], report: Callable[[dict[str, Any]], None]
 ) -> None:
     """Write the output of the process to a file and report its steps."""
     assert process.stdout is not None
@@ -171,37 +171,37 @@ async def _listen(
             for line in lines:
                 text = line.decode(errors="replace").rstrip()
                 if text:
-                    said.append(text)
+                    output.append(text)
                 if text.startswith("  ") and text.endswith(" ..."):
-                    tell({"step": text.strip().removesuffix(" ...")[:120]})
+                    report({"step": text.strip().removesuffix(" ...")[:120]})
 
 
-def _result(task: FleetTask, places: Places, host: Host, status: int, said: list[str], took_s: float) -> TaskResult:
+def _result(task: FleetTask, paths: TaskPaths, host: Host, status: int, output: list[str], took_s: float) -> TaskResult:
     """Return the result from the files that the process left."""
-    runs = [path for path in places.evidence.iterdir() if path.is_dir() and not path.is_symlink()]
-    root = runs[0] if len(runs) == 1 else places.evidence
+    runs = [path for path in paths.evidence.iterdir() if path.is_dir() and not path.is_symlink()]
+    root = runs[0] if len(runs) == 1 else paths.evidence
     with contextlib.suppress(OSError):
-        shutil.copyfile(places.evidence.parent / "output.log", root / "output.log")
+        shutil.copyfile(paths.evidence.parent / "output.log", root / "output.log")
     result = TaskResult(worker=host.name, status=status, took_s=round(took_s, 1), root=str(root))
     with contextlib.suppress(OSError, ValueError):
-        lines = places.result.read_text(encoding="utf-8")
+        lines = paths.result.read_text(encoding="utf-8")
         if task.kind == DRILL:
             result.verdict = json.loads(lines)
         else:
             result.reports = [json.loads(line) for line in lines.splitlines()]
     if result.verdict is None and not result.reports:
-        result.problem = _last_words(said) or f"the process ended with status {status}"
+        result.problem = _error_message(output) or f"the process ended with status {status}"
         if status in (EXIT_OK, EXIT_FAILED):
             result.status = EXIT_BROKEN
     return result
 
 
-def _last_words(said: list[str]) -> str:
+def _error_message(output: list[str]) -> str:
     """Return the error message at the end of the output, or its last lines."""
-    for number in range(len(said) - 1, -1, -1):
-        if said[number].startswith("kdump-harness: "):
-            return "\n".join([said[number].removeprefix("kdump-harness: "), *said[number + 1 :]][:5])
-    return "\n".join(said[-3:])
+    for number in range(len(output) - 1, -1, -1):
+        if output[number].startswith("kdump-harness: "):
+            return "\n".join([output[number].removeprefix("kdump-harness: "), *output[number + 1 :]][:5])
+    return "\n".join(output[-3:])
 
 
 def _keep(directory: Path, root: Path, left_out: list[str]) -> None:

@@ -52,7 +52,7 @@ class FleetWorker(distributed.Worker):  # type: ignore[misc]
         wire_format.keep_handlers(self, wire_format.WORKER_HANDLERS)
         self.kdump_host = host
         self._state_directory = State(host.state)
-        self._server_of_entries = PeerServer(self._state_directory)
+        self._peer_server = PeerServer(self._state_directory)
         self._published: set[str] = set()
         self._reported_s: dict[str, float] = {}
         self._listener: asyncio.AbstractServer | None = None
@@ -72,7 +72,7 @@ class FleetWorker(distributed.Worker):  # type: ignore[misc]
         """Run a task from its text alone; all other parts of the message are dropped."""
         task = self.state.tasks[key]
         if not isinstance(getattr(task.run_spec, "func", None), _Own):
-            text = wire_format.asked_text(task.run_spec)
+            text = wire_format.task_text(task.run_spec)
             own = _Own(self.kdump_perform, key, text, dict(task.resource_restrictions or {}))
             task.run_spec = Spec(key, own)
         return await super().execute(key, stimulus_id=stimulus_id)
@@ -84,13 +84,13 @@ class FleetWorker(distributed.Worker):  # type: ignore[misc]
             found = self.state.tasks.get(key)
             return found is not None and found.state != "cancelled"
 
-        self.kdump_tell(key, {"what": "began"})
+        self.kdump_report(key, {"what": "began"})
         self.on_task("began", text)
         self._tasks_active += 1
         self._idle.clear()
         try:
             result = await perform(
-                text, self.kdump_host, stated=stated, wanted=wanted, tell=lambda more: self.kdump_tell(key, more)
+                text, self.kdump_host, stated=stated, wanted=wanted, report=lambda more: self.kdump_report(key, more)
             )
         except Unwanted:
             self.on_task("ended, as its result is no longer wanted:", text)
@@ -103,7 +103,7 @@ class FleetWorker(distributed.Worker):  # type: ignore[misc]
             if not self._tasks_active:
                 self._idle.set()
         with contextlib.suppress(Exception):
-            await self.tell_entries()
+            await self.publish_entries()
         self.on_task("done", text)
         return result
 
@@ -111,7 +111,7 @@ class FleetWorker(distributed.Worker):  # type: ignore[misc]
         """Wait until all processes of tasks have ended."""
         await self._idle.wait()
 
-    def kdump_tell(self, key: Any, what: dict[str, Any]) -> None:
+    def kdump_report(self, key: Any, what: dict[str, Any]) -> None:
         """Publish the progress of a task; steps at most every REPORT_EVERY_S."""
         if "step" in what and now_s() - self._reported_s.get(key, 0.0) < REPORT_EVERY_S:
             return
@@ -128,10 +128,10 @@ class FleetWorker(distributed.Worker):  # type: ignore[misc]
             self.kdump_host.socket.unlink(missing_ok=True)
             before = os.umask(0o077)
             try:
-                self._listener = await asyncio.start_unix_server(self._asked_for_disk, self.kdump_host.socket)
+                self._listener = await asyncio.start_unix_server(self._answer_task, self.kdump_host.socket)
             finally:
                 os.umask(before)
-        await self.tell_entries()
+        await self.publish_entries()
         return self
 
     async def close(self, *arguments: Any, **more: Any) -> Any:
@@ -141,7 +141,7 @@ class FleetWorker(distributed.Worker):  # type: ignore[misc]
             self._listener = None
         return await super().close(*arguments, **more)
 
-    async def tell_entries(self) -> None:
+    async def publish_entries(self) -> None:
         """Publish the cache entries of this host in the scheduler's metadata."""
         found = set(await asyncio.to_thread(entries, self._state_directory))
         for name in sorted(found - self._published):
@@ -149,20 +149,20 @@ class FleetWorker(distributed.Worker):  # type: ignore[misc]
         self._published = found
 
     async def _entry(self, cache: str, key: str, by: str) -> Any:
-        return await asyncio.to_thread(self._server_of_entries.describe, cache, key, by=str(by)[:200], now_s=now_s())
+        return await asyncio.to_thread(self._peer_server.describe, cache, key, by=str(by)[:200], now_s=now_s())
 
     async def _piece(self, cache: str, key: str, file: str, offset: int, by: str) -> Any:
         return await asyncio.to_thread(
-            self._server_of_entries.piece, cache, key, file, offset, by=str(by)[:200], now_s=now_s()
+            self._peer_server.piece, cache, key, file, offset, by=str(by)[:200], now_s=now_s()
         )
 
     async def _entry_done(self, by: str) -> None:
-        self._server_of_entries.done(str(by)[:200])
+        self._peer_server.done(str(by)[:200])
 
-    async def _asked_for_disk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _answer_task(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Answer a local task that needs a disk: copy it from a peer, if one has it."""
 
-        async def say(**what: Any) -> None:
+        async def send(**what: Any) -> None:
             writer.write(json.dumps(what).encode() + b"\n")
             await writer.drain()
 
@@ -170,14 +170,14 @@ class FleetWorker(distributed.Worker):  # type: ignore[misc]
             wanted = json.loads(await reader.readline())
             meta = None
             if wanted["cache"] in CACHES:
-                meta = await self._bring(str(wanted["cache"]), str(wanted["key"]), say)
-            await say(done=True, meta=meta)
+                meta = await self._copy_from_peer(str(wanted["cache"]), str(wanted["key"]), send)
+            await send(done=True, meta=meta)
         except (OSError, ValueError, KeyError, TypeError):
             pass  # the task has ended, or another program connected
         finally:
             writer.close()
 
-    async def _bring(self, cache: str, key: str, say: Any) -> dict[str, Any] | None:
+    async def _copy_from_peer(self, cache: str, key: str, send: Any) -> dict[str, Any] | None:
         """Copy an entry from a peer and return its meta.json; None if no peer can send it."""
         tries = 0
         for _ in range(BUSY_WAITS):
@@ -190,15 +190,15 @@ class FleetWorker(distributed.Worker):  # type: ignore[misc]
                     busy |= "serves others" in str(error)
                     tries += "serves others" not in str(error)
                     if "serves others" not in str(error):
-                        await say(say=f"{cache}/{key} is not copied from {address}: {error}")
+                        await send(say=f"{cache}/{key} is not copied from {address}: {error}")
                     if tries >= TRIES:
                         return None
                 else:
-                    await say(say=f"{cache}/{key}: copied from {address}, {copied.data_bytes >> 20} MiB")
+                    await send(say=f"{cache}/{key}: copied from {address}, {copied.data_bytes >> 20} MiB")
                     return copied.meta
             if not busy:
                 return None
-            await say(say=f"waiting for a peer that has {cache}/{key} and serves others")
+            await send(say=f"waiting for a peer that has {cache}/{key} and serves others")
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(asyncio.Event().wait(), BUSY_S)
         return None
