@@ -74,9 +74,9 @@ def test_a_broken_guest_is_told_what_is_broken(
 ) -> None:
     """Exactly one setting in the guest is broken."""
     if image.family.name not in sabotage.breaks:
-        pytest.skip(f"sabotage.toml does not say how to break the family {image.family.name} so")
+        pytest.skip(f"sabotage.toml has no such sabotage for the family {image.family.name}")
 
-    def break_it(guest: Guest, _stack: KdumpService) -> None:
+    def break_it(guest: Guest, _service: KdumpService) -> None:
         kernel = guest.shell.run("uname -r").out.strip()
         guest.shell.run(fill(sabotage.breaks[image.family.name], kernel=kernel), timeout_s=60 * guest.factor)
 
@@ -95,9 +95,9 @@ def test_no_reservation(drill: Callable[..., Verdict]) -> None:
 def test_a_reservation_that_is_too_small(drill: Callable[..., Verdict]) -> None:
     """The capture kernel starts and runs out of memory. A reservation can be made smaller at run time."""
 
-    def shrink(guest: Guest, stack: KdumpService) -> None:
+    def shrink(guest: Guest, service: KdumpService) -> None:
         guest.shell.run("systemctl stop kdump-tools.service && echo $((88 << 20)) > /sys/kernel/kexec_crash_size")
-        stack.arm()
+        service.arm()
 
     verdict = drill(before_crash=shrink)
     expect(verdict, Stage.CAPTURING, "capture-oom")
@@ -107,7 +107,7 @@ def test_a_reservation_that_is_too_small(drill: Callable[..., Verdict]) -> None:
 def test_a_reservation_that_the_kernel_refuses(drill: Callable[..., Verdict]) -> None:
     """crashkernel=auto is understood by the kernels of RHEL 8 and earlier only."""
 
-    def ask_for_auto(guest: Guest, _stack: KdumpService) -> None:
+    def ask_for_auto(guest: Guest, _service: KdumpService) -> None:
         guest.shell.run("sed -i 's/crashkernel=[^ ]*/crashkernel=auto/g' /boot/grub/grub.cfg")
         guest.reboot()
 
@@ -152,7 +152,7 @@ def test_a_target_disk_that_fails(drill: Callable[..., Verdict], harness_run: Ru
 def test_a_target_disk_that_is_not_mounted(drill: Callable[..., Verdict]) -> None:
     """The dump is written to the mount point's own filesystem instead of the target."""
 
-    def forget(guest: Guest, _stack: KdumpService) -> None:
+    def forget(guest: Guest, _service: KdumpService) -> None:
         guest.shell.run("sed -i '/LABEL=%s/d' /etc/fstab && umount %s", LABEL, MOUNT)
 
     verdict = drill(target="ext4", before_crash=forget)
@@ -271,7 +271,7 @@ def test_secure_boot(drill_session: Callable[..., Session]) -> None:
     signed = session.drill()
     assert signed.verified, signed.explain()
 
-    def remove_signature(guest: Guest, _stack: KdumpService) -> None:
+    def remove_signature(guest: Guest, _service: KdumpService) -> None:
         kernel = guest.shell.run("uname -r").out.strip()
         guest.shell.run("python3 -c %s", fill(_UNSIGNED, kernel=kernel))
         guest.shell.run("sed -i 's,^KDUMP_KERNEL=.*,KDUMP_KERNEL=/root/vmlinuz-unsigned,' /etc/default/kdump-tools")
