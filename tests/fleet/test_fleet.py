@@ -372,16 +372,16 @@ def test_a_verdict_that_is_none_does_not_count(change: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("words", "why"),
     [
-        ([], "say what to run"),
-        (["--drills", "x", "--", "scenarios"], "say what to run"),
+        ([], "nothing to run"),
+        (["--drills", "x", "--", "scenarios"], "nothing to run"),
         (["--tls-ca", "x", "--", "scenarios"], "TLS also needs --tls-cert, --tls-key"),
-        (["--", "scenarios", "-n", "2"], "shares the scenarios out itself"),
-        (["--json", "x", "--", "scenarios"], "is for drills"),
+        (["--", "scenarios", "-n", "2"], "which distributes the scenarios"),
+        (["--json", "x", "--", "scenarios"], "is only for drills"),
         (["--", "drill", "debian-12", "--packages", "/x"], "does not accept --packages"),
         (["--", "drill", "./x.qcow2", "--family", "debian"], "absolute path on the workers"),
         (["--drills", "/nonexistent"], "cannot be read"),
         (["--resume", "--evidence", "/nonexistent", "--", "drill", "debian-12"], "cannot resume a fleet's run"),
-        (["--evidence-limit", "999999", "--", "scenarios"], "more than"),
+        (["--evidence-limit", "999999", "--", "scenarios"], "invalid --evidence-limit: got"),
     ],
 )
 def test_what_makes_no_sense_is_said_before_anybody_is_asked(

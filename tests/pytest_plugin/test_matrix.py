@@ -274,7 +274,7 @@ def test_an_image_that_cannot_be_had(run_matrix: Any, how: tuple[str, ...], stri
         f"{name}[rocky-9]": outcome for name in ("good", "bad", "expected_to_fail")
     }
     assert found.matrix["unavailable"] == {"rocky-9": NEEDS_A_LOGIN}
-    assert found.lines.count(f"rocky-9 cannot be had here: {NEEDS_A_LOGIN}") == 1
+    assert found.lines.count(f"rocky-9 is unavailable: {NEEDS_A_LOGIN}") == 1
     assert len(Path("tried").read_text().splitlines()) <= (2 if how else 1)  # each process tries once
     properties = found.properties("good[rocky-9]")
     assert (properties["outcome"], properties["skip_reason"]) == (outcome, NEEDS_A_LOGIN)
@@ -420,7 +420,7 @@ def test_names_of_scenarios_where_they_fit() -> None:
         "rocky-10   skipped  -",
         "",
         "error test_smoke.py::test_dump[debian-9]: broke",
-        "rocky-10 cannot be had here: no network",
+        "rocky-10 is unavailable: no network",
     ]
 
 

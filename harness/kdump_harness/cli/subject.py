@@ -52,14 +52,14 @@ def subject_of(arguments: argparse.Namespace) -> SystemUnderTest:
 
 
 def access_of(arguments: argparse.Namespace) -> Access | None:
-    """The user's own way in, where one was named."""
+    """Return the credentials that the user named, or None."""
     if arguments.key is None and arguments.password_file is None:
         return None
     return Access(key_file=arguments.key, password=_password(arguments.password_file))
 
 
 def _password(path: Path | None) -> str | None:
-    """The first line of the file, which is better kept than a password on a command line."""
+    """Return the first line of a password file; a command line would expose the password to other users."""
     if path is None:
         return None
     try:

@@ -138,9 +138,9 @@ def _add_run(actions: Any) -> Any:
 
 
 def _need_dask() -> None:
-    """HostError, in one sentence, where the optional part is not installed."""
+    """Raise HostError if Dask, which is optional, is not installed."""
     if importlib.util.find_spec("distributed") is None:
-        raise HostError("a fleet needs Dask, which is not installed here (pip install 'kdump-harness[fleet]')")
+        raise HostError("a fleet needs Dask, which is not installed (pip install 'kdump-harness[fleet]')")
 
 
 def fleet_scheduler(arguments: argparse.Namespace) -> int:
@@ -192,7 +192,7 @@ def fleet_worker(arguments: argparse.Namespace) -> int:
     features = ", ".join(name for name, value in resources.items() if name not in (MIB, CORES))
     _say(f"{host.name}: {resources[MIB]:.0f} MiB and {resources[CORES]:.0f} cores for guests; {features}")
     _say(f"accelerator: {why}")
-    listen = arguments.listen or _way_to(address)
+    listen = arguments.listen or _local_address(address)
     asyncio.run(service.serve_worker(address, host, listen=listen, security=security, report=_say))
     return EXIT_OK
 
@@ -203,14 +203,14 @@ def fleet_run(arguments: argparse.Namespace) -> int:
     if words[:1] == ["--"]:
         words.pop(0)
     if bool(words) == (arguments.drills is not None):
-        raise UsageError("say what to run, after --: scenarios ... or drill ..., or name a file with --drills")
+        raise UsageError("nothing to run: give scenarios ... or drill ... after --, or a file with --drills")
     security = _security(arguments)
     address = _address(arguments.scheduler, security)
     evidence_mib = arguments.evidence_limit or (2048 if arguments.vmcores else 64)
     from .protocol.tasks import EVIDENCE_MAX_MIB
 
     if evidence_mib > EVIDENCE_MAX_MIB:
-        raise UsageError(f"--evidence-limit {evidence_mib} is more than {EVIDENCE_MAX_MIB}")
+        raise UsageError(f"invalid --evidence-limit: got {evidence_mib}, expected at most {EVIDENCE_MAX_MIB}")
     if words and words[0] != "drill":
         return _scenarios(arguments, address, words, evidence_mib)
     return _drills(arguments, address, security, words[1:], evidence_mib)
@@ -220,24 +220,26 @@ def fleet_run(arguments: argparse.Namespace) -> int:
 
 
 def _scenarios(arguments: argparse.Namespace, address: str, words: Sequence[str], evidence_mib: int) -> int:
-    """Let pytest collect and report, and a fleet run what it collected."""
+    """Run scenarios: pytest collects and reports them, and the fleet runs them."""
     from ..base.tables import data_path
     from .journal import directory_to_resume
     from .pytest_client import VARIABLE, RunOptions
 
     for word in words:
         if word.split("=")[0] in ("-n", "--numprocesses", "--dist", "--shard") or word.startswith("-n"):
-            raise UsageError(f"{word}: a fleet shares the scenarios out itself (--at-once N is for fewer at once)")
+            raise UsageError(
+                f"{word} cannot go with a fleet, which distributes the scenarios (--at-once N limits them)"
+            )
     for name, instead in (("json", "--matrix"), ("junit", "--junitxml")):
         if getattr(arguments, name):
-            raise UsageError(f"--{name} is for drills; pytest has {instead} FILE, after --")
+            raise UsageError(f"--{name} is only for drills: use {instead} FILE of pytest, after --")
     words = [str(data_path("scenarios")) if word == "scenarios" and not Path(word).is_dir() else word for word in words]
     own = {"--evidence": str(arguments.evidence), "--history": arguments.history, "--state": arguments.state}
     more = [f"{name}={value}" for name, value in own.items() if value is not None and not _has(words, name)]
     evidence = Path(_value(words, "--evidence") or arguments.evidence)
     resume = directory_to_resume(arguments.resume, evidence) if arguments.resume is not None else None
     if resume is not None and resume.parent != evidence.resolve():
-        raise UsageError(f"{resume} is not in {evidence}: go on with it by --evidence {resume.parent}")
+        raise UsageError(f"cannot resume {resume}: it is not in {evidence} (give --evidence {resume.parent})")
     options = RunOptions(
         scheduler=address,
         ca=_text(arguments.tls_ca),
@@ -257,7 +259,7 @@ def _scenarios(arguments: argparse.Namespace, address: str, words: Sequence[str]
         while True:
             try:
                 return pytest.wait()
-            except KeyboardInterrupt:  # pytest has it too, from the terminal; SIGTERM is for us alone
+            except KeyboardInterrupt:  # a terminal sends SIGINT to pytest too, but SIGTERM arrives only here
                 pytest.send_signal(signal.SIGINT)
 
 
@@ -278,7 +280,7 @@ def _value(words: Sequence[str], option: str) -> str | None:
 
 
 def _drills(arguments: argparse.Namespace, address: str, security: Any, words: Sequence[str], evidence_mib: int) -> int:
-    """Run drills on a fleet, each as if it were run here."""
+    """Run drills on a fleet, each as if it ran on this host."""
     from ..base.evidence import EvidenceRoot, check_writable, run_stamp
     from ..base.output import check_output, write_json, write_text
     from . import drills
@@ -333,7 +335,7 @@ def _drills(arguments: argparse.Namespace, address: str, security: Any, words: S
 
 
 def _record(arguments: argparse.Namespace, outcome: Any) -> None:
-    """Put a verdict into this host's history; what is worse than before is a remark."""
+    """Record a verdict in the history of this host, and add a remark for each figure that is worse than before."""
     from ..history.database import DRILL, history_path
     from ..history.recording import record
 
@@ -342,7 +344,7 @@ def _record(arguments: argparse.Namespace, outcome: Any) -> None:
 
 
 def _show(arguments: argparse.Namespace, outcomes: Sequence[Any], single: bool) -> None:
-    """The outcome for people."""
+    """Print the outcome."""
     from rich.markup import escape
 
     from ..base.output import out
@@ -373,7 +375,7 @@ def _security(arguments: argparse.Namespace) -> Any:
 
 
 def _address(text: str, security: Any) -> str:
-    """A scheduler's address as Dask wants it; with certificates it is spoken with by TLS."""
+    """Return the address of a scheduler in the form of Dask; certificates select TLS."""
     if "://" not in text:
         text = f"tcp://{text}"
     parts = urlsplit(text)
@@ -382,40 +384,43 @@ def _address(text: str, security: Any) -> str:
     except ValueError:
         host, port = None, 0
     if parts.scheme not in ("tcp", "tls") or not host or parts.path.strip("/") or parts.query:
-        raise UsageError(f"{text} is no address of a scheduler (tcp://HOST:{DEFAULT_PORT})")
+        raise UsageError(f"invalid address of a scheduler: got {text}, expected tcp://HOST:{DEFAULT_PORT}")
     if parts.scheme == "tls" and security is None:
-        raise UsageError(f"{text} wants certificates: --tls-ca, --tls-cert and --tls-key")
+        raise UsageError(f"{text} needs certificates: give --tls-ca, --tls-cert and --tls-key")
     name = f"[{host}]" if ":" in host else host
     return f"{'tls' if security is not None else 'tcp'}://{name}:{port}"
 
 
 def _warn(host: str, security: Any) -> None:
-    """Say so where strangers could speak to the fleet."""
+    """Warn if other hosts can reach the fleet without a certificate."""
     local = host == "localhost"
     with contextlib.suppress(ValueError):
         local = ipaddress.ip_address(host).is_loopback
     if security is None and not local:
-        _say("without TLS (--tls-ca, --tls-cert, --tls-key) whoever reaches this fleet's ports can drill with it")
+        _say("without --tls-ca, --tls-cert and --tls-key any host that reaches this fleet can run drills on it")
 
 
-def _way_to(address: str) -> str:
-    """The address of this host from which the scheduler is reached."""
+def _local_address(address: str) -> str:
+    """Return the address of this host from which the scheduler is reached."""
     parts = urlsplit(address)
     try:
         family, kind, number, _, place = socket.getaddrinfo(parts.hostname, parts.port, type=socket.SOCK_DGRAM)[0]
         with socket.socket(family, kind, number) as way:
-            way.connect(place)  # of UDP: nothing is sent
+            way.connect(place)  # a UDP socket sends nothing here
             found = str(way.getsockname()[0])
     except OSError as error:
-        raise HostError(f"there is no way to {address}: {error.strerror or error}") from None
+        raise HostError(f"cannot reach {address}: {error.strerror or error}") from None
     return f"[{found}]" if ":" in found else found
 
 
 def _socket(evidence: Path) -> Path:
-    """Where tasks ask for neighbours' disks: a path of a socket has no room for a long one."""
+    """Return the path of the socket by which tasks request disks from peers.
+
+    Raises UsageError if the path is too long for a socket.
+    """
     path = evidence / "disks"
     if len(os.fsencode(path)) > 100:
-        raise UsageError(f"{evidence} is too long a name for --evidence; choose a shorter one, or --no-copies")
+        raise UsageError(f"--evidence {evidence} is too long for a socket below it: shorten it, or use --no-copies")
     return path
 
 

@@ -1,4 +1,4 @@
-"""Image × scenario: what came of each test of a run, as a table for the terminal, in words and as JSON."""
+"""The matrix, images × scenarios: the outcome of each test of a run, as a table, in words and as JSON."""
 
 from __future__ import annotations
 
@@ -52,18 +52,18 @@ class MatrixEntry:
 
     @property
     def name(self) -> str:
-        """The test with its parameters, without the directories."""
+        """Return the test with its parameters, without the directories."""
         path, colons, test = self.nodeid.partition("::")
         return f"{path.rpartition('/')[2]}{colons}{test}"
 
     @property
     def reached(self) -> str | None:
-        """The stage of the first drill that was not verified, where the test failed."""
+        """Return the stage of the first drill that was not verified, if the test failed."""
         failing = self._failing() if self.outcome is Outcome.FAILED else None
         return failing["reached"] if failing else None
 
     def failing_evidence(self) -> str | None:
-        """Where to look first."""
+        """Return the evidence directory to read first."""
         failing = self._failing()
         return failing["evidence"] if failing else self.evidence[-1] if self.evidence else None
 
@@ -73,7 +73,7 @@ class MatrixEntry:
         return next(iter(unexcused or failing), None)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values only: it travels between processes."""
+        """Return plain values only, since entries are sent between processes."""
         return json.loads(json.dumps(asdict(self), default=str))  # type: ignore[no-any-return]
 
     @classmethod
@@ -93,21 +93,21 @@ class Matrix:
         return bool(self._entries)
 
     def add(self, entry: MatrixEntry) -> None:
-        """Take what is known of a test now; later news replace it."""
+        """Store the entry of a test; a later entry replaces an earlier one."""
         self._entries[entry.nodeid] = entry
 
     @property
     def entries(self) -> list[MatrixEntry]:
-        """All tests, by image, scenario and test; workers finish in any order."""
+        """Return all tests sorted by image, scenario and test, since workers finish in any order."""
         return sorted(self._entries.values(), key=lambda one: (_natural(one.image), one.scenario, _natural(one.nodeid)))
 
     @property
     def unavailable(self) -> dict[str, str]:
-        """The images that could not be had, each with its reason."""
+        """Return the unavailable images, each with its reason."""
         return {entry.image: entry.reason or "" for entry in self.entries if entry.unavailable}
 
     def to_json(self) -> dict[str, Any]:
-        """The contract of matrix.json: fields may be added, never renamed."""
+        """Return the contents of matrix.json; fields may be added, never renamed."""
         entries = self.entries
         return {
             "schema": SCHEMA,
@@ -121,7 +121,7 @@ class Matrix:
         }
 
     def write(self, path: Path) -> None:
-        """Write the JSON in one step; OSError when that is not possible."""
+        """Write the JSON atomically; raises OSError."""
         part = path.with_name(f".{path.name}-{os.getpid()}")
         try:
             part.write_text(json.dumps(self.to_json(), indent=1) + "\n", encoding="utf-8")
@@ -132,13 +132,13 @@ class Matrix:
             raise
 
     def lines(self, width: int) -> Iterator[str]:
-        """The table and what there is to say below it; no line is wider, except for paths and addresses that are."""
+        """Yield the table and the notes below it; only paths and addresses may be wider than WIDTH."""
         width = max(width, MIN_WIDTH)
         yield from self._table(width)
         yield from self._remarks(width)
 
     def _table(self, width: int) -> Iterator[str]:
-        """Rows are images, columns are scenarios; numbered, and in several parts, where they are too many."""
+        """Yield the table, a row per image and a column per scenario; too many columns are numbered and split."""
         entries = self.entries
         images = _distinct(entry.image for entry in entries)
         scenarios = _distinct(entry.scenario for entry in entries)
@@ -189,7 +189,7 @@ class Matrix:
                     yield f"{_INDENT}evidence: {evidence}"
         for image, reason in self.unavailable.items():
             yield from textwrap.wrap(
-                f"{image} cannot be had here: {reason}",
+                f"{image} is unavailable: {reason}",
                 width,
                 subsequent_indent=_INDENT,
                 break_long_words=False,
@@ -198,7 +198,7 @@ class Matrix:
 
 
 def short_names(scenarios: Sequence[str]) -> list[str]:
-    """The scenarios without what every name has; with the file where a test's name alone is not enough."""
+    """Shorten the names of scenarios: drop their common parts, and keep the file of an ambiguous test name."""
     tests = [scenario.partition("::")[2] for scenario in scenarios]
     return [
         (test if tests.count(test) == 1 else scenario.replace(".py::", "::").removeprefix("test_"))
@@ -209,7 +209,7 @@ def short_names(scenarios: Sequence[str]) -> list[str]:
 
 
 def _cell(entries: Sequence[MatrixEntry]) -> str:
-    """The worst outcome, and of how many tests; failures with the stage that was reached."""
+    """Return the worst outcome and its number of tests; failures include the stage that was reached."""
     if not entries:
         return "-"
     worst = min(entries, key=lambda entry: _WORST_FIRST.index(entry.outcome))
@@ -222,7 +222,7 @@ def _cell(entries: Sequence[MatrixEntry]) -> str:
 
 
 def _parts(widths: Sequence[int], room: int) -> Iterator[tuple[int, int]]:
-    """Runs of columns that fit side by side, at least one at a time."""
+    """Yield groups of columns that fit next to each other, at least one column each."""
     start, used = 0, 0
     for at, width in enumerate(widths):
         needed = len(_GAP) + width
@@ -238,16 +238,16 @@ def _line(cells: Iterable[str]) -> str:
 
 
 def _short(text: str, width: int) -> str:
-    """At most width characters, on one line."""
+    """Shorten a text to one line of at most WIDTH characters."""
     text = " ".join(text.split())
     return text if len(text) <= width else text[: width - 1] + "…"
 
 
 def _distinct(names: Iterable[str]) -> list[str]:
-    """Each name once, in natural order."""
+    """Return each name once, in natural order."""
     return sorted(dict.fromkeys(names), key=_natural)
 
 
 def _natural(name: str) -> list[tuple[int, str]]:
-    """debian-9 before debian-12."""
+    """Return a sort key that puts debian-9 before debian-12."""
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]

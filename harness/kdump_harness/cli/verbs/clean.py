@@ -93,7 +93,7 @@ def _clean_hypervisor(
     active, stale = runs.active_runs(), runs.stale_runs()
 
     def is_left(name: str) -> bool:
-        """Say whether the run that a domain or network is named for has ended; --own wants proof of that."""
+        """Return whether the run that a domain or network is named after has ended; --own requires proof of that."""
         identity = name.split("-")[1]
         return identity in stale or (identity not in active and not arguments.own)
 
@@ -113,8 +113,8 @@ def _end_copy(hypervisor: Hypervisor, name: str, copy: Path) -> None:
     hypervisor.find(name).end_copy(copy)
 
 
-def _remote_host(arguments: argparse.Namespace, stack: contextlib.ExitStack) -> RemoteHost | None:
-    """The host of a hypervisor elsewhere; None where it is this one."""
+def _remote_host(arguments: argparse.Namespace, resources: contextlib.ExitStack) -> RemoteHost | None:
+    """Return the remote host of the hypervisor; None for this host."""
     import tempfile
 
     from ...base.progress import Progress
@@ -124,7 +124,7 @@ def _remote_host(arguments: argparse.Namespace, stack: contextlib.ExitStack) -> 
     uri = arguments.uri or default_uri()
     if is_local(uri):
         return None
-    directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="kdump-harness-"))
+    directory = resources.enter_context(tempfile.TemporaryDirectory(prefix="kdump-harness-"))
     there = RemoteHost(uri, Path(directory), state=arguments.remote_state, tools=TOOLS, progress=Progress())
-    stack.callback(there.close)
+    resources.callback(there.close)
     return there

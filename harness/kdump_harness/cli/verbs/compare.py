@@ -251,10 +251,10 @@ def _with_initramfs(path: Path, base: SystemUnderTest) -> Callable[[Guest, Kdump
     if not path.is_file():
         raise UsageError(f"{path} is not a file with a capture initramfs")
 
-    def prepare(guest: Guest, stack: KdumpService) -> None:
+    def prepare(guest: Guest, service: KdumpService) -> None:
         kernel = guest.shell.run("uname -r").out.strip()
         guest.shell.put(path, fill(place, kernel=kernel))
-        stack.arm()
+        service.arm()
 
     return prepare
 
@@ -275,7 +275,7 @@ def _share(text: str) -> float:
 
 
 def show_comparison(found: Comparison, *, everything: bool = False) -> None:
-    """The table for people: what differs, or all that was compared."""
+    """Print the differences, or everything that was compared, as a table."""
     from rich.markup import escape
     from rich.table import Table
 
@@ -315,7 +315,7 @@ def _budgets(found: Comparison) -> str:
 
 
 def show_bisection(found: Bisection) -> None:
-    """The steps for people, and the first bad one."""
+    """Print the steps of the bisection, and the first bad side."""
     from rich.markup import escape
     from rich.table import Table
 
@@ -350,7 +350,7 @@ def show_bisection(found: Bisection) -> None:
 
 
 def to_markdown(found: Comparison) -> str:
-    """For a merge request."""
+    """Return the comparison as Markdown, for a merge request."""
     from ...base.output import markdown_cell
 
     worse = len(found.regressions())
@@ -373,7 +373,7 @@ def to_markdown(found: Comparison) -> str:
 
 
 def to_junit(found: Comparison) -> str:
-    """A test suite for each drill, a test case for each thing that was compared."""
+    """Return JUnit XML with a test suite per drill and a test case per value that was compared."""
     import xml.etree.ElementTree as ET
 
     from ...base.output import xml_text
@@ -388,11 +388,11 @@ def to_junit(found: Comparison) -> str:
         )  # fmt: skip
         for one in rows:
             case = ET.SubElement(suite, "testcase", classname=f"{found.image}.{scenario}", name=one.what)
-            _tell(case, one)
+            _add_outcome(case, one)
     return xml_text(root)
 
 
-def _tell(case: ET.Element, one: Difference) -> None:
+def _add_outcome(case: ET.Element, one: Difference) -> None:
     import xml.etree.ElementTree as ET
 
     text = f"{one.old} → {one.new} {one.change}".strip()

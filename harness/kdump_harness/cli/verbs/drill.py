@@ -164,10 +164,10 @@ def _subject_of_domain(arguments: argparse.Namespace) -> SystemUnderTest:
 
 
 def _with_clone(run: Run, plan: Plan, arguments: argparse.Namespace) -> Plan:
-    """The plan with a clone of the domain that is named."""
+    """Return the plan for a clone of the named domain."""
     from ...drill.clone import CloneRequest, make_clone
 
-    wish = CloneRequest(
+    request = CloneRequest(
         memory_mib=arguments.memory,
         vcpus=arguments.vcpus,
         cpu_level=arguments.cpu,
@@ -175,12 +175,12 @@ def _with_clone(run: Run, plan: Plan, arguments: argparse.Namespace) -> Plan:
         seeded=plan.subject.access is None,
         family=plan.subject.family if arguments.family else None,
     )
-    clone = make_clone(run, arguments.domain, wish)
+    clone = make_clone(run, arguments.domain, request)
     return dataclasses.replace(plan, clone=clone, machine=clone.machine)
 
 
 def show_verdict(verdict: Verdict) -> None:
-    """The table for people."""
+    """Print the verdict as a table."""
     from rich.markup import escape
     from rich.table import Table
 

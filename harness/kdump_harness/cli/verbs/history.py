@@ -130,7 +130,7 @@ def _line(run: RecordedRun, width: int) -> Text:
 
 
 def _trend(found: History, images: Sequence[str], figure: Figure, json_to: str | None) -> int:
-    """Each series of drills that can be compared, by kernel in the order of their drills."""
+    """Print each series of comparable drills, by kernel in the order of the drills."""
     from ...base.output import write_json
 
     runs = [run for run in found.newest(images=images) if run.ok and figure.name in run.figures]
@@ -138,7 +138,7 @@ def _trend(found: History, images: Sequence[str], figure: Figure, json_to: str |
     rows = [_series(found, figure, list(series)) for _, series in groupby(runs, key=lambda run: run.series)]
     write_json(json_to, {"figure": figure.name, "unit": figure.unit, "series": rows})
     if json_to != "-":
-        _tell_trend(figure, rows)
+        _show_trend(figure, rows)
     return EXIT_FAILED if any(row["worse"] for row in rows) else EXIT_OK
 
 
@@ -172,7 +172,7 @@ def _of_kernel(figure: Figure, kernel: str | None, runs: list[RecordedRun]) -> d
     }
 
 
-def _tell_trend(figure: Figure, rows: Sequence[dict[str, Any]]) -> None:
+def _show_trend(figure: Figure, rows: Sequence[dict[str, Any]]) -> None:
     for row in rows:
         _say(f"{row['image']} {row['conditions']}: {figure.label}", "bold")
         for one in row["kernels"]:

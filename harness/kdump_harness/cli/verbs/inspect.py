@@ -90,7 +90,7 @@ def inspect(arguments: argparse.Namespace) -> int:
 
 
 def _triage(arguments: argparse.Namespace) -> Triage | None:
-    """The crash in the dump; None, said in one line, when the dump cannot be opened."""
+    """Return the crash in the dump; report an error in one line and return None if the dump cannot be opened."""
     from ...base.progress import Progress, err
     from ...triage import check_given, triage
     from ...vmcore import VmcoreError
@@ -111,7 +111,7 @@ def _triage(arguments: argparse.Namespace) -> Triage | None:
 
 
 def _show_triage(crash: Triage) -> None:
-    """The crash for people."""
+    """Print the crash."""
     from rich.markup import escape
 
     from ...base.output import out

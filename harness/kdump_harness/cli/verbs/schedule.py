@@ -83,7 +83,7 @@ def install(arguments: argparse.Namespace) -> int:
 
 
 def _check(arguments: argparse.Namespace) -> None:
-    """UsageError for what no run could do."""
+    """Raise UsageError for arguments that every run would refuse."""
     from ...images.catalog import load_catalog
 
     for image in arguments.image:
@@ -101,7 +101,7 @@ def _state(arguments: argparse.Namespace) -> Path:
 
 
 def _run_arguments(arguments: argparse.Namespace, state: Path) -> list[str]:
-    """The words behind "schedule run", with absolute paths, since a service runs elsewhere."""
+    """Return the arguments of "schedule run" with absolute paths, since a service has another working directory."""
     words = [*arguments.image, "--state", str(state)]
     if arguments.options:
         words.append(f"--options={arguments.options}")

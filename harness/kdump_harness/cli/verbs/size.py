@@ -128,7 +128,7 @@ def _parse_vcpus(text: str) -> tuple[int, ...]:
 
 
 def show_size(found: Size) -> None:
-    """The table for people, and above it what to write into the boot loader."""
+    """Print the recommended kernel arguments, and the table of the sizing."""
     from rich.markup import escape
     from rich.table import Table
 

@@ -138,7 +138,7 @@ def _say(text: str) -> None:
 
 
 def _open(arguments: argparse.Namespace, *, create: bool = True) -> Store:
-    """A store that dumps can be triaged for."""
+    """Open the store for triage."""
     from ...store.store import Store
     from ...triage import check_given
 
@@ -167,7 +167,7 @@ def add(arguments: argparse.Namespace) -> int:
             for outcome in found:
                 outcomes.append(outcome)
                 if arguments.json != "-":
-                    _tell(store, outcome)
+                    _show_outcome(store, outcome)
 
         try:
             for path in arguments.path:
@@ -183,7 +183,7 @@ def add(arguments: argparse.Namespace) -> int:
     return EXIT_OK
 
 
-def _tell(store: Store, outcome: IntakeOutcome) -> None:
+def _show_outcome(store: Store, outcome: IntakeOutcome) -> None:
     from rich.markup import escape
 
     from ...base.output import out
@@ -215,11 +215,11 @@ def watch(arguments: argparse.Namespace) -> int:
         for looks in itertools.count(1):
             for outcome in watcher.look():
                 refused |= outcome.outcome == REFUSED
-                _tell(store, outcome)
+                _show_outcome(store, outcome)
             if store.policy.limited:
                 for decision in prune_store(store, store.policy, dry_run=False):
                     if not decision.kept_because:
-                        _tell_decision(decision, "removed")
+                        _show_decision(decision, "removed")
             if arguments.once and looks == _LOOKS_OF_ONE_RUN:
                 break
             pause(store.policy.settle_s if arguments.once else arguments.every)
@@ -257,7 +257,7 @@ def list_dumps(arguments: argparse.Namespace) -> int:
 
 
 def _line(dump: Dump, host_width: int) -> str:
-    """One line for each dump, whatever the terminal, so that it can be searched."""
+    """Print one line per dump at any width of the terminal, so that the output can be searched."""
     from ...store.store import utc
 
     state = ",".join(filter(None, (dump.state, "held" if dump.hold else "", "central" if dump.central else "")))
@@ -320,13 +320,13 @@ def patterns(arguments: argparse.Namespace) -> int:
     write_json(arguments.json, [pattern.to_json() for pattern in found])
     if arguments.json != "-":
         for pattern in found:
-            _tell_pattern(pattern, of=count)
+            _show_pattern(pattern, of=count)
         if not found:
             _say(f"no crash was seen {arguments.least} times in {count} dumps")
     return EXIT_OK
 
 
-def _tell_pattern(pattern: CrashPattern, *, of: int) -> None:
+def _show_pattern(pattern: CrashPattern, *, of: int) -> None:
     from rich.markup import escape
 
     from ...base.output import out
@@ -423,13 +423,13 @@ def prune(arguments: argparse.Namespace) -> int:
     )
     if arguments.json != "-":
         for decision in decisions:
-            _tell_decision(decision, "would remove" if arguments.dry_run else "removed")
+            _show_decision(decision, "would remove" if arguments.dry_run else "removed")
         freeing = "would free" if arguments.dry_run else "freed"
         _say(f"{freeing} {freed_bytes / MIB:,.0f} MiB" if decisions else "nothing to remove")
     return EXIT_OK
 
 
-def _tell_decision(decision: Decision, doing: str) -> None:
+def _show_decision(decision: Decision, doing: str) -> None:
     from ...base.units import MIB
 
     dump = decision.dump

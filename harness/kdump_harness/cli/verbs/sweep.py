@@ -102,7 +102,7 @@ def sweep(arguments: argparse.Namespace) -> int:
 
 
 def show_sweep(found: Sweep) -> None:
-    """The table for people, and above it what does not hold."""
+    """Print the relations that do not hold, and the table of the sweep."""
     from rich.markup import escape
     from rich.table import Table
 
