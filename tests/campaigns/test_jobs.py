@@ -176,7 +176,7 @@ def test_the_number_has_its_reason(asked: int | None, changes: dict[str, Any], n
     assert why in reported
 
 
-def test_of_guests_of_different_sizes_the_largest_must_fit_together() -> None:
+def test_the_largest_of_guests_of_different_sizes_must_fit_together() -> None:
     assert how_many(8, [8_000, 4_000, 2_000], 1, room(memory_mib=12_500))[0] == 2
     assert how_many(8, [8_000, 4_000, 2_000], 1, room(memory_mib=14_000))[0] == 3
 

@@ -155,7 +155,7 @@ def test_a_part_that_does_not_come_is_missed(refilter: Refilter, tmp_path: Path)
 
 
 @pytest.mark.parametrize("size", [0, 100, 600])
-def test_a_tar_that_is_none_is_refused(refilter: Refilter, tmp_path: Path, size: int) -> None:
+def test_an_invalid_tar_is_refused(refilter: Refilter, tmp_path: Path, size: int) -> None:
     packed = tmp_path / "t.tar"
     packed.write_bytes(os.urandom(size))
     with pytest.raises(CommandFailed):

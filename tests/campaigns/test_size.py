@@ -57,7 +57,7 @@ def test_a_good_dump_is_one_though_it_was_not_filtered_and_the_guest_came_back_l
 
 
 @pytest.mark.parametrize("name", GOOD)
-def test_a_dump_that_is_not_whole_is_none(name: str, tmp_path: Path) -> None:
+def test_an_incomplete_dump_counts_as_a_failure(name: str, tmp_path: Path) -> None:
     made = verdict(DUMPED, tmp_path)
     made.checks = [Check(check.name, check.name != name, "", "") for check in made.checks]
     assert outcome_of(made) == OTHER

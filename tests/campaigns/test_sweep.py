@@ -573,7 +573,7 @@ def test_each_family_has_its_own_format(world: World) -> None:
 
 
 @pytest.mark.parametrize("flattened", [True, False])
-def test_of_two_formats_the_computed_cells_have_that_of_the_crash(world: World, flattened: bool) -> None:
+def test_computed_cells_have_the_format_of_the_crash(world: World, flattened: bool) -> None:
     world.family = release("suse", "SLES 12 and 15, Leap 15")
     world.flattened = world.refilter.flattened = flattened  # type: ignore[attr-defined]
     found = world.sweep(compressions=("zlib", "lzo"))
@@ -827,7 +827,7 @@ def test_without_its_dump_the_first_crash_is_repeated(world: World, monkeypatch:
         ({"machine": Machine(memory_mib=2048)}, "--memory was 1024, and is 2048 now"),
     ],
 )
-def test_another_sweep_is_none_to_go_on_with(
+def test_another_sweep_cannot_be_resumed(
     world: World, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], reported: str
 ) -> None:
     world.sweep(**REAL_CELLS)

@@ -116,7 +116,7 @@ def test_bad_input_is_named_in_one_sentence(refused: Any, argv: list[str], sente
 
 
 @pytest.mark.parametrize("content", [b"", b"text\n" * 200, b"QFI", os.urandom(4096)[:510] + b"\0" * 600])
-def test_a_file_that_is_no_disk_is_refused(refused: Any, tmp_path: Path, content: bytes) -> None:
+def test_a_file_that_is_not_a_disk_is_refused(refused: Any, tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "disk.qcow2"
     path.write_bytes(content)
     said, status = refused("drill", path, "--family", "debian")
@@ -125,7 +125,7 @@ def test_a_file_that_is_no_disk_is_refused(refused: Any, tmp_path: Path, content
     assert path.read_bytes() == content
 
 
-def test_a_directory_is_no_disk(refused: Any, tmp_path: Path) -> None:
+def test_a_directory_is_not_a_disk(refused: Any, tmp_path: Path) -> None:
     assert refused("drill", f"{tmp_path}/", "--family", "debian") == (f"{tmp_path} is not a regular file", 2)
 
 
@@ -219,7 +219,7 @@ def test_a_libvirt_that_never_answers_is_given_up(
     assert status == 3
 
 
-def test_what_is_no_uri_is_a_usage_error(refused: Any) -> None:
+def test_an_invalid_uri_is_a_usage_error(refused: Any) -> None:
     said, status = refused("drill", "debian-12", "--uri", "nonsense")
     assert said == "'nonsense' is not a libvirt URI, such as qemu:///system or qemu+ssh://host/system"
     assert status == 2
@@ -325,7 +325,7 @@ def as_json(capsys: pytest.CaptureFixture[str], *argv: object) -> tuple[Any, int
     return json.loads(capsys.readouterr().out), status
 
 
-def test_inspect_tells_that_a_good_dump_is_whole(capsys: pytest.CaptureFixture[str]) -> None:
+def test_inspect_reports_that_a_good_dump_is_whole(capsys: pytest.CaptureFixture[str]) -> None:
     found, status = as_json(capsys, "inspect", DUMP)
     assert status == 0
     assert found["whole"] is True
@@ -333,7 +333,9 @@ def test_inspect_tells_that_a_good_dump_is_whole(capsys: pytest.CaptureFixture[s
     assert {"format", "level", "compression", "kernel", "crash_time", "pages_total", "pages_kept"} <= set(found)
 
 
-def test_inspect_tells_kind_offset_and_page_frame_of_damage(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_inspect_reports_kind_offset_and_page_frame_of_damage(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     cut = tmp_path / "cut.kdump"
     cut.write_bytes(DUMP.read_bytes()[:-5000])
     found, status = as_json(capsys, "inspect", cut)
@@ -351,7 +353,7 @@ def test_inspect_of_an_empty_file_is_a_damaged_dump(capsys: pytest.CaptureFixtur
     assert found["damage"]
 
 
-def test_inspect_tells_people_the_same(capsys: pytest.CaptureFixture[str]) -> None:
+def test_inspect_prints_the_same_as_text(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["inspect", str(DUMP)]) == 0
     assert capsys.readouterr().out.endswith("whole: true\n")
 

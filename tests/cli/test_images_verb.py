@@ -83,7 +83,7 @@ def test_a_catalogue_that_is_all_there_is_0(images: Verb, site: Site) -> None:
     assert "asking after 2 images" in err
 
 
-def test_a_rotted_row_is_1_and_json_tells_which(images: Verb, rows: Any, site: Site) -> None:
+def test_a_rotted_row_exits_with_1_and_json_names_it(images: Verb, rows: Any, site: Site) -> None:
     rows(
         ROW.format(name="demo-1", url=site.url, file="demo.qcow2")
         + ROW.format(name="demo-2", url=site.url, file="gone.qcow2")
@@ -167,7 +167,7 @@ def test_the_table_says_what_people_have_to_bring_and_where_to(images: Verb, tmp
 
 
 @pytest.mark.parametrize("argv", [["--refresh", "--prune"], ["--prune", "--keep", "-1"], ["--prune", "--keep", "x"]])
-def test_what_makes_no_sense_is_refused(images: Verb, argv: list[str]) -> None:
+def test_options_that_contradict_are_a_usage_error(images: Verb, argv: list[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         images(*argv)
     assert caught.value.code == 2

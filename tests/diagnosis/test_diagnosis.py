@@ -1,4 +1,4 @@
-"""The diagnosis tells causes from consequences, and one kernel's lines from another's."""
+"""The diagnosis distinguishes causes from consequences, and the lines of one kernel from those of another."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_recorded_drills_get_the_mode_that_they_are_named_for(path: Path) -> Non
         ("suse-2.1-aborted", "makedumpfile-crashed"),
     ],
 )
-def test_drills_of_suse_are_told_from_one_another(name: str, mode: str) -> None:
+def test_drills_of_suse_are_distinguished(name: str, mode: str) -> None:
     diagnosis = diagnose_file(CONSOLES.parent / "drills" / f"{name}.log")
     assert diagnosis.mode == mode, diagnosis.explain()
 
@@ -125,7 +125,7 @@ def test_a_panic_with_kdump_loaded_and_then_silence_is_a_lost_handoff() -> None:
     assert diagnose_text(CRASHED + "SeaBIOS (version 1.16.2)\n" + NEXT_BOOT).mode == "handoff-no-capture-boot"
 
 
-def test_the_dmesg_of_a_dump_ends_with_the_panic_and_that_is_no_failure(tmp_path: Path) -> None:
+def test_the_dmesg_of_a_dump_may_end_with_the_panic(tmp_path: Path) -> None:
     path = tmp_path / "vmcore-dmesg.txt"
     path.write_text(CRASHED)
     diagnosis = diagnose_file(path)
@@ -141,7 +141,7 @@ def test_a_fault_on_the_way_into_the_capture_kernel_is_named() -> None:
     assert diagnose_text(CRASHED + fault + CAPTURE_BOOT + REDHAT_SAVED).mode == "ok"
 
 
-def test_an_oops_that_the_kernel_survives_is_why_there_is_no_dump() -> None:
+def test_a_missing_dump_is_explained_by_an_oops_that_the_kernel_survives() -> None:
     oops = "[  100.0] Oops: 0002 [#1] SMP\n[  100.1] ---[ end trace 0000000000000000 ]---\n"
     assert diagnose_text(FIRST_BOOT + oops + "[  200.0] fine\n" * 9).mode == "oops-no-panic"
 
@@ -165,7 +165,7 @@ def test_an_oom_killer_before_the_panic_is_not_the_capture_kernels() -> None:
         "Mar  1 10:00:00 sut kernel: anything\n",
     ],
 )
-def test_an_oom_killer_of_a_kernel_that_is_no_capture_kernel_decides_nothing(evidence: str) -> None:
+def test_an_oom_killer_outside_the_capture_kernel_decides_nothing(evidence: str) -> None:
     prefix = "Mar  1 10:00:00 sut kernel: " if evidence.startswith("Mar") else ""
     diagnosis = diagnose_text(prefix + OOM + evidence)
     assert (diagnosis.mode, diagnosis.failed) == ("indeterminate", False), diagnosis.explain()
@@ -176,7 +176,7 @@ def test_a_capture_kernel_is_known_by_its_timestamps_when_it_prints_no_banner() 
     assert diagnosis.mode == "capture-oom"
 
 
-def test_on_arm64_the_device_tree_tells_where_the_old_kernels_memory_is() -> None:
+def test_the_device_tree_of_arm64_locates_the_memory_of_the_old_kernel() -> None:
     boot = """\
 [    0.000000] Booting Linux on physical CPU 0x0000000000 [0x410fd083]
 [    0.000000] Linux version 6.4.0 (build@example) #1 SMP
@@ -208,14 +208,14 @@ def test_a_load_that_failed_and_then_worked_is_past() -> None:
     assert any("loaded afterwards" in rejected.reason for rejected in diagnosis.rejected)
 
 
-def test_a_next_boot_that_does_not_arm_is_a_warning_beside_a_good_dump() -> None:
+def test_a_next_boot_that_does_not_arm_is_a_warning_after_a_good_dump() -> None:
     unarmed = "[   20.1] kdumpctl[801]: kdump: No memory reserved for crash kernel\n"
     diagnosis = diagnose_text(CAPTURING + REDHAT_SAVED + NEXT_BOOT + unarmed)
     assert diagnosis.mode == "ok"
     assert [(symptom.name, symptom.severity) for symptom in diagnosis.symptoms] == [("no-reserved-memory", "warning")]
 
 
-def test_journal_boots_are_told_apart() -> None:
+def test_journal_boots_are_distinguished() -> None:
     journal = (
         "Mar  1 10:00:00 sut kernel: Command line: root=/dev/vda1 ro crashkernel=192M\n"
         "Mar  1 10:00:09 sut systemd[1]: Started OpenSSH server.\n"
@@ -251,7 +251,7 @@ def test_a_shell_without_a_visible_cause_is_named_itself() -> None:
     )
 
 
-def test_a_slow_device_that_did_not_keep_the_dump_from_being_saved_is_no_failure() -> None:
+def test_a_slow_device_is_not_a_failure_if_the_dump_was_saved() -> None:
     slow = "[    6.0] systemd-udevd[180]: nvme0n1: Worker [190] processing SEQNUM=1193 is taking a long time\n"
     assert diagnose_text(CAPTURING + slow + REDHAT_SAVED).mode == "ok"
     failing = CAPTURING + slow + REDHAT + "[   30.0] kdump[330]: saving vmcore failed, exitcode:1\n"
@@ -283,7 +283,7 @@ def test_a_makedumpfile_that_is_older_than_the_kernel_is_not_worth_a_word() -> N
 @pytest.mark.parametrize("path", sorted(CONSOLES.glob("*-ok.log")), ids=lambda path: path.stem)
 def test_no_beginning_of_a_good_console_is_called_broken(path: Path) -> None:
     lines = path.read_text().splitlines(keepends=True)
-    # A console that ends here tells no more than that it ends here, or that it still tries.
+    # A console that ends at any line may only be called unfinished, or still trying.
     unfinished = {
         "indeterminate",
         "handoff-no-capture-boot",
@@ -380,7 +380,7 @@ def test_colours_and_half_lines_do_not_hide_a_symptom() -> None:
     assert diagnose_text(cut).mode == "capture-oom"
 
 
-def test_bytes_that_are_no_text_do_not_hide_a_symptom() -> None:
+def test_bytes_that_are_not_text_do_not_hide_a_symptom() -> None:
     console = "\0\0\udcff\udcfe" + CAPTURING + "\udc80\udc81\n" + OOM
     assert diagnose_text(console).mode == "capture-oom"
 
@@ -402,7 +402,7 @@ def test_json_has_the_fields_of_the_contract() -> None:
     assert symptom["stage"] == "CAPTURING"
 
 
-def test_what_dracut_leaves_out_because_nobody_needs_it_is_no_symptom() -> None:
+def test_modules_that_dracut_leaves_out_as_unneeded_are_not_a_symptom() -> None:
     """mkdumprd of kdump 2.1.9 on a Debian guest, which then dumped without fault."""
     said = (CONSOLES.parent / "commands" / "mkdumprd.log").read_text(encoding="utf-8")
     assert "could not be found!" in said
@@ -428,7 +428,7 @@ def test_the_remedy_for_suse_sets_what_kdumptool_understands() -> None:
     ],
     ids=["suse", "debian"],
 )
-def test_the_command_that_loads_a_capture_kernel_is_none_of_its_lines(command: str) -> None:
+def test_the_command_that_loads_a_capture_kernel_is_not_one_of_its_lines(command: str) -> None:
     failed = "Nov 22 23:25:33 guest kexec[472]: kexec_file_load failed: Cannot assign requested address"
     assert diagnose_text(f"Nov 22 23:25:32 guest {command}\n{failed}\n").mode == "kexec-load-bad-segments"
 
@@ -442,7 +442,7 @@ def test_every_remedy_can_be_filled_for_every_family() -> None:
 # ---------------------------------------------------------------- bad input
 
 
-def test_a_log_that_is_none_is_refused_in_one_sentence(tmp_path: Path) -> None:
+def test_an_invalid_log_is_refused_in_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "empty.log").touch()
     os.mkfifo(tmp_path / "fifo")
     for name, said in {

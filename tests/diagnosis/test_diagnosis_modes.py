@@ -1,4 +1,4 @@
-"""Every failure in a small console of its own, as its tools word it, gets its name."""
+"""Each failure, in a small console with the words of its tools, gets its symptom."""
 
 from __future__ import annotations
 
@@ -261,7 +261,7 @@ def cases(table: dict[str, list[str]]) -> list[object]:
 
 
 @pytest.mark.parametrize(("name", "line"), cases(FIRST_KERNEL))
-def test_what_keeps_the_first_kernel_from_arming_is_named(name: str, line: str) -> None:
+def test_reasons_for_a_first_kernel_that_does_not_arm_are_named(name: str, line: str) -> None:
     diagnosis = diagnose_text(FIRST_BOOT + line + "\n")
     assert diagnosis.mode == name, diagnosis.explain()
     assert diagnosis.stage is Stage.NOTHING
@@ -274,7 +274,7 @@ def test_it_is_named_without_any_context_too(name: str, line: str) -> None:
 
 
 @pytest.mark.parametrize(("name", "line"), cases(IN_CAPTURE))
-def test_what_stops_the_capture_kernel_is_named(name: str, line: str) -> None:
+def test_reasons_for_a_stopped_capture_kernel_are_named(name: str, line: str) -> None:
     diagnosis = diagnose_text(CAPTURING + USERSPACE + line + "\n")
     assert diagnosis.mode == name, diagnosis.explain()
     assert diagnosis.stage is Stage.CAPTURING

@@ -128,9 +128,7 @@ def test_a_client_that_goes_takes_its_drills_along(cluster: Cluster, tmp_path: P
     asking.join()
 
 
-def test_a_run_that_was_stopped_goes_on_with_what_is_missing(
-    cluster: Cluster, go: Callable[[], None], tmp_path: Path
-) -> None:
+def test_a_resumed_run_does_only_the_missing_drills(cluster: Cluster, go: Callable[[], None], tmp_path: Path) -> None:
     cluster.add("one")
     go()
     told, evidence = tmp_path / "drills", tmp_path / "ev"
@@ -141,7 +139,7 @@ def test_a_run_that_was_stopped_goes_on_with_what_is_missing(
         journal.write('{"task": "cut off in the mid')
     told.write_text("debian-12 --level 1\ndebian-12 --level 2\ndebian-12 --level 3\ndebian-12 --level 1\n")
     assert main([*words, "--resume"]) == EXIT_OK
-    # What broke or is new runs, and a drill that is wanted twice was had once.
+    # Broken and new drills run; a drill that is listed twice needs only one more run.
     assert sorted(line.split()[1] for line in cluster.ran()) == ["1", "1", "2", "3", "9"]
     assert len([path for path in evidence.iterdir() if not path.is_symlink()]) == 1
     assert main([*words, "--resume"]) == EXIT_OK
@@ -230,7 +228,7 @@ def test_a_hostile_pickle_makes_only_marks(tmp_path: Path) -> None:
         assert mark[3] is wire_format.asked
         assert loads(pickle.dumps(mark))[3] is wire_format.asked  # as a scheduler hands it on
     assert not trap.exists()
-    # What is known must not be changed, either: here its state is set by the pickle.
+    # Known objects must not be changed either: this pickle sets the state of one.
     change = b"c%b\nasked\n(N}S'__call__'\ncos\nsystem\ns\x86b." % wire_format.__name__.encode()
     with pytest.raises((AttributeError, TypeError, pickle.UnpicklingError)):
         loads(change.replace(b"(N}", b"N}"))
@@ -304,7 +302,7 @@ def test_a_drill_that_says_too_much_is_refused(arguments: list[str], why: str, t
         ({"arguments": "--image=x"}, "not of type list"),
     ],
 )
-def test_a_scenario_that_is_none_is_refused(changes: dict[str, Any], why: str, tmp_path: Path) -> None:
+def test_an_invalid_scenario_is_refused(changes: dict[str, Any], why: str, tmp_path: Path) -> None:
     host = task_runner.Host(name="one", evidence=tmp_path, resources=RESOURCES)
     path = tasks.data_path("scenarios") / "test_smoke.py"
     task = tasks.FleetTask(
@@ -341,7 +339,7 @@ def test_a_file_that_the_worker_offers_is_drilled(tmp_path: Path) -> None:
 def test_a_command_line_is_written_anew() -> None:
     found = tasks.parse_drill(["debian-12", "--lev", "3", "--as-is", "--budg", "9"])
     assert tasks.drill_arguments(found) == ("debian-12", "--level=3", "--budget=9.0", "--as-is")
-    # Each option that drill has is either for a worker or not: a new one is refused until somebody decides.
+    # Each option of drill is listed as accepted or local: a new one is refused until it is listed.
     known = {"image", "run", *tasks._DRILL_OPTIONS, *tasks.LOCAL_OPTIONS}
     assert set(vars(found)) - known == {"uri", "remote_state", "key", "password_file", "packages", "domain", "keep_mac"}
 
@@ -354,7 +352,7 @@ def test_a_command_line_is_written_anew() -> None:
         {"dump": {}}, {"remarks": [1]},
     ],
 )  # fmt: skip
-def test_a_verdict_that_is_none_does_not_count(change: dict[str, Any]) -> None:
+def test_an_invalid_verdict_does_not_count(change: dict[str, Any]) -> None:
     good: dict[str, Any] = {
         "image": "debian-12", "family": "debian", "trigger": "sysrq-c", "target": "local", "accelerator": "tcg",
         "memory_mib": 1024, "vcpus": 2, "level": 1, "reached": "VERIFIED", "verified": True,
@@ -384,7 +382,7 @@ def test_a_verdict_that_is_none_does_not_count(change: dict[str, Any]) -> None:
         (["--evidence-limit", "999999", "--", "scenarios"], "invalid --evidence-limit: got"),
     ],
 )
-def test_what_makes_no_sense_is_said_before_anybody_is_asked(
+def test_a_usage_error_is_reported_before_the_scheduler_is_contacted(
     words: list[str], why: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["fleet", "run", "--scheduler", "tcp://127.0.0.1:9", *words]) == EXIT_USAGE
@@ -392,7 +390,7 @@ def test_what_makes_no_sense_is_said_before_anybody_is_asked(
 
 
 @pytest.mark.parametrize("text", ["http://x:1", "tcp://", "tcp://x:y", "tls://x", "tcp://x/y"])
-def test_an_address_that_is_none(text: str) -> None:
+def test_an_invalid_address_is_refused(text: str) -> None:
     from kdump_harness.fleet.verb import _address
 
     with pytest.raises(UsageError):
@@ -452,7 +450,7 @@ def certificates(directory: Path, authority: str) -> list[str]:
     return [str(directory / f"{file}.pem") for file in ("ca", "cert", "key")]
 
 
-def test_who_has_no_certificate_is_not_spoken_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_peer_without_a_certificate_is_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from kdump_harness.fleet.scheduler import FleetScheduler
 
     monkeypatch.setattr("kdump_harness.fleet.client.CONNECT_S", 0.5)

@@ -1,4 +1,4 @@
-"""What a fleet is made of, each by itself: evidence from strangers, disks of neighbours, the board, the keeper."""
+"""The parts of a fleet: evidence from untrusted workers, disks of peers, the estimate, the supervisor."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def test_more_files_than_evidence_has(tmp_path: Path, monkeypatch: pytest.Monkey
     ],
     ids=range(10),
 )  # fmt: skip
-def test_a_result_that_is_none(data: object) -> None:
+def test_an_invalid_result_is_refused(data: object) -> None:
     with pytest.raises(BadResult):
         read_result(data)
 
@@ -219,7 +219,7 @@ def test_a_copied_overlay_rests_on_the_base_that_is_here(states: tuple[State, St
     told = json.loads(subprocess.check_output(["qemu-img", "info", "--output=json", part / "disk.qcow2"]))
     assert told["backing-filename"] == str(mine)
 
-    # An overlay that would read a file of ours as its data, and one that names another base.
+    # An overlay with a file of this host as its data file, and one with another backing file.
     shutil.rmtree(part)
     secret = there.directory / "secret"
     secret.write_bytes(b"x" * MIB)
@@ -252,7 +252,7 @@ def test_a_copied_overlay_rests_on_the_base_that_is_here(states: tuple[State, St
         ("kdump_piece", {"offset": "x"}, "outside the file"),
     ],
 )
-def test_a_neighbour_that_lies_is_not_copied_from(
+def test_disks_of_a_peer_that_lies_are_not_copied(
     name: str, changes: dict[str, Any], why: str, states: tuple[State, State]
 ) -> None:
     there, here = states
@@ -265,7 +265,7 @@ def test_a_neighbour_that_lies_is_not_copied_from(
     assert list((here.directory / "built" / f"{KEY}.part").iterdir()) == []
 
 
-def test_a_disk_has_its_limit_and_a_neighbour_its_rest(states: tuple[State, State]) -> None:
+def test_a_disk_above_the_limit_and_a_request_to_a_busy_peer_are_refused(states: tuple[State, State]) -> None:
     there, here = states
     with pytest.raises(NoCopy, match="not enough space"):
         copy(asker(PeerServer(there)), here, "built", KEY, limit_mib=2)
@@ -334,11 +334,11 @@ def test_an_estimate_is_made_of_what_was_seen() -> None:
     assert [duration(seconds) for seconds in (4.4, 59.6, 3599.9)] == ["4 s", "1:00 min", "1:00 h"]
 
 
-def test_what_is_started_in_a_group_goes_with_the_worker(tmp_path: Path) -> None:
-    # The task ignores SIGTERM, and has a child of its own.
+def test_processes_of_a_group_end_with_the_worker(tmp_path: Path) -> None:
+    # The task ignores SIGTERM and forks a child.
     program = (
         "import os, signal, time, pathlib\n"
-        "signal.signal(signal.SIGTERM, lambda *_: pathlib.Path('told').touch())\n"
+        "signal.signal(signal.SIGTERM, lambda *_: pathlib.Path('terminated').touch())\n"
         "child = os.fork()\n"
         "pathlib.Path(f'pid-{os.getpid()}').touch()\n"
         "while True: time.sleep(0.01)\n"
@@ -354,7 +354,7 @@ def test_what_is_started_in_a_group_goes_with_the_worker(tmp_path: Path) -> None
         assert process.stdin is not None
         process.stdin.close()
         assert process.wait(10) == -signal.SIGKILL
-    assert (tmp_path / "told").exists()
+    assert (tmp_path / "terminated").exists()
     pids = [path.name.removeprefix("pid-") for path in tmp_path.glob("pid-*")]
     assert not any(
         Path(f"/proc/{pid}/stat").exists() and " Z " not in Path(f"/proc/{pid}/stat").read_text() for pid in pids
@@ -406,7 +406,7 @@ def test_a_worker_tidies_up_before_it_works(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(service.subprocess, "run", run)
     said: list[str] = []
     service.clean_up(Host(name="one", uri="qemu:///x", state=tmp_path / "s", evidence=tmp_path), said.append)
-    # --own: another state's runs on this host are none of its business.
+    # --own keeps the runs of other state directories on this host.
     assert ran[0][4:] == ["clean", "--own", "--uri", "qemu:///x", "--state", str(tmp_path / "s")]
     assert said == ["removed domain kdh-1"]
     assert [path.name for path in tmp_path.iterdir()] == ["kept-1"]

@@ -110,7 +110,7 @@ def test_only_drills_of_one_series_are_compared(past: History) -> None:
         assert regressions(past, run) == []
 
 
-def test_failed_drills_are_no_measure(past: History) -> None:
+def test_failed_drills_do_not_count_as_a_measurement(past: History) -> None:
     for day in range(8):
         past.add(DRILL, drill(day, slower_by=9.0, verified=False) if day % 2 else drill(day))
     run = past.add(DRILL, drill(8, slower_by=1.02))
@@ -118,7 +118,7 @@ def test_failed_drills_are_no_measure(past: History) -> None:
     assert regressions(past, run) == []
 
 
-def test_two_drills_are_no_past(past: History) -> None:
+def test_two_drills_are_too_few_for_a_comparison(past: History) -> None:
     runs = [past.add(DRILL, drill(day, slower_by=1.0 if day < 2 else 9.0)) for day in range(3)]
     assert runs[-1] is not None
     assert find(load_figures()["panic_to_login"], past.series(runs[-1].series)) is None
@@ -279,7 +279,7 @@ def test_deep_or_incomplete_results_are_refused(past: History, tmp_path: Path, t
         import_file(past, tmp_path / "sweep.json")
 
 
-def test_names_are_no_markup_and_drive_no_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_names_are_printed_without_markup_and_control_codes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with History(tmp_path / "history.sqlite") as past:
         past.add(DRILL, drill(1, image="a[/b]\x1b[31m", kernel="[/x]"))
     for more in ([], ["--trend", "dump_size"]):
@@ -391,7 +391,7 @@ def test_a_writer_that_is_killed_loses_only_its_own_run(tmp_path: Path) -> None:
         process.stdout.close()
 
 
-def test_a_newer_file_and_a_stranger_s_are_refused(tmp_path: Path) -> None:
+def test_a_newer_and_a_foreign_file_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "history.sqlite"
     with History(path) as past:
         past._database.run("PRAGMA user_version = 99")

@@ -108,7 +108,7 @@ SCENARIOS = """
 
 
 class Outcomes:
-    """What pytest left of a run: its output, the matrix and JUnit XML."""
+    """The results of a pytest run: its output, the matrix and JUnit XML."""
 
     def __init__(self, result: pytest.RunResult, directory: Path, matrix: Path | None) -> None:
         self.status, self.text = int(result.ret), result.stdout.str() + result.stderr.str()
@@ -173,7 +173,7 @@ debian-13  passed  verified  skipped
 
 
 @pytest.mark.parametrize("how", [(), ("-n", "2")], ids=["alone", "xdist"])
-def test_each_test_is_told_in_the_table_in_json_and_in_junit(run_matrix: Any, how: tuple[str, ...]) -> None:
+def test_each_test_is_in_the_table_in_json_and_in_junit(run_matrix: Any, how: tuple[str, ...]) -> None:
     found = run_matrix("--image", "debian-1[23]", *how)
     assert found.status == 1
     assert "\n".join(found.lines).startswith(TABLE)
@@ -312,14 +312,14 @@ def test_a_glob_that_fits_no_image_is_a_usage_error(run_matrix: Any) -> None:
     assert found.matrix is None
 
 
-def test_a_host_that_is_unfit_is_told_for_each_test(run_matrix: Any) -> None:
+def test_an_unfit_host_is_reported_for_each_test(run_matrix: Any) -> None:
     found = run_matrix("--uri", "broken", "-k", "good or pinned")
     assert set(found.outcomes().values()) == {"error"}
     assert {one["reason"] for one in found.matrix["tests"]} == {"HostError: libvirt does not answer"}
     assert f"JSON: {found.path.relative_to(Path.cwd())}" in found.lines
 
 
-def test_evidence_that_cannot_be_written_is_told_and_no_more(run_matrix: Any) -> None:
+def test_evidence_that_cannot_be_written_is_only_reported(run_matrix: Any) -> None:
     Path("mine").write_text("not a directory")
     found = run_matrix("--evidence", "mine", "-k", "good")
     assert found.status == 1
@@ -340,7 +340,7 @@ REASONS = """
 """
 
 
-def test_the_reason_is_told_however_a_scenario_asserts(run_matrix: Any) -> None:
+def test_the_reason_is_shown_for_any_form_of_assertion(run_matrix: Any) -> None:
     found = run_matrix("--image", "debian-12", scenarios=REASONS)
     reasons = {name: found.test(f"{name}[debian-12]")["reason"] for name in ("bare", "another_matter", "silent")}
     assert reasons["bare"].startswith("assert False (the drill: filter: expected none of it")
@@ -451,7 +451,7 @@ def test_a_long_reason_has_three_lines() -> None:
     assert lines[3] == "    evidence: evidence/of it"
 
 
-def test_the_way_to_bring_an_image_is_told_in_full() -> None:
+def test_the_reason_of_an_unavailable_image_is_not_shortened() -> None:
     reason = "get the-very-long-name-of-a-file.qcow2 from https://vendor.example/downloads/of/that/kind and put it here"
     lines = list(matrix_of(entry("a", "t.py::t", Outcome.SKIPPED, unavailable=True, reason=reason)).lines(40))
     assert " ".join(line.strip() for line in lines[-6:]).endswith(reason)

@@ -1,4 +1,4 @@
-"""What strangers send: taken in when finished and whole, refused otherwise, and nothing outside the store touched."""
+"""Intake of untrusted dumps: finished and whole files are stored, others refused; no other file is touched."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ def test_a_damaged_dump_is_refused_unless_it_is_wanted(
     assert outcome.outcome == REFUSED
     assert outcome.reason.startswith("damaged: descriptor: the page has its data outside the file")
     assert kept.index.refused()[0]["path"] == str(cut)
-    assert _look(kept, incoming) == {}  # it is told once
+    assert _look(kept, incoming) == {}  # reported only once
     assert main(["store", "add", "--store", str(kept.directory), str(cut)]) == 1
     assert main(["store", "add", "--store", str(kept.directory), str(cut), "--damaged"]) == 0
     assert [dump.state for dump in kept.index.dumps()] == ["damaged"]
@@ -380,7 +380,7 @@ def test_other_dumps_logs_do_not_come_along(kept: Store, incoming: Path) -> None
     assert [path.name for path in (kept.place_of(dump) / "sender").iterdir()] == ["dmesg.202611221011"]
 
 
-def test_a_huge_file_beside_a_dump_is_left(kept: Store, incoming: Path) -> None:
+def test_a_huge_file_next_to_a_dump_is_ignored(kept: Store, incoming: Path) -> None:
     shutil.copy(WHOLE, incoming / "vmcore")
     (incoming / "vmcore-dmesg.txt").write_bytes(os.urandom(17 << 20))
     (incoming / "dmesg.202611221011").symlink_to("/etc/passwd")
@@ -454,7 +454,7 @@ def test_a_disk_that_fills_meanwhile_makes_the_dump_wait(
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")
-def test_a_log_that_has_no_room_is_no_fault_of_the_dump(tmp_path: Path) -> None:
+def test_a_full_disk_is_not_a_fault_of_the_dump(tmp_path: Path) -> None:
     with pytest.raises(NoRoom, match="the store's disk is full"):
         examine(LOGS / "6.1.0.kdump", log_to=Path("/dev/full"))
 
@@ -480,10 +480,10 @@ def test_another_user_s_store_is_left_alone(kept: Store) -> None:
         Store(kept.directory)
 
 
-def test_another_user_is_told_to_be_the_store_s(
+def test_another_user_is_refused_with_the_owner_of_the_store(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Who sees nothing in the directory must not hear that there is no store."""
+    """A user without access to the directory must not read that the store does not exist."""
     (tmp_path / "store").mkdir(mode=0o700)
     owner = os.geteuid()
     monkeypatch.setattr(os, "geteuid", lambda: owner + 1)
@@ -491,7 +491,7 @@ def test_another_user_is_told_to_be_the_store_s(
     assert f"belongs to user {owner}: run as that user" in capsys.readouterr().err
 
 
-def test_what_a_dead_process_left_is_swept(kept: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_leftovers_of_a_killed_process_are_removed(kept: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     (kept.incoming / "abandoned").mkdir()
     going, _ = put(kept, make_dump(0)), put(kept, make_dump(1))
     with monkeypatch.context() as patch:
@@ -505,7 +505,7 @@ def test_what_a_dead_process_left_is_swept(kept: Store, monkeypatch: pytest.Monk
 
 
 def test_an_index_older_than_the_dumps_does_not_cost_them(kept: Store) -> None:
-    """As one from a backup: what it does not know stays for whoever can tell."""
+    """An index from a backup does not list newer dumps: they stay until a person decides."""
     (kept.dumps / "0123456789ab").mkdir()
     with Store(kept.directory):
         assert (kept.dumps / "0123456789ab").exists()
@@ -585,7 +585,7 @@ def test_a_dump_on_a_full_disk_can_be_looked_at_and_removed(tmp_path: Path) -> N
         subprocess.run(["umount", disk], check=True)
 
 
-def test_what_is_read_is_not_written_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_input_files_are_not_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "vmcore"
     shutil.copy(WHOLE, path)
     assert main(["store", "add", str(path), "--json", str(path), "--store", str(tmp_path / "store")]) == 2
@@ -684,7 +684,7 @@ def test_bad_input_is_a_sentence(
     assert said.count("\n") == 1
 
 
-def test_a_file_that_is_no_index_is_told(tmp_path: Path) -> None:
+def test_a_file_that_is_not_an_index_is_reported(tmp_path: Path) -> None:
     (tmp_path / "index.sqlite").write_bytes(b"no database at all, but long enough for a header" * 50)
     with pytest.raises(UsageError, match="is no database, or a damaged one"):
         Store(tmp_path)

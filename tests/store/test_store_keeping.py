@@ -1,4 +1,4 @@
-"""What the store knows of its dumps: patterns, what goes and what never does, bundles, copies elsewhere."""
+"""Management of stored dumps: patterns, pruning and holds, bundles, copies to a central store."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_the_log_s_oops_and_drgn_s_begin_at_the_same_function() -> None:
     assert _text(log) == _text(drgn) == "faulty < caller < upper"
 
 
-def test_a_watchdog_s_crashes_are_told_apart_by_their_reason() -> None:
+def test_crashes_by_the_watchdog_are_distinguished_by_their_reason() -> None:
     stack = ("panic+0x1/0x2", "watchdog.cold+0x1/0x2", "kthread+0x1/0x2", "ret_from_fork+0x1/0x2")
     hung = _crash(*stack, panic="Kernel panic - not syncing: hung_task: blocked tasks")
     assert _text(hung) == "hung_task: blocked tasks < watchdog"
@@ -132,7 +132,7 @@ def test_traits_come_from_the_log() -> None:
 # ---------------------------------------------------------------- patterns
 
 
-def test_what_only_the_crashing_machines_share_stands_out(kept: Store) -> None:
+def test_properties_of_only_the_crashing_machines_stand_out(kept: Store) -> None:
     for number in range(6):
         fw = {"firmware": "2.19", "hardware": "X1"}
         put(kept, make_dump(number, host=f"bad{number}", signature="s" * 10), fw)
@@ -204,7 +204,7 @@ def test_a_crash_time_in_the_future_makes_no_dump_the_newest() -> None:
     assert _gone(dumps, Policy(keep_per_host=1)) == {0}
 
 
-def test_prune_removes_files_and_rows_and_tells_before(kept: Store, capsys: pytest.CaptureFixture[str]) -> None:
+def test_prune_removes_files_and_rows_and_lists_them_before(kept: Store, capsys: pytest.CaptureFixture[str]) -> None:
     old, new = put(kept, make_dump(0)), put(kept, make_dump(1))
     told = prune(kept, Policy(keep_per_host=1), dry_run=True)
     assert [one.dump for one in told] == [old]
@@ -289,7 +289,7 @@ def test_a_bundle_s_checksums_hold(kept: Store, tmp_path: Path) -> None:
     assert json.loads((top / "manifest.json").read_text()) == manifest
 
 
-def test_without_vmcore_the_bundle_tells_place_and_checksum(kept: Store, tmp_path: Path) -> None:
+def test_without_vmcore_the_bundle_names_path_and_checksum(kept: Store, tmp_path: Path) -> None:
     dump = _admit(kept, LOGS / "6.1.0.kdump")
     manifest = make_bundle(kept, dump, Request(to=tmp_path / "b.tar", with_vmcore=False))
     assert manifest["vmcore"] == {
@@ -334,7 +334,7 @@ def test_a_redacted_vmcore_is_filtered_again_and_looked_at(
     )
     fake.chmod(0o755)
     monkeypatch.setenv("PATH", f"{fake.parent}:{os.environ['PATH']}")
-    # What came out may have been filtered no better than before.
+    # The output of makedumpfile may contain as many user pages as its input.
     manifest = make_bundle(kept, dump, Request(to=tmp_path / "bad.tar", redacted=True))
     assert manifest["vmcore"]["file"] is None
     assert any("still has user pages, or its level is unknown" in one["why"] for one in manifest["left_out"])
@@ -422,7 +422,7 @@ def test_a_bundle_that_is_made_is_not_swept(kept: Store, tmp_path: Path, monkeyp
     assert filtered == [True]
 
 
-def test_what_the_machine_cannot_tell_is_left_out(kept: Store, tmp_path: Path) -> None:
+def test_facts_that_the_machine_does_not_report_are_left_out(kept: Store, tmp_path: Path) -> None:
     dump = _admit(kept, LOGS / "6.1.0.kdump")
     manifest = make_bundle(kept, dump, Request(to=tmp_path / "b.tar", machine=SourceMachine(None), with_vmcore=False))
     why = {one["what"]: one["why"] for one in manifest["left_out"]}
@@ -435,7 +435,7 @@ def test_what_the_machine_cannot_tell_is_left_out(kept: Store, tmp_path: Path) -
 
 @pytest.fixture
 def over_ssh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An ssh that runs the command here, as a remote shell would; its log tells what was asked."""
+    """A fake ssh that runs the command on this host, as a remote shell would; returns the log of its arguments."""
     log = tmp_path / "ssh.log"
     fake = tmp_path / "bin" / "ssh"
     fake.parent.mkdir()
@@ -487,7 +487,7 @@ def test_the_central_store_takes_a_pushed_dump_for_the_same_host_s(kept: Store, 
         assert list((tmp_path / "central dir").rglob("vmcore")) == []
 
 
-def test_a_push_goes_on_where_it_was_interrupted(kept: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_push_resumes_where_it_was_interrupted(kept: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dump = _admit(kept, LOGS / "6.1.0.kdump")
     central = _central(tmp_path, "{}")
     to = tmp_path / "central dir" / push._directory_name(dump)
@@ -524,7 +524,7 @@ def test_a_copy_that_comes_out_wrong_is_not_believed(
     assert [path.name for path in (tmp_path / "central dir").rglob("*")] == [push._directory_name(dump)]
 
 
-def test_a_directory_s_name_is_no_command(tmp_path: Path, kept: Store) -> None:
+def test_the_name_of_a_directory_is_not_run_as_a_command(tmp_path: Path, kept: Store) -> None:
     dump = _admit(kept, LOGS / "6.1.0.kdump")
     name = f"{tmp_path}/none; touch {tmp_path}/made; :"
     with pytest.raises(HostError, match="no such directory"):

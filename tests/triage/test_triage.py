@@ -1,4 +1,4 @@
-"""What crashed in a dump: by the kernel log, by drgn in a process that may die, and with whose debug info."""
+"""Triage of a dump: by the kernel log, by drgn in a process that may die, and the choice of debug info."""
 
 from __future__ import annotations
 
@@ -56,12 +56,12 @@ def dump(tmp_path: Path) -> Path:
 
 
 def vmlinux(build_id: str | None = BUILD_ID, *, dwarf: bool = True, banner: str | None = None) -> bytes:
-    """A file that calls itself a kernel with debug info."""
+    """Return a file that claims to be a kernel with debug info."""
     sections = [("", 0, b""), (".rodata", 1, f"junk\0{banner}\n\0".encode() if banner else b"")]
     if build_id is not None:
         sections.append((".notes", 7, struct.pack("<III4s", 4, 20, 3, b"GNU\0") + bytes.fromhex(build_id)))
     if dwarf:
-        sections.append((".debug_info", 1, b"this is no DWARF"))
+        sections.append((".debug_info", 1, b"this is not DWARF"))
     names = b"".join(name.encode() + b"\0" for name, _, _ in sections) + b".shstrtab\0"
     sections.append((".shstrtab", 3, names))
     body, headers = b"", b""
@@ -88,7 +88,7 @@ def put(path: Path, data: bytes) -> Path:
     ("name", "cpu", "flags", "frames"),
     [("5.10.0", 1, "E", 10), ("6.1.0", 0, "", 10), ("6.12.107", 1, "", 10), ("7.2.13", 0, "", 11)],
 )
-def test_the_log_of_a_real_kernel_tells_the_crash(name: str, cpu: int, flags: str, frames: int) -> None:
+def test_the_log_of_a_real_kernel_describes_the_crash(name: str, cpu: int, flags: str, frames: int) -> None:
     found = triage(LOGS / f"{name}.kdump")
     assert found.panic == "Kernel panic - not syncing: sysrq triggered crash"
     assert found.task == CrashedTask(comm="init", pid=1, cpu=cpu)
@@ -134,7 +134,7 @@ OOPS = """\
 """
 
 
-def test_of_several_reports_the_one_that_was_fatal_counts() -> None:
+def test_the_fatal_one_of_several_reports_counts() -> None:
     found = read_log(OOPS)
     assert found.panic == "BUG: kernel NULL pointer dereference, address: 0000000000000010"
     assert found.task == CrashedTask(comm="Web Content", pid=812, cpu=3)
@@ -183,7 +183,7 @@ def test_the_trace_of_an_old_kernel_has_addresses_in_front() -> None:
     assert found.stack == ("sysrq_handle_crash+0x16/0x20",)
 
 
-def test_a_log_without_a_crash_tells_nothing() -> None:
+def test_a_log_without_a_crash_yields_nothing() -> None:
     assert read_log("[    0.000000] Linux version 6.1.0\n") == read_log("")
 
 
@@ -210,7 +210,7 @@ def ask(text: str, tmp_path: Path, **options: Any) -> child.Answer:
 
 
 @pytest.mark.parametrize("name", ["SIGBUS", "SIGSEGV", "SIGABRT"])
-def test_death_keeps_the_facts_that_were_told_before(name: str, tmp_path: Path) -> None:
+def test_facts_reported_before_a_process_died_are_kept(name: str, tmp_path: Path) -> None:
     told = 'print(json.dumps({"fact": "task", "value": {"comm": "bash", "pid": 7, "cpu": 0}}), flush=True)\n'
     answer = ask(told + f'sys.stdout.write("{{\\"fact\\": ")\nos.kill(os.getpid(), signal.{name})', tmp_path)
     assert answer.facts == {"task": {"comm": "bash", "pid": 7, "cpu": 0}}
@@ -248,7 +248,7 @@ def test_a_traceback_becomes_its_last_line(tmp_path: Path) -> None:
     assert answer.troubles == ["drgn ended with status 1: SystemError: out of luck"]
 
 
-def test_nonsense_instead_of_facts_is_no_fact(tmp_path: Path) -> None:
+def test_nonsense_instead_of_facts_is_ignored(tmp_path: Path) -> None:
     answer = ask('print("[]\\n7\\n{}\\nnull\\nhello")', tmp_path)
     assert (answer.facts, answer.troubles) == ({}, [])
 
@@ -271,7 +271,7 @@ def combine(monkeypatch: pytest.MonkeyPatch, answer: child.Answer, tmp_path: Pat
     return triage(path)
 
 
-def test_what_drgn_tells_comes_before_the_log(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_facts_from_drgn_take_precedence_over_the_log(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     stack = [f"frame{number}" for number in range(12)]
     told = {
         "taint": "OE",
@@ -288,7 +288,7 @@ def test_what_drgn_tells_comes_before_the_log(monkeypatch: pytest.MonkeyPatch, t
     assert found.remarks == ()
 
 
-def test_what_drgn_lacks_comes_from_the_log_and_it_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_facts_that_drgn_lacks_come_from_the_log_with_a_remark(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     answer = child.Answer({"task": {"comm": "bash", "pid": 7, "cpu": 1}}, ["drgn died of SIGBUS"])
     found = combine(monkeypatch, answer, tmp_path)
     assert found.stack[2] == "sysrq_handle_crash+0x16/0x20"
@@ -302,7 +302,7 @@ def test_a_dump_without_a_log_says_that_too(dump: Path) -> None:
     assert json.dumps(found.to_json())
 
 
-def test_what_is_no_dump_is_not_given_to_anybody(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_dump_is_not_triaged(tmp_path: Path) -> None:
     with pytest.raises(Unreadable):
         triage(put(tmp_path / "vmcore", b"hello"))
 
@@ -334,7 +334,7 @@ def test_a_vmlinux_of_another_build_is_refused(tmp_path: Path) -> None:
         (vmlinux(None), "neither its build id nor its release shows"),
     ],
 )
-def test_a_file_that_is_no_use_is_refused_in_a_sentence(data: bytes, sentence: str, tmp_path: Path) -> None:
+def test_unusable_debug_info_is_refused_in_a_sentence(data: bytes, sentence: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=sentence):
         find(put(tmp_path / "vmlinux", data))
 
@@ -342,9 +342,9 @@ def test_a_file_that_is_no_use_is_refused_in_a_sentence(data: bytes, sentence: s
 @pytest.mark.parametrize(
     ("banner", "fits"),
     [
-        (f"Linux version {RELEASE} (us@here) (gcc) #1 SMP test", True),
-        (f"Linux version {RELEASE} (us@here) (gcc) #2 SMP test", False),
-        (f"Linux version {RELEASE}-other (us@here) (gcc) #1 SMP test", False),
+        (f"Linux version {RELEASE} (user@host) (gcc) #1 SMP test", True),
+        (f"Linux version {RELEASE} (user@host) (gcc) #2 SMP test", False),
+        (f"Linux version {RELEASE}-other (user@host) (gcc) #1 SMP test", False),
     ],
 )
 def test_without_a_build_id_the_banner_decides(banner: str, fits: bool, tmp_path: Path) -> None:
@@ -374,7 +374,7 @@ def test_the_usual_places_need_no_option(tmp_path: Path) -> None:
     assert find() == path
 
 
-def test_without_debug_info_the_sentence_tells_where_it_was_looked_for_and_what_to_do(tmp_path: Path) -> None:
+def test_missing_debug_info_is_reported_with_the_searched_places_and_a_remedy(tmp_path: Path) -> None:
     near = put(tmp_path / "given" / "vmlinux", vmlinux("77" * 20))
     with pytest.raises(NoDebugInfo) as error:
         find(tmp_path / "given")
@@ -486,7 +486,7 @@ def test_the_package_is_the_one_that_the_kernel_was_built_with() -> None:
         debian.package_of("5.14.0-503.el9.x86_64", "#1 SMP PREEMPT_DYNAMIC Tue", "x86_64")
 
 
-def test_the_release_that_the_name_tells_is_asked_first() -> None:
+def test_the_release_in_the_name_is_tried_first() -> None:
     package = debian.package_of("6.12.117+deb13-amd64", DEBIAN, "x86_64")
     assert next(debian._suites(package)).name == "debian-13"
 
@@ -537,7 +537,7 @@ def test_a_package_that_cannot_fit_is_not_begun(apt: Path, monkeypatch: pytest.M
 # ---------------------------------------------------------------- the command line
 
 
-def test_inspect_tells_people_and_scripts(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_inspect_prints_text_and_json(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     path = str(LOGS / "5.10.0.kdump")
     assert main(["inspect", path, "--quick", "--triage", "--json", str(tmp_path / "out.json")]) == 0
     out, _ = capfd.readouterr()
@@ -568,7 +568,7 @@ def test_inspect_refuses_the_wrong_debug_info(capfd: pytest.CaptureFixture[str],
         assert err.count("\n") == 1
 
 
-def test_a_file_that_is_no_dump_has_no_triage(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_inspect_has_no_triage_of_a_file_that_is_not_a_dump(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     path = put(tmp_path / "vmcore", b"hello")
     assert main(["inspect", str(path), "--triage", "--json", "-"]) == 1
     out, err = capfd.readouterr()

@@ -1,4 +1,4 @@
-"""What every page frame held, and whether a dump's level was obeyed."""
+"""The class of each page frame, and whether a dump contains the classes that its level keeps."""
 
 from __future__ import annotations
 
@@ -210,8 +210,8 @@ def classes_of(tmp_path: Path, data: bytes) -> list[PageClass]:
     return [PageClass(code) for code in found.codes.tolist()]
 
 
-# The counts are those of makedumpfile 1.7.9+ for the whole dumps; the samples have just the memory that tells them,
-# without the members of struct page that do not matter. Kernel and slab pages are one to makedumpfile.
+# The counts are those of makedumpfile 1.7.9+ for the whole dumps. The samples have only the memory that determines
+# them, without unused members of struct page. makedumpfile does not distinguish kernel and slab pages.
 @pytest.mark.parametrize(
     ("name", "free", "cache", "user", "rest"),
     [
@@ -302,7 +302,7 @@ def test_a_block_larger_than_a_section(memory: Memory, tmp_path: Path) -> None:
     assert found[2047:4097] == [PageClass.KERNEL, *[PageClass.USER] * 2048, PageClass.CACHE]
 
 
-def test_of_two_blocks_larger_than_a_section_the_outer_one_counts(tmp_path: Path) -> None:
+def test_the_outer_one_of_two_blocks_larger_than_a_section_counts(tmp_path: Path) -> None:
     memory = Memory(KERNELS["5.10"], frames=8 * SECTION_FRAMES)
     for pfn, order, flags in ((4096, 12, 0), (6144, 11, memory.kernel.private)):
         memory.compound(pfn, 1, flags=memory.kernel.lru | flags)
@@ -411,7 +411,7 @@ def test_a_dump_that_obeys_its_level(memory: Memory, tmp_path: Path) -> None:
 
 
 def test_free_pages_that_were_not_dropped(memory: Memory, tmp_path: Path) -> None:
-    """As with makedumpfile 1.7.6, which cannot tell them on Linux 6.12."""
+    """makedumpfile 1.7.6 keeps free pages, since it cannot recognize them on Linux 6.12."""
     path = tmp_path / "vmcore"
     kept = filtered(memory) | {*range(600, 900)}
     path.write_bytes(memory.dump(kept=kept))
@@ -433,13 +433,13 @@ def test_kernel_pages_that_were_dropped(memory: Memory, tmp_path: Path) -> None:
     assert found.dropped[PageClass.FREE] == Tally(1024, 0)
 
 
-def test_pages_that_were_left_out_on_purpose_are_no_remark(memory: Memory, tmp_path: Path) -> None:
+def test_pages_that_were_left_out_on_purpose_cause_no_remark(memory: Memory, tmp_path: Path) -> None:
     path = tmp_path / "vmcore"
     path.write_bytes(memory.dump(kept=filtered(memory) - {*range(257, 320)}, status=0x11))
     assert not [remark for remark in inspect(path).remarks if remark.startswith("level")]
 
 
-def test_a_sliver_is_no_remark() -> None:
+def test_a_sliver_causes_no_remark() -> None:
     counts = {
         PageClass.FREE: Tally(200_000, 4000),
         PageClass.USER: Tally(256, 256),
@@ -509,7 +509,7 @@ def test_impossible_numbers_are_named(line: str, complaint: str, tmp_path: Path)
 
 
 @pytest.mark.parametrize("name", ["SYMBOL(mem_section)", "OFFSET(page.compound_head)", "NUMBER(PG_private)"])
-def test_what_a_kernel_does_not_export_is_named(name: str, tmp_path: Path) -> None:
+def test_symbols_that_a_kernel_does_not_export_are_named(name: str, tmp_path: Path) -> None:
     path = tmp_path / "vmcore"
     data = Memory(KERNELS["5.10"]).dump()
     path.write_bytes(data.replace(f"\n{name}".encode(), f"\n{'X' * len(name)}".encode()))

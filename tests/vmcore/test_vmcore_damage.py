@@ -1,4 +1,4 @@
-"""Every damage that a file can show is told by its kind; what is no dump at all is refused in a sentence."""
+"""Each visible damage of a file is reported by its kind; a file that is not a dump is refused in a sentence."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ BROKEN_HEADERS = {
 
 
 @pytest.mark.parametrize("name", BROKEN_HEADERS)
-def test_a_broken_header_is_told(inspect_bytes, name):
+def test_a_broken_header_is_reported(inspect_bytes, name):
     at, layout, value, kind, message = BROKEN_HEADERS[name]
     result = inspect_bytes(patched(SOUND, at, layout, value))
     assert not result.whole
@@ -101,14 +101,14 @@ BROKEN_DESCRIPTORS = {
 
 
 @pytest.mark.parametrize("name", BROKEN_DESCRIPTORS)
-def test_a_broken_descriptor_is_told_with_its_page_frame(inspect_bytes, name):
+def test_a_broken_descriptor_is_reported_with_its_page_frame(inspect_bytes, name):
     at, layout, value, kind = BROKEN_DESCRIPTORS[name]
     result = inspect_bytes(patched(SOUND, TABLE + 24 * 4 + at, layout, value))
     assert 11 in [damage.pfn for damage in result.damage if damage.kind == kind]
 
 
 @pytest.mark.parametrize("compression", ["zlib", "lzo", "snappy", "zstd"])
-def test_a_page_of_another_length_is_told(inspect_bytes, compression):
+def test_a_page_of_another_length_is_reported(inspect_bytes, compression):
     dump = Kdump(compression=compression)
     dump.pages = {**dump.pages, 21: text_page(21, PAGE - 1), 23: text_page(23, 2 * PAGE)}
     result = inspect_bytes(dump.build())
@@ -116,7 +116,7 @@ def test_a_page_of_another_length_is_told(inspect_bytes, compression):
 
 
 @pytest.mark.parametrize("compression", ["snappy", "zstd"])
-def test_a_page_that_claims_gigabytes_is_told_without_making_them(inspect_bytes, compression):
+def test_a_page_that_claims_gigabytes_is_reported_without_allocating_them(inspect_bytes, compression):
     huge = {
         "snappy": b"\xff\xff\xff\xff\x0f" + bytes(20),
         "zstd": b"\x28\xb5\x2f\xfd\xe0" + (1 << 40).to_bytes(8, "little") + b"\x03\x00\x00" + bytes(9),
@@ -161,23 +161,23 @@ def test_bitmap_and_descriptors_must_agree(inspect_bytes, bit):
     assert "bitmap" in kinds(inspect_bytes(bytes(data)))
 
 
-def test_a_bitmap_that_was_lost_is_no_empty_dump(inspect_bytes):
+def test_a_lost_bitmap_is_distinguished_from_an_empty_dump(inspect_bytes):
     data = SOUND[: BITMAPS + PAGE] + bytes(PAGE) + SOUND[BITMAPS + 2 * PAGE :]
     assert kinds(inspect_bytes(data)) == {"bitmap"}
 
 
-def test_a_page_that_is_no_ram_is_told(inspect_bytes):
+def test_a_page_outside_ram_is_reported(inspect_bytes):
     result = inspect_bytes(Kdump(ram=range(39)).build())
     assert [(damage.kind, damage.pfn) for damage in result.damage] == [("bitmap", 39)]
 
 
-def test_bits_behind_the_last_page_frame_are_told(inspect_bytes):
+def test_bits_behind_the_last_page_frame_are_reported(inspect_bytes):
     data = bytearray(Kdump(max_mapnr=61).build())
     data[BITMAPS + 7] |= 1 << 6
     assert kinds(inspect_bytes(bytes(data))) == {"bitmap"}
 
 
-def test_what_belongs_to_no_page_is_told_and_padding_is_not(inspect_bytes):
+def test_data_without_a_page_is_reported_but_padding_is_not(inspect_bytes):
     assert kinds(inspect_bytes(SOUND + b"more")) == {"bitmap"}
     assert inspect_bytes(SOUND + bytes(512)).whole
 
@@ -194,24 +194,24 @@ def test_a_dump_of_a_live_guest_has_no_crash_time(inspect_bytes):
     assert result.crash_time is None
 
 
-def test_broken_notes_are_told(inspect_bytes):
+def test_broken_notes_are_reported(inspect_bytes):
     data = SOUND.replace(note(b"CORE", 1, b"")[:4], struct.pack("<I", 1 << 30), 1)
     assert "notes" in kinds(inspect_bytes(data))
 
 
 @pytest.mark.parametrize("keep", [0, 1, 15, 100, 463, 464, 4096, 5000, TABLE - 1, TABLE + 30, len(SOUND) - 1])
-def test_a_plain_file_that_was_cut_short_is_told(inspect_bytes, keep):
+def test_a_plain_file_that_was_cut_short_is_reported(inspect_bytes, keep):
     assert not inspect_bytes(SOUND[:keep]).whole
 
 
 @pytest.mark.parametrize("name", ["lzo.flat", "zstd.kdump"])
-def test_a_real_dump_that_was_cut_short_anywhere_is_told(inspect_bytes, name):
+def test_a_real_dump_that_was_cut_short_anywhere_is_reported(inspect_bytes, name):
     data = (SAMPLES / name).read_bytes()
     for keep in range(0, len(data), len(data) // 60):
         assert not inspect_bytes(data[:keep]).whole, keep
 
 
-def test_a_flattened_stream_without_end_marker_is_told(inspect_bytes):
+def test_a_flattened_stream_without_end_marker_is_reported(inspect_bytes):
     stream = flatten(SOUND, 1000)
     assert kinds(inspect_bytes(stream[:-16])) == {"end-marker"}
     assert kinds(inspect_bytes(stream[:-7])) == {"end-marker"}
@@ -221,25 +221,25 @@ def test_a_flattened_stream_without_end_marker_is_told(inspect_bytes):
 @pytest.mark.parametrize(
     ("offset", "size"), [(-5, 10), (10, -5), (1 << 62, 1 << 62), (0, 1 << 60), (2**63 - 1, 2**63 - 1), (-1, 0)]
 )
-def test_an_impossible_segment_is_told(inspect_bytes, offset, size):
+def test_an_impossible_segment_is_reported(inspect_bytes, offset, size):
     stream = flatten(SOUND, 1000)
     result = inspect_bytes(stream[:-16] + struct.pack(">qq", offset, size) + b"\xff" * 16)
     assert kinds(result) & {"segment", "truncated"}
 
 
-def test_a_segment_far_away_is_no_reason_to_allocate(inspect_bytes):
+def test_a_segment_far_away_allocates_nothing(inspect_bytes):
     far = flat_stream([(0, SOUND), ((1 << 62) - 64, b"x")])
     assert not inspect_bytes(far).whole
 
 
-def test_page_data_in_a_gap_of_the_stream_is_told(inspect_bytes):
+def test_page_data_in_a_gap_of_the_stream_is_reported(inspect_bytes):
     at, size, _, _ = struct.unpack_from("<qIIQ", SOUND, TABLE + 24)
     result = inspect_bytes(flat_stream([(0, SOUND[:at]), (at + size, SOUND[at + size :])]))
     assert [(damage.kind, damage.pfn) for damage in result.damage] == [("descriptor", 5)]
     assert "gap" in result.damage[0].message
 
 
-def test_descriptors_in_a_gap_of_the_stream_are_told(inspect_bytes):
+def test_descriptors_in_a_gap_of_the_stream_are_reported(inspect_bytes):
     assert "hole" in kinds(inspect_bytes(flat_stream([(0, SOUND[: TABLE + 24]), (TABLE + 48, SOUND[TABLE + 48 :])])))
 
 
@@ -267,7 +267,7 @@ BROKEN_ELFS = {
 
 
 @pytest.mark.parametrize("name", BROKEN_ELFS)
-def test_a_broken_elf_file_is_told(inspect_bytes, name):
+def test_a_broken_elf_file_is_reported(inspect_bytes, name):
     data, kind = BROKEN_ELFS[name]
     assert kind in kinds(inspect_bytes(data))
 
@@ -287,7 +287,7 @@ NO_DUMPS = {
 
 
 @pytest.mark.parametrize("name", NO_DUMPS)
-def test_what_is_no_dump_is_named(inspect_bytes, tmp_path, name):
+def test_files_that_are_not_dumps_are_named(inspect_bytes, tmp_path, name):
     data, kind, message = NO_DUMPS[name]
     result = inspect_bytes(data)
     assert [damage.kind for damage in result.damage] == [kind]
@@ -296,7 +296,7 @@ def test_what_is_no_dump_is_named(inspect_bytes, tmp_path, name):
         open_vmcore(tmp_path / "vmcore")
 
 
-def test_what_is_no_file_is_a_usage_error(tmp_path):
+def test_a_path_that_is_not_a_file_is_a_usage_error(tmp_path):
     os.mkfifo(tmp_path / "fifo")
     for path in (tmp_path, tmp_path / "fifo", tmp_path / "absent", Path("/dev/null"), Path("nul\0")):
         with pytest.raises(UsageError):

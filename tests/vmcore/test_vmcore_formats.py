@@ -1,4 +1,4 @@
-"""What is read from sound dumps of every format."""
+"""The facts that are read from undamaged dumps of every format."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ def test_split_files_are_whole_only_together(dump):
         assert vmcore.read_page(39) == text_page(39)
 
 
-def test_files_of_different_dumps_are_no_split_dump(dump):
+def test_files_of_different_dumps_are_not_joined(dump):
     with pytest.raises(Unreadable, match="is not a part of the same split dump"):
         open_vmcore(dump(Kdump(part=(0, 20)).build()), dump(Kdump().build()))
 
@@ -212,7 +212,7 @@ def test_vmcoreinfo_numbers(dump):
     assert info.number("absent", 7) == 7
 
 
-def test_a_helper_process_that_dies_is_no_verdict(dump, monkeypatch):
+def test_a_helper_process_that_dies_gives_no_verdict(dump, monkeypatch):
     monkeypatch.setattr("sys.executable", "/bin/false")
     monkeypatch.setattr("kdump_harness.vmcore.crew._TASK_PAGES", 1)
     data = Kdump(pages={pfn: text_page(pfn) for pfn in range(2000)}, max_mapnr=2000).build()
@@ -220,7 +220,7 @@ def test_a_helper_process_that_dies_is_no_verdict(dump, monkeypatch):
         check_pages(vmcore.kdumps[0], DamageList(), processes=2)
 
 
-def test_remarks_tell_what_is_no_damage(dump):
+def test_remarks_report_oddities_that_are_not_damage(dump):
     data = Kdump(compression="lzo").build()
     result = inspect(dump(flat_stream([(0, data), (8, data[8:16])]) + b"more"))
     assert result.whole

@@ -1,4 +1,4 @@
-"""Whatever happens to a dump, the answer is an inspection: never a traceback, and never praise for a cut one."""
+"""Any change of a dump gives an inspection: never a traceback, and never a truncated dump called whole."""
 
 from __future__ import annotations
 

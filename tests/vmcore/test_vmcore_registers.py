@@ -34,7 +34,7 @@ def test_registers_of_user_space_say_nothing_of_the_kernel(tmp_path: Path) -> No
         assert unreadable_tasks(vmcore) == []
 
 
-def test_a_stack_that_was_filtered_out_is_told(tmp_path: Path) -> None:
+def test_a_stack_that_was_filtered_out_is_reported(tmp_path: Path) -> None:
     raw = Kdump().build()
     stack = 0xFFFF888000000000
     index = raw.index(note(b"CORE", 1, bytes(336)))
