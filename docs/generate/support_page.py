@@ -28,8 +28,8 @@ The column "shown" says how a row was tested:
 
 """
 _REST = """
-"Not verified" means that a drill failed, or lacked a check that is required today; "Recorded
-drills" says which. Without a record, the word comes from the family's table.
+"Not verified" means that a drill failed, or lacked a check that was required when it was recorded;
+"Recorded drills" says which. Without a record, the word comes from the family's table.
 
 The tested code of redhat is kdump-utils 1.0.61, that of suse kdump 2.1.9 and 1.0.3. Each ran
 unchanged in a Debian 12 guest with stand-ins for grubby, update-bootloader and entries of the rpm

@@ -72,7 +72,9 @@ IN_DEVELOPMENT = ("ubuntu-26.10",)  # driven as the nearest, see below
 
 @pytest.mark.parametrize("name", [name for name in load_catalog().names if name not in IN_DEVELOPMENT])
 def test_each_image_of_the_catalogue_finds_its_row(name: str) -> None:
-    told, row = GUESTS.get(name) or GUESTS[name.partition("-")[2]]  # a variant is the same system
+    plain = name if name in GUESTS else name.partition("-")[2]
+    assert plain in GUESTS, f"{name}: add the os-release of its guest to GUESTS"
+    told, row = GUESTS[plain]  # a variant is the same system
     family = load_catalog().find(name).family
     driven, remark = choose_release(find_family(family), told)
     assert (driven.release, remark) == (row, None)
@@ -96,7 +98,7 @@ def test_releases_without_an_image_have_rows_too(family: str, told: dict[str, st
     ("family", "told", "row"),
     [
         ("debian", os_release("debian", "10"), "Debian 11"),
-        ("debian", os_release("debian", "14"), "Debian testing and sid"),
+        ("debian", os_release("debian", "99"), "Debian testing and sid"),
         ("debian", os_release("ubuntu", "20.04", "debian"), "Ubuntu 22.04"),
         ("debian", os_release("ubuntu", "23.10", "debian"), "Ubuntu 22.04"),
         ("debian", os_release("ubuntu", "26.10", "debian"), "Ubuntu 24.04 to 26.04"),

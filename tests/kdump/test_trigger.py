@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -56,21 +57,36 @@ def test_the_shell_can_read_what_is_run(row: Trigger) -> None:
         subprocess.run(["sh", "-n"], input=text, text=True, check=True)
 
 
-@pytest.mark.parametrize(
-    ("name", "line"),
-    [
-        ("sysrq-c", "[  66.0] Kernel panic - not syncing: sysrq triggered crash"),
-        ("nmi", "[  66.0] Kernel panic - not syncing: NMI: Not continuing"),
-        ("nmi-ignored", "[  66.0] Uhhuh. NMI received for unknown reason 30 on CPU 0."),
-        ("oom", "Kernel panic - not syncing: Out of memory: system-wide panic_on_oom is enabled"),
-        ("warn", "Kernel panic - not syncing: kernel: panic_on_warn set ..."),
-        ("warn", "Kernel panic - not syncing: panic_on_warn set ..."),
-        ("null-dereference", "BUG: kernel NULL pointer dereference, address: 0000000000000000"),
-        ("bug", "kernel BUG at /source/kdump_harness_crash.c:62!"),
-    ],
-)
+# Lines of real kernels, for each trigger at least one.
+PANIC_LINES = [
+    ("sysrq-c", "[  66.0] Kernel panic - not syncing: sysrq triggered crash"),
+    ("nmi", "[  66.0] Kernel panic - not syncing: NMI: Not continuing"),
+    ("nmi-ignored", "[  66.0] Uhhuh. NMI received for unknown reason 30 on CPU 0."),
+    ("oom", "Kernel panic - not syncing: Out of memory: system-wide panic_on_oom is enabled"),
+    ("warn", "Kernel panic - not syncing: kernel: panic_on_warn set ..."),
+    ("warn", "Kernel panic - not syncing: panic_on_warn set ..."),
+    ("null-dereference", "BUG: kernel NULL pointer dereference, address: 0000000000000000"),
+    ("bug", "kernel BUG at /source/kdump_harness_crash.c:62!"),
+    ("alt-sysrq-c", "[  66.0] Kernel panic - not syncing: sysrq triggered crash"),
+    ("hung-task", "[  66.0] Kernel panic - not syncing: hung_task: blocked tasks"),
+    ("soft-lockup", "[  66.0] Kernel panic - not syncing: softlockup: hung tasks"),
+    ("hard-lockup", "[  66.0] Kernel panic - not syncing: Hard LOCKUP"),
+    ("rcu-stall", "[  66.0] Kernel panic - not syncing: RCU Stall"),
+    ("panic", "[  66.0] Kernel panic - not syncing: kdump-harness: asked to panic"),
+    ("interrupt", "[  66.0] BUG: kernel NULL pointer dereference, address: 0000000000000000"),
+    ("watchdog", "[  66.0] Kernel panic - not syncing: NMI: Not continuing"),
+    ("sysrq-c-under-load", "[  66.0] Kernel panic - not syncing: sysrq triggered crash"),
+    ("nmi-while-booting", "[   1.0] Kernel panic - not syncing: NMI: Not continuing"),
+]
+
+
+@pytest.mark.parametrize(("name", "line"), PANIC_LINES)
 def test_the_words_of_the_kernel_are_known(name: str, line: str) -> None:
     assert re.search(load_triggers()[name].panic, line)
+
+
+def test_each_trigger_has_a_line_of_a_real_kernel() -> None:
+    assert {name for name, _ in PANIC_LINES} == set(load_triggers())
 
 
 @pytest.mark.parametrize(("cpu", "number"), [("0", 0), ("3", 3), ("first", 0), ("last", 3)])
@@ -116,6 +132,10 @@ def test_a_guest_that_cannot_be_crashed_so_is_told_why() -> None:
         ('panic = "("\ncommand = "a"', "panic is no regular expression"),
         ('panic = "x"\ncommand = "a"\nprobe = "b"', "probe and lacks must be there both, or neither"),
         ('panic = "x"\ncommand = "a"\ndevices = ["laser"]', "devices must be a choice of watchdog"),
+        (
+            'panic = "x"\ncommand = "a"\n[[trigger]]\nname = "mine"\nmeaning = "m"\npanic = "x"\ncommand = "b"',
+            "name is not unique",
+        ),
     ],
 )
 def test_a_bad_row_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, row: str, fault: str) -> None:
@@ -141,3 +161,9 @@ def test_nobody_can_run_a_command_in_a_guest_that_boots() -> None:
         trigger._fault(Trigger(**row))
         == "while_booting needs from_host: nobody can run a command in a guest that boots"
     )
+
+
+@pytest.mark.parametrize("name", ["mine@1", "my mine", "Mine", ""])
+def test_a_name_that_no_command_line_could_have_is_refused(name: str) -> None:
+    row = replace(load_triggers()["sysrq-c"], name=name)
+    assert trigger._fault(row) == "name must be lower-case letters, digits and dashes"

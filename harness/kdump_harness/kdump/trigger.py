@@ -6,7 +6,7 @@ import dataclasses
 import difflib
 import functools
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -71,14 +71,19 @@ def load_triggers() -> Mapping[str, Trigger]:
     """All triggers by name."""
     path = tables.package_path("kdump", "triggers.toml")
     rows = tables.load_rows(path, "trigger", Trigger)
+    names = [row.name for row in rows]
     for row in rows:
-        if fault := _fault(row):
+        if fault := _fault(row, names):
             raise TableError(f"{path.name}: [[trigger]] {row.name}: {fault}")
     return {row.name: row for row in rows}
 
 
-def _fault(row: Trigger) -> str | None:
+def _fault(row: Trigger, names: Sequence[str] = ()) -> str | None:
     """What is wrong with a row, starting with the key."""
+    if not re.fullmatch(r"[a-z][a-z0-9-]*", row.name):
+        return "name must be lower-case letters, digits and dashes"
+    if names.count(row.name) > 1:
+        return "name is not unique"
     if [bool(row.command), bool(row.from_host), bool(row.module)].count(True) != 1:
         return "command, from_host or module must be there, and one of them only"
     if row.from_host and row.from_host not in FROM_HOST:
