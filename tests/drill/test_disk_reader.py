@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import subprocess
 from pathlib import Path, PurePosixPath
@@ -72,6 +73,8 @@ def test_the_dumps_of_a_family_are_found_and_fetched(
     before = hashlib.sha256(disk.read_bytes()).digest()
     copies: list[str] = []
     with HostDisk(disk, tmp_path / "raw", before_copy=copies.append) as files:
+        if way == "shown" and os.geteuid() != 0 and any("Failed to mount FUSE" in why for why in copies):
+            pytest.skip(copies[0])  # only root may mount on some hosts
         assert copies == (["there is no /dev/fuse"] if way == "copied" else [])
         found = find_target("local", find_family("debian")).look_off(files, "/var/crash")
         (final,) = [file for file in found.values() if file.final]

@@ -378,13 +378,14 @@ def test_an_invalid_verdict_does_not_count(change: dict[str, Any]) -> None:
         (["--", "drill", "debian-12", "--packages", "/x"], "does not accept --packages"),
         (["--", "drill", "./x.qcow2", "--family", "debian"], "absolute path on the workers"),
         (["--drills", "/nonexistent"], "cannot be read"),
-        (["--resume", "--evidence", "/nonexistent", "--", "drill", "debian-12"], "cannot resume a fleet's run"),
+        (["--resume", "--evidence", "nonexistent", "--", "drill", "debian-12"], "cannot resume a fleet's run"),
         (["--evidence-limit", "999999", "--", "scenarios"], "invalid --evidence-limit: got"),
     ],
 )
 def test_a_usage_error_is_reported_before_the_scheduler_is_contacted(
-    words: list[str], why: str, capsys: pytest.CaptureFixture[str]
+    words: list[str], why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     assert main(["fleet", "run", "--scheduler", "tcp://127.0.0.1:9", *words]) == EXIT_USAGE
     assert why in capsys.readouterr().err
 
@@ -522,7 +523,9 @@ def test_scenarios_are_reported_by_pytest_as_if_they_had_run_here(
 def test_a_worker_collects_a_scenario_with_its_helper_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As from an installed wheel: the scenarios lie in a data directory, and no project configures pytest."""
     scenarios = tmp_path / "data" / "scenarios"
-    shutil.copytree(tasks.data_path("scenarios"), scenarios, ignore=shutil.ignore_patterns("__pycache__"))
+    ignored = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(tasks.data_path("scenarios"), scenarios, ignore=ignored, copy_function=shutil.copyfile)
+    scenarios.chmod(0o755)  # the checkout may be read-only
     monkeypatch.setattr(tasks, "data_path", lambda *parts: (tmp_path / "data").joinpath(*parts))
     path = scenarios / "test_failures.py"
     before = tasks.scenario_digest(path)

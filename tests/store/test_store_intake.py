@@ -75,7 +75,7 @@ def _add(kept: Store, path: Path) -> IntakeOutcome:
 def test_a_dump_is_triaged_and_private_when_it_is_in(kept: Store, incoming: Path) -> None:
     sent = incoming / "10.1.2.3-2026-11-22-10:11:12"
     sent.mkdir()
-    shutil.copy(LOGS / "6.1.0.kdump", sent / "vmcore")
+    shutil.copyfile(LOGS / "6.1.0.kdump", sent / "vmcore")
     (sent / "vmcore-dmesg.txt").write_text("[    0.0] Linux\n")
     outcome = _look(kept, incoming)["vmcore"]
     dump = outcome.dump
@@ -102,7 +102,7 @@ def test_the_same_crash_has_one_signature_in_every_kernel(kept: Store) -> None:
 
 @pytest.mark.parametrize("name", ["dump.202611221011", "vmcore", "vmcore.flat", "backup of monday (2).bin"])
 def test_the_senders_names_do_not_matter(kept: Store, incoming: Path, name: str) -> None:
-    shutil.copy(WHOLE, incoming / name)
+    shutil.copyfile(WHOLE, incoming / name)
     assert _look(kept, incoming)[name].outcome == STORED
 
 
@@ -124,7 +124,7 @@ def test_a_dump_whose_file_was_lost_is_taken_again(kept: Store, incoming: Path) 
     assert dump is not None
     kept.hold(dump.id, "INC-4")
     (kept.place_of(dump) / "vmcore").unlink()
-    shutil.copy(WHOLE, incoming / "vmcore")
+    shutil.copyfile(WHOLE, incoming / "vmcore")
     (outcome,) = Watcher(kept, incoming, remove=True).look()
     assert (outcome.outcome, outcome.reason) == (STORED, "its file was lost, and is there again")
     assert (kept.place_of(dump) / "vmcore").read_bytes() == WHOLE.read_bytes()
@@ -201,7 +201,7 @@ def test_a_growing_dump_waits(kept: Store, incoming: Path, monkeypatch: pytest.M
 def test_a_family_s_own_signs_are_waited_for(
     kept: Store, incoming: Path, name: str, readme: str | None, sign: str
 ) -> None:
-    shutil.copy(WHOLE, incoming / name)
+    shutil.copyfile(WHOLE, incoming / name)
     if readme is not None:
         (incoming / "README.txt").write_text(readme)
     outcome = _look(kept, incoming)[name]
@@ -213,7 +213,7 @@ def test_a_family_s_own_signs_are_waited_for(
 
 
 def test_suse_s_finished_dump_is_taken_at_once(kept: Store, incoming: Path) -> None:
-    shutil.copy(WHOLE, incoming / "vmcore")
+    shutil.copyfile(WHOLE, incoming / "vmcore")
     (incoming / "README.txt").write_text("Kernel crash dump\nvmcore status: saved successfully\n")
     assert _look(kept, incoming)["vmcore"].outcome == STORED
 
@@ -222,7 +222,7 @@ def test_a_file_that_changes_while_it_is_copied_waits(
     kept: Store, incoming: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = incoming / "vmcore"
-    shutil.copy(WHOLE, path)
+    shutil.copyfile(WHOLE, path)
     write = copying._write
 
     def write_and_grow(out: int, chunk: bytes, at: int) -> None:
@@ -251,7 +251,7 @@ def test_add_does_not_take_what_was_just_written(
 
 def test_links_and_special_files_are_refused(kept: Store, incoming: Path, tmp_path: Path) -> None:
     secret = tmp_path / "secret"
-    shutil.copy(WHOLE, secret)
+    shutil.copyfile(WHOLE, secret)
     (incoming / "vmcore").symlink_to(secret)
     os.mkfifo(incoming / "dump.1")
     bound = socket.socket(socket.AF_UNIX)
@@ -276,7 +276,7 @@ def test_a_device_is_not_opened(kept: Store, incoming: Path) -> None:
 def test_linked_directories_are_not_entered(kept: Store, incoming: Path, tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
-    shutil.copy(WHOLE, elsewhere / "vmcore")
+    shutil.copyfile(WHOLE, elsewhere / "vmcore")
     (incoming / "host").symlink_to(elsewhere)
     (incoming / "loop").symlink_to(incoming)
     assert _look(kept, incoming) == {}
@@ -290,7 +290,7 @@ def test_a_tree_without_a_bottom_ends(kept: Store, incoming: Path) -> None:
         os.close(descriptor)
         descriptor = below
     os.close(descriptor)
-    shutil.copy(WHOLE, incoming / "vmcore")
+    shutil.copyfile(WHOLE, incoming / "vmcore")
     try:
         assert _look(kept, incoming)["vmcore"].outcome == STORED
     finally:
@@ -307,7 +307,7 @@ def test_a_bomb_of_zeros_is_refused(kept: Store, incoming: Path, size_bytes: int
 
 def test_a_sound_dump_blown_up_with_a_hole_is_refused(kept: Store, incoming: Path) -> None:
     path = incoming / "vmcore"
-    shutil.copy(WHOLE, path)
+    shutil.copyfile(WHOLE, path)
     os.truncate(path, 1 << 39)
     reason = _look(kept, incoming)["vmcore"].reason
     assert reason.startswith("of its 549,755,813,888 bytes only 1")
@@ -316,7 +316,7 @@ def test_a_sound_dump_blown_up_with_a_hole_is_refused(kept: Store, incoming: Pat
 
 def test_zeros_that_are_really_there_take_no_room(kept: Store, incoming: Path) -> None:
     path = incoming / "vmcore"
-    shutil.copy(WHOLE, path)
+    shutil.copyfile(WHOLE, path)
     with path.open("ab") as file:
         for _ in range(64):
             file.write(bytes(1 << 20))
@@ -353,7 +353,7 @@ def test_a_host_that_is_called_like_a_path_is_only_a_text(kept: Store, tmp_path:
 
 def test_names_of_any_bytes_are_taken_and_shown(kept: Store, incoming: Path) -> None:
     name = b"vmcore\xff\x1b[31m\n"
-    shutil.copy(WHOLE, os.path.join(os.fsencode(incoming), name))
+    shutil.copyfile(WHOLE, os.path.join(os.fsencode(incoming), name))
     (outcome,) = Watcher(kept, incoming).look()
     assert outcome.outcome == STORED
     assert outcome.path.endswith("vmcore\\xff\\x1b[31m\\n")
@@ -372,7 +372,7 @@ def test_an_unreadable_text_in_the_header_is_damage(kept: Store, tmp_path: Path)
 
 def test_other_dumps_logs_do_not_come_along(kept: Store, incoming: Path) -> None:
     """Debian may have many in one directory."""
-    shutil.copy(WHOLE, incoming / "dump.202611221011")
+    shutil.copyfile(WHOLE, incoming / "dump.202611221011")
     for stamp in ("202611221011", "202611221012", "1"):
         (incoming / f"dmesg.{stamp}").write_text(stamp)
     dump = _look(kept, incoming)["dump.202611221011"].dump
@@ -381,7 +381,7 @@ def test_other_dumps_logs_do_not_come_along(kept: Store, incoming: Path) -> None
 
 
 def test_a_huge_file_next_to_a_dump_is_ignored(kept: Store, incoming: Path) -> None:
-    shutil.copy(WHOLE, incoming / "vmcore")
+    shutil.copyfile(WHOLE, incoming / "vmcore")
     (incoming / "vmcore-dmesg.txt").write_bytes(os.urandom(17 << 20))
     (incoming / "dmesg.202611221011").symlink_to("/etc/passwd")
     dump = _look(kept, incoming)["vmcore"].dump
@@ -392,7 +392,7 @@ def test_a_huge_file_next_to_a_dump_is_ignored(kept: Store, incoming: Path) -> N
 def test_a_file_exchanged_for_a_link_is_not_followed(kept: Store, incoming: Path, tmp_path: Path) -> None:
     """While a thief exchanges a file for a link and back, nothing but the file is ever taken."""
     secret, path = tmp_path / "secret", incoming / "vmcore"
-    shutil.copy(DATA / "lzo.kdump", secret)
+    shutil.copyfile(DATA / "lzo.kdump", secret)
     stop = threading.Event()
 
     def exchange() -> None:
@@ -400,10 +400,10 @@ def test_a_file_exchanged_for_a_link_is_not_followed(kept: Store, incoming: Path
             fresh = incoming / "fresh"
             fresh.symlink_to(secret)
             fresh.replace(path)
-            shutil.copy(WHOLE, fresh)
+            shutil.copyfile(WHOLE, fresh)
             fresh.replace(path)
 
-    shutil.copy(WHOLE, path)
+    shutil.copyfile(WHOLE, path)
     thief = threading.Thread(target=exchange)
     thief.start()
     try:
@@ -424,7 +424,7 @@ def test_a_full_disk_refuses_and_keeps_what_is_there(
 ) -> None:
     first = _add(kept, WHOLE).dump
     object.__setattr__(kept.policy, "free_mib", 1 << 40)
-    shutil.copy(DATA / "lzo.kdump", incoming / "vmcore")
+    shutil.copyfile(DATA / "lzo.kdump", incoming / "vmcore")
     outcome = _look(kept, incoming)["vmcore"]
     assert outcome.outcome == WAITING
     assert "MiB free" in outcome.reason
@@ -442,7 +442,7 @@ def test_a_disk_that_fills_meanwhile_makes_the_dump_wait(
     def full(*_arguments: object) -> None:
         raise OSError(28, "No space left on device")
 
-    shutil.copy(DATA / "lzo.flat", incoming / "vmcore")
+    shutil.copyfile(DATA / "lzo.flat", incoming / "vmcore")
     with monkeypatch.context() as patch:
         patch.setattr(f"kdump_harness.store.{where}", full)
         outcome = _look(kept, incoming)["vmcore"]
@@ -587,7 +587,7 @@ def test_a_dump_on_a_full_disk_can_be_looked_at_and_removed(tmp_path: Path) -> N
 
 def test_input_files_are_not_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "vmcore"
-    shutil.copy(WHOLE, path)
+    shutil.copyfile(WHOLE, path)
     assert main(["store", "add", str(path), "--json", str(path), "--store", str(tmp_path / "store")]) == 2
     assert "is what is read" in capsys.readouterr().err
     assert path.read_bytes() == WHOLE.read_bytes()
@@ -611,7 +611,7 @@ def test_a_process_killed_at_work_leaves_a_whole_store(tmp_path: Path) -> None:
 
 
 def test_remove_takes_only_what_is_in_the_store(kept: Store, incoming: Path) -> None:
-    shutil.copy(WHOLE, incoming / "vmcore")
+    shutil.copyfile(WHOLE, incoming / "vmcore")
     (incoming / "dump.2").write_bytes(WHOLE.read_bytes()[:-1])
     outcomes = {Path(one.path).name: one.outcome for one in Watcher(kept, incoming, remove=True).look()}
     assert outcomes == {"vmcore": STORED, "dump.2": REFUSED}

@@ -509,6 +509,7 @@ def apt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     put(tree / "usr/lib/debug/boot" / f"vmlinux-{RELEASE}", vmlinux())
     put(tree / "usr/lib/debug/boot" / f"System.map-{RELEASE}", b"not this one")
     put(tree / "DEBIAN/control", b"Package: x\nVersion: 1\nArchitecture: all\nMaintainer: x <x@x>\nDescription: x\n")
+    (tree / "DEBIAN").chmod(0o755)  # dpkg-deb refuses 0700
     subprocess.run(["dpkg-deb", "-Zgzip", "-b", tree, tmp_path / "x.deb"], check=True, capture_output=True)
     log = tmp_path / "asked"
     tool = put(tmp_path / "bin" / "apt-get", APT.format(log=log, deb=tmp_path / "x.deb").encode())

@@ -130,6 +130,7 @@ def test_a_disk_is_sent_once_with_its_holes_and_what_it_rests_on(
     armed = tmp_path / "armed.qcow2"
     subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", "-b", raw, "-F", "raw", armed], check=True)
     write_into(armed, "armed")
+    armed.chmod(0o644)  # QEMU runs as another user, whatever the umask
     first = there.directory / "disk-1.qcow2"
     there.overlay(first, armed, base_format="qcow2")
     assert content(first) == content(armed)
