@@ -1,4 +1,4 @@
-"""Names what failed in a console log, where, and the remedy."""
+"""Diagnosis of kdump logs: the failure that a console log shows, its phase, and its remedy."""
 
 from __future__ import annotations
 

@@ -88,7 +88,7 @@ class Boot:
 
     @property
     def kdump_loaded(self) -> bool | None:
-        """Whether the kernel said that a capture kernel was loaded when it crashed; None when it did not say."""
+        """Return whether the kernel said that a capture kernel was loaded when it crashed; None when it did not say."""
         if self.handover is not None:
             return True
         if self.trace_header is None:
@@ -103,12 +103,12 @@ class Boot:
 
     @property
     def ended(self) -> bool:
-        """Whether its last words were said: what comes next is another kernel."""
+        """Return whether its last words were said: what comes next is another kernel."""
         return self.restart is not None or self.firmware is not None
 
     @property
     def progress_percent(self) -> float | None:
-        """How far the copying got, as last seen."""
+        """The last progress of the copying that the log shows."""
         found = _PROGRESS.findall(self.progress.text) if self.progress else []
         return float(found[-1]) if found else None
 
@@ -129,7 +129,7 @@ class Tracker:
 
     @property
     def wants_every_line(self) -> bool:
-        """Whether the next kernel may start without a banner, to be seen only by its timestamps."""
+        """Return whether the next kernel may start without a banner, to be seen only by its timestamps."""
         return self.boot.panic is not None and self.boot.capture is None
 
     def new_boot(self, line: LogLine, *, capture: LogLine | str | None = None) -> None:
@@ -153,12 +153,12 @@ class Tracker:
             boot.stamp_max_s = max(line.stamp_s, boot.stamp_max_s or 0.0)
 
     def knows(self, mark: str) -> bool:
-        """Whether the boot has this mark already and wants no other of its kind."""
+        """Return whether the boot has this mark already and wants no other of its kind."""
         return mark in _ONCE and getattr(self.boot, mark.replace("-", "_")) is not None
 
     @staticmethod
     def _restarted(line: LogLine, before_s: float | None) -> bool:
-        """Whether the line's timestamp is of a kernel that started after the moment before_s of another."""
+        """Return whether the line's timestamp is of a kernel that started after the moment before_s of another."""
         if line.stamp_s is None or before_s is None or line.stamp_s >= _RESTARTED_BELOW_S:
             return False
         return line.stamp_s == 0.0 or line.stamp_s < before_s - _RESTARTED_BELOW_S
@@ -172,7 +172,7 @@ class Tracker:
             boot.matches.append(Match(row, shortened(line), boot.during))
 
     def is_saturated(self, row: int) -> bool:
-        """Whether more lines of this symptom would change nothing."""
+        """Return whether more lines of this symptom would change nothing."""
         return self.boot.counts.get(row, 0) > 4 * MATCHES_PER_ROW
 
     def mark(self, name: str, line: LogLine, family: str) -> None:
@@ -276,7 +276,7 @@ class Tracker:
             boot.firmware = shortened(line)
 
     def _on_family(self, line: LogLine) -> None:
-        """The family was counted already."""
+        """Do nothing: the family was counted before."""
 
     def _on_boundary(self, line: LogLine) -> None:
         self.new_boot(line)
@@ -325,7 +325,7 @@ class Tracker:
 
 
 def shortened(line: LogLine, *, keep_end: bool = False, characters_max: int = 300) -> LogLine:
-    """The line with its text cut for keeping."""
+    """Return the line with its text cut for keeping."""
     if len(line.text) <= characters_max:
         return line
     text = line.text[-characters_max:] if keep_end else line.text[:characters_max] + "…"

@@ -48,7 +48,7 @@ class Symptom:
     remedy: str
 
     def to_json(self) -> dict[str, Any]:
-        """The symptom as verdict.json has it."""
+        """Return the symptom as verdict.json has it."""
         return {
             "name": self.name,
             "severity": self.severity,
@@ -85,11 +85,11 @@ class Diagnosis:
 
     @property
     def failed(self) -> bool:
-        """Whether the log shows a failure."""
+        """Return whether the log shows a failure."""
         return any(symptom.severity == "failure" for symptom in self.symptoms)
 
     def explain(self) -> list[str]:
-        """One line for each thing that decided, and for each match that was rejected."""
+        """Return one line for each thing that decided, and for each match that was rejected."""
         said = [f"{self.mode}: reached {self.stage.name}"]
         said += [f"  {note}" for note in self.notes]
         for symptom in self.symptoms:
@@ -100,7 +100,7 @@ class Diagnosis:
         return said
 
     def to_json(self) -> dict[str, Any]:
-        """The diagnosis as `diagnose --json` writes it."""
+        """Return the diagnosis as `diagnose --json` writes it."""
         return {
             "mode": self.mode,
             "stage": self.stage.name,
@@ -117,7 +117,7 @@ def diagnose_file(
     facts: Mapping[str, str] | None = None,
     table: SymptomTable | None = None,
 ) -> Diagnosis:
-    """The diagnosis of a console log, a journal's text or a vmcore-dmesg.txt, read as a stream."""
+    """Return the diagnosis of a console log, a journal's text or a vmcore-dmesg.txt, read as a stream."""
     path = Path(path)
     if not path.exists():
         raise UsageError(f"{path}: no such file")
@@ -142,14 +142,14 @@ def diagnose_text(
     facts: Mapping[str, str] | None = None,
     table: SymptomTable | None = None,
 ) -> Diagnosis:
-    """The diagnosis of a console's text."""
+    """Return the diagnosis of a console's text."""
     stream = io.BytesIO(text.encode("utf-8", "surrogateescape"))
     return _diagnose(stream, family, facts, table, is_dmesg_of_dump=False)
 
 
 @functools.lru_cache(maxsize=2)
 def _scanner(table: SymptomTable) -> Scanner:
-    """The scanner of a table, made once."""
+    """Return the scanner of a table, made once."""
     return Scanner(table)
 
 
@@ -161,7 +161,7 @@ def _diagnose(
     *,
     is_dmesg_of_dump: bool,
 ) -> Diagnosis:
-    """The diagnosis of a stream of bytes."""
+    """Return the diagnosis of a stream of bytes."""
     table = table or load_symptoms()
     tracker = _scanner(table).scan(stream)
     family = _FAMILY_ALIASES.get(family or "", family)
@@ -204,7 +204,7 @@ class Judge:
         self.rejected: list[Rejected] = []
 
     def diagnosis(self) -> Diagnosis:
-        """The verdict on the log."""
+        """Return the verdict on the log."""
         for number in range(len(self.boots)):
             self._judge_boot(number)
         stage = self._stage()
@@ -221,7 +221,7 @@ class Judge:
         )
 
     def _phases(self) -> Iterator[KernelRole]:
-        """The phase of each boot, from its own evidence and from its neighbours'."""
+        """Yield the phase of each boot, from its own evidence and from its neighbours'."""
         crashed = False
         for number, boot in enumerate(self.boots):
             after = self.boots[number + 1] if number + 1 < len(self.boots) else None
@@ -279,13 +279,13 @@ class Judge:
             self.findings.append(MatchedRow(index, line, self._severity(row, number, at), at))
 
     def _phase_of(self, line: LogLine, boot: Boot, phase: KernelRole) -> KernelRole:
-        """The phase of one line: after the first kernel's panic it is the hand-over."""
+        """Return the phase of one line: after the first kernel's panic it is the hand-over."""
         if phase is KernelRole.CAPTURE or boot.panic is None or line.number < boot.panic.number:
             return phase
         return phase if self._is_presumed_capture(boot, phase) else KernelRole.HANDOVER
 
     def _is_presumed_capture(self, boot: Boot, phase: KernelRole) -> bool:
-        """Whether a fragment without any evidence is more likely of a capture kernel than of another."""
+        """Return whether a fragment without any evidence is more likely of a capture kernel than of another."""
         if phase is not KernelRole.UNKNOWN or boot.from_syslog:
             return False
         if boot.latest_s is not None:
@@ -293,7 +293,7 @@ class Judge:
         return boot.trace_header is not None and _EARLY_PROGRAM.search(boot.trace_header.text) is not None
 
     def _why_not(self, row: SymptomRow, match: Match, number: int, at: KernelRole) -> str | None:
-        """Why a match does not count, or None when it does."""
+        """Return the reason why a match does not count, or None when it does."""
         boot, phase = self.boots[number], self.phases[number]
         if row.family and self.family and self.family not in row.family:
             return f"a message of {' and '.join(row.family)}, this is {self.family}"
@@ -339,7 +339,7 @@ class Judge:
         return None
 
     def _severity(self, row: SymptomRow, number: int, at: KernelRole) -> str:
-        """The row's severity; in the boot after a saved dump a failure is a warning about the next crash."""
+        """Return the row's severity; in the boot after a saved dump a failure is a warning about the next crash."""
         if row.severity != "failure":
             return row.severity
         if at is KernelRole.NEXT and row.past != "never" and any(earlier.saved for earlier in self.boots[:number]):
@@ -347,7 +347,7 @@ class Judge:
         return row.severity
 
     def _symptoms(self) -> tuple[Symptom, ...]:
-        """The findings as symptoms: failures first, causes before consequences, each once."""
+        """Return the findings as symptoms: failures first, causes before consequences, each once."""
         order = {"failure": 0, "warning": 1, "info": 2}
         kept: dict[int, MatchedRow] = {}
         for finding in sorted(self.findings, key=lambda found: (order[found.severity], found.row, found.line.number)):
@@ -355,7 +355,7 @@ class Judge:
         return tuple(self._symptom(finding) for finding in kept.values())
 
     def _symptom(self, finding: MatchedRow) -> Symptom:
-        """One finding in full, its remedy with the values that are known."""
+        """Return one finding in full, its remedy with the values that are known."""
         row = self.table.rows[finding.row]
         remedy = row.remedies.get(self.family or "", row.remedy)
         values = {name: self._fact(name, finding) or default for name, default in PLACEHOLDERS.items()}
@@ -371,7 +371,7 @@ class Judge:
         )
 
     def _fact(self, name: str, finding: MatchedRow | None = None) -> str | None:
-        """A real value for a remedy: the caller's, else the log's."""
+        """Return a real value for a remedy: the caller's, else the log's."""
         if self.facts.get(name):
             return self.facts[name]
         if name == "kernel":
@@ -386,7 +386,7 @@ class Judge:
         return None
 
     def _stage(self) -> Stage:
-        """How far the last crash got."""
+        """Return how far the last crash got."""
         reached = Stage.NOTHING
         saved = False
         for boot, phase in zip(self.boots, self.phases, strict=True):
@@ -406,7 +406,7 @@ class Judge:
         return reached
 
     def _is_presumed_capture_with_words(self, boot: Boot, phase: KernelRole) -> bool:
-        """Whether a fragment that may be a capture kernel's also gave a symptom of one."""
+        """Return whether a fragment that may be a capture kernel's also gave a symptom of one."""
         if not self._is_presumed_capture(boot, phase):
             return False
         return any(
@@ -415,7 +415,7 @@ class Judge:
         )
 
     def _is_saved(self, boot: Boot) -> bool:
-        """Whether the stack said that the dump is saved, and nothing shows that to be untrue."""
+        """Return whether the kdump service said that the dump is saved, and nothing shows that to be untrue."""
         rows = self.table.rows
         lies = any(
             rows[found.row].past == "never"
@@ -431,7 +431,7 @@ class Judge:
         return boot.saved is not None or boot.dumpfile_complete is not None or orderly
 
     def _mode(self, symptoms: tuple[Symptom, ...], stage: Stage) -> str:
-        """The name of the cause, ok, or indeterminate."""
+        """Return the name of the cause, ok, or indeterminate."""
         if symptoms and symptoms[0].severity == "failure":
             return symptoms[0].name
         if stage >= Stage.SAVED:
@@ -469,6 +469,6 @@ _IN_WORDS = {
 
 
 def _doubled(crashkernel: str) -> str | None:
-    """Twice the reservation, as a plain size; None when it cannot be read."""
+    """Return twice the reservation as a plain size, or None when it cannot be read."""
     found = _SIZE.findall(crashkernel)
     return f"{int(found[-1][0]) * 2}{found[-1][1]}" if found else None

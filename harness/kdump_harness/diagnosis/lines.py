@@ -40,7 +40,7 @@ class LogLine:
 
     @classmethod
     def parse(cls, number: int, raw: bytes) -> LogLine:
-        """The line of these bytes."""
+        """Return the line of these bytes."""
         text = raw.decode("utf-8", "replace").replace("\0", "").strip()
         if "m" in text:
             text = _LOST_COLOURS.sub("", text)
@@ -60,7 +60,7 @@ class LogLine:
 
 
 def blocks(stream: BinaryIO) -> Iterator[bytes]:
-    """The stream cut at ends of lines into pieces of about BLOCK_BYTES; a line without end is cut anyway."""
+    """Yield the stream cut at ends of lines into pieces of about BLOCK_BYTES; a line without end is cut anyway."""
     rest = b""
     while piece := stream.read(BLOCK_BYTES):
         piece = rest + piece
@@ -74,7 +74,7 @@ def blocks(stream: BinaryIO) -> Iterator[bytes]:
 
 
 def numbered(stream: BinaryIO) -> Iterator[tuple[int, bytes, bytes]]:
-    """Every line as (number, bytes, the same with blanks for all that is not a word); empty lines are left out.
+    """Yield every line as (number, bytes, the same with blanks for all that is not a word); empty lines are left out.
 
     A carriage return within a line starts it again, as on a terminal; each state counts as a line of the same number.
     """
@@ -97,7 +97,7 @@ def numbered(stream: BinaryIO) -> Iterator[tuple[int, bytes, bytes]]:
 
 
 def _states(raw: bytes, bag: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """The states of a line that was overwritten, none longer than LINE_MAX_BYTES; of a progress bar only the last."""
+    """Yield the states of an overwritten line, none longer than LINE_MAX_BYTES; of a progress bar only the last."""
     held: tuple[bytes, bytes] | None = None
     held_shape = b""
     for state, words in zip(raw.split(b"\r"), bag.split(b"\r"), strict=True):

@@ -45,7 +45,7 @@ class TextPattern:
 
 
 def compile_pattern(text: str, *, needs_word: bool = True) -> TextPattern:
-    """The pattern of a table's text; PatternError says what is wrong with it."""
+    """Return the pattern of a table's text. Raise PatternError with the reason where it is not allowed."""
     try:
         regex = re.compile(text)
         tree = _parser.parse(text)
@@ -87,13 +87,13 @@ def _ways(tree: Any) -> int:
 
 
 def _repeats(tree: Any) -> bool:
-    """Whether anything in the tree may repeat or vary in length."""
+    """Return whether anything in the tree may repeat or vary in length."""
     low, high = tree.getwidth()
     return bool(low != high or any(operation is _constants.BRANCH for operation, _ in tree))
 
 
 class _Edge(enum.IntEnum):
-    """Return the bounds of the end of a sequence of items."""
+    """The certainty with which a word ends at the end of a sequence of items."""
 
     OPEN = 0  # perhaps a part of the same word
     PATTERN = 1  # nothing more of the pattern: taken for the end of a word, though "ommand line:" may begin within one
@@ -101,7 +101,7 @@ class _Edge(enum.IntEnum):
 
 
 def _word_sets(items: list[Any], *, left: _Edge, right: _Edge) -> dict[frozenset[str], bool]:
-    """Sets of words of each of which every match has one, and whether that is sure."""
+    """Return sets of words, and whether each is sure; every match has a word of each set."""
     sets: dict[frozenset[str], bool] = {}
     for start, run, end in _runs(items):
         for found in _WORD.finditer(run):
@@ -124,7 +124,7 @@ def _word_sets(items: list[Any], *, left: _Edge, right: _Edge) -> dict[frozenset
 
 
 def _runs(items: list[Any]) -> list[tuple[int, str, int]]:
-    """The literal stretches of a sequence as (first item, text, item after the last)."""
+    """Return the literal stretches of a sequence as (first item, text, item after the last)."""
     runs: list[tuple[int, str, int]] = []
     for index, (operation, argument) in enumerate(items):
         if operation is not _constants.LITERAL:
@@ -149,7 +149,7 @@ def _edge(items: list[Any], index: int, left: _Edge, right: _Edge) -> _Edge:
 
 
 def _rank(item: tuple[frozenset[str], bool]) -> tuple[int, bool, int, int, list[str]]:
-    """An order in which sets that fewer lines contain come first."""
+    """Return an order in which sets that fewer lines contain come first."""
     words, sure = item
     commonness = sum(_COMMONNESS.get(word, 0) for word in words)
     return (commonness, not sure, len(words), -min(map(len, words)), sorted(words))

@@ -29,7 +29,7 @@ class Scene:
 
 
 def panic_without_kdump(scene: Scene) -> LogLine | None:
-    """The first kernel panicked while no capture kernel was loaded."""
+    """Infer that the first kernel panicked while no capture kernel was loaded."""
     boot = scene.boot
     if (
         boot.panic is None
@@ -45,7 +45,7 @@ def panic_without_kdump(scene: Scene) -> LogLine | None:
 
 
 def handoff_no_capture_boot(scene: Scene) -> LogLine | None:
-    """The first kernel panicked with a capture kernel loaded, and no capture kernel was heard."""
+    """Infer that the first kernel panicked with a capture kernel loaded, and no capture kernel printed."""
     boot = scene.boot
     if (
         scene.phase is KernelRole.CAPTURE
@@ -60,7 +60,7 @@ def handoff_no_capture_boot(scene: Scene) -> LogLine | None:
 
 
 def oops_no_panic(scene: Scene) -> LogLine | None:
-    """The first kernel had an oops and kept running."""
+    """Infer that the first kernel had an oops and kept running."""
     boot = scene.boot
     if boot.oops is None or boot.panic is not None or scene.phase not in (KernelRole.FIRST, KernelRole.NEXT):
         return None
@@ -70,7 +70,7 @@ def oops_no_panic(scene: Scene) -> LogLine | None:
 
 
 def vmcore_read_oops(scene: Scene) -> LogLine | None:
-    """The capture kernel had an oops in the functions that read the crashed kernel's memory."""
+    """Infer that the capture kernel had an oops in the functions that read the crashed kernel's memory."""
     boot = scene.boot
     if boot.oldmem_frame is None or scene.phase in (KernelRole.FIRST, KernelRole.NEXT):
         return None
@@ -78,7 +78,7 @@ def vmcore_read_oops(scene: Scene) -> LogLine | None:
 
 
 def capture_hung_early(scene: Scene) -> LogLine | None:
-    """The capture kernel fell silent before its first program spoke."""
+    """Infer that the capture kernel printed nothing more before its first program started."""
     boot = scene.boot
     if scene.phase is not KernelRole.CAPTURE or scene.failed or scene.after is not None:
         return None
@@ -92,7 +92,7 @@ def capture_hung_early(scene: Scene) -> LogLine | None:
 
 
 def capture_reset(scene: Scene) -> LogLine | None:
-    """The capture kernel was cut off by a reset: another kernel or firmware prints, and no reboot was requested."""
+    """Infer that a reset ended the capture kernel: another kernel or firmware prints, without a requested reboot."""
     boot = scene.boot
     if (
         scene.phase is not KernelRole.CAPTURE
@@ -109,7 +109,7 @@ def capture_reset(scene: Scene) -> LogLine | None:
 
 
 def poweroff_mid_dump(scene: Scene) -> LogLine | None:
-    """The copying of pages had begun, and the log or the machine ended before it was done."""
+    """Infer that the log or the machine ended while pages were being copied."""
     boot = scene.boot
     percent = boot.progress_percent
     if scene.failed or boot.saved or boot.save_failed or boot.panic:
@@ -123,7 +123,7 @@ def poweroff_mid_dump(scene: Scene) -> LogLine | None:
 
 
 def reboot_hang_after_dump(scene: Scene) -> LogLine | None:
-    """The dump was saved and the reboot began, but the machine did not restart."""
+    """Infer that the dump was saved and the reboot began, but the machine did not restart."""
     boot = scene.boot
     if boot.saved is None or boot.shutdown is None or boot.restart is not None or boot.firmware is not None:
         return None
@@ -134,7 +134,7 @@ def reboot_hang_after_dump(scene: Scene) -> LogLine | None:
 
 
 def _version(text: str) -> tuple[int, int]:
-    """Major and minor number of a kernel release."""
+    """Return major and minor number of a kernel release."""
     found = _KERNEL_VERSION.match(text)
     return (int(found.group(1)), int(found.group(2))) if found else (0, 0)
 

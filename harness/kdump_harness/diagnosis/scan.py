@@ -24,7 +24,7 @@ class IndexEntry:
     others: tuple[frozenset[bytes], ...]
 
     def fits(self, line: LogLine) -> bool:
-        """Whether the pattern matches the line and no exception does."""
+        """Return whether the pattern matches the line and no exception does."""
         if not self.regex.search(line.text):
             return False
         return not any(regex.search(line.text) for regex in self.unless)
@@ -39,7 +39,7 @@ Index = dict[bytes, tuple[IndexEntry, ...]]
 
 
 def _index(rows: Iterable[tuple[int, SymptomRow | MarkRow, Matcher]]) -> Index:
-    """All patterns of the rows, filed under their rare words."""
+    """Return all patterns of the rows, filed under their rare words."""
     filed: dict[bytes, list[IndexEntry]] = collections.defaultdict(list)
     for order, row, matcher in rows:
         unless = tuple(pattern.regex for pattern in matcher.unless)
@@ -59,7 +59,7 @@ class _View:
         self.dull: set[bytes] = set()
 
     def remember(self, body: bytes) -> None:
-        """Never look at such a line again."""
+        """Remember a line that no pattern fits, so that it is skipped from then on."""
         if len(body) > _DULL_BYTES:
             return
         if len(self.dull) >= _DULL_MAX:
@@ -80,7 +80,7 @@ class Scanner:
         self._in_userspace = _index([*(mark for mark in marks if mark[1].name != "userspace"), *rows])
 
     def scan(self, stream: BinaryIO) -> Tracker:
-        """The boots of the log."""
+        """Return the boots of the log."""
         tracker = Tracker()
         outside, inside = _View(self._all), _View(self._in_userspace)
         view = outside
@@ -146,14 +146,14 @@ class Scanner:
 
 
 def _is_settled(tracker: Tracker, entry: IndexEntry) -> bool:
-    """Whether one more line of this kind would change nothing."""
+    """Return whether one more line of this kind would change nothing."""
     if isinstance(entry.row, MarkRow):
         return tracker.knows(entry.row.name)
     return tracker.is_saturated(entry.order)
 
 
 def _likely(index: Index, words: list[bytes]) -> list[IndexEntry]:
-    """The patterns all of whose words are there."""
+    """Return the patterns all of whose words are there."""
     if len(words) > _WORDS_MANY:
         words = list(dict.fromkeys(words))
     found = []

@@ -81,17 +81,17 @@ class SymptomTable:
     matchers: tuple[Matcher, ...]
 
     def row(self, name: str) -> SymptomRow:
-        """The row of that name."""
+        """Return the row of that name."""
         return next(row for row in self.rows if row.name == name)
 
     def by_rule(self, rule: str) -> int | None:
-        """The number of the row that a rule infers, or None when the table has none."""
+        """Return the number of the row that a rule infers, or None when the table has none."""
         return next((number for number, row in enumerate(self.rows) if row.rule == rule), None)
 
 
 @functools.lru_cache(maxsize=4)
 def load_symptoms(path: Path | None = None) -> SymptomTable:
-    """The symptom table; TableError names file and row of a slip."""
+    """Return the symptom table. Raise TableError with file and row of an error."""
     path = path or SYMPTOMS
     rows = tables.load_rows(path, "symptom", SymptomRow)
     for row in rows:
@@ -105,13 +105,13 @@ def load_symptoms(path: Path | None = None) -> SymptomTable:
 
 @functools.lru_cache(maxsize=1)
 def load_marks() -> tuple[tuple[MarkRow, Matcher], ...]:
-    """The marks with their compiled patterns."""
+    """Return the marks with their compiled patterns."""
     rows = tables.load_rows(MARKS, "mark", MarkRow)
     return tuple((row, _matcher(row, MARKS, "mark")) for row in rows)
 
 
 def _check(row: SymptomRow, *, where: str) -> None:
-    """TableError unless every word of the row is one that the engine knows."""
+    """Raise TableError unless the engine knows every word of the row."""
     _known(row.stage, tuple(stage.name for stage in Stage), where=where, key="stage")
     _known(row.severity, SEVERITIES, where=where, key="severity")
     _known(row.during, DURING, where=where, key="during")
@@ -134,7 +134,7 @@ def _check(row: SymptomRow, *, where: str) -> None:
 
 
 def _known(value: str, known: tuple[str, ...], *, where: str, key: str) -> None:
-    """TableError unless value is one of known."""
+    """Raise TableError unless value is one of known."""
     if value not in known:
         raise TableError(f"{where}: unknown {key} {value!r} (known: {', '.join(known)})")
 

@@ -70,7 +70,7 @@ class Dump:
     remark: str | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """The record as JSON takes it."""
+        """Return the record in the form of JSON."""
         return asdict(self)
 
 
@@ -95,15 +95,15 @@ class Index:
         self.database.run_many("INSERT INTO trait VALUES (?, ?, ?)", [(dump.id, *pair) for pair in traits.items()])
 
     def by_content(self, sha256: str) -> Dump | None:
-        """The dump with just these bytes."""
+        """Return the dump with just these bytes."""
         return next(iter(self._dumps("WHERE sha256 = ?", sha256)), None)
 
     def by_id(self, identity: str) -> Dump | None:
-        """The dump of this name."""
+        """Return the dump of this name."""
         return next(iter(self._dumps("WHERE id = ?", identity)), None)
 
     def removed(self) -> list[str]:
-        """The names of dumps that were removed and did not come back."""
+        """Return the names of dumps that were removed and did not come back."""
         rows = self.database.rows("SELECT DISTINCT id FROM removal WHERE id NOT IN (SELECT id FROM dump)")
         return [row["id"] for row in rows]
 
@@ -117,7 +117,7 @@ class Index:
         return found[0]
 
     def dumps(self) -> list[Dump]:
-        """All of them, the newest first."""
+        """Return all dumps, the newest first."""
         return self._dumps("ORDER BY added_s DESC, id")
 
     def _dumps(self, where: str, *values: Any) -> list[Dump]:
@@ -125,14 +125,14 @@ class Index:
         return [_dump(row) for row in rows]
 
     def traits(self) -> dict[str, dict[str, str]]:
-        """Name and value of every trait, by dump."""
+        """Return name and value of every trait, by dump."""
         found: dict[str, dict[str, str]] = {}
         for row in self.database.rows("SELECT dump, name, value FROM trait"):
             found.setdefault(row["dump"], {})[row["name"]] = row["value"]
         return found
 
     def traits_of(self, identity: str) -> dict[str, str]:
-        """Those of one dump."""
+        """Return the traits of one dump."""
         return dict(map(tuple, self.database.rows("SELECT name, value FROM trait WHERE dump = ?", identity)))
 
     def with_trait(self, name: str, value: str) -> list[Dump]:
@@ -140,7 +140,7 @@ class Index:
         return self._dumps("WHERE id IN (SELECT dump FROM trait WHERE name = ? AND value = ?)", name, value)
 
     def count_of(self, host: str) -> int:
-        """How many dumps of a host there are."""
+        """Return how many dumps of a host there are."""
         return int(self.database.rows("SELECT count(*) FROM dump WHERE host = ?", host)[0][0])
 
     def total_bytes(self) -> int:
@@ -153,13 +153,13 @@ class Index:
         self.database.run("INSERT INTO removal VALUES (?, ?, ?, ?, ?)", dump.id, dump.host, dump.disk_bytes, why, at_s)
 
     def note_arrival(self, path: str, mark: str, *, outcome: str, reason: str, dump: str | None, at_s: float) -> None:
-        """The result of an arrival; mark shows whether the file is still the same one."""
+        """Note the result of an arrival; mark shows whether the file is still the same one."""
         self.database.run(
             "INSERT OR REPLACE INTO arrival VALUES (?, ?, ?, ?, ?, ?)", path, mark, outcome, reason, dump, at_s
         )
 
     def forget_arrivals(self) -> None:
-        """Keep the newest: a sender can make files without end."""
+        """Keep the newest results only, because a sender can make any number of files."""
         newest = "SELECT path FROM arrival ORDER BY at_s DESC LIMIT ?"
         self.database.run(f"DELETE FROM arrival WHERE path NOT IN ({newest})", _MOST_ARRIVALS)
 
@@ -169,7 +169,7 @@ class Index:
         return rows[0] if rows else None
 
     def refused(self) -> list[dict[str, Any]]:
-        """The files that were refused, the newest first."""
+        """Return the files that were refused, the newest first."""
         rows = self.database.rows(
             "SELECT path, reason, at_s FROM arrival WHERE outcome = 'refused' ORDER BY at_s DESC LIMIT 1000"
         )

@@ -38,12 +38,12 @@ class CrashPattern:
     suspects: tuple[Suspect, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """The record as JSON takes it."""
+        """Return the record in the form of JSON."""
         return asdict(self)
 
 
 def find_patterns(index: Index, *, least: int = _FEW) -> list[CrashPattern]:
-    """The crashes with at least so many dumps, the most frequent first."""
+    """Return the crashes with at least so many dumps, the most frequent first."""
     dumps, traits = index.dumps(), index.traits()
     told = {dump.id: _told(dump, traits.get(dump.id, {})) for dump in dumps}
     groups: dict[str, list[Dump]] = defaultdict(list)
@@ -108,12 +108,12 @@ class SeenBefore:
     last_s: float
 
     def to_json(self) -> dict[str, Any]:
-        """The record as JSON takes it."""
+        """Return the record in the form of JSON."""
         return asdict(self)
 
 
 def seen_before(index: Index, dump: Dump) -> list[SeenBefore]:
-    """Same host, kernel, crash, firmware, driver: how often among the other dumps."""
+    """Count the other dumps with the same host, kernel, crash, firmware or driver."""
     others = [other for other in index.dumps() if other.id != dump.id]
     shared: list[tuple[str, str | None, list[Dump]]] = [
         ("signature", dump.signature, [other for other in others if other.signature == dump.signature]),

@@ -29,12 +29,12 @@ class Policy:
 
     @property
     def limited(self) -> bool:
-        """Whether anything is ever to be deleted."""
+        """Return whether anything is ever to be deleted."""
         return bool(self.keep_per_host or self.keep_days or self.budget_mib)
 
 
 def load_policy(directory: Path) -> Policy:
-    """The policy of a store; the defaults where it has none. TableError names file and key."""
+    """Return the policy of a store; the defaults where it has none. TableError names file and key."""
     path = directory / NAME
     if not path.exists():
         return Policy()

@@ -31,7 +31,7 @@ class Central:
 
     @classmethod
     def parse(cls, text: str) -> Central:
-        """HOST:DIR or DIR; UsageError for anything else."""
+        """Parse HOST:DIR or DIR. Raise UsageError for anything else."""
         host, colon, directory = text.partition(":")
         if colon and "/" not in host:
             if not directory.startswith("/"):
@@ -43,7 +43,7 @@ class Central:
 
 @contextlib.contextmanager
 def alone(store: Store) -> Iterator[None]:
-    """Within the block no other push of this store appends to the same copies; HostError when one does."""
+    """Keep other pushes of this store away from the same copies. Raise HostError when one is running."""
     lock = os.open(store.directory / "push.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -55,7 +55,7 @@ def alone(store: Store) -> Iterator[None]:
 
 
 def push(store: Store, dump: Dump, central: Central) -> bool:
-    """Bring a verified copy of a dump to its central place; whether anything had to be copied.
+    """Write a verified copy of a dump to its central place; return whether bytes had to be copied.
 
     HostError when it cannot be reached, has no room, or the copy is not the same twice in a row.
     """
@@ -85,7 +85,7 @@ def push(store: Store, dump: Dump, central: Central) -> bool:
 
 
 def _append(central: Central, source: Path, to: str) -> None:
-    """Copy what the other side has not got yet."""
+    """Copy the bytes that the other side does not have yet."""
     size = central.machine.run("stat -c %%s %s 2>/dev/null || echo 0", to, timeout_s=_STATUS_S)
     have = int(size) if size.strip().isdecimal() else 0
     if have > source.stat().st_size:
@@ -102,7 +102,7 @@ def _sum(central: Central, path: str) -> str:
 
 
 def _directory_name(dump: Dump) -> str:
-    """As the families' own remote directories: host, then date; and the id, since a minute is not enough."""
+    """Return host, date and id, like the remote directories of the families; a date alone is not unique."""
     host = re.sub(r"[^A-Za-z0-9.-]+", "_", dump.host).strip(".-_") or "unknown"
     moment = re.sub(r"[^0-9]+", "-", utc(dump.crash_s or dump.added_s)).strip("-")
     return f"{host}-{moment}-{dump.id}"

@@ -27,7 +27,7 @@ class Decision:
     kept_because: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        """The record as JSON takes it."""
+        """Return the record in the form of JSON."""
         return {
             "id": self.dump.id,
             "host": self.dump.host,
@@ -83,7 +83,7 @@ def _limit(dump: Dump, policy: Policy, place: int, *, now_s: float) -> str:
 
 
 def protection(dump: Dump, policy: Policy) -> str:
-    """Why a dump may not go, whatever the limits; empty when it may."""
+    """Return the reason why a dump must not be removed at all, or an empty text."""
     if dump.hold:
         return f"it is held: {dump.hold}"
     if dump.state == UNTRIAGED:

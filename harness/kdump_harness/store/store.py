@@ -59,12 +59,12 @@ class IntakeOutcome:
     dump: Dump | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """The record as JSON takes it."""
+        """Return the record in the form of JSON."""
         return {**dataclasses.asdict(self), "dump": self.dump.to_json() if self.dump else None}
 
 
 def default_store() -> Path:
-    """KDUMP_HARNESS_STORE, else a directory of the state."""
+    """Return KDUMP_HARNESS_STORE, or a directory below the state directory."""
     named = os.environ.get(VARIABLE)
     return Path(named).absolute() if named else default_directory() / "store"
 
@@ -112,11 +112,11 @@ class Store:
 
     @property
     def incoming(self) -> Path:
-        """Where a dump is until it is whole and known."""
+        """The directory of a dump until it is whole and known."""
         return self.directory / "incoming"
 
     def place_of(self, dump: Dump) -> Path:
-        """The directory of a dump."""
+        """Return the directory of a dump."""
         return self.dumps / dump.id
 
     def close(self) -> None:
@@ -142,7 +142,7 @@ class Store:
             raise UsageError(f"{strange[0]} is there, but no {index.name}: a store begins in an empty directory")
 
     def require_apart(self, top: Path) -> None:
-        """UsageError when dumps are to be taken from the store itself, or from a directory that it lies in."""
+        """Raise UsageError for a source of dumps that is the store, or a directory above the store."""
         own, other = self.directory.resolve(), top.resolve()
         if own.is_relative_to(other) or other.is_relative_to(own):
             raise UsageError(f"{shown(top)} and the store {self.directory} must not lie in one another")
@@ -273,7 +273,7 @@ class Store:
     def _described(
         self, part: Path, seen: Examination, *, sha256: str, origin: str, sender: str, sign: str | None
     ) -> Dump:
-        """The row of a new dump."""
+        """Return the row of a new dump."""
         told = seen.inspection or {}
         crash = seen.triage or {}
         task = crash.get("task")
@@ -309,7 +309,7 @@ class Store:
     # ---------------------------------------------------------------- afterwards
 
     def triage_again(self, dump: Dump) -> Dump:
-        """Look at a dump once more, as when its debug info has come."""
+        """Examine a dump again, for example when its debug info is there."""
         directory = self.place_of(dump)
         seen = self._examine(directory / VMCORE, directory)
         if seen.triage is None:
@@ -332,7 +332,7 @@ class Store:
         return dataclasses.replace(dump, hold=why)
 
     def remove(self, dump: Dump, *, why: str, unless: Callable[[Dump], bool]) -> bool:
-        """Remove a dump, unless it has come under protection meanwhile; whether it went."""
+        """Remove a dump unless it is protected by now; return whether it was removed."""
         with self.index.database.writing():
             now = self.index.by_content(dump.sha256)
             if now is None or unless(now) or self.index.count_of(now.host) < 2:  # never the last one of a host
@@ -352,7 +352,7 @@ class Store:
 
 
 def host_of(nodename: str | None, sender: str) -> str:
-    """Which machine crashed: as its kernel called itself, else as the sender's directory is called; only a text."""
+    """Return the crashed machine's name from its kernel, else from the sender's directory; it is only a text."""
     if nodename and nodename not in _NOBODY:
         return shown(nodename)[:64]
     if (match := _SENDER.fullmatch(sender)) and match["host"] not in _NOBODY:

@@ -28,14 +28,14 @@ class Watcher:
     """The state of a directory between two looks."""
 
     def __init__(self, store: Store, top: Path, *, remove: bool = False) -> None:
-        """remove is for files that were taken in: they are the store's from then on."""
+        """With remove, delete files from the directory once the store has them."""
         self._store = store
         self._top = top
         self._remove = remove
         self._seen: dict[str, _Seen] = {}
 
     def look(self) -> Iterator[IntakeOutcome]:
-        """Every file whose state has changed since the last look, with what became of it."""
+        """Yield every file whose state has changed since the last look, with what became of it."""
         there: set[str] = set()
         for place in walk(self._top):
             for name in place.names:
@@ -84,7 +84,7 @@ class Watcher:
         return self._done(path, mark, outcome)
 
     def _wait(self, path: str, seen: _Seen, why: str) -> IntakeOutcome | None:
-        """Reported when the reason changed."""
+        """Report a waiting file when the reason has changed."""
         if seen.told == why:
             return None
         seen.told = why
@@ -97,7 +97,7 @@ class Watcher:
 
 
 def note_arrival(store: Store, path: str, mark: str, outcome: IntakeOutcome) -> None:
-    """Remember what became of a file, so that it is not looked at again."""
+    """Remember the result for a file, so that it is not examined again."""
     with store.index.database.writing():
         store.index.note_arrival(
             path,

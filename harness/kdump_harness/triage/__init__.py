@@ -41,7 +41,7 @@ class Triage:
         return tuple(module for module in self.modules if module.taints)
 
     def to_json(self) -> dict[str, Any]:
-        """The record as JSON takes it."""
+        """Return the record in the form of JSON."""
         return asdict(self)
 
 
@@ -99,7 +99,7 @@ def _by_log(log: LogFacts, kernel: str | None, why: str, remarks: Sequence[str])
 
 
 def _combine(answer: Answer, log: LogFacts, kernel: str | None, vmlinux: Path, remarks: list[str]) -> Triage:
-    """drgn's facts, and the log's where drgn has none."""
+    """Combine drgn's facts with those of the log where drgn has none."""
     facts = answer.facts
     if not facts.keys() & {"task", "stack"}:
         why, *more = answer.troubles or ["drgn reported nothing"]

@@ -74,7 +74,7 @@ def ask(
 
 
 def _environment() -> dict[str, str]:
-    """Only one thread, no plugins, and no hidden downloads."""
+    """Return an environment that allows one thread, no plugins, and no hidden downloads."""
     path = [str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH", "")]
     dropped = ("DEBUGINFOD_URLS", "DRGN_PLUGINS")
     return {
@@ -109,7 +109,7 @@ def _death(status: int, errors: bytes, limit_s: int) -> str | None:
 
 
 def _parse(out: bytes) -> Answer:
-    """The facts that arrived whole."""
+    """Return the facts that arrived whole."""
     answer = Answer()
     for raw in out.split(b"\n"):
         with contextlib.suppress(ValueError, KeyError, TypeError):

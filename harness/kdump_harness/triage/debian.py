@@ -39,7 +39,7 @@ class Package:
 
 
 def package_of(release: str, version: str, machine: str) -> Package:
-    """The package for a kernel; HostError when the kernel is not Debian's."""
+    """Return the package for a kernel. Raise HostError when the kernel is not Debian's."""
     # "#1 SMP PREEMPT_DYNAMIC Debian 6.1.192-2 (2026-11-16)"
     built = re.search(r"\bDebian ([0-9][\w.+~-]*)", version)
     architecture = _ARCHITECTURES.get(machine)
@@ -49,7 +49,7 @@ def package_of(release: str, version: str, machine: str) -> Package:
 
 
 def fetch(package: Package, to: Path, *, workdir: Path, require_space: RequireSpace, progress: Progress) -> str:
-    """Download the package and unpack its vmlinux to a file; HostError when no suite that apt reaches has it."""
+    """Download the package and unpack its vmlinux to a file. Raise HostError when no suite that apt reaches has it."""
     for tool in ("apt-get", "dpkg-deb"):
         if shutil.which(tool) is None:
             raise HostError(f"--debuginfo-package needs {tool}, which this host does not have")
@@ -104,7 +104,7 @@ class _Apt:
 
 
 def _locate(package: Package, workdir: Path, progress: Progress) -> tuple[_Apt, int]:
-    """An apt that knows the package, and the package's size; the host's own lists are asked first."""
+    """Return an apt that knows the package, and the package's size; the host's own lists come first."""
     looked = ["the host's apt lists"]
     apt = _Apt(workdir)
     said = apt.run("download", "--print-uris", str(package), progress=progress)
@@ -126,20 +126,20 @@ def _locate(package: Package, workdir: Path, progress: Progress) -> tuple[_Apt, 
 
 
 def _announced_bytes(said: str) -> int | None:
-    """The size in what apt-get download --print-uris says: 'address' file size digest."""
+    """Return the size in what apt-get download --print-uris says: 'address' file size digest."""
     found = re.search(r"^'[^']+' \S+\.deb (\d+)", said, re.MULTILINE)
     return int(found[1]) if found else None
 
 
 def _suites(package: Package) -> Iterator[Image]:
-    """The Debian releases of the catalogue, the one that the version names (6.12.117+deb13) first."""
+    """Return the Debian releases of the catalogue, the one that the version names (6.12.117+deb13) first."""
     rows = [image for image in load_catalog() if image.family == "debian" and image.build is not None]
     named = re.search(r"[+~](?:deb|bpo)(\d+)", package.name)
     return iter(sorted(rows, key=lambda row: named is None or row.release != named[1]))
 
 
 def _private_apt(workdir: Path, row: Image, architecture: str) -> _Apt:
-    """An apt that sees one release, on the mirror and with the proxy that the host is set up with."""
+    """Return an apt that sees one release, with the mirror and the proxy of this host."""
     assert row.build is not None
     build = row.build
     place = workdir / build.suite

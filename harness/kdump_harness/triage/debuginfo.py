@@ -36,7 +36,7 @@ class Wanted:
 
     @classmethod
     def of(cls, vmcore: Vmcore) -> Wanted:
-        """The kernel of a dump."""
+        """Return the kernel of a dump."""
         uts = vmcore.utsname
         release, build_id = uts.get("release", ""), vmcore.vmcoreinfo.get("BUILD-ID", "")
         return cls(
@@ -55,7 +55,7 @@ class Wanted:
         return self.build_id or re.sub(r"[^\w.+~-]+", "_", f"{self.release}_{self.version}")[:120]
 
     def mismatch(self, image: VmlinuxImage) -> str | None:
-        """Why the file is not this kernel's; None when it is."""
+        """Return the reason why the file is not this kernel's, or None when it is."""
         if self.build_id and image.build_id:
             if self.build_id == image.build_id:
                 return None
@@ -116,7 +116,7 @@ def _exactly(path: Path, wanted: Wanted) -> Path:
 
 
 def _first(candidates: list[Path], wanted: Wanted) -> tuple[Path | None, list[str]]:
-    """The first file that belongs to the kernel, and why those before it do not."""
+    """Return the first file that belongs to the kernel, and why those before it do not."""
     near: list[str] = []
     for path in dict.fromkeys(candidates):
         with contextlib.suppress(OSError):
@@ -129,12 +129,12 @@ def _first(candidates: list[Path], wanted: Wanted) -> tuple[Path | None, list[st
 
 
 def _below(root: Path, wanted: Wanted) -> list[Path]:
-    """Where a vmlinux can be in a directory: alone, in an unpacked package, or by its build id."""
+    """Return the paths of a vmlinux in a directory: alone, in an unpacked package, or by its build id."""
     return [place for base in (root, root / "usr/lib/debug") for place in _layout(base, wanted)]
 
 
 def _layout(base: Path, wanted: Wanted) -> Iterator[Path]:
-    """The places below a root of debug files; Debian's, Fedora's and SUSE's."""
+    """Yield the places below a root of debug files; Debian's, Fedora's and SUSE's."""
     release = wanted.release
     if wanted.build_id:
         yield base / ".build-id" / wanted.build_id[:2] / f"{wanted.build_id[2:]}.debug"
@@ -149,7 +149,7 @@ def _layout(base: Path, wanted: Wanted) -> Iterator[Path]:
 
 
 def usual_places(wanted: Wanted) -> list[Path]:
-    """Where this system keeps debug info."""
+    """Return the paths at which this system keeps debug info."""
     places = list(_layout(_DEBUG_ROOT, wanted))
     if wanted.release:
         places += [
@@ -163,7 +163,7 @@ def usual_places(wanted: Wanted) -> list[Path]:
 
 
 def _client_cache() -> Path:
-    """Where debuginfod's own client (of gdb, of drgn) keeps what it has downloaded."""
+    """Return the download cache of debuginfod's own client (of gdb, of drgn)."""
     if named := os.environ.get("DEBUGINFOD_CACHE_PATH"):
         return Path(named)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "debuginfod_client"
@@ -204,7 +204,7 @@ def _from_package(wanted: Wanted, state: Path | None, progress: Progress) -> Pat
 
 
 def _cached(wanted: Wanted, state: Path | None, progress: Progress, make: Callable[[Path, State], str]) -> Path:
-    """The vmlinux that make brings into the cache; one that belongs to another kernel does not get there."""
+    """Return the vmlinux that make brings into the cache; one that belongs to another kernel does not get there."""
     kept = State(state)
 
     def checked(part: Path) -> dict[str, str]:

@@ -79,7 +79,7 @@ def _read(response: Any, url: str) -> bytes:
 
 
 def _size_bytes(response: Any) -> int | None:
-    """The size as debuginfod announces it, also where it sends the file packed."""
+    """Return the size as debuginfod announces it, also where it sends the file packed."""
     for header in ("X-DEBUGINFOD-SIZE", "Content-Length"):
         text = response.headers.get(header, "")
         if text.isdigit():

@@ -87,7 +87,7 @@ def _sections(file: PlainFile) -> Iterator[_Section]:
 
 
 def _build_id(file: PlainFile, section: _Section) -> str | None:
-    """The GNU build id in a section of notes."""
+    """Return the GNU build id in a section of notes."""
     if section.kind != _SHT_NOTE or not 0 < section.size <= _MAX_NOTES_BYTES:
         return None
     data = read_exactly(file, section.offset, section.size, f"the section {section.name}")

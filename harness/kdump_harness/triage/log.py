@@ -72,7 +72,7 @@ class LogFacts:
 
 
 def read_log(log: str) -> LogFacts:
-    """The facts of the crash; of several reports (a warning, then an oops) the one that the kernel died of."""
+    """Return the facts of the crash; of several reports (a warning, then an oops) the one that the kernel died of."""
     lines = [_STAMP.sub("", line[:_MAX_LINE], count=1).rstrip() for line in log.splitlines()]
     panic = panic_line(log)
     whole = _report(lines)
@@ -97,7 +97,7 @@ def read_log(log: str) -> LogFacts:
 
 
 def _report(lines: Sequence[str]) -> tuple[int, int, int] | None:
-    """First line, "CPU: ..." line and end of the report that belongs to the crash."""
+    """Return the first line, "CPU: ..." line and end of the report that belongs to the crash."""
     whos = [at for at, line in enumerate(lines) if _WHO.search(line)]
     if not whos:
         return None
@@ -123,7 +123,7 @@ def _fatal(line: str) -> bool:
 
 
 def _trace(report: Sequence[str]) -> tuple[str, ...]:
-    """The lines of the call trace: frames, stack names, and where an exception interrupted it; no register dumps."""
+    """Return the lines of the call trace: frames, stack names and exceptions, without register dumps."""
     start = next((at + 1 for at, line in enumerate(report) if _TRACE.search(line)), None)
     if start is None:
         return ()
@@ -137,7 +137,7 @@ def _trace(report: Sequence[str]) -> tuple[str, ...]:
 
 
 def _frames(trace: Iterable[str]) -> Iterator[str]:
-    """The frames that the unwinder vouched for: those with a question mark were only lying on the stack."""
+    """Yield the frames that the unwinder vouched for: those with a question mark were only lying on the stack."""
     for line in trace:
         frame = _FRAME.search(line)
         if frame is not None and not frame["guess"]:
@@ -152,7 +152,7 @@ def _rip(report: Sequence[str]) -> str | None:
 
 
 def _modules(lines: Sequence[str]) -> tuple[Module, ...]:
-    """The modules of the last list; it is only printed for an oops or a warning."""
+    """Return the modules of the last list; it is only printed for an oops or a warning."""
     start = next((at for at in reversed(range(len(lines))) if lines[at].startswith(_MODULES)), None)
     if start is None:
         return ()

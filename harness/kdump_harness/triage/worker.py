@@ -26,7 +26,7 @@ _BUILD_DIRECTORY = r"^/.*?/linux-[0-9][^/]*/"
 
 
 def main() -> None:
-    """Arguments: bytes of address space, seconds, vmlinux, and the files of the dump."""
+    """Run with the arguments: bytes of address space, seconds, vmlinux, and the files of the dump."""
     memory_bytes, limit_s, vmlinux, *files = sys.argv[1:]
     limit(int(memory_bytes), int(limit_s))
     with open_vmcore(*files) as vmcore:
@@ -34,7 +34,7 @@ def main() -> None:
 
 
 def limit(memory_bytes: int, limit_s: int) -> None:
-    """Bound the resources that this process can take from the machine, also when its parent has died."""
+    """Limit the resources of this process, also for the time after its parent has died."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent process
     resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
     resource.setrlimit(resource.RLIMIT_CPU, (limit_s, limit_s + 1))  # SIGXCPU, then SIGKILL
@@ -55,7 +55,7 @@ def _read(vmcore: Vmcore, vmlinux: str) -> None:
 
 
 def _tell(fact: str, find: Callable[[], Any], *, silent: bool = False) -> Any:
-    """Print a fact, or why it cannot be had; silent ones are not for JSON."""
+    """Print a fact, or the reason why it is missing; silent facts are not printed."""
     try:
         value = find()
     except MemoryError:
@@ -113,7 +113,7 @@ def _stack(program: Any, thread: Any) -> list[str]:
 
 
 def _frame(program: Any, frame: Any) -> str:
-    """function+0x16/0x20 (file:line), as the kernel writes the first part of it."""
+    """Return function+0x16/0x20 (file:line); the first part is in the kernel's form."""
     try:
         symbol = frame.symbol()
         where = f"{symbol.name}+{frame.pc - symbol.address:#x}/{symbol.size:#x}"
@@ -134,7 +134,7 @@ def _short(file: str) -> str:
 
 
 def _in_module(program: Any, address: int) -> str | None:
-    """An address in a module without debug info."""
+    """Return the name of an address in a module without debug info."""
     from drgn.helpers.linux.module import address_to_module
 
     try:
@@ -152,7 +152,7 @@ def _modules(program: Any) -> list[dict[str, str]]:
 
 
 def _text(characters: Any) -> str:
-    """A char array of the kernel, with nothing in it that could drive a terminal."""
+    """Return a char array of the kernel without characters that could control a terminal."""
     text = characters.string_()[:_MAX_NAME].decode("utf-8", "replace")
     return "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in text)
 

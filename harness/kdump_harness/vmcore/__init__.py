@@ -1,4 +1,4 @@
-"""Reads a dump file without trusting it: formats, header, pages, VMCOREINFO, kernel log."""
+"""A reader of dump files that does not trust them: formats, header, pages, VMCOREINFO, kernel log."""
 
 from .check import check
 from .classes import LevelViolations, PageClass, Tally, classify, count_classes

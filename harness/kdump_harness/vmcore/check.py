@@ -26,7 +26,7 @@ _VMCOREINFO_VALUES = {"BUILD-ID": "[0-9a-f]{40}", "CRASHTIME": "[0-9]{1,11}", "P
 def check(
     vmcore: Vmcore, *, quick: bool = False, progress: Progress | None = None
 ) -> tuple[tuple[Damage, ...], dict[str, int]]:
-    """All damage, and how many pages there are by compression (nothing when quick).
+    """Return all damage, and how many pages there are by compression (nothing when quick).
 
     progress is called with pages done and pages to do.
     """
@@ -68,7 +68,7 @@ def _check_layout(part: KdumpFile, damage: DamageList) -> None:
 
 
 def _check_written(part: KdumpFile, damage: DamageList) -> None:
-    """Gaps of a flattened stream are legal behind the bitmaps' last page frame, and nowhere inside."""
+    """Check the gaps of a flattened stream: legal only behind the bitmaps' last page frame."""
     table_at = part.header.descriptor_offset
     places = {
         "first bitmap": (part.ram.offset, part.ram.offset + part.ram.size_bytes),
@@ -103,7 +103,7 @@ def _check_header(part: KdumpFile, damage: DamageList) -> None:
 
 
 def _check_compression(part: KdumpFile, counts: Counter[str], damage: DamageList) -> None:
-    """The header names one compression; makedumpfile before 1.4.4 named none and used zlib."""
+    """Check that the header names one compression; makedumpfile before 1.4.4 named none and used zlib."""
     others = sorted(set(counts) - {"none", part.header.compression})
     if others and part.header.compression != "none":
         message = f"the header says {part.header.compression}, some pages are {' and '.join(others)}"
@@ -111,7 +111,7 @@ def _check_compression(part: KdumpFile, counts: Counter[str], damage: DamageList
 
 
 def _check_parts(vmcore: Vmcore, damage: DamageList) -> None:
-    """The files of a split dump must add up to all page frames."""
+    """Check that the files of a split dump add up to all page frames."""
     header = vmcore.header
     if header is None or not header.split:
         return
@@ -153,7 +153,7 @@ def _check_elf(file: ElfFile, damage: DamageList) -> None:
 
 
 def _check_elf_places(file: ElfFile, order: NDArray[np.int64], damage: DamageList) -> None:
-    """Segments, in the order of their offsets, neither overlap nor leave something behind the last one."""
+    """Check that segments neither overlap nor leave bytes behind the last one."""
     starts = file.segments["offset"][order].astype(np.int64)
     ends = starts + file.segments["filesz"][order].astype(np.int64)
     reach = np.maximum.accumulate(np.concatenate([[file.headers_end], ends]))
@@ -207,7 +207,7 @@ def _check_notes(vmcore: Vmcore, damage: DamageList) -> None:
 
 
 def _check_utsname(vmcore: Vmcore, damage: DamageList) -> None:
-    """Header, VMCOREINFO and memory name the same kernel, as far as the memory of it is in the dump."""
+    """Check that header, VMCOREINFO and (where it is in the dump) memory name the same kernel."""
     memory = vmcore.utsname_in_memory()
     if not memory:
         return

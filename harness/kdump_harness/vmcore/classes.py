@@ -71,7 +71,7 @@ _NEVER_DROPPED = (PageClass.UNKNOWN, PageClass.KERNEL, PageClass.SLAB)
 
 
 def dropped_by(level: int) -> frozenset[PageClass]:
-    """The classes of which makedumpfile -d level keeps no page; bit 0 (pages of zeros) names no class."""
+    """Return the classes of which makedumpfile -d level keeps no page; bit 0 (pages of zeros) names no class."""
     dropped = set()
     if level & 2:
         dropped |= {PageClass.CACHE}
@@ -86,7 +86,7 @@ def dropped_by(level: int) -> frozenset[PageClass]:
 
 
 def kept_by(level: int) -> frozenset[PageClass]:
-    """The classes of which makedumpfile -d level keeps every page; without a level that filters nothing is sure."""
+    """Return the classes of which makedumpfile -d level keeps every page; none is sure without a filtering level."""
     unsure = {PageClass.HOLE, PageClass.UNKNOWN, PageClass.HWPOISON, PageClass.OFFLINE}
     return frozenset(PageClass) - dropped_by(level) - unsure
 
@@ -132,19 +132,19 @@ class LevelViolations:
         )
 
     def remarks(self) -> Iterator[str]:
-        """Sentences about classes of which more than a sliver is on the wrong side."""
+        """Yield a sentence for each class with more than a small share on the wrong side."""
         yield from self.too_many()
         yield from self.too_few()
 
     def too_many(self) -> Iterator[str]:
-        """The classes that should have been dropped and were not."""
+        """Yield the classes that should have been dropped and were not."""
         for each, tally in self.dropped.items():
             if tally.kept > max(_LEFT_PAGES, _LEFT_SHARE * tally.total):
                 share = f"{tally.kept:,} of {tally.total:,}"
                 yield f"level {self.level} drops {each.label} pages, but {share} are in the dump"
 
     def too_few(self) -> Iterator[str]:
-        """The classes that should have been kept and were not."""
+        """Yield the classes that should have been kept and were not."""
         for each, tally in self.kept.items():
             if tally.absent > _LOST_PAGES and not self.zeros_absent:
                 share = f"{tally.absent:,} of {tally.total:,}"
@@ -152,7 +152,7 @@ class LevelViolations:
 
 
 def classify(vmcore: Vmcore) -> PageClasses:
-    """The class of every page frame; VmcoreError where VMCOREINFO or the dump do not allow it."""
+    """Return the class of every page frame. Raise VmcoreError where VMCOREINFO or the dump do not allow it."""
     if vmcore.max_pfn > _MAX_FRAMES:
         raise VmcoreError(f"{vmcore.path}: {vmcore.max_pfn:,} page frames are too many for one array")
     codes = np.zeros(vmcore.max_pfn, dtype=np.uint8)
@@ -164,7 +164,7 @@ def classify(vmcore: Vmcore) -> PageClasses:
 
 
 def count_classes(vmcore: Vmcore) -> dict[PageClass, Tally]:
-    """How many page frames of each class are in RAM and in the dump; VmcoreError as for classify.
+    """Return how many page frames of each class are in RAM and in the dump. Raise VmcoreError as for classify.
 
     It needs a few MiB of memory for any amount of RAM.
     """
@@ -203,7 +203,7 @@ class _Counter:
         self._kept += np.bincount(codes[kept], minlength=len(PageClass))
 
     def counts(self) -> dict[PageClass, Tally]:
-        """The classes that occur; VmcoreError when nothing is known of any page."""
+        """Return the classes that occur. Raise VmcoreError when nothing is known of any page."""
         counts: dict[PageClass, Tally] = {}
         for each in PageClass:
             if each is not PageClass.HOLE and self._total[each]:
@@ -243,7 +243,7 @@ class _StructPage:
 
     @classmethod
     def of(cls, info: Vmcoreinfo) -> _StructPage:
-        """From VMCOREINFO; VmcoreError where it says too little or nonsense."""
+        """Read the layout from VMCOREINFO. Raise VmcoreError where it is incomplete or implausible."""
         size_bytes = _within("SIZE(page)", info.size("page"), 32, 256, step=8)
 
         def at(name: str, width_bytes: int = 8) -> int:
@@ -355,7 +355,7 @@ class _Sections:
 
 
 def _chunks(vmcore: Vmcore) -> Iterator[tuple[int, Codes, Bools]]:
-    """First page frame, classes, and which are in the dump, for every chunk that has RAM."""
+    """Yield first page frame, classes and presence in the dump for every chunk that has RAM."""
     kernel = _StructPage.of(vmcore.vmcoreinfo)
     sections = _Sections(vmcore, kernel.size_bytes)
     bits = min(_CHUNK_BITS, sections.shift)
@@ -381,7 +381,7 @@ def _chunks(vmcore: Vmcore) -> Iterator[tuple[int, Codes, Bools]]:
 
 
 def _frames(vmcore: Vmcore, bits: int) -> Iterator[tuple[int, Bools, Bools]]:
-    """First page frame, which are RAM and which in the dump, for every chunk of 2^bits frames that has RAM."""
+    """Yield first page frame, RAM and presence in the dump for every chunk of 2^bits frames that has RAM."""
     if vmcore.kdumps:
         part = vmcore.kdumps[0]
         step = (1 << bits) // 8
@@ -404,14 +404,14 @@ def _bools(packed: NDArray[np.uint8], size_bytes: int) -> Bools:
 
 
 def _page_runs(vmcore: Vmcore, starts: Int64s, ends: Int64s) -> tuple[Int64s, Int64s]:
-    """First and last page frame (exclusive) of byte ranges, for those that have a whole page."""
+    """Return first and last page frame (exclusive) of byte ranges, for those that have a whole page."""
     first, last = -(-starts // vmcore.page_size), ends // vmcore.page_size
     whole = first < last
     return first[whole], last[whole]
 
 
 def _bools_of_runs(runs: tuple[Int64s, Int64s], first: int, count: int) -> Bools:
-    """Which of count page frames from first on lie in a run."""
+    """Return a mask of count page frames from first on: those that lie in a run."""
     starts, ends = runs
     bools = np.zeros(count, dtype=np.bool_)
     begin, end = np.searchsorted(ends, first, side="right"), np.searchsorted(starts, first + count)
@@ -421,7 +421,7 @@ def _bools_of_runs(runs: tuple[Int64s, Int64s], first: int, count: int) -> Bools
 
 
 def _struct_pages(vmcore: Vmcore, at: int, wanted: Bools, struct_bytes: int) -> tuple[NDArray[np.uint8], Bools]:
-    """The struct pages from an address on, a row each, and which of them are in the dump."""
+    """Return the struct pages from an address on, a row each, and which of them are in the dump."""
     page_size = vmcore.page_size
     skipped = at % page_size
     starts = skipped + np.arange(len(wanted)) * struct_bytes
@@ -442,7 +442,7 @@ def _struct_pages(vmcore: Vmcore, at: int, wanted: Bools, struct_bytes: int) -> 
 
 
 def _classes(kernel: _StructPage, rows: NDArray[np.uint8], known: Bools, first: int) -> tuple[Codes, Bools, int]:
-    """The class of each page, which are tails of compound pages, and the order of the block that the first begins.
+    """Return the classes, a mask of the tails of compound pages, and the order of the block that the first begins.
 
     The order of the tests is makedumpfile's: a page belongs to the first class that claims it.
     """
@@ -487,7 +487,7 @@ def _classes(kernel: _StructPage, rows: NDArray[np.uint8], known: Bools, first: 
 
 
 def _is_type(types: NDArray[np.uint32], value: int | None) -> Bools:
-    """Whether page._mapcount is a page type.
+    """Return whether page._mapcount is a page type.
 
     Since Linux 6.12 the type is the highest byte and the others may hold something else; before, all of it counts.
     """
@@ -499,7 +499,7 @@ def _is_type(types: NDArray[np.uint32], value: int | None) -> Bools:
 
 
 def _is_hugetlb(kernel: _StructPage, rows: NDArray[np.uint8], types: NDArray[np.uint32]) -> Bools:
-    """Which heads are huge pages: by their type (6.9), a flag of the page behind (6.6), or its destructor."""
+    """Return a mask of the huge pages: by type (6.9), a flag of the page behind (6.6), or its destructor."""
     behind = np.zeros(len(rows), dtype=np.bool_)
     if kernel.hugetlb_type is not None:
         return _is_type(types, kernel.hugetlb_type)

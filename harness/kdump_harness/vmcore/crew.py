@@ -48,7 +48,7 @@ def check_pages(
 
 
 def _worth(part: KdumpFile) -> int:
-    """How many processes a dump is worth."""
+    """Return how many processes a dump is worth."""
     if isinstance(part.source, FlattenedFile) and part.source.segments > _MAX_SHARED_SEGMENTS:
         return 1
     return max(1, min(len(os.sched_getaffinity(0)), _MAX_PROCESSES, part.descriptors // _WORTH_A_PROCESS))
@@ -57,7 +57,7 @@ def _worth(part: KdumpFile) -> int:
 def _results(
     part: KdumpFile, tasks: list[tuple[int, int]], processes: int, progress: Progress | None
 ) -> Iterator[PageCheck]:
-    """The result of each task, in their order; this process and its helpers take them from one queue."""
+    """Return the result of each task, in their order; this process and its helpers take them from one queue."""
     results: dict[int, PageCheck] = {}
     queue = deque(enumerate(tasks))
 
@@ -133,10 +133,10 @@ class _Helper:
 
 
 def to_json(result: PageCheck) -> dict[str, Any]:
-    """A result as a helper process sends it."""
+    """Return a result in the form that a helper process sends."""
     return {"counts": result.counts, "damage": [asdict(damage) for damage in result.damage], "more": result.more}
 
 
 def from_json(answer: dict[str, Any]) -> PageCheck:
-    """A result as it arrives."""
+    """Return a result from the form in which it arrives."""
     return PageCheck(Counter(answer["counts"]), [Damage(**damage) for damage in answer["damage"]], answer["more"])

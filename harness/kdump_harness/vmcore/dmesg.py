@@ -23,7 +23,7 @@ _COMMITTED, _FINALIZED = 1, 2  # kernel/printk/printk_ringbuffer.h: enum desc_st
 
 
 def kernel_log(info: Vmcoreinfo, read: ReadKernel, *, last: int | None = None) -> str:
-    """The log as dmesg prints it, or its last records; VmcoreError when it cannot be found in the dump."""
+    """Return the log as dmesg prints it, or its last records. Raise VmcoreError when it cannot be found in the dump."""
     if "SYMBOL(prb)" in info:
         records = _ring_buffer(info, read, last or _MAX_RECORDS)
     elif "SYMBOL(log_buf)" in info:
@@ -42,7 +42,7 @@ def kernel_log(info: Vmcoreinfo, read: ReadKernel, *, last: int | None = None) -
 
 
 def _printable(line: bytes) -> str:
-    """As dmesg does: what is neither text nor tab is shown as \\x.."""
+    """Escape all that is neither text nor tab as \\x.., like dmesg."""
     return re.sub(r"[\x00-\x08\x0b-\x1f\x7f]", lambda char: f"\\x{ord(char[0]):02x}", line.decode("utf-8", "replace"))
 
 
@@ -54,7 +54,7 @@ class _Struct:
         self._data = _exactly(read, address, _sane_size(info, name))
 
     def number(self, member: str, size_bytes: int = 8, inner: int = 0) -> int:
-        """An unsigned member; inner is added to its offset."""
+        """Return an unsigned member; inner is added to its offset."""
         at = self.at(member) + inner
         raw = self._data[at : at + size_bytes]
         if at < 0 or len(raw) != size_bytes:
@@ -62,7 +62,7 @@ class _Struct:
         return int.from_bytes(raw, "little")
 
     def at(self, member: str) -> int:
-        """The member's offset."""
+        """Return the member's offset."""
         return self._info.offset(f"{self._name}.{member}")
 
 
@@ -85,7 +85,7 @@ def _pointer(read: ReadKernel, address: int) -> int:
 
 
 def _ring_buffer(info: Vmcoreinfo, read: ReadKernel, last: int) -> Iterator[tuple[int, bytes]]:
-    """Time stamp and text of the last records in the lockless ring buffer (Linux 5.10 and later)."""
+    """Yield time stamp and text of the last records in the lockless ring buffer (Linux 5.10 and later)."""
     ring_at = _pointer(read, info.symbol("prb"))
     descs_at = ring_at + info.offset("printk_ringbuffer.desc_ring")
     text_at = ring_at + info.offset("printk_ringbuffer.text_data_ring")
@@ -122,7 +122,7 @@ def _ring_buffer(info: Vmcoreinfo, read: ReadKernel, last: int) -> Iterator[tupl
 
 
 def _block(read: ReadKernel, data_at: int, size_bits: int, begin: int, following: int) -> bytes:
-    """The text of a data block, which begins with the 8 bytes of its descriptor's id."""
+    """Return the text of a data block, which begins with the 8 bytes of its descriptor's id."""
     if begin & 1:  # FAILED_LPOS and EMPTY_LINE_LPOS: a record without text
         return b""
     mask = (1 << size_bits) - 1
@@ -137,7 +137,7 @@ def _block(read: ReadKernel, data_at: int, size_bits: int, begin: int, following
 
 
 def _record_buffer(info: Vmcoreinfo, read: ReadKernel) -> Iterator[tuple[int, bytes]]:
-    """Time stamp and text of each record in log_buf (Linux 3.5 to 5.9)."""
+    """Yield time stamp and text of each record in log_buf (Linux 3.5 to 5.9)."""
     name = "printk_log" if "SIZE(printk_log)" in info else "log"  # renamed in 3.11
     buffer_at = _pointer(read, info.symbol("log_buf"))
     buffer_bytes = int.from_bytes(_exactly(read, info.symbol("log_buf_len"), 4), "little")
@@ -175,7 +175,7 @@ _PANICS = (
 
 
 def panic_line(log: str) -> str | None:
-    """The line that says why the kernel died; None when the log has none.
+    """Return the line that says why the kernel died; None when the log has none.
 
     The first panic counts; without one, the last BUG, oops or crash request.
     """

@@ -49,7 +49,7 @@ class Inspection:
     panic: str | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """The record as JSON takes it."""
+        """Return the record in the form of JSON."""
         return {**asdict(self), "damage": [asdict(damage) for damage in self.damage], "remarks": list(self.remarks)}
 
 

@@ -22,7 +22,7 @@ _ARM_TABLE = 1 << 1
 
 
 def translator(machine: str, info: Vmcoreinfo, read_phys: ReadPhys, *, phys_base: int | None = None) -> Translate:
-    """A function from kernel virtual to physical address; it raises NotInDump for what is not mapped.
+    """Return a function from kernel virtual to physical address; it raises NotInDump for an unmapped one.
 
     phys_base is the sub-header's, for kernels that do not export it.
     """

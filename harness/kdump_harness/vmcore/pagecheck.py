@@ -69,7 +69,7 @@ class PageChecker:
             self._check_window(table, good[rows], start, result)
 
     def _check_shared(self, table: descriptors.Table, rows: NDArray[np.int64], start: int, result: PageCheck) -> None:
-        """The page right behind the table: where several descriptors share it, it is the page of zeros."""
+        """Check the page behind the table: where several descriptors share it, it is the page of zeros."""
         first = rows[:1]
         self._check_window(table, first, start, result, may_be_zeros=True)
         if len(rows) > 1:
@@ -118,7 +118,7 @@ class PageChecker:
 
 
 def _windows(offsets: NDArray[np.int64], sizes: NDArray[np.int64]) -> Iterator[slice]:
-    """Stretches of pages, sorted by offset, that are worth reading at once."""
+    """Yield stretches of pages, sorted by offset, that are worth reading at once."""
     if not len(offsets):
         return
     ends = offsets + sizes

@@ -29,12 +29,12 @@ class CpuState:
 
     @property
     def in_kernel(self) -> bool:
-        """Whether it ran kernel code; a CPU that was in user space says nothing of kernel memory."""
+        """Return whether it ran kernel code; a CPU that was in user space says nothing of kernel memory."""
         return bool(self.stack & _KERNEL_HALF and self.code & _KERNEL_HALF)
 
 
 def cpu_states(vmcore: Vmcore) -> tuple[CpuState, ...]:
-    """Every CPU that left its registers; none for a machine whose registers are not known here."""
+    """Return every CPU that left its registers; none for a machine whose registers are not known here."""
     if vmcore.notes is None or vmcore.machine not in _STACK_AND_CODE:
         return ()
     places = [_REGISTERS_AT + 8 * index for index in _STACK_AND_CODE[vmcore.machine]]

@@ -115,7 +115,7 @@ class Vmcore:
         return {"release": self.vmcoreinfo.get("OSRELEASE", ""), "machine": self.machine, **self.utsname_in_memory()}
 
     def utsname_in_memory(self) -> dict[str, str]:
-        """utsname as the kernel has it; empty when it is not in the dump."""
+        """Return utsname from the kernel's memory; empty when it is not in the dump."""
         try:
             at = self.vmcoreinfo.symbol("init_uts_ns") + self._utsname_offset()
             raw = self.read_virt(at, 65 * len(kdump.UTSNAME))
@@ -131,7 +131,7 @@ class Vmcore:
 
     @property
     def crash_time(self) -> datetime.datetime | None:
-        """When the kernel crashed; None when it did not (a dump of a live guest) or does not say."""
+        """The time of the crash; None when the kernel did not crash (a dump of a live guest) or does not say."""
         seconds = self.crash_time_s
         return None if seconds is None else datetime.datetime.fromtimestamp(seconds, datetime.UTC)
 
@@ -175,7 +175,7 @@ class Vmcore:
         return int((last - first).sum())
 
     def _page_runs(self, runs: tuple[Int64s, Int64s]) -> tuple[Int64s, Int64s]:
-        """First and last page frame (exclusive) of byte ranges; only whole pages count, as with makedumpfile."""
+        """Return first and last page frame (exclusive) of byte ranges; only whole pages count, as with makedumpfile."""
         first, last = -(-runs[0] // self.page_size), runs[1] // self.page_size
         return first, np.maximum(first, last)
 
@@ -184,7 +184,7 @@ class Vmcore:
         return self._page_runs(self._elf.kept)
 
     def kept(self, pfn: int) -> bool:
-        """Whether the page frame is in the dump."""
+        """Return whether the page frame is in the dump."""
         if self.kdumps:
             return pfn in self.kdumps[0].dumped
         first, last = self._kept_runs
@@ -192,11 +192,11 @@ class Vmcore:
         return index < len(first) and bool(first[index] <= pfn)
 
     def kept_bitmap(self) -> NDArray[np.uint8]:
-        """The page frames in the dump, one bit each, lowest bit first (np.unpackbits with bitorder="little")."""
+        """Return the page frames in the dump, one bit each, lowest bit first (np.unpackbits with bitorder="little")."""
         return self.kdumps[0].dumped.as_array() if self.kdumps else self._elf_bitmap(self._elf.kept)
 
     def ram_bitmap(self) -> NDArray[np.uint8]:
-        """The page frames of RAM, one bit each, lowest bit first."""
+        """Return the page frames of RAM, one bit each, lowest bit first."""
         return self.kdumps[0].ram.as_array() if self.kdumps else self._elf_bitmap(self._elf.ram)
 
     def _elf_bitmap(self, runs: tuple[Int64s, Int64s]) -> NDArray[np.uint8]:
@@ -208,7 +208,7 @@ class Vmcore:
         return np.packbits(bits, bitorder="little")
 
     def read_page(self, pfn: int) -> bytes:
-        """One page of guest memory; NotInDump when it was filtered out, another VmcoreError when it is damaged."""
+        """Return a page of guest memory. Raise NotInDump when it was filtered out, VmcoreError when it is damaged."""
         return self.page(pfn)
 
     def _page(self, pfn: int) -> bytes:
@@ -231,7 +231,7 @@ class Vmcore:
         return page
 
     def read_phys(self, address: int, length: int) -> bytes:
-        """Physical memory; all of length bytes or a VmcoreError."""
+        """Return all of length bytes of physical memory, or raise VmcoreError."""
         if not 0 <= length <= _READ_MAX_BYTES or address < 0:
             raise VmcoreError(f"cannot read {length:,} bytes of memory at {address:#x}")
         pieces = []
@@ -249,7 +249,7 @@ class Vmcore:
         return memory.translator(self.machine, self.vmcoreinfo, self.read_phys, phys_base=phys_base)
 
     def read_virt(self, address: int, length: int) -> bytes:
-        """Kernel virtual memory; all of length bytes or a VmcoreError."""
+        """Return all of length bytes of kernel virtual memory, or raise VmcoreError."""
         if not 0 <= length <= _READ_MAX_BYTES:
             raise VmcoreError(f"cannot read {length:,} bytes of memory at {address:#x}")
         pieces = []
@@ -261,7 +261,7 @@ class Vmcore:
         return b"".join(pieces)
 
     def dmesg(self, *, last: int | None = None) -> str:
-        """The kernel log or its last records, without debug info; VmcoreError when it is not in the dump."""
+        """Return the kernel log or its last records. Raise VmcoreError when it is not in the dump."""
         return dmesg.kernel_log(self.vmcoreinfo, self.read_virt, last=last)
 
     def close(self) -> None:
@@ -329,7 +329,7 @@ def _refuse_other_formats(file: PlainFile, source: DumpSource) -> None:
 
 
 def _refuse_strangers(files: list[PlainFile], opened: list[KdumpFile]) -> None:
-    """All files must be parts of the same split dump."""
+    """Check that all files are parts of the same split dump."""
     first = opened[0].header
     for file, part in zip(files, opened, strict=True):
         header = part.header

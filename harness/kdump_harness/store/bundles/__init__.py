@@ -1,1 +1,1 @@
-"""Evidence bundles: what is collected and redacted for a bug report."""
+"""Evidence bundles for bug reports: collected, and redacted, from a dump and its host."""

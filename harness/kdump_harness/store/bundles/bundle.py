@@ -141,7 +141,7 @@ class _Bundle:
         return {**told, "file": VMCORE}
 
     def _parts(self) -> Iterator[tuple[str, Any]]:
-        """Name, and text or record, of everything but the dump."""
+        """Yield name and text (or record) of everything but the dump."""
         store, dump, request = self._store, self._dump, self._request
         triage = store.facts_of(dump, "triage")
         traits = store.index.traits_of(dump.id)
@@ -203,7 +203,7 @@ def _read(path: Path, *, given: bool = False) -> str:
 
 
 def _change(given: str) -> str:
-    """The change record: a file's contents, or the text itself."""
+    """Return the change record: a file's contents, or the text itself."""
     path = Path(given)
     try:
         if path.is_file():

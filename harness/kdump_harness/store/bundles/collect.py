@@ -51,7 +51,7 @@ def items() -> tuple[_Item, ...]:
 
 
 def collect(machine: SourceMachine, dump: Dump) -> Iterator[Collected]:
-    """Each item, or why it could not be had."""
+    """Yield each item, or the reason why it could not be read."""
     for item in items():
         command = fill(item.command, crash_s=str(int(dump.crash_s or dump.added_s)))
         try:

@@ -36,7 +36,7 @@ def _rules() -> Sequence[tuple[str, re.Pattern[str], str]]:
 
 
 def redact_text(text: str) -> tuple[str, dict[str, int]]:
-    """The text without secrets, and how often each kind of them was left out."""
+    """Return the text without secrets, and how often each kind of them was left out."""
     counts = {}
     for name, pattern, put in _rules():
         text, count = pattern.subn(put, text)
@@ -46,7 +46,7 @@ def redact_text(text: str) -> tuple[str, dict[str, int]]:
 
 
 def redact_json(value: Any, counts: Counter[str]) -> Any:
-    """The same structure with its texts redacted; counts is added to."""
+    """Return the same structure with its texts redacted; counts is added to."""
     if isinstance(value, str):
         text, found = redact_text(value)
         counts.update(found)
@@ -59,7 +59,7 @@ def redact_json(value: Any, counts: Counter[str]) -> Any:
 
 
 def is_filtered(inspection: Mapping[str, Any]) -> bool:
-    """Whether a dump has no pages of users, as its level says and its own page structures confirm."""
+    """Return whether a dump has no pages of users, as its level says and its own page structures confirm."""
     classes = inspection.get("classes") or {}
     return inspection.get("level") == _LEVEL and bool(classes) and not any(
         classes.get(name, {}).get("kept", 0) for name in _DROPPED
@@ -67,7 +67,7 @@ def is_filtered(inspection: Mapping[str, Any]) -> bool:
 
 
 def filter_again(dump: Path, to: Path, inspection: Mapping[str, Any]) -> str | None:
-    """Write the dump at level 31 with the makedumpfile of this machine; why it could not be, or None."""
+    """Write the dump at level 31 with this machine's makedumpfile; return the reason for a failure, or None."""
     flags = COMPRESS_FLAGS.get(str(inspection.get("header_compression")), "-c").split()
     command = [
         "prlimit", "--core=0", f"--cpu={_CPU_S}", f"--as={_ADDRESS_SPACE_BYTES}",

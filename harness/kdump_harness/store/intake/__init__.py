@@ -1,1 +1,1 @@
-"""Untrusted dumps on their way into the store."""
+"""Intake of untrusted dumps: finding, copying, and examining them in a limited process."""

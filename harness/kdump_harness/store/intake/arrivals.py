@@ -40,11 +40,11 @@ class WatchedDirectory:
     names: Sequence[str] = field(repr=False)
 
     def status(self, name: str) -> os.stat_result:
-        """The status of the entry itself, not of the file that it points to."""
+        """Return the status of the entry itself, not of the file that it points to."""
         return os.stat(name, dir_fd=self.descriptor, follow_symlinks=False)
 
     def open(self, name: str) -> int:
-        """A regular file of this directory for reading; UsageError for anything else."""
+        """Open a regular file of this directory for reading. Raise UsageError for anything else."""
         before = self.status(name)
         if not stat.S_ISREG(before.st_mode):  # asked first, since opening alone makes some devices do something
             raise UsageError(f"not a regular file but {_KINDS.get(stat.S_IFMT(before.st_mode), 'something else')}")
@@ -59,7 +59,7 @@ class WatchedDirectory:
         os.unlink(name, dir_fd=self.descriptor)
 
     def text(self, name: str) -> str | None:
-        """The beginning of a small file; None when it is not there."""
+        """Return the beginning of a small file, or None where it does not exist."""
         try:
             descriptor = self.open(name)
         except (OSError, UsageError):
@@ -84,7 +84,7 @@ def place_of(path: Path) -> Iterator[tuple[WatchedDirectory, str]]:
 
 
 def walk(top: Path) -> Iterator[WatchedDirectory]:
-    """The directory and those below it, as far as they can be entered without following a link."""
+    """Yield the directory and those below it, as far as they can be entered without following a link."""
     try:
         descriptor = os.open(top, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
@@ -108,7 +108,7 @@ def _walk(path: Path, descriptor: int, *, depth: int) -> Iterator[WatchedDirecto
 
 
 def shown(path: Path | str) -> str:
-    """A name as it can be printed, whatever its bytes."""
+    """Return a name in a form that can be printed, for any bytes in it."""
     text = os.fsencode(path).decode("utf-8", "backslashreplace")
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
@@ -134,12 +134,12 @@ def _names() -> _Names:
 
 
 def _any(patterns: Iterator[str]) -> re.Pattern[str]:
-    """Only the file's own name counts: the directories' names are the sender's choice."""
+    """Compile patterns for a file's own name; the sender chooses the names of the directories."""
     return re.compile("|".join(fnmatch.translate(name) for name in {PurePosixPath(text).name for text in patterns}))
 
 
 def is_candidate(place: WatchedDirectory, name: str) -> bool:
-    """Whether this may be a dump, by its name or by how it begins; not when it cannot be looked at."""
+    """Return whether this may be a dump, by its name or by how it begins; not when it cannot be looked at."""
     try:
         mode = place.status(name).st_mode
     except OSError:
@@ -159,7 +159,7 @@ def is_candidate(place: WatchedDirectory, name: str) -> bool:
 
 
 def unfinished_sign(place: WatchedDirectory, name: str) -> str | None:
-    """Why its sender does not call it finished; None when nothing speaks against it."""
+    """Return the sign that the sender has not finished the file, or None."""
     if _names().unfinished.fullmatch(name):
         return "its name is that of an unfinished dump"
     for companion, refuted in _names().companions:
@@ -176,6 +176,6 @@ _BESIDE = re.compile(r"(?:vmcore-dmesg|dmesg|README)(?:\.txt)?|kexec-dmesg\.log"
 
 
 def beside(place: WatchedDirectory, dump: str) -> list[str]:
-    """The small files that belong to a dump; Debian's dump.STAMP has a dmesg.STAMP."""
+    """Return the small files that belong to a dump; Debian's dump.STAMP has a dmesg.STAMP."""
     stamped = f"dmesg{PurePosixPath(dump).suffix}"
     return [name for name in place.names if _BESIDE.fullmatch(name) or name == stamped]

@@ -94,7 +94,7 @@ def _write(out: int, chunk: bytes, at: int) -> None:
 
 @contextlib.contextmanager
 def enough_room() -> Iterator[None]:
-    """A disk that becomes full within the block is reported like one that was full before."""
+    """Report a disk that becomes full within the block like one that was full before."""
     try:
         yield
     except OSError as error:
@@ -114,7 +114,7 @@ def _require(directory: Path, need_bytes: int) -> None:
 
 
 def sha256_of(path: Path) -> str:
-    """The checksum of a file's contents."""
+    """Return the checksum of a file's contents."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

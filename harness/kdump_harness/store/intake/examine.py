@@ -35,7 +35,7 @@ class Examination:
 
     @property
     def whole(self) -> bool:
-        """Whether every page of the dump is there and readable."""
+        """Return whether every page of the dump is there and readable."""
         return bool(self.inspection and self.inspection["whole"])
 
     @property
@@ -103,7 +103,7 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
 
 
 def _parse(out: bytes) -> dict[str, Any]:
-    """The facts that arrived whole."""
+    """Return the facts that arrived whole."""
     facts: dict[str, Any] = {}
     for raw in out.split(b"\n"):
         with contextlib.suppress(ValueError, KeyError, TypeError):

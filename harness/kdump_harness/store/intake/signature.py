@@ -59,7 +59,7 @@ def signature(crash: Triage) -> Signature | None:
 
 
 def _frames(crash: Triage) -> tuple[str, ...]:
-    """The functions that crashed, the innermost first."""
+    """Return the functions that crashed, the innermost first."""
     noise = _noise()
     names = list(_names(crash.stack))
     names = list(itertools.dropwhile(noise["machinery"].fullmatch, names))
@@ -72,7 +72,7 @@ def _frames(crash: Triage) -> tuple[str, ...]:
 
 
 def _names(stack: Iterable[str]) -> Iterator[str]:
-    """Function names as every kernel build has them; inlined ones are the compiler's choice."""
+    """Yield the function names that every kernel build has; inlined ones depend on the compiler."""
     for frame in stack:
         where, _, more = frame.partition(" ")
         if not more.endswith("inlined)") and re.match(r"[A-Za-z_]", where):
@@ -107,6 +107,6 @@ def traits(log: str, crash: Triage) -> dict[str, str]:
 
 
 def uptime_s(log: str) -> float | None:
-    """How long the kernel had run when it wrote the last line of its log."""
+    """Return how long the kernel had run when it wrote the last line of its log."""
     stamps = (_STAMP.match(line) for line in reversed(log.splitlines()))
     return next((float(stamp[1]) for stamp in stamps if stamp), None)

@@ -17,7 +17,7 @@ from .signature import signature, traits, uptime_s
 
 
 def main() -> None:
-    """Arguments: bytes of address space, seconds, the dump, where the kernel log goes, then debug info and state."""
+    """Run with the arguments: bytes of address space, seconds, dump, file for the kernel log, debug info, state."""
     memory_bytes, limit_s, dump, log_to, debuginfo, state = sys.argv[1:]
     _limit(int(memory_bytes), int(limit_s))
     _tell("inspection", inspect(dump).to_json())

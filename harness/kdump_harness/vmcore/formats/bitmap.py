@@ -31,12 +31,12 @@ class Bitmap:
         return -(-self.bits // 8)
 
     def pieces(self, piece_bytes: int = READ_BYTES) -> Iterator[tuple[int, Bytes]]:
-        """First page frame and bytes of each piece, bits beyond the end cleared, missing bytes as zeros."""
+        """Yield first page frame and bytes of each piece; bits beyond the end are clear, missing bytes zero."""
         for at in range(0, self.size_bytes, piece_bytes):
             yield at * 8, self._load(at, min(piece_bytes, self.size_bytes - at))
 
     def as_array(self) -> Bytes:
-        """All of it, packed, as np.unpackbits(..., bitorder="little") takes it."""
+        """Return all of it, packed, as np.unpackbits(..., bitorder="little") takes it."""
         return self._load(0, self.size_bytes)
 
     @property
@@ -51,7 +51,7 @@ class Bitmap:
         return bool(byte) and bool(byte[0] >> (pfn % 8) & 1)
 
     def rank(self, pfn: int) -> int:
-        """How many bits are set below pfn."""
+        """Return how many bits are set below pfn."""
         pfn = max(0, min(pfn, self.bits))
         piece, bit = divmod(pfn, _PIECE_BITS)
         below = int(self._prefix()[piece])
@@ -63,7 +63,7 @@ class Bitmap:
         return below
 
     def select(self, rank: int) -> int:
-        """The page frame of the rank-th set bit, counted from 0."""
+        """Return the page frame of the rank-th set bit, counted from 0."""
         before = self._prefix()
         if not 0 <= rank < before[-1]:
             raise IndexError(rank)
@@ -73,7 +73,7 @@ class Bitmap:
         return piece * _PIECE_BITS + int(set_bits[rank - int(before[piece])])
 
     def beyond(self, room_bytes: int) -> bool:
-        """Whether a bit is set behind the last page frame, in the blocks of room_bytes that hold the bitmap."""
+        """Return whether a bit is set behind the last page frame, in the blocks of room_bytes that hold the bitmap."""
         at = self.bits // 8
         rest = self._source.read(self.offset + at, room_bytes - at)
         return bool(rest[:1] and rest[0] >> self.bits % 8) or bool(rest[1:].strip(b"\0"))
@@ -88,7 +88,7 @@ class Bitmap:
         return data
 
     def _prefix(self) -> NDArray[np.int64]:
-        """Set bits before each piece; the last entry is the total."""
+        """Return the number of set bits before each piece; the last entry is the total."""
         if self._before is None:
             counts = [np.zeros(1, dtype=np.int64)]
             for _, data in self.pieces():

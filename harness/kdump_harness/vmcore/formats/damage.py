@@ -66,14 +66,14 @@ class DamageList:
         self._dropped[kind] = self._dropped.get(kind, 0) + count
 
     def room(self, kind: str) -> int:
-        """How many more of this kind are kept one by one."""
+        """Return how many more of this kind are kept one by one."""
         return self.KEPT_OF_A_KIND - len(self._found.get(kind, ()))
 
     def __bool__(self) -> bool:
         return bool(self._found)
 
     def as_tuple(self) -> tuple[Damage, ...]:
-        """All damage by kind in the order found, each kind closed by the count of what was left out."""
+        """Return all damage by kind in the order found, each kind closed by the count of what was left out."""
         listed: list[Damage] = []
         for kind, kept in self._found.items():
             listed.extend(kept)

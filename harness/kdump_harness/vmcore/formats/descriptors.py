@@ -23,7 +23,7 @@ Mask = NDArray[np.bool_]
 
 
 def tables(part: KdumpFile, first: int = 0, count: int | None = None) -> Iterator[tuple[int, Table]]:
-    """Index of the first entry and entries, as many at once as one wants in memory; fewer where the file ends."""
+    """Yield the index of the first entry, and entries in blocks that fit in memory; fewer where the file ends."""
     end = part.descriptors if count is None else first + count
     for start in range(first, end, AT_ONCE):
         at = part.header.descriptor_offset + start * DESCRIPTOR.itemsize
@@ -52,7 +52,7 @@ def faults(part: KdumpFile, table: Table, data_offset: int) -> list[tuple[Mask, 
 
 
 def sound(part: KdumpFile, table: Table, data_offset: int) -> Mask:
-    """Which entries have no fault of their own."""
+    """Return a mask of the entries that have no fault by themselves."""
     mask = np.ones(len(table), dtype=np.bool_)
     for bad, _ in faults(part, table, data_offset):
         mask &= ~bad
@@ -60,7 +60,7 @@ def sound(part: KdumpFile, table: Table, data_offset: int) -> Mask:
 
 
 def check(part: KdumpFile, damage: DamageList, *, quick: bool) -> None:
-    """All entries one by one and against each other; when quick only the first and the last ones."""
+    """Check all entries, each and against the others; with quick only the first and the last ones."""
     total = part.descriptors
     if not part.dumped.count:
         damage.add("bitmap", "no page is marked as dumped", offset=part.dumped.offset)
@@ -122,7 +122,7 @@ def _report(part: KdumpFile, damage: DamageList, first: int, table: Table, bad: 
 
 
 def _check_count(part: KdumpFile, damage: DamageList, lowest: int) -> None:
-    """The data begins where the table ends, or one unused zero page later: so do all writers lay it out."""
+    """Check that the data begins where the table ends, or one unused zero page later, as all writers do."""
     data_offset = part.data_offset
     if lowest not in (data_offset, data_offset + part.page_size):
         damage.add(
@@ -134,7 +134,7 @@ def _check_count(part: KdumpFile, damage: DamageList, lowest: int) -> None:
 
 
 def _check_rest(part: KdumpFile, damage: DamageList, at: int) -> None:
-    """Behind the last page there is nothing, or what a filter of makedumpfile has noted; zeros may pad a block."""
+    """Check the end of the file: only the notes of makedumpfile's filter, or zeros that pad a block, may follow."""
     if part.header.eraseinfo is not None and part.header.eraseinfo[1] > 0:
         at = max(at, sum(part.header.eraseinfo))
     if not rest_is_empty(part.source, at):
@@ -144,7 +144,7 @@ def _check_rest(part: KdumpFile, damage: DamageList, at: int) -> None:
 
 
 def _check_overlaps(part: KdumpFile, damage: DamageList, suspects: list[int]) -> None:
-    """Entries out of order are damage only when their data really overlaps that of another page."""
+    """Check entries that are out of order; they are damage only where their data overlaps another page's."""
     data_offset = part.data_offset
     own = np.concatenate([table for index in suspects for _, table in tables(part, index, 1)])
     starts, ends = own["offset"], own["offset"] + own["size"]

@@ -72,7 +72,7 @@ class ElfFile:
         self.kept = runs(self._starts, self._ends)
 
     def _sane(self) -> NDArray[np.void]:
-        """The segments with plausible numbers; check reports the others."""
+        """Return the segments with plausible numbers; check reports the others."""
         loads = self.loads
         small = np.ones(len(loads), dtype=np.bool_)
         for field in ("paddr", "filesz", "memsz", "offset"):
@@ -94,11 +94,11 @@ class ElfFile:
 
     @property
     def headers_end(self) -> int:
-        """Where the program headers end, so that contents may begin."""
+        """The file offset at which the program headers end and contents may begin."""
         return self.segment_offset(len(self.segments))
 
     def sections_end(self) -> int:
-        """Where the last section ends: QEMU puts a table of names behind the memory."""
+        """Return the end of the last section; QEMU puts a table of names behind the memory."""
         ends = [0]
         for index in range(min(self._section_count, _MAX_SECTIONS)):
             raw = self.source.read(self._sections_at + index * _SHDR.size, _SHDR.size)
@@ -109,11 +109,11 @@ class ElfFile:
         return max(ends)
 
     def segment_offset(self, index: int) -> int:
-        """Where in the file the index-th program header is."""
+        """Return the file offset of the index-th program header."""
         return self._segments_at + index * _PHDR.itemsize
 
     def read_phys(self, address: int, length: int) -> bytes:
-        """Physical memory as far as the segment that holds address goes; NotInDump when none does."""
+        """Return physical memory up to the end of its segment. Raise NotInDump where no segment holds address."""
         index = int(np.searchsorted(self._ends, address, side="right"))
         if index == len(self._ends) or self._starts[index] > address:
             raise NotInDump(f"physical address {address:#x} is not in the dump")

@@ -16,7 +16,7 @@ def int64s(values: array[int]) -> Int64s:
 
 
 def disjoint(starts: Int64s, ends: Int64s, places: Int64s) -> tuple[Int64s, Int64s, Int64s, int]:
-    """The segments sorted and cut so that none overlap, the later one winning, and how many did overlap."""
+    """Return the segments sorted and cut so that none overlap, the later one winning, and how many did overlap."""
     order = np.argsort(starts, kind="stable")
     if not len(order):
         return starts, ends, places, 0
@@ -66,7 +66,7 @@ def _cut(starts: Int64s, ends: Int64s, places: Int64s) -> tuple[Int64s, Int64s, 
 
 
 def runs(starts: Int64s, ends: Int64s) -> tuple[Int64s, Int64s]:
-    """Adjoining segments joined."""
+    """Join adjoining segments."""
     if not len(starts):
         return starts, ends
     breaks = np.flatnonzero(starts[1:] != ends[:-1])

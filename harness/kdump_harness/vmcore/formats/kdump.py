@@ -63,12 +63,12 @@ class Header:
 
     @property
     def bitmap_offset(self) -> int:
-        """Where the first bitmap begins."""
+        """The file offset of the first bitmap."""
         return (1 + self.sub_header_blocks) * self.block_size
 
     @property
     def descriptor_offset(self) -> int:
-        """Where the page descriptors begin."""
+        """The file offset of the page descriptors."""
         return self.bitmap_offset + self.bitmap_bytes
 
     @property
@@ -83,12 +83,12 @@ class Header:
 
     @property
     def machine(self) -> str:
-        """As uname -m had it."""
+        """The machine as uname -m gave it."""
         return self.utsname["machine"]
 
 
 def read_header(source: DumpSource) -> Header:
-    """The header with what is odd about it; Unreadable when the layout cannot be known."""
+    """Return the header with what is odd about it. Raise Unreadable when the layout cannot be known."""
     damage: list[Damage] = []
     block = read_exactly(source, 0, _HEADER.size, "the dump header")
     fields = _HEADER.unpack(block)
@@ -165,19 +165,19 @@ class KdumpFile:
 
     @property
     def descriptors(self) -> int:
-        """How many page descriptors this file must have."""
+        """The number of page descriptors that this file must have."""
         if not self.header.split:
             return self.dumped.count
         return self.dumped.rank(self.header.end_pfn) - self._first_rank
 
     @property
     def table_end(self) -> int:
-        """Where the page descriptors end."""
+        """The file offset at which the page descriptors end."""
         return self.header.descriptor_offset + self.descriptors * DESCRIPTOR.itemsize
 
     @property
     def data_offset(self) -> int:
-        """Where the page data begin; the parts of a split dump leave room for the descriptors of all pages."""
+        """The file offset of the page data; parts of a split dump leave room for the descriptors of all pages."""
         return self.header.descriptor_offset + self.dumped.count * DESCRIPTOR.itemsize
 
     @property
@@ -185,15 +185,15 @@ class KdumpFile:
         return self.dumped.rank(self.header.start_pfn) if self.header.split else 0
 
     def pfn_of(self, index: int) -> int:
-        """The page frame of the index-th descriptor in this file."""
+        """Return the page frame of the index-th descriptor in this file."""
         return self.dumped.select(self._first_rank + index)
 
     def holds(self, pfn: int) -> bool:
-        """Whether this file has the page."""
+        """Return whether this file has the page."""
         return self.header.start_pfn <= pfn < self.header.end_pfn and pfn in self.dumped
 
     def descriptor(self, pfn: int) -> tuple[int, int, int]:
-        """Offset, stored size and flags of a page, with no promise that they make sense."""
+        """Return offset, stored size and flags of a page, unchecked."""
         if not self.holds(pfn):
             raise NotInDump(f"page frame {pfn:#x} is not in the dump")
         index = self.dumped.rank(pfn) - self._first_rank
@@ -204,7 +204,7 @@ class KdumpFile:
         return offset, size, flags
 
     def read_page(self, pfn: int) -> bytes:
-        """One page, decompressed; NotInDump when it was filtered out, BadPage when it is damaged."""
+        """Return one page, decompressed. Raise NotInDump when it was filtered out, BadPage when it is damaged."""
         offset, size, flags = self.descriptor(pfn)
         if flags not in pages.NAMES or not 0 < size <= self.page_size or offset <= 0:
             message = f"impossible descriptor (offset {offset:,}, {size:,} bytes, flags {flags:#x})"
@@ -218,7 +218,7 @@ class KdumpFile:
             raise BadPage(f"page frame {pfn:#x} {error}") from None
 
     def notes(self) -> notes.Notes | None:
-        """The ELF notes; None when this header version has none or they are not in the file."""
+        """Return the ELF notes; None when this header version has none or they are not in the file."""
         if self.header.note is None:
             return None
         offset, size = self.header.note

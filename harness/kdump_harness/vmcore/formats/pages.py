@@ -43,7 +43,7 @@ class Unpacker:
         self._zstd = zstandard.ZstdDecompressor()
 
     def page(self, flags: int, stored: bytes) -> bytes:
-        """Exactly one page, or BadPage that says what the stored bytes are instead."""
+        """Return exactly one page. Raise BadPage with the reason where the stored bytes are not one."""
         try:
             page = self._unpack(flags, stored)
         except BadPage:
@@ -71,7 +71,7 @@ class Unpacker:
         return self._zstd.decompress(stored, self.page_size, False, False)
 
     def bad_rows(self, flags: int, chunk: bytes, starts: NDArray[np.int64], ends: NDArray[np.int64]) -> list[int]:
-        """Which of the stored pages chunk[start:end] are not one page each."""
+        """Return the rows of the stored pages chunk[start:end] that are not one page each."""
         if flags == RAW:
             return np.flatnonzero(ends - starts != self.page_size).tolist()
         if flags == ZSTD:
@@ -82,7 +82,7 @@ class Unpacker:
         return self._walk(flags, chunk, starts.tolist(), ends.tolist())
 
     def _walk(self, flags: int, chunk: bytes, starts: Sequence[int], ends: Sequence[int]) -> list[int]:
-        """The loop over all pages: whatever is done here per page is paid by every page of a dump."""
+        """Check all pages in one loop; work per page here is paid for every page of a dump."""
         unpackers: dict[int, Callable[..., Any]] = {
             ZLIB: deflate.zlib_decompress,
             LZO: lzallright.LZOCompressor.decompress,
@@ -124,7 +124,7 @@ class Unpacker:
         return bad
 
     def _plain_zstd(self, chunk: bytes, starts: NDArray[np.int64], ends: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Which of the frames claim exactly one page, in the form that libzstd gives them."""
+        """Return a mask of the frames that claim exactly one page, in the form that libzstd writes."""
         raw = np.frombuffer(chunk, dtype=np.uint8)
         long_enough = ends - starts >= 7
         at = np.where(long_enough, starts, 0)

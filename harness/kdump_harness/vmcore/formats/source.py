@@ -35,16 +35,16 @@ class DumpSource(Protocol):
     size_bytes: int
 
     def read(self, offset: int, length: int) -> bytes:
-        """The bytes at offset; fewer than length only where the file ends."""
+        """Return the bytes at offset; fewer than length only where the file ends."""
         ...
 
     def covered(self, starts: Int64s, ends: Int64s) -> NDArray[np.bool_]:
-        """Which of the ranges consist of bytes that someone wrote (gaps of a flattened stream are not)."""
+        """Return a mask of the ranges whose bytes were all written (gaps of a flattened stream were not)."""
         ...
 
 
 def read_exactly(source: DumpSource, offset: int, length: int, what: str) -> bytes:
-    """All of length bytes, or Unreadable that names what is missing."""
+    """Return all of length bytes. Raise Unreadable with the part that is missing."""
     if offset < 0 or length < 0 or offset + length > source.size_bytes:
         raise Unreadable(
             Damage(
@@ -87,7 +87,7 @@ class PlainFile:
         self.size_bytes = status.st_size
 
     def read(self, offset: int, length: int) -> bytes:
-        """The bytes at offset; fewer than length only where the file ends."""
+        """Return the bytes at offset; fewer than length only where the file ends."""
         if offset < 0 or offset >= self.size_bytes:
             return b""
         length = min(length, self.size_bytes - offset)
@@ -103,11 +103,11 @@ class PlainFile:
         return data
 
     def covered(self, starts: Int64s, ends: Int64s) -> NDArray[np.bool_]:
-        """Which of the ranges lie inside the file."""
+        """Return a mask of the ranges that lie inside the file."""
         return np.asarray((starts >= 0) & (ends <= self.size_bytes))
 
     def fileno(self) -> int:
-        """The file descriptor, for helpers that read the same file."""
+        """Return the file descriptor, for helpers that read the same file."""
         return self._fd
 
     def close(self) -> None:
@@ -142,7 +142,7 @@ class FlattenedFile:
 
     @property
     def gaps(self) -> int:
-        """How many stretches below the highest byte no segment has written."""
+        """The number of stretches below the highest byte that no segment has written."""
         runs = len(self._run_starts)
         return runs - (1 if runs and self._run_starts[0] == 0 else 0)
 
@@ -155,7 +155,7 @@ class FlattenedFile:
             self.damage.append(Damage("header", "the padding of the flattened header is not zero", 32))
 
     def _walk(self) -> tuple[Int64s, Int64s, Int64s]:
-        """Target start, target end and place in the stream of every segment, in stream order."""
+        """Return target start, target end and stream offset of every segment, in stream order."""
         starts, ends, places = array("q"), array("q"), array("q")
         at, size = FLAT_HEADER_BYTES, self.file.size_bytes
         read, unpack = self.file.read, _RECORD.unpack
@@ -193,7 +193,7 @@ class FlattenedFile:
         self.damage.append(Damage("end-marker", "the stream ends without its end marker: it was cut short", at))
 
     def read(self, offset: int, length: int) -> bytes:
-        """The bytes at offset, gaps as zeros; fewer than length only where the last segment ends."""
+        """Return the bytes at offset, gaps as zeros; fewer than length only where the last segment ends."""
         length = min(length, self.size_bytes - offset)
         if offset < 0 or length <= 0:
             return b""
@@ -211,11 +211,11 @@ class FlattenedFile:
         return bytes(data)
 
     def written(self) -> Iterator[tuple[int, int]]:
-        """Start and end of each stretch without a gap, in order."""
+        """Return start and end of each stretch without a gap, in order."""
         return zip(self._run_starts.tolist(), self._run_ends.tolist(), strict=True)
 
     def covered(self, starts: Int64s, ends: Int64s) -> NDArray[np.bool_]:
-        """Which of the ranges were written without a gap."""
+        """Return a mask of the ranges that were written without a gap."""
         if not len(self._run_starts):
             return np.zeros(len(starts), dtype=np.bool_)
         run = np.searchsorted(self._run_starts, starts, side="right") - 1

@@ -22,30 +22,30 @@ class Vmcoreinfo(dict[str, str]):
         return cls(line.split("=", 1) for line in lines if "=" in line)
 
     def symbol(self, name: str) -> int:
-        """The address of a kernel symbol."""
+        """Return the address of a kernel symbol."""
         return self._number(f"SYMBOL({name})", 16)
 
     def offset(self, name: str) -> int:
-        """The byte offset of a struct member, as in list_head.next."""
+        """Return the byte offset of a struct member, as in list_head.next."""
         return self._number(f"OFFSET({name})", 10)
 
     def size(self, name: str) -> int:
-        """The size of a struct in bytes."""
+        """Return the size of a struct in bytes."""
         return self._number(f"SIZE({name})", 10)
 
     def length(self, name: str) -> int:
-        """The number of elements of an array."""
+        """Return the number of elements of an array."""
         return self._number(f"LENGTH({name})", 10)
 
     def number(self, name: str, default: int | None = None) -> int:
-        """A constant; default where the kernel does not export it."""
+        """Return a constant; default where the kernel does not export it."""
         key = f"NUMBER({name})"
         if default is not None and key not in self:
             return default
         return self._number(key, 0)
 
     def integer(self, key: str) -> int | None:
-        """A plain decimal line such as PAGESIZE or CRASHTIME; None when absent or not a number."""
+        """Return a plain decimal line such as PAGESIZE or CRASHTIME; None when absent or not a number."""
         text = self.get(key, "")
         return int(text) if re.fullmatch(r"[0-9]{1,19}", text) else None
 
@@ -62,7 +62,7 @@ class Vmcoreinfo(dict[str, str]):
 
 
 def malformed(text: bytes) -> str | None:
-    """The first line that no kernel writes, shortened for a message; None when all are well."""
+    """Return the first line that no kernel writes, shortened for a message; None when all are well."""
     for line in text.rstrip(b"\0").decode("latin-1").split("\n"):
         if line and not _LINE.fullmatch(line):
             return ascii(line[:60])
