@@ -16,7 +16,7 @@ _seen: dict[tuple[str, str], tuple[Examination, bytes]] = {}
 
 
 def examine_once(dump: Path, *, log_to: Path, **more: Any) -> Examination:
-    """What the process that looks at dumps finds; one is started for each content, since that takes the longest."""
+    """Return the examination of a dump; each content is examined once, because the process takes the longest."""
     if dump.stat().st_size > _SMALL_BYTES:
         return examine(dump, log_to=log_to, **more)
     key = (hashlib.sha256(dump.read_bytes()).hexdigest(), repr(more))

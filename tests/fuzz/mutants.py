@@ -1,4 +1,4 @@
-"""Damages sound dumps at random, repeatably, and looks whether the inspection tells the truth about each.
+"""Damage sound dumps at random, repeatably, and check the inspection of each.
 
     python tests/fuzz/mutants.py [-n 1000] [--seed 1] DUMP...
 
@@ -119,7 +119,7 @@ def checksummed_pages(vmcore: Vmcore) -> dict[int, bytes]:
 
 
 def judge(path: Path, truth: dict[int, bytes], mutation: str, result: Inspection) -> str | None:
-    """What the inspection got wrong; None when it told the truth."""
+    """Return the error of the inspection, or None where it is right."""
     if not result.whole:
         return None
     if mutation == "cut":
@@ -166,7 +166,7 @@ def main() -> int:
     sound: list[tuple[Path, bytes, dict[int, bytes]]] = []
     for path in options.dumps:
         if not path.is_file():
-            parser.error(f"{path} is no file")
+            parser.error(f"{path} is not a file")
         result = inspect(path)
         if not result.whole:
             wrong.append(f"{path}: refused, and it is sound: {result.damage[0].message}")
@@ -203,7 +203,7 @@ def main() -> int:
                 signal.alarm(0)
     resident_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     print(f"{options.mutants} mutants of {len(sound)} dumps, seed {options.seed}")
-    print("damage told, by mutants that have it:", ", ".join(f"{kind} {n}" for kind, n in kinds.most_common()))
+    print("damage reported, by mutants that have it:", ", ".join(f"{kind} {n}" for kind, n in kinds.most_common()))
     print("nothing to see in the file:", ", ".join(f"{kind} {n}" for kind, n in passed.most_common()) or "none")
     print(f"slowest {slowest_s:.2f} s ({slowest}), {resident_mib} MiB resident with the originals")
     print(*wrong, f"{len(wrong)} wrong", sep="\n")

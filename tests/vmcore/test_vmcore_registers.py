@@ -1,4 +1,4 @@
-"""Where the CPUs were, from the notes of a dump."""
+"""The registers of the CPUs, from the notes of a dump."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ _PROGRESS = re.compile(r"\[ {0,3}(\d{1,3}\.\d)")
 
 
 class KernelRole(enum.Enum):
-    """Which kernel printed a line."""
+    """The kernel that printed a line."""
 
     UNKNOWN = "unknown"
     FIRST = "first"
@@ -114,7 +114,7 @@ class Boot:
 
 
 class Tracker:
-    """Follows the marks through a log and keeps the boots; the middle ones are dropped when there are too many."""
+    """The boots of a log, cut at its marks; the middle ones are dropped when there are too many."""
 
     def __init__(self, boots_max: int = 256) -> None:
         self.boots = [Boot(start=1)]

@@ -36,7 +36,7 @@ _SIZE = re.compile(r"(\d{1,6})([MG])\b")
 
 @dataclass(frozen=True)
 class Symptom:
-    """One thing that a log says went wrong, or is worth knowing."""
+    """A failure, or a remarkable fact, that a log shows."""
 
     name: str
     severity: str
@@ -182,7 +182,7 @@ class MatchedRow:
 
 
 class Judge:
-    """Weighs one log's matches against where they stand and what came after them."""
+    """The judgement of one log: its matches by their place and by the lines after them."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""Turns a stream of bytes into numbered lines, in constant memory."""
+"""Cut a stream of bytes into numbered lines, in constant memory."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _STAMP = re.compile(r"^(?:<\d{1,3}>)?\s{0,4}(?:kernel: )?\[?\s{0,8}(\d{1,12}\.\d
 
 @dataclass(frozen=True, slots=True)
 class LogLine:
-    """One line without colours, and what its prefixes say."""
+    """One line without colours, and the facts of its prefixes."""
 
     number: int
     text: str

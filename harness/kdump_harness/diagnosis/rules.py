@@ -1,4 +1,4 @@
-"""Symptoms that no single line shows: each rule looks at one boot and its neighbours, and names the deciding line."""
+"""Symptoms that no single line shows: each rule judges one boot among its neighbours and names the deciding line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One pass over a log: looks at every line's words, and closer only at lines that have a word of some pattern."""
+"""One pass over a log: patterns are tried only on lines that have one of their words."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class _View:
 
 
 class Scanner:
-    """The words of all patterns, and what to try on a line that has them."""
+    """The words of all patterns, and the patterns to try on a line that has them."""
 
     def __init__(self, table: SymptomTable) -> None:
         marks = [(order, row, matcher) for order, (row, matcher) in enumerate(load_marks())]

@@ -1,4 +1,4 @@
-"""Reads the symptom table and the marks by which the engine knows where in a log it is."""
+"""Load the symptom table, and the marks by which the engine knows its place in a log."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The store's memory: one row for each dump, what it has in common with others, and what became of arrivals."""
+"""The index of a store: one row for each dump, its traits, and the results of arrivals."""
 
 from __future__ import annotations
 

@@ -45,43 +45,43 @@ class CrashPattern:
 def find_patterns(index: Index, *, least: int = _FEW) -> list[CrashPattern]:
     """Return the crashes with at least so many dumps, the most frequent first."""
     dumps, traits = index.dumps(), index.traits()
-    told = {dump.id: _told(dump, traits.get(dump.id, {})) for dump in dumps}
+    known = {dump.id: _traits_of(dump, traits.get(dump.id, {})) for dump in dumps}
     groups: dict[str, list[Dump]] = defaultdict(list)
     for dump in dumps:
         if dump.signature:
             groups[dump.signature].append(dump)
-    everywhere = _count(list(told.values()))
-    found = [_pattern(group, told, everywhere) for group in groups.values() if len(group) >= least]
+    everywhere = _count(list(known.values()))
+    found = [_pattern(group, known, everywhere) for group in groups.values() if len(group) >= least]
     return sorted(found, key=lambda one: (-len(one.dumps), -one.last_s))
 
 
-def _told(dump: Dump, traits: Mapping[str, str]) -> dict[str, str]:
+def _traits_of(dump: Dump, traits: Mapping[str, str]) -> dict[str, str]:
     return {**traits, **({"kernel": dump.kernel} if dump.kernel else {}), "host": dump.host}
 
 
 class _Counts:
-    """Count the dumps that have a trait at all, and those that give it a value."""
+    """The numbers of dumps that have a trait at all, and of those that give it a value."""
 
     def __init__(self) -> None:
         self.of: Counter[tuple[str, str]] = Counter()
-        self.told: Counter[str] = Counter()
+        self.known: Counter[str] = Counter()
 
 
 def _count(dumps: Sequence[Mapping[str, str]]) -> _Counts:
     counts = _Counts()
     for traits in dumps:
-        counts.told.update(traits.keys())
+        counts.known.update(traits.keys())
         counts.of.update(traits.items())
     return counts
 
 
-def _pattern(group: list[Dump], told: Mapping[str, Mapping[str, str]], everywhere: _Counts) -> CrashPattern:
-    here = _count([told[dump.id] for dump in group])
+def _pattern(group: list[Dump], known: Mapping[str, Mapping[str, str]], everywhere: _Counts) -> CrashPattern:
+    here = _count([known[dump.id] for dump in group])
     moments = [dump.crash_s or dump.added_s for dump in group]
     suspects = []
     for (name, value), count in here.of.items():
-        others = everywhere.told[name] - here.told[name]
-        share = count / here.told[name]
+        others = everywhere.known[name] - here.known[name]
+        share = count / here.known[name]
         elsewhere = (everywhere.of[name, value] - count) / others if others else 0.0
         if count >= _FEW and share >= _MOST and others and elsewhere <= _RARER * share:
             suspects.append(Suspect(name=name, value=value, share=round(share, 3), elsewhere=round(elsewhere, 3)))

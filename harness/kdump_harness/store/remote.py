@@ -1,4 +1,4 @@
-"""Runs shell commands here or, with the system's own ssh, on another machine."""
+"""Run shell commands on this machine or, by the system's own ssh, on another one."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SSH = (
 
 @dataclass(frozen=True)
 class SourceMachine:
-    """Where commands run; host is None for this machine, else what ssh understands."""
+    """The machine on which commands run; host is None for this one, else a name for ssh."""
 
     host: str | None
 
@@ -51,6 +51,6 @@ class SourceMachine:
         except subprocess.TimeoutExpired:
             raise HostError(f"a command {where} was not done after {timeout_s:.0f} s") from None
         if check and done.returncode != 0:
-            said = done.stderr.decode("utf-8", "replace").strip().splitlines()[-1:]
-            raise HostError(f"a command {where} failed: {said[0] if said else f'status {done.returncode}'}")
+            lines = done.stderr.decode("utf-8", "replace").strip().splitlines()[-1:]
+            raise HostError(f"a command {where} failed: {lines[0] if lines else f'status {done.returncode}'}")
         return done.stdout.decode("utf-8", "replace")

@@ -1,4 +1,4 @@
-"""Which dumps go, why, and which never do."""
+"""The retention of a store: dumps to remove, the reasons, and the protected dumps."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _DAY_S = 86400.0
 
 @dataclass(frozen=True, kw_only=True)
 class Decision:
-    """A dump that a limit is against; kept_because is why it stays all the same."""
+    """A dump beyond a limit; kept_because is the reason for which it stays nevertheless."""
 
     dump: Dump
     why: str

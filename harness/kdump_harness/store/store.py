@@ -1,4 +1,4 @@
-"""A store on disk: what comes in, what it is called, and that nothing is half there."""
+"""A store on disk: intake and names of its dumps, without half-finished ones."""
 
 from __future__ import annotations
 
@@ -274,7 +274,7 @@ class Store:
         self, part: Path, seen: Examination, *, sha256: str, origin: str, sender: str, sign: str | None
     ) -> Dump:
         """Return the row of a new dump."""
-        told = seen.inspection or {}
+        facts = seen.inspection or {}
         crash = seen.triage or {}
         task = crash.get("task")
         remarks = [f"taken although {sign}" if sign else "", "" if seen.whole else f"damaged: {seen.damage}"]
@@ -286,13 +286,13 @@ class Store:
             added_s=time.time(),
             origin=origin,
             sender=sender,
-            host=host_of(told.get("nodename"), sender),
+            host=host_of(facts.get("nodename"), sender),
             state=DAMAGED if not seen.whole else TRIAGED if seen.triage else UNTRIAGED,
-            kernel=_text(told.get("kernel")),
-            build_id=_text(told.get("vmcoreinfo_build_id")),
-            crash_s=told.get("crash_time_s"),
+            kernel=_text(facts.get("kernel")),
+            build_id=_text(facts.get("vmcoreinfo_build_id")),
+            crash_s=facts.get("crash_time_s"),
             uptime_s=seen.uptime_s,
-            panic=_text(crash.get("panic") or told.get("panic")),
+            panic=_text(crash.get("panic") or facts.get("panic")),
             task=_text(task["comm"]) if task else None,
             signature=seen.signature["key"] if seen.signature else None,
             signature_text=seen.signature["text"] if seen.signature else None,
@@ -318,7 +318,7 @@ class Store:
         fresh = self._described(directory, seen, sha256=dump.sha256, origin=dump.origin, sender=dump.sender, sign=None)
         with self.index.database.writing():
             now = self.index.find(dump.id)  # UsageError when it was removed meanwhile
-            # What people and other machines have said of it stays.
+            # Facts from people and from other machines stay.
             kept = {name: getattr(now, name) for name in ("id", "added_s", "hold", "central", "pushed_s")}
             fresh = dataclasses.replace(fresh, **kept)
             self.index.put(fresh, seen.traits)
@@ -360,9 +360,9 @@ def host_of(nodename: str | None, sender: str) -> str:
     return UNKNOWN_HOST
 
 
-def _text(told: str | None) -> str | None:
+def _text(text: str | None) -> str | None:
     """Return a text of a dump as it can be printed, or None."""
-    return shown(told)[:_MAX_TEXT] if told else None
+    return shown(text)[:_MAX_TEXT] if text else None
 
 
 def _take_beside(place: WatchedDirectory, dump: str, to: Path, *, free_bytes: int) -> None:

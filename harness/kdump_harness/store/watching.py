@@ -1,4 +1,4 @@
-"""Watches a directory: a dump is taken in when its sender is done with it, and not before."""
+"""Watch a directory: a dump is taken in once its sender has finished it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .store import KNOWN, REFUSED, STORED, WAITING, IntakeOutcome, Store
 class _Seen:
     mark: str
     since_s: float  # on the local clock: the sender sets the file's times
-    told: str = ""
+    reported: str = ""
 
 
 class Watcher:
@@ -61,7 +61,7 @@ class Watcher:
         there.add(path)
         fresh = seen is None or seen.mark != mark
         if seen is None or fresh:
-            seen = self._seen[path] = _Seen(mark, now_s(), seen.told if seen else "")
+            seen = self._seen[path] = _Seen(mark, now_s(), seen.reported if seen else "")
         if not stat.S_ISREG(status.st_mode):
             return self._done(path, mark, self._store.admit(place, name))
         policy, still_s = self._store.policy, now_s() - seen.since_s
@@ -85,9 +85,9 @@ class Watcher:
 
     def _wait(self, path: str, seen: _Seen, why: str) -> IntakeOutcome | None:
         """Report a waiting file when the reason has changed."""
-        if seen.told == why:
+        if seen.reported == why:
             return None
-        seen.told = why
+        seen.reported = why
         return IntakeOutcome(path=path, outcome=WAITING, reason=why)
 
     def _done(self, path: str, mark: str, outcome: IntakeOutcome) -> IntakeOutcome:

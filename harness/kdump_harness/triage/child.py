@@ -1,4 +1,4 @@
-"""Runs worker.py with limits and turns whatever becomes of it into facts and sentences."""
+"""Run worker.py with limits, and turn its result or its end into facts and sentences."""
 
 from __future__ import annotations
 

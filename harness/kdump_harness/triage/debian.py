@@ -1,4 +1,4 @@
-"""Gets a kernel's debug info out of Debian's linux-image-*-dbg packages, by the host's own apt."""
+"""Download a kernel's debug info from Debian's linux-image-*-dbg packages, by the host's own apt."""
 
 from __future__ import annotations
 
@@ -58,10 +58,10 @@ def fetch(package: Package, to: Path, *, workdir: Path, require_space: RequireSp
         apt, size_bytes = _locate(package, workdir, progress)
         require_space((size_bytes >> 20) + _VMLINUX_MIB)
         with progress.step(f"downloading {package.name} {package.version} ({size_bytes >> 20} MiB)"):
-            said = apt.run("download", str(package), progress=progress, full_bytes=size_bytes)
+            output = apt.run("download", str(package), progress=progress, full_bytes=size_bytes)
         debs = list(workdir.glob("*.deb"))
         if not debs:
-            raise HostError(f"apt cannot download {package}: {said}")
+            raise HostError(f"apt cannot download {package}: {output}")
         with progress.step(f"unpacking vmlinux from {package.name}"):
             _unpack_vmlinux(debs[0], to, progress)
     finally:
@@ -71,7 +71,7 @@ def fetch(package: Package, to: Path, *, workdir: Path, require_space: RequireSp
 
 @dataclass(frozen=True)
 class _Apt:
-    """apt-get with some options, in a directory where downloads go."""
+    """An apt-get with options, and a directory for its downloads."""
 
     workdir: Path
     options: tuple[str, ...] = ()
@@ -107,16 +107,16 @@ def _locate(package: Package, workdir: Path, progress: Progress) -> tuple[_Apt, 
     """Return an apt that knows the package, and the package's size; the host's own lists come first."""
     looked = ["the host's apt lists"]
     apt = _Apt(workdir)
-    said = apt.run("download", "--print-uris", str(package), progress=progress)
-    if size_bytes := _announced_bytes(said):
+    output = apt.run("download", "--print-uris", str(package), progress=progress)
+    if size_bytes := _announced_bytes(output):
         return apt, size_bytes
     for row in _suites(package):
         assert row.build is not None
         with progress.step(f"apt: reading the index of {row.build.suite}"):
             apt = _private_apt(workdir, row, package.architecture)
             trouble = apt.run("update", progress=progress)
-        said = apt.run("download", "--print-uris", str(package), progress=progress)
-        if size_bytes := _announced_bytes(said):
+        output = apt.run("download", "--print-uris", str(package), progress=progress)
+        if size_bytes := _announced_bytes(output):
             return apt, size_bytes
         looked.append(row.build.suite + (f" ({trouble.split('; ')[0][:200]})" if trouble.startswith("E: ") else ""))
     raise HostError(
@@ -125,9 +125,9 @@ def _locate(package: Package, workdir: Path, progress: Progress) -> tuple[_Apt, 
     )
 
 
-def _announced_bytes(said: str) -> int | None:
+def _announced_bytes(output: str) -> int | None:
     """Return the size in what apt-get download --print-uris says: 'address' file size digest."""
-    found = re.search(r"^'[^']+' \S+\.deb (\d+)", said, re.MULTILINE)
+    found = re.search(r"^'[^']+' \S+\.deb (\d+)", output, re.MULTILINE)
     return int(found[1]) if found else None
 
 

@@ -1,4 +1,4 @@
-"""Finds the vmlinux with the debug info of the kernel that crashed, and refuses that of any other kernel."""
+"""Find the vmlinux with the debug info of the crashed kernel, and refuse that of any other kernel."""
 
 from __future__ import annotations
 

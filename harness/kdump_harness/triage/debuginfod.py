@@ -1,4 +1,4 @@
-"""Asks debuginfod servers for debug info by build id."""
+"""Download debug info by build id from debuginfod servers."""
 
 # The HTTP interface is one GET (debuginfod(8), "WEBAPI"): libdebuginfod, where it is installed, does no more.
 

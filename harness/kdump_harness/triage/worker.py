@@ -43,18 +43,18 @@ def limit(memory_bytes: int, limit_s: int) -> None:
 
 
 def _read(vmcore: Vmcore, vmlinux: str) -> None:
-    program = _tell("program", lambda: _program(vmcore, vmlinux), silent=True)
+    program = _report("program", lambda: _program(vmcore, vmlinux), silent=True)
     if program is None:
         return
-    _tell("taint", lambda: _taint_flags(program))
-    thread = _tell("crashed task", lambda: program.crashed_thread(), silent=True)
+    _report("taint", lambda: _taint_flags(program))
+    thread = _report("crashed task", lambda: program.crashed_thread(), silent=True)
     if thread is not None:
-        _tell("task", lambda: _task(thread))
-        _tell("stack", lambda: _stack(program, thread))
-    _tell("modules", lambda: _modules(program))
+        _report("task", lambda: _task(thread))
+        _report("stack", lambda: _stack(program, thread))
+    _report("modules", lambda: _modules(program))
 
 
-def _tell(fact: str, find: Callable[[], Any], *, silent: bool = False) -> Any:
+def _report(fact: str, find: Callable[[], Any], *, silent: bool = False) -> Any:
     """Print a fact, or the reason why it is missing; silent facts are not printed."""
     try:
         value = find()

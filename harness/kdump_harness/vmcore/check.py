@@ -1,4 +1,4 @@
-"""Is the dump whole? Looks at every byte that the file itself can vouch for, and at no more."""
+"""Check whether a dump is whole, by all bytes that the file itself can confirm."""
 
 from __future__ import annotations
 

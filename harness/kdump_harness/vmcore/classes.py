@@ -191,7 +191,7 @@ def _level(vmcore: Vmcore) -> int | None:
 
 
 class _Counter:
-    """Adds up classes chunk by chunk."""
+    """The sums of classes over chunks."""
 
     def __init__(self) -> None:
         self._total = np.zeros(len(PageClass), dtype=np.int64)
@@ -215,7 +215,7 @@ class _Counter:
 
 @dataclass(frozen=True, kw_only=True)
 class _StructPage:
-    """Where struct page has what, and what it means in this kernel; masks are 0 where the kernel has no such flag."""
+    """The layout and flags of struct page in this kernel; masks are 0 where the kernel does not have the flag."""
 
     size_bytes: int
     flags_at: int

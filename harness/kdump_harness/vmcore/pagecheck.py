@@ -1,4 +1,4 @@
-"""Decompresses stretches of the pages of a dump; the same code in the main process and in its helpers."""
+"""Decompress stretches of the pages of a dump; the main process and its helpers run the same code."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class PageCheck:
 
 
 class PageChecker:
-    """Checks stretches of the pages of one file."""
+    """The check of stretches of the pages of one file."""
 
     def __init__(self, part: KdumpFile, data_offset: int) -> None:
         self._part = part

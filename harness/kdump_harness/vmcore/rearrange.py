@@ -1,4 +1,4 @@
-"""Writes a flattened stream as the file that it stands for, as makedumpfile -R does."""
+"""Write a flattened stream as the file that it represents, like makedumpfile -R."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where each CPU was when the kernel crashed: its stack and instruction pointer, from the NT_PRSTATUS notes."""
+"""The stack and instruction pointer of each CPU at the crash, from the NT_PRSTATUS notes."""
 
 from __future__ import annotations
 

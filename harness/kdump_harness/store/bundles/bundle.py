@@ -89,7 +89,7 @@ class _Bundle:
                 "schema": SCHEMA,
                 "made_by": f"kdump-harness {__version__}",
                 "made_s": int(time.time()),
-                "dump": self._told("manifest.json", self._dump.to_json()),
+                "dump": self._redacted_value("manifest.json", self._dump.to_json()),
                 "redacted": self._request.redacted,
                 "vmcore": vmcore,
                 "files": self._files,
@@ -97,12 +97,12 @@ class _Bundle:
                 "still_in": [_STILL_IN] if self._request.redacted and vmcore["file"] else [],
             }
             sums = {one["name"]: one["sha256"] for one in self._files}
-            told = self._put("manifest.json", json.dumps(manifest, indent=1) + "\n")
-            sums["manifest.json"] = hashlib.sha256(told).hexdigest()
+            written = self._put("manifest.json", json.dumps(manifest, indent=1) + "\n")
+            sums["manifest.json"] = hashlib.sha256(written).hexdigest()
             self._put("SHA256SUMS", "".join(f"{sha256}  {name}\n" for name, sha256 in sums.items()))
         return manifest
 
-    def _told(self, name: str, value: Any) -> Any:
+    def _redacted_value(self, name: str, value: Any) -> Any:
         """Return a text or a record as it may be published."""
         if not self._request.redacted:
             return value
@@ -117,18 +117,18 @@ class _Bundle:
 
     def _add_vmcore(self) -> dict[str, Any]:
         path = self._place / VMCORE
-        told: dict[str, Any] = {"file": None, "place": str(path), "size_bytes": self._dump.size_bytes,
+        entry: dict[str, Any] = {"file": None, "place": str(path), "size_bytes": self._dump.size_bytes,
                                 "sha256": self._dump.sha256}  # fmt: skip
         if not self._request.with_vmcore:
             self._leave_out(VMCORE, "not asked for; its place and checksum are in the manifest")
-            return told
+            return entry
         if self._request.redacted:
             inspection = self._store.facts_of(self._dump, "inspection") or {}
             if not redact.is_filtered(inspection):
                 fresh = self._scratch / VMCORE
                 if why := redact.filter_again(path, fresh, inspection):
                     self._leave_out(VMCORE, f"it may have pages of users, and could not be filtered again: {why}")
-                    return told
+                    return entry
                 self._leave_out("pages of users, of the page cache and free ones", "filtered again with -d 31")
                 path = fresh
         sha256 = sha256_of(path)
@@ -138,7 +138,7 @@ class _Bundle:
         with path.open("rb") as file:
             self._tar.addfile(info, file)
         self._files.append({"name": VMCORE, "size_bytes": info.size, "sha256": sha256})
-        return {**told, "file": VMCORE}
+        return {**entry, "file": VMCORE}
 
     def _parts(self) -> Iterator[tuple[str, Any]]:
         """Yield name and text (or record) of everything but the dump."""
@@ -177,7 +177,7 @@ class _Bundle:
                 yield f"host/{found.name}", found.text
 
     def _add(self, name: str, value: Any) -> None:
-        value = self._told(name, value)
+        value = self._redacted_value(name, value)
         data = self._put(name, value if isinstance(value, str) else json.dumps(value, indent=1) + "\n")
         self._files.append({"name": name, "size_bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()})
 

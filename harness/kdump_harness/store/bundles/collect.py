@@ -1,4 +1,4 @@
-"""Asks the machine that crashed, after it is back, for what no dump holds: packages, configuration, journal."""
+"""Collect texts that no dump holds from the rebooted machine: packages, configuration, journal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Leaves out what others must not see: secrets in texts by redact.toml, the pages of users by filtering once more."""
+"""Remove confidential data: secrets in texts by redact.toml, pages of users by filtering the dump again."""
 
 from __future__ import annotations
 
@@ -79,8 +79,8 @@ def filter_again(dump: Path, to: Path, inspection: Mapping[str, Any]) -> str | N
     except FileNotFoundError as error:
         return f"{error.filename} is not installed"
     if done.returncode != 0:
-        said = [line for line in (done.stderr or done.stdout).splitlines() if line.strip()]
-        return f"makedumpfile: {said[-1].strip() if said else f'status {done.returncode}'}"
+        lines = [line for line in (done.stderr or done.stdout).splitlines() if line.strip()]
+        return f"makedumpfile: {lines[-1].strip() if lines else f'status {done.returncode}'}"
     found = inspect(to)
     if not found.whole:
         return f"what makedumpfile wrote is damaged ({found.damage[0].message})"

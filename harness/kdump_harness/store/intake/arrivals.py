@@ -1,4 +1,4 @@
-"""Looks at a directory that strangers write to: follows no link, opens no device, and stops somewhere."""
+"""Read a directory that untrusted senders write to: no link is followed, no device opened, depth is limited."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def shown(path: Path | str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class _Names:
-    """Return the families' names of finished and of unfinished dumps."""
+    """The families' names of finished and of unfinished dumps."""
 
     finished: re.Pattern[str]
     unfinished: re.Pattern[str]

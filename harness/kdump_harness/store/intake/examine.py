@@ -76,8 +76,8 @@ def examine(dump: Path, *, log_to: Path, debuginfo: Path | None = None, state: P
     if process.returncode == NO_ROOM_STATUS:
         raise NoRoom("the store's disk is full; the store keeps what it has")
     if not trouble and process.returncode != 0:
-        said = errors.decode("utf-8", "replace").strip().splitlines()[-1:]
-        trouble = f"looking at it ended with status {process.returncode}" + (f": {said[0][:300]}" if said else "")
+        lines = errors.decode("utf-8", "replace").strip().splitlines()[-1:]
+        trouble = f"looking at it ended with status {process.returncode}" + (f": {lines[0][:300]}" if lines else "")
     facts = _parse(out[:_MAX_ANSWER_BYTES])
     log = facts.get("log") or {}
     return Examination(

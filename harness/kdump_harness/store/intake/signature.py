@@ -1,4 +1,4 @@
-"""Which crashes are the same one: the top of the stack without what differs from one build to the next."""
+"""The signature of a crash: the top of its stack without the parts that differ between builds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The process that looks at a dump from somewhere: prints one JSON line per fact, and may die of what it reads."""
+"""The process that examines an untrusted dump: it prints one JSON line per fact, and the dump may kill it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def main() -> None:
     """Run with the arguments: bytes of address space, seconds, dump, file for the kernel log, debug info, state."""
     memory_bytes, limit_s, dump, log_to, debuginfo, state = sys.argv[1:]
     _limit(int(memory_bytes), int(limit_s))
-    _tell("inspection", inspect(dump).to_json())
+    _report("inspection", inspect(dump).to_json())
     try:
         with open_vmcore(dump) as vmcore:
             log = vmcore.dmesg()
@@ -40,9 +40,9 @@ def main() -> None:
     except VmcoreError:
         return  # of a dump that cannot be opened; the inspection has said so
     name = signature(crash)
-    _tell("signature", vars(name) if name else None)
-    _tell("log", {"uptime_s": uptime_s(log), "traits": traits(log, crash)})
-    _tell("triage", crash.to_json())
+    _report("signature", vars(name) if name else None)
+    _report("log", {"uptime_s": uptime_s(log), "traits": traits(log, crash)})
+    _report("triage", crash.to_json())
 
 
 def _limit(memory_bytes: int, limit_s: int) -> None:
@@ -54,7 +54,7 @@ def _limit(memory_bytes: int, limit_s: int) -> None:
     signal.alarm(limit_s)
 
 
-def _tell(fact: str, value: Any) -> None:
+def _report(fact: str, value: Any) -> None:
     print(json.dumps({"fact": fact, "value": value}), flush=True)  # noqa: T201 - the parent reads standard output
 
 

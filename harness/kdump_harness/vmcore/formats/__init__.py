@@ -1,1 +1,1 @@
-"""The file formats of a vmcore: ELF, kdump-compressed, flattened, and what lies in them."""
+"""The file formats of a vmcore: ELF, kdump-compressed, flattened, and their tables and notes."""

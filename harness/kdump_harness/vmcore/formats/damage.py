@@ -18,7 +18,7 @@ class Damage:
 
 
 class VmcoreError(HarnessError):
-    """The dump cannot give what was asked of it."""
+    """The dump does not have the requested data."""
 
     exit_code = EXIT_FAILED
 
@@ -40,7 +40,7 @@ class NotInDump(VmcoreError):
 
 
 class DamageList:
-    """Collects damage; keeps the first few of a kind, counts the rest."""
+    """A collection of damage: the first few of each kind, and the number of the others."""
 
     KEPT_OF_A_KIND = 20
 
