@@ -239,7 +239,7 @@ def test_a_process_that_computes_for_ever_stops_itself(tmp_path: Path) -> None:
 
 def test_a_process_that_eats_memory_runs_into_its_limit(tmp_path: Path) -> None:
     greedy = "from kdump_harness.triage import worker\nworker.limit(int(sys.argv[1]), 20)\n"
-    answer = ask(greedy + 'worker._tell("stack", lambda: bytes(1 << 32))', tmp_path, memory_bytes=1 << 30)
+    answer = ask(greedy + 'worker._report("stack", lambda: bytes(1 << 32))', tmp_path, memory_bytes=1 << 30)
     assert answer.troubles == ["stack: it needs more memory than this process may have"]
 
 
