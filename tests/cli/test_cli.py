@@ -142,7 +142,7 @@ def test_a_qcow2_that_was_cut_short_or_has_lost_its_backing_file_is_refused(refu
     raw.unlink()
     said, status = refused("drill", whole, "--family", "debian")
     assert (said, status) == (
-        f"{whole} is a damaged qcow2 image, perhaps cut short (qemu-img check tells more)",
+        f"{whole} is a damaged qcow2 image, perhaps cut short (qemu-img check shows more)",
         2,
     )
     said, status = refused("drill", on_top, "--family", "debian")

@@ -438,7 +438,7 @@ def test_a_clone_says_of_which_family_it_is(os_release: dict[str, str], family: 
 
 
 def test_a_clone_of_no_family_is_told_the_known_ones() -> None:
-    with pytest.raises(UsageError, match=r"the clone is Plan 9, of no family that is known \(debian, redhat, suse\)"):
+    with pytest.raises(UsageError, match=r"the clone is Plan 9, not of a known family \(debian, redhat, suse\)"):
         find_by_os_release({"ID": "plan9", "PRETTY_NAME": "Plan 9"})
 
 
@@ -478,7 +478,7 @@ def test_a_kdump_whose_dumps_cannot_arrive_is_named(family: str, config: str, sa
     [
         (True, None, True, "", "gives addresses by DHCP only, so a fixed address is of no use there"),
         (True, None, False, "", "nor is a configuration for the original's MAC (--keep-mac keeps it)"),
-        (True, "198.18.0.2", True, "", "nobody tells it our key (say --login with --key or --password-file)"),
+        (True, "198.18.0.2", True, "", "it has no key of the harness (use --login with --key or --password-file)"),
         (True, "198.18.0.2", False, "", "does the key or the password belong to the login?"),
         (False, None, True, "", "so a fixed address is of no use there"),
         (False, None, True, "the TPM", "the clone lacks the TPM, which its /etc/fstab may wait for"),
@@ -553,7 +553,7 @@ def test_a_clone_without_a_serial_console_is_given_one_and_boots_again() -> None
     guest: Any = Silent("first", "second")
     remark = made().boot(guest, lambda _text: None)
     assert remark is not None
-    assert remark.startswith("the original has no serial console: the clone's kernel was told to use one (console=tty0")
+    assert remark.startswith("the original has no serial console: the clone's kernel got one (console=tty0")
     written, update, reboot, login = guest.done[-4:]
     assert "console=ttyS0,115200n8" in written
     assert "crashkernel" not in written, "the reservation stays the original's"

@@ -136,7 +136,7 @@ def test_the_table_is_found_in_a_wheel_too(tmp_path: Path, monkeypatch: pytest.M
         ("until         = 2099-12-31", "", "missing until"),
         ("2099-12-31", '"2099-12-31"', "until must be a date, not '2099-12-31'"),
         ("2099-12-31", "2099-12-31T12:00:00", "until must be a date without a time"),
-        ('"https://bugs.example/16"', '" "', "tracker must say where the issue is told"),
+        ('"https://bugs.example/16"', '" "', "tracker must name the place of the report"),
         ('["drill", "test_smoke.py::*"]', "7", "scenario must be a glob or a list of globs, not 7"),
         ('["drill", "test_smoke.py::*"]', "[]", "scenario must not be empty"),
         ('["debian-1[34]"]', "[]", "images must not be empty"),
@@ -274,7 +274,7 @@ def test_only_versions_within_the_bounds_are_excused(bounds: str, version: str |
 def test_a_row_outside_its_versions_says_so() -> None:
     verdict = judged(verdict_of("filter", makedumpfile="1.7.8"), issue(makedumpfile="< 1.7.7"))
     assert verdict.known_issue_note == (
-        f"known issue {TRACKER} is no excuse: its row is for makedumpfile < 1.7.7, this is 1.7.8"
+        f"known issue {TRACKER} does not apply: its row is for makedumpfile < 1.7.7, this is 1.7.8"
     )
 
 
@@ -283,7 +283,7 @@ def test_a_row_excuses_up_to_its_day_and_then_says_that_it_has_expired() -> None
     assert judged(verdict_of("filter"), issue(), today=until).known_issue == TRACKER
     late = judged(verdict_of("filter"), issue(), today=until + datetime.timedelta(days=1))
     assert late.known_issue is None
-    assert late.known_issue_note == f"known issue {TRACKER} is no excuse: its row expired on 2027-06-30"
+    assert late.known_issue_note == f"known issue {TRACKER} does not apply: its row expired on 2027-06-30"
 
 
 def test_a_verified_drill_tells_that_the_issue_is_no_longer_seen() -> None:
@@ -461,7 +461,7 @@ def test_the_plugin_excuses_known_issues_and_nothing_else(run_scenarios: Any, ho
     assert "known_issue" not in outcome.properties("test_gone")
 
     assert outcome.summary("test_known_twice") == []
-    assert outcome.summary("test_late") == [f"known issue {TRACKER} is no excuse: its row expired on 2025-12-31"]
+    assert outcome.summary("test_late") == [f"known issue {TRACKER} does not apply: its row expired on 2025-12-31"]
     assert outcome.summary("test_no_assertion") == [f"shows the known issue {TRACKER}, not excused"]
     assert outcome.summary("test_other_scenario") == []
 

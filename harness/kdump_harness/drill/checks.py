@@ -26,7 +26,7 @@ from ..vmcore.registers import unreadable_tasks
 
 # The guest's clock is read over SSH before the crash; this is how far CRASHTIME may lie outside what that allows.
 CLOCK_SLACK_S = 5.0
-# Who may read a dump can read every secret of the machine.
+# A user who may read a dump can read every secret of the machine.
 DUMP_MODE = 0o600
 # RHEL makes the directory 0755, and that is safe: its files are 0600, so others learn no more than names.
 WORLD_WRITE = 0o002
@@ -35,7 +35,7 @@ WORLD_WRITE = 0o002
 # fails keeps all of a class. Small classes are for the struct pages in the dump to judge: these are of the crash.
 CHANGED_SHARE = 0.05
 CHANGED_PAGES = 2048
-# Of the kernel's slabs and page tables this share at least is in every dump: they are next to never empty.
+# At least this share of the kernel's slabs and page tables is in every dump: they are hardly ever empty.
 SURE_SHARE = 0.5
 
 
@@ -111,7 +111,7 @@ def record_check(verdict: Verdict, name: str, ok: bool, *, seen: object, expecte
 
 @dataclass(frozen=True, kw_only=True)
 class CrashFacts:
-    """What the drill knows of its own crash."""
+    """The facts that the drill has of its own crash."""
 
     before: GuestState
     level: int
@@ -248,7 +248,7 @@ def check_pages(verdict: Verdict, vmcore: Vmcore, found: Inspection, facts: Cras
     total, kept = vmcore.pages_total, vmcore.pages_kept
     dropped = dropped_by(level)
     droppable = {name: memory.pages[name] for name in dropped}
-    # What was free a moment ago says nothing where the crash itself fills the memory; then the dump alone is asked.
+    # Pages that were free before prove nothing where the crash itself fills the memory; then only the dump counts.
     moved = facts.trigger.memory_moves
     allowed = {
         name: total if moved else int(count * CHANGED_SHARE) + CHANGED_PAGES for name, count in droppable.items()
@@ -274,7 +274,7 @@ def check_pages(verdict: Verdict, vmcore: Vmcore, found: Inspection, facts: Cras
         + (", ".join(dropped) if moved else f"{_listed(dropped, droppable)} (by {memory.source})"),
         seen=f"kept {seen}" if dropped else f"kept {kept:,} of {total:,} pages",
     )
-    # An ELF dump leaves empty pages out, which nobody counted before the crash; the other formats keep a mark of each.
+    # An ELF dump leaves out empty pages, which were not counted before the crash; the other formats mark each of them.
     unknown = vmcore.elf is not None and level & ZERO_BIT
     slack = total if moved else int(total * CHANGED_SHARE) + CHANGED_PAGES
     least = max(0, int(memory.sure * SURE_SHARE) if unknown else total - sum(droppable.values()) - slack)

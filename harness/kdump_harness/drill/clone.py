@@ -1,4 +1,4 @@
-"""Clones a machine of the user's: its disks are copied at one moment, and nothing of it is written to."""
+"""Clone a libvirt domain: copy its disks at one point in time, and write to none of its files."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ AWAY = {"ssh": "SSH", "nfs": "NFS"}  # settings that send dumps to another machi
 
 @dataclass(frozen=True, kw_only=True)
 class CloneRequest:
-    """What the user says of a clone, beside whose it is."""
+    """The options of a clone, apart from its domain."""
 
-    memory_mib: int | None = None  # as much as the original unless told
+    memory_mib: int | None = None  # default: as much as the original
     vcpus: int | None = None
     cpu_level: int | None = None
     keep_macs: bool = False
-    seeded: bool = True  # cloud-init is told a key of ours; nobody has to where the user has a way in
+    seeded: bool = True  # cloud-init gets a key of the harness; not needed where the user has a login
     family: Family | None = None
 
 
@@ -59,13 +59,13 @@ class Clone:
 
     @property
     def image(self) -> str:
-        """What a verdict is about."""
+        """The name of the clone in a verdict."""
         return f"domain:{self.original.name}"
 
     def boot(self, guest: Guest, say: Callable[[str], None]) -> str | None:
-        """From the power-on until it is reached by SSH and shows itself on the serial line; a remark on what it took.
+        """Boot the clone until SSH and the serial console work; return a remark on the boot.
 
-        GuestError tells what may be the cause that a clone has and the original has not.
+        Raise GuestError that names causes which only a clone can have.
         """
         guest.power_on()
         up = on_console = False
@@ -80,7 +80,7 @@ class Clone:
         return None if on_console else self._give_console(guest, say)
 
     def _hint(self, guest: Guest, *, up: bool) -> str:
-        """What to try with a clone that did not come up, or that could not be reached."""
+        """Return hints for a clone that did not boot, or that could not be reached."""
         if not up and self.original.left_out:
             return f"the clone lacks {' and '.join(self.original.left_out)}, which its /etc/fstab may wait for"
         if guest.domain.address() is None:
@@ -90,7 +90,7 @@ class Clone:
         if not up:
             return ""
         if self.like.seeded:
-            return "without cloud-init nobody tells it our key (say --login with --key or --password-file)"
+            return "without cloud-init it has no key of the harness (use --login with --key or --password-file)"
         return "does the key or the password belong to the login?"
 
     def _give_console(self, guest: Guest, say: Callable[[str], None]) -> str:
@@ -106,7 +106,7 @@ class Clone:
         guest.wait_for_login()
         if guest.connect() == before:
             raise GuestError(f"{guest.name} has a login prompt, but not rebooted (boot id {before[:8]})")
-        return f"the original has no serial console: the clone's kernel was told to use one ({DRILL_ARGUMENTS})"
+        return f"the original has no serial console: the clone's kernel got one ({DRILL_ARGUMENTS})"
 
     def dumps_away(self, guest: Guest, family: Family) -> str | None:
         """A remark on a kdump that sends its dumps to another machine, which the clone cannot reach."""
@@ -119,7 +119,7 @@ class Clone:
             return None
         return (
             f"its kdump sends dumps {' and '.join(places)}, which the clone's network does not reach:"
-            " --target local drills it with a directory of its own"
+            " --target local drills it with a local directory"
         )
 
 
@@ -128,7 +128,7 @@ def _setting(family: Family, text: str, key: str) -> str | None:
 
 
 def family_of(guest: Guest) -> Family:
-    """The family that a guest says it is of, or is like; UsageError when it is none of ours."""
+    """Return the family of a guest by its os-release. Raise UsageError for an unknown one."""
     return find_by_os_release(parse_os_release(guest.shell.read_text("/etc/os-release")))
 
 
@@ -139,11 +139,11 @@ def find_by_os_release(os_release: Mapping[str, str]) -> Family:
             if identity in family.known_ids:
                 return family
     told = os_release.get("PRETTY_NAME", "of an unknown distribution")
-    raise UsageError(f"the clone is {told}, of no family that is known ({', '.join(load_families())})")
+    raise UsageError(f"the clone is {told}, not of a known family ({', '.join(load_families())})")
 
 
 def describe_domain(uri: str | None, name: str) -> SourceDescription:
-    """What a domain is; UsageError for one that cannot be cloned, HostError for one that is elsewhere."""
+    """Describe a domain. Raise UsageError for one that cannot be cloned, and HostError for one on another host."""
     uri = uri or default_uri()
     if not is_local(uri):
         raise HostError(f"{uri} is on another host, and disks are copied on this one; run kdump-harness there")
@@ -240,7 +240,7 @@ def _check_memory(name: str, need_mib: int) -> None:
 
 
 def _used_bytes(disk: OriginalDisk) -> int:
-    """How much a copy takes at most, as far as this can be told without reading the disk."""
+    """Return the maximum size of a copy, as far as it is known without reading the disk."""
     used = 0
     for path in (disk.source, *disk.backing):
         with contextlib.suppress(OSError):
@@ -262,15 +262,15 @@ def _capacity_bytes(domain: SourceDomain, disk: OriginalDisk) -> int:
 
 
 def _copy_running(run: Run, domain: SourceDomain, original: SourceDescription, copies: Mapping[str, Path]) -> str:
-    """Have the machine's own QEMU copy all disks as they are at one moment; a remark on that moment.
+    """Let the domain's own QEMU copy all disks at one point in time; return a remark on that point.
 
-    Neither a snapshot nor anything else of the original's is made for that: what it overwrites meanwhile, QEMU
-    copies before. If we are killed, the copying goes on to its end, into files that clean removes.
+    No snapshot is made: QEMU copies a block before the guest overwrites it. If the harness is killed, the copying
+    continues to its end, into files that clean removes.
     """
     order = run.directory.path / "copy.xml"
     order.write_text(backup_xml(original, copies), encoding="utf-8")
     first = next(iter(copies.values()))
-    with run.progress.step(f"copying the disks of {domain.name}, which goes on running"):
+    with run.progress.step(f"copying the disks of {domain.name}, which keeps running"):
         try:
             begun = begin_copy(run.hypervisor.uri, domain.name, order, freeze=original.agent)
             while not (job := domain.copy_job()).ended:

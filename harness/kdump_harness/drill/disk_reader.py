@@ -32,7 +32,7 @@ _DIRECTORY = 0o040000
 _REGULAR = 0o100000
 _LINK = 0o120000
 _KIND = 0o170000
-# What debugfs prints of a directory with ls -p: /inode/mode/uid/gid/name/size/
+# A line of debugfs for an entry of a directory with ls -p: /inode/mode/uid/gid/name/size/
 _ENTRY = re.compile(r"/(\d+)/([0-7]{6})/(\d+)/(\d+)/(.*)/(\d*)/")
 
 
@@ -60,10 +60,10 @@ class HostDisk:
         stretch: Callable[[], float] = lambda: 1.0,
         before_copy: Callable[[str], None] | None = None,
     ) -> None:
-        """Show the file system at work, which must not exist; CannotRead where nothing here can read it.
+        """Mount the file system at work, which must not exist. Raise CannotRead where no tool can read it.
 
-        stretch tells by how much the tools may take longer now. before_copy hears why a raw copy is about to be made,
-        which takes its time and room, and may raise.
+        stretch returns the factor by which the tools may take longer now. before_copy gets the reason for a raw copy,
+        which takes time and room, and may raise.
         """
         if absent := [tool for tool in TOOLS if _which(tool) is None]:
             raise HostError(f"{', '.join(absent)} not installed, which reading a guest's disk needs")
@@ -106,7 +106,7 @@ class HostDisk:
                 )
 
     def read(self, path: PurePosixPath) -> str | None:
-        """A small text; None where there is no such file."""
+        """Return a small text; None where the file does not exist."""
         entry = next((entry for entry in self._list(str(path.parent)) if entry.name == path.name), None)
         if entry is None or entry.mode & _KIND != _REGULAR or entry.size_bytes > _MAX_SMALL_BYTES:
             return None
@@ -210,7 +210,7 @@ class HostDisk:
         return self._run("debugfs", "-R", request, str(self.raw))
 
     def _run(self, tool: str, *arguments: str, good: tuple[int, ...] = (0,)) -> str:
-        """What a tool prints."""
+        """Return the output of a tool."""
         with subprocess.Popen(
             [_which(tool) or tool, *arguments],
             stdin=subprocess.DEVNULL,

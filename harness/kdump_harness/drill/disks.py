@@ -33,26 +33,26 @@ INSTALLED_VERSION = 1
 ARMED_VERSION = 5
 INSTALLED_NEED_MIB = 2048
 ARMED_NEED_MIB = 1024
-CORRUPT = 2  # exit status of qemu-img check; clusters that nobody uses give 3, and do no harm
+CORRUPT = 2  # exit status of qemu-img check; unused clusters give 3, and do no harm
 
 
 @dataclass(frozen=True, kw_only=True)
 class SystemUnderTest:
-    """What is drilled: an image of the catalogue or a file of the user's."""
+    """The system under test: an image of the catalogue or a disk file."""
 
     name: str
     family: Family
     image: Image | None = None
     path: Path | None = None
     login: str = "root"
-    access: Access | None = None  # the user's own way in, for a guest that has no cloud-init to let us in
+    access: Access | None = None  # the user's login, for a guest without cloud-init
     kernel: KernelChoice | None = None  # instead of the image's own
     files: tuple[LocalPackage, ...] = ()  # of this host, instead of what the distribution's repositories have
     more: tuple[PackageChoice, ...] = ()  # of another suite, or of this host, instead of the distribution's own
 
     @property
     def firmware(self) -> str:
-        """What it boots with unless told otherwise."""
+        """The default firmware."""
         return "bios" if self.image is None or "bios" in self.image.firmware else self.image.firmware[0]
 
     @property
@@ -93,7 +93,7 @@ class BaseDisk:
 
 
 def probe_format(path: Path) -> str:
-    """qcow2 or raw; UsageError for what is no disk that can be read."""
+    """Return qcow2 or raw. Raise UsageError for a file that is not a readable disk."""
     if not path.exists():
         raise UsageError(f"{path} does not exist")
     if not path.is_file():
@@ -118,7 +118,7 @@ def _check_qcow2(path: Path) -> None:
     if opened.returncode != 0:
         raise UsageError(f"{path} is a damaged qcow2 image ({opened.stderr.strip().splitlines()[-1]})")
     if run_qemu_img("check", "--force-share", "--output=json", path).returncode == CORRUPT:
-        raise UsageError(f"{path} is a damaged qcow2 image, perhaps cut short (qemu-img check tells more)")
+        raise UsageError(f"{path} is a damaged qcow2 image, perhaps cut short (qemu-img check shows more)")
 
 
 def base_disk(run: Run, subject: SystemUnderTest, packages: tuple[str, ...]) -> BaseDisk:
@@ -155,7 +155,7 @@ def _downloaded(path: Path, source: str) -> BaseDisk:
 
 
 def _brought(path: Path) -> BaseDisk:
-    """A file of the user's; its key is its content as far as size and time tell."""
+    """Return a disk file; its key is its content, as far as size and time show it."""
     path = path.resolve()
     disk_format = probe_format(path)
     status = path.stat()
@@ -164,7 +164,7 @@ def _brought(path: Path) -> BaseDisk:
 
 
 def recipe_of(subject: SystemUnderTest, packages: tuple[str, ...] = ()) -> build.Recipe:
-    """What a built image is made of."""
+    """Return the recipe of a built image."""
     image = subject.image
     assert image is not None
     assert image.build is not None
@@ -278,9 +278,10 @@ def _has_all(base: BaseDisk, packages: tuple[str, ...]) -> bool:
 def installed_disk(
     run: Run, subject: SystemUnderTest, machine: Machine, packages: tuple[str, ...] | None, more: tuple[str, ...] = ()
 ) -> BaseDisk:
-    """The base disk with packages and kernel in it; made once, whatever is armed on it later.
+    """Return the base disk with packages and kernel in it; it is made once for all armed disks on it.
 
-    packages are the family's unless told; more is beside them. What a base disk lacks is installed in the guest.
+    packages are the family's by default; more is added to them. Packages that a base disk lacks are installed in
+    the guest.
     """
     wanted = (*(subject.family.packages if packages is None else packages), *more)
     base = base_disk(run, subject, wanted)
@@ -370,9 +371,9 @@ def armed_disk(
     packages: tuple[str, ...] | None = None,
     more: tuple[str, ...] = (),
 ) -> ArmedDisk:
-    """The disk with kdump installed, configured, reserved and armed once; made once for all that ask.
+    """Return the disk with kdump installed, configured, reserved and armed once; it is made only once.
 
-    packages are the family's unless told; more is beside them.
+    packages are the family's by default; more is added to them.
     """
     family = subject.family
     machine = run.fit(machine, needs=subject.needs_cpu)
@@ -400,7 +401,7 @@ def armed_disk(
 
 
 def _what_arms(family: Family) -> tuple[object, ...]:
-    """What a disk depends on: not how its console and its dumps look, nor the targets, which a drill chooses."""
+    """Return the parts of a family that a disk depends on: not console lines, names of dumps, or targets."""
     rows = (family, *(row for _, row in family.releases))
     return tuple(
         (row.packages, row.service, row.crashkernel, row.level, row.compress, row.config, row.commands,

@@ -1,4 +1,4 @@
-"""The machine that dumps are sent to: a guest of its own, with an SSH server and the kernel's NFS server."""
+"""The dump server: a second guest with an SSH server and the kernel's NFS server."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ DIRECTORY = "/srv/crash"
 MACHINE = Machine(memory_mib=512, vcpus=1)
 SET_UP_TIMEOUT_S = 30.0  # unscaled
 
-# Dumps hold every secret of a machine: nobody else on the collector may read what arrives over SSH, and sshd starts
+# Dumps hold every secret of a machine: no other user of the dump server may read arrivals over SSH, and sshd starts
 # commands with the umask of PAM. Root of a guest is root here, since kdump writes as root.
 _SET_UP = f"""
 set -e

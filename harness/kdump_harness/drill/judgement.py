@@ -64,12 +64,12 @@ class DrillRecord:
         self.conclude(None)
 
     def note_status(self, said: str) -> None:
-        """What kdump says of itself where it has loaded nothing; the console does not tell why."""
+        """Return kdump's own status where it has loaded nothing; the console does not show the reason."""
         self.evidence.text("status.txt", said + "\n")
         self.console += said.splitlines()
 
     def note_state(self, state: GuestState) -> None:
-        """What the verdict tells of the guest."""
+        """Copy the guest's facts into the verdict."""
         verdict = self.verdict
         verdict.kernel, verdict.makedumpfile = state.kernel, state.makedumpfile
         verdict.crashkernel, verdict.reserved_mib = state.crashkernel, state.reserved_bytes // MIB
@@ -97,7 +97,7 @@ class DrillRecord:
             return
         finally:
             picture.unlink(missing_ok=True)  # as large as the guest's memory, and the run may drill for long
-        # The true classes, where they can be known, judge our own judgement of the filter, too.
+        # The true classes, where they are known, also check the harness's own judgement of the filter.
         complaint = any(check.name in ("filter", "pages") for check in self.verdict.failed())
         agreed = not found.classes or complaint == bool(found.wrong_side)
         seen = found.summary() + ("" if agreed else "; the checks filter and pages say otherwise")
@@ -106,7 +106,7 @@ class DrillRecord:
 
     def conclude(self, monitor: CrashMonitor | None) -> None:
         """Phases, symptoms, and whether it all adds up to verified."""
-        raise_if_stopped()  # a guest whose plug we pulled tells nothing
+        raise_if_stopped()  # a guest that the harness destroyed proves nothing
         verdict, clock = self.verdict, self.clock
         pairs = {
             "boot": ("power-on", "first-login"),
@@ -147,7 +147,7 @@ class DrillRecord:
         self.evidence.json("verdict.json", verdict.to_json())
 
     def _symptoms(self) -> list[dict[str, Any]]:
-        """What the diagnosis makes of this drill's console."""
+        """Return the symptoms on this drill's console."""
         verdict = self.verdict
         facts = {
             "kernel": verdict.kernel or "",
@@ -156,7 +156,7 @@ class DrillRecord:
         }
         found = diagnose_text("\n".join(self.console), family=verdict.family, facts=facts)
         if not found.failed and verdict.stopped_by:
-            # A console that falls silent tells nothing by itself; that somebody waited for more of it does.
+            # A silent console alone proves nothing; a wait that ended in vain does.
             lines = [*self.console, f"kdump-harness: {verdict.stopped_by}"]
             found = diagnose_text("\n".join(lines), family=verdict.family, facts=facts)
         return [symptom.to_json() for symptom in found.symptoms]

@@ -75,7 +75,7 @@ class KnownIssue:
 
 
 def load_known_issues(path: Path | None = None) -> tuple[KnownIssue, ...]:
-    """The known issues, those that come with the scenarios unless told; TableError names file, row and key."""
+    """Return the known issues, by default those of the scenarios. Raise TableError with file, row and key."""
     path = path or tables.data_path("scenarios", "known_issues.toml")
     issues = tables.load_rows(path, "issue", KnownIssue)
     for number, issue in enumerate(issues, start=1):
@@ -106,7 +106,7 @@ def judge(
         elif issue.is_seen(verdict, console, unmade):
             expired = f"its row expired on {issue.until}" if today > issue.until else None
             if why := outside or expired:
-                notes.append(f"known issue {issue.tracker} is no excuse: {why}")
+                notes.append(f"known issue {issue.tracker} does not apply: {why}")
             else:
                 verdict.known_issue = verdict.known_issue or issue.tracker
     verdict.known_issue_note = "; ".join(dict.fromkeys(notes)) or None
@@ -136,9 +136,9 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 
 def _fault(issue: KnownIssue) -> str | None:
-    """What is wrong with a row, starting with the key."""
+    """Return the fault of a row, starting with the key."""
     if not issue.tracker.strip():
-        return "tracker must say where the issue is told"
+        return "tracker must name the place of the report"
     listed = isinstance(issue.scenario, list) and all(isinstance(glob, str) for glob in issue.scenario)
     if not (isinstance(issue.scenario, str) or listed):
         return f"scenario must be a glob or a list of globs, not {issue.scenario!r}"
@@ -161,7 +161,7 @@ def _fault(issue: KnownIssue) -> str | None:
 
 
 def _evidence_fault(issue: KnownIssue) -> str | None:
-    """What is wrong with the keys that excuse; a row that anything would fit must not pass."""
+    """Return the fault of the keys that excuse; a row that fits everything is refused."""
     if not issue.evidence and not issue.failed_checks:
         return "missing evidence or failed_checks"
     if issue.may_fail and not issue.failed_checks:

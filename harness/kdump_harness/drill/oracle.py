@@ -31,7 +31,7 @@ class Difference:
     pfn: int
     bytes_differ: int
     first_offset: int
-    reason: str | None  # None: nothing that we know explains it
+    reason: str | None  # None: no known reason
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,9 +149,9 @@ def _difference(pfn: int, ours: bytes, theirs: bytes) -> Difference:
 
 
 def _reason(pfn: int) -> str | None:
-    """Why a frame may differ although the vmcore is right; frames are listed whatever the reason.
+    """Return the reason why a frame may differ in a correct vmcore; frames are listed in any case.
 
     The capture kernel uses the first MiB itself (its real-mode trampoline is there). Kernels before 5.5 copied the
-    first 640 KiB away before they jumped, so that the vmcore has what was there before, and we see it after.
+    first 640 KiB away before they jumped: the vmcore has the content before the crash, the oracle sees the one after.
     """
     return "the first MiB, which the capture kernel uses itself" if pfn < FIRST_MIB_FRAMES else None

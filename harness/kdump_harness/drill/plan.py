@@ -24,7 +24,7 @@ REBOOT_BUDGET_S = 90.0
 MIB = 1 << 20
 TARGET_DISK_MIB = 4096  # sparse
 EVIDENCE_NEED_MIB = 64  # logs, and a vmcore of a small guest
-OVERLAY_MIB = 512  # beside what goes with the guest's memory
+OVERLAY_MIB = 512  # in addition to the guest's memory
 COPY_MIB = 3072  # of what a guest's disk rests on
 
 RECOVERED, SAVED = "recovered", "saved"  # how far a drill goes
@@ -41,9 +41,9 @@ class Plan:
     target: str = "local"
     as_is: bool = False  # judge the guest as it was found
     until: str = RECOVERED  # or SAVED: switch the guest off when the dump is written, and judge no reboot
-    clone: Clone | None = None  # a machine of the user's; what the plan does not name of its kdump stays as it is
+    clone: Clone | None = None  # a cloned domain; settings of its kdump that the plan does not name stay unchanged
     packages: tuple[str, ...] | None = None  # instead of the family's
-    more_packages: tuple[str, ...] = ()  # beside those, and those that the target needs
+    more_packages: tuple[str, ...] = ()  # in addition to those and to the target's
     server: Server | None = None  # that dumps are sent to; one is made where the target needs it
     target_disk: Disk | None = None  # for dumps; a blank one is made where the target needs it
     budget_s: float | None = None  # panic to login
@@ -82,7 +82,7 @@ class Plan:
 
     @property
     def image(self) -> str:
-        """What the verdict is about."""
+        """The name of the system in the verdict."""
         return self.subject.name if self.clone is None else self.clone.image
 
 

@@ -110,7 +110,7 @@ class Session(ABC):
     @property
     @abstractmethod
     def guest(self) -> Guest:
-        """Return the guest; raise NotArmed where there is none."""
+        """Return the guest; raise NotArmed where it could not be armed."""
 
     @property
     @abstractmethod
@@ -150,7 +150,7 @@ class RefusedSession(Session):
         return True
 
     def drill(self, **changes: Any) -> Verdict:
-        """Return a verdict of its own for each drill."""
+        """Return a separate verdict for each drill."""
         plan = replace(self.plan, **changes)
         with contextlib.closing(self.run.evidence(plan.name or plan.subject.name)) as evidence:
             drill = Drill(self.run, plan, evidence)

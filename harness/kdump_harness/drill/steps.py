@@ -1,6 +1,6 @@
-"""Takes the steps of a drill, times them, runs the checks, returns a Verdict.
+"""The steps of a drill, their times and checks, and the resulting Verdict.
 
-A drill returns what the guest did and raises what we did wrong: a kdump that fails is a verdict, a guest that
+A drill returns the guest's failures and raises the harness's own: a kdump that fails is a verdict, a guest that
 cannot be booted or a host without space is an exception.
 """
 
@@ -34,7 +34,7 @@ from .plan import COPY_MIB, MIB, REBOOT_BUDGET_S, SAVED
 
 _TICK_S = 0.5
 LAST_WORDS_S = 1.0
-# What a person waits for at each step of an emulated drill; only for the progress line.
+# Usual seconds of each step of an emulated drill; only for the progress line.
 _USUAL_S = {"the capture kernel": 10, "the capture kernel to save the vmcore": 40, "the login prompt": 60}
 
 
@@ -90,7 +90,7 @@ class Drill(DrillRecord):
     def _survive(
         self, guest: Guest, service: KdumpService, before: GuestState, dumps_before: dict[str, FoundFile]
     ) -> None:
-        """Pull a trigger that must do no harm: the guest notices it, goes on, and nothing is dumped."""
+        """Pull a trigger that must do no harm: the guest reports it, keeps running, and writes no dump."""
         self.trigger.make_ready(guest)
         wanted = re.compile(self.trigger.panic)
         noticed = ""
@@ -121,7 +121,7 @@ class Drill(DrillRecord):
 
     def resume(self, guest: Guest) -> None:
         """Let a guest that was restored run."""
-        with self.progress.step(f"{self.plan.subject.name}: going on"):
+        with self.progress.step(f"{self.plan.subject.name}: resuming"):
             guest.resume()
 
     def boot(self, guest: Guest) -> None:
@@ -138,7 +138,7 @@ class Drill(DrillRecord):
             guest.connect()
 
     def _acquainted(self, guest: Guest, service: KdumpService) -> KdumpService:
-        """The service of the family that the guest turns out to be of, where nobody has told."""
+        """Return the service of the guest's own family, where the plan does not name it."""
         if self.plan.clone is None or self.plan.clone.family is not None:
             return service
         family = family_of(guest)
@@ -149,7 +149,7 @@ class Drill(DrillRecord):
         return KdumpService(guest, family)
 
     def _configure(self, guest: Guest, service: KdumpService) -> None:
-        """Tell kdump what the drill wants of it, and see it armed."""
+        """Configure kdump for the drill, and wait until it is armed."""
         verdict = self.verdict
         wanted = self.plan.config
         service.identify()
@@ -193,7 +193,7 @@ class Drill(DrillRecord):
                 self._let_it_boot(service)
             if self.plan.before_crash is not None:
                 self.plan.before_crash(guest, service)
-            # What follows the reading takes a busy host many seconds, which count: CRASHTIME lies behind all of them.
+            # The steps after the reading take many seconds on a busy host; CRASHTIME lies behind all of them.
             self.clock.mark("asked")
             before = service.state()
             dumps = self.target.look(guest, before.directory)
@@ -208,7 +208,7 @@ class Drill(DrillRecord):
         return before, dumps
 
     def _memory_state(self, guest: Guest, before: GuestState) -> MemoryState:
-        """What the memory holds now; the guest's own account of each page frame, or at least the sums."""
+        """Return the content of the memory: the class of each page frame by the guest, or at least the sums."""
         path = self.evidence.directory / "kpageflags.gz"
         try:
             guest.shell.save("gzip -1 -c /proc/kpageflags", path)
@@ -442,7 +442,7 @@ class Drill(DrillRecord):
             self.plan.on_dump(local, facts)
 
     def _pull_small_files(self, system: Files, chosen: FoundFile) -> None:
-        """The kernel log and notes that kdump wrote beside the dump."""
+        """The kernel log and notes that kdump wrote next to the dump."""
         shelf = self.target.dump_files(system) if chosen.wanted else system
         for path in shelf.small_files(str(PurePosixPath(chosen.path).parent)):
             name = PurePosixPath(path).name

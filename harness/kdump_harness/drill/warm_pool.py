@@ -1,4 +1,4 @@
-"""Guests that were booted once for many drills: each drill goes on from the saved memory of one of its kind."""
+"""Guests that were booted once for many drills: each drill resumes a snapshot of its kind."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def can_be_warm(plan: Plan) -> bool:
 
 
 def kind_of(plan: Plan) -> Plan:
-    """What drills of one guest have in common."""
+    """The part of a plan that drills of one guest share."""
     devices = {*plan.machine.devices, *find_trigger(plan.trigger, vcpus=plan.machine.vcpus).devices}
     config = plan.config
     if not plan.subject.family.config.in_initramfs:
