@@ -129,7 +129,7 @@ def test_red_hat_is_configured_before_its_initramfs_is_built(arm: Any) -> None:
     assert "dnf install -y kexec-tools grubby" in installing
     steps = order(first, "os-release", "systemctl enable", "write /etc/kdump.conf", "kdumpctl rebuild")
     assert steps == sorted(steps)
-    # What is the default anyway is not written.
+    # A setting that is the default is not written.
     assert guest.files["/etc/kdump.conf"] == "path /var/crash\nfailure_action reboot\n"
     assert any("crashkernel=256M" in command for command in first)
     assert made == {
@@ -326,7 +326,7 @@ def prepare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         monkeypatch.setattr(stack, "state", lambda: (marked.extend(steps.clock.marks_s), state())[1])
         steps._prepare(guest, stack)  # type: ignore[arg-type]
         evidence.close()
-        assert "asked" in marked  # our clock runs before the guest's is read: what follows may take any time
+        assert "asked" in marked  # the harness's clock runs before the guest's is read: what follows may take any time
         assert any("/srv/dumps/" in command for command in guest.asked)  # where the configuration says
         return steps.verdict
 

@@ -185,7 +185,7 @@ def memory_of(path: Path, *, kept: str = "kernel", share: float = 1.0, others: s
 
 
 def facts_of(path: Path, **other: Any) -> CrashFacts:
-    """What a drill would know if this dump were of its own crash."""
+    """The facts of a drill whose crash left this dump."""
     dump = inspect(path)
     state = GuestState(
         boot_id="b",

@@ -1,4 +1,4 @@
-"""How the disks of a machine of the user's are copied, and what is said of its clone; libvirt is played here."""
+"""How the disks of a domain are copied, and the remarks on its clone; a fake stands for libvirt."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_a_name_becomes_a_part_of_other_names(name: str, label: str) -> None:
 
 
 class Handle:
-    """A running domain of libvirt's whose job goes as it is told."""
+    """A running libvirt domain whose copy job follows a script."""
 
     def __init__(self, *, copying_to: str = "", now: Any = None, last: Any = None) -> None:
         self.copying_to, self.now, self.last = copying_to, now or {"type": libvirt.VIR_DOMAIN_JOB_NONE}, last or {}
@@ -177,7 +177,7 @@ def test_a_domain_that_stops_ends_the_copying() -> None:
 
 
 def test_what_is_not_cloned_is_not_copied_either() -> None:
-    """libvirt copies every disk that the order does not name, beside the original's file."""
+    """libvirt copies each disk that the order does not name to a path next to the original's file."""
     original = read(SYSTEM + disk("vdb") + disk("hda", device="cdrom") + disk("vdc", "<readonly/>"))
     order = ElementTree.fromstring(backup_xml(original, {"sda": Path("/r/1 & 2"), "vdb": Path("/r/2")}))
     assert order.get("mode") == "push"
@@ -505,7 +505,7 @@ def test_a_clone_that_cannot_be_reached_is_told_what_to_try(
 
 
 class Silent:
-    """A guest whose kernel does not use its serial line before it is told to; what is done to it is in done."""
+    """A guest whose kernel uses its serial line only once configured to; `done` lists the calls."""
 
     def __init__(self, *boots: str) -> None:
         self.boots, self.done = list(boots), []
@@ -583,7 +583,7 @@ def test_what_a_clone_can_reach_is_told() -> None:
         (CloneRequest(), "its network cards are on a network that leads nowhere, with a new MAC and another host name"),
         (CloneRequest(seeded=False, keep_macs=True), "with the original's MAC and the original's host name"),
     ):
-        assert said in clone._told_of_network(read(), wish)
+        assert said in clone._network_remark(read(), wish)
 
 
 def test_the_clones_network_gives_addresses_and_leads_nowhere() -> None:

@@ -1,4 +1,4 @@
-"""What is chosen for a subject beside its image: how it goes into a built disk, and what is refused on the way."""
+"""The kernel and packages chosen besides the image: how they get into a built disk, and which are refused."""
 
 from __future__ import annotations
 

@@ -242,7 +242,7 @@ def test_other_images_and_scenarios_are_not_excused(changes: dict[str, Any], sce
 
 
 def test_a_level_without_the_bits_is_another_matter() -> None:
-    """Level 1 keeps free pages anyway: that they are no trouble there says nothing of the issue."""
+    """Level 1 keeps free pages: a drill without the failure proves nothing about the issue."""
     row = issue(level_bits=16)
     assert judged(verdict_of("filter", level=31), row).known_issue == TRACKER
     assert judged(verdict_of("filter", level=1), row).known_issue is None
@@ -407,7 +407,7 @@ TABLE = ROW.replace("test_smoke.py::*", "test_smoke.py::test_[kgan]*") + (
 
 
 class Outcome:
-    """What pytest said of the scenarios, as text and as JUnit XML."""
+    """The output of pytest for the scenarios, as text and as JUnit XML."""
 
     def __init__(self, result: pytest.RunResult, junit: Path) -> None:
         self.lines, self.status = result.stdout.lines, int(result.ret)

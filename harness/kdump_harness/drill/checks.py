@@ -111,7 +111,7 @@ def record_check(verdict: Verdict, name: str, ok: bool, *, seen: object, expecte
 
 @dataclass(frozen=True, kw_only=True)
 class CrashFacts:
-    """The facts that the drill has of its own crash."""
+    """The facts that a drill has about the crash it caused."""
 
     before: GuestState
     level: int

@@ -62,7 +62,7 @@ class Clone:
         """The name of the clone in a verdict."""
         return f"domain:{self.original.name}"
 
-    def boot(self, guest: Guest, say: Callable[[str], None]) -> str | None:
+    def boot(self, guest: Guest, report: Callable[[str], None]) -> str | None:
         """Boot the clone until SSH and the serial console work; return a remark on the boot.
 
         Raise GuestError that names causes which only a clone can have.
@@ -77,7 +77,7 @@ class Clone:
             if hint := self._hint(guest, up=up):
                 error.args = (f"{error.args[0]}; {hint}",)
             raise
-        return None if on_console else self._give_console(guest, say)
+        return None if on_console else self._give_console(guest, report)
 
     def _hint(self, guest: Guest, *, up: bool) -> str:
         """Return hints for a clone that did not boot, or that could not be reached."""
@@ -93,14 +93,14 @@ class Clone:
             return "without cloud-init it has no key of the harness (use --login with --key or --password-file)"
         return "does the key or the password belong to the login?"
 
-    def _give_console(self, guest: Guest, say: Callable[[str], None]) -> str:
+    def _give_console(self, guest: Guest, report: Callable[[str], None]) -> str:
         """Add a serial console to the kernel's command line, since a crash is followed there, and boot with it."""
-        say(f"{self.original.name}: the clone has no serial console; it is given one, and boots again")
-        stack = KdumpService(guest, self.family or family_of(guest))
-        stack.identify()
-        stack.write_bootloader(None)
+        report(f"{self.original.name}: the clone has no serial console; it is given one, and boots again")
+        service = KdumpService(guest, self.family or family_of(guest))
+        service.identify()
+        service.write_bootloader(None)
         before = guest.boot_id()
-        guest.shell.run(stack.reserve_command(None), timeout_s=BUILD_TIMEOUT_S * guest.factor)
+        guest.shell.run(service.reserve_command(None), timeout_s=BUILD_TIMEOUT_S * guest.factor)
         guest.shell.start("systemctl reboot")
         guest.close_shell()
         guest.wait_for_login()
@@ -138,8 +138,8 @@ def find_by_os_release(os_release: Mapping[str, str]) -> Family:
         for family in load_families().values():
             if identity in family.known_ids:
                 return family
-    told = os_release.get("PRETTY_NAME", "of an unknown distribution")
-    raise UsageError(f"the clone is {told}, not of a known family ({', '.join(load_families())})")
+    distribution = os_release.get("PRETTY_NAME", "of an unknown distribution")
+    raise UsageError(f"the clone is {distribution}, not of a known family ({', '.join(load_families())})")
 
 
 def describe_domain(uri: str | None, name: str) -> SourceDescription:
@@ -176,15 +176,15 @@ def label_of(name: str) -> str:
 # ---------------------------------------------------------------- making
 
 
-def make_clone(run: Run, name: str, wish: CloneRequest) -> Clone:
+def make_clone(run: Run, name: str, request: CloneRequest) -> Clone:
     """Copy the disks of a domain as they are now, and describe a machine for them; all of it goes with the run."""
     domain = run.hypervisor.find(name)
     original = read_original(name, domain.xml(), domain.volume)
     machine = Machine(
-        memory_mib=wish.memory_mib or original.memory_mib,
-        vcpus=wish.vcpus or original.vcpus,
+        memory_mib=request.memory_mib or original.memory_mib,
+        vcpus=request.vcpus or original.vcpus,
         firmware=original.firmware,
-        cpu_level=wish.cpu_level,
+        cpu_level=request.cpu_level,
     )
     machine.check()
     _check_memory(name, machine.memory_mib)
@@ -201,19 +201,19 @@ def make_clone(run: Run, name: str, wish: CloneRequest) -> Clone:
     if domain.life() != life:
         raise NoVerdict(f"{name} was started or stopped while its disks were being copied; drill it once more")
     identity = run.identity(label_of(name))
-    if wish.keep_macs and original.macs:
+    if request.keep_macs and original.macs:
         identity = replace(identity, mac=original.macs[0])
     remarks = [moment]
     nvram = _copy_nvram(run, original, remarks)
-    media = {} if wish.seeded else dict(_copy_media(run, original))
+    media = {} if request.seeded else dict(_copy_media(run, original))
     left_out = [*original.left_out]
-    if not wish.seeded:
+    if not request.seeded:
         left_out += [f"the CD in {target}" for target in original.media if target not in media]
     remarks += [f"the clone lacks {what}" for what in left_out]
-    remarks.append(_told_of_network(original, wish))
+    remarks.append(_network_remark(original, request))
     if original.kind != ("kvm" if run.accelerator == "kvm" else "qemu"):
         remarks.append(f"the original runs on {original.kind}, the clone on {run.accelerator}: its processor differs")
-    parts = CloneParts(disks=copies, media=media, nvram=nvram, keep_macs=wish.keep_macs)
+    parts = CloneParts(disks=copies, media=media, nvram=nvram, keep_macs=request.keep_macs)
     system = copies[original.disks[0].target]
     return Clone(
         original=original,
@@ -223,10 +223,10 @@ def make_clone(run: Run, name: str, wish: CloneRequest) -> Clone:
         like=CloneTemplate(
             describe=lambda spec: clone_xml(original, spec, parts),
             network=run.clone_network(),
-            seeded=wish.seeded,
+            seeded=request.seeded,
         ),
         remarks=tuple(remarks),
-        family=wish.family,
+        family=request.family,
     )
 
 
@@ -327,11 +327,13 @@ def _stamps(files: list[Path]) -> list[tuple[int, int]]:
 
 def _check_unused(name: str, disk: OriginalDisk) -> None:
     """UsageError when something else than the domain is writing to its disk."""
-    told = subprocess.run(
+    result = subprocess.run(
         ["qemu-img", "info", "-f", disk.format, str(disk.source)], capture_output=True, text=True, check=False
     )
-    if told.returncode != 0:
-        why = told.stderr.strip().splitlines()[0].removeprefix("qemu-img: ") if told.stderr.strip() else "unreadable"
+    if result.returncode != 0:
+        why = (
+            result.stderr.strip().splitlines()[0].removeprefix("qemu-img: ") if result.stderr.strip() else "unreadable"
+        )
         raise UsageError(f"{name} is shut off, but its disk cannot be copied: {why}")
 
 
@@ -358,9 +360,9 @@ def _convert(run: Run, domain: SourceDomain, disk: OriginalDisk, to: Path) -> No
             process.kill()
             raise
         assert process.stderr is not None
-        said = process.stderr.read().decode(errors="replace").strip()
+        errors = process.stderr.read().decode(errors="replace").strip()
     if process.returncode != 0:
-        raise HostError(f"{disk.source} cannot be copied: {said.splitlines()[-1] if said else 'qemu-img failed'}")
+        raise HostError(f"{disk.source} cannot be copied: {errors.splitlines()[-1] if errors else 'qemu-img failed'}")
 
 
 def _copy_nvram(run: Run, original: SourceDescription, remarks: list[str]) -> Path | None:
@@ -391,11 +393,11 @@ def _copy_media(run: Run, original: SourceDescription) -> Iterator[tuple[str, Pa
                 yield target, copy
 
 
-def _told_of_network(original: SourceDescription, wish: CloneRequest) -> str:
+def _network_remark(original: SourceDescription, request: CloneRequest) -> str:
     """A remark on what the clone can reach."""
     cards = "its network card is" if len(original.macs) == 1 else "its network cards are"
     if not original.macs:
         cards = "it has a network card, which the original has not,"
-    macs = "with the original's MAC" if wish.keep_macs else "with a new MAC"
-    name = "another host name" if wish.seeded else "the original's host name"
+    macs = "with the original's MAC" if request.keep_macs else "with a new MAC"
+    name = "another host name" if request.seeded else "the original's host name"
     return f"the clone is alone: {cards} on a network that leads nowhere, {macs} and {name}"

@@ -71,7 +71,7 @@ class HostDisk:
         self._tick, self._stretch = tick, stretch
         self._before_copy = before_copy
         self._listed: dict[str, list[_Entry]] = {}
-        self._stack = contextlib.ExitStack()
+        self._resources = contextlib.ExitStack()
         try:
             self._open(disk)
         except BaseException:
@@ -80,7 +80,7 @@ class HostDisk:
 
     def close(self) -> None:
         """Remove it."""
-        self._stack.close()
+        self._resources.close()
         self.raw.unlink(missing_ok=True)
 
     def __enter__(self) -> HostDisk:
@@ -167,21 +167,21 @@ class HostDisk:
     def _open(self, disk: Path) -> None:
         """The largest partition with a file system that can be read, its journal replayed."""
         for start, size in self._partitions(disk):
-            with contextlib.ExitStack() as stack:
-                self._show(stack, disk, start, size)
+            with contextlib.ExitStack() as resources:
+                self._show(resources, disk, start, size)
                 if _is_ext(self.raw):
                     self._run("e2fsck", "-E", "journal_only", "-y", str(self.raw), good=(0, 1))  # 1: it was replayed
-                    self._stack = stack.pop_all()
+                    self._resources = resources.pop_all()
                     return
             self.raw.unlink(missing_ok=True)
         raise CannotRead("the guest's disk has no file system that can be read on this host (ext4 can)")
 
-    def _show(self, stack: contextlib.ExitStack, disk: Path, start: int, size: int) -> None:
+    def _show(self, resources: contextlib.ExitStack, disk: Path, start: int, size: int) -> None:
         """One partition alone as a file: the tools forget an offset on their way (e2fsck, after the journal)."""
         why = missing()
         if why is None:
             try:
-                stack.enter_context(exported(disk, self.raw, start_bytes=start, size_bytes=size))
+                resources.enter_context(exported(disk, self.raw, start_bytes=start, size_bytes=size))
                 return
             except CannotExport as error:
                 why = str(error)
@@ -223,7 +223,7 @@ class HostDisk:
                 waited_s, timeout_s = 0.0, TIMEOUT_S * self._stretch()
                 while True:
                     try:
-                        out, said = process.communicate(timeout=0.5)
+                        out, errors = process.communicate(timeout=0.5)
                         break
                     except subprocess.TimeoutExpired:
                         waited_s += 0.5
@@ -235,7 +235,7 @@ class HostDisk:
                 if process.poll() is None:
                     process.kill()
         if process.returncode not in good:
-            lines = said.strip().splitlines() or ["no message"]
+            lines = errors.strip().splitlines() or ["no message"]
             raise CannotRead(f"{tool} cannot read the guest's disk: {lines[-1]}")
         return out
 

@@ -326,26 +326,26 @@ def _install(
         _evidence(run, f"install-{subject.name}") as evidence,
         _booted(run, subject, machine, disk, evidence, identity, f"booting {subject.name} to install") as guest,
     ):
-        stack = _identified(run, subject, guest)
-        wanted = (*(stack.family.packages if packages is None else packages), *more)
+        service = _identified(run, subject, guest)
+        wanted = (*(service.family.packages if packages is None else packages), *more)
         detail = run.progress.detail
         if subject.files:
             with run.progress.step(f"installing {len(subject.files)} package files", usual_s=120):
-                stack.install_files(_made(run, subject.files), say=detail)
-        if missing := stack.missing(wanted):
+                service.install_files(_made(run, subject.files), say=detail)
+        if missing := service.missing(wanted):
             if subject.files:
                 raise UsageError(f"the package files have no {', '.join(missing)}, which kdump needs")
             with run.progress.step(f"installing {', '.join(missing)}", usual_s=180):
-                stack.install(missing, say=detail)
+                service.install(missing, say=detail)
         if subject.kernel is not None:
             with run.progress.step(f"installing the kernel {subject.kernel.asked}", usual_s=240):
                 choice = dataclasses.replace(subject.kernel, files=_made(run, subject.kernel.files))
-                kernel = stack.install_kernel(choice, say=detail)
-                check_config(stack.kernel_config(kernel), f"{kernel}, the kernel of {choice.asked},")
+                kernel = service.install_kernel(choice, say=detail)
+                check_config(service.kernel_config(kernel), f"{kernel}, the kernel of {choice.asked},")
         # Last, since a guest's package manager may take more than it should from a suite that it has come to know.
         for one in subject.more:
             with run.progress.step(f"installing {one.asked}", usual_s=120):
-                stack.install_choice(one, say=detail)
+                service.install_choice(one, say=detail)
         _shut_down(run, guest)
     return kernel
 
@@ -421,20 +421,20 @@ def _arm(
     known = subject.kernel.remarks if subject.kernel is not None else ()
     with _evidence(run, f"arm-{subject.name}") as evidence:
         with _booted(run, subject, machine, disk, evidence, identity, f"booting {subject.name} to arm it") as guest:
-            stack = _identified(run, subject, guest)
+            service = _identified(run, subject, guest)
             try:
-                remarks = _configure(run, stack, config, kernel if subject.kernel is not None else None)
+                remarks = _configure(run, service, config, kernel if subject.kernel is not None else None)
             except NotArmed as error:
-                error.state = stack.state()
+                error.state = service.state()
                 raise
-            stack.pause_cloud_init()
+            service.pause_cloud_init()
             _shut_down(run, guest)
         # A second power-on instead of a reboot: after a reset QEMU's emulation crawls for minutes through what
         # it had translated before, and a user's first boot with the reservation may well be a cold one.
         with _booted(
             run, subject, machine, disk, evidence, identity, f"booting {subject.name} with the reservation", ready=True
         ) as guest:
-            loading = KdumpService(guest, stack.family)
+            loading = KdumpService(guest, service.family)
             loading.resume_cloud_init()
             running = guest.shell.run("uname -r").out.strip()
             if subject.kernel is not None and running != kernel:
@@ -453,9 +453,9 @@ def _arm(
             run.progress.say(remark)
         return {
             "subject": subject.name,
-            "release": stack.family.release,
+            "release": service.family.release,
             "kernel": running,
-            "crashkernel": config.crashkernel or stack.family.crashkernel,
+            "crashkernel": config.crashkernel or service.family.crashkernel,
             "remarks": [*known, *remarks],
         }
 
@@ -475,32 +475,32 @@ def _evidence(run: Run, name: str) -> Iterator[Evidence]:
 
 
 def _identified(run: Run, subject: SystemUnderTest, guest: Guest) -> KdumpService:
-    stack = KdumpService(guest, subject.family)
-    stack.identify()
-    if stack.remark:
-        run.progress.say(f"{subject.name}: {stack.remark}")
-    stack.stop_updates()
-    return stack
+    service = KdumpService(guest, subject.family)
+    service.identify()
+    if service.remark:
+        run.progress.say(f"{subject.name}: {service.remark}")
+    service.stop_updates()
+    return service
 
 
-def _configure(run: Run, stack: KdumpService, config: KdumpConfig, kernel: str | None) -> list[str]:
+def _configure(run: Run, service: KdumpService, config: KdumpConfig, kernel: str | None) -> list[str]:
     """Everything that kdump needs before the boot that brings the reservation; returns what was wrong on the way.
 
     kdumpctl calls an initramfs built that dracut could not put everything into.
     """
-    family = stack.family
+    family = service.family
     crashkernel = config.crashkernel or family.crashkernel
     # dracut starts thousands of processes, each of which QEMU translates anew; initramfs-tools few.
     usual_s = (400 if family.config.in_initramfs else 100) if run.factor > 1 else 30
     with run.progress.step("arming: boot loader and capture initramfs, by the guest's own tools", usual_s=usual_s):
-        stack.enable()
+        service.enable()
         if family.config.in_initramfs:
-            stack.set_core_collector(*config.core_collector(family))
-        stack.write_bootloader(crashkernel)
+            service.set_core_collector(*config.core_collector(family))
+        service.write_bootloader(crashkernel)
         if kernel is not None:
-            stack.choose_kernel(kernel)
-        said = stack.reserve_and_build(crashkernel, kernel=kernel, say=run.progress.detail)
-    wrong = [one for one in diagnose_text(said, family=family.name).symptoms if one.severity == "failure"]
+            service.choose_kernel(kernel)
+        output = service.reserve_and_build(crashkernel, kernel=kernel, say=run.progress.detail)
+    wrong = [one for one in diagnose_text(output, family=family.name).symptoms if one.severity == "failure"]
     remarks = [f"while the capture initramfs was built: {one.line.strip()} ({one.name})" for one in wrong]
     for remark in remarks:
         run.progress.say(remark)

@@ -165,11 +165,11 @@ class Drill(DrillRecord):
                 verdict.remarks.append(away)
             return
         service.family = family = self.target.family_for(family)
-        collection = wanted.core_collector(family) if self.plan.clone is None else (wanted.level, wanted.compress)
-        changed = service.set_core_collector(*collection)
-        aimed = self.target.configure(guest, service)
+        core_collector = wanted.core_collector(family) if self.plan.clone is None else (wanted.level, wanted.compress)
+        changed = service.set_core_collector(*core_collector)
+        target_changed = self.target.configure(guest, service)
         if not wanted.reservation.none:
-            if aimed or (changed and family.config.in_initramfs):
+            if target_changed or (changed and family.config.in_initramfs):
                 service.arm()
             service.wait_until_loaded()
 
@@ -419,8 +419,8 @@ class Drill(DrillRecord):
         local = self.evidence.directory / chosen.name
         require_space(self.evidence.directory, chosen.size_bytes // MIB + 16, "the vmcore", option="--evidence")
         with self.progress.step(f"fetching the vmcore, {chosen.size_bytes / MIB:.1f} MiB"):
-            shelf = self.target.dump_files(system)
-            shelf.fetch(chosen.path, local, progress=lambda done: self.progress.detail(f"{done / MIB:.1f} MiB"))
+            files = self.target.dump_files(system)
+            files.fetch(chosen.path, local, progress=lambda done: self.progress.detail(f"{done / MIB:.1f} MiB"))
             local.chmod(0o600)
         self.dumps.append(local)
         self._pull_small_files(system, chosen)
@@ -443,11 +443,11 @@ class Drill(DrillRecord):
 
     def _pull_small_files(self, system: Files, chosen: FoundFile) -> None:
         """The kernel log and notes that kdump wrote next to the dump."""
-        shelf = self.target.dump_files(system) if chosen.wanted else system
-        for path in shelf.small_files(str(PurePosixPath(chosen.path).parent)):
+        files = self.target.dump_files(system) if chosen.wanted else system
+        for path in files.small_files(str(PurePosixPath(chosen.path).parent)):
             name = PurePosixPath(path).name
             if path != chosen.path and not (self.evidence.directory / name).exists():
-                shelf.fetch(path, self.evidence.directory / name)
+                files.fetch(path, self.evidence.directory / name)
 
     def _armed_again(self, service: KdumpService) -> bool:
         try:

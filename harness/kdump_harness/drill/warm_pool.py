@@ -23,7 +23,7 @@ _OF_A_DRILL = (
 class _Saved:
     kind: Plan
     session: Session
-    stack: contextlib.ExitStack
+    resources: contextlib.ExitStack
 
 
 class WarmPool:
@@ -42,18 +42,18 @@ class WarmPool:
         found = next((one for one in self._saved if one.kind == kind), None)
         if found is None:
             while len(self._saved) >= self._most:
-                self._saved.pop(0).stack.close()
-            stack = contextlib.ExitStack()
-            session = stack.enter_context(open_session(self._run, replace(kind, name=f"warm/{plan.subject.name}")))
+                self._saved.pop(0).resources.close()
+            resources = contextlib.ExitStack()
+            session = resources.enter_context(open_session(self._run, replace(kind, name=f"warm/{plan.subject.name}")))
             try:
                 refused = session.save()
             except BaseException:
-                stack.close()
+                resources.close()
                 raise
             if refused is not None:
-                stack.close()
+                resources.close()
                 return refused
-            found = _Saved(kind, session, stack)
+            found = _Saved(kind, session, resources)
         else:
             self._saved.remove(found)
         self._saved.append(found)
@@ -63,7 +63,7 @@ class WarmPool:
     def close(self) -> None:
         """Let all of them go."""
         while self._saved:
-            self._saved.pop().stack.close()
+            self._saved.pop().resources.close()
 
 
 def can_be_warm(plan: Plan) -> bool:
