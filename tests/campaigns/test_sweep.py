@@ -686,7 +686,7 @@ def test_the_plan_is_checked_before_anything_is_started() -> None:
     subject = SystemUnderTest(name="debian-12", family=find_family("debian"))
     for changes, why in (
         ({"levels": (0, 40)}, "dump level 40 does not exist"),
-        ({"levels": ()}, "needs levels"),
+        ({"levels": ()}, "nothing to sweep: give at least one dump level"),
         ({"compressions": ("gzip",)}, "unknown compression"),
         ({"real": 0}, "too few"),
         ({"crashkernel": "none"}, "without a reservation"),

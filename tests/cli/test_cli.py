@@ -85,7 +85,7 @@ def refused(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Any:
         (["sweep", "debian-12", "--real", "0"], "invalid number of real crashes: got '0', expected 1 to 160, or all"),
         (["sweep", "debian-12", "--plot", "sizes.txt"], "sizes.txt: a plot is written as .svg, .png, .pdf"),
         (["sweep", "debian-12", "--plot", "no/sizes.svg"], "no/sizes.svg cannot be written: "),
-        (["sweep", "debian-12", "--crashkernel", "none"], "a guest without a reservation has nothing to sweep"),
+        (["sweep", "debian-12", "--crashkernel", "none"], "nothing to sweep: a guest without a reservation"),
         (["images", "gentoo-*"], "no image matches 'gentoo-*' (known: debian-11, "),
         (["images", "--refresh", "gentoo-*"], "no image matches 'gentoo-*' (known: debian-11, "),
         (["images", "--prune", "gentoo-*"], "no image in the catalogue or the cache matches 'gentoo-*'"),

@@ -96,7 +96,7 @@ class BisectPlan:
     def check(self) -> None:
         """Raise UsageError for every error that is visible before a guest starts."""
         if len(self.sides) < 2:
-            raise UsageError("a bisection needs two or more entries, in their order")
+            raise UsageError("nothing to bisect: give two or more sides, in their order")
         for side in self.sides:
             self.drill("", side).check()
 

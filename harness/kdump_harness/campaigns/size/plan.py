@@ -53,20 +53,21 @@ class SizePlan:
         if self.most_crashes <= 2 * self.repeats:
             raise UsageError(
                 f"{self.most_crashes} crashes are too few to try both sides of the edge {self.repeats} times"
+                f" (expected at least {2 * self.repeats + 1})"
             )
         if not self.memories_mib or not self.vcpus or not self.targets:
-            raise UsageError("a sizing needs memory sizes, processors and targets")
+            raise UsageError("nothing to size: give at least one memory size, number of processors and target")
         if len(list(self.machines())) > MAX_MACHINES:
-            raise UsageError(f"{len(list(self.machines()))} machines are too many (at most {MAX_MACHINES})")
+            raise UsageError(f"{len(list(self.machines()))} machines are too many (expected at most {MAX_MACHINES})")
         if self.crashkernel is not None and Reservation(self.crashkernel).size is None:
             raise UsageError(
-                f"--crashkernel {self.crashkernel} is not a size to begin the search with (expected as in 256M)"
+                f"--crashkernel {self.crashkernel} is not a size to begin the search with (expected a size as in 256M)"
             )
         for machine, target in self.machines():
             start = crashkernel.reserved_mib(self.start, machine.memory_mib)
             if start is not None and start >= machine.memory_mib:
                 raise UsageError(
-                    f"a guest with {machine.memory_mib} MiB cannot reserve {start} MiB for its capture kernel"
+                    f"a guest with {machine.memory_mib} MiB cannot reserve {start} MiB for its capture kernel (give more --memory)"
                 )
             self.drill("", machine, target, self.crashkernel).check()
 

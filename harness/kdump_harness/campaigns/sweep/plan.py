@@ -77,11 +77,11 @@ class SweepPlan:
     def check(self) -> None:
         """Raise UsageError for every error that is visible before a guest starts."""
         if not self.levels or not self.compressions:
-            raise UsageError("a sweep needs levels and compressions")
+            raise UsageError("nothing to sweep: give at least one dump level and one compression")
         if self.real is not None and self.real < 1:
-            raise UsageError(f"{self.real} real crashes are too few: everything is computed from one")
+            raise UsageError(f"invalid number of real crashes: got {self.real}, expected 1 or more")
         if Reservation(self.crashkernel).none:
-            raise UsageError("a guest without a reservation has nothing to sweep")
+            raise UsageError("nothing to sweep: a guest without a reservation writes no dump (omit --crashkernel none)")
         # Compressions without a setting of the family are refused in the table, unless there is nothing else to sweep.
         settable = self.subject.family.config.compressions
         left = [name for name in self.compressions if name in settable or name not in COMPRESS_FLAGS]

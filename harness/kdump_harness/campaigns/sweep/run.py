@@ -178,7 +178,7 @@ class _Sweep(Campaign[SweepPlan, Sweep]):
         with self._pool() as pool:
             verdict = pool.drill(replace(plan, **hooks))
         if not cell and not self.crashes.real:  # the drill ended before _settle() could read the guest's state
-            raise CommandFailed(f"there is nothing to sweep: {verdict.reason()}", see=verdict.evidence)
+            raise CommandFailed(f"nothing to sweep: {verdict.reason()}", see=verdict.evidence)
         level, compress = cell or self.crashes.real[0]
         self._require_same(verdict, self.result.kernel, self.result.makedumpfile)
         with self.lock:
