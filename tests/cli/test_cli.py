@@ -39,7 +39,7 @@ def _away_from_the_users_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.fixture
 def refused(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Any:
-    """Run a command line that must fail; its one sentence and the exit status."""
+    """Run a command line that must fail; return its sentence and the exit status."""
 
     def run(*argv: object) -> tuple[str, int]:
         status = main([str(argument) for argument in argv])

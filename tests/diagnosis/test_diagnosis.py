@@ -31,7 +31,7 @@ OOM = "[    4.000000] swapper/0 invoked oom-killer: gfp_mask=0xcc0(GFP_KERNEL), 
 
 
 def names(diagnosis: Diagnosis) -> list[str]:
-    """The names of the symptoms, cause first."""
+    """Return the names of the symptoms, cause first."""
     return [symptom.name for symptom in diagnosis.symptoms]
 
 

@@ -1,4 +1,4 @@
-"""A fleet with made-up drills: what a lost worker costs, what is counted, what comes home, what is refused."""
+"""A fleet with fake drills: lost workers, counted results, evidence that is sent back, and refused tasks."""
 
 from __future__ import annotations
 
@@ -174,7 +174,7 @@ def test_not_more_at_once_than_was_said(cluster: Cluster, go: Callable[[], None]
 
 
 class Evil:
-    """A pickle of it names a function of its sender's choice."""
+    """An object whose pickle calls a function that the sender chose."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -421,7 +421,7 @@ def test_help_does_without_dask() -> None:
 
 
 def certificates(directory: Path, authority: str) -> list[str]:
-    """An authority and one certificate of it, as options."""
+    """Return the options for a new authority and one certificate of it."""
     directory.mkdir()
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, authority)])
     day = datetime.timedelta(days=1)
@@ -521,7 +521,7 @@ def test_scenarios_are_reported_by_pytest_as_if_they_had_run_here(
 
 
 def test_a_worker_collects_a_scenario_with_its_helper_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As from an installed wheel: the scenarios lie in a data directory, and no project configures pytest."""
+    """An installed wheel has its scenarios in a data directory, and no project configures pytest."""
     scenarios = tmp_path / "data" / "scenarios"
     ignored = shutil.ignore_patterns("__pycache__")
     shutil.copytree(tasks.data_path("scenarios"), scenarios, ignore=ignored, copy_function=shutil.copyfile)

@@ -159,7 +159,7 @@ KEY, ARMED = "0123456789abcdef", "fedcba9876543210"
 
 @pytest.fixture
 def states(tmp_path: Path) -> tuple[State, State]:
-    """One with a base disk and, where qemu-img is there, an overlay on it; one with nothing."""
+    """Two states: one with a base disk and, if qemu-img is installed, an overlay on it; one that is empty."""
     there, here = State(tmp_path / "there"), State(tmp_path / "here")
     built = there.directory / "built" / KEY
     built.mkdir()

@@ -1,4 +1,4 @@
-"""Images × scenarios: what is said of each test, alone and with workers, and which images are run at all."""
+"""The matrix: the report of each test, with and without workers, and the selection of images."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ class Outcomes:
         self.cases = list(ET.parse(directory / "junit.xml").iter("testcase"))
 
     def outcomes(self) -> dict[str, str]:
-        """The outcome of each test, by the name of the test with its parameters."""
+        """Return the outcome of each test, by the name of the test with its parameters."""
         return {one["nodeid"].partition("::test_")[2]: one["outcome"] for one in self.matrix["tests"]}
 
     def test(self, name: str) -> dict[str, Any]:

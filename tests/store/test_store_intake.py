@@ -34,13 +34,13 @@ WHOLE = DATA / "zlib.kdump"
 
 @pytest.fixture(autouse=True)
 def one_look_at_each_content(monkeypatch: pytest.MonkeyPatch) -> None:
-    """All tests of this file share what the looking process found."""
+    """All tests of this file share the results of the examining process."""
     monkeypatch.setattr("kdump_harness.store.store.examine", examine_once)
 
 
 @pytest.fixture
 def incoming(tmp_path: Path) -> Path:
-    """Where senders write to."""
+    """The directory that senders write to."""
     path = tmp_path / "incoming"
     path.mkdir()
     return path
@@ -119,7 +119,7 @@ def test_the_same_bytes_are_kept_once(kept: Store, tmp_path: Path) -> None:
 
 
 def test_a_dump_whose_file_was_lost_is_taken_again(kept: Store, incoming: Path) -> None:
-    """Else --remove would take the last copy."""
+    """Otherwise --remove would remove the last copy."""
     dump = _add(kept, WHOLE).dump
     assert dump is not None
     kept.hold(dump.id, "INC-4")
@@ -371,7 +371,7 @@ def test_an_unreadable_text_in_the_header_is_damage(kept: Store, tmp_path: Path)
 
 
 def test_other_dumps_logs_do_not_come_along(kept: Store, incoming: Path) -> None:
-    """Debian may have many in one directory."""
+    """Debian may save many dumps in one directory."""
     shutil.copyfile(WHOLE, incoming / "dump.202611221011")
     for stamp in ("202611221011", "202611221012", "1"):
         (incoming / f"dmesg.{stamp}").write_text(stamp)
@@ -390,7 +390,7 @@ def test_a_huge_file_next_to_a_dump_is_ignored(kept: Store, incoming: Path) -> N
 
 
 def test_a_file_exchanged_for_a_link_is_not_followed(kept: Store, incoming: Path, tmp_path: Path) -> None:
-    """While a thief exchanges a file for a link and back, nothing but the file is ever taken."""
+    """While an attacker swaps a file for a link and back, only the file itself is ever stored."""
     secret, path = tmp_path / "secret", incoming / "vmcore"
     shutil.copyfile(DATA / "lzo.kdump", secret)
     stop = threading.Event()
@@ -513,7 +513,7 @@ def test_an_index_older_than_the_dumps_does_not_cost_them(kept: Store) -> None:
 
 @pytest.mark.parametrize("there", ["dumps/precious/vmcore", "incoming/mail", "letters", "index.sqlite-journal"])
 def test_a_store_is_made_in_no_directory_that_has_something(tmp_path: Path, there: str) -> None:
-    """Not in one that has dumps without an index either: they would be swept."""
+    """A directory of dumps without an index is refused too: its dumps would be removed."""
     path = tmp_path / "home" / there
     path.mkdir(parents=True)
     (tmp_path / "home").chmod(0o755)
@@ -525,7 +525,7 @@ def test_a_store_is_made_in_no_directory_that_has_something(tmp_path: Path, ther
 
 @pytest.mark.parametrize("top", [".", "store", "store/dumps"])
 def test_a_store_does_not_take_in_itself(kept: Store, capsys: pytest.CaptureFixture[str], top: str) -> None:
-    """With --remove its dumps would be the known files that go."""
+    """With --remove, the dumps of the store would be removed as known files."""
     dump = _add(kept, WHOLE).dump
     assert dump is not None
     path = kept.directory.parent / top
@@ -559,7 +559,7 @@ def test_a_dump_that_comes_again_while_it_is_removed_stays(kept: Store, monkeypa
 
 
 def test_a_dump_on_a_full_disk_can_be_looked_at_and_removed(tmp_path: Path) -> None:
-    """SQLite's own files must find their room, too."""
+    """The temporary files of SQLite need space, too."""
     if os.geteuid() != 0:
         pytest.skip("only root mounts")
     disk = tmp_path / "disk"

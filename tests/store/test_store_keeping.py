@@ -36,7 +36,7 @@ NOW_S = 1_800_000_000.0
 
 @pytest.fixture(autouse=True)
 def one_look_at_each_content(monkeypatch: pytest.MonkeyPatch) -> None:
-    """All tests of this file share what the looking process found."""
+    """All tests of this file share the results of the examining process."""
     monkeypatch.setattr("kdump_harness.store.store.examine", examine_once)
 
 
@@ -251,7 +251,7 @@ def test_a_dump_that_goes_while_it_is_triaged_does_not_come_back(kept: Store, mo
 
 
 def test_two_that_prune_at_once_leave_the_last_one(kept: Store) -> None:
-    """Each has decided when the host still had two."""
+    """Each of two processes decides while the host still has two dumps."""
     one, other = put(kept, make_dump(0)), put(kept, make_dump(1))
     assert kept.remove(one, why="", unless=lambda _: False)
     assert not kept.remove(other, why="", unless=lambda _: False)
@@ -406,7 +406,7 @@ def test_no_attached_file_is_lost(kept: Store, tmp_path: Path, monkeypatch: pyte
 
 
 def test_a_bundle_that_is_made_is_not_swept(kept: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Filtering a large dump again takes longer than what was just begun is spared for."""
+    """Filtering a large dump may take longer than unfinished files are protected from removal."""
     dump = _admit(kept, LOGS / "6.1.0.kdump")
     filtered = []
 
@@ -469,7 +469,7 @@ def test_a_push_is_verified_and_lets_the_local_dump_go(kept: Store, tmp_path: Pa
 
 
 def test_the_central_store_takes_a_pushed_dump_for_the_same_host_s(kept: Store, tmp_path: Path) -> None:
-    """Also while it is copied: its name is that of an unfinished one until it is verified."""
+    """A dump has the name of an unfinished one while it is copied, until it is verified."""
     dump = _admit(kept, LOGS / "6.1.0.kdump")
     central = _central(tmp_path, "{}")
     with Store(tmp_path / "hub", create=True) as hub:

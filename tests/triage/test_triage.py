@@ -37,7 +37,7 @@ QUIET = Progress(quiet=True)
 
 @pytest.fixture(autouse=True)
 def _nothing_of_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """No debug info, state or server but the test's own."""
+    """Isolate each test from the debug info, state and servers of this host."""
     for name in ("DEBUGINFOD_URLS", "http_proxy", "https_proxy", "all_proxy", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("DEBUGINFOD_CACHE_PATH", str(tmp_path / "client"))
@@ -397,7 +397,7 @@ def test_a_release_that_is_a_path_leads_nowhere(tmp_path: Path) -> None:
 
 
 class Server:
-    """A debuginfod with chosen manners."""
+    """A debuginfod with the behaviour that a test chooses."""
 
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
@@ -502,7 +502,7 @@ esac
 
 @pytest.fixture
 def apt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An apt-get that has one package; what it was asked goes to a file."""
+    """A fake apt-get with one package; it logs its arguments to a file."""
     if shutil.which("dpkg-deb") is None:
         pytest.skip("no dpkg-deb here")
     tree = tmp_path / "tree"

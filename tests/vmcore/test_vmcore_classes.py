@@ -37,7 +37,7 @@ ANON, CACHE_MAPPING = 0xFFFF888000001001, 0xFFFF888000001008
 
 @dataclass(frozen=True, kw_only=True)
 class Kernel:
-    """How a kernel marks pages."""
+    """The marks by which a kernel classifies pages."""
 
     lru: int
     private: int
@@ -58,7 +58,7 @@ class Kernel:
     tail_member: str = "compound_head"
 
     def vmcoreinfo(self) -> str:
-        """The lines that this kernel would export."""
+        """Return the lines that this kernel would export."""
 
         def bit(mask: int) -> int:
             return mask.bit_length() - 1
@@ -164,7 +164,7 @@ class Memory:
         self.set(pfn, type=self.kernel.buddy, private=order)
 
     def tables(self) -> dict[int, bytes]:
-        """The page frames that hold section table and struct pages."""
+        """Return the page frames that hold section table and struct pages."""
         per_section = SECTION_FRAMES * STRUCT
         sections = -(-self.frames // SECTION_FRAMES)
         # Coded as if the array of each section began at page frame 0, with the flags "present" and "has a map".
@@ -187,7 +187,7 @@ class Memory:
         more: str = "",
         status: int | None = None,
     ) -> bytes:
-        """A kdump-compressed dump of it, with the tables and whatever else is kept."""
+        """Return a kdump-compressed dump with the tables and the given pages."""
         pages = {pfn: bytes(PAGE) for pfn in kept} | self.tables()
         text = self.kernel.vmcoreinfo() + more
         last = max(self.frames, *pages)
@@ -283,7 +283,7 @@ def test_blocks(memory: Memory, tmp_path: Path) -> None:
 
 
 def test_struct_pages_of_a_huge_page_may_be_copies_of_its_first_ones(memory: Memory, tmp_path: Path) -> None:
-    """With hugetlb_free_vmemmap, seven of eight pages of them are one and the same."""
+    """With hugetlb_free_vmemmap, seven of eight pages of struct pages are the same page."""
     memory.compound(512, 9, hugetlb=True)
     for pfn in range(576, 1024):
         memory.structs[pfn] = memory.structs[512 + pfn % 64]
@@ -336,7 +336,7 @@ def test_since_6_12_a_page_type_is_one_byte_and_the_rest_may_hold_something(tmp_
 
 
 def test_pages_without_a_struct_page_are_unknown(memory: Memory, tmp_path: Path) -> None:
-    """Unless they belong to a block that is known."""
+    """Pages of a known block are an exception."""
     memory.free(512, 9)
     memory.set(1030, flags=memory.kernel.lru)
     memory.compound(1152, 7, flags=memory.kernel.slab, type=memory.kernel.slab_type)
@@ -390,7 +390,7 @@ def test_levels(level: int, dropped: str) -> None:
 
 
 def filtered(memory: Memory) -> set[int]:
-    """Two free blocks and a slab; what level 31 keeps of it."""
+    """Write two free blocks and a slab; return the page frames that level 31 keeps."""
     memory.free(512, 9)
     memory.free(1024, 9)
     memory.compound(256, 6, flags=memory.kernel.slab, type=memory.kernel.slab_type)
@@ -423,7 +423,7 @@ def test_free_pages_that_were_not_dropped(memory: Memory, tmp_path: Path) -> Non
 
 
 def test_kernel_pages_that_were_dropped(memory: Memory, tmp_path: Path) -> None:
-    """As with makedumpfile before 1.8, which takes tails for heads on Linux 7.1."""
+    """makedumpfile before 1.8 mistakes tails for heads on Linux 7.1."""
     path = tmp_path / "vmcore"
     path.write_bytes(memory.dump(kept=filtered(memory) - {*range(257, 320)}))
     assert "level 31 keeps slab pages, but 63 of 64 are not in the dump" in inspect(path).remarks
@@ -597,7 +597,7 @@ def test_blocks_of_all_kinds_count_as_if_walked_one_by_one(tmp_path_factory, dat
 
 
 def survives(data: bytes, directory: Path) -> Mapping[PageClass, Tally]:
-    """The counts, if it gives any; whatever they are, they add up."""
+    """Return the counts, if there are any; check that they add up."""
     path = directory / "vmcore"
     path.write_bytes(data)
     with open_vmcore(path) as vmcore:

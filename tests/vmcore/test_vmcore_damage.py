@@ -29,18 +29,18 @@ def inspect_bytes(tmp_path):
 
 
 def kinds(result: Inspection) -> set[str]:
-    """The kinds of damage found."""
+    """Return the kinds of damage found."""
     return {damage.kind for damage in result.damage}
 
 
 def patched(data: bytes, at: int, layout: str, *values: int) -> bytes:
-    """data with numbers overwritten."""
+    """Return the data with some numbers overwritten."""
     patch = struct.pack(layout, *values)
     return data[:at] + patch + data[at + len(patch) :]
 
 
 def table_at(data: bytes) -> int:
-    """Where the page descriptors of a dump begin."""
+    """Return the offset of the first page descriptor of a dump."""
     block, sub_blocks, bitmap_blocks = struct.unpack_from("<iiI", data, 428)
     return (1 + sub_blocks + bitmap_blocks) * block
 

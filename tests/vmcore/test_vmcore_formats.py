@@ -187,7 +187,7 @@ def test_progress_ends_at_the_number_of_pages(dump):
 
 
 def test_a_helper_process_finds_what_this_process_finds(dump):
-    """The helper is asked by itself: with so few pages this process would do all the work."""
+    """Call the helper directly: with so few pages this process would do all the work."""
     data = bytearray(Kdump().build())
     data[-3] ^= 0xFF
     for stream in (bytes(data), flatten(bytes(data), 1000)):

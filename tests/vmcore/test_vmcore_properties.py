@@ -27,7 +27,7 @@ def originals() -> tuple[bytes, ...]:
 
 
 def looked_at(data: bytes) -> bool:
-    """Whether the dump is whole, after everything else was asked of it too."""
+    """Return whether the dump is whole, after reading everything else from it."""
     with tempfile.NamedTemporaryFile() as file:
         file.write(data)
         file.flush()

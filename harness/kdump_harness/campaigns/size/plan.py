@@ -67,7 +67,8 @@ class SizePlan:
             start = crashkernel.reserved_mib(self.start, machine.memory_mib)
             if start is not None and start >= machine.memory_mib:
                 raise UsageError(
-                    f"a guest with {machine.memory_mib} MiB cannot reserve {start} MiB for its capture kernel (give more --memory)"
+                    f"a guest with {machine.memory_mib} MiB cannot reserve {start} MiB for its capture kernel"
+                    " (give more --memory)"
                 )
             self.drill("", machine, target, self.crashkernel).check()
 
