@@ -688,7 +688,7 @@ def test_the_plan_is_checked_before_anything_is_started() -> None:
         ({"levels": (0, 40)}, "dump level 40 does not exist"),
         ({"levels": ()}, "nothing to sweep: give at least one dump level"),
         ({"compressions": ("gzip",)}, "unknown compression"),
-        ({"real": 0}, "too few"),
+        ({"real": 0}, "expected 1 or more"),
         ({"crashkernel": "none"}, "without a reservation"),
         ({"machine": Machine(memory_mib=1)}, "invalid guest memory"),
     ):
