@@ -20,7 +20,7 @@ from kdump_harness.fleet.worker.worker import FleetWorker
 
 RESOURCES = {MIB: 6000.0, CORES: 4.0, VERSION: 1.0, "ARCH-x86_64": 1.0, "TCG": 1.0, "CPU-2": 1.0}
 
-# In place of a drill: it tells where it runs, may wait for a file, and leaves a verdict and evidence. Its level says
+# In place of a drill: it reports where it runs, may wait for a file, and leaves a verdict and evidence. Its level says
 # what comes of it.
 PROGRAM = """
 import json, os, pathlib, sys, time

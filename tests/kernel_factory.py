@@ -56,7 +56,7 @@ def bzimage(
 def kernel_directory(
     place: Path, *, image: str = "vmlinuz", modules: str = f"lib/modules/{RELEASE}", config: str = ".config"
 ) -> Path:
-    """What make and make modules_install leave; an empty name leaves that part out."""
+    """The files that make and make modules_install leave; an empty name leaves that part out."""
     for name, content in ((image, bzimage()), (config, CONFIG.encode())):
         if name:
             (place / name).parent.mkdir(parents=True, exist_ok=True)

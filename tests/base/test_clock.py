@@ -9,7 +9,7 @@ from kdump_harness.base.clock import PhaseClock
 
 @pytest.fixture
 def at(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The time that now_s() tells; change its only element."""
+    """The time that now_s() returns; change its only element."""
     now = [100.0]
     monkeypatch.setattr(clock, "now_s", lambda: now[0])
     return now

@@ -1,4 +1,4 @@
-"""Each run and each drill has a directory of its own, and nothing of the user's is replaced."""
+"""Each run and each drill has a separate directory, and existing files are never replaced."""
 
 from __future__ import annotations
 

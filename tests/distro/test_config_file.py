@@ -1,4 +1,4 @@
-"""Each family's configuration is read as its own tools read it, and what we write reads back the same."""
+"""Each family's configuration is read as its tools read it, and written settings read back the same."""
 
 from __future__ import annotations
 

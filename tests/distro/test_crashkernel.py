@@ -1,4 +1,4 @@
-"""What crashkernel= reserves, and how ranges are written."""
+"""The reservation by crashkernel=, and the syntax of ranges."""
 
 from __future__ import annotations
 

@@ -46,8 +46,8 @@ def test_a_name_that_is_too_long_for_a_header_is_read(path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (b"", "it is no ar archive"),
-        (b"just text\n", "it is no ar archive"),
+        (b"", "it is not an ar archive"),
+        (b"just text\n", "it is not an ar archive"),
         (b"!<arch>\n", "it has no control.tar"),
         (b"!<arch>\n" + b"x" * 60, "its ar archive is damaged"),
         (ar_of({"control.tar.7z": b"7z"}), "it is compressed in a way that is not known here ('7z')"),
@@ -92,7 +92,7 @@ def test_a_name_of_many_bytes_is_not_taken_into_memory(path: Path, kind: bytes) 
 
 
 def test_a_bomb_is_not_decompressed_to_its_end(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is behind the part that is looked at stays unread."""
+    """The content behind the needed part stays unread."""
     look_mib = 4
     monkeypatch.setattr("kdump_harness.distro.deb.LOOK_MAX_BYTES", look_mib << 20)
     compressor = lzma.LZMACompressor(preset=0)

@@ -32,7 +32,7 @@ def os_release(identity: str, version: str = "", like: str = "") -> dict[str, st
 
 DEBIAN_SID = 'PRETTY_NAME="Debian GNU/Linux forky/sid"\nNAME="Debian GNU/Linux"\nVERSION_CODENAME=forky\nID=debian\n'
 TUMBLEWEED = 'NAME="openSUSE Tumbleweed"\n# VERSION="20261120"\nID="opensuse-tumbleweed"\nID_LIKE="opensuse suse"\n'
-# What the guests say of themselves: by image of the catalogue.
+# The guests' os-release by image of the catalogue.
 GUESTS = {
     "debian-11": (os_release("debian", "11"), "Debian 11"),
     "debian-12": (os_release("debian", "12"), "Debian 12"),
@@ -291,7 +291,7 @@ SMALL = Path(tables.package_path("distro", "families", "debian.toml")).read_text
         ("{packages}", "{package}", r"\[commands\]: install: unknown \{package\} \(known: \{packages\}\)"),
         ('arm         = "', 'arm = "{directory} ', r"\[commands\]: arm: unknown \{directory\} \(known: none\)"),
         ('"{directory}/[0-9]*/dump.[0-9]*"', '"{place}/dump"', r"\[dumps\]: finished: unknown \{place\}"),
-        ("failed      = '", "failed = '(", r"\[console\]: failed is no regular expression"),
+        ("failed      = '", "failed = '(", r"\[console\]: failed is not a regular expression"),
         ('shown       = "guest"', 'shown = "yes"', r"\[\[release\]\] Debian 11: shown must be one of image, guest"),
         ('until       = "11"\n', "", r"\[\[release\]\] Debian 11: since and until must be there both"),
         ("rolling     = true", "", r"\[\[release\]\] Debian testing and sid: since with until, rolling or probe"),

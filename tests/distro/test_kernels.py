@@ -67,7 +67,7 @@ def test_what_is_no_bzimage_is_refused(tmp_path: Path, content: bytes, reason: s
     (tmp_path / "vmlinuz").write_bytes(content)
     with pytest.raises(UsageError) as error:
         release_of(tmp_path / "vmlinuz")
-    assert str(error.value) == f"{tmp_path / 'vmlinuz'} is no x86-64 bzImage ({reason})"
+    assert str(error.value) == f"{tmp_path / 'vmlinuz'} is not an x86-64 bzImage ({reason})"
 
 
 @pytest.mark.parametrize("release", ["", "next", "6.1/../../etc", "6.1;reboot", "6.1$(reboot)", "6." + "1" * 200])
@@ -124,7 +124,7 @@ def test_modules_of_another_release_are_refused(tmp_path: Path) -> None:
     kernel_directory(tmp_path, modules="lib/modules/6.11.0-mine")
     with pytest.raises(UsageError) as error:
         tree_of(tmp_path)
-    assert str(error.value) == (f"{tmp_path / 'vmlinuz'} is {RELEASE}, but the modules beside it are of 6.11.0-mine")
+    assert str(error.value) == (f"{tmp_path / 'vmlinuz'} is {RELEASE}, but the modules next to it are of 6.11.0-mine")
 
 
 def test_of_several_releases_modules_the_images_own_are_taken(tmp_path: Path) -> None:
@@ -191,7 +191,7 @@ def test_what_kdump_needs_is_asked_of_the_configuration(change: tuple[str, str],
 
 def test_a_part_of_a_configuration_says_only_what_it_says() -> None:
     assert lacking("CONFIG_EXT4_FS=y\n") == ""
-    assert lacking("this is no configuration\n") == ""
+    assert lacking("this is not a configuration\n") == ""
     assert lacking("# CONFIG_CRASH_DUMP is not set\n") == "CONFIG_CRASH_DUMP"
 
 
@@ -244,7 +244,7 @@ def test_a_directory_that_changed_meanwhile_makes_no_package(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("hooks", [True, False])
 def test_the_packages_scripts_do_what_debians_own_do(tmp_path: Path, hooks: bool) -> None:
-    """They are run with tools that only tell how they were called."""
+    """They are run with tools that only report how they were called."""
     tools = tmp_path / "tools"
     tools.mkdir()
     for name in ("depmod", "linux-update-symlinks", *(["linux-run-hooks"] if hooks else ["run-parts"])):

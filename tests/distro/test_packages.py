@@ -1,4 +1,4 @@
-"""What a user wants in the guest beside the family's packages, as it is asked for."""
+"""Requests for packages in addition to the family's."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ def test_a_package_is_its_content_wherever_it_lies(place: Path, tmp_path: Path) 
     ("name", "reason"),
     [
         ("none", "does not exist"),
-        ("notes.txt", "is no package of the family debian (its packages end in .deb)"),
-        ("c.rpm", "is no package of the family debian (its packages end in .deb)"),
+        ("notes.txt", "is not a package of the family debian (its packages end in .deb)"),
+        ("c.rpm", "is not a package of the family debian (its packages end in .deb)"),
         ("empty", "has no .deb files, which guests of the family debian would need"),
     ],
 )
@@ -91,7 +91,7 @@ def test_a_package_for_any_or_our_processor_is_taken(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (b"some text\n", "it is no ar archive"),
+        (b"some text\n", "it is not an ar archive"),
         (deb()[:200], "it is cut short"),
         (deb(package="../evil"), "its control file names no package or no architecture"),
         (deb(architecture=""), "its control file names no package or no architecture"),
@@ -103,11 +103,11 @@ def test_what_is_no_package_is_refused(tmp_path: Path, content: bytes, reason: s
     path.write_bytes(content)
     with pytest.raises(UsageError) as error:
         local_packages(path, DEBIAN)
-    assert str(error.value) == f"{path} is no Debian package that can be read ({reason})"
+    assert str(error.value) == f"{path} is not a readable Debian package ({reason})"
 
 
 def test_a_configuration_beside_the_modules_counts_too(tmp_path: Path) -> None:
-    """Debian's kernels have it there since 7.2, in a package of its own."""
+    """Debian's kernels have it there since 7.2, in a separate package."""
     files = {"usr/lib/modules/7.2.13+deb14-amd64/config": WITHOUT.encode()}
     (tmp_path / "base.deb").write_bytes(deb("linux-base-7.2.13+deb14-amd64", files=files))
     with pytest.raises(UsageError, match="CONFIG_CRASH_DUMP is not set"):

@@ -152,7 +152,7 @@ def test_a_drill_of_what_is_no_kernel_ends_before_a_guest_is_started(
     assert "has neither .deb files nor a kernel" in refused(["debian-12", "--kernel", place], capsys)
     kernel_directory(tmp_path)
     (tmp_path / "vmlinuz").write_text("no kernel", encoding="utf-8")
-    assert "is no x86-64 bzImage (it has no boot header)" in refused(["debian-12", "--kernel", place], capsys)
+    assert "is not an x86-64 bzImage (it has no boot header)" in refused(["debian-12", "--kernel", place], capsys)
     kernel_directory(tmp_path / "b")
     (tmp_path / "b/.config").write_text(WITHOUT, encoding="utf-8")
     assert "CONFIG_CRASH_DUMP is not set" in refused(["debian-12", "--kernel", f"{place}/b"], capsys)

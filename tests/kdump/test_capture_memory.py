@@ -1,4 +1,4 @@
-"""What a capture kernel says of its memory is read from a console, and from nothing else on it."""
+"""The memory that a capture kernel reports is read from the console, and from its own lines only."""
 
 from __future__ import annotations
 

@@ -286,7 +286,7 @@ def test_the_panic_of_the_trigger_is_told_from_another(replay: Any, text: str, r
 
 # ---------------------------------------------------------------- the consoles of the other families
 
-# Recordings of the real code of both, each in a guest of its own; of some most lines are cut out.
+# Recordings of the real code of both, each in a separate guest; some are shortened.
 CONSOLES = Path(__file__).parents[1] / "data" / "consoles"
 SAVED_MARKS = ["panic", "capture", "dump", "saved", "restart"]
 
@@ -327,7 +327,7 @@ def test_the_consoles_of_red_hat_and_suse_are_followed(
     assert watch.waiting_for() == "the login prompt"
 
 
-# Drills of our own of both generations of SUSE's kdump in a guest of Debian 12; most lines are cut out.
+# Drills of both generations of SUSE's kdump in a guest of Debian 12; most lines are cut out.
 DRILLS = Path(__file__).parents[1] / "data" / "drills"
 TO_THE_LOGIN = [*SAVED_MARKS, "login"]
 
@@ -347,7 +347,7 @@ def follow_drill(name: str, version: str) -> CrashMonitor:
     ("name", "version", "progress"),
     [
         ("suse-2.1-saved", "16.0", ""),  # as it comes
-        ("suse-2.1-lzo-verified", "16.0", "100.0 %"),  # as we configure it
+        ("suse-2.1-lzo-verified", "16.0", "100.0 %"),  # as the harness configures it
         ("suse-1.0-saved", "15.6", "100.0 %"),
     ],
 )
@@ -365,7 +365,7 @@ def test_an_aborted_makedumpfile_of_suse_is_told_in_its_own_words() -> None:
 
 
 def test_the_readme_of_an_older_kdump_does_not_make_a_dump_of_a_failed_one() -> None:
-    """Told to go on after errors, it writes README.txt all the same."""
+    """With the option to continue after errors, README.txt is written anyway."""
     family, _ = choose_release(find_family("suse"), {"ID": "sles", "VERSION_ID": "15.6"})
     watch = CrashMonitor(family.console, find_trigger("sysrq-c").panic, PhaseClock())
     for text in (
@@ -384,7 +384,7 @@ def test_the_readme_of_an_older_kdump_does_not_make_a_dump_of_a_failed_one() -> 
 
 
 def test_a_capture_kernel_without_memory_is_hopeless_when_it_says_so() -> None:
-    """RHEL's panic=10 would restart it ten seconds later; there is no dump to wait for."""
+    """RHEL's panic=10 would restart the guest ten seconds later; a dump cannot follow."""
     watch = CrashMonitor(find_family("redhat").console, find_trigger("sysrq-c").panic, PhaseClock())
     for at_s, raw in enumerate((CONSOLES / "rhel-96m-oom.log").read_bytes().split(b"\n")):
         if watch.hopeless is None:

@@ -1,4 +1,4 @@
-"""What a guest's configuration asks for is read as the guest reads it, and what we write reads back the same."""
+"""A guest's configuration is read as the guest reads it, and written settings read back the same."""
 
 from __future__ import annotations
 
@@ -561,7 +561,7 @@ def test_what_a_dump_must_look_like_depends_on_family_and_target(
     assert stack_of(family=family)[0].formats(guest_state(elf=elf), target) == expected
 
 
-# What the tools print, as seen on running systems.
+# The tools' output, as seen on running systems.
 ESTIMATE = """\
 Reserved crashkernel:    256M
 Recommended crashkernel: 256M
@@ -621,7 +621,7 @@ def test_a_kernel_that_does_not_fit_is_told_with_the_words_of_kexec() -> None:
 @pytest.mark.usefixtures("fake_clock")
 def test_a_service_that_is_still_starting_is_given_time() -> None:
     stack, shell = stack_of(family=SUSE)
-    # First it waits for others and is "inactive", then it runs, then there is no job any more.
+    # First it waits for others and is "inactive", then it runs, then the job is gone.
     jobs = iter(["151 kdump.service start waiting\n", "151 kdump.service start running\n", ""])
     shell.run = lambda *_, **__: SimpleNamespace(out=next(jobs), ok=True)  # type: ignore[method-assign]
     stack.settle()
@@ -646,7 +646,7 @@ def test_a_kernel_that_was_loaded_early_does_not_count_before_the_service_has_lo
 def test_a_reservation_that_cannot_be_read_now_is_not_looked_for_elsewhere(tmp_path: Path) -> None:
     """The file is there and busy, as while kexec loads a kernel."""
     busy = tmp_path / "kexec_crash_size"
-    busy.mkdir()  # reading it fails for everybody, root included
+    busy.mkdir()  # reading it fails for every user, root included
     script = _SIZE.replace("/sys/kernel/kexec/", f"{tmp_path}/new/").replace("/sys/kernel/", f"{tmp_path}/")
     told = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=False)
     assert told.returncode != 0
@@ -701,7 +701,7 @@ def test_a_boot_loader_that_refuses_is_no_verdict_on_kdump(tmp_path: Path, build
 
 # ---------------------------------------------------------------- arming a started service again
 
-# What kdumpctl of kdump-utils 1.0.61 answered in a Debian 12 guest of 1 GiB: armed, and after two bad configurations.
+# The answers of kdumpctl of kdump-utils 1.0.61 in a Debian 12 guest of 1 GiB: armed, and after two bad configurations.
 COMMANDS = (Path(__file__).parents[1] / "data" / "commands" / "kdumpctl.log").read_text()
 
 
@@ -719,7 +719,7 @@ def recorded(command: str) -> list[tuple[str, int]]:
     ],
 )
 def test_a_restart_that_fails_is_quoted_and_not_awaited(number: int, cause: str) -> None:
-    """kdumpctl unloads before it looks at the configuration, and systemd goes on calling the service active."""
+    """kdumpctl unloads before it looks at the configuration, and systemd still calls the service active."""
     stack, shell = stack_of(family=REDHAT)
     shell.answers = {
         "kdumpctl restart": recorded("kdumpctl restart")[number],
@@ -768,7 +768,7 @@ def test_a_status_that_waits_for_a_lock_does_not_hide_why_nothing_was_loaded() -
 
 
 def test_the_suggestion_for_a_small_guest_is_no_more_than_what_was_counted() -> None:
-    """Below 2 GiB there is no packaged value, and the sum alone is less than a capture kernel needs."""
+    """Below 2 GiB the packaged value is empty, and the sum alone is less than a capture kernel needs."""
     stack, shell = stack_of(family=REDHAT)
     shell.answers = {"kdumpctl estimate": recorded("kdumpctl estimate")[0]}
     assert stack.suggested_mib() == 97

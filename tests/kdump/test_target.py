@@ -18,7 +18,7 @@ from kdump_harness.kdump.service import KdumpService
 from kdump_harness.kdump.target import KEY, FoundFile, Server, find_target
 from kdump_harness.vm.shell import CommandResult
 
-# What kdump-save writes first and last; the status of a dump whose makedumpfile was killed (SIGABRT) is 134.
+# The first and last lines of kdump-save; the status of a dump whose makedumpfile was killed (SIGABRT) is 134.
 TEMPORARY = (
     "This file will be overwritten when the dump is finished.\n"
     "If you see this text the crash dump is likely incomplete.\n\n"

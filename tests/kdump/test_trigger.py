@@ -104,7 +104,7 @@ def test_a_crash_on_a_chosen_processor(cpu: str, number: int) -> None:
         ("sysrq-c@4", "sysrq-c@4: the guest has no such processor (0 to 3, first, last)"),
         ("sysrq-c@-1", "sysrq-c@-1: the guest has no such processor (0 to 3, first, last)"),
         ("sysrq-c@", "sysrq-c@: the guest has no such processor (0 to 3, first, last)"),
-        ("nmi@1", "nmi cannot be told on which processor to crash (sysrq-c can)"),
+        ("nmi@1", "nmi cannot crash on a chosen processor (sysrq-c can)"),
     ],
 )
 def test_a_processor_that_cannot_be(name: str, reason: str) -> None:
@@ -129,7 +129,7 @@ def test_a_guest_that_cannot_be_crashed_so_is_told_why() -> None:
             "command, from_host or module must be there, and one of them only",
         ),
         ('panic = "x"\nfrom_host = "hammer"', "from_host must be one of nmi, alt-sysrq-c, not 'hammer'"),
-        ('panic = "("\ncommand = "a"', "panic is no regular expression"),
+        ('panic = "("\ncommand = "a"', "panic is not a regular expression"),
         ('panic = "x"\ncommand = "a"\nprobe = "b"', "probe and lacks must be there both, or neither"),
         ('panic = "x"\ncommand = "a"\ndevices = ["laser"]', "devices must be a choice of watchdog"),
         (
@@ -157,10 +157,7 @@ def test_known_names_are_told() -> None:
 
 def test_nobody_can_run_a_command_in_a_guest_that_boots() -> None:
     row = {"name": "x", "panic": "p", "meaning": "m", "command": "true", "while_booting": "y"}
-    assert (
-        trigger._fault(Trigger(**row))
-        == "while_booting needs from_host: nobody can run a command in a guest that boots"
-    )
+    assert trigger._fault(Trigger(**row)) == "while_booting needs from_host: a booting guest cannot run a command"
 
 
 @pytest.mark.parametrize("name", ["mine@1", "my mine", "Mine", ""])

@@ -686,7 +686,7 @@ def test_bad_input_is_a_sentence(
 
 def test_a_file_that_is_not_an_index_is_reported(tmp_path: Path) -> None:
     (tmp_path / "index.sqlite").write_bytes(b"no database at all, but long enough for a header" * 50)
-    with pytest.raises(UsageError, match="is no database, or a damaged one"):
+    with pytest.raises(UsageError, match="is not a database, or is damaged"):
         Store(tmp_path)
 
 

@@ -1,4 +1,4 @@
-"""What goes on side by side, for people: one line for each running task, and an honest estimate of what is left."""
+"""A display of parallel tasks: one line for each running task, and an estimate of the time left."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Board:
         self._most = 0  # that ran at once, lately
         self._quiet = quiet
         self._live: Live | None = None
-        self._told_s = clock()
+        self._reported_s = clock()
         if not quiet and err.is_terminal:
             self._live = Live(console=err, refresh_per_second=1, get_renderable=self._picture, transient=True)
             self._live.start()
@@ -56,7 +56,7 @@ class Board:
             self.total += 1
 
     def learn(self, took: Iterable[tuple[str, float]]) -> None:
-        """What tasks took that are not among these: their kind, and seconds."""
+        """Learn from earlier tasks: their kind, and seconds."""
         for kind, took_s in took:
             self._took_s[kind].append(took_s)
 
@@ -141,9 +141,9 @@ class Board:
 
     def tick(self) -> None:
         """In a log, now and then, what a terminal shows all the time."""
-        if self._quiet or self._live is not None or self._clock() - self._told_s < STILL_S:
+        if self._quiet or self._live is not None or self._clock() - self._reported_s < STILL_S:
             return
-        self._told_s = self._clock()
+        self._reported_s = self._clock()
         for line in (self.summary(), *self.lines()):
             err.print(line, markup=False)
 

@@ -84,7 +84,7 @@ class Deadline:
 
     @property
     def passed(self) -> bool:
-        """Whether the moment is over; Stopped where nobody waits for it any more."""
+        """Return whether the moment is over; raise Stopped where the job is to end."""
         raise_if_stopped()
         return self.left_s <= 0.0
 
@@ -99,8 +99,8 @@ def poll(
 ) -> T:
     """Call probe until it returns something other than None.
 
-    give_up names a reason why what we wait for can no longer happen, or returns None.
-    Raises WaitedInVain, which tells how long and how often we looked.
+    give_up returns the reason why the event can no longer happen, or None.
+    Raise WaitedInVain with the time and number of looks.
     """
 
     # Here, since it brings asyncio (and tornado, where that is installed): a fifth of the start of what never polls.

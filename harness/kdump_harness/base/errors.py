@@ -55,7 +55,7 @@ class GuestError(NoVerdict):
 
 
 class WaitedInVain(GuestError):
-    """A wait ran out of time; the message says for what, how long and how often we looked."""
+    """A wait ran out of time; the message gives its object, duration and number of looks."""
 
 
 class ConsoleLost(GuestError):

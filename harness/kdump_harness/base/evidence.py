@@ -19,7 +19,7 @@ class Evidence:
     """The directory that a drill leaves behind; small files always, large ones when asked for."""
 
     def __init__(self, directory: Path, *, again: bool = False) -> None:
-        """Create the directory, or go on in it; HostError when that is not possible."""
+        """Create the directory, or continue in it; raise HostError when that is not possible."""
         self.directory = directory
         try:
             directory.mkdir(parents=True, exist_ok=again)
@@ -91,10 +91,10 @@ class EvidenceRoot:
     """Where the runs go: one directory per run below a root, and `last` pointing to the newest."""
 
     def __init__(self, root: Path, *, part: tuple[str, str] | None = None, again: Path | None = None) -> None:
-        """Create the run's directory; HostError when the root cannot be written.
+        """Create the run's directory; raise HostError when the root cannot be written.
 
-        part is for one of several processes of a run: the run's name, which they share, and this one's own. again is
-        the directory of a run that was stopped, in which this one goes on.
+        part is for one of several processes of a run: the run's shared name, and the process's name. again is
+        the directory of a stopped run, in which this one continues.
         """
         try:
             root.mkdir(parents=True, exist_ok=True)
@@ -168,7 +168,7 @@ def _unique(root: Path, stamp: str) -> Path:
 
 
 def _point(link: Path, target: str) -> None:
-    """Replace a symlink in one step; something of the user's under its name is left alone."""
+    """Replace a symlink in one step; another kind of file under its name is kept."""
     if link.exists() and not link.is_symlink():
         return
     fresh = link.with_name(f".last-{os.getpid()}")

@@ -16,10 +16,10 @@ err = RichConsole(stderr=True, highlight=False, soft_wrap=True, emoji=False)  # 
 
 
 class _Here(threading.local):
-    """What one thread tells: of a job among several, or of the only one."""
+    """The progress of one thread: of a job among several, or of the only one."""
 
     label = ""
-    show: Callable[[str], None] | None = None  # where the job's step is seen; None: on a line of its own
+    show: Callable[[str], None] | None = None  # shows the job's step; None: on a separate line
     text = ""
     usual = ""
     since_s = 0.0
@@ -35,7 +35,7 @@ class Progress:
 
     @contextlib.contextmanager
     def job(self, label: str, show: Callable[[str], None]) -> Iterator[None]:
-        """Within the block this thread tells of one job among several; show is given its step, with a clock."""
+        """Within the block, this thread reports one job among several; show gets its step, with a clock."""
         self._here.label, self._here.show = label, show
         try:
             yield
@@ -60,7 +60,7 @@ class Progress:
         here.text, here.since_s = text, started_s
         here.usual = f", usually {usual_s:.0f} s" if usual_s else ""
         if not self.quiet and not err.is_terminal:
-            err.print(f"  {self._labelled(text)} ...", markup=False)  # in a log the start tells what is waited for
+            err.print(f"  {self._labelled(text)} ...", markup=False)  # in a log, the start names the step
         self._show()
         try:
             yield

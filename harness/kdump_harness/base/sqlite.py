@@ -21,10 +21,10 @@ class Database:
     def __init__(self, path: Path, *, application: int, migrations: Sequence[str], mode: int = 0o600) -> None:
         """Open or create the file and apply the migrations that it has not seen; there is one per version.
 
-        application distinguishes the databases of the harness. UsageError for a file that is none of them or is newer.
+        application distinguishes the databases of the harness. Raise UsageError for another or newer file.
         """
         self.path = path
-        with self._told():
+        with self._reported_errors():
             _make(path, mode)
             self._connection = sqlite3.connect(path, timeout=_WAIT_S, isolation_level=None)
             self._connection.row_factory = sqlite3.Row
@@ -40,7 +40,7 @@ class Database:
         strange = found != application and (found or self._pragma("schema_version"))
         self._connection.execute("COMMIT")
         if strange:
-            raise UsageError(f"{self.path} is a database, but none of this kind")
+            raise UsageError(f"{self.path} is a database of another kind")
         if version > len(migrations):
             raise UsageError(f"{self.path} was written by a newer kdump-harness")
         # Not WAL, which makes files even for reading: on a full disk or a read-only one nothing could be looked at.
@@ -74,7 +74,7 @@ class Database:
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
         """No other process writes within the block; what it wrote is undone when it ends with an exception."""
-        with self._told():
+        with self._reported_errors():
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 yield
@@ -86,17 +86,17 @@ class Database:
 
     def rows(self, query: str, *values: Any) -> list[sqlite3.Row]:
         """All rows that a query gives."""
-        with self._told():
+        with self._reported_errors():
             return self._connection.execute(query, values).fetchall()
 
     def run(self, statement: str, *values: Any) -> int:
         """How many rows a statement changed."""
-        with self._told():
+        with self._reported_errors():
             return self._connection.execute(statement, values).rowcount
 
     def run_many(self, statement: str, values: Sequence[Sequence[Any]]) -> None:
         """One statement for many rows."""
-        with self._told():
+        with self._reported_errors():
             self._connection.executemany(statement, values)
 
     def close(self) -> None:
@@ -104,17 +104,17 @@ class Database:
         self._connection.close()
 
     @contextlib.contextmanager
-    def _told(self) -> Iterator[None]:
+    def _reported_errors(self) -> Iterator[None]:
         try:
             yield
         except sqlite3.Error as error:
             if getattr(error, "sqlite_errorcode", None) in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
-                raise UsageError(f"{self.path} is no database, or a damaged one ({error})") from None
+                raise UsageError(f"{self.path} is not a database, or is damaged ({error})") from None
             raise HostError(f"{self.path}: {error}") from None
 
 
 def _make(path: Path, mode: int) -> None:
-    """An empty file where there is none: SQLite would choose the mode, and its own files next to it take after it."""
+    """Create an empty file unless it exists: SQLite would choose the mode, also for its files next to it."""
     try:
         descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, mode)
     except FileExistsError:

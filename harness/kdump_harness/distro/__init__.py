@@ -1,1 +1,1 @@
-"""What distributions differ in: families, packages, kernels, configuration files."""
+"""The differences between distributions: families, packages, kernels, configuration files."""

@@ -76,7 +76,7 @@ SYNTAXES: Mapping[str, Syntax] = {
 
 @dataclass(frozen=True, kw_only=True)
 class ConfigFile:
-    """A family's configuration file: what our settings are called there, and what a missing one means."""
+    """A family's configuration file: its key for each setting, and the defaults."""
 
     file: str
     syntax: str  # one of SYNTAXES
@@ -86,7 +86,7 @@ class ConfigFile:
     settings: Mapping[str, str] = field(default_factory=dict)  # that arming writes, by setting
     options: str = field(default="", metadata={"holes": ("flags", "level")})  # of makedumpfile
     formats: Mapping[str, str] = field(default_factory=dict)  # the file's word for each compression
-    private: bool = False  # nobody but root may read the file
+    private: bool = False  # only root may read the file
     in_initramfs: bool = False  # the capture initramfs has a copy: a change needs a new one
 
     @property
@@ -125,7 +125,7 @@ class ConfigFile:
 
     @property
     def compressions(self) -> tuple[str, ...]:
-        """What level and compression can be set to; "none" is not among a list of formats that has no such word."""
+        """Return the compressions that the file can ask for; "none" only where the file has a word for it."""
         return tuple(self.formats or COMPRESS_FLAGS)
 
     def core_collector(self, text: str) -> Collection:
@@ -173,7 +173,7 @@ def _write_options(config: ConfigFile, level: int, compress: str) -> Mapping[str
 
 
 def _read_format(config: ConfigFile, text: str) -> Collection:
-    """From a level and the name of a format, each with a key of its own."""
+    """Read a level and a format, which have separate keys."""
     level, word = config.get(text, "level") or "", (config.get(text, "format") or "").lower()
     compress = next((name for name, known in config.formats.items() if known.lower() == word), "none")
     unfiltered = word == "raw"

@@ -45,7 +45,7 @@ class Reservation:
 
 
 def reserved_mib(parameter: str, memory_mib: int) -> int | None:
-    """What the parameter reserves on a machine with so much memory, 0 for nothing; None where it cannot be read."""
+    """Return the MiB that the parameter reserves with this much memory, 0 for none; None for an unknown syntax."""
     if plain := _PLAIN.fullmatch(parameter):
         return int(_mib(plain.group(1), plain.group(2)))
     for part in parameter.partition("@")[0].split(","):
@@ -70,7 +70,7 @@ def ranges(sizes: Mapping[int, int]) -> str:
 
 
 def parse_size_mib(text: str) -> int | None:
-    """A size as in 512M or 2G, or in MiB without a unit; None for what is none."""
+    """Return the MiB of a size like 512M or 2G (MiB without a unit); None for an invalid size."""
     found = re.fullmatch(r"(\d{1,7})([MG]?)(?:iB|B)?", text.strip(), re.IGNORECASE)
     return int(found.group(1)) * (1024 if found.group(2).upper() == "G" else 1) if found else None
 

@@ -1,7 +1,7 @@
-"""Debian's package files: reads what strangers made of them, and writes a small one. No dpkg is needed.
+"""Read untrusted Debian package files and write small ones, without dpkg.
 
-A .deb is an ar archive of debian-binary, control.tar and data.tar, the latter two compressed or not: deb(5). Nothing is
-unpacked here, every size that a file tells is bounded, and no more of it is decompressed than has to be looked at.
+A .deb is an ar archive of debian-binary, control.tar and data.tar, the latter two compressed or not: deb(5).
+Packages are not unpacked, every size that a file states is bounded, and only the needed part is decompressed.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ NAME_MAX_BYTES = 4096
 WINDOW_MAX_BYTES = 128 * MIB  # of memory that a decompressor may take; dpkg's own packages need half of it
 # dpkg-deb sorts, and ./boot comes before whatever is large; a file that is further back is not looked for.
 LOOK_MAX_BYTES = 256 * MIB
-WRITTEN_S = 946684800  # the time of every file in a package of ours, so that the same content is the same package
+WRITTEN_S = 946684800  # the time of every file in a written package, so that equal content gives an equal package
 
 _BLOCK = 512
 
 
 class BadDebError(ValueError):
-    """This is no .deb that can be read; the message says why."""
+    """The file is not a readable .deb; the message says why."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +53,7 @@ class _Readable(Protocol):
 
 
 def control_of(path: Path) -> dict[str, str]:
-    """The fields of the control file that stand on one line; BadDebError for what is no package."""
+    """Return the one-line fields of the control file; raise BadDebError for a file that is not a package."""
     with path.open("rb") as file:
         stream = _member(file, "control.tar", at_most_bytes=CONTROL_MAX_BYTES)
         for name, size_bytes, content in _entries(stream):
@@ -79,7 +79,7 @@ def find_text(path: Path, name: str, *, max_bytes: int) -> str | None:
 
 
 class _TooMuchError(BadDebError):
-    """There is more than anybody wants to read."""
+    """The content is larger than the limit."""
 
 
 def _content(stream: _Readable, size_bytes: int, max_bytes: int) -> bytes:
@@ -107,7 +107,7 @@ def _skip(stream: _Readable, size_bytes: int) -> None:
 def _member(file: BinaryIO, name: str, *, at_most_bytes: int) -> _Readable:
     """The decompressed content of control.tar or data.tar, whatever it is compressed with."""
     if file.read(len(AR_MAGIC)) != AR_MAGIC:
-        raise BadDebError("it is no ar archive")
+        raise BadDebError("it is not an ar archive")
     while header := file.read(60):
         if len(header) < 60 or header[58:] != b"`\n" or not header[48:58].strip().isdigit():
             raise BadDebError("its ar archive is damaged")
@@ -149,7 +149,7 @@ class _BoundedFile:
 
 
 class _Decompressing:
-    """What zlib's or lzma's decompressor makes of a stream, without ever holding more than is asked for."""
+    """A stream decompressed by zlib or lzma, which never holds more than was requested."""
 
     def __init__(self, stream: _Readable, suffix: str) -> None:
         self._stream = stream

@@ -1,7 +1,7 @@
-"""What the kdump stacks of one distribution family differ in, read from families/*.toml.
+"""The differences between distribution families' kdump, read from families/*.toml.
 
-A family file has the values that most releases share, and [[release]] rows that replace some of them. Which row a
-guest is driven by is told by its own os-release, not by the image's name.
+A family file has the values that most releases share, and [[release]] rows that replace some of them. The guest's
+os-release selects the row, not the image's name.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SHOWN = {
     "code": "drilled with this release's kdump code in a guest of another distribution",
     "facts": "by documentation and source only, never driven",
 }
-# What the settings of a target are filled with: where the dumps of the guest went before, a disk's mount point, and
+# The words that fill the settings of a target: where the dumps of the guest went before, a disk's mount point, and
 # the collector's name, user, directory and the key that it knows the guest by.
 TARGET_HOLES = frozenset(["before", "mount", "host", "user", "directory", "key"])
 _HOLE = re.compile(r"(?<!\$)\{([a-z_]+)\}")  # ${name} is the shell's
@@ -45,7 +45,7 @@ def _text(*holes: str, default: Any = dataclasses.MISSING) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class Commands:
-    """What is run in the guest; an empty one is nothing to do, or nothing there."""
+    """The commands run in the guest; an empty one is not needed or not available."""
 
     installed: str = _text("package")  # status 0 when it is
     install: str = _text("packages")
@@ -84,22 +84,22 @@ class Dumps:
     finished: tuple[str, ...] = _text("directory")
     unfinished: tuple[str, ...] = _text("directory")
     formats: Mapping[str, tuple[str, ...]]  # that a dump may have, by target
-    companion: str = ""  # the file beside it without which a dump is not finished, whatever its name
+    companion: str = ""  # the file next to it without which a dump is not finished, whatever its name
     refuted: str = ""  # what the companion says of a dump that is not finished or not good
 
 
 @dataclass(frozen=True, kw_only=True)
 class TargetSettings:
-    """How a family is told to dump to one kind of place."""
+    """The settings by which a family dumps to one kind of target."""
 
     settings: Mapping[str, str] = field(default_factory=dict)  # of the configuration file, by setting
-    packages: tuple[str, ...] = ()  # beside the family's
+    packages: tuple[str, ...] = ()  # in addition to the family's
     options: str = ""  # of makedumpfile, instead of the usual ones
 
 
 @dataclass(frozen=True, kw_only=True)
 class ConsoleSigns:
-    """What the capture kernel's userland prints at each step."""
+    """The patterns of what the capture kernel's userland prints at each step."""
 
     capturing: str
     dumping: str
@@ -110,7 +110,7 @@ class ConsoleSigns:
 
 @dataclass(frozen=True, kw_only=True)
 class Measure:
-    """Files by which a capture kernel tells how much memory it has left; none where a family has no way to."""
+    """Files by which a capture kernel reports its free memory; empty where a family cannot."""
 
     files: Mapping[str, str] = field(default_factory=dict)  # by path
 
@@ -138,7 +138,7 @@ class Family:
     """One family's kdump, or that of one of its releases."""
 
     name: str
-    os_ids: tuple[str, ...]  # of os-release's ID and ID_LIKE, beside those of the rows
+    os_ids: tuple[str, ...]  # of os-release's ID and ID_LIKE, in addition to those of the rows
     packages: tuple[str, ...]
     package_suffix: str  # of package files
     kernel_package: str  # the usual one
@@ -175,9 +175,9 @@ class Family:
 def choose_release(
     family: Family, os_release: Mapping[str, str], holds: Callable[[str], bool] = lambda _probe: False
 ) -> tuple[Family, str | None]:
-    """The family as it is on a guest with this os-release; a remark when that is only the nearest we know.
+    """Return the family for a guest with this os-release, and a remark when only the nearest release is known.
 
-    holds() runs a probe in the guest. An ID without a row is taken for what it says it is like.
+    holds() runs a probe in the guest. An ID without a row is replaced by its ID_LIKE.
     """
     identity, version = os_release.get("ID", ""), _version(os_release.get("VERSION_ID", ""))
     told = os_release.get("PRETTY_NAME") or f"{identity} {os_release.get('VERSION_ID', '')}".strip() or "this guest"
@@ -203,7 +203,7 @@ def choose_release(
 def _nearest(
     numbered: list[tuple[Release, Family]], rolling: list[tuple[Release, Family]], version: tuple[int, ...]
 ) -> tuple[Release, Family]:
-    """The row below a version, the oldest one where there is none, the newest one for what is newer than all."""
+    """Return the nearest row below a version; the oldest row where every row is newer."""
     by_age = sorted(numbered, key=lambda row: _version(row[0].since))
     below = [row for row in by_age if version and _version(row[0].since) <= version]
     if not version or len(below) == len(by_age):
@@ -258,7 +258,7 @@ def load_family(path: Path) -> Family:
 
 
 def _fault(release: Release) -> str | None:
-    """What is wrong with a row, starting with the key."""
+    """Return the fault of a row, starting with the key; None for a valid row."""
     if release.shown not in SHOWN:
         return f"shown must be one of {', '.join(SHOWN)}, not {release.shown!r}"
     if bool(release.since) != bool(release.until):
@@ -300,7 +300,7 @@ def _family(table: Mapping[str, Any], *, where: str) -> Family:
                 re.compile(pattern)
             except re.error as error:
                 raise TableError(
-                    f"{where}: {f'[{part}]: ' if part else ''}{key} is no regular expression: {error}"
+                    f"{where}: {f'[{part}]: ' if part else ''}{key} is not a regular expression: {error}"
                 ) from None
     for name in ("config", "commands", "bootloader", "dumps"):
         _check_holes(getattr(family, name), where=f"{where}: [{name}]")
@@ -309,7 +309,7 @@ def _family(table: Mapping[str, Any], *, where: str) -> Family:
 
 
 def _check_targets(family: Family, where: str) -> None:
-    """TableError for a target with a setting that the configuration file does not have, or a word nobody fills."""
+    """Raise TableError for a target with an unknown setting or an unknown {word}."""
     for name, target in family.targets.items():
         for setting, text in target.settings.items():
             if setting not in family.config.keys:
@@ -323,7 +323,7 @@ def _check_targets(family: Family, where: str) -> None:
 
 
 def _check_holes(part: Any, *, where: str) -> None:
-    """TableError for a {word} that nobody will fill."""
+    """Raise TableError for a {word} that is never filled."""
     for one in dataclasses.fields(part):
         if "holes" not in one.metadata:
             continue

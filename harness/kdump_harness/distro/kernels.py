@@ -28,11 +28,11 @@ CONFIG_FILES = r"boot/config-[^/]+|(?:usr/)?lib/modules/[^/]+/config"
 
 # kdump is nothing without these; one of a group is enough.
 REQUIRED = (("CRASH_DUMP",), ("KEXEC", "KEXEC_FILE"), ("PROC_VMCORE",))
-# What a guest of ours reaches its disk, its seed and its network by.
+# The drivers of a guest's disk, seed and network.
 BOOT_DRIVERS = ("VIRTIO", "VIRTIO_PCI", "VIRTIO_BLK", "EXT4_FS", "ISO9660_FS", "VIRTIO_NET")
 
 _HEADER_BYTES = 0x268
-_PROTOCOL = 0x20C  # 2.12, the first that tells 64 bits: Linux 3.8
+_PROTOCOL = 0x20C  # 2.12, the first that marks 64-bit kernels: Linux 3.8
 _RELEASE = re.compile(rb"(\d{1,3}\.\d{1,4}(?![0-9])[A-Za-z0-9.+~_-]{0,56})[\0 ]")
 _GENERATED = re.compile(
     r"modules\.(?:alias|builtin\.alias|builtin|dep|symbols)\.bin|modules\.(?:alias|dep|devname|softdep|symbols|weakdep)"
@@ -100,9 +100,9 @@ class KernelTree:
 
 
 def lacking(config: str) -> str:
-    """What kdump needs and a kernel's configuration says is not set; empty where nothing is.
+    """Return the options that kdump needs and the kernel's configuration leaves unset.
 
-    A whole configuration leaves out what depends on something that is not set, a part of one what it does not change.
+    A whole configuration omits options whose dependency is unset; a fragment omits unchanged options.
     """
     values = _values(config)
     whole = values.get("X86_64") == "y"
@@ -133,18 +133,18 @@ def release_of(image: Path) -> str:
         head = file.read(_HEADER_BYTES)
         size_bytes = os.fstat(file.fileno()).st_size
         if reason := _no_bzimage(head, size_bytes):
-            raise UsageError(f"{image} is no x86-64 bzImage ({reason})")
+            raise UsageError(f"{image} is not an x86-64 bzImage ({reason})")
         (offset,) = struct.unpack_from("<H", head, 0x20E)
         file.seek(offset + 0x200)
         text = file.read(256)
     found = _RELEASE.match(text) if offset else None
     if found is None:
-        raise UsageError(f"{image} is no x86-64 bzImage that can be used (its header names no release)")
+        raise UsageError(f"{image} is not a usable x86-64 bzImage (its header names no release)")
     return found.group(1).decode("ascii")
 
 
 def _no_bzimage(head: bytes, size_bytes: int) -> str | None:
-    """Why a file that begins so is none."""
+    """Return the reason why a file with this beginning is not a bzImage."""
     if head[:4] == b"\x7fELF":
         return "it is an ELF file, as vmlinux is; a build leaves the bzImage in arch/x86/boot"
     if head[0x38:0x3C] == b"ARM\x64":
@@ -188,7 +188,7 @@ def read_tree(place: Path, image: Path) -> KernelTree:
     text = ""
     if config is not None:
         if config.stat().st_size > CONFIG_MAX_BYTES:
-            raise UsageError(f"{config} is no kernel's configuration ({config.stat().st_size} bytes)")
+            raise UsageError(f"{config} is not a kernel configuration ({config.stat().st_size} bytes)")
         text = config.read_text(encoding="utf-8", errors="replace")
         check_config(text, f"the kernel in {place}")
     entries = _entries(release, image, modules, config)
@@ -214,7 +214,7 @@ def read_tree(place: Path, image: Path) -> KernelTree:
 
 
 def _modules(place: Path, image: Path, release: str) -> Path | None:
-    """The modules of the release; None where there are no modules, UsageError where they are of other releases only."""
+    """Return the release's modules; None without modules. Raise UsageError where only other releases have some."""
     others = []
     for parent in (place / name for name in MODULES):
         if (parent / release).is_dir():
@@ -222,12 +222,12 @@ def _modules(place: Path, image: Path, release: str) -> Path | None:
         if parent.is_dir():
             others += [path.name for path in sorted(parent.iterdir()) if path.is_dir() and path.name[:1].isdigit()]
     if others:
-        raise UsageError(f"{image} is {release}, but the modules beside it are of {', '.join(dict.fromkeys(others))}")
+        raise UsageError(f"{image} is {release}, but the modules next to it are of {', '.join(dict.fromkeys(others))}")
     return None
 
 
 def _without_modules(place: Path, release: str, values: dict[str, str]) -> str:
-    """The remark on a kernel that needs no modules; UsageError where it needs them, or nobody knows."""
+    """Return the remark on a kernel that needs no modules; raise UsageError where it may need them."""
     where = f"lib/modules/{release}, as make modules_install INSTALL_MOD_PATH={place} puts them there"
     if not values:
         raise UsageError(
@@ -239,7 +239,7 @@ def _without_modules(place: Path, release: str, values: dict[str, str]) -> str:
 
 
 def _entries(release: str, image: Path, modules: Path | None, config: Path | None) -> list[ArchiveMember]:
-    """What goes into the package."""
+    """Return the members of the package."""
     entries = [ArchiveMember(name=f"boot/config-{release}", file=config)] if config is not None else []
     entries.append(ArchiveMember(name=f"boot/vmlinuz-{release}", file=image))
     # depmod and the hooks want the directory, also where there is nothing to put into it.

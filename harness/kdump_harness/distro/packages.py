@@ -1,4 +1,4 @@
-"""What a user wants in the guest instead of the distribution's own: another kernel, other packages, local files."""
+"""Packages that a user requests instead of the distribution's: a kernel, other packages, local files."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .kernels import CONFIG_FILES, CONFIG_MAX_BYTES, IMAGES, KernelTree, check_c
 
 GUEST_PLACE = "/var/tmp/kdump-harness-packages"  # where package files are put while they are installed
 
-# What apt, dpkg, dnf and zypper say when the user asked for something that is not there or does not fit.
+# Messages of apt, dpkg, dnf and zypper about packages that do not exist or do not fit.
 _REFUSED = re.compile(
     r"^E: (?:Unable to locate package|Unable to correct problems|Version .* was not found|Release .* was not found"
     r"|The value .* is invalid|Package .* has no installation candidate"
@@ -45,7 +45,7 @@ class LocalPackage:
 
 @dataclass(frozen=True, kw_only=True)
 class PackageChoice:
-    """What is to be installed: a package by name, perhaps from a suite or repository, or package files."""
+    """A package to install: by name, perhaps from a suite or repository, or package files."""
 
     package: str = ""
     suite: str = ""
@@ -58,7 +58,7 @@ class KernelChoice(PackageChoice):
 
     @property
     def remarks(self) -> tuple[str, ...]:
-        """What is to be known of it."""
+        """Return the facts that identify the request."""
         return tuple(file.tree.remark for file in self.files if file.tree is not None and file.tree.remark)
 
 
@@ -82,7 +82,7 @@ def local_packages(place: Path, family: Family) -> tuple[LocalPackage, ...]:
             raise UsageError(f"{place} has no {suffix} files, which guests of the family {family.name} would need")
     elif place.is_file():
         if place.suffix != suffix:
-            raise UsageError(f"{place} is no package of the family {family.name} (its packages end in {suffix})")
+            raise UsageError(f"{place} is not a package of the family {family.name} (its packages end in {suffix})")
         paths = [place]
     else:
         raise UsageError(f"{place} does not exist")
@@ -116,7 +116,7 @@ def _check_deb(path: Path) -> str:
             config = find_text(path, CONFIG_FILES, max_bytes=CONFIG_MAX_BYTES)
             check_config(config or "", f"the kernel in {path}")
     except BadDebError as error:
-        raise UsageError(f"{path} is no Debian package that can be read ({error})") from None
+        raise UsageError(f"{path} is not a readable Debian package ({error})") from None
     return package
 
 
@@ -142,9 +142,9 @@ def kernel_files(place: Path, family: Family) -> tuple[LocalPackage, ...]:
 
 
 def parse_kernel(text: str, family: Family, *, usual: str = "") -> KernelChoice:
-    """What --kernel means: PACKAGE, PACKAGE/SUITE, SUITE, packages' file or directory, a kernel's directory.
+    """Parse --kernel: PACKAGE, PACKAGE/SUITE, SUITE, packages' file or directory, a kernel's directory.
 
-    usual is the image's own kernel package, for a suite alone. UsageError for anything else.
+    usual is the image's own kernel package, for a suite alone. Raise UsageError for anything else.
     """
     if _is_place(text):
         return KernelChoice(files=kernel_files(Path(text).expanduser(), family), asked=text)
@@ -160,9 +160,9 @@ def parse_kernel(text: str, family: Family, *, usual: str = "") -> KernelChoice:
 
 
 def parse_package(text: str, family: Family, usual: str = "makedumpfile") -> PackageChoice:
-    """What else may be installed: SUITE for the usual package, PACKAGE/SUITE, a file or directory of packages.
+    """Parse another package: SUITE for the usual package, PACKAGE/SUITE, a file or directory of packages.
 
-    The usual package's own name, also with =VERSION, is that of the image's own suites. UsageError for anything else.
+    The usual package's own name, also with =VERSION, is that of the image's suites. Raise UsageError for anything else.
     """
     if _is_place(text):
         return PackageChoice(files=local_packages(Path(text).expanduser(), family), asked=text)

@@ -13,14 +13,14 @@ from .service import KdumpService
 # Written by the program of the family's [measure] table to the capture kernel's log.
 _LEFT = re.compile(r"kdump-harness: capture memory: total (\d+) kB, left (\d+) kB")
 _CAPTURE = re.compile(r"[Cc]ommand line: .*\belfcorehdr=")
-# mm/mm_init.c (mem_init_print_info), of the kernel that starts. What it calls available is not all that is free yet.
+# mm/mm_init.c (mem_init_print_info), of the kernel that starts. More than the "available" memory becomes free later.
 _AT_START = re.compile(r"Memory: \d+K/(\d+)K available \(.*?, (\d+)K reserved")
 _MOST = 1 << 32  # KiB; what is larger was damaged on the line
 
 
 @dataclass(frozen=True, kw_only=True)
 class CaptureMemory:
-    """The memory of one capture kernel, in KiB; None where it was not told."""
+    """The memory of one capture kernel, in KiB; None where it was not reported."""
 
     all_kib: int  # what the kernel found at its start
     taken_kib: int  # of it, by the kernel itself and the packed initramfs
@@ -29,7 +29,7 @@ class CaptureMemory:
 
     @property
     def used_kib(self) -> int | None:
-        """What was in use at the worst moment, the kernel itself included."""
+        """Return the peak memory in use, including the kernel itself; None where it was not reported."""
         return self.all_kib - self.left_kib if self.left_kib is not None else None
 
     def to_json(self) -> dict[str, Any]:
@@ -38,7 +38,7 @@ class CaptureMemory:
 
 
 def prepare(guest: Guest, stack: KdumpService) -> bool:
-    """Make the next capture kernel of this guest tell its memory; whether the family has a way to."""
+    """Make the next capture kernel report its memory; return whether the family supports that."""
     measure = stack.family.measure
     for path, text in measure.files.items():
         guest.shell.run("mkdir -p %s", str(PurePosixPath(path).parent))
@@ -47,7 +47,7 @@ def prepare(guest: Guest, stack: KdumpService) -> bool:
 
 
 def read(console: str) -> CaptureMemory | None:
-    """What the first capture kernel on a console told; None where there was none."""
+    """Return the memory that the first capture kernel on a console reported; None without a capture kernel."""
     began = _CAPTURE.search(console)
     if began is None:
         return None
@@ -55,11 +55,11 @@ def read(console: str) -> CaptureMemory | None:
     start = _AT_START.search(rest)
     if start is None:
         return None
-    told = [tuple(map(int, found.groups())) for found in _LEFT.finditer(rest)]
-    told = [(total, left) for total, left in told if 0 < left <= total < _MOST]
+    reports = [tuple(map(int, found.groups())) for found in _LEFT.finditer(rest)]
+    reports = [(total, left) for total, left in reports if 0 < left <= total < _MOST]
     return CaptureMemory(
         all_kib=int(start.group(1)),
         taken_kib=int(start.group(2)),
-        total_kib=max((total for total, _ in told), default=None),
-        left_kib=min((left for _, left in told), default=None),
+        total_kib=max((total for total, _ in reports), default=None),
+        left_kib=min((left for _, left in reports), default=None),
     )

@@ -24,7 +24,7 @@ _COMMAND_LINE = re.compile(r"[Cc]ommand line: ")
 _DEAD = re.compile(r"---\[ end Kernel panic")
 _RESTART = re.compile(r"reboot: Restarting system|reboot: machine restart|kexec_core: Starting new kernel")
 _POWER_DOWN = re.compile(r"reboot: (Power down|System halted)")
-# systemd tells again and again what it waits for, on one line.
+# systemd reports the jobs that it waits for repeatedly, on one line.
 _JOB = re.compile(r"(?:A (?:start|stop) job is running for|Job) (.{1,120}?) ?\((?:\d+\w+ )*\d+\w+ / no limit\)")
 _PROGRESS = re.compile(r"(?:Copying data|Excluding unnecessary pages|Checking for memory holes)\s*: \[\s*([\d.]+) ?%\]")
 
@@ -128,7 +128,7 @@ class CrashMonitor:
         elif _RESTART.search(text):
             self._restarts(line.at_s)
         elif LOGIN.search(text):
-            # Nobody logs in to a capture kernel: an ordinary boot came without a word about the restart.
+            # A capture kernel offers no login: the guest booted normally and did not print the restart.
             self._restarts(line.at_s)
             self._logged_in(line.at_s)
 
@@ -176,7 +176,7 @@ class CrashMonitor:
         self.done = True
 
     def waiting_for(self) -> str:
-        """What the next deadline is about, for progress and messages."""
+        """Return the subject of the next deadline, for progress and messages."""
         if self.stage < Stage.CRASHED:
             return "the panic"
         if not self.capture_seen and not self.restart_seen:

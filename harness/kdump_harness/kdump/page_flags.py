@@ -1,4 +1,4 @@
-"""What a guest's memory held just before a crash, by the classes that dump levels speak of.
+"""Count a guest's pages just before a crash, by the page classes of dump levels.
 
 The source is /proc/kpageflags, one word of flags per page frame; where the guest has none, /proc/meminfo gives
 the sums. Both are the kernel's own account and know nothing of makedumpfile.
@@ -35,7 +35,7 @@ def dropped_by(level: int) -> tuple[str, ...]:
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryState:
-    """Pages by class; by page frame where the guest tells its flags."""
+    """Pages by class; by page frame where the guest exposes page flags."""
 
     pages: Mapping[str, int]
     sure: int  # pages of the kernel that are certainly not empty: its slabs and page tables
@@ -87,7 +87,7 @@ def classify(flags: NDArray[np.uint64]) -> MemoryState:
 
 
 def from_meminfo(meminfo_kib: Mapping[str, int]) -> MemoryState:
-    """The sums that /proc/meminfo gives; it does not tell private cache from other cache."""
+    """Return the sums of /proc/meminfo, which does not distinguish private cache from other cache."""
 
     def pages(*names: str) -> int:
         return sum(meminfo_kib.get(name, 0) for name in names) // PAGE_KIB

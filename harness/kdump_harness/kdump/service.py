@@ -22,10 +22,10 @@ MIB = 1 << 20
 INSTALL_TIMEOUT_S = 300.0
 BUILD_TIMEOUT_S = 300.0  # dracut on a busy host; what fails ends by itself
 COMMAND_TIMEOUT_S = 20.0
-BOOTED_TIMEOUT_S = 60.0  # after kdump has loaded; what takes longer is no part of a usual boot
+BOOTED_TIMEOUT_S = 60.0  # after kdump has loaded; longer tasks are not part of a usual boot
 LOOK_EVERY_S = 1.0  # each look costs an emulated guest most of a second, while its kdump is at work
 LAST_LINES = 6  # of an output that is quoted in a message
-_NOT_BUILT = 120  # the status of our script; no boot loader's tool ends with it
+_NOT_BUILT = 120  # the exit status of the harness's script; not used by boot loader tools
 
 # A processor may keep free pages up to a share of the low watermark, which transparent huge pages raise: 21 MiB each in
 # a guest of 1 GiB with two (mm/page_alloc.c, zone_highsize; Linux 5.14 and later, admin-guide/sysctl/vm.rst). They are
@@ -81,7 +81,7 @@ class KdumpConfig:
         return Reservation(self.crashkernel)
 
     def core_collector(self, family: Family) -> tuple[int, str]:
-        """Dump level and compression, the family's unless told."""
+        """Dump level and compression; the family's defaults unless given."""
         return (family.level if self.level is None else self.level, self.compress or family.compress)
 
     def check(self, family: Family) -> None:
@@ -103,7 +103,7 @@ class KdumpConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class GuestState:
-    """What a guest says of itself at one moment."""
+    """The kdump state of a guest at one moment, as the guest reports it."""
 
     boot_id: str
     kernel: str
@@ -118,7 +118,7 @@ class GuestState:
     compress: str | None
     hostname: str
     elf: bool = False  # an ELF dump is asked for
-    directory: str | None = None  # where dumps go; None when that is no directory of this guest
+    directory: str | None = None  # of dumps; None when it is not in this guest
     compressors: tuple[str, ...] = ()  # the compressions that its makedumpfile has
 
     @property
@@ -144,7 +144,7 @@ class KdumpService:
         self.family = family  # as such until identify(); then as it is on this guest's release
         self.remark: str | None = None  # why that is only the nearest row of the table
         self._directory: str | None = None  # where the guest's own configuration puts dumps
-        self.compressors: tuple[str, ...] | None = None  # that the guest's makedumpfile knows; None when not told
+        self.compressors: tuple[str, ...] | None = None  # that the guest's makedumpfile supports; None when unknown
 
     def identify(self) -> None:
         """Learn which release the guest is and drive it as such; UsageError when it is of another family."""
@@ -206,14 +206,14 @@ class KdumpService:
         return collection.level, collection.compress
 
     def formats(self, state: GuestState, target: str) -> tuple[str, ...]:
-        """What a dump of this guest may look like."""
+        """Return the formats that a dump of this guest may have."""
         formats = self.family.dumps.formats.get(target, ())
         if not state.elf:
             return formats
         return tuple(dict.fromkeys(["elf", *(name.replace("kdump", "elf") for name in formats)]))
 
     def check_family(self, os_release: Mapping[str, str]) -> None:
-        """UsageError when the guest is of another family than we were told."""
+        """Raise UsageError when the guest is of another family than requested."""
         if not {os_release.get("ID", ""), *os_release.get("ID_LIKE", "").split()} & self.family.known_ids:
             raise UsageError(
                 f"this guest is {os_release.get('PRETTY_NAME', 'of an unknown distribution')},"
@@ -261,7 +261,7 @@ class KdumpService:
         )
 
     def install_choice(self, choice: PackageChoice, *, say: Say = _silent) -> None:
-        """Install a package, from a suite where one is named, or package files; UsageError when there is none."""
+        """Install a package (from a suite, if named) or package files; raise UsageError when it does not exist."""
         if choice.files:
             self.install_files(choice.files, say=say)
         elif choice.suite:
@@ -274,7 +274,7 @@ class KdumpService:
             self.install((choice.package,), say=say)
 
     def kernel_config(self, release: str) -> str:
-        """What the configuration of an installed kernel says of kexec and dumps; empty where there is none."""
+        """Return the kexec and dump options of an installed kernel's configuration; empty without one."""
         asked = r"^(# )?CONFIG_(X86_64|CRASH_DUMP|KEXEC|KEXEC_FILE|PROC_VMCORE)\b"
         command = "grep -hsE %s %s %s || true"
         return self.guest.shell.run(command, asked, f"/boot/config-{release}", f"/lib/modules/{release}/config").out
@@ -300,7 +300,7 @@ class KdumpService:
             self._run_installer(command, say)
 
     def _run_installer(self, command: str, say: Say) -> None:
-        """A long command, whose last line is shown on the way; UsageError when there is no such package."""
+        """Run a long command and show its last line meanwhile; raise UsageError when the package does not exist."""
         timeout_s = INSTALL_TIMEOUT_S * self.guest.factor
         result = self.guest.shell.run(command, timeout_s=timeout_s, check=False, on_line=say)
         if result.ok:
@@ -314,7 +314,7 @@ class KdumpService:
         return self.guest.shell.succeeds(fill(self.family.commands.installed, package=shlex.quote(package)))
 
     def stop_updates(self) -> None:
-        """No package manager shall start by itself in the middle of a drill, or hold a lock while we install."""
+        """Stop automatic package updates: they would disturb a drill or hold the lock during an installation."""
         if self.family.updates:
             self.guest.shell.run(f"systemctl mask --now {' '.join(self.family.updates)} 2>&1 || true")
 
@@ -329,7 +329,7 @@ class KdumpService:
             self.configure(settings)
 
     def original_directory(self) -> str:
-        """Where dumps went by the configuration that the guest had before we changed the target."""
+        """Return the dump directory that the guest was configured with before the target was changed."""
         if self._directory is None:
             config = self.family.config
             self._directory = config.directory(self.guest.shell.read_text(config.file)) or config.directory("") or ""
@@ -369,7 +369,7 @@ class KdumpService:
         return DRILL_ARGUMENTS + (f" crashkernel={size}" if size is not None else "")
 
     def write_bootloader(self, crashkernel: str | None) -> None:
-        """The drop-in with our arguments, where there is such a thing; reserve_and_build() makes it count."""
+        """Write the boot loader's drop-in file, where supported; reserve_and_build() applies it."""
         bootloader = self.family.bootloader
         if not bootloader.file:
             return
@@ -380,7 +380,7 @@ class KdumpService:
         self.guest.shell.write_text(bootloader.file, text)
 
     def reserve_command(self, crashkernel: str | None) -> str:
-        """What brings our arguments to the kernel's command line at the next boot."""
+        """Return the command that puts the arguments on the kernel's command line at the next boot."""
         bootloader = self.family.bootloader
         reservation = Reservation(crashkernel)
         also = bootloader.none if reservation.none else bootloader.default if reservation.distribution_default else ""
@@ -423,7 +423,7 @@ class KdumpService:
     def arm(self) -> None:
         """(Re)start the service and wait until the capture kernel is loaded; NotArmed quotes why it is not."""
         command = self.family.commands.arm
-        # A started service that is told to restart may fail and still be called active: only its status tells.
+        # A running service may fail to restart and still be called active: only its status is reliable.
         armed = self.guest.shell.run(f"{command} 2>&1", timeout_s=BUILD_TIMEOUT_S * self.guest.factor, check=False)
         if not armed.ok and not self.is_loaded():
             reason = f"kdump is not armed: {command!r} ended with status {armed.status}: {_last_words(armed.out)}"
@@ -431,9 +431,9 @@ class KdumpService:
         self.wait_until_loaded()
 
     def give_back_free_pages(self) -> None:
-        """Let each processor give the free pages that it keeps for itself back to all, where the kernel can be told.
+        """Return each processor's cached free pages to the common pool, where the kernel supports that.
 
-        They look like the kernel's own: no level drops them, and how many there are is chance.
+        Cached pages look like kernel pages: no dump level drops them, and their number varies.
         """
         self.guest.shell.run(_GIVE_BACK, timeout_s=COMMAND_TIMEOUT_S * self.guest.factor)
 
@@ -476,7 +476,7 @@ class KdumpService:
             raise NotArmed(f"kdump is not armed: {failed() or error}", said=self.says()) from None
 
     def says(self) -> str:
-        """What kdump's own status says, which may wait for a lock that nobody lets go, and the service's last words."""
+        """Return kdump's status, which may wait for a lock that is never released, and the service's last log lines."""
         journal = f"journalctl -b -u {self.family.service} -o cat --no-pager -n 8"
         command = f"{{ {self.family.commands.status}; {journal}; }} 2>&1 | tail -30"
         try:

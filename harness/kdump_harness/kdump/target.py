@@ -29,7 +29,7 @@ KEY = "/root/.ssh/kdump_id_ed25519"
 _IDENTITIES = tuple(f"/root/.ssh/id_{kind}" for kind in ("ed25519", "ecdsa", "rsa"))  # that OpenSSH tries by itself
 PROPAGATE_TIMEOUT_S = 30.0  # unscaled
 ROOT = "root"
-_GLOB = re.compile(r"[^*?\[\]-]+")  # what of a pattern is no pattern
+_GLOB = re.compile(r"[^*?\[\]-]+")  # the literal parts of a pattern
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,14 +59,14 @@ class FoundFile:
 
 @dataclass(frozen=True, kw_only=True)
 class Server:
-    """What a guest must know of the machine that its dumps go to."""
+    """The data by which a guest reaches the machine that its dumps go to."""
 
     name: str
     address: str
     host_key: str  # its public key
     user: str  # who receives dumps over SSH
     directory: str  # where they go, also as the export of NFS
-    shell: Shell  # ours, as root
+    shell: Shell  # the harness's shell, as root
 
     def admit(self, public_key: str) -> None:
         """Let the owner of this key send dumps."""
@@ -101,7 +101,7 @@ class Target:
 
     @property
     def owner(self) -> str:
-        """Who owns a dump there."""
+        """Return the owner of a dump at this target."""
         return self.server.user if self.name == "ssh" else ROOT
 
     def dump_files(self, system: Files) -> Files:
@@ -111,7 +111,7 @@ class Target:
     # ------------------------------------------------------------ before the crash
 
     def configure(self, guest: Guest, stack: KdumpService) -> bool:
-        """Make the place ready and tell kdump to dump there; whether the guest's configuration was changed."""
+        """Prepare the target and configure kdump for it; return whether the guest's configuration was changed."""
         if self.name in ON_DISK:
             self._mount(guest.shell)
         elif self.name in ON_SERVER:
@@ -139,7 +139,7 @@ class Target:
         shell.run(f"mkdir -p {MOUNT}; grep -q {LABEL} /etc/fstab || echo %s >> /etc/fstab; mount {MOUNT}", line)
 
     def _introduce(self, shell: Shell) -> None:
-        """The server's name and host key; a crashed machine should ask nobody for an address."""
+        """Add the server's name and host key to the guest, so that a crashed machine needs no name service."""
         server = self.server
         line = f"{server.address} {server.name}"
         shell.run("grep -qxF %s /etc/hosts || echo %s >> /etc/hosts", line, line)
@@ -177,17 +177,17 @@ class Target:
 
     def _must(self, guest: Guest, command: str, otherwise: str) -> None:
         """GuestError, with the command's last words, unless it succeeds."""
-        told = guest.shell.run(f"{command} 2>&1", timeout_s=PROPAGATE_TIMEOUT_S * guest.factor, check=False)
-        if not told.ok:
-            words = " | ".join(line.strip() for line in told.out.splitlines()[-3:])
-            raise GuestError(f"{otherwise}: {command!r} ended with status {told.status}: {words or 'no output'}")
+        result = guest.shell.run(f"{command} 2>&1", timeout_s=PROPAGATE_TIMEOUT_S * guest.factor, check=False)
+        if not result.ok:
+            words = " | ".join(line.strip() for line in result.out.splitlines()[-3:])
+            raise GuestError(f"{otherwise}: {command!r} ended with status {result.status}: {words or 'no output'}")
 
     # ------------------------------------------------------------ afterwards
 
     def look(self, guest: Guest, directory: str | None = None) -> dict[str, FoundFile]:
-        """Everything that is a dump or the beginning of one, by place and path, also where it should not be.
+        """Return all complete and incomplete dumps by place and path, including unexpected places.
 
-        directory is where the guest's configuration puts dumps; the family's own when it is not told.
+        directory is the dump directory of the guest's configuration; the family's default when empty.
         """
         here = self._here(directory)
         system = ShellFiles(guest.shell)
@@ -226,7 +226,7 @@ class Target:
                 yield FoundFile(path=path, final=final and not unfinished, unfinished=unfinished, **facts)
 
     def _refuted(self, files: Files, companion: PurePosixPath) -> str:
-        """What the file beside a dump says against it; empty when it says that the dump is finished."""
+        """Return the reason why the file next to a dump calls it incomplete; empty when it is finished."""
         text = files.read(companion)
         if text is None or not text.strip():
             return f"no {companion.name}" if text is None else f"{companion.name} is empty"
@@ -241,7 +241,7 @@ class Files(Protocol):
         """Path, and size, mode, owner and directory mode, of what the patterns match."""
 
     def read(self, path: PurePosixPath) -> str | None:
-        """A small text; None where there is none."""
+        """Return a small text file's content; None where it does not exist."""
 
     def small_files(self, directory: str) -> list[str]:
         """The paths of the small files of a directory."""

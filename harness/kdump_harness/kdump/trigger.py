@@ -22,12 +22,12 @@ MODULE_PATH = "/var/tmp/kdump_harness_crash.ko"  # in the guest
 
 
 class CannotTrigger(UsageError):
-    """The guest cannot be crashed in this way, which is no fault of its kdump."""
+    """The guest cannot be crashed in this way; its kdump is not to blame."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Trigger:
-    """One way to crash; the keys are told in triggers.toml."""
+    """One way to crash; triggers.toml describes the keys."""
 
     name: str
     panic: str  # regular expression
@@ -79,7 +79,7 @@ def load_triggers() -> Mapping[str, Trigger]:
 
 
 def _fault(row: Trigger, names: Sequence[str] = ()) -> str | None:
-    """What is wrong with a row, starting with the key."""
+    """Return the fault of a row, starting with the key; None for a valid row."""
     if not re.fullmatch(r"[a-z][a-z0-9-]*", row.name):
         return "name must be lower-case letters, digits and dashes"
     if names.count(row.name) > 1:
@@ -93,12 +93,12 @@ def _fault(row: Trigger, names: Sequence[str] = ()) -> str | None:
     if bool(row.probe) != bool(row.lacks):
         return "probe and lacks must be there both, or neither"
     if row.while_booting and not row.from_host:
-        return "while_booting needs from_host: nobody can run a command in a guest that boots"
+        return "while_booting needs from_host: a booting guest cannot run a command"
     for key, pattern in (("panic", row.panic), ("also", row.also), ("while_booting", row.while_booting)):
         try:
             re.compile(pattern)
         except re.error as error:
-            return f"{key} is no regular expression: {error}"
+            return f"{key} is not a regular expression: {error}"
     return None
 
 
@@ -115,7 +115,7 @@ def find_trigger(name: str, *, vcpus: int = 1) -> Trigger:
         return trigger
     if not trigger.any_cpu:
         able = ", ".join(row.name for row in triggers.values() if row.any_cpu)
-        raise UsageError(f"{plain} cannot be told on which processor to crash ({able} can)")
+        raise UsageError(f"{plain} cannot crash on a chosen processor ({able} can)")
     number = {"first": 0, "last": vcpus - 1}.get(cpu, int(cpu) if cpu.isdigit() else -1)
     if not 0 <= number < vcpus:
         raise UsageError(f"{name}: the guest has no such processor (0 to {vcpus - 1}, first, last)")
