@@ -74,15 +74,15 @@ IN_DEVELOPMENT = ("ubuntu-26.10",)  # driven as the nearest, see below
 def test_each_image_of_the_catalogue_finds_its_row(name: str) -> None:
     plain = name if name in GUESTS else name.partition("-")[2]
     assert plain in GUESTS, f"{name}: add the os-release of its guest to GUESTS"
-    told, row = GUESTS[plain]  # a variant is the same system
+    about, row = GUESTS[plain]  # a variant is the same system
     family = load_catalog().find(name).family
-    driven, remark = choose_release(find_family(family), told)
+    driven, remark = choose_release(find_family(family), about)
     assert (driven.release, remark) == (row, None)
     assert driven.name == family
 
 
 @pytest.mark.parametrize(
-    ("family", "told", "row"),
+    ("family", "about", "row"),
     [
         ("redhat", os_release("rhel", "7.9", "fedora"), "RHEL 7 and rebuilds"),
         ("redhat", os_release("centos", "7", "rhel fedora"), "RHEL 7 and rebuilds"),
@@ -90,12 +90,12 @@ def test_each_image_of_the_catalogue_finds_its_row(name: str) -> None:
         ("suse", os_release("opensuse-slowroll", "20261101", "opensuse suse"), "Tumbleweed"),
     ],
 )
-def test_releases_without_an_image_have_rows_too(family: str, told: dict[str, str], row: str) -> None:
-    assert choose_release(find_family(family), told)[0].release == row
+def test_releases_without_an_image_have_rows_too(family: str, about: dict[str, str], row: str) -> None:
+    assert choose_release(find_family(family), about)[0].release == row
 
 
 @pytest.mark.parametrize(
-    ("family", "told", "row"),
+    ("family", "about", "row"),
     [
         ("debian", os_release("debian", "10"), "Debian 11"),
         ("debian", os_release("debian", "99"), "Debian testing and sid"),
@@ -112,19 +112,19 @@ def test_releases_without_an_image_have_rows_too(family: str, told: dict[str, st
         ("suse", os_release("regata", "26", "opensuse suse"), "Tumbleweed"),
     ],
 )
-def test_an_unknown_release_is_driven_as_the_nearest_and_says_so(family: str, told: dict[str, str], row: str) -> None:
-    driven, remark = choose_release(find_family(family), told)
+def test_an_unknown_release_is_driven_as_the_nearest_and_says_so(family: str, about: dict[str, str], row: str) -> None:
+    driven, remark = choose_release(find_family(family), about)
     assert driven.release == row
     assert remark == (
-        f"{told['PRETTY_NAME']} is not in the table of the family {family}: driven as {row}, the nearest in it"
+        f"{about['PRETTY_NAME']} is not in the table of the family {family}: driven as {row}, the nearest in it"
     )
 
 
-@pytest.mark.parametrize("told", [os_release("sl-micro", "6.1", "suse"), os_release("sles", "16.0", "suse")])
-def test_a_read_only_root_makes_a_transactional_system(told: dict[str, str]) -> None:
+@pytest.mark.parametrize("about", [os_release("sl-micro", "6.1", "suse"), os_release("sles", "16.0", "suse")])
+def test_a_read_only_root_makes_a_transactional_system(about: dict[str, str]) -> None:
     asked: list[str] = []
     suse = find_family("suse")
-    driven, remark = choose_release(suse, told, lambda probe: not asked.append(probe))  # type: ignore[func-returns-value]
+    driven, remark = choose_release(suse, about, lambda probe: not asked.append(probe))  # type: ignore[func-returns-value]
     assert (driven.release, remark) == ("transactional systems", None)
     assert driven.commands.install.startswith("transactional-update")
     assert len(asked) == 1
@@ -136,9 +136,9 @@ def test_no_probe_is_run_where_no_row_asks_for_it() -> None:
         raise AssertionError(probe)
 
     for name in ("debian-12", "rocky-9", "tumbleweed"):
-        told, row = GUESTS[name]
+        about, row = GUESTS[name]
         if name != "tumbleweed":  # may be a transactional one
-            assert choose_release(find_family(load_catalog().find(name).family), told, refuse)[0].release == row
+            assert choose_release(find_family(load_catalog().find(name).family), about, refuse)[0].release == row
 
 
 @pytest.mark.parametrize("name", ["debian", "redhat", "suse"])
@@ -210,8 +210,8 @@ def test_only_what_was_drilled_is_said_to_be() -> None:
 
 
 def test_releases_differ_where_their_kdump_does() -> None:
-    def row(family: str, told: dict[str, str]) -> Family:
-        return choose_release(find_family(family), told)[0]
+    def row(family: str, about: dict[str, str]) -> Family:
+        return choose_release(find_family(family), about)[0]
 
     assert "kdump-utils" in row("redhat", os_release("fedora", "44")).packages
     assert "kexec-tools" in row("redhat", os_release("rhel", "9.8")).packages

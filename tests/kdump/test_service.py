@@ -66,6 +66,11 @@ def stack_of(config: str = "", family: Family = DEBIAN) -> tuple[KdumpService, F
     return KdumpService(guest, family), shell
 
 
+def configured(stack: KdumpService, text: str) -> tuple[int, str]:
+    collection = stack.family.config.core_collector(text)
+    return collection.level, collection.compress
+
+
 # ---------------------------------------------------------------- reading
 
 
@@ -93,7 +98,7 @@ def stack_of(config: str = "", family: Family = DEBIAN) -> tuple[KdumpService, F
 )
 def test_the_options_of_makedumpfile_are_read_in_every_shape(text: str, expected: tuple[int, str]) -> None:
     stack, _ = stack_of()
-    assert stack.configured(text) == expected
+    assert configured(stack, text) == expected
 
 
 # ---------------------------------------------------------------- writing
@@ -105,7 +110,7 @@ def test_the_options_of_makedumpfile_are_read_in_every_shape(text: str, expected
 def test_what_is_written_is_read_back(level: int, compress: str, before: str) -> None:
     stack, shell = stack_of(before)
     stack.set_core_collector(level, compress)
-    assert stack.configured(shell.files[DEBIAN.config.file]) == (level, compress)
+    assert configured(stack, shell.files[DEBIAN.config.file]) == (level, compress)
 
 
 def test_the_rest_of_the_configuration_stays() -> None:
@@ -131,7 +136,7 @@ def test_a_configuration_that_fits_is_not_touched(level: int | None, compress: s
 def test_what_is_not_asked_for_is_kept() -> None:
     stack, shell = stack_of('MAKEDUMP_ARGS="-l -d 17"\n')
     stack.set_core_collector(1, None)
-    assert stack.configured(shell.files[DEBIAN.config.file]) == (1, "lzo")
+    assert configured(stack, shell.files[DEBIAN.config.file]) == (1, "lzo")
 
 
 @pytest.mark.parametrize(
@@ -240,13 +245,13 @@ def row(family: str, identity: str, version: str = "") -> Family:
     return choose_release(find_family(family), {"ID": identity, "VERSION_ID": version})[0]
 
 
-def told(os_release: str, makedumpfile: str = MAKEDUMPFILE) -> str:
+def guest_answers(os_release: str, makedumpfile: str = MAKEDUMPFILE) -> str:
     return f"=====harness os_release\n{os_release}=====harness makedumpfile\n{makedumpfile}"
 
 
 def test_a_guest_is_driven_as_the_release_that_it_says_it_is() -> None:
     stack, shell = stack_of(family=find_family("redhat"))
-    shell.answers["os-release"] = (told(ROCKY), 0)
+    shell.answers["os-release"] = (guest_answers(ROCKY), 0)
     stack.identify()
     assert (stack.family.release, stack.remark) == ("RHEL 9 and rebuilds", None)
     assert stack.compressors == ("none", "zlib", "lzo")
@@ -255,7 +260,7 @@ def test_a_guest_is_driven_as_the_release_that_it_says_it_is() -> None:
 
 def test_an_unknown_release_leaves_a_remark() -> None:
     stack, shell = stack_of(family=find_family("redhat"))
-    shell.answers["os-release"] = (told(ROCKY.replace("9.8", "11.0")), 0)
+    shell.answers["os-release"] = (guest_answers(ROCKY.replace("9.8", "11.0")), 0)
     stack.identify()
     assert stack.family.release == "RHEL 10 and rebuilds"
     assert stack.remark is not None
@@ -264,7 +269,7 @@ def test_an_unknown_release_leaves_a_remark() -> None:
 
 def test_a_guest_of_another_family_is_known_before_it_is_changed() -> None:
     stack, shell = stack_of(family=find_family("suse"))
-    shell.answers["os-release"] = (told(ROCKY), 0)
+    shell.answers["os-release"] = (guest_answers(ROCKY), 0)
     with pytest.raises(UsageError, match=r"this guest is Rocky Linux 9\.8 .*, not of the family suse"):
         stack.identify()
     assert len(shell.commands) == 1
@@ -273,7 +278,7 @@ def test_a_guest_of_another_family_is_known_before_it_is_changed() -> None:
 @pytest.mark.parametrize(("status", "release"), [(0, "transactional systems"), (1, "SLES 16 and Leap 16")])
 def test_a_transactional_system_is_told_by_its_root(status: int, release: str) -> None:
     stack, shell = stack_of(family=find_family("suse"))
-    shell.answers["os-release"] = (told('ID="sles"\nID_LIKE="suse"\nVERSION_ID="16.0"\n'), 0)
+    shell.answers["os-release"] = (guest_answers('ID="sles"\nID_LIKE="suse"\nVERSION_ID="16.0"\n'), 0)
     shell.answers["findmnt"] = ("", status)
     stack.identify()
     assert stack.family.release == release
@@ -290,7 +295,7 @@ def test_a_transactional_system_is_told_by_its_root(status: int, release: str) -
 )
 def test_makedumpfile_tells_what_it_was_built_with(text: str, expected: tuple[str, ...] | None) -> None:
     stack, shell = stack_of(family=find_family("redhat"))
-    shell.answers["os-release"] = (told(ROCKY, text), 0)
+    shell.answers["os-release"] = (guest_answers(ROCKY, text), 0)
     stack.identify()
     assert stack.compressors == expected
 
@@ -319,7 +324,7 @@ def test_a_compression_that_the_guest_cannot_write_is_refused_by_name() -> None:
         stack.set_core_collector(31, "zstd")
     assert shell.writes == 0
     assert stack.set_core_collector(1, "zlib")
-    assert stack.configured(shell.files["/etc/kdump.conf"]) == (1, "zlib")
+    assert configured(stack, shell.files["/etc/kdump.conf"]) == (1, "zlib")
 
 
 def test_a_compression_without_a_word_is_refused_before_a_guest_is_started() -> None:
@@ -470,9 +475,9 @@ def test_a_kernel_that_cannot_be_told_from_others_is_refused(
     stack, _ = kernels(DEBIAN, before, after)
     with pytest.raises(UsageError) as error:
         stack.install_kernel(KernelChoice(package="linux-image-amd64", asked="linux-image-amd64"))
-    told = ", ".join(sorted(after.split()))
+    installed = ", ".join(sorted(after.split()))
     assert str(error.value) == (
-        f"linux-image-amd64 {reason}, so which one to drill is not known (the guest has {told})"
+        f"linux-image-amd64 {reason}, so which one to drill is not known (the guest has {installed})"
     )
 
 
@@ -631,12 +636,12 @@ def test_a_service_that_is_still_starting_is_given_time() -> None:
 @pytest.mark.usefixtures("fake_clock")
 def test_a_kernel_that_was_loaded_early_does_not_count_before_the_service_has_loaded_it_again() -> None:
     stack, shell = stack_of(family=SUSE)
-    told = {"list-jobs": iter(["151 kdump.service start running\n", ""]), "crash_loaded": iter(["1\n"])}
+    answers = {"list-jobs": iter(["151 kdump.service start running\n", ""]), "crash_loaded": iter(["1\n"])}
     asked: list[str] = []
 
     def run(command: str, *_: object, **__: object) -> Any:
-        asked.append(next(part for part in told if part in command))
-        return SimpleNamespace(out=next(told[asked[-1]]), ok=True)
+        asked.append(next(part for part in answers if part in command))
+        return SimpleNamespace(out=next(answers[asked[-1]]), ok=True)
 
     shell.run = run  # type: ignore[method-assign]
     stack.wait_until_loaded()
@@ -648,10 +653,10 @@ def test_a_reservation_that_cannot_be_read_now_is_not_looked_for_elsewhere(tmp_p
     busy = tmp_path / "kexec_crash_size"
     busy.mkdir()  # reading it fails for every user, root included
     script = _SIZE.replace("/sys/kernel/kexec/", f"{tmp_path}/new/").replace("/sys/kernel/", f"{tmp_path}/")
-    told = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=False)
-    assert told.returncode != 0
-    assert "kexec_crash_size" in told.stderr
-    assert "new/crash_size" not in told.stderr
+    result = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=False)
+    assert result.returncode != 0
+    assert "kexec_crash_size" in result.stderr
+    assert "new/crash_size" not in result.stderr
 
 
 # ---------------------------------------------------------------- building
@@ -674,7 +679,7 @@ def built_by(tmp_path: Path, *, reserve: str, build: str) -> tuple[str, list[str
         return SimpleNamespace(out=made.stdout, err=made.stderr, status=made.returncode, ok=made.returncode == 0)
 
     guest: Any = SimpleNamespace(shell=SimpleNamespace(run=run), factor=1.0)
-    return KdumpService(guest, family).reserve_and_build("256M", say=shown.append), shown
+    return KdumpService(guest, family).reserve_and_build("256M", report=shown.append), shown
 
 
 def test_what_the_tools_say_while_they_build_is_shown_and_returned(tmp_path: Path) -> None:

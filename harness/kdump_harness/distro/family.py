@@ -180,7 +180,7 @@ def choose_release(
     holds() runs a probe in the guest. An ID without a row is replaced by its ID_LIKE.
     """
     identity, version = os_release.get("ID", ""), _version(os_release.get("VERSION_ID", ""))
-    told = os_release.get("PRETTY_NAME") or f"{identity} {os_release.get('VERSION_ID', '')}".strip() or "this guest"
+    guest = os_release.get("PRETTY_NAME") or f"{identity} {os_release.get('VERSION_ID', '')}".strip() or "this guest"
     rows: list[tuple[Release, Family]] = []
     taken_for = identity
     for taken_for in (identity, *os_release.get("ID_LIKE", "").split()):
@@ -189,7 +189,7 @@ def choose_release(
     exact = taken_for == identity and bool(rows)
     for release, driven in rows:
         if release.probe and holds(release.probe):
-            return driven, None if exact else _remark(told, family, release)
+            return driven, None if exact else _remark(guest, family, release)
     plain = [row for row in rows if not row[0].probe] or [row for row in family.releases if not row[0].probe]
     numbered = [row for row in plain if row[0].since]
     rolling = [row for row in plain if row[0].rolling]
@@ -197,7 +197,7 @@ def choose_release(
     if exact and not fits and rolling and (not version or not numbered):
         fits = rolling
     release, driven = fits[0] if fits else _nearest(numbered, rolling, version)
-    return driven, None if exact and fits else _remark(told, family, release)
+    return driven, None if exact and fits else _remark(guest, family, release)
 
 
 def _nearest(
@@ -211,8 +211,8 @@ def _nearest(
     return below[-1] if below else by_age[0]
 
 
-def _remark(told: str, family: Family, release: Release) -> str:
-    return f"{told} is not in the table of the family {family.name}: driven as {release.name}, the nearest in it"
+def _remark(guest: str, family: Family, release: Release) -> str:
+    return f"{guest} is not in the table of the family {family.name}: driven as {release.name}, the nearest in it"
 
 
 def _version(text: str) -> tuple[int, ...]:

@@ -331,21 +331,21 @@ def _install(
         detail = run.progress.detail
         if subject.files:
             with run.progress.step(f"installing {len(subject.files)} package files", usual_s=120):
-                service.install_files(_made(run, subject.files), say=detail)
+                service.install_files(_made(run, subject.files), report=detail)
         if missing := service.missing(wanted):
             if subject.files:
                 raise UsageError(f"the package files have no {', '.join(missing)}, which kdump needs")
             with run.progress.step(f"installing {', '.join(missing)}", usual_s=180):
-                service.install(missing, say=detail)
+                service.install(missing, report=detail)
         if subject.kernel is not None:
             with run.progress.step(f"installing the kernel {subject.kernel.asked}", usual_s=240):
                 choice = dataclasses.replace(subject.kernel, files=_made(run, subject.kernel.files))
-                kernel = service.install_kernel(choice, say=detail)
+                kernel = service.install_kernel(choice, report=detail)
                 check_config(service.kernel_config(kernel), f"{kernel}, the kernel of {choice.asked},")
         # Last, since a guest's package manager may take more than it should from a suite that it has come to know.
         for one in subject.more:
             with run.progress.step(f"installing {one.asked}", usual_s=120):
-                service.install_choice(one, say=detail)
+                service.install_choice(one, report=detail)
         _shut_down(run, guest)
     return kernel
 
@@ -499,7 +499,7 @@ def _configure(run: Run, service: KdumpService, config: KdumpConfig, kernel: str
         service.write_bootloader(crashkernel)
         if kernel is not None:
             service.choose_kernel(kernel)
-        output = service.reserve_and_build(crashkernel, kernel=kernel, say=run.progress.detail)
+        output = service.reserve_and_build(crashkernel, kernel=kernel, report=run.progress.detail)
     wrong = [one for one in diagnose_text(output, family=family.name).symptoms if one.severity == "failure"]
     remarks = [f"while the capture initramfs was built: {one.line.strip()} ({one.name})" for one in wrong]
     for remark in remarks:

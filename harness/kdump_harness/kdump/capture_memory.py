@@ -37,9 +37,9 @@ class CaptureMemory:
         return {**vars(self), "used_kib": self.used_kib}
 
 
-def prepare(guest: Guest, stack: KdumpService) -> bool:
+def prepare(guest: Guest, service: KdumpService) -> bool:
     """Make the next capture kernel report its memory; return whether the family supports that."""
-    measure = stack.family.measure
+    measure = service.family.measure
     for path, text in measure.files.items():
         guest.shell.run("mkdir -p %s", str(PurePosixPath(path).parent))
         guest.shell.write_text(path, text.lstrip())

@@ -192,7 +192,3 @@ class CrashMonitor:
         """How long the console may say nothing now; unscaled."""
         dumping = "dump" in self.clock.marks_s and self.stage < Stage.SAVED and not self.restart_seen
         return max(SILENCE_TIMEOUT_S, self.signs.dump_silence_s if dumping else 0.0)
-
-    def right_panic(self) -> bool:
-        """Whether the panic was the trigger's."""
-        return self.panic_text is not None and bool(self._wanted_panic.search(self.panic_text))

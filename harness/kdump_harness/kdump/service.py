@@ -128,7 +128,7 @@ class GuestState:
         return found[-1] if found else None
 
 
-Say = Callable[[str], None]
+Report = Callable[[str], None]
 
 
 def _silent(_line: str) -> None:
@@ -148,11 +148,11 @@ class KdumpService:
 
     def identify(self) -> None:
         """Learn which release the guest is and drive it as such; UsageError when it is of another family."""
-        told = self._ask({"os_release": _PROBE["os_release"], "makedumpfile": self.family.commands.makedumpfile})
-        os_release = parse_os_release(told["os_release"])
+        answers = self._ask({"os_release": _PROBE["os_release"], "makedumpfile": self.family.commands.makedumpfile})
+        os_release = parse_os_release(answers["os_release"])
         self.check_family(os_release)
         self.family, self.remark = choose_release(self._table, os_release, self.guest.shell.succeeds)
-        version = told["makedumpfile"]
+        version = answers["makedumpfile"]
         self.compressors = built_in(version) if "makedumpfile: version" in version else None
 
     def _ask(self, probes: Mapping[str, str]) -> dict[str, str]:
@@ -200,11 +200,6 @@ class KdumpService:
             compressors=built_in(parts.get("makedumpfile", "")) if version else (),
         )
 
-    def configured(self, config: str) -> tuple[int, str]:
-        """Level and compression that a configuration file asks for."""
-        collection = self.family.config.core_collector(config)
-        return collection.level, collection.compress
-
     def formats(self, state: GuestState, target: str) -> tuple[str, ...]:
         """Return the formats that a dump of this guest may have."""
         formats = self.family.dumps.formats.get(target, ())
@@ -224,14 +219,14 @@ class KdumpService:
         """Those of the packages that the guest does not have."""
         return tuple(name for name in packages if not self._installed(name))
 
-    def install(self, packages: tuple[str, ...], *, say: Say = _silent) -> None:
+    def install(self, packages: tuple[str, ...], *, report: Report = _silent) -> None:
         """Install packages from the distribution's repositories, over the guest's network."""
         if packages:
-            self._refresh(say)
+            self._refresh(report)
             names = " ".join(map(shlex.quote, packages))
-            self._run_installer(fill(self.family.commands.install, packages=names), say)
+            self._run_installer(fill(self.family.commands.install, packages=names), report)
 
-    def install_files(self, files: tuple[LocalPackage, ...], *, say: Say = _silent) -> None:
+    def install_files(self, files: tuple[LocalPackage, ...], *, report: Report = _silent) -> None:
         """Bring package files into the guest and install them."""
         if not files:
             return
@@ -239,16 +234,16 @@ class KdumpService:
         place = GUEST_PLACE
         self.guest.shell.run("rm -rf %s && mkdir %s", place, place)
         for number, file in enumerate(files, start=1):
-            say(f"copying {number} of {len(files)}: {file.name}")
+            report(f"copying {number} of {len(files)}: {file.name}")
             self.guest.shell.put(file.path, f"{place}/{file.name}")
         names = " ".join(shlex.quote(f"{place}/{file.name}") for file in files)
-        self._run_installer(fill(command, files=names), say)
+        self._run_installer(fill(command, files=names), report)
         self.guest.shell.run("rm -rf %s", place)
 
-    def install_kernel(self, choice: KernelChoice, *, say: Say = _silent) -> str:
+    def install_kernel(self, choice: KernelChoice, *, report: Report = _silent) -> str:
         """Install the kernel that is asked for and return its release; UsageError when the guest cannot have it."""
         before = self._kernels()
-        self.install_choice(choice, say=say)
+        self.install_choice(choice, report=report)
         after = self._kernels()
         new = sorted(after - before)
         if len(new) == 1:
@@ -260,18 +255,18 @@ class KdumpService:
             f"{choice.asked} {brought}, so which one to drill is not known (the guest has {', '.join(sorted(after))})"
         )
 
-    def install_choice(self, choice: PackageChoice, *, say: Say = _silent) -> None:
+    def install_choice(self, choice: PackageChoice, *, report: Report = _silent) -> None:
         """Install a package (from a suite, if named) or package files; raise UsageError when it does not exist."""
         if choice.files:
-            self.install_files(choice.files, say=say)
+            self.install_files(choice.files, report=report)
         elif choice.suite:
             command = self._must_have("install_from", "packages of another suite")
             if add := self.family.commands.add_suite:
                 self.guest.shell.run(fill(add, suite=choice.suite))
-            self._refresh(say)
-            self._run_installer(fill(command, packages=shlex.quote(choice.package), suite=choice.suite), say)
+            self._refresh(report)
+            self._run_installer(fill(command, packages=shlex.quote(choice.package), suite=choice.suite), report)
         else:
-            self.install((choice.package,), say=say)
+            self.install((choice.package,), report=report)
 
     def kernel_config(self, release: str) -> str:
         """Return the kexec and dump options of an installed kernel's configuration; empty without one."""
@@ -295,14 +290,14 @@ class KdumpService:
             raise UsageError(f"the family {self.family.name} has no way to choose {what} here")
         return str(command)
 
-    def _refresh(self, say: Say) -> None:
+    def _refresh(self, report: Report) -> None:
         if command := self.family.commands.refresh:
-            self._run_installer(command, say)
+            self._run_installer(command, report)
 
-    def _run_installer(self, command: str, say: Say) -> None:
+    def _run_installer(self, command: str, report: Report) -> None:
         """Run a long command and show its last line meanwhile; raise UsageError when the package does not exist."""
         timeout_s = INSTALL_TIMEOUT_S * self.guest.factor
-        result = self.guest.shell.run(command, timeout_s=timeout_s, check=False, on_line=say)
+        result = self.guest.shell.run(command, timeout_s=timeout_s, check=False, on_line=report)
         if result.ok:
             return
         lines = [line.strip() for line in f"{result.out}\n{result.err}".splitlines() if line.strip()]
@@ -387,7 +382,7 @@ class KdumpService:
         steps = (fill(bootloader.reserve, arguments=self.boot_arguments(crashkernel)), also)
         return " && ".join(step.strip() for step in steps if step)
 
-    def reserve_and_build(self, crashkernel: str | None, *, kernel: str | None = None, say: Say = _silent) -> str:
+    def reserve_and_build(self, crashkernel: str | None, *, kernel: str | None = None, report: Report = _silent) -> str:
         """Update the boot loader and build the capture initramfs, with the guest's own tools, side by side.
 
         kernel is the release to build for; the running one unless said. Returns what was said; NotArmed quotes a build
@@ -404,7 +399,7 @@ class KdumpService:
             " wait $reserve || { reserved=$?; cat /tmp/reserve.log; exit $reserved; };"
             f' [ $built = 0 ] || {{ echo "[status $built]"; exit {_NOT_BUILT}; }}; cat /tmp/reserve.log'
         )
-        made = self.guest.shell.run(script, timeout_s=BUILD_TIMEOUT_S * self.guest.factor, check=False, on_line=say)
+        made = self.guest.shell.run(script, timeout_s=BUILD_TIMEOUT_S * self.guest.factor, check=False, on_line=report)
         if made.status == _NOT_BUILT:
             reason = f"kdump is not armed: {build!r} failed: {_last_words(made.out)}"
             raise NotArmed(reason, said=made.out.strip())
@@ -522,8 +517,8 @@ class KdumpService:
 
     def _has_a_job(self) -> bool:
         """Whether the service is starting, or will as soon as others have: until then it is merely inactive."""
-        told = self.guest.shell.run("systemctl list-jobs --no-legend %s", self.family.service, check=False)
-        return bool(told.out.strip())
+        jobs = self.guest.shell.run("systemctl list-jobs --no-legend %s", self.family.service, check=False)
+        return bool(jobs.out.strip())
 
     def _service_state(self) -> str:
         return self.guest.shell.run("systemctl is-active %s", self.family.service, check=False).out.strip()

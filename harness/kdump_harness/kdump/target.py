@@ -110,19 +110,19 @@ class Target:
 
     # ------------------------------------------------------------ before the crash
 
-    def configure(self, guest: Guest, stack: KdumpService) -> bool:
+    def configure(self, guest: Guest, service: KdumpService) -> bool:
         """Prepare the target and configure kdump for it; return whether the guest's configuration was changed."""
         if self.name in ON_DISK:
             self._mount(guest.shell)
         elif self.name in ON_SERVER:
             self._introduce(guest.shell)
-        self._before = stack.original_directory()
+        self._before = service.original_directory()
         words = {"before": self._before, "mount": MOUNT, "key": KEY}
         if self._server is not None:
             words |= {"host": self._server.name, "user": self._server.user, "directory": self._server.directory}
-        wanted = stack.family.targets[self.name].settings
-        known = {setting for target in stack.family.targets.values() for setting in target.settings}
-        changed = stack.configure(
+        wanted = service.family.targets[self.name].settings
+        known = {setting for target in service.family.targets.values() for setting in target.settings}
+        changed = service.configure(
             {setting: fill(wanted[setting], **words) if setting in wanted else None for setting in sorted(known)}
         )
         if self.name == "ssh":
