@@ -6,7 +6,7 @@ import gzip
 
 import numpy as np
 import pytest
-from kdump_harness.kdump.page_flags import classify, dropped_by, from_flags, from_meminfo
+from kdump_harness.kdump.page_flags import classify, from_flags, from_meminfo, names_dropped_by
 
 BIT = {
     "lru": 1 << 5, "slab": 1 << 7, "buddy": 1 << 10, "anon": 1 << 12, "swapcache": 1 << 13, "swapbacked": 1 << 14,
@@ -71,7 +71,7 @@ def test_a_mask_reaches_as_far_as_the_dump_does() -> None:
     ],
 )
 def test_what_a_level_drops(level: int, classes: set[str]) -> None:
-    assert set(dropped_by(level)) == classes
+    assert set(names_dropped_by(level)) == classes
 
 
 def test_packed_flags_are_read() -> None:

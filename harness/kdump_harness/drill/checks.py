@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from ..base.verdict import Verdict
-from ..kdump.page_flags import ZERO_BIT, MemoryState, dropped_by
+from ..kdump.page_flags import ZERO_BIT, MemoryState, names_dropped_by
 from ..kdump.service import GuestState
 from ..kdump.target import FoundFile
 from ..kdump.trigger import Trigger
@@ -246,7 +246,7 @@ def check_pages(verdict: Verdict, vmcore: Vmcore, found: Inspection, facts: Cras
     """
     memory, level = facts.memory, facts.level
     total, kept = vmcore.pages_total, vmcore.pages_kept
-    dropped = dropped_by(level)
+    dropped = names_dropped_by(level)
     droppable = {name: memory.pages[name] for name in dropped}
     # Pages that were free before prove nothing where the crash itself fills the memory; then only the dump counts.
     moved = facts.trigger.memory_moves

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ..vmcore.classes import PageClass, dropped_by
+
 # Bits of /proc/kpageflags. PRIVATE is among those meant for kernel developers, and has been stable since 2.6.31.
 _LRU, _SLAB, _BUDDY, _ANON, _SWAPCACHE, _HUGE, _PGTABLE = 5, 7, 10, 12, 13, 17, 26
 _NOPAGE, _PRIVATE = 20, 35
@@ -25,12 +27,18 @@ FREE, CACHE, PRIVATE, USER, KERNEL = "free", "cache", "private cache", "user", "
 CLASSES = (KERNEL, FREE, CACHE, PRIVATE, USER)
 # Bits of makedumpfile's -d (makedumpfile(8)); bit 0, zero pages, goes by content and is in every class.
 ZERO_BIT = 1
-_DROPPED_BY = {CACHE: 2 | 4, PRIVATE: 4, USER: 8, FREE: 16}
+_PAGE_CLASSES = {
+    CACHE: PageClass.CACHE,
+    PRIVATE: PageClass.CACHE_PRIVATE,
+    USER: PageClass.USER,
+    FREE: PageClass.FREE,
+}
 
 
-def dropped_by(level: int) -> tuple[str, ...]:
-    """The classes that a dump level leaves out."""
-    return tuple(name for name, bits in _DROPPED_BY.items() if level & bits)
+def names_dropped_by(level: int) -> tuple[str, ...]:
+    """Return the names of the classes that a dump level leaves out."""
+    dropped = dropped_by(level)
+    return tuple(name for name, page_class in _PAGE_CLASSES.items() if page_class in dropped)
 
 
 @dataclass(frozen=True, kw_only=True)
