@@ -24,14 +24,14 @@ RULES = {
 }
 # The number of violations today. A change may not add any; lower the number when it removes some.
 ALLOWED = {
-    "relative clause as subject": 182,
-    "is no X": 174,
-    "told, tell": 171,
-    "we, us, ours": 68,
-    "somebody": 71,
-    "of ours, of its own": 47,
-    "goes on": 28,
-    "beside": 24,
+    "relative clause as subject": 0,
+    "is no X": 7,
+    "told, tell": 1,
+    "we, us, ours": 2,
+    "somebody": 3,
+    "of ours, of its own": 4,
+    "goes on": 0,
+    "beside": 1,
 }
 
 

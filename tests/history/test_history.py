@@ -400,7 +400,7 @@ def test_a_newer_and_a_foreign_file_are_refused(tmp_path: Path) -> None:
     other = tmp_path / "other.sqlite"
     with History(other) as past:
         past._database.run("PRAGMA application_id = 7")
-    with pytest.raises(UsageError, match="none of this kind"):
+    with pytest.raises(UsageError, match="a database of another kind"):
         History(other)
 
 

@@ -289,7 +289,10 @@ def test_a_run_during_another_run_is_skipped(tmp_path: Path, capsys: pytest.Capt
         (["install", "debian-12", "--print", "--options", "'"], '--options "\'": No closing quotation'),
         (["install", "debian-12", "--print", "--delay", "x"], "invalid --delay: got 'x'"),
         (["install", "debian-12", "--print", "--name", "a/b"], "invalid name of a unit: got 'a/b'"),
-        (["run", "debian-12", "--metrics", "m", "--history", "none"], "--metrics are made of the history"),
+        (
+            ["run", "debian-12", "--metrics", "m", "--history", "none"],
+            "--metrics needs a history, but --history none disables it",
+        ),
         (["run", "debian-12", "--metrics", "no-such/m.prom"], "no-such/m.prom cannot be written"),
     ],
 )
