@@ -143,7 +143,7 @@ def run_matrix(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> An
         pytester.makepyfile(test_some=scenarios)
         apart = "-n" in arguments or "KeyboardInterrupt" in scenarios
         take = pytester.runpytest_subprocess if apart else pytester.runpytest_inprocess
-        result = take("-p", "no:cacheprovider", "--junitxml=junit.xml", *arguments)
+        result = take("-p", "no:cacheprovider", "-p", "no:randomly", "--junitxml=junit.xml", *arguments)
         named = [argument.partition("=")[2] for argument in arguments if argument.startswith("--matrix=")]
         return Outcomes(result, pytester.path, pytester.path / named[0] if named else None)
 

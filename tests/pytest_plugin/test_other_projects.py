@@ -44,7 +44,7 @@ def test_no_driver_is_imported_before_a_scenario_needs_it(tmp_path: Path) -> Non
 import sys, pytest
 from _pytest.config import get_config
 config = get_config()
-config.parse([])
+config.parse(["-p", "no:randomly"])  # which imports numpy
 config._do_configure()
 assert config.pluginmanager.has_plugin("kdump_harness.pytest_plugin.fixtures")
 print(*sorted({"libvirt", "paramiko", "numpy", "pexpect", "matplotlib", "sqlite3", "rich"} & set(sys.modules)))
