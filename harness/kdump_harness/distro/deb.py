@@ -18,7 +18,8 @@ from typing import BinaryIO, Protocol, cast
 
 import zstandard
 
-MIB = 1 << 20
+from ..base.units import MIB
+
 AR_MAGIC = b"!<arch>\n"
 CHUNK_BYTES = 1 << 16
 CONTROL_MAX_BYTES = 8 * MIB  # with md5sums and scripts

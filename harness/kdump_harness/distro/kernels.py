@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..base.errors import UsageError
+from ..base.units import MIB
 from .deb import ArchiveMember, write_deb
 
-MIB = 1 << 20
 CONFIG_MAX_BYTES = 4 * MIB
 MODULES_MAX_MIB = 2048  # of a disk that holds a system, an initramfs of the modules, and dumps
 

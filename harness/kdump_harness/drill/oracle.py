@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..base.units import MIB
 from ..vmcore import LevelViolations, NotInDump, PageClass, Tally, Vmcore, VmcoreError, classify
 
-MIB = 1 << 20
 FIRST_MIB_FRAMES = MIB // 4096
 LISTED_MAX = 100  # differing frames are listed one by one up to this many
 _EVERY_PAGES = 2048  # between two reports of progress
@@ -25,7 +25,7 @@ Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
-class Difference:
+class FrameDifference:
     """One page frame whose content is not what the hypervisor saw."""
 
     pfn: int
@@ -39,7 +39,7 @@ class OracleResult:
     """How a vmcore and the hypervisor's picture of the memory differ."""
 
     compared: int
-    differences: tuple[Difference, ...]
+    differences: tuple[FrameDifference, ...]
     unexplained: int
     absent: int  # pages of the vmcore in frames that the hypervisor does not have
     dropped: int
@@ -75,7 +75,7 @@ def compare(vmcore: Vmcore, memory: Vmcore, *, progress: Progress | None = None)
     kept = _frames(vmcore.kept_bitmap(), vmcore.max_pfn)
     ram = _frames(vmcore.ram_bitmap(), vmcore.max_pfn)
     dropped = np.setdiff1d(ram, kept, assume_unique=True)
-    differences: list[Difference] = []
+    differences: list[FrameDifference] = []
     compared = absent = unreadable = empty = 0
     zeros = bytes(vmcore.page_size)
     total = len(kept) + len(dropped)
@@ -143,9 +143,9 @@ def _frames(bitmap: NDArray[np.uint8], frames: int) -> NDArray[np.intp]:
     return np.flatnonzero(np.unpackbits(bitmap, bitorder="little")[:frames])
 
 
-def _difference(pfn: int, ours: bytes, theirs: bytes) -> Difference:
+def _difference(pfn: int, ours: bytes, theirs: bytes) -> FrameDifference:
     where = np.flatnonzero(np.frombuffer(ours, dtype=np.uint8) != np.frombuffer(theirs, dtype=np.uint8))
-    return Difference(pfn, len(where), int(where[0]), _reason(pfn))
+    return FrameDifference(pfn, len(where), int(where[0]), _reason(pfn))
 
 
 def _reason(pfn: int) -> str | None:

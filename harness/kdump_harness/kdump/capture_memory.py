@@ -12,7 +12,8 @@ from .service import KdumpService
 
 # Written by the program of the family's [measure] table to the capture kernel's log.
 _LEFT = re.compile(r"kdump-harness: capture memory: total (\d+) kB, left (\d+) kB")
-_CAPTURE = re.compile(r"[Cc]ommand line: .*\belfcorehdr=")
+# kexec_file_load hands over "elfcorehdr=0x...", kexec_load "elfcorehdr=...K".
+CAPTURE_COMMAND_LINE = re.compile(r"[Cc]ommand line: .*\belfcorehdr=")
 # mm/mm_init.c (mem_init_print_info), of the kernel that starts. More than the "available" memory becomes free later.
 _AT_START = re.compile(r"Memory: \d+K/(\d+)K available \(.*?, (\d+)K reserved")
 _MOST = 1 << 32  # KiB; what is larger was damaged on the line
@@ -48,7 +49,7 @@ def prepare(guest: Guest, service: KdumpService) -> bool:
 
 def read(console: str) -> CaptureMemory | None:
     """Return the memory that the first capture kernel on a console reported; None without a capture kernel."""
-    began = _CAPTURE.search(console)
+    began = CAPTURE_COMMAND_LINE.search(console)
     if began is None:
         return None
     rest = console[began.start() :]

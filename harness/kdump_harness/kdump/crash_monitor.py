@@ -11,6 +11,7 @@ from ..base.stage import Stage
 from ..distro.family import ConsoleSigns
 from ..vm.console import LOGIN, PANIC, ConsoleLine
 from ..vm.console_signs import find_sign
+from .capture_memory import CAPTURE_COMMAND_LINE
 
 # Unscaled, as for a guest under KVM on an idle machine.
 PANIC_TIMEOUT_S = 15.0  # from the trigger to the panic text
@@ -18,8 +19,6 @@ SILENCE_TIMEOUT_S = 20.0  # without one byte: x86 prints nothing between the pan
 TOTAL_TIMEOUT_S = 150.0  # from the panic to the login prompt
 
 _LINUX = re.compile(r"Linux version \d\S+")
-# kexec_file_load hands over "elfcorehdr=0x...", kexec_load "elfcorehdr=...K".
-_CAPTURE_COMMAND_LINE = re.compile(r"[Cc]ommand line: .*\belfcorehdr=")
 _COMMAND_LINE = re.compile(r"[Cc]ommand line: ")
 _DEAD = re.compile(r"---\[ end Kernel panic")
 _RESTART = re.compile(r"reboot: Restarting system|reboot: machine restart|kexec_core: Starting new kernel")
@@ -86,7 +85,7 @@ class CrashMonitor:
             self._reach(Stage.CRASHED)
         elif _LINUX.search(line.text):
             self._kernel_at_s = line.at_s
-        elif self._kernel_at_s is not None and _CAPTURE_COMMAND_LINE.search(line.text):
+        elif self._kernel_at_s is not None and CAPTURE_COMMAND_LINE.search(line.text):
             # From an NMI the kernel jumps before its words have reached the console; the dump's own log has them.
             self.clock.mark("panic", self._kernel_at_s)
             self._reach(Stage.CRASHED)
@@ -95,7 +94,7 @@ class CrashMonitor:
     def _after_panic(self, line: ConsoleLine) -> None:
         if _LINUX.search(line.text):
             self._kernel_at_s = line.at_s
-        elif _CAPTURE_COMMAND_LINE.search(line.text) or self._capturing.search(line.text):
+        elif CAPTURE_COMMAND_LINE.search(line.text) or self._capturing.search(line.text):
             self._capture_starts(line.at_s)
         elif _POWER_DOWN.search(line.text):
             self.hopeless = "the guest powered off after the panic"
@@ -154,7 +153,7 @@ class CrashMonitor:
         text = line.text
         if not self.restart_seen and _COMMAND_LINE.search(text):
             assert self._kernel_at_s is not None
-            if _CAPTURE_COMMAND_LINE.search(text):
+            if CAPTURE_COMMAND_LINE.search(text):
                 self._capture_starts(self._kernel_at_s)
             else:
                 self._restarts(self._kernel_at_s)

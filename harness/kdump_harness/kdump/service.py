@@ -11,13 +11,13 @@ from pathlib import PurePosixPath
 
 from ..base.clock import poll
 from ..base.errors import CommandFailed, NotArmed, UsageError, WaitedInVain
+from ..base.units import MIB
 from ..distro.config_file import Collection
 from ..distro.crashkernel import Reservation
 from ..distro.family import COMPRESS_FLAGS, MAX_LEVEL, Family, choose_release, fill
 from ..distro.packages import GUEST_PLACE, KernelChoice, LocalPackage, PackageChoice, refusal
 from ..vm.guest import Guest
 
-MIB = 1 << 20
 # Unscaled, as for a guest under KVM.
 INSTALL_TIMEOUT_S = 300.0
 BUILD_TIMEOUT_S = 300.0  # dracut on a busy host; what fails ends by itself

@@ -53,7 +53,7 @@ class TimelineBar:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Drill:
+class DrillRow:
     """One drill with all details."""
 
     run: RecordedRun
@@ -92,11 +92,11 @@ class Report:
     cells: Mapping[tuple[str, str], MatrixCell]
     worse: tuple[tuple[RecordedRun, Regression], ...]
     issues: tuple[Issue, ...]
-    drills: tuple[Drill, ...]
+    drills: tuple[DrillRow, ...]
     charts: tuple[str, ...]
 
     @property
-    def failing(self) -> tuple[Drill, ...]:
+    def failing(self) -> tuple[DrillRow, ...]:
         """Last drills of their cells that are not verified."""
         last = {cell.last.number for cell in self.cells.values()}
         return tuple(drill for drill in self.drills if drill.run.number in last and not drill.run.ok)
@@ -134,7 +134,7 @@ def gather(history: History, *, images: Sequence[str], days: int | None, drills:
     )
 
 
-def _worse(drills: Iterable[Drill]) -> Iterator[tuple[RecordedRun, Regression]]:
+def _worse(drills: Iterable[DrillRow]) -> Iterator[tuple[RecordedRun, Regression]]:
     """Yield the regressions of the newest drill of each series."""
     seen: set[str] = set()
     for drill in drills:
@@ -153,9 +153,9 @@ def _cells(crashes: Sequence[RecordedRun], column_of: Mapping[int, str]) -> dict
     }
 
 
-def _drill(history: History, run: RecordedRun) -> Drill:
+def _drill(history: History, run: RecordedRun) -> DrillRow:
     verdict = defaultdict(lambda: None, history.result(run))  # an old verdict may lack keys
-    return Drill(
+    return DrillRow(
         run=run,
         verdict=verdict,
         phases=_timeline(verdict.get("phases_s") or {}),

@@ -14,14 +14,14 @@ import os
 import random
 import re
 import shutil
-import subprocess
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...base.errors import NoVerdict
+from ...base.errors import CommandFailed, NoVerdict
 from ...images.state import OVERLAYS, State, remove_tree
+from ...vm.hosts.qemu_img import qemu_img
 
 MIB = 1 << 20
 PIECE_BYTES = 4 * MIB
@@ -219,10 +219,10 @@ def _rebase(state: State, disk: Path, old: object, base: str) -> dict[str, Any]:
 
 
 def _qemu_img(*arguments: str) -> str:
-    made = subprocess.run(["qemu-img", *arguments], capture_output=True, text=True, check=False)
-    if made.returncode != 0:
-        raise NoCopy(f"qemu-img: {made.stderr.strip()[:200]}")
-    return made.stdout
+    try:
+        return qemu_img(*arguments)
+    except CommandFailed as error:
+        raise NoCopy(str(error)[:200]) from None
 
 
 def shuffled(holders: Mapping[str, Any] | None, me: str) -> list[str]:
