@@ -6,11 +6,14 @@ import os
 import struct
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 from kdump_harness.base.errors import UsageError
 from kdump_harness.vmcore import Inspection, Unreadable, VmcoreError, inspect, open_vmcore
+from kdump_harness.vmcore.formats import descriptors, intervals, source
+from kdump_harness.vmcore.formats.notes import parse
 from vmcore_factory import FLAGS, PAGE, VMCOREINFO, Kdump, elf, flat_stream, flatten, note, text_page
 
 SAMPLES = Path(__file__).parents[1] / "data" / "vmcore"
@@ -219,12 +222,48 @@ def test_a_flattened_stream_without_end_marker_is_reported(inspect_bytes):
 
 
 @pytest.mark.parametrize(
-    ("offset", "size"), [(-5, 10), (10, -5), (1 << 62, 1 << 62), (0, 1 << 60), (2**63 - 1, 2**63 - 1), (-1, 0)]
+    ("offset", "size"),
+    [(-5, 10), (10, -5), (1 << 62, 1 << 62), (0, 1 << 60), (2**63 - 1, 2**63 - 1), (-1, 0), (0, 0), (9, 0)],
 )
 def test_an_impossible_segment_is_reported(inspect_bytes, offset, size):
     stream = flatten(SOUND, 1000)
     result = inspect_bytes(stream[:-16] + struct.pack(">qq", offset, size) + b"\xff" * 16)
     assert kinds(result) & {"segment", "truncated"}
+
+
+def test_a_tail_of_zeros_ends_a_stream_at_once(tmp_path):
+    """A full disk leaves one; a walk of 16 bytes a step through it would take hours."""
+    path = tmp_path / "vmcore"
+    path.write_bytes(flatten(SOUND, 1000)[:-16])
+    length = path.stat().st_size
+    os.truncate(path, 100 << 30)
+    started_s = time.process_time()
+    assert [(damage.kind, damage.offset) for damage in inspect(path).damage] == [("segment", length)]
+    assert time.process_time() - started_s < 1
+
+
+@pytest.mark.parametrize("step", [1, 0])
+def test_a_stream_of_too_many_segments_is_refused_with_the_remedy(tmp_path, monkeypatch, step):
+    """Segments one after the other need an index; segments at the same place need a sweep as well."""
+    monkeypatch.setattr(*((source, "MAX_SEGMENTS", 99) if step else (intervals, "MAX_OVERLAPPING", 99)))
+    path = tmp_path / "vmcore"
+    path.write_bytes(flat_stream([(number * step, b"x") for number in range(100)]))
+    with pytest.raises(Unreadable, match=r"makedumpfile -R" if step else "overlap") as caught:
+        open_vmcore(path)
+    assert caught.value.damage.kind == "unsupported"
+
+
+def test_notes_without_an_end_are_not_walked_for_ever():
+    found = parse(note(b"CORE", 1, b"") * (1 << 17))
+    assert (found.cpus, found.broken_at) == (1 << 16, 20 << 16)
+
+
+def test_descriptors_behind_the_end_of_the_file_are_not_looked_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(descriptors, "AT_ONCE", 4)
+    path = tmp_path / "vmcore"
+    path.write_bytes(SOUND[: TABLE + 24 * 6])
+    with open_vmcore(path) as vmcore:
+        assert [len(table) for _, table in descriptors.tables(vmcore.kdumps[0])] == [4, 2]
 
 
 def test_a_segment_far_away_allocates_nothing(inspect_bytes):

@@ -93,7 +93,7 @@ def test_segments_of_a_flattened_stream_may_come_in_any_order(dump, order):
 def test_a_later_segment_wins_over_an_earlier_one(dump):
     data = Kdump().build()
     at = data.index(b"Linux")
-    segments = [(0, data[:at] + b"Minix" + data[at + 5 :]), (at, b"Linux"), (at, b""), (at + 1, b"inux")]
+    segments = [(0, data[:at] + b"Minix" + data[at + 5 :]), (at, b"Linux"), (at + 1, b"inux")]
     with open_vmcore(dump(flat_stream(segments))) as vmcore:
         assert vmcore.flattened.overlapping == 3
         assert vmcore.sources[0].read(0, len(data)) == data

@@ -6,7 +6,7 @@ import struct
 from pathlib import Path
 
 import pytest
-from kdump_harness.vmcore import NotInDump, VmcoreError, inspect, open_vmcore
+from kdump_harness.vmcore import NotInDump, VmcoreError, dmesg, inspect, open_vmcore
 from kdump_harness.vmcore.dmesg import panic_line
 from kdump_harness.vmcore.formats.vmcoreinfo import Vmcoreinfo
 from kdump_harness.vmcore.memory import translator
@@ -87,6 +87,14 @@ def test_a_broken_record_buffer_ends(tmp_path, first, following):
     path.write_bytes(old_dump(bytes([1]) * PAGE, first, following).build())
     with open_vmcore(path) as vmcore:
         assert isinstance(vmcore.dmesg(), str)
+
+
+def test_a_log_of_empty_records_ends(tmp_path, monkeypatch):
+    monkeypatch.setattr(dmesg, "_MAX_RECORDS", 20)
+    path = tmp_path / "vmcore"
+    path.write_bytes(old_dump(old_record(0, b"") * 250 + bytes(96), 0, 4000).build())
+    with open_vmcore(path) as vmcore:
+        assert len(vmcore.dmesg().splitlines()) == 20
 
 
 def test_a_dump_without_log_says_so(tmp_path):

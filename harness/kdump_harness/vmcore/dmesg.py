@@ -34,9 +34,10 @@ def kernel_log(info: Vmcoreinfo, read: ReadKernel, *, last: int | None = None) -
     total = 0
     for ts_nsec, text in records:
         stamp = f"[{ts_nsec // 10**9:5d}.{ts_nsec % 10**9 // 1000:06d}] "
-        lines += [stamp + _printable(line) for line in text.split(b"\n")]
-        total += len(text)
-        if total > MAX_TEXT_BYTES:
+        added = [stamp + _printable(line) for line in text.split(b"\n")]
+        lines += added
+        total += len(text) + len(stamp) * len(added)
+        if total > MAX_TEXT_BYTES or len(lines) > _MAX_RECORDS:
             break
     return "".join(line + "\n" for line in lines)
 
@@ -113,15 +114,17 @@ def _ring_buffer(info: Vmcoreinfo, read: ReadKernel, last: int) -> Iterator[tupl
             begin = desc.number("text_blk_lpos", inner=begin_at)
             following = desc.number("text_blk_lpos", inner=next_at)
             about = _Struct(info, read, "printk_info", info_at + slot * info_bytes)
-            text = _block(read, data_at, size_bits, begin, following)[: about.number("text_len", 2)]
-            yield about.number("ts_nsec"), text
+            yield (
+                about.number("ts_nsec"),
+                _block(read, data_at, size_bits, begin, following, about.number("text_len", 2)),
+            )
         except VmcoreError:
             unreadable += 1  # a page of the log is missing or damaged: give the rest
             if unreadable > _MAX_UNREADABLE:
                 break
 
 
-def _block(read: ReadKernel, data_at: int, size_bits: int, begin: int, following: int) -> bytes:
+def _block(read: ReadKernel, data_at: int, size_bits: int, begin: int, following: int, length: int) -> bytes:
     """Return the text of a data block, which begins with the 8 bytes of its descriptor's id."""
     if begin & 1:  # FAILED_LPOS and EMPTY_LINE_LPOS: a record without text
         return b""
@@ -133,7 +136,7 @@ def _block(read: ReadKernel, data_at: int, size_bits: int, begin: int, following
         last = 1 << size_bits
     if last < first + 8:
         return b""
-    return _exactly(read, data_at + first + 8, last - first - 8)
+    return _exactly(read, data_at + first + 8, min(length, last - first - 8))
 
 
 def _record_buffer(info: Vmcoreinfo, read: ReadKernel) -> Iterator[tuple[int, bytes]]:
@@ -146,8 +149,9 @@ def _record_buffer(info: Vmcoreinfo, read: ReadKernel) -> Iterator[tuple[int, by
     header_bytes = _sane_size(info, name)
     if not 0 < buffer_bytes <= 1 << _MAX_BUFFER_BITS:
         raise VmcoreError(f"the kernel log claims {buffer_bytes:,} bytes")
-    walked = 0
-    while at != end and walked <= buffer_bytes:
+    walked = records = 0
+    while at != end and walked <= buffer_bytes and records < _MAX_RECORDS:
+        records += 1
         if at + header_bytes > buffer_bytes:
             break
         record = _Struct(info, read, name, buffer_at + at)

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from ...base.errors import EXIT_FAILED, HarnessError
 
+UNSUPPORTED = "unsupported"  # the kind of what prevents a judgement, and is not damage
+
 
 @dataclass(frozen=True)
 class Damage:

@@ -27,8 +27,12 @@ def tables(part: KdumpFile, first: int = 0, count: int | None = None) -> Iterato
     end = part.descriptors if count is None else first + count
     for start in range(first, end, AT_ONCE):
         at = part.header.descriptor_offset + start * DESCRIPTOR.itemsize
-        raw = part.source.read(at, min(AT_ONCE, end - start) * DESCRIPTOR.itemsize)
-        yield start, np.frombuffer(raw[: len(raw) // DESCRIPTOR.itemsize * DESCRIPTOR.itemsize], dtype=DESCRIPTOR)
+        wanted = min(AT_ONCE, end - start)
+        raw = part.source.read(at, wanted * DESCRIPTOR.itemsize)
+        there = len(raw) // DESCRIPTOR.itemsize
+        yield start, np.frombuffer(raw[: there * DESCRIPTOR.itemsize], dtype=DESCRIPTOR)
+        if there < wanted:
+            break  # bitmaps may claim billions of descriptors behind the end of the file
 
 
 def faults(part: KdumpFile, table: Table, data_offset: int) -> list[tuple[Mask, str]]:

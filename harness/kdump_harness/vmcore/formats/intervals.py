@@ -8,7 +8,12 @@ from array import array
 import numpy as np
 from numpy.typing import NDArray
 
+from .damage import UNSUPPORTED, Damage, Unreadable
+
 Int64s = NDArray[np.int64]
+
+# Writers go back to few places; a sweep over millions of overlapping segments would take minutes.
+MAX_OVERLAPPING = 1 << 18
 
 
 def int64s(values: array[int]) -> Int64s:
@@ -16,7 +21,10 @@ def int64s(values: array[int]) -> Int64s:
 
 
 def disjoint(starts: Int64s, ends: Int64s, places: Int64s) -> tuple[Int64s, Int64s, Int64s, int]:
-    """Return the segments sorted and cut so that none overlap, the later one winning, and how many did overlap."""
+    """Return the segments sorted and cut so that none overlap, the later one winning, and how many did overlap.
+
+    Raise Unreadable where too many overlap.
+    """
     order = np.argsort(starts, kind="stable")
     if not len(order):
         return starts, ends, places, 0
@@ -27,6 +35,8 @@ def disjoint(starts: Int64s, ends: Int64s, places: Int64s) -> tuple[Int64s, Int6
     alone = fresh & np.append(fresh[1:], True)
     if alone.all():
         return begins, ends[order], places[order], 0
+    if len(order) - int(alone.sum()) > MAX_OVERLAPPING:
+        raise Unreadable(Damage(UNSUPPORTED, f"more than {MAX_OVERLAPPING:,} segments of the file overlap"))
     crowd = np.sort(order[~alone])  # back in stream order, so that a higher position means a later write
     cut_starts, cut_ends, cut_places = _cut(starts[crowd], ends[crowd], places[crowd])
     single = order[alone]

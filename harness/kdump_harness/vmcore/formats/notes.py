@@ -7,6 +7,7 @@ from struct import Struct
 
 NT_PRSTATUS = 1
 MAX_BYTES = 64 << 20  # 8,192 CPUs have 3 MiB
+_MAX_NOTES = 1 << 16
 _NOTE = Struct("<III")
 _PRSTATUS_MAX_BYTES = 1024  # 336 on x86_64, 392 on aarch64
 
@@ -27,8 +28,9 @@ def parse(data: bytes) -> Notes:
     prstatus: list[bytes] = []
     vmcoreinfo: bytes | None = None
     vmcoreinfo_at: int | None = None
-    at = 0
-    while at + _NOTE.size <= len(data):
+    at = count = 0
+    while at + _NOTE.size <= len(data) and count < _MAX_NOTES:
+        count += 1
         name_bytes, text_bytes, kind = _NOTE.unpack_from(data, at)
         if name_bytes == 0 and text_bytes == 0:
             break

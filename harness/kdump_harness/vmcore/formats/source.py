@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...base.errors import UsageError
-from .damage import Damage, Unreadable
+from .damage import UNSUPPORTED, Damage, Unreadable
 from .intervals import Int64s, disjoint, int64s, runs
 
 FLAT_SIGNATURE = b"makedumpfile\0\0\0\0"
@@ -25,8 +25,8 @@ _END_RECORD = b"\xff" * 16
 _NO_OFFSET = 1 << 62
 _REST_BYTES = 1 << 20
 
-# makedumpfile writes records of 64 KiB: enough for a stream of 128 GiB, in some 100 MiB of index.
-MAX_SEGMENTS = 1 << 21
+# makedumpfile writes records of 64 KiB, QEMU of 16 KiB: enough for a stream of 128 GiB. The index has 24 bytes each.
+MAX_SEGMENTS = 1 << 23
 
 
 class DumpSource(Protocol):
@@ -165,7 +165,8 @@ class FlattenedFile:
                 self._end_missing(at)
                 break
             offset, length = unpack(record)
-            if offset < 0 or length < 0 or offset > _NO_OFFSET or length > _NO_OFFSET:
+            # No writer makes an empty record. Zeros are what a full disk leaves, and 16 bytes a step they never end.
+            if offset < 0 or length <= 0 or offset > _NO_OFFSET or length > _NO_OFFSET:
                 if record == _END_RECORD:
                     self.trailing_bytes = size - at - 16
                 else:
@@ -173,11 +174,11 @@ class FlattenedFile:
                     self.damage.append(Damage("segment", message, at))
                 break
             at += 16
+            if len(starts) >= MAX_SEGMENTS:
+                message = f"the stream has more than {MAX_SEGMENTS:,} segments (rearrange it with makedumpfile -R)"
+                raise Unreadable(Damage(UNSUPPORTED, message, at))
             there = min(length, size - at)
             if there:
-                if len(starts) >= MAX_SEGMENTS:
-                    message = f"more than {MAX_SEGMENTS:,} segments (rearrange it with makedumpfile -R)"
-                    raise Unreadable(Damage("unsupported", message, at))
                 starts.append(offset)
                 ends.append(offset + there)
                 places.append(at)
