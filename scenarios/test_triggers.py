@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from kdump_harness.drill.session import Session
+from kdump_harness.kdump.service import KdumpService
 from kdump_harness.kdump.trigger import load_triggers
 from kdump_harness.pytest_plugin import Verdict, pin_trigger
+from kdump_harness.vm.guest import Guest
 from kdump_harness.vm.run import Machine, Run
 
 TRIGGERS = load_triggers().values()
@@ -46,6 +50,22 @@ def test_a_second_crash_is_dumped_like_the_first(drill_session: Callable[..., Se
     assert first.dump is not None
     assert second.dump is not None
     assert first.dump["path"] != second.dump["path"]
+
+
+def test_a_panic_with_notifiers_before_the_capture_kernel(drill: Callable[..., Verdict]) -> None:
+    """With crash_kexec_post_notifiers the hypervisor hears of the panic first, and the capture kernel still runs."""
+
+    def run_notifiers_first(guest: Guest, _service: KdumpService) -> None:
+        guest.shell.run("modprobe -a pvpanic_mmio || modprobe pvpanic")
+        guest.shell.run("echo Y > /sys/module/kernel/parameters/crash_kexec_post_notifiers")
+
+    verdict = drill(before_crash=run_notifiers_first)
+    assert verdict.verified, verdict.explain()
+    assert verdict.evidence is not None
+    events = Path(verdict.evidence, "events.jsonl").read_text(encoding="utf-8").splitlines()
+    seen = [record.get("what", record["event"]) for record in map(json.loads, events)]
+    assert seen.index("trigger") < seen.index("crashed/crashloaded"), seen
+    assert "crashed/panicked" not in seen, seen
 
 
 def test_two_guests_crash_at_the_same_moment(drill: Callable[..., Verdict], harness_run: Run) -> None:

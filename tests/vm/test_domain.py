@@ -15,8 +15,8 @@ from kdump_harness.images.catalog import CPU_LEVELS
 from kdump_harness.images.state import RunDirectory, State
 from kdump_harness.vm.hosts import qemu_img
 from kdump_harness.vm.hosts.local_host import LocalHost
-from kdump_harness.vm.hypervisor.connection import Hypervisor, default_uri
-from kdump_harness.vm.hypervisor.domain import DomainEvents
+from kdump_harness.vm.hypervisor.connection import Hypervisor, default_uri, event_name
+from kdump_harness.vm.hypervisor.domain import CRASHLOADED, PANICKED, DomainEvents
 from kdump_harness.vm.hypervisor.domain_xml import Disk, DomainSpec, Layer
 from kdump_harness.vm.run import Machine, Options, Run
 
@@ -200,14 +200,26 @@ def test_a_panic_is_seen_and_nothing_but_the_guest_restarts_it() -> None:
     assert attribute(root, "./devices/serial/target", "port") == "0"
 
 
-def test_events_are_found_by_their_beginning_and_passed_on() -> None:
+def test_events_are_found_by_kind_or_detail_and_passed_on() -> None:
     told: list[str] = []
     events = DomainEvents(listener=told.append)
-    for what in ("started/0", "reboot", "stopped/5", "reboot"):
+    for what in ("started/0", "reboot", "stopped/5", "crashed/crashloaded", "reboot"):
         events.add(what)
     assert events.has("stopped")
-    assert not events.has("crashed")
-    assert told == ["started/0", "reboot", "stopped/5", "reboot"]
+    assert events.has("stopped/5")
+    assert not events.has("stopped/0")
+    assert not events.has("stop")
+    assert events.has("crashed")
+    assert not events.has(PANICKED)
+    assert told == ["started/0", "reboot", "stopped/5", "crashed/crashloaded", "reboot"]
+    assert events.first_s("reboot") == events.seen[1][0]
+    assert events.first_s("reboot", since_s=events.seen[-1][0] + 1) is None
+
+
+def test_the_detail_of_a_panic_event_is_named() -> None:
+    """libvirt/libvirt-domain.h: VIR_DOMAIN_EVENT_CRASHED is 8; its details are 0 and 1."""
+    assert [event_name(8, detail) for detail in (0, 1, 2)] == [PANICKED, CRASHLOADED, "crashed/2"]
+    assert [event_name(5, 1), event_name(99, 0)] == ["stopped/1", "99/0"]
 
 
 @pytest.mark.parametrize(

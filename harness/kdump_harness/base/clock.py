@@ -131,7 +131,7 @@ class PhaseClock:
     """Named moments of a drill, in seconds since the clock was made."""
 
     def __init__(self) -> None:
-        self._zero_s = now_s()
+        self.zero_s = now_s()
         self._held: list[tuple[float, float]] = []  # when a hold ended, and how long it was
         self.marks_s: dict[str, float] = {}
 
@@ -140,7 +140,7 @@ class PhaseClock:
         return self._moment(now_s())
 
     def _moment(self, at_s: float) -> float:
-        return at_s - self._zero_s - sum(length_s for end_s, length_s in self._held if end_s <= at_s)
+        return at_s - self.zero_s - sum(length_s for end_s, length_s in self._held if end_s <= at_s)
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:

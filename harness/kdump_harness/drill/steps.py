@@ -24,6 +24,7 @@ from ..kdump.service import GuestState, KdumpService
 from ..kdump.target import Files, FoundFile, ShellFiles, find_target
 from ..vm.console import ConsoleLine
 from ..vm.guest import Guest
+from ..vm.hypervisor.domain import PANICKED
 from . import checks
 from .checks import CrashFacts
 from .clone import family_of
@@ -33,7 +34,6 @@ from .judgement import DrillRecord
 from .plan import COPY_MIB, MIB, REBOOT_BUDGET_S, SAVED
 
 _TICK_S = 0.5
-LAST_WORDS_S = 1.0
 # Usual seconds of each step of an emulated drill; only for the progress line.
 _USUAL_S = {"the capture kernel": 10, "the capture kernel to save the vmcore": 40, "the login prompt": 60}
 
@@ -228,6 +228,7 @@ class Drill(DrillRecord):
         if self.plan.on_trigger is not None:
             self.plan.on_trigger(guest)
         monitor = CrashMonitor(service.family.console, self.trigger.panic, self.clock, on_change=self.reach)
+        monitor.loaded = before.loaded and not self.trigger.while_booting
         monitor.stage = self.verdict.reached if self.verdict.reached >= Stage.ARMED else Stage.ARMED
         if self.trigger.while_booting:
             with self.progress.step("waiting for the guest to reboot"):
@@ -278,17 +279,23 @@ class Drill(DrillRecord):
                     self.progress.detail(monitor.progress)
                     if monitor.hopeless:
                         return monitor.hopeless
-                    if guest.domain.events.has("crashed"):
-                        # The event is quicker than the serial line, whose last words are still on their way.
-                        with contextlib.suppress(ConsoleLost):
-                            while (line := guest.console.read_line(timeout_s=LAST_WORDS_S)) is not None:
-                                monitor.feed(line)
-                        if monitor.capture_seen:
-                            return monitor.hopeless or "the hypervisor saw the capture kernel panic (pvpanic)"
-                        return "the hypervisor saw the guest panic for good (pvpanic): no capture kernel was loaded"
-                    if stopped := self._too_late(guest, monitor):
+                    self._let_panic_end(guest)
+                    silent_s = guest.console.silent_s
+                    if stopped := monitor.why_panicked(silent_s) or self._too_late(guest, monitor):
                         return stopped
         return None
+
+    def _let_panic_end(self, guest: Guest) -> None:
+        """Resume a guest that the hypervisor paused because it panicked for good (pvpanic).
+
+        A machine without that device goes on as well: to its pstore record and its last words.
+        """
+        at_s = guest.domain.events.first_s(PANICKED, since_s=self.clock.zero_s)
+        if at_s is None or "panicked" in self.clock.marks_s:
+            return
+        self.clock.mark("panicked", at_s)
+        with contextlib.suppress(GuestError):  # it is gone, or was resumed by a user
+            guest.domain.resume()
 
     def _is_enough(self, monitor: CrashMonitor) -> bool:
         """Whether the guest may be switched off: the capture kernel has written all that it will, and restarts."""

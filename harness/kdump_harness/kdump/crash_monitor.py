@@ -17,6 +17,7 @@ from .capture_memory import CAPTURE_COMMAND_LINE
 PANIC_TIMEOUT_S = 15.0  # from the trigger to the panic text
 SILENCE_TIMEOUT_S = 20.0  # without one byte: x86 prints nothing between the panic and the capture kernel
 TOTAL_TIMEOUT_S = 150.0  # from the panic to the login prompt
+LAST_WORDS_S = 5.0  # of silence after a panic that the hypervisor reported; enough for a pstore record, too
 
 _LINUX = re.compile(r"Linux version \d\S+")
 _COMMAND_LINE = re.compile(r"[Cc]ommand line: ")
@@ -39,6 +40,7 @@ class CrashMonitor:
     panic_text: str | None = None
     hopeless: str | None = None  # why nothing more can come
     failed: str | None = None  # kdump's own words that the dump failed; the guest may still come back
+    loaded: bool = True  # whether a capture kernel was loaded before the trigger
     done: bool = False  # the login prompt of the next boot was seen
     capture_seen: bool = False
     restart_seen: bool = False
@@ -173,6 +175,21 @@ class CrashMonitor:
     def _logged_in(self, at_s: float) -> None:
         self.clock.mark("login", at_s)
         self.done = True
+
+    def why_panicked(self, silent_s: float) -> str | None:
+        """Return why nothing can follow a panic that the hypervisor reported (the mark panicked), if nothing can.
+
+        The event says that no capture kernel is loaded. Drivers before Linux 5.6 know no other event, so the word of a
+        guest that had one loaded is its console.
+        """
+        if "panicked" not in self.clock.marks_s or (silent_s < LAST_WORDS_S and not self.restart_seen):
+            return None
+        if self.capture_seen:
+            into_capture_s = self.clock.between_s("capture", "panicked") or 0.0
+            return "the hypervisor saw the capture kernel panic (pvpanic)" if into_capture_s > 0 else None
+        if self.loaded:
+            return None
+        return "the hypervisor saw the guest panic for good (pvpanic): no capture kernel was loaded"
 
     def waiting_for(self) -> str:
         """Return the subject of the next deadline, for progress and messages."""

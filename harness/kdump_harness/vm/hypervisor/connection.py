@@ -18,7 +18,7 @@ from ...base.clock import poll
 from ...base.errors import HostError, UsageError, WaitedInVain
 from ...images.state import is_held
 from .byte_queue import ByteQueue
-from .domain import Domain, DomainEvents
+from .domain import CRASHLOADED, PANICKED, Domain, DomainEvents
 from .domain_xml import NETWORK, DomainSpec, Nic, SavedDomain
 from .libvirt_call import first_line, in_background
 from .source_domain import SourceDomain
@@ -36,6 +36,10 @@ _EVENTS = {
     libvirt.VIR_DOMAIN_EVENT_STOPPED: "stopped",
     libvirt.VIR_DOMAIN_EVENT_SHUTDOWN: "shutdown",
     libvirt.VIR_DOMAIN_EVENT_CRASHED: "crashed",
+}
+_CRASHES = {
+    libvirt.VIR_DOMAIN_EVENT_CRASHED_PANICKED: PANICKED,
+    libvirt.VIR_DOMAIN_EVENT_CRASHED_CRASHLOADED: CRASHLOADED,
 }
 # Features that each x86-64 level adds, by libvirt's names; xsave stands for OSXSAVE, which the system sets.
 _LEVEL_FEATURES = {
@@ -308,7 +312,7 @@ class Hypervisor:
         """Collect the lifecycle events of a domain."""
 
         def lifecycle(_c: object, _d: object, event: int, detail: int, _o: object) -> None:
-            events.add(f"{_EVENTS.get(event, str(event))}/{detail}")
+            events.add(event_name(event, detail))
 
         def reboot(_c: object, _d: object, _o: object) -> None:
             events.add("reboot")
@@ -324,6 +328,12 @@ class Hypervisor:
         for number in self._watched.pop(handle.UUIDString(), ()):
             with contextlib.suppress(libvirt.libvirtError):
                 self._connection.domainEventDeregisterAny(number)
+
+
+def event_name(event: int, detail: int) -> str:
+    """Return KIND/DETAIL of a lifecycle event; the details of a panic by name, all others as libvirt's number."""
+    name = f"{_EVENTS.get(event, str(event))}/{detail}"
+    return _CRASHES.get(detail, name) if event == libvirt.VIR_DOMAIN_EVENT_CRASHED else name
 
 
 def is_local(uri: str) -> bool:

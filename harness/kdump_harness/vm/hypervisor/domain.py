@@ -19,6 +19,8 @@ from .libvirt_call import GONE, first_line, guest_error, in_background
 if TYPE_CHECKING:
     from .connection import Hypervisor
 
+# Lifecycle events of a panic (pvpanic): a kernel that panics for good, and one that hands over to its capture kernel.
+PANICKED, CRASHLOADED = "crashed/panicked", "crashed/crashloaded"
 CONSOLE_GATHER_MS = 40  # interval of reading a serial line, and thereby the precision of the times of its lines
 # linux/input-event-codes.h
 _KEYS: Mapping[str, int] = {"KEY_LEFTALT": 56, "KEY_SYSRQ": 99, "KEY_C": 46}
@@ -38,9 +40,14 @@ class DomainEvents:
         if self.listener is not None:
             self.listener(what)
 
-    def has(self, prefix: str) -> bool:
-        """Return whether an event that starts with PREFIX was seen."""
-        return any(what.startswith(prefix) for _, what in self.seen)
+    def first_s(self, kind: str, *, since_s: float = 0.0) -> float | None:
+        """Return the time of the first event of KIND, or of exactly KIND/DETAIL, at SINCE_S or later."""
+        times = (at_s for at_s, what in self.seen if at_s >= since_s and kind in (what, what.partition("/")[0]))
+        return next(times, None)
+
+    def has(self, kind: str) -> bool:
+        """Return whether an event of KIND, or of exactly KIND/DETAIL, was seen."""
+        return self.first_s(kind) is not None
 
 
 class Domain:
