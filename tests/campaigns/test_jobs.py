@@ -213,8 +213,10 @@ def test_guests_of_all_runs_are_seen_with_what_they_may_still_take(tmp_path: Pat
     process(tmp_path, 3, "web", "4096", 1)
     (tmp_path / "4").mkdir()
     (tmp_path / "4" / "cmdline").write_bytes(b"")
+    process(tmp_path, 5, "kdh-cccccc-1-with-a-dimm", "size=1048576k,slots=1,maxmem=2097152k", 100)
     found = {one.name: one for one in running_guests("kdh-", tmp_path)}
-    assert set(found) == {"kdh-aaaaaa-1-debian-12", "kdh-bbbbbb-1-debian-13"}
+    assert set(found) == {"kdh-aaaaaa-1-debian-12", "kdh-bbbbbb-1-debian-13", "kdh-cccccc-1-with-a-dimm"}
+    assert found["kdh-cccccc-1-with-a-dimm"].untouched_mib == 2048 + OVERHEAD_MIB - 100
     assert found["kdh-aaaaaa-1-debian-12"].untouched_mib == 1024 + OVERHEAD_MIB - 600
     assert found["kdh-bbbbbb-1-debian-13"].untouched_mib == 0
 

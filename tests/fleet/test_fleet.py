@@ -263,6 +263,7 @@ def test_a_hostile_pickle_makes_only_marks(tmp_path: Path) -> None:
         (["debian-12", "--login=--x"], "not a valid user name"),
         (["debian-12", "--timeout-factor=900"], "timeout factor is at most 100"),
         (["debian-12", "--memory=99999"], "lacks 100383 MIB"),
+        (["debian-12", "--dimm=49999", "--dimm=48976"], "lacks 100383 MIB"),
         (["debian-12", "--level=x"], "invalid int value"),
         (["debian-99"], "unknown image"),
         (["--help"], "not arguments of a drill"),

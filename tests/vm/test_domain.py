@@ -189,6 +189,40 @@ def test_a_host_that_has_no_such_processor_says_so_in_one_sentence(accelerator: 
         fitted(Machine(cpu_level=3), needs=1, accelerator=accelerator)
 
 
+@pytest.mark.parametrize(
+    ("facts", "processor"), [({}, "qemu64"), ({"cpu_level": None}, None), ({"accelerator": "kvm"}, None)]
+)
+def test_dimms_are_memory_beside_that_of_the_one_node(facts: dict[str, Any], processor: str | None) -> None:
+    root = described(dimms_mib=(512, 128), **facts)
+    assert (text(root, "memory"), text(root, "maxMemory"), attribute(root, "maxMemory", "slots")) == (
+        "1664",
+        "1664",
+        "2",
+    )
+    assert [cell.attrib for cell in root.findall("cpu/numa/cell")] == [
+        {"id": "0", "cpus": "0-1", "memory": "1024", "unit": "MiB"}
+    ]
+    assert root.findtext("cpu/model") == processor
+    assert [size.text for size in root.findall("devices/memory[@model='dimm']/target/size")] == ["512", "128"]
+    without = described(**facts)
+    assert without.find("maxMemory") is without.find("cpu/numa") is without.find("devices/memory") is None
+
+
+@pytest.mark.parametrize(
+    ("dimms_mib", "why"),
+    [
+        ((100,), "invalid DIMM: got 100 MiB, expected a multiple of 128 MiB"),
+        ((0,), "invalid DIMM: got 0 MiB"),
+        ((-128,), "invalid DIMM: got -128 MiB"),
+        ((128,) * 17, "invalid DIMMs: got 17 and 3200 MiB of memory in all, expected at most 16 and"),
+        ((4 << 20,), r"invalid DIMMs: got 1 and \d+ MiB"),
+    ],
+)
+def test_dimms_that_no_guest_can_have_are_refused(dimms_mib: tuple[int, ...], why: str) -> None:
+    with pytest.raises(UsageError, match=why):
+        Machine(dimms_mib=dimms_mib).check()
+
+
 def test_a_panic_is_seen_and_nothing_but_the_guest_restarts_it() -> None:
     root = described()
     assert attribute(root, "./devices/panic", "model") == "isa"

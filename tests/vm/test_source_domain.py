@@ -12,7 +12,7 @@ import pytest
 from kdump_harness.base.errors import UsageError
 from kdump_harness.vm.hypervisor.clone_xml import CloneParts, clone_xml
 from kdump_harness.vm.hypervisor.domain_xml import DomainSpec
-from kdump_harness.vm.hypervisor.source_description import SourceDescription, read_original
+from kdump_harness.vm.hypervisor.source_description import SourceDescription, attribute, read_original
 from source_domain_factory import CARDS, MAC, OTHER_MAC, SYSTEM, disk, machine, read
 
 # ---------------------------------------------------------------- reading
@@ -173,6 +173,7 @@ def spec(original: SourceDescription, **facts: Any) -> DomainSpec:
         "name": "kdh-abc123-3-my",
         "accelerator": "kvm",
         "memory_mib": original.memory_mib,
+        "dimms_mib": original.dimms_mib,
         "vcpus": original.vcpus,
         "disk": Path("/run/disk-1.qcow2"),
         "layers": (),
@@ -291,6 +292,54 @@ def test_a_clone_under_another_accelerator_has_a_processor_of_ours() -> None:
     assert root.find("features/hyperv") is None
     assert root.find("features/smm") is not None
     assert root.find("clock/timer") is None
+
+
+DIMMS = """<memory model="dimm"><source><pagesize unit="KiB">2048</pagesize></source>
+<target><size unit="KiB">1048576</size><node>1</node></target><alias name="dimm0"/>
+<address type="dimm" slot="3" base="0x100000000"/></memory>
+<memory model="dimm"><target><size unit="KiB">524288</size><node>0</node></target></memory>"""
+NODES = """<numa><cell id="0" cpus="0-1" memory="1048576"/><cell id="1" cpus="2-3" memory="1572864"/></numa>"""
+
+
+def with_dimms(devices: str = DIMMS) -> SourceDescription:
+    xml = machine(SYSTEM + CARDS + devices).replace("</cpu>", f"{NODES}</cpu>")
+    return read_original(
+        "my", xml.replace("<memory ", '<maxMemory slots="8" unit="KiB">16777216</maxMemory><memory ', 1)
+    )
+
+
+@pytest.mark.parametrize("accelerator", ["kvm", "tcg"])
+def test_a_clone_has_the_dimms_of_its_original_in_their_slots(accelerator: str) -> None:
+    original = with_dimms()
+    assert (original.memory_mib, original.dimms_mib, original.left_out) == (2560, (1024, 512), ())
+    root = cloned(original, accelerator=accelerator)
+    assert (root.findtext("maxMemory"), root.findtext("memory")) == ("16777216", "4194304")
+    assert [cell.get("memory") for cell in root.iterfind("cpu/numa/cell")] == ["1048576", "1572864"]
+    first, second = root.iterfind("devices/memory")
+    assert attribute(first, "address", "base") == "0x100000000"
+    assert first.findtext("target/node") == "1"
+    assert first.find("source") is first.find("alias") is None
+    assert second.findtext("target/size") == "524288"
+
+
+@pytest.mark.parametrize("change", [{"memory_mib": 1024}, {"vcpus": 1}], ids=["memory", "vcpus"])
+def test_a_clone_of_another_size_has_the_dimms_in_one_node(change: dict[str, int]) -> None:
+    root = cloned(with_dimms(), **change)
+    (cell,) = root.iterfind("cpu/numa/cell")
+    assert cell.get("memory") == str(change.get("memory_mib", 2560))
+    assert cell.get("cpus") == ("0-0" if "vcpus" in change else "0-1")
+    assert [dimm.findtext("target/node") for dimm in root.iterfind("devices/memory")] == ["0", "0"]
+
+
+def test_other_memory_devices_are_left_out_by_their_model_and_size() -> None:
+    nvdimm = '<memory model="nvdimm"><target><size unit="KiB">1048576</size></target></memory>'
+    virtio = '<memory model="virtio-mem"><target><size unit="KiB">1048576</size></target></memory>'
+    original = with_dimms(nvdimm + virtio)
+    assert (original.memory_mib, original.dimms_mib) == (2048, ())
+    models = ("nvdimm", "virtio-mem")
+    assert original.left_out == tuple(f"1024 MiB of memory of the model {model}" for model in models)
+    root = cloned(original)
+    assert (root.findtext("memory"), root.find("devices/memory"), root.find("cpu/numa")) == ("2048", None, None)
 
 
 def test_a_clone_may_be_smaller() -> None:

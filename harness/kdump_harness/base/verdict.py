@@ -39,6 +39,7 @@ class Verdict:
     vcpus: int
     firmware: str = "bios"
     release: str | None = None  # the row of the family's table that the guest was driven by
+    dimms_mib: list[int] = field(default_factory=list)  # the part of memory_mib that is in DIMMs
     started: str = field(default_factory=_now)  # UTC
     until: str = "recovered"  # or "saved": the reboot was not judged
     warm: bool = False  # the guest was restored from its saved memory, and not booted

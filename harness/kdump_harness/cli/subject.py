@@ -74,6 +74,7 @@ def _password(path: Path | None) -> str | None:
 def machine_of(arguments: argparse.Namespace, subject: SystemUnderTest) -> Machine:
     return Machine(
         memory_mib=Machine.memory_mib if arguments.memory is None else arguments.memory,
+        dimms_mib=tuple(getattr(arguments, "dimm", None) or ()),
         vcpus=Machine.vcpus if arguments.vcpus is None else arguments.vcpus,
         firmware=arguments.firmware or subject.firmware,
         cpu_level=arguments.cpu,

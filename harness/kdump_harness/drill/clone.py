@@ -182,12 +182,13 @@ def make_clone(run: Run, name: str, request: CloneRequest) -> Clone:
     original = read_original(name, domain.xml(), domain.volume)
     machine = Machine(
         memory_mib=request.memory_mib or original.memory_mib,
+        dimms_mib=original.dimms_mib,
         vcpus=request.vcpus or original.vcpus,
         firmware=original.firmware,
         cpu_level=request.cpu_level,
     )
     machine.check()
-    _check_memory(name, machine.memory_mib)
+    _check_memory(name, machine.total_mib)
     used_mib = sum(_used_bytes(disk) for disk in original.disks) // MIB
     run.state.require_space(used_mib + COPY_SPARE_MIB, f"a copy of what is used of the disks of {name}")
     copies = {disk.target: run.private_disk(_capacity_bytes(domain, disk)) for disk in original.disks}

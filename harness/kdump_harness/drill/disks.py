@@ -8,7 +8,7 @@ import hashlib
 import json
 import secrets
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from ..base.errors import GuestError, HarnessError, HostError, NotArmed, UsageError
@@ -376,7 +376,7 @@ def armed_disk(
     packages are the family's by default; more is added to them.
     """
     family = subject.family
-    machine = run.fit(machine, needs=subject.needs_cpu)
+    machine = replace(run.fit(machine, needs=subject.needs_cpu), dimms_mib=())  # the disk is for guests with or without
     base = installed_disk(run, subject, machine, packages, more)
     # A new initramfs for each drill would take minutes: where it has a copy of them, settings are part of the disk.
     settings = config.core_collector(family) if family.config.in_initramfs else ()

@@ -60,7 +60,7 @@ def open_session(run: Run, plan: Plan, *, on_verdict: Callable[[Verdict], None] 
         except NotArmed as error:
             yield RefusedSession(run, plan, error, on_verdict)
             return
-    need_mib = plan.machine.memory_mib * (2 if plan.oracle else 1) + OVERLAY_MIB
+    need_mib = plan.machine.total_mib * (2 if plan.oracle else 1) + OVERLAY_MIB
     run.host.require_space(need_mib, f"the drill of {plan.subject.name}")
     require_space(run.evidence_directory, EVIDENCE_NEED_MIB, "the evidence of a drill", option="--evidence")
     with contextlib.ExitStack() as resources:
@@ -221,7 +221,7 @@ class GuestSession(Session):
 
     def save(self, look: Callable[[Guest, KdumpService], None] = _no_look) -> Verdict | None:
         """Make the guest ready and save its memory, or return the verdict with the reason why it cannot be ready."""
-        need_mib = self.plan.machine.memory_mib + EVIDENCE_NEED_MIB
+        need_mib = self.plan.machine.total_mib + EVIDENCE_NEED_MIB
         self.run.host.require_space(need_mib, f"the saved memory of {self.plan.subject.name}")
         with contextlib.ExitStack() as resources:
             drill = self._new_drill(self.plan, self._open_evidence(self.plan, resources))

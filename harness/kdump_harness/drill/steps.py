@@ -212,8 +212,10 @@ class Drill(DrillRecord):
         path = self.evidence.directory / "kpageflags.gz"
         try:
             guest.shell.save("gzip -1 -c /proc/kpageflags", path)
-            # As many frames as the guest has memory, and the hole below 4 GiB.
-            frames_max = (self.plan.machine.memory_mib + 4096) * MIB // 4096
+            # As many frames as the guest has memory, the hole below 4 GiB, and the gap before each DIMM.
+            machine = self.plan.machine
+            gaps_mib = 4096 + 1024 * len(machine.dimms_mib)
+            frames_max = (machine.total_mib + gaps_mib) * MIB // 4096
             return from_flags(path.read_bytes(), page_frames_max=frames_max)
         except (CommandFailed, ValueError) as error:
             self.progress.say(f"no page flags ({error}): the filter is judged by /proc/meminfo")
@@ -288,7 +290,7 @@ class Drill(DrillRecord):
     def _let_panic_end(self, guest: Guest) -> None:
         """Resume a guest that the hypervisor paused because it panicked for good (pvpanic).
 
-        A machine without that device goes on as well: to its pstore record and its last words.
+        A machine without that device continues, too: it writes its pstore record and its last words.
         """
         at_s = guest.domain.events.first_s(PANICKED, since_s=self.clock.zero_s)
         if at_s is None or "panicked" in self.clock.marks_s:
@@ -306,7 +308,7 @@ class Drill(DrillRecord):
         if not self.plan.oracle or self.picture is not None or not monitor.capture_seen:
             return
         with (
-            self.progress.step(f"taking the guest's memory from the hypervisor, {self.plan.machine.memory_mib} MiB"),
+            self.progress.step(f"taking the guest's memory from the hypervisor, {self.plan.machine.total_mib} MiB"),
             self.clock.held(),
         ):
             self.picture = self.run.memory_of(guest)

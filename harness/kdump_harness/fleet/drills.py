@@ -13,10 +13,9 @@ from xml.etree import ElementTree
 from ..base.errors import EXIT_BROKEN, EXIT_FAILED, EXIT_HOST, EXIT_OK, EXIT_USAGE, UsageError
 from ..base.output import xml_text
 from ..base.verdict import Verdict
-from ..vm.capacity import GUEST_MIB
 from .client import Order
 from .protocol.results import BadResult, TaskResult, verdict_of
-from .protocol.tasks import DRILL, LOCAL_OPTIONS, FleetTask, drill_arguments, drill_needs, parse_drill
+from .protocol.tasks import DRILL, LOCAL_OPTIONS, FleetTask, asked_mib, drill_arguments, drill_needs, parse_drill
 
 # Exit statuses from the worst to the best; the worst one counts.
 _WORST = (EXIT_USAGE, EXIT_HOST, EXIT_BROKEN, EXIT_FAILED, EXIT_OK)
@@ -122,7 +121,7 @@ def _other(order: Order, verdict: Verdict) -> str:
     pairs = [
         ("trigger", asked.trigger, verdict.trigger),
         ("target", asked.target or "local", verdict.target),
-        ("memory", asked.memory or GUEST_MIB, verdict.memory_mib),
+        ("memory", asked_mib(asked), verdict.memory_mib),
     ]
     if "/" not in asked.image:
         pairs.append(("image", asked.image, verdict.image))

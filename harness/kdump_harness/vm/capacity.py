@@ -20,7 +20,7 @@ KVM_GUESTS_PER_CORE = 2  # guests wait more than they compute; emulated guests c
 MOST_LOAD = 8.0
 _PROC = Path("/proc")
 _NAME = re.compile(r"^guest=([^,]+)")
-_MEMORY = re.compile(r"^(?:size=)?(\d+)([kM]?)\b")
+_MEMORY = re.compile(r"^(?:.*\bmaxmem=|size=)?(\d+)([kM]?)\b")  # maxmem: with the DIMMs
 
 
 @dataclass(frozen=True, kw_only=True)

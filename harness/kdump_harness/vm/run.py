@@ -23,6 +23,7 @@ from .hosts.guest_host import GuestHost, open_guest_host
 from .hypervisor.connection import PREFIX, Hypervisor
 from .hypervisor.domain import Domain
 from .hypervisor.domain_xml import FIRMWARE, NETWORK, Disk, DomainSpec, Layer, new_mac
+from .hypervisor.memory_xml import DIMM_BLOCK_MIB, MAX_DIMMS
 from .isolated_network import IsolatedNetwork, Port
 from .reaper import Reaper
 from .shell import Access
@@ -58,17 +59,31 @@ class Options:
 class Machine:
     """The virtual hardware of a drill."""
 
-    memory_mib: int = 1024
+    memory_mib: int = 1024  # at the power-on
+    dimms_mib: tuple[int, ...] = ()  # sizes of the DIMMs besides that memory
     vcpus: int = 2
     firmware: str = "bios"
     devices: tuple[str, ...] = ()  # names in domain_xml.DEVICES
     cpu_level: int | None = None  # x86-64 level; None: the level of the image, or everything if that is unknown
+
+    @property
+    def total_mib(self) -> int:
+        """The whole memory, with the DIMMs."""
+        return self.memory_mib + sum(self.dimms_mib)
 
     def check(self) -> None:
         """Raise UsageError for hardware that no guest can have."""
         if not MIN_MEMORY_MIB <= self.memory_mib <= MAX_MEMORY_MIB:
             raise UsageError(
                 f"invalid guest memory: got {self.memory_mib} MiB, expected {MIN_MEMORY_MIB} to {MAX_MEMORY_MIB}"
+            )
+        for size_mib in self.dimms_mib:
+            if size_mib < DIMM_BLOCK_MIB or size_mib % DIMM_BLOCK_MIB:
+                raise UsageError(f"invalid DIMM: got {size_mib} MiB, expected a multiple of {DIMM_BLOCK_MIB} MiB")
+        if len(self.dimms_mib) > MAX_DIMMS or self.total_mib > MAX_MEMORY_MIB:
+            raise UsageError(
+                f"invalid DIMMs: got {len(self.dimms_mib)} and {self.total_mib} MiB of memory in all,"
+                f" expected at most {MAX_DIMMS} and {MAX_MEMORY_MIB} MiB"
             )
         if self.firmware not in FIRMWARE:
             raise UsageError(f"unknown firmware {self.firmware!r} (known: {', '.join(FIRMWARE)})")
@@ -365,6 +380,7 @@ class Run:
             name=identity.name,
             accelerator=self.accelerator,
             memory_mib=machine.memory_mib,
+            dimms_mib=machine.dimms_mib,
             vcpus=machine.vcpus,
             disk=disk,
             layers=layers,
@@ -380,7 +396,7 @@ class Run:
         )
         owners = {layer.path: layer.path.stat() for layer in layers if layer.relabel}
         description = like.describe(spec) if like is not None else None
-        with self._room(label, machine.memory_mib):
+        with self._room(label, machine.total_mib):
             domain = self.hypervisor.spawn(spec, description)
         try:
             with self._started(

@@ -42,6 +42,13 @@ def add_drill(verbs: Verbs) -> None:
         "--memory", type=int, metavar="MIB", help="memory of the guest (default: 1024; for a clone the domain's)"
     )
     guest.add_argument(
+        "--dimm",
+        type=int,
+        action="append",
+        metavar="MIB",
+        help="DIMM in addition to the memory, which the guest finds by ACPI; repeatable (a clone has the domain's)",
+    )
+    guest.add_argument(
         "--vcpus", type=int, metavar="N", help="processors of the guest (default: 2; for a clone the domain's)"
     )
     guest.add_argument(
@@ -141,6 +148,7 @@ def _subject_of_domain(arguments: argparse.Namespace) -> SystemUnderTest:
         ("--makedumpfile", arguments.makedumpfile, "a clone is judged with its own"),
         ("--packages", arguments.packages, "a clone is judged with what is installed in it"),
         ("--firmware", arguments.firmware, "a clone has the domain's"),
+        ("--dimm", arguments.dimm, "a clone has the domain's"),
         ("--crashkernel", arguments.crashkernel, "a clone has the domain's reservation"),
         ("--target", arguments.target not in (None, "local") or None, "a clone dumps where it does, or to local"),
     ):

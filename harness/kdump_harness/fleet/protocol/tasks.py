@@ -28,6 +28,7 @@ from ...cli.parser import make_parser
 from ...cli.verbs.drill import add_drill
 from ...images.catalog import load_catalog
 from ...kdump.target import ON_SERVER
+from ...vm.capacity import GUEST_MIB
 from ...vm.hypervisor.domain_xml import FIRMWARE
 from .needs import COLLECTOR_MIB, Needs, guest_needs
 
@@ -40,7 +41,8 @@ EVIDENCE_MAX_MIB = 16 * 1024
 # The options of drill that a worker accepts. Paths and the credentials for guests are set on the worker alone.
 _DRILL_OPTIONS = (
     "family", "login", "kernel", "makedumpfile", "firmware", "cpu", "trigger", "target", "level", "compress",
-    "crashkernel", "memory", "vcpus", "budget", "until", "oracle", "as_is", "keep", "accelerator", "timeout_factor",
+    "crashkernel", "memory", "dimm", "vcpus", "budget", "until", "oracle", "as_is", "keep", "accelerator",
+    "timeout_factor",
 )  # fmt: skip
 # The options that apply on the host of the client.
 LOCAL_OPTIONS = ("evidence", "history", "json", "state", "quiet", "verbose")
@@ -181,8 +183,9 @@ def drill_arguments(found: argparse.Namespace, files: Sequence[Path] | None = No
             raise TaskRefused(f"a worker does not accept --{name.replace('_', '-')}")
     options: list[str] = []
     for name in filter(given.__contains__, _DRILL_OPTIONS):
-        option = "--" + name.replace("_", "-")
-        options.append(option if given[name] is True else f"{option}={given[name]}")
+        option, value = "--" + name.replace("_", "-"), given[name]
+        values = value if isinstance(value, list) else [value]
+        options += [option if value is True else f"{option}={one}" for one in values]
     for name in (found.kernel, found.makedumpfile):
         if name is not None:
             _check_package(name)
@@ -231,6 +234,11 @@ def _drill_command(task: FleetTask, files: Sequence[Path]) -> TaskCommand:
     return TaskCommand(needs=drill_needs(found), build=command)
 
 
+def asked_mib(found: argparse.Namespace) -> int:
+    """Return the whole memory of a drill's guest."""
+    return int(found.memory or GUEST_MIB) + sum(found.dimm or ())
+
+
 def drill_needs(found: argparse.Namespace) -> Needs:
     """Return the needs of a drill's guests."""
     features = {f"{found.accelerator.upper()}"} - {"AUTO"}
@@ -240,7 +248,7 @@ def drill_needs(found: argparse.Namespace) -> Needs:
         level = level or row.cpu
         firmware = firmware or ("bios" if "bios" in row.firmware else row.firmware[0])
         features.add(f"ARCH-{row.arch}")
-    needs = guest_needs(found.memory, level=level, firmware=firmware or "bios", more=features)
+    needs = guest_needs(asked_mib(found), level=level, firmware=firmware or "bios", more=features)
     return needs.with_guest(COLLECTOR_MIB) if found.target in ON_SERVER else needs
 
 

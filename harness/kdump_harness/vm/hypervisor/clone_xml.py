@@ -36,21 +36,18 @@ def clone_xml(original: SourceDescription, spec: DomainSpec, parts: CloneParts) 
     drivers of this hardware, and cards are named after their addresses.
     """
     source_root, root = ElementTree.fromstring(original.xml), ElementTree.fromstring(spec.xml())
-    same_kind = original.kind == root.get("type")
-    resized = spec.memory_mib != original.memory_mib or source_root.find("devices/memory") is not None
+    same_kind, dimms = original.kind == root.get("type"), source_root.findall("devices/memory[@model='dimm']")
+    resized = spec.memory_mib != original.memory_mib or len(source_root.findall("devices/memory")) != len(dimms)
     _replace(root, _os(source_root, spec, parts))
-    for name in () if resized else ("memory", "currentMemory"):  # a balloon may hold some of the memory
+    # A balloon may hold some of the memory. Slots for DIMMs need NUMA nodes.
+    for name in () if resized else ("memory", "currentMemory", *(("maxMemory",) if dimms else ())):
         if (memory := source_root.find(name)) is not None:
             _replace(root, memory)
     if (vcpu := source_root.find("vcpu")) is not None and spec.vcpus == original.vcpus:
         plain = Element("vcpu", {"current": vcpu.get("current", vcpu.text or "")})
         plain.text = vcpu.text
         _replace(root, plain)
-    if (cpu := source_root.find("cpu")) is not None and same_kind:
-        for part in ("numa" if resized else "", "topology" if spec.vcpus != original.vcpus else ""):
-            if part and (found := cpu.find(part)) is not None:
-                cpu.remove(found)
-        _replace(root, cpu)
+    _replace_cpu(source_root, root, same_kind=same_kind, resized=resized, same_cpus=spec.vcpus == original.vcpus)
     _replace(root, _features(source_root, root, same_kind=same_kind))
     if (clock := source_root.find("clock")) is not None:
         if not same_kind:
@@ -62,7 +59,30 @@ def clone_xml(original: SourceDescription, spec: DomainSpec, parts: CloneParts) 
                 found.find("system").remove(entry)  # type: ignore[union-attr]
             root.append(found)
     _replace_devices(source_root, root, spec, parts)
+    if not resized and spec.vcpus == original.vcpus:
+        _replace_dimms(dimms, root.find("devices"))
     return ElementTree.tostring(root, encoding="unicode")
+
+
+def _replace_cpu(source_root: Element, root: Element, *, same_kind: bool, resized: bool, same_cpus: bool) -> None:
+    """Replace the processor, where it is of the same kind, and the NUMA nodes, where they still fit.
+
+    A clone with DIMMs has NUMA nodes in any case.
+    """
+    old, new = source_root.find("cpu"), root.find("cpu")
+    assert new is not None
+    own, numa = new.find("numa"), old.find("numa") if old is not None else None
+    if resized or not same_cpus or (not same_kind and own is None):
+        numa = own
+    if old is not None and same_kind:
+        for gone in () if same_cpus else old.findall("topology"):
+            old.remove(gone)
+        _replace(root, old)
+        new = old
+    for gone in new.findall("numa"):
+        new.remove(gone)
+    if numa is not None:
+        new.append(numa)
 
 
 def _replace(root: Element, new: Element) -> None:
@@ -137,6 +157,17 @@ def _replace_devices(source_root: Element, root: Element, spec: DomainSpec, part
         new.append(_card(card, template, mac))
     if not cards:
         new.append(template)
+
+
+def _replace_dimms(dimms: list[Element], devices: Element | None) -> None:
+    """Replace the DIMMs by the source domain's, at their addresses; the memory behind them is ordinary memory."""
+    assert devices is not None
+    for gone in devices.findall("memory"):
+        devices.remove(gone)
+    for dimm in dimms:
+        for part in (*dimm.findall("alias"), *dimm.findall("source")):
+            dimm.remove(part)
+        devices.append(dimm)
 
 
 def _card(card: Element, template: Element, mac: str) -> Element:

@@ -9,6 +9,8 @@ from pathlib import Path
 from xml.etree import ElementTree
 from xml.sax.saxutils import escape, quoteattr
 
+from .memory_xml import dimm_xml, memory_xml, numa_xml
+
 NETWORK = "default"
 # QEMU's translated code outlives a reset, and a page of which code was translated is slow to overwrite for the next
 # kernel. A cache smaller than the default (1 GiB) holds less old code; a much smaller one translates all the time.
@@ -79,7 +81,7 @@ class DomainSpec:
 
     name: str
     accelerator: str  # kvm or tcg
-    memory_mib: int
+    memory_mib: int  # at the power-on
     vcpus: int
     disk: Path  # qcow2
     layers: tuple[Layer, ...]  # backing files, from the top down
@@ -88,6 +90,7 @@ class DomainSpec:
     cpu_level: int | None = 1  # x86-64 level of the guest's programs; None: unknown
     firmware: str = "bios"  # a name in FIRMWARE
     devices: tuple[str, ...] = ()  # names in DEVICES
+    dimms_mib: tuple[int, ...] = ()  # sizes of the DIMMs besides that memory
     nvram: Path | None = None  # file for the variables of UEFI, in the directory of the run
     network: str = NETWORK  # network of the card for SSH
     nics: tuple[Nic, ...] = ()  # the cards besides the one for SSH
@@ -103,11 +106,11 @@ class DomainSpec:
         nics = (Nic(mac=self.mac, network=self.network), *self.nics)
         return f"""<domain type="{"kvm" if kvm else "qemu"}">
   <name>{escape(self.name)}</name>
-  <memory unit="MiB">{self.memory_mib}</memory>
+  {memory_xml(self.memory_mib, self.dimms_mib)}
   <vcpu>{self.vcpus}</vcpu>
   {_os_xml(self.firmware, self.nvram)}
   <features><acpi/><apic/><vmcoreinfo state="on"/>{"" if kvm else _TCG_CACHE}</features>
-  {_cpu_xml(kvm, self.cpu_level)}
+  {_cpu_xml(kvm, self.cpu_level, numa_xml(self.memory_mib, self.vcpus) if self.dimms_mib else "")}
   <clock offset="utc"/>
   <on_poweroff>destroy</on_poweroff>
   <on_reboot>restart</on_reboot>
@@ -121,6 +124,7 @@ class DomainSpec:
     <memballoon model="none"/>
     <panic model="isa"/>
     {"".join(DEVICES[name] for name in self.devices)}
+    {"".join(map(dimm_xml, self.dimms_mib))}
   </devices>
 </domain>
 """
@@ -211,17 +215,18 @@ def _backing_xml(layers: tuple[Layer, ...]) -> str:
     )
 
 
-def _cpu_xml(kvm: bool, level: int | None) -> str:
+def _cpu_xml(kvm: bool, level: int | None, numa: str) -> str:
     """Return the processor: the host's under KVM, the cheapest sufficient one under emulation.
 
     With TCG, "max" takes a fifth more time than qemu64. Intel models are slower still, because the kernel isolates its
     page tables. Five-level paging (la57) is disabled because crash tools do not support it.
     """
     if kvm:
-        return '<cpu mode="host-passthrough"/>'
+        return f'<cpu mode="host-passthrough">{numa}</cpu>'
     if level == 1:
         # QEMU 7.2 emulates the flags after CMPXCHG16B wrongly: Linux 6.12 of bookworm-backports, whose allocator uses
         # the instruction, panics at each boot. x86-64-v1 does not have the instruction.
         no_cx16 = '<feature policy="disable" name="cx16"/>'
-        return f'<cpu mode="custom" match="exact" check="none"><model fallback="forbid">qemu64</model>{no_cx16}</cpu>'
-    return '<cpu mode="maximum" check="none"><feature policy="disable" name="la57"/></cpu>'
+        model = f'<model fallback="forbid">qemu64</model>{no_cx16}'
+        return f'<cpu mode="custom" match="exact" check="none">{model}{numa}</cpu>'
+    return f'<cpu mode="maximum" check="none"><feature policy="disable" name="la57"/>{numa}</cpu>'

@@ -34,7 +34,8 @@ class SourceDescription:
 
     name: str
     kind: str  # one of KINDS
-    memory_mib: int
+    memory_mib: int  # at the power-on
+    dimms_mib: tuple[int, ...]  # sizes of the DIMMs besides that memory
     vcpus: int
     firmware: str  # a name in domain_xml.FIRMWARE
     disks: tuple[OriginalDisk, ...]  # the system disk first
@@ -64,7 +65,8 @@ def read_original(name: str, xml: str, find_volume: FindVolume = lambda _pool, _
     return SourceDescription(
         name=name,
         kind=kind,
-        memory_mib=_memory_bytes(root.find("memory")) >> 20,
+        memory_mib=(_memory_bytes(root.find("memory")) >> 20) - sum(_sizes_mib(root)),
+        dimms_mib=tuple(_sizes_mib(root, "[@model='dimm']")),
         vcpus=int(vcpu.get("current") or vcpu.text or 1) if vcpu is not None else 1,
         firmware=_firmware(root),
         disks=disks,
@@ -178,11 +180,13 @@ def _not_cloned(root: Element) -> Iterator[str]:
     for path, what in (
         ("tpm", "the TPM"),
         ("shmem", "the memory shared with the host"),
-        ("memory[@model='nvdimm']", "an NVDIMM"),
         ("vsock", "the vsock device"),
     ):
         if root.find(f"devices/{path}") is not None:
             yield what
+    for device in root.iterfind("devices/memory"):
+        if (model := device.get("model")) != "dimm":
+            yield f"{_memory_bytes(device.find('target/size')) >> 20} MiB of memory of the model {model}"
     if root.find("launchSecurity") is not None:
         yield "the memory encryption"
     if root.find(f"{_QEMU}commandline") is not None:
@@ -221,6 +225,10 @@ def _nvram(root: Element) -> Path | None:
         return None
     path = (nvram.text or "").strip() or attribute(nvram, "source", "file")
     return Path(path) if path else None
+
+
+def _sizes_mib(root: Element, which: str = "") -> list[int]:
+    return [_memory_bytes(size) >> 20 for size in root.iterfind(f"devices/memory{which}/target/size")]
 
 
 def _memory_bytes(memory: Element | None) -> int:
