@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import struct
 import zlib
 from collections.abc import Mapping, Sequence
@@ -68,6 +69,8 @@ class Kdump:
     vmcoreinfo: bytes | None = None
     more_vmcoreinfo: str = ""
     ram: Sequence[int] | None = None
+    gaps: Mapping[int, int] = field(default_factory=dict)  # page frame: bytes of no page in front of its data
+    shares: Mapping[int, int] = field(default_factory=dict)  # page frame: lower one whose data its descriptor names
 
     def build(self) -> bytes:
         """The whole file."""
@@ -121,14 +124,19 @@ class Kdump:
         data_at = at + 24 * room  # also the parts of a split dump have room for the descriptors of all pages
         if self.level & 1:
             data += zero  # makedumpfile stores one zero page that all descriptors of zero pages share
+        entries: dict[int, bytes] = {}
         for pfn in pfns:
             page = self.pages[pfn]
-            if page == zero and self.level & 1:
-                table += struct.pack("<qIIQ", data_at, self.page_size, 0, 0)
-                continue
-            stored, flags = compress(page, self.compression)
-            table += struct.pack("<qIIQ", data_at + len(data), len(stored), flags, 0)
-            data += stored
+            data += random.Random(pfn).randbytes(self.gaps.get(pfn, 0))
+            if pfn in self.shares:
+                entries[pfn] = entries[self.shares[pfn]]
+            elif page == zero and self.level & 1:
+                entries[pfn] = struct.pack("<qIIQ", data_at, self.page_size, 0, 0)
+            else:
+                stored, flags = compress(page, self.compression)
+                entries[pfn] = struct.pack("<qIIQ", data_at + len(data), len(stored), flags, 0)
+                data += stored
+            table += entries[pfn]
         return bytes(table).ljust(24 * room, b"\0") + bytes(data)
 
 

@@ -157,6 +157,50 @@ def test_the_shared_page_of_zeros_must_be_zeros(inspect_bytes):
     assert kinds(inspect_bytes(bytes(data))) == {"page"}
 
 
+def test_the_shared_page_of_zeros_must_be_there(inspect_bytes):
+    """A dump has it exactly if its level has bit 0, also without empty pages."""
+    for level, first_data in ((31, TABLE + 24 * 19 + PAGE), (30, TABLE + 24 * 19)):
+        data = Kdump(level=level).build()
+        assert struct.unpack_from("<q", data, TABLE) == (first_data,)
+        assert kinds(inspect_bytes(patched(data, PAGE + 8, "<i", level ^ 1))) == {"bitmap"}
+
+
+@pytest.mark.parametrize("level", [31, 30])
+@pytest.mark.parametrize("compression", ["zlib", "none"])
+def test_no_writer_shares_a_page_that_is_not_zeros(inspect_bytes, level, compression):
+    result = inspect_bytes(Kdump(level=level, compression=compression, shares={13: 11}).build())
+    assert [(damage.kind, damage.pfn) for damage in result.damage] == [("overlap", 11)]
+    result = inspect_bytes(Kdump(level=level, shares=dict.fromkeys(range(5, 40, 2), 3)).build())
+    assert [(damage.kind, damage.pfn) for damage in result.damage] == [("overlap", pfn) for pfn in range(3, 39, 2)]
+
+
+def test_no_writer_leaves_a_gap_in_the_data(inspect_bytes):
+    for pfn, kind, before in ((3, "bitmap", None), (13, "gap", 11), (39, "gap", 37)):
+        result = inspect_bytes(Kdump(gaps={pfn: 100_000}).build())
+        assert [(damage.kind, damage.pfn) for damage in result.damage] == [(kind, before)]
+        assert inspect_bytes(Kdump(gaps={pfn: 100_000}).build(), quick=True).damage == result.damage
+
+
+def test_pages_on_both_sides_of_a_block_of_descriptors_follow_each_other(inspect_bytes, monkeypatch):
+    for at_once in (1, 2, 5):
+        monkeypatch.setattr(descriptors, "AT_ONCE", at_once)
+        assert inspect_bytes(SOUND).whole
+        assert inspect_bytes(SOUND, quick=True).whole
+        for pfn in (3, 13, 39):
+            assert len(inspect_bytes(Kdump(gaps={pfn: 1}).build()).damage) == 1
+
+
+def test_a_descriptor_that_is_wrong_by_itself_is_not_reported_again_by_its_neighbours(inspect_bytes):
+    result = inspect_bytes(patched(SOUND, TABLE + 24 * 4, "<q", 2**63 - 1))
+    assert [(damage.kind, damage.pfn) for damage in result.damage] == [("descriptor", 11)]
+
+
+@pytest.mark.parametrize("gap_bytes", [0, 1])
+def test_erase_info_follows_the_data(inspect_bytes, gap_bytes):
+    data = patched(SOUND, PAGE + 64, "<qQ", len(SOUND) + gap_bytes, 4) + b"?" * gap_bytes + b"DATA"
+    assert kinds(inspect_bytes(data)) == ({"gap"} if gap_bytes else set())
+
+
 @pytest.mark.parametrize("bit", [4, 3])
 def test_bitmap_and_descriptors_must_agree(inspect_bytes, bit):
     data = bytearray(SOUND)
@@ -283,6 +327,7 @@ def test_descriptors_in_a_gap_of_the_stream_are_reported(inspect_bytes):
 
 
 ELF = elf([(0x1000, text_page(1) * 3), (0x100000, text_page(9))])
+LAST_LOAD = 64 + 2 * 56 + 8
 BROKEN_ELFS = {
     "32-bit": (patched(ELF, 4, "<B", 1), "header"),
     "big-endian": (patched(ELF, 5, "<B", 2), "header"),
@@ -299,8 +344,9 @@ BROKEN_ELFS = {
     "segment-overflow": (patched(ELF, 64 + 56 + 8, "<Q", (1 << 64) - 8), "segment"),
     "segment-type": (patched(ELF, 64 + 56, "<I", 3), "segment"),
     "segment-larger-than-memory": (patched(ELF, 64 + 56 + 40, "<Q", 1), "segment"),
-    "segments-overlap": (patched(ELF, 64 + 2 * 56 + 8, "<Q", 2 * PAGE), "overlap"),
+    "segments-overlap": (patched(ELF, LAST_LOAD, "<Q", 2 * PAGE), "overlap"),
     "rest": (ELF + b"x", "segment"),
+    "gap": (patched(ELF, LAST_LOAD, "<Q", len(ELF) + 200_000 - PAGE)[:-PAGE] + bytes(200_000) + ELF[-PAGE:], "gap"),
     "no-vmcoreinfo": (elf([(0, text_page(1))], vmcoreinfo=b""), "vmcoreinfo"),
 }
 

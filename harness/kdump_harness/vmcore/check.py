@@ -20,6 +20,8 @@ from .formats.vmcoreinfo import MAX_BYTES as VMCOREINFO_MAX_BYTES
 from .formats.vmcoreinfo import malformed
 from .vmcore import Vmcore
 
+# /proc/vmcore begins and ends each segment at a page; makedumpfile and QEMU leave no gap.
+_MAX_ELF_PADDING_BYTES = 2 * 65536
 _VMCOREINFO_VALUES = {"BUILD-ID": "[0-9a-f]{40}", "CRASHTIME": "[0-9]{1,11}", "PAGESIZE": "[0-9]{1,5}"}
 
 
@@ -153,13 +155,16 @@ def _check_elf(file: ElfFile, damage: DamageList) -> None:
 
 
 def _check_elf_places(file: ElfFile, order: NDArray[np.int64], damage: DamageList) -> None:
-    """Check that segments neither overlap nor leave bytes behind the last one."""
+    """Check that segments do not overlap, and that no more than padding lies between and behind them."""
     starts = file.segments["offset"][order].astype(np.int64)
     ends = starts + file.segments["filesz"][order].astype(np.int64)
     reach = np.maximum.accumulate(np.concatenate([[file.headers_end], ends]))
     for index in np.flatnonzero(starts < reach[:-1])[: DamageList.KEPT_OF_A_KIND].tolist():
         message = f"segment {int(order[index])} lies over another one or over the headers"
         damage.add("overlap", message, offset=int(starts[index]))
+    for index in np.flatnonzero(starts - reach[:-1] > _MAX_ELF_PADDING_BYTES)[: DamageList.KEPT_OF_A_KIND].tolist():
+        message = f"the {starts[index] - reach[index]:,} bytes in front of segment {int(order[index])} belong to none"
+        damage.add("gap", message, offset=int(reach[index]))
     if file.loads.size and not damage:
         at = max(int(reach[-1]), file.sections_end())
         if not rest_is_empty(file.source, at):

@@ -43,8 +43,7 @@ class PageChecker:
         self._unpacker = pages.Unpacker(part.page_size)
         self._zero = bytes(part.page_size)
         # A writer that compresses, or that looks for zero pages, never stores a page of zeros as it is.
-        level = part.header.level or 0
-        self._zeros_are_damage = part.header.compression != "none" or bool(level & 1)
+        self._zeros_are_damage = part.header.compression != "none" or bool(part.zero_page_bytes)
 
     def check(self, first: int, count: int) -> PageCheck:
         """Decompress count pages from descriptor first on; faulty descriptors are someone else's."""
@@ -60,32 +59,17 @@ class PageChecker:
         good = np.flatnonzero(descriptors.sound(self._part, table, self._data_offset))
         for flags, number in zip(*np.unique(table["flags"][good], return_counts=True), strict=True):
             result.counts[pages.NAMES[int(flags)]] += int(number)
-        shared = table["offset"][good] == self._data_offset
+        shared = descriptors.shares_zeros(self._part, table, self._data_offset)[good]
         if shared.any():
-            self._check_shared(table, good[shared], start, result)
+            if self._part.source.read(self._data_offset, self._part.page_size) != self._zero:
+                message = "is the shared page of zeros, and is not zeros"
+                self._damaged(result, table, int(good[shared][0]), start, message)
             good = good[~shared]
         good = good[np.argsort(table["offset"][good], kind="stable")]
         for rows in _windows(table["offset"][good], table["size"][good].astype(np.int64)):
             self._check_window(table, good[rows], start, result)
 
-    def _check_shared(self, table: descriptors.Table, rows: NDArray[np.int64], start: int, result: PageCheck) -> None:
-        """Check the page behind the table: where several descriptors share it, it is the page of zeros."""
-        first = rows[:1]
-        self._check_window(table, first, start, result, may_be_zeros=True)
-        if len(rows) > 1:
-            stored = self._part.source.read(self._data_offset, self._part.page_size)
-            if stored != self._zero:
-                self._damaged(result, table, int(first[0]), start, "is the shared page of zeros, and is not zeros")
-
-    def _check_window(
-        self,
-        table: descriptors.Table,
-        rows: NDArray[np.int64],
-        start: int,
-        result: PageCheck,
-        *,
-        may_be_zeros: bool = False,
-    ) -> None:
+    def _check_window(self, table: descriptors.Table, rows: NDArray[np.int64], start: int, result: PageCheck) -> None:
         offsets, sizes, flags = table["offset"][rows], table["size"][rows].astype(np.int64), table["flags"][rows]
         low = int(offsets.min())
         chunk = self._part.source.read(low, int((offsets + sizes).max()) - low)
@@ -97,7 +81,7 @@ class PageChecker:
                 index = int(of_kind[row])
                 stored = chunk[int(starts[index]) : int(ends[index])]
                 self._damaged(result, table, int(rows[index]), start, self._why(kind, stored))
-            if kind == pages.RAW and self._zeros_are_damage and not may_be_zeros:
+            if kind == pages.RAW and self._zeros_are_damage:
                 for index in of_kind.tolist():
                     if chunk.startswith(self._zero, int(starts[index])):
                         message = "is a hole: zeros stored raw, which no writer does with these options"

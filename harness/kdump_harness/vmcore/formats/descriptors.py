@@ -13,7 +13,6 @@ from .kdump import DESCRIPTOR, KdumpFile
 from .source import rest_is_empty
 
 AT_ONCE = 1 << 16
-_MAX_SUSPECTS = 1000
 
 # By flags; the last entry stands for all that are larger.
 _KNOWN = np.array([flags in pages.NAMES for flags in range(max(pages.NAMES) + 2)])
@@ -63,44 +62,27 @@ def sound(part: KdumpFile, table: Table, data_offset: int) -> Mask:
     return mask
 
 
+def shares_zeros(part: KdumpFile, table: Table, data_offset: int) -> Mask:
+    """Return a mask of the entries that name the shared page of zeros."""
+    if not part.zero_page_bytes:
+        return np.zeros(len(table), dtype=np.bool_)
+    return np.asarray((table["offset"] == data_offset) & (table["flags"] == pages.RAW))
+
+
 def check(part: KdumpFile, damage: DamageList, *, quick: bool) -> None:
-    """Check all entries, each and against the others; with quick only the first and the last ones."""
+    """Check all entries, each and against the one before it; with quick only the first and the last ones."""
     total = part.descriptors
     if not part.dumped.count:
         damage.add("bitmap", "no page is marked as dumped", offset=part.dumped.offset)
     data_offset = part.data_offset
-    lowest: int | None = None
-    highest = data_offset
-    suspects: list[int] = []
-    previous_end = 0
+    layout = _Layout(part, damage)
     for first, table in _some_tables(part, total) if quick else tables(part):
         good = np.ones(len(table), dtype=np.bool_)
         for bad, message in faults(part, table, data_offset):
             good &= ~bad
             _report(part, damage, first, table, bad, message)
-        offsets = table["offset"][good]
-        if not len(offsets):
-            continue
-        lowest = int(offsets.min()) if lowest is None else min(lowest, int(offsets.min()))
-        highest = max(highest, int((offsets + table["size"][good]).max()))
-        if quick:
-            continue
-        # All zero pages share one page of data; the others lie one after the other.
-        rows = np.flatnonzero(good & (table["offset"] != data_offset))
-        starts = table["offset"][rows]
-        ends = starts + table["size"][rows]
-        before = np.concatenate([[previous_end], ends[:-1]])
-        backward = np.flatnonzero(starts < before)
-        room = _MAX_SUSPECTS - len(suspects)
-        suspects += (first + rows[backward[:room]]).tolist()
-        suspects += (first + rows[backward[backward > 0][:room] - 1]).tolist()
-        if len(ends):
-            previous_end = int(ends[-1])
-    if lowest is not None and not (quick and total > 2 * AT_ONCE):
-        _check_count(part, damage, lowest)
-    _check_rest(part, damage, highest)
-    if suspects:
-        _check_overlaps(part, damage, sorted(set(suspects)))
+        layout.add(first, table, good)
+    _check_rest(part, damage, layout.end)
 
 
 def _some_tables(part: KdumpFile, total: int) -> Iterator[tuple[int, Table]]:
@@ -125,53 +107,68 @@ def _report(part: KdumpFile, damage: DamageList, first: int, table: Table, bad: 
         damage.drop("descriptor", len(indexes) - len(told))
 
 
-def _check_count(part: KdumpFile, damage: DamageList, lowest: int) -> None:
-    """Check that the data begins where the table ends, or one unused zero page later, as all writers do."""
-    data_offset = part.data_offset
-    if lowest not in (data_offset, data_offset + part.page_size):
-        damage.add(
-            "bitmap",
-            f"{part.dumped.count:,} pages are marked as dumped, so that their data would begin at {data_offset:,};"
-            f" they begin at {lowest:,}",
-            offset=part.dumped.offset,
+class _Layout:
+    """The places of page data: the shared page of zeros if the level asks for it, then each page behind the one before.
+
+    All versions of makedumpfile (with --split, --reassemble and --num-threads) and of QEMU write them end to end.
+    """
+
+    def __init__(self, part: KdumpFile, damage: DamageList) -> None:
+        self._data_offset = part.data_offset
+        self.end = self._data_offset + part.zero_page_bytes  # of all data seen so far
+        self._part = part
+        self._damage = damage
+        self._next = 0  # the index of the entry that would follow
+        # The last page that shares no data: its index, the end of its data, and whether that is known.
+        self._last = (-1, self.end, True)
+
+    def add(self, first: int, table: Table, good: Mask) -> None:
+        """Check entries against the ones before them; good are those that have no fault by themselves."""
+        rows = np.flatnonzero(~good | ~shares_zeros(self._part, table, self._data_offset))
+        starts = table["offset"][rows]
+        index, end, known = self._last
+        indexes = np.append(index, first + rows)
+        ends = np.append(end, starts + table["size"][rows])
+        sure = np.append(known and first == self._next, good[rows])
+        self._next = first + len(table)
+        self._last = (int(indexes[-1]), int(ends[-1]), bool(sure[-1]))
+        self.end = max(self.end, int(ends[1:][sure[1:]].max(initial=0)))
+        both = sure[:-1] & sure[1:]
+        for kind, broken in (("overlap", both & (starts < ends[:-1])), ("gap", both & (starts > ends[:-1]))):
+            at = np.flatnonzero(broken)
+            told = at[: max(0, self._damage.room(kind))].tolist()
+            for one in told:
+                self._report(kind, int(indexes[one]), int(indexes[one + 1]), int(ends[one]), int(starts[one]))
+            if len(at) > len(told):
+                self._damage.drop(kind, len(at) - len(told))
+
+    def _report(self, kind: str, index: int, following: int, end: int, start: int) -> None:
+        part = self._part
+        if index < 0:
+            self._damage.add(
+                "bitmap",
+                f"{part.dumped.count:,} pages are marked as dumped, so that their data would begin at {end:,};"
+                f" they begin at {start:,}",
+                offset=part.dumped.offset,
+            )
+            return
+        next_one = f"that of the next one (page frame {part.pfn_of(following)})"
+        self._damage.add(
+            kind,
+            f"the data of the page ends at {end:,}, but {next_one} begins at {start:,}",
+            offset=part.header.descriptor_offset + following * DESCRIPTOR.itemsize,
+            pfn=part.pfn_of(index),
         )
 
 
 def _check_rest(part: KdumpFile, damage: DamageList, at: int) -> None:
     """Check the end of the file: only the notes of makedumpfile's filter, or zeros that pad a block, may follow."""
     if part.header.eraseinfo is not None and part.header.eraseinfo[1] > 0:
-        at = max(at, sum(part.header.eraseinfo))
+        start, size = part.header.eraseinfo
+        if start != at:
+            damage.add("gap", f"the page data ends at {at:,}, but the erase info begins at {start:,}", offset=at)
+        at = max(at, start + size)
     if not rest_is_empty(part.source, at):
         lost_bytes = part.source.size_bytes - at
         message = f"the last {lost_bytes:,} bytes belong to no page: bitmap or descriptors have lost some"
         damage.add("bitmap", message, offset=at)
-
-
-def _check_overlaps(part: KdumpFile, damage: DamageList, suspects: list[int]) -> None:
-    """Check entries that are out of order; they are damage only where their data overlaps another page's."""
-    data_offset = part.data_offset
-    own = np.concatenate([table for index in suspects for _, table in tables(part, index, 1)])
-    starts, ends = own["offset"], own["offset"] + own["size"]
-    numbers = np.array(suspects)
-    proven: dict[int, int] = {}
-    for first, table in tables(part):
-        rows = np.flatnonzero(sound(part, table, data_offset) & (table["offset"] != data_offset))
-        rows = rows[np.argsort(table["offset"][rows], kind="stable")]
-        if not len(rows):
-            continue
-        low = table["offset"][rows]
-        high = low + table["size"][rows]
-        for step in (1, 2):  # the nearest below the suspect's end, and the next, for one of them is itself
-            nearest = np.searchsorted(low, ends, side="left") - step
-            at = np.maximum(nearest, 0)
-            overlap = (nearest >= 0) & (high[at] > starts) & (first + rows[at] != numbers)
-            overlap &= (low[at] != starts) | (high[at] != ends)
-            for index in np.flatnonzero(overlap).tolist():
-                proven.setdefault(suspects[index], first + int(rows[at[index]]))
-    for index, other in sorted(proven.items()):
-        damage.add(
-            "overlap",
-            f"the data of the page overlaps that of page frame {part.pfn_of(other)}",
-            offset=part.header.descriptor_offset + index * DESCRIPTOR.itemsize,
-            pfn=part.pfn_of(index),
-        )

@@ -181,6 +181,11 @@ class KdumpFile:
         return self.header.descriptor_offset + self.dumped.count * DESCRIPTOR.itemsize
 
     @property
+    def zero_page_bytes(self) -> int:
+        """The size of the page of zeros in front of the data, which empty pages share if the level has bit 0."""
+        return self.page_size if (self.header.level or 0) & 1 else 0
+
+    @property
     def _first_rank(self) -> int:
         return self.dumped.rank(self.header.start_pfn) if self.header.split else 0
 
