@@ -101,8 +101,8 @@ FIRST_KERNEL = {
     ],
     "initramfs-build-failed": [
         "kdump: mkdumprd: failed to make kdump initrd",
-        "dracut[900]: installkernel failed in module squash",
-        "dracut-install: ERROR: installing 'overlay'",
+        "kdumpctl[800]: dracut: installkernel failed in module squash",
+        "kdumpctl[800]: dracut-install: ERROR: installing 'overlay'",
     ],
     "kexec-load-bad-segments": [
         "Could not find a free area of memory of 0x2a8d000 bytes...",

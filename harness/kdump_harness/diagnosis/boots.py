@@ -8,6 +8,7 @@ import re
 from dataclasses import dataclass, field
 
 from .lines import LogLine
+from .speakers import Speaker, names_an_ordinary_module, names_an_ordinary_program, speaker
 
 MATCHES_PER_ROW = 3  # of one symptom in one boot; more would only repeat it
 NEW_BANNER_LINES = 40  # the banner's lines ("Booting Linux", "Linux version") stand close together
@@ -45,6 +46,7 @@ class Match:
     row: int
     line: LogLine
     during: str
+    speaker: Speaker
 
 
 @dataclass
@@ -83,6 +85,8 @@ class Boot:
     from_syslog: bool = False
     stamp_max_s: float | None = None
     during: str = "any"
+    ordinary: LogLine | None = None  # a hint that it is not a capture kernel
+    within_kdump: bool = False  # whether kdump has begun to work, and has not ended
     matches: list[Match] = field(default_factory=list)
     counts: dict[int, int] = field(default_factory=dict)
 
@@ -116,8 +120,8 @@ class Boot:
 class Tracker:
     """The boots of a log, cut at its marks; the middle ones are dropped when there are too many."""
 
-    def __init__(self, boots_max: int = 256) -> None:
-        self.boots = [Boot(start=1)]
+    def __init__(self, boots_max: int = 256, *, within_kdump: bool = False) -> None:
+        self.boots = [Boot(start=1, within_kdump=within_kdump)]
         self.families: dict[str, int] = {}
         self.dropped = 0
         self._boots_max = boots_max
@@ -163,13 +167,14 @@ class Tracker:
             return False
         return line.stamp_s == 0.0 or line.stamp_s < before_s - _RESTARTED_BELOW_S
 
-    def add_match(self, row: int, line: LogLine) -> None:
-        """Note that a symptom's pattern fits the line."""
+    def add_match(self, row: int, line: LogLine, matched: str) -> None:
+        """Note that a symptom's pattern fits a part of the line."""
         boot = self.boot
         count = boot.counts[row] = boot.counts.get(row, 0) + 1
         # After a panic the same words mean something else, so they are kept once more.
         if count <= MATCHES_PER_ROW or (boot.panic is not None and count <= 2 * MATCHES_PER_ROW):
-            boot.matches.append(Match(row, shortened(line), boot.during))
+            by = speaker(line, matched, within_kdump=boot.within_kdump)
+            boot.matches.append(Match(row, shortened(line), boot.during, by))
 
     def is_saturated(self, row: int) -> bool:
         """Return whether more lines of this symptom would change nothing."""
@@ -277,6 +282,20 @@ class Tracker:
 
     def _on_family(self, line: LogLine) -> None:
         """Do nothing: the family was counted before."""
+
+    def _on_kdump_begin(self, _line: LogLine) -> None:
+        self.boot.within_kdump = True
+
+    def _on_kdump_end(self, _line: LogLine) -> None:
+        self.boot.within_kdump = False
+
+    def _on_program(self, line: LogLine) -> None:
+        if self.boot.ordinary is None and names_an_ordinary_program(line.text):
+            self.boot.ordinary = shortened(line)
+
+    def _on_modules(self, line: LogLine) -> None:
+        if self.boot.ordinary is None and names_an_ordinary_module(line.text):
+            self.boot.ordinary = shortened(line)
 
     def _on_boundary(self, line: LogLine) -> None:
         self.new_boot(line)

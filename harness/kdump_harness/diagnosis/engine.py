@@ -16,6 +16,7 @@ from .boots import Boot, KernelRole, Match, Tracker
 from .lines import LogLine
 from .rules import RULES, Scene
 from .scan import Scanner
+from .speakers import Speaker
 from .table import PLACEHOLDERS, PLACES_IN_WORDS, SymptomRow, SymptomTable, load_symptoms
 
 OK = "ok"
@@ -27,9 +28,7 @@ _TOO_BIG_FOR_CAPTURE_KIB = 4 << 20
 _CAPTURE_SELDOM_LIVES_S = 900.0
 _FAMILY_ALIASES = {"rhel": "redhat", "fedora": "redhat", "sles": "suse", "ubuntu": "debian"}
 _DMESG_OF_DUMP = re.compile(r"vmcore-dmesg|^dmesg\.(txt|\d)|^dmesg$")
-_EARLY_PROGRAM = re.compile(
-    r"Comm: (swapper|init|systemd|\(udev|udevd|modprobe|insmod|kworker|dracut|makedumpfile|kdump|cp\b)"
-)
+_PRESUMPTION = "If this is a capture kernel's console, for which only its early time stamps speak: "
 _DRIVER = re.compile(r"\[(\w{2,40})\]$")
 _SIZE = re.compile(r"(\d{1,6})([MG])\b")
 
@@ -141,10 +140,11 @@ def diagnose_text(
     family: str | None = None,
     facts: Mapping[str, str] | None = None,
     table: SymptomTable | None = None,
+    of_kdump: bool = False,
 ) -> Diagnosis:
-    """Return the diagnosis of a console's text."""
+    """Return the diagnosis of a console's text; of_kdump means that a command of kdump printed all of it."""
     stream = io.BytesIO(text.encode("utf-8", "surrogateescape"))
-    return _diagnose(stream, family, facts, table, is_dmesg_of_dump=False)
+    return _diagnose(stream, family, facts, table, is_dmesg_of_dump=False, of_kdump=of_kdump)
 
 
 @functools.lru_cache(maxsize=2)
@@ -160,10 +160,11 @@ def _diagnose(
     table: SymptomTable | None,
     *,
     is_dmesg_of_dump: bool,
+    of_kdump: bool = False,
 ) -> Diagnosis:
     """Return the diagnosis of a stream of bytes."""
     table = table or load_symptoms()
-    tracker = _scanner(table).scan(stream)
+    tracker = _scanner(table).scan(stream, within_kdump=of_kdump)
     family = _FAMILY_ALIASES.get(family or "", family)
     if family is None and tracker.families:
         family = max(tracker.families, key=lambda name: tracker.families[name])
@@ -179,6 +180,7 @@ class MatchedRow:
     line: LogLine
     severity: str
     phase: KernelRole
+    presumed: bool = False  # only early time stamps suggest that a capture kernel printed the line
 
 
 class Judge:
@@ -255,9 +257,12 @@ class Judge:
             if reason:
                 self.rejected.append(Rejected(row.name, match.line.text, match.line.number, reason))
                 continue
+            presumed = row.generic and at is KernelRole.UNKNOWN and match.speaker is not Speaker.KDUMP
             severity = self._severity(row, number, at)
+            if presumed and severity == "failure":
+                severity = "warning"
             failed = failed or severity == "failure"
-            self.findings.append(MatchedRow(match.row, match.line, severity, at))
+            self.findings.append(MatchedRow(match.row, match.line, severity, at, presumed))
         last = number + 1 == len(self.boots)
         scene = Scene(
             boot,
@@ -286,36 +291,38 @@ class Judge:
 
     def _is_presumed_capture(self, boot: Boot, phase: KernelRole) -> bool:
         """Return whether a fragment without any evidence is more likely of a capture kernel than of another."""
-        if phase is not KernelRole.UNKNOWN or boot.from_syslog:
+        if phase is not KernelRole.UNKNOWN or boot.from_syslog or boot.ordinary is not None:
             return False
         if boot.latest_s is not None:
             return boot.latest_s <= _CAPTURE_SELDOM_LIVES_S
-        return boot.trace_header is not None and _EARLY_PROGRAM.search(boot.trace_header.text) is not None
+        return boot.trace_header is not None
 
     def _why_not(self, row: SymptomRow, match: Match, number: int, at: KernelRole) -> str | None:
         """Return the reason why a match does not count, or None when it does."""
-        boot, phase = self.boots[number], self.phases[number]
+        boot = self.boots[number]
         if row.family and self.family and self.family not in row.family:
             return f"a message of {' and '.join(row.family)}, this is {self.family}"
         if row.during == "dmesg" and match.during != "dmesg":
             return "not of the run that saves the dmesg"
         if row.during == "vmcore" and match.during == "dmesg":
             return "of the run that saves the dmesg, not the vmcore"
-        if at is KernelRole.UNKNOWN:
-            if row.generic and "capture" in row.where and not self._is_presumed_capture(boot, phase):
-                return "any kernel may print it, and nothing shows which kernel this is"
-            if row.generic and "capture" not in row.where:
-                return "any kernel may print it, and nothing shows which kernel this is"
-        else:
+        if at is not KernelRole.UNKNOWN:
             wanted = {*row.where, *(("next",) if "first" in row.where else ())}
             if at.value not in wanted:
                 places = " or ".join(PLACES_IN_WORDS[place] for place in row.where)
                 return f"printed by the {_IN_WORDS[at]}, it counts only in the {places}"
+        reason = self._why_not_of_kdump(row, match, number, at)
+        if reason:
+            return reason
         after = self.boots[number + 1] if number + 1 < len(self.boots) else None
         if at is KernelRole.HANDOVER and after is not None and after.capture is not None:
             return f"the capture kernel started all the same (line {after.start})"
-        if row.severity == "failure" and row.past != "never" and boot.saved is not None:
+        if row.severity == "failure" and row.past in ("saving", "saved") and boot.saved is not None:
             return f"the dump was saved all the same (line {boot.saved.number})"
+        if row.past == "login" and (login := self._login_after(match.line, number)) is not None:
+            return f"the machine booted afterwards (line {login.number})"
+        if row.past == "restart" and boot.restart is not None and boot.restart.number > match.line.number:
+            return f"the kernel restarted the machine afterwards (line {boot.restart.number})"
         if row.past == "saving" and boot.dump_start is not None and boot.dump_start.number > match.line.number:
             return f"the capture kernel got past it and began to save (line {boot.dump_start.number})"
         if at in (KernelRole.FIRST, KernelRole.NEXT) or (
@@ -325,6 +332,31 @@ class Judge:
             if loaded:
                 return f"kdump was loaded afterwards ({loaded})"
         return None
+
+    def _why_not_of_kdump(self, row: SymptomRow, match: Match, number: int, at: KernelRole) -> str | None:
+        """Return the reason why neither kdump nor its capture kernel speaks in the line, or None when it may be."""
+        if match.speaker is Speaker.KDUMP or at is KernelRole.HANDOVER:
+            return None
+        boot = self.boots[number]
+        if at is KernelRole.CAPTURE:
+            if match.speaker is Speaker.STRANGER and boot.saved is not None:
+                return f"printed by {match.line.program}, which has nothing to do with the dump"
+            return None
+        if not row.generic:
+            return "not a word of kdump, and kdump is not at work there"
+        if at is KernelRole.UNKNOWN and not self._is_presumed_capture(boot, self.phases[number]):
+            return "any kernel may print it, and nothing shows which kernel this is"
+        return None
+
+    def _login_after(self, line: LogLine, number: int) -> LogLine | None:
+        """Return the login prompt that shows that the machine did not stop at the line, or None."""
+        boot = self.boots[number]
+        ended = [
+            mark.number for mark in (boot.restart, boot.firmware) if mark is not None and mark.number < line.number
+        ]
+        if boot.login is not None and boot.login.number > max(ended, default=0):
+            return boot.login
+        return next((later.login for later in self.boots[number + 1 :] if later.login is not None), None)
 
     def _loaded_after(self, line: LogLine, number: int) -> str | None:
         """Return the proof that a capture kernel was loaded after the line, or None."""
@@ -342,7 +374,11 @@ class Judge:
         """Return the row's severity; in the boot after a saved dump a failure is a warning about the next crash."""
         if row.severity != "failure":
             return row.severity
-        if at is KernelRole.NEXT and row.past != "never" and any(earlier.saved for earlier in self.boots[:number]):
+        if (
+            at is KernelRole.NEXT
+            and row.past in ("saving", "saved")
+            and any(earlier.saved for earlier in self.boots[:number])
+        ):
             return "warning"
         return row.severity
 
@@ -366,7 +402,7 @@ class Judge:
             phase=finding.phase.value,
             line=finding.line.text,
             line_number=finding.line.number,
-            meaning=row.meaning,
+            meaning=_PRESUMPTION + row.meaning if finding.presumed else row.meaning,
             remedy=remedy.format_map(values),
         )
 
@@ -390,7 +426,7 @@ class Judge:
         reached = Stage.NOTHING
         saved = False
         for boot, phase in zip(self.boots, self.phases, strict=True):
-            if phase is KernelRole.CAPTURE or self._is_presumed_capture_with_words(boot, phase):
+            if phase is KernelRole.CAPTURE:
                 reached, saved = Stage.CAPTURING, self._is_saved(boot)
                 if saved:
                     reached = Stage.SAVED
@@ -405,20 +441,11 @@ class Judge:
             reached = max(reached, Stage.CAPTURING)
         return reached
 
-    def _is_presumed_capture_with_words(self, boot: Boot, phase: KernelRole) -> bool:
-        """Return whether a fragment that may be a capture kernel's also gave a symptom of one."""
-        if not self._is_presumed_capture(boot, phase):
-            return False
-        return any(
-            "capture" in self.table.rows[found.row].where and "first" not in self.table.rows[found.row].where
-            for found in self.findings
-        )
-
     def _is_saved(self, boot: Boot) -> bool:
         """Return whether the kdump service said that the dump is saved, and nothing shows that to be untrue."""
         rows = self.table.rows
         lies = any(
-            rows[found.row].past == "never"
+            rows[found.row].past not in ("saving", "saved")
             and Stage[rows[found.row].stage] < Stage.SAVED
             and found.severity == "failure"
             for found in self.findings

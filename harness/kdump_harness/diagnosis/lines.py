@@ -27,6 +27,11 @@ _SYSLOG = re.compile(
     r" (?:(?!\S{1,64}:)\S{1,64} )?"
 )
 _STAMP = re.compile(r"^(?:<\d{1,3}>)?\s{0,4}(?:kernel: )?\[?\s{0,8}(\d{1,12}\.\d{1,6})\](?:\[\s{0,6}[TC]\d{1,8}\])? ?")
+_NAME = r"(?P<name>[A-Za-z(][\w./@:+()-]{0,63})"
+# After a stamp or the prefix of a tool that records consoles, only a program with its process number is certain.
+_PROGRAM = re.compile(r"(?:^|[\]:] )" + _NAME + r"\[\d{1,10}\]: ")
+_PROGRAM_OF_SYSLOG = re.compile(r"^" + _NAME + r": ")
+_PROGRAM_OF_SHELL = re.compile(r"^(?P<name>[a-z][a-z0-9.-]{1,15}): ")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +42,7 @@ class LogLine:
     text: str
     stamp_s: float | None
     from_syslog: bool
+    program: str | None = None  # that printed it, without its process number
 
     @classmethod
     def parse(cls, number: int, raw: bytes) -> LogLine:
@@ -48,15 +54,17 @@ class LogLine:
         syslog = _SYSLOG.match(rest)
         if syslog:
             rest = rest[syslog.end() :]
-        if rest.startswith("kernel: "):
+        is_kernels = rest.startswith("kernel: ")
+        if is_kernels:
             rest = rest[len("kernel: ") :]
         stamp = _STAMP.match(rest)
-        return cls(
-            number,
-            text,
-            float(stamp.group(1)) if stamp else None,
-            syslog is not None,
-        )
+        if stamp:
+            rest = rest[stamp.end() :]
+        named = _PROGRAM.search(rest[:200])
+        if named is None and not stamp:
+            named = (_PROGRAM_OF_SYSLOG if syslog else _PROGRAM_OF_SHELL).match(rest)
+        program = "kernel" if is_kernels and named is None else named and named["name"].rpartition("/")[2]
+        return cls(number, text, float(stamp.group(1)) if stamp else None, syslog is not None, program)
 
 
 def blocks(stream: BinaryIO) -> Iterator[bytes]:

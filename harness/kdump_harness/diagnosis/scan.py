@@ -23,11 +23,12 @@ class IndexEntry:
     unless: tuple[re.Pattern[str], ...]
     others: tuple[frozenset[bytes], ...]
 
-    def fits(self, line: LogLine) -> bool:
-        """Return whether the pattern matches the line and no exception does."""
-        if not self.regex.search(line.text):
-            return False
-        return not any(regex.search(line.text) for regex in self.unless)
+    def match(self, line: LogLine) -> str | None:
+        """Return the part of the line that the pattern matches, or None; an exception matches none of it."""
+        found = self.regex.search(line.text)
+        if found is None or any(regex.search(line.text) for regex in self.unless):
+            return None
+        return found.group()
 
 
 _STAMP_BYTES = 14
@@ -79,9 +80,9 @@ class Scanner:
         # Every line of systemd shows that user space runs; once that is known, such lines are skipped.
         self._in_userspace = _index([*(mark for mark in marks if mark[1].name != "userspace"), *rows])
 
-    def scan(self, stream: BinaryIO) -> Tracker:
-        """Return the boots of the log."""
-        tracker = Tracker()
+    def scan(self, stream: BinaryIO, *, within_kdump: bool = False) -> Tracker:
+        """Return the boots of the log; within_kdump means that a command of kdump printed it."""
+        tracker = Tracker(within_kdump=within_kdump)
         outside, inside = _View(self._all), _View(self._in_userspace)
         view = outside
         boots = len(tracker.boots)
@@ -127,21 +128,21 @@ class Scanner:
         if settled and tracker.boot is boot:
             return False
         marks: dict[int, MarkRow] = {}
-        rows: set[int] = set()
+        rows: dict[int, str] = {}
         is_dull = True
         for entry in likely:
             if _is_settled(tracker, entry):
                 is_dull = False
-            elif entry.fits(line):
+            elif (matched := entry.match(line)) is not None:
                 is_dull = False
                 if isinstance(entry.row, MarkRow):
                     marks[entry.order] = entry.row
                 else:
-                    rows.add(entry.order)
+                    rows.setdefault(entry.order, matched)
         for order in sorted(marks):
             tracker.mark(marks[order].name, line, marks[order].family)
         for order in sorted(rows):
-            tracker.add_match(order, line)
+            tracker.add_match(order, line, rows[order])
         return is_dull
 
 

@@ -21,7 +21,7 @@ FAMILIES = ("redhat", "debian", "suse")
 SEVERITIES = ("failure", "warning", "info")
 PLACES_IN_WORDS = {"first": "first kernel", "handover": "hand-over", "capture": "capture kernel", "next": "next boot"}
 DURING = ("any", "dmesg", "vmcore")
-PAST = ("saving", "saved", "never")
+PAST = ("saving", "saved", "restart", "login", "never")
 
 # Placeholders of a remedy where neither the log nor the caller gives the real value.
 PLACEHOLDERS = {
@@ -50,7 +50,7 @@ class SymptomRow:
     family: tuple[str, ...] = ()
     generic: bool = False  # every kernel may print it: counts only where the phase is known or likely
     during: str = "any"  # which makedumpfile run the line must belong to
-    past: str = "saved"  # what overcomes it: saving that began, a dump that was saved, or nothing
+    past: str = "saved"  # the later event that overcomes it, or "never"
     remedies: dict[str, str] = field(default_factory=dict)  # by family, where they differ
 
 

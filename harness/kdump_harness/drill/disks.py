@@ -500,7 +500,9 @@ def _configure(run: Run, service: KdumpService, config: KdumpConfig, kernel: str
         if kernel is not None:
             service.choose_kernel(kernel)
         output = service.reserve_and_build(crashkernel, kernel=kernel, report=run.progress.detail)
-    wrong = [one for one in diagnose_text(output, family=family.name).symptoms if one.severity == "failure"]
+    wrong = [
+        one for one in diagnose_text(output, family=family.name, of_kdump=True).symptoms if one.severity == "failure"
+    ]
     remarks = [f"while the capture initramfs was built: {one.line.strip()} ({one.name})" for one in wrong]
     for remark in remarks:
         run.progress.say(remark)
