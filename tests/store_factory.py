@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
 from kdump_harness.store.index import TRIAGED, Dump
 from kdump_harness.store.intake.examine import Examination, examine
+from kdump_harness.store.intake.worker import find_facts
 from kdump_harness.store.store import VMCORE, Store
 
 LOGS = Path(__file__).parent / "data" / "vmcore" / "logs"
@@ -16,7 +18,7 @@ _seen: dict[tuple[str, str], tuple[Examination, bytes]] = {}
 
 
 def examine_once(dump: Path, *, log_to: Path, **more: Any) -> Examination:
-    """Return the examination of a dump; each content is examined once, because the process takes the longest."""
+    """Return the examination of a dump, each content once; only large files are left to a process with limits."""
     if dump.stat().st_size > _SMALL_BYTES:
         return examine(dump, log_to=log_to, **more)
     key = (hashlib.sha256(dump.read_bytes()).hexdigest(), repr(more))
@@ -24,10 +26,16 @@ def examine_once(dump: Path, *, log_to: Path, **more: Any) -> Examination:
         found, log = _seen[key]
         log_to.write_bytes(log)
         return found
-    found = examine(dump, log_to=log_to, **more)
-    if not found.trouble:
-        _seen[key] = found, log_to.read_bytes()
+    found = examine_here(dump, log_to=log_to, **more)
+    _seen[key] = found, log_to.read_bytes()
     return found
+
+
+def examine_here(dump: Path, *, log_to: Path, debuginfo: Path | None = None, state: Path | None = None) -> Examination:
+    """Return the examination of a dump, made in this process."""
+    facts: dict[str, Any] = {}
+    find_facts(dump, log_to=log_to, debuginfo=debuginfo, state=state, report=facts.__setitem__)
+    return Examination.of(json.loads(json.dumps(facts)))
 
 
 def make_dump(number: int = 0, **changes: Any) -> Dump:

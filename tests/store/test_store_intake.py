@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,10 @@ from kdump_harness.store import store, watching
 from kdump_harness.store.intake import copying
 from kdump_harness.store.intake.arrivals import place_of, shown
 from kdump_harness.store.intake.copying import NoRoom
-from kdump_harness.store.intake.examine import examine
+from kdump_harness.store.intake.examine import Examination, examine
 from kdump_harness.store.store import KNOWN, REFUSED, STORED, WAITING, IntakeOutcome, Store, host_of
 from kdump_harness.store.watching import Watcher
-from store_factory import LOGS, examine_once, make_dump, put
+from store_factory import LOGS, examine_here, examine_once, make_dump, put
 from vmcore_factory import Kdump, flat_stream, flatten
 
 DATA = LOGS.parent
@@ -34,7 +35,7 @@ WHOLE = DATA / "zlib.kdump"
 
 @pytest.fixture(autouse=True)
 def one_look_at_each_content(monkeypatch: pytest.MonkeyPatch) -> None:
-    """All tests of this file share the results of the examining process."""
+    """All tests of this file share the examinations of small dumps, which this process makes."""
     monkeypatch.setattr("kdump_harness.store.store.examine", examine_once)
 
 
@@ -94,6 +95,19 @@ def test_a_dump_is_triaged_and_private_when_it_is_in(kept: Store, incoming: Path
         assert path.name == "store.toml" or mode == (0o700 if path.is_dir() else 0o600), path
 
 
+@pytest.mark.parametrize("cut_bytes", [0, 4096])
+def test_the_process_finds_what_other_tests_find_without_it(tmp_path: Path, cut_bytes: int) -> None:
+    data = (LOGS / "6.1.0.kdump").read_bytes()
+    path = tmp_path / "vmcore"
+    path.write_bytes(data[: len(data) - cut_bytes])
+    logs = tmp_path / "log", tmp_path / "log-here"
+    found, found_here = examine(path, log_to=logs[0]), examine_here(path, log_to=logs[1])
+    assert found == found_here
+    assert found.whole is (cut_bytes == 0)
+    assert found.signature is not None
+    assert logs[0].read_bytes() == logs[1].read_bytes() != b""
+
+
 def test_the_same_crash_has_one_signature_in_every_kernel(kept: Store) -> None:
     dumps = [_add(kept, path).dump for path in sorted(LOGS.glob("*.kdump"))]
     assert len(dumps) == 4
@@ -131,13 +145,22 @@ def test_a_dump_whose_file_was_lost_is_taken_again(kept: Store, incoming: Path) 
     assert kept.index.find(dump.id).hold == "INC-4"
 
 
-def test_two_at_once_bring_one_dump(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "kdump_harness", "store", "add", "--store", str(tmp_path / "store"), str(WHOLE)]
+def test_two_at_once_bring_one_dump(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _patient(tmp_path / "store").close()
-    both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    said = [process.communicate()[0].split()[0] for process in both]
-    assert [process.returncode for process in both] == [0, 0]
-    assert sorted(said) == ["known", "stored"]
+    both_examined = threading.Barrier(2, timeout=60)
+
+    def examine_both(dump: Path, **more: Any) -> Examination:
+        found = examine_once(dump, **more)
+        both_examined.wait()
+        return found
+
+    def add(_: int) -> str:
+        with Store(tmp_path / "store") as own:
+            return _add(own, WHOLE).outcome
+
+    monkeypatch.setattr("kdump_harness.store.store.examine", examine_both)
+    with ThreadPoolExecutor(2) as pool:
+        assert sorted(pool.map(add, range(2))) == [KNOWN, STORED]
     with Store(tmp_path / "store") as kept:
         assert len(kept.index.dumps()) == len(list(kept.dumps.iterdir())) == 1
         assert list(kept.incoming.iterdir()) == []

@@ -565,13 +565,12 @@ def test_a_central_place_that_makes_no_sense_is_refused(text: str) -> None:
 def test_two_thousand_dumps_are_looked_through_at_once(kept: Store, capsys: pytest.CaptureFixture[str]) -> None:
     with kept.index.database.writing():
         for number in range(2000):
-            kept.index.put(
-                make_dump(number, host=f"h{number % 300}", signature=f"{number % 40:010}"),
-                {"firmware": str(number % 7), "hardware": "X1", **{f"driver d{n}": str(n) for n in range(8)}},
-            )
-            kept.dumps.joinpath(kept.index.find(make_dump(number).id).id).mkdir()
+            dump = make_dump(number, host=f"h{number % 300}", signature=f"{number % 40:010}")
+            traits = {"firmware": str(number % 7), "hardware": "X1", **{f"driver d{n}": str(n) for n in range(8)}}
+            kept.index.put(dump, traits)
+            kept.place_of(dump).mkdir()
     for action in (["list"], ["patterns"], ["prune", "--dry-run", "--keep-per-host", "3"]):
-        started_s = time.monotonic()
+        started_s = time.process_time()
         assert main(["store", *action, "--store", str(kept.directory)]) == 0
-        assert time.monotonic() - started_s < 2.0, action
+        assert time.process_time() - started_s < 3.0, action  # about 0.1 s on an idle machine
     assert "2000 of 2000 dumps" in capsys.readouterr().out

@@ -33,6 +33,19 @@ class Examination:
     traits: Mapping[str, str]
     trouble: str = ""
 
+    @classmethod
+    def of(cls, facts: Mapping[str, Any], trouble: str = "") -> Examination:
+        """Return the examination with the facts that the process reported before it ended."""
+        log = facts.get("log") or {}
+        return cls(
+            inspection=facts.get("inspection"),
+            triage=facts.get("triage"),
+            signature=facts.get("signature"),
+            uptime_s=log.get("uptime_s"),
+            traits=log.get("traits", {}),
+            trouble=trouble,
+        )
+
     @property
     def whole(self) -> bool:
         """Return whether every page of the dump is there and readable."""
@@ -78,16 +91,7 @@ def examine(dump: Path, *, log_to: Path, debuginfo: Path | None = None, state: P
     if not trouble and process.returncode != 0:
         lines = errors.decode("utf-8", "replace").strip().splitlines()[-1:]
         trouble = f"looking at it ended with status {process.returncode}" + (f": {lines[0][:300]}" if lines else "")
-    facts = _parse(out[:_MAX_ANSWER_BYTES])
-    log = facts.get("log") or {}
-    return Examination(
-        inspection=facts.get("inspection"),
-        triage=facts.get("triage"),
-        signature=facts.get("signature"),
-        uptime_s=log.get("uptime_s"),
-        traits=log.get("traits", {}),
-        trouble=trouble,
-    )
+    return Examination.of(_parse(out[:_MAX_ANSWER_BYTES]), trouble)
 
 
 def _environment() -> dict[str, str]:

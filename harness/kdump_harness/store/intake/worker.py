@@ -6,13 +6,14 @@ import json
 import resource
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from ...base.progress import Progress
 from ...triage import triage
 from ...vmcore import VmcoreError, inspect, open_vmcore
-from .copying import FULL, NO_ROOM_STATUS
+from .copying import FULL, NO_ROOM_STATUS, NoRoom
 from .signature import signature, traits, uptime_s
 
 
@@ -20,29 +21,40 @@ def main() -> None:
     """Run with the arguments: bytes of address space, seconds, dump, file for the kernel log, debug info, state."""
     memory_bytes, limit_s, dump, log_to, debuginfo, state = sys.argv[1:]
     _limit(int(memory_bytes), int(limit_s))
-    _report("inspection", inspect(dump).to_json())
+    try:
+        find_facts(
+            Path(dump),
+            log_to=Path(log_to),
+            debuginfo=Path(debuginfo) if debuginfo else None,
+            state=Path(state) if state else None,
+            report=_print,
+        )
+    except NoRoom:
+        sys.exit(NO_ROOM_STATUS)
+
+
+def find_facts(
+    dump: Path, *, log_to: Path, debuginfo: Path | None, state: Path | None, report: Callable[[str, Any], None]
+) -> None:
+    """Report the facts of a dump one by one, and write its kernel log into log_to. NoRoom when the disk is full."""
+    report("inspection", inspect(dump).to_json())
     try:
         with open_vmcore(dump) as vmcore:
             log = vmcore.dmesg()
     except VmcoreError:
         log = ""
     try:
-        Path(log_to).write_text(log, encoding="utf-8")
+        log_to.write_text(log, encoding="utf-8")
     except OSError as error:
-        sys.exit(NO_ROOM_STATUS if error.errno in FULL else str(error))
+        raise (NoRoom(str(error)) if error.errno in FULL else error) from None
     try:
-        crash = triage(
-            dump,
-            debuginfo=Path(debuginfo) if debuginfo else None,
-            state=Path(state) if state else None,
-            progress=Progress(quiet=True),
-        )
+        crash = triage(dump, debuginfo=debuginfo, state=state, progress=Progress(quiet=True))
     except VmcoreError:
         return  # of a dump that cannot be opened; the inspection has said so
     name = signature(crash)
-    _report("signature", vars(name) if name else None)
-    _report("log", {"uptime_s": uptime_s(log), "traits": traits(log, crash)})
-    _report("triage", crash.to_json())
+    report("signature", vars(name) if name else None)
+    report("log", {"uptime_s": uptime_s(log), "traits": traits(log, crash)})
+    report("triage", crash.to_json())
 
 
 def _limit(memory_bytes: int, limit_s: int) -> None:
@@ -54,7 +66,7 @@ def _limit(memory_bytes: int, limit_s: int) -> None:
     signal.alarm(limit_s)
 
 
-def _report(fact: str, value: Any) -> None:
+def _print(fact: str, value: Any) -> None:
     print(json.dumps({"fact": fact, "value": value}), flush=True)  # noqa: T201 - the parent reads standard output
 
 
