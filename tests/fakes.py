@@ -18,6 +18,19 @@ from kdump_harness.vm.console import LOGIN, Console, ConsoleLine
 from kdump_harness.vm.hypervisor import byte_queue
 from kdump_harness.vm.hypervisor.domain import DomainEvents
 
+# Part of a conftest.py: reports cross to the session as those of xdist's workers do, so no process has to start.
+REPORTS_OF_A_WORKER = """
+import execnet
+import pytest
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_makereport(item):
+    report = yield
+    hook, config = item.config.hook, item.config
+    sent = execnet.dumps(hook.pytest_report_to_serializable(config=config, report=report))
+    return hook.pytest_report_from_serializable(config=config, data=execnet.loads(sent))
+"""
+
 
 class FakeClock:
     """A clock that advances by what its waits would have taken.

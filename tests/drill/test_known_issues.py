@@ -13,6 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from fakes import REPORTS_OF_A_WORKER
 from kdump_harness.__main__ import main
 from kdump_harness.base import tables
 from kdump_harness.base.errors import EXIT_FAILED, EXIT_OK, EXIT_USAGE, TableError
@@ -434,20 +435,20 @@ class Outcome:
 def run_scenarios(pytester: pytest.Pytester) -> Any:
     """Run SCENARIOS on debian-13 with other pytest arguments."""
 
-    def run(*arguments: str) -> Outcome:
-        pytester.makeconftest(CONFTEST)
+    def run(*arguments: str, conftest: str = CONFTEST) -> Outcome:
+        pytester.makeconftest(conftest)
         (pytester.path / "known_issues.toml").write_text(TABLE, encoding="utf-8")
         pytester.makepyfile(test_smoke=SCENARIOS)
-        take = pytester.runpytest_subprocess if "-n" in arguments else pytester.runpytest_inprocess
-        result = take("-p", "no:cacheprovider", "-rx", "--image", "debian-13", "--junitxml=junit.xml", *arguments)
+        command = ("-p", "no:cacheprovider", "-rx", "--image", "debian-13", "--junitxml=junit.xml", *arguments)
+        result = pytester.runpytest_inprocess(*command)
         return Outcome(result, pytester.path / "junit.xml")
 
     return run
 
 
-@pytest.mark.parametrize("how", [(), ("-n", "1", "-W", "error")], ids=["alone", "xdist"])
-def test_the_plugin_excuses_known_issues_and_nothing_else(run_scenarios: Any, how: tuple[str, ...]) -> None:
-    outcome = run_scenarios(*how)
+@pytest.mark.parametrize("conftest", [CONFTEST, CONFTEST + REPORTS_OF_A_WORKER], ids=["alone", "as of workers"])
+def test_the_plugin_excuses_known_issues_and_nothing_else(run_scenarios: Any, conftest: str) -> None:
+    outcome = run_scenarios("-W", "error", conftest=conftest)
     assert outcome.excused() == dict.fromkeys(KNOWN, f"known issue: {TRACKER}")
     assert outcome.failed() == set(outcome.cases) - {*KNOWN, *PASSED}
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fakes import REPORTS_OF_A_WORKER
 from kdump_harness.base.evidence import EvidenceRoot
 from kdump_harness.drill import warm_pool  # noqa: F401  # numpy, which nested runs need, can be imported only once
 from kdump_harness.pytest_plugin.matrix import UNFINISHED, Matrix, MatrixEntry, Outcome, short_names
@@ -137,13 +138,15 @@ class Outcomes:
 def run_matrix(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Run scenarios with other pytest arguments."""
 
-    def run(*arguments: str, scenarios: str = SCENARIOS, columns: int = 100) -> Outcomes:
+    def run(*arguments: str, scenarios: str = SCENARIOS, conftest: str = CONFTEST, columns: int = 100) -> Outcomes:
         monkeypatch.setenv("COLUMNS", str(columns))
-        pytester.makeconftest(CONFTEST)
+        pytester.makeconftest(conftest)
         pytester.makepyfile(test_some=scenarios)
-        apart = "-n" in arguments or "KeyboardInterrupt" in scenarios
-        take = pytester.runpytest_subprocess if apart else pytester.runpytest_inprocess
-        result = take("-p", "no:cacheprovider", "-p", "no:randomly", "--junitxml=junit.xml", *arguments)
+        command = ("-p", "no:cacheprovider", "-p", "no:randomly", "--junitxml=junit.xml", *arguments)
+        if "-n" in arguments:
+            result = pytester.runpytest_subprocess(*command)
+        else:
+            result = pytester.runpytest_inprocess(*command, no_reraise_ctrlc=True)
         named = [argument.partition("=")[2] for argument in arguments if argument.startswith("--matrix=")]
         return Outcomes(result, pytester.path, pytester.path / named[0] if named else None)
 
@@ -172,9 +175,9 @@ debian-13  passed  verified  skipped
 """
 
 
-@pytest.mark.parametrize("how", [(), ("-n", "2")], ids=["alone", "xdist"])
-def test_each_test_is_in_the_table_in_json_and_in_junit(run_matrix: Any, how: tuple[str, ...]) -> None:
-    found = run_matrix("--image", "debian-1[23]", *how)
+@pytest.mark.parametrize("conftest", [CONFTEST, CONFTEST + REPORTS_OF_A_WORKER], ids=["alone", "as of workers"])
+def test_each_test_is_in_the_table_in_json_and_in_junit(run_matrix: Any, conftest: str) -> None:
+    found = run_matrix("--image", "debian-1[23]", conftest=conftest)
     assert found.status == 1
     assert "\n".join(found.lines).startswith(TABLE)
     assert found.outcomes() == {
@@ -232,8 +235,7 @@ def test_each_test_is_in_the_table_in_json_and_in_junit(run_matrix: Any, how: tu
     assert Path("evidence/last").resolve() == run.resolve() == found.path.parent
     places = [Path(path) for one in found.matrix["tests"] for path in one["evidence"]]
     assert len(set(places)) == len(places) == 21
-    workers = {path.relative_to(run).parts[:-2] for path in places}
-    assert workers <= ({("gw0",), ("gw1",)} if how else {()})
+    assert {path.relative_to(run).parts[:-2] for path in places} == {()}
     assert all(len(line) <= 100 for line in found.lines if "evidence: " not in line)
 
 
@@ -260,14 +262,50 @@ def test_shards_are_parts_of_one_whole(pytester: pytest.Pytester) -> None:
         result.stderr.fnmatch_lines([f"*invalid --shard {wrong}: expected I/N*"])
 
 
-@pytest.mark.parametrize(
-    ("how", "strict"), [((), False), ((), True), (("-n", "2"), True)], ids=["skip", "strict", "strict-xdist"]
-)
-def test_an_image_that_cannot_be_had(run_matrix: Any, how: tuple[str, ...], strict: bool) -> None:
-    expected = "    @pytest.mark.xfail(strict=False)\n    def test_expected_to_fail(drill): judge(drill, 31)\n"
+EXPECTED_TO_FAIL = """
+    @pytest.mark.xfail(strict=False)
+    def test_expected_to_fail(drill): judge(drill, 31)
+"""
+DEADLY = """
+    import os
+    def test_deadly(image): os._exit(1) if image.name == "debian-12" else None
+"""
+
+
+def test_workers_report_to_one_matrix(run_matrix: Any) -> None:
+    """The only run with real workers: a third one replaces the one that dies."""
+    found = run_matrix(
+        "-n", "2", "-W", "error", "--image", "rocky-9", "--image", "debian-12", "--strict-images",
+        "-k", "good or bad or expected or deadly", scenarios=SCENARIOS + EXPECTED_TO_FAIL + DEADLY,
+    )  # fmt: skip
+    assert found.status == 1
+    assert found.outcomes() == {
+        "good[debian-12]": "verified",
+        "bad[debian-12]": "failed",
+        "expected_to_fail[debian-12]": "verified",
+        "deadly[debian-12]": "error",
+        "deadly[rocky-9]": "passed",
+        **{f"{name}[rocky-9]": "error" for name in ("good", "bad", "expected_to_fail")},
+    }
+    assert found.test("deadly[debian-12]")["reason"] == UNFINISHED
+    assert found.test("bad[debian-12]")["reason"].startswith("filter: expected none of it")
+    assert found.matrix["unavailable"] == {"rocky-9": NEEDS_A_LOGIN}
+    assert len(Path("tried").read_text().splitlines()) <= 3  # each process tries once
+    properties = found.properties("good[rocky-9]")
+    assert (properties["outcome"], properties["skip_reason"]) == ("error", NEEDS_A_LOGIN)
+    assert found.properties("bad[debian-12]")["outcome"] == "failed"
+    (run,) = Path("evidence").glob("2*")
+    assert Path("evidence/last").resolve() == run.resolve() == found.path.parent
+    places = [Path(path) for one in found.matrix["tests"] for path in one["evidence"]]
+    assert len(set(places)) == len(places) == 4
+    assert {path.relative_to(run).parts[:-2] for path in places} <= {("gw0",), ("gw1",), ("gw2",)}
+
+
+@pytest.mark.parametrize("strict", [False, True], ids=["skip", "strict"])
+def test_an_image_that_cannot_be_had(run_matrix: Any, strict: bool) -> None:
     found = run_matrix(
         "--image", "rocky-9", "--image", "debian-12", "-k", "good or bad or expected",
-        *(["--strict-images"] if strict else []), *how, columns=120, scenarios=SCENARIOS + expected,
+        *(["--strict-images"] if strict else []), columns=120, scenarios=SCENARIOS + EXPECTED_TO_FAIL,
     )  # fmt: skip
     outcome = "error" if strict else "skipped"
     assert {name: one for name, one in found.outcomes().items() if "rocky" in name} == {
@@ -275,7 +313,7 @@ def test_an_image_that_cannot_be_had(run_matrix: Any, how: tuple[str, ...], stri
     }
     assert found.matrix["unavailable"] == {"rocky-9": NEEDS_A_LOGIN}
     assert found.lines.count(f"rocky-9 is unavailable: {NEEDS_A_LOGIN}") == 1
-    assert len(Path("tried").read_text().splitlines()) <= (2 if how else 1)  # each process tries once
+    assert Path("tried").read_text().splitlines() == ["rocky-9"]
     properties = found.properties("good[rocky-9]")
     assert (properties["outcome"], properties["skip_reason"]) == (outcome, NEEDS_A_LOGIN)
     assert (f"FAILED test_some.py::test_good[rocky-9] - Failed: {NEEDS_A_LOGIN[:20]}" in found.text) is strict
@@ -346,13 +384,6 @@ def test_the_reason_is_shown_for_any_form_of_assertion(run_matrix: Any) -> None:
     assert reasons["bare"].startswith("assert False (the drill: filter: expected none of it")
     assert reasons["another_matter"] == "assert 2 == 4"
     assert reasons["silent"] == "ValueError"
-
-
-def test_a_worker_that_dies_leaves_an_error(run_matrix: Any) -> None:
-    scenarios = "    import os\n    def test_deadly(image): os._exit(1)\n    def test_fine(image): pass\n"
-    found = run_matrix("-n", "1", "--image", "debian-12", scenarios=scenarios)
-    assert found.outcomes() == {"deadly[debian-12]": "error", "fine[debian-12]": "passed"}
-    assert found.test("deadly[debian-12]")["reason"] == UNFINISHED
 
 
 def test_an_interrupt_does_not_lose_the_matrix(run_matrix: Any) -> None:

@@ -34,7 +34,7 @@ def test_fixtures_of_other_projects_are_theirs(pytester: pytest.Pytester) -> Non
             assert (image, VALUE) == ("logo.png", 7)
             assert target in ("door", "wall")
     """)
-    result = pytester.runpytest_subprocess("-v", "--image", "debian-13", "-p", "no:cacheprovider")
+    result = pytester.runpytest_inprocess("-v", "--image", "debian-13", "-p", "no:cacheprovider")
     result.assert_outcomes(passed=2)
     result.stdout.no_fnmatch_line("*images × scenarios*")
 
