@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ GOLDEN = Path(__file__).parents[2] / "tests" / "cli" / "golden"
 COLUMNS = 100
 
 
+@functools.cache
 def help_texts() -> dict[str, str]:
     """Return the help of the command, of each verb and of each action, by the words before --help."""
     before = os.environ.get("COLUMNS")

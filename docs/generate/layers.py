@@ -57,9 +57,10 @@ def folder_of(path: Path) -> str:
     return "" if folder == "." else folder
 
 
-def sources() -> list[Path]:
+@functools.cache
+def sources() -> tuple[Path, ...]:
     """Return all modules of the package except its own __init__.py."""
-    return sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
+    return tuple(sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py"))
 
 
 def sentence(folder: str, module: str = "__init__.py") -> str | None:
@@ -76,7 +77,7 @@ def imports(path: Path) -> tuple[tuple[str, bool], ...]:
 
 def _imports(path: Path) -> Iterator[tuple[str, bool]]:
     package = path.parent.relative_to(PACKAGE).parts
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in _statements(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from ((alias.name.split(".")[0], False) for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.level == 0:
@@ -88,6 +89,15 @@ def _imports(path: Path) -> Iterator[tuple[str, bool]]:
                 found = base / alias.name if (base / alias.name).is_dir() else base
                 if found != PACKAGE:  # the version
                     yield (found if found.is_dir() else found.parent).relative_to(PACKAGE).as_posix(), True
+
+
+def _statements(node: ast.AST) -> Iterator[ast.AST]:
+    """Yield all statements in a module, which are far fewer than its nodes."""
+    for name in ("body", "orelse", "finalbody", "handlers", "cases"):
+        block = getattr(node, name, ())
+        for child in block if isinstance(block, list) else ():
+            yield child
+            yield from _statements(child)
 
 
 def picture() -> str:

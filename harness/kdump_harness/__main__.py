@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import functools
 import os
 import signal
 import sys
@@ -34,6 +35,7 @@ VERBS = (
 )  # fmt: skip
 
 
+@functools.cache
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of the whole command line."""
     return parser.make_parser(VERBS)
