@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import deque
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 
 from .formats.damage import VmcoreError
 from .formats.vmcoreinfo import Vmcoreinfo
@@ -20,10 +21,13 @@ _MAX_BUFFER_BITS = 31
 _STATE_SHIFT = 62
 _ID_MASK = (1 << _STATE_SHIFT) - 1
 _COMMITTED, _FINALIZED = 1, 2  # kernel/printk/printk_ringbuffer.h: enum desc_state
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
+_CHUNK_BYTES = 4096  # no page of memory is smaller
 
 
 def kernel_log(info: Vmcoreinfo, read: ReadKernel, *, last: int | None = None) -> str:
     """Return the log as dmesg prints it, or its last records. Raise VmcoreError when it cannot be found in the dump."""
+    read = _in_chunks(read)
     if "SYMBOL(prb)" in info:
         records = _ring_buffer(info, read, last or _MAX_RECORDS)
     elif "SYMBOL(log_buf)" in info:
@@ -44,34 +48,45 @@ def kernel_log(info: Vmcoreinfo, read: ReadKernel, *, last: int | None = None) -
 
 def _printable(line: bytes) -> str:
     """Escape all that is neither text nor tab as \\x.., like dmesg."""
-    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f]", lambda char: f"\\x{ord(char[0]):02x}", line.decode("utf-8", "replace"))
+    return _CONTROL.sub(lambda char: f"\\x{ord(char[0]):02x}", line.decode("utf-8", "replace"))
 
 
-class _Struct:
-    """A kernel struct of which VMCOREINFO gives size and offsets."""
+class _Layout:
+    """The size and the members of a kernel struct, as VMCOREINFO gives them."""
 
-    def __init__(self, info: Vmcoreinfo, read: ReadKernel, name: str, address: int) -> None:
-        self._info, self._name, self.address = info, name, address
-        self._data = _exactly(read, address, _sane_size(info, name))
+    def __init__(self, info: Vmcoreinfo, name: str) -> None:
+        self._info, self._name = info, name
+        self.size_bytes = info.size(name)
+        if not 0 < self.size_bytes <= 4096:
+            raise VmcoreError(f"VMCOREINFO: SIZE({name}) is {self.size_bytes}")
 
-    def number(self, member: str, size_bytes: int = 8, inner: int = 0) -> int:
-        """Return an unsigned member; inner is added to its offset."""
-        at = self.at(member) + inner
-        raw = self._data[at : at + size_bytes]
-        if at < 0 or len(raw) != size_bytes:
+    def place(self, member: str, size_bytes: int = 8, inner: int = 0) -> slice:
+        """Return the bytes of an unsigned member; inner is added to its offset."""
+        at = self._info.offset(f"{self._name}.{member}") + inner
+        if not 0 <= at <= self.size_bytes - size_bytes:
             raise VmcoreError(f"VMCOREINFO: {self._name}.{member} lies outside {self._name}")
-        return int.from_bytes(raw, "little")
+        return slice(at, at + size_bytes)
 
-    def at(self, member: str) -> int:
-        """Return the member's offset."""
-        return self._info.offset(f"{self._name}.{member}")
+    def read(self, read: ReadKernel, address: int) -> bytes:
+        """Return the bytes of the struct at an address."""
+        return _exactly(read, address, self.size_bytes)
 
 
-def _sane_size(info: Vmcoreinfo, name: str) -> int:
-    size = info.size(name)
-    if not 0 < size <= 4096:
-        raise VmcoreError(f"VMCOREINFO: SIZE({name}) is {size}")
-    return size
+def _number(raw: bytes, place: slice) -> int:
+    return int.from_bytes(raw[place], "little")
+
+
+def _in_chunks(read: ReadKernel) -> ReadKernel:
+    """Return a reader that keeps the last chunks of memory, since hundreds of records lie in one chunk."""
+    chunk = lru_cache(maxsize=8)(lambda number: read(number * _CHUNK_BYTES, _CHUNK_BYTES))
+
+    def read_in_chunks(address: int, length: int) -> bytes:
+        number, inside = divmod(address, _CHUNK_BYTES)
+        if inside + length <= _CHUNK_BYTES:
+            return chunk(number)[inside : inside + length]
+        return read(address, length)
+
+    return read_in_chunks
 
 
 def _exactly(read: ReadKernel, address: int, length: int) -> bytes:
@@ -88,36 +103,36 @@ def _pointer(read: ReadKernel, address: int) -> int:
 def _ring_buffer(info: Vmcoreinfo, read: ReadKernel, last: int) -> Iterator[tuple[int, bytes]]:
     """Yield time stamp and text of the last records in the lockless ring buffer (Linux 5.10 and later)."""
     ring_at = _pointer(read, info.symbol("prb"))
-    descs_at = ring_at + info.offset("printk_ringbuffer.desc_ring")
-    text_at = ring_at + info.offset("printk_ringbuffer.text_data_ring")
-    descs = _Struct(info, read, "prb_desc_ring", descs_at)
-    texts = _Struct(info, read, "prb_data_ring", text_at)
+    desc_ring, data_ring = _Layout(info, "prb_desc_ring"), _Layout(info, "prb_data_ring")
+    descs = desc_ring.read(read, ring_at + info.offset("printk_ringbuffer.desc_ring"))
+    texts = data_ring.read(read, ring_at + info.offset("printk_ringbuffer.text_data_ring"))
     counter = info.offset("atomic_long_t.counter")
-    count_bits = descs.number("count_bits", 4)
-    size_bits = texts.number("size_bits", 4)
+    count_bits = _number(descs, desc_ring.place("count_bits", 4))
+    size_bits = _number(texts, data_ring.place("size_bits", 4))
     if count_bits > _MAX_COUNT_BITS or not 3 <= size_bits <= _MAX_BUFFER_BITS:
         raise VmcoreError(f"the kernel log claims 2^{count_bits} records in 2^{size_bits} bytes")
-    desc_at, info_at, data_at = descs.number("descs"), descs.number("infos"), texts.number("data")
-    desc_bytes, info_bytes = _sane_size(info, "prb_desc"), _sane_size(info, "printk_info")
-    head, tail = descs.number("head_id", inner=counter), descs.number("tail_id", inner=counter)
+    desc_at, info_at = _number(descs, desc_ring.place("descs")), _number(descs, desc_ring.place("infos"))
+    data_at = _number(texts, data_ring.place("data"))
+    head = _number(descs, desc_ring.place("head_id", inner=counter))
+    tail = _number(descs, desc_ring.place("tail_id", inner=counter))
     count = min((head - tail & _ID_MASK) + 1, 1 << count_bits)
-    begin_at, next_at = info.offset("prb_data_blk_lpos.begin"), info.offset("prb_data_blk_lpos.next")
+    desc, about = _Layout(info, "prb_desc"), _Layout(info, "printk_info")
+    state_var = desc.place("state_var", inner=counter)
+    begin = desc.place("text_blk_lpos", inner=info.offset("prb_data_blk_lpos.begin"))
+    following = desc.place("text_blk_lpos", inner=info.offset("prb_data_blk_lpos.next"))
+    text_len, ts_nsec = about.place("text_len", 2), about.place("ts_nsec")
     unreadable = 0
     for step in range(max(0, count - last), count):
         record_id = tail + step & _ID_MASK
         slot = record_id & (1 << count_bits) - 1
         try:
-            desc = _Struct(info, read, "prb_desc", desc_at + slot * desc_bytes)
-            state = desc.number("state_var", inner=counter)
+            raw = desc.read(read, desc_at + slot * desc.size_bytes)
+            state = _number(raw, state_var)
             if state & _ID_MASK != record_id or state >> _STATE_SHIFT not in (_COMMITTED, _FINALIZED):
                 continue
-            begin = desc.number("text_blk_lpos", inner=begin_at)
-            following = desc.number("text_blk_lpos", inner=next_at)
-            about = _Struct(info, read, "printk_info", info_at + slot * info_bytes)
-            yield (
-                about.number("ts_nsec"),
-                _block(read, data_at, size_bits, begin, following, about.number("text_len", 2)),
-            )
+            raw_info = about.read(read, info_at + slot * about.size_bytes)
+            begins, ends, length = _number(raw, begin), _number(raw, following), _number(raw_info, text_len)
+            yield _number(raw_info, ts_nsec), _block(read, data_at, size_bits, begins, ends, length)
         except VmcoreError:
             unreadable += 1  # a page of the log is missing or damaged: give the rest
             if unreadable > _MAX_UNREADABLE:
@@ -146,7 +161,10 @@ def _record_buffer(info: Vmcoreinfo, read: ReadKernel) -> Iterator[tuple[int, by
     buffer_bytes = int.from_bytes(_exactly(read, info.symbol("log_buf_len"), 4), "little")
     at = int.from_bytes(_exactly(read, info.symbol("log_first_idx"), 4), "little")
     end = int.from_bytes(_exactly(read, info.symbol("log_next_idx"), 4), "little")
-    header_bytes = _sane_size(info, name)
+    header = _Layout(info, name)
+    header_bytes = header.size_bytes
+    record_len, record_text_len = header.place("len", 2), header.place("text_len", 2)
+    ts_nsec = header.place("ts_nsec")
     if not 0 < buffer_bytes <= 1 << _MAX_BUFFER_BITS:
         raise VmcoreError(f"the kernel log claims {buffer_bytes:,} bytes")
     walked = records = 0
@@ -154,8 +172,8 @@ def _record_buffer(info: Vmcoreinfo, read: ReadKernel) -> Iterator[tuple[int, by
         records += 1
         if at + header_bytes > buffer_bytes:
             break
-        record = _Struct(info, read, name, buffer_at + at)
-        length = record.number("len", 2)
+        record = header.read(read, buffer_at + at)
+        length = _number(record, record_len)
         if length == 0:  # the rest of the buffer is unused: continue at its start
             if at == 0:
                 break
@@ -164,8 +182,8 @@ def _record_buffer(info: Vmcoreinfo, read: ReadKernel) -> Iterator[tuple[int, by
             continue
         if length < header_bytes or at + length > buffer_bytes:
             break
-        text_len = min(record.number("text_len", 2), length - header_bytes)
-        yield record.number("ts_nsec"), _exactly(read, buffer_at + at + header_bytes, text_len)
+        text_len = min(_number(record, record_text_len), length - header_bytes)
+        yield _number(record, ts_nsec), _exactly(read, buffer_at + at + header_bytes, text_len)
         at += length
         walked += length
 
