@@ -133,7 +133,9 @@ class FakeSession:
         self.world, self.memory_mib, self.reserved_mib = world, memory_mib, reserved_mib
 
     def save(self, look: Any) -> Verdict | None:
-        state = SimpleNamespace(reserved_bytes=self.reserved_mib << 20, kernel="6.1", makedumpfile="1.7.2")
+        state = SimpleNamespace(
+            reserved=SimpleNamespace(main_bytes=self.reserved_mib << 20), kernel="6.1", makedumpfile="1.7.2"
+        )
         family = find_family("debian").releases[1][1]
         look(None, SimpleNamespace(state=lambda: state, suggested_mib=lambda: 180, family=family))
         self.world.boots += 1
@@ -407,8 +409,10 @@ def test_an_invalid_memory_size_is_refused(text: str) -> None:
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        (["--memory", "256M"], "cannot reserve 256 MiB"),
-        (["--memory", "1G", "--crashkernel", "2G"], "cannot reserve 2048 MiB"),
+        (["--memory", "256M"], "the kernel refuses crashkernel=256M: the machine has only 256 MiB"),
+        (["--memory", "1G", "--crashkernel", "2G"], "the kernel refuses crashkernel=2G: the machine has only 1024 MiB"),
+        (["--crashkernel", "2G-:256M"], "nothing to size: crashkernel=2G-:256M reserves nothing on a machine with"),
+        (["--crashkernel", "256M,cma"], "nothing to size: crashkernel=256M,cma reserves nothing: 256M,cma needs a"),
         (["--crashkernel", "none"], "is not a size to begin the search with"),
         (["--target", "local,tape"], "unknown target 'tape'"),
         (["--vcpus", "two"], "invalid number of processors: got"),

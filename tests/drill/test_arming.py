@@ -22,6 +22,7 @@ from kdump_harness.drill.disks import ArmedDisk, BaseDisk, SystemUnderTest
 from kdump_harness.drill.plan import Plan
 from kdump_harness.drill.steps import Drill
 from kdump_harness.images.catalog import load_catalog
+from kdump_harness.kdump.reserved_memory import AddressRange, ReservedMemory
 from kdump_harness.kdump.service import GuestState, KdumpConfig
 from kdump_harness.kdump.target import FoundFile
 from kdump_harness.vm.run import Machine
@@ -294,7 +295,8 @@ class Stack:
     def state(self) -> GuestState:
         self.marks = list(self.clock.marks_s)
         return GuestState(
-            boot_id="b", kernel="6.12.0", cmdline="crashkernel=256M", loaded=True, reserved_bytes=1 << 28,
+            boot_id="b", kernel="6.12.0", cmdline="crashkernel=256M", loaded=True,
+            reserved=ReservedMemory(fixed=(AddressRange(0, 1 << 28),)),
             meminfo_kib={}, clock_s=0.0, os_release={}, makedumpfile="1.7.2", level=31, compress="lzo",
             hostname="g", directory="/srv/dumps",
         )  # fmt: skip

@@ -27,6 +27,7 @@ from kdump_harness.drill.checks import (
     required,
 )
 from kdump_harness.kdump.page_flags import CLASSES, MemoryState, from_meminfo
+from kdump_harness.kdump.reserved_memory import ReservedMemory
 from kdump_harness.kdump.service import GuestState
 from kdump_harness.kdump.target import FoundFile
 from kdump_harness.kdump.trigger import find_trigger
@@ -192,7 +193,7 @@ def facts_of(path: Path, **other: Any) -> CrashFacts:
         kernel=other.get("kernel", dump.kernel),
         cmdline="",
         loaded=True,
-        reserved_bytes=0,
+        reserved=ReservedMemory(),
         meminfo_kib={},
         clock_s=CRASH_S - other.get("ago_s", 1.0),
         os_release={},

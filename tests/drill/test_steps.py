@@ -42,6 +42,8 @@ PROBES = {
     "cmdline": "root=/dev/vda1 crashkernel=256M",
     "loaded": "1",
     "crash_size_bytes": str(256 << 20),
+    "iomem": "  2f000000-3effffff : Crash kernel",
+    "crash_cma": "",
     "os_release": 'ID=debian\nVERSION_ID="12"\nPRETTY_NAME="Debian GNU/Linux 12 (bookworm)"',
     "meminfo": "MemTotal: 138488 kB\nMemFree: 138300 kB\nSlab: 4 kB",
     "clock_s": str(CRASH_S),
@@ -82,6 +84,9 @@ def test_a_good_crash_is_followed_to_a_verified_verdict(drill: Any, tmp_path: Pa
     assert {check.name for check in verdict.checks} == REQUIRED_CHECKS
     assert list(verdict.phases_s) == ["boot", "panic_to_capture", "capture_boot", "dump", "reboot", "panic_to_login"]
     assert (verdict.release, verdict.crashkernel, verdict.reserved_mib) == ("Debian 12", "256M", 256)
+    assert verdict.reserved == {
+        "high_mib": 0, "low_mib": 256, "cma_mib": 0, "fixed_ranges": ["2f000000-3effffff"], "cma_ranges": [],
+    }  # fmt: skip
     assert verdict.dump["path"] == DUMP
     left = {path.name for path in (tmp_path / "drill").iterdir()}
     assert {"before.json", "found.json", "inspect.json", "panic.txt", "verdict.json"} <= left

@@ -13,6 +13,7 @@ import pytest
 from kdump_harness.base.errors import CommandFailed, NotArmed, UsageError
 from kdump_harness.distro.family import COMPRESS_FLAGS, Family, choose_release, find_family
 from kdump_harness.distro.packages import KernelChoice, LocalPackage
+from kdump_harness.kdump.reserved_memory import ReservedMemory
 from kdump_harness.kdump.service import _SIZE, GuestState, KdumpConfig, KdumpService, parse_os_release
 
 DEBIAN = find_family("debian")
@@ -176,7 +177,7 @@ def test_what_a_guest_can_do_is_taken(level: int | None, crashkernel: str | None
         ({"level": -1}, r"dump level -1 does not exist \(0 to 31"),
         ({"compress": "gzip"}, r"unknown compression 'gzip' \(known: none, zlib, lzo, snappy, zstd\)"),
         ({"compress": ""}, "unknown compression ''"),
-        ({"crashkernel": ""}, "crashkernel='' cannot be a kernel argument"),
+        ({"crashkernel": ""}, "--crashkernel '' cannot be a kernel argument"),
         ({"crashkernel": "256M quiet"}, "cannot be a kernel argument"),
         ({"crashkernel": '256M"; reboot'}, "cannot be a kernel argument"),
         ({"crashkernel": "256M\n"}, "cannot be a kernel argument"),
@@ -197,7 +198,7 @@ def guest_state(**facts: Any) -> GuestState:
         "kernel": "6.1",
         "cmdline": "",
         "loaded": True,
-        "reserved_bytes": 0,
+        "reserved": ReservedMemory(),
         "meminfo_kib": {},
         "clock_s": 0.0,
         "os_release": {"ID": "debian"},
@@ -210,15 +211,22 @@ def guest_state(**facts: Any) -> GuestState:
 
 
 @pytest.mark.parametrize(
-    ("cmdline", "expected"),
+    ("cmdline", "kernel", "expected"),
     [
-        ("root=/dev/vda1 ro", None),
-        ("crashkernel=384M-:128M quiet crashkernel=256M", "256M"),
-        ("nocrashkernel=1 xcrashkernel=2", None),
+        ("root=/dev/vda1 ro", "6.1", None),
+        ("crashkernel=384M-:128M quiet crashkernel=256M", "6.1", "256M"),
+        ("crashkernel=512M-:192M crashkernel=256M,high crashkernel=64M,low", "6.1", "512M-:192M"),
+        ("crashkernel=64M,low crashkernel=256M,high", "6.1", "256M,high crashkernel=64M,low"),
+        ("crashkernel=256M,cma crashkernel=128M", "7.3.4+deb13-amd64", "128M crashkernel=256M,cma"),
+        ("crashkernel=128M crashkernel=256M,cma", "6.1.0-56-cloud-amd64", "256M,cma"),  # a plain one to this kernel
+        ("crashkernel=64M,low", "6.1", "64M,low"),
+        ("nocrashkernel=1 quiet", "6.1", "1"),  # the kernel finds the name in other words, too
     ],
 )
-def test_the_last_reservation_of_the_command_line_counts(cmdline: str, expected: str | None) -> None:
-    assert guest_state(cmdline=cmdline).crashkernel == expected
+def test_the_parameters_that_the_kernel_uses_are_the_reservation(
+    cmdline: str, kernel: str, expected: str | None
+) -> None:
+    assert guest_state(cmdline=cmdline, kernel=kernel).crashkernel == expected
 
 
 def test_a_guest_of_another_family_is_refused() -> None:

@@ -49,7 +49,8 @@ class Verdict:
     kernel_asked: str | None = None  # as the user put it; the drill does not begin with another one
     makedumpfile: str | None = None
     crashkernel: str | None = None
-    reserved_mib: int | None = None
+    reserved_mib: int | None = None  # without CMA
+    reserved: dict[str, Any] | None = None  # by part: high_mib, low_mib, cma_mib and the address ranges
     level: int | None = None
     compress: str | None = None
     reached: Stage = Stage.NOTHING

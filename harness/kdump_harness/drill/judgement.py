@@ -73,7 +73,8 @@ class DrillRecord:
         """Copy the guest's facts into the verdict."""
         verdict = self.verdict
         verdict.kernel, verdict.makedumpfile = state.kernel, state.makedumpfile
-        verdict.crashkernel, verdict.reserved_mib = state.crashkernel, state.reserved_bytes // MIB
+        verdict.crashkernel, verdict.reserved_mib = state.crashkernel, state.reserved.fixed_bytes // MIB
+        verdict.reserved = state.reserved.to_json()
         verdict.level, verdict.compress = state.level, state.compress
 
     def ask_oracle(self, path: Path) -> None:

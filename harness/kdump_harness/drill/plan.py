@@ -70,7 +70,7 @@ class Plan:
         if self.until == SAVED and self.target in ON_DISK:
             raise UsageError(f"--until {SAVED} cannot go with --target {self.target}: it reads the system's disk only")
         if self.knows_family:
-            self.config.check(self.subject.family)
+            self.config.check(self.subject.family, self.machine.memory_mib)
             find_target(self.target, self.subject.family)
         find_trigger(self.trigger, vcpus=self.machine.vcpus)
         load_known_issues()

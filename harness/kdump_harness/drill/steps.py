@@ -203,7 +203,11 @@ class Drill(DrillRecord):
             self.reach(Stage.ARMED)
         else:
             self.note_status(service.says())
-        facts = {"dumps": [vars(file) for file in dumps.values()], "pages": dict(self.memory.pages)}
+        facts = {
+            "reserved": before.reserved.to_json(),
+            "dumps": [vars(file) for file in dumps.values()],
+            "pages": dict(self.memory.pages),
+        }
         self.evidence.json("before.json", {**vars(before), **facts})
         return before, dumps
 

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..base.crashkernel import reserved_mib
 from ..base.errors import HostError, UsageError
 from ..base.sqlite import Database
-from ..distro.crashkernel import reserved_mib
 from ..images.state import default_directory
 from .figures import figures_of
 
@@ -229,7 +229,8 @@ def _row(kind: str, result: Mapping[str, Any], *, at_s: float | None, scenario: 
 
 def shrunk(result: Mapping[str, Any]) -> dict[str, Any]:
     """Return the rest of a reservation, if a part was given back before the crash, as a sizing does."""
-    asked, left = result.get("crashkernel"), result.get("reserved_mib")
+    parts = result.get("reserved") or {}
+    asked, left = result.get("crashkernel"), parts.get("high_mib") or parts.get("low_mib") or result.get("reserved_mib")
     whole = reserved_mib(asked, result.get("memory_mib") or 0) if isinstance(asked, str) else None
     return {"reserved_mib": left} if whole and left and left < whole else {}
 

@@ -13,9 +13,11 @@ _YEARS = range(1970, 9999)  # the day before and after must be valid dates as we
 _CHECK = {"name": str, "ok": bool, "expected": str, "seen": str}
 _SYMPTOM = {"name": str, "severity": str, "line": str, "meaning?": str, "remedy?": str}
 _DUMP = {"path": str, "format?": str, "size_bytes": float, "pages_total?": float, "pages_kept?": float}
+_RESERVED = {"high_mib": float, "low_mib": float, "cma_mib": float, "fixed_ranges?": [str], "cma_ranges?": [str]}
 DRILL_SHAPE = {
     "image": str, "verified": bool, "checks": [_CHECK], "symptoms?": [_SYMPTOM], "dump?": _DUMP,
-    "phases_s?": {"*": float}, "reserved_mib?": float, "remarks?": [str], "started?": datetime.datetime, "kernel?": str,
+    "phases_s?": {"*": float}, "reserved_mib?": float, "reserved?": _RESERVED,
+    "remarks?": [str], "started?": datetime.datetime, "kernel?": str,
     "accelerator?": str, "reached?": str, "stopped_by?": str, "known_issue?": str, "makedumpfile?": str,
     "trigger?": str, "target?": str, "beside?": int,
 }  # fmt: skip

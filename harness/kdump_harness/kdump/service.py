@@ -10,13 +10,15 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from ..base.clock import poll
+from ..base.crashkernel import Reservation, counted, joined, release_knows_cma, words_in
 from ..base.errors import CommandFailed, NotArmed, UsageError, WaitedInVain
 from ..base.units import MIB
 from ..distro.config_file import Collection
-from ..distro.crashkernel import Reservation
 from ..distro.family import COMPRESS_FLAGS, MAX_LEVEL, Family, choose_release, fill
 from ..distro.packages import GUEST_PLACE, KernelChoice, LocalPackage, PackageChoice, refusal
 from ..vm.guest import Guest
+from . import reserved_memory
+from .reserved_memory import ReservedMemory
 
 # Unscaled, as for a guest under KVM.
 INSTALL_TIMEOUT_S = 300.0
@@ -60,6 +62,7 @@ _PROBE = {
     "cmdline": "cat /proc/cmdline",
     "loaded": _LOADED,
     "crash_size_bytes": _SIZE,
+    **reserved_memory.COMMANDS,
     "os_release": "cat /etc/os-release",
     "meminfo": "cat /proc/meminfo",
     "clock_s": "date +%s.%N",
@@ -84,8 +87,8 @@ class KdumpConfig:
         """Dump level and compression; the family's defaults unless given."""
         return (family.level if self.level is None else self.level, self.compress or family.compress)
 
-    def check(self, family: Family) -> None:
-        """UsageError for what no guest of this family can do."""
+    def check(self, family: Family, memory_mib: int | None = None) -> None:
+        """UsageError for what no guest of this family, with so much memory, can do."""
         if self.level is not None and not 0 <= self.level <= MAX_LEVEL:
             raise UsageError(f"dump level {self.level} does not exist (0 to {MAX_LEVEL}; makedumpfile(8), -d)")
         if self.compress is not None and self.compress not in COMPRESS_FLAGS:
@@ -95,10 +98,9 @@ class KdumpConfig:
                 f"kdump of the family {family.name} has no setting for compression {self.compress}"
                 f" (it has {', '.join(family.config.compressions)})"
             )
-        if not self.reservation.valid:
-            raise UsageError(
-                f"crashkernel={self.crashkernel!r} cannot be a kernel argument (as in 256M or 1G-4G:192M,4G-:256M)"
-            )
+        # The kernels of some releases work out "auto" themselves.
+        auto = any(row.bootloader.packaged == self.crashkernel == "auto" for _, row in family.releases)
+        self.reservation.check(None if auto else memory_mib)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +111,7 @@ class GuestState:
     kernel: str
     cmdline: str
     loaded: bool
-    reserved_bytes: int
+    reserved: ReservedMemory
     meminfo_kib: dict[str, int]
     clock_s: float
     os_release: dict[str, str]
@@ -123,9 +125,14 @@ class GuestState:
 
     @property
     def crashkernel(self) -> str | None:
-        """The last crashkernel= of the command line, which is the one that counts."""
-        found = re.findall(r"(?:^|\s)crashkernel=(\S+)", self.cmdline)
-        return found[-1] if found else None
+        """The values of crashkernel= as --crashkernel takes them; those that the kernel ignores are left out."""
+        words = words_in(self.cmdline)
+        return joined(counted(words, knows_cma=self.knows_cma) or words) or None
+
+    @property
+    def knows_cma(self) -> bool:
+        """Whether the guest's kernel knows crashkernel=...,cma; some distributions added it to older ones."""
+        return bool(self.reserved.cma) or release_knows_cma(self.kernel)
 
 
 Report = Callable[[str], None]
@@ -183,7 +190,7 @@ class KdumpService:
             kernel=parts["kernel"],
             cmdline=parts["cmdline"],
             loaded=parts["loaded"] == "1",
-            reserved_bytes=int(parts["crash_size_bytes"]) if parts["crash_size_bytes"].isdigit() else 0,
+            reserved=reserved_memory.parse(parts["iomem"], parts["crash_cma"], parts["crash_size_bytes"]),
             meminfo_kib={
                 name: int(value.split()[0])
                 for name, _, value in (line.partition(":") for line in parts["meminfo"].splitlines())
@@ -360,8 +367,7 @@ class KdumpService:
 
     def boot_arguments(self, crashkernel: str | None) -> str:
         """The kernel arguments that a drill needs."""
-        size = Reservation(crashkernel).size
-        return DRILL_ARGUMENTS + (f" crashkernel={size}" if size is not None else "")
+        return f"{DRILL_ARGUMENTS} {Reservation(crashkernel).arguments}".rstrip()
 
     def write_bootloader(self, crashkernel: str | None) -> None:
         """Write the boot loader's drop-in file, where supported; reserve_and_build() applies it."""

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from itertools import product
 
+from ...base import crashkernel
+from ...base.crashkernel import Reservation
 from ...base.errors import UsageError
-from ...distro import crashkernel
-from ...distro.crashkernel import Reservation
 from ...drill import known_issues
 from ...drill.disks import SystemUnderTest
 from ...drill.plan import Plan
@@ -59,18 +59,17 @@ class SizePlan:
             raise UsageError("nothing to size: give at least one memory size, number of processors and target")
         if len(list(self.machines())) > MAX_MACHINES:
             raise UsageError(f"{len(list(self.machines()))} machines are too many (expected at most {MAX_MACHINES})")
-        if self.crashkernel is not None and Reservation(self.crashkernel).size is None:
+        if self.crashkernel is not None and not Reservation(self.crashkernel).words:
             raise UsageError(
                 f"--crashkernel {self.crashkernel} is not a size to begin the search with (expected a size as in 256M)"
             )
         for machine, target in self.machines():
-            start = crashkernel.reserved_mib(self.start, machine.memory_mib)
-            if start is not None and start >= machine.memory_mib:
-                raise UsageError(
-                    f"a guest with {machine.memory_mib} MiB cannot reserve {start} MiB for its capture kernel"
-                    " (give more --memory)"
-                )
+            Reservation(self.start).check(machine.memory_mib)
             self.drill("", machine, target, self.crashkernel).check()
+            if not crashkernel.reserved_mib(self.start, machine.memory_mib):
+                raise UsageError(
+                    f"nothing to size: {crashkernel.nothing(Reservation(self.start).words, machine.memory_mib)}"
+                )
 
     @property
     def start(self) -> str:

@@ -13,12 +13,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ...base import crashkernel
 from ...base.clock import now_s
 from ...base.evidence import Evidence
 from ...base.stage import Stage
 from ...base.units import KIB_PER_MIB, MIB
 from ...base.verdict import Verdict
-from ...distro import crashkernel
 from ...drill.checks import Scope, required
 from ...drill.dump_server import MACHINE as COLLECTOR
 from ...drill.plan import RECOVERED, SAVED, disk_need_mib
@@ -179,7 +179,7 @@ class _Size(Campaign[SizePlan, Size]):
         """Read the guest's state before the snapshot is taken."""
         state = service.state()
         self._require_same(state, self.result.kernel, self.result.makedumpfile)
-        sizing.largest_mib = state.reserved_bytes // MIB
+        sizing.largest_mib = state.reserved.main_bytes // MIB
         sizing.estimate_mib = service.suggested_mib()
         with self.lock:
             self.result.kernel, self.result.makedumpfile = state.kernel, state.makedumpfile

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import product
 
+from ...base.crashkernel import Reservation
 from ...base.errors import UsageError
-from ...distro.crashkernel import Reservation
 from ...distro.family import COMPRESS_FLAGS, MAX_LEVEL
 from ...drill import known_issues
 from ...drill.disks import SystemUnderTest

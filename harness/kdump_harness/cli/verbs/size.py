@@ -108,7 +108,7 @@ def parse_memories(text: str) -> tuple[int, ...]:
 
     Raises UsageError for a part that is not a size.
     """
-    from ...distro.crashkernel import parse_size_mib
+    from ...base.crashkernel import parse_size_mib
 
     sizes = []
     for part in text.split(","):

@@ -1,0 +1,117 @@
+"""The memory that a running kernel holds for its capture kernel, by part, as the kernel reports it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from ..base.units import MIB
+
+_ABOVE = 1 << 32
+# Kernels since 6.19 moved the files below /sys/kernel/kexec; the old names are deprecated links.
+# Only root is shown the addresses of /proc/iomem.
+COMMANDS = {
+    "iomem": "grep 'Crash kernel' /proc/iomem",
+    # Not every kernel that knows ,cma has the file; all of them log the ranges.
+    "crash_cma": "! grep -q ',cma' /proc/cmdline || cat /sys/kernel/kexec_crash_cma_ranges"
+    " || cat /sys/kernel/kexec/crash_cma_ranges || dmesg | grep -E 'cma: Reserved|crashkernel CMA'",
+}
+_RANGE = re.compile(r"^\s*([0-9a-f]+)-([0-9a-f]+)(?: : Crash kernel)?\s*$", re.MULTILINE)
+_CMA_LOGGED = re.compile(r"cma: Reserved (\d+) MiB at 0x([0-9a-f]+)")  # mm/cma.c
+_CMA_COUNTED = re.compile(r"crashkernel CMA reserv.* in (\d+) ranges")  # kernel/crash_reserve.c
+
+
+@dataclass(frozen=True, order=True)
+class AddressRange:
+    """Physical addresses from start up to, but not including, end."""
+
+    start: int
+    end: int
+
+    @property
+    def size_bytes(self) -> int:
+        """The number of bytes."""
+        return self.end - self.start
+
+    def __str__(self) -> str:
+        return f"{self.start:x}-{self.end - 1:x}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReservedMemory:
+    """The fixed parts and the CMA ranges; the capture kernel may use all of them, and dumps none of them."""
+
+    fixed: tuple[AddressRange, ...] = ()
+    cma: tuple[AddressRange, ...] = ()  # of crashkernel=...,cma: the crashed kernel's programs used it until the crash
+
+    @property
+    def high_bytes(self) -> int:
+        """The fixed memory above 4 GiB."""
+        return sum(part.size_bytes for part in self.fixed if part.start >= _ABOVE)
+
+    @property
+    def low_bytes(self) -> int:
+        """The fixed memory below 4 GiB, which is all of it unless there is a high part."""
+        return self.fixed_bytes - self.high_bytes
+
+    @property
+    def main_bytes(self) -> int:
+        """The part that the capture kernel is loaded into: the high one, if there is one."""
+        return self.high_bytes or self.low_bytes
+
+    @property
+    def fixed_bytes(self) -> int:
+        """The memory that nothing but the capture kernel may use."""
+        return sum(part.size_bytes for part in self.fixed)
+
+    @property
+    def cma_bytes(self) -> int:
+        """The memory of all CMA ranges."""
+        return sum(part.size_bytes for part in self.cma)
+
+    @property
+    def total_bytes(self) -> int:
+        """The memory that the capture kernel may have as its RAM."""
+        return self.fixed_bytes + self.cma_bytes
+
+    def summary(self) -> str:
+        """The parts in one line."""
+        parts = [f"{self.high_bytes // MIB} MiB above 4 GiB"] if self.high_bytes else []
+        parts += [f"{self.low_bytes // MIB} MiB" + (" below" if self.high_bytes else "")] if self.low_bytes else []
+        parts += [f"{self.cma_bytes // MIB} MiB of CMA"] if self.cma else []
+        return f"{' and '.join(parts) or '0 MiB'} reserved"
+
+    def to_json(self) -> dict[str, Any]:
+        """The record as JSON takes it."""
+        return {
+            "high_mib": self.high_bytes // MIB,
+            "low_mib": self.low_bytes // MIB,
+            "cma_mib": self.cma_bytes // MIB,
+            "fixed_ranges": [str(part) for part in self.fixed],
+            "cma_ranges": [str(part) for part in self.cma],
+        }
+
+
+def parse(iomem: str, crash_cma: str, crash_size: str) -> ReservedMemory:
+    """Return the memory that the outputs of COMMANDS and of kexec_crash_size show.
+
+    Without addresses, the size counts as one part below 4 GiB.
+    """
+    fixed = _ranges(iomem)
+    if not fixed and crash_size.isdigit() and int(crash_size):
+        fixed = (AddressRange(0, int(crash_size)),)
+    counted = _CMA_COUNTED.search(crash_cma)
+    if counted is None:
+        return ReservedMemory(fixed=fixed, cma=_ranges(crash_cma))
+    # Other CMA ranges may be logged before; those of crashkernel= are the last ones before the line that counts them.
+    logged = _CMA_LOGGED.findall(crash_cma[: counted.start()])
+    own = logged[max(0, len(logged) - int(counted.group(1))) :]
+    return ReservedMemory(
+        fixed=fixed, cma=tuple(AddressRange(int(at, 16), int(at, 16) + int(mib) * MIB) for mib, at in own)
+    )
+
+
+def _ranges(text: str) -> tuple[AddressRange, ...]:
+    found = (AddressRange(int(first, 16), int(last, 16) + 1) for first, last in _RANGE.findall(text))
+    return tuple(sorted(part for part in found if part.size_bytes > 1))
