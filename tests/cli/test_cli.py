@@ -20,6 +20,7 @@ from kdump_harness.base import tables
 from kdump_harness.drill.disks import probe_format
 from kdump_harness.images.state import State
 from kdump_harness.vm.hypervisor import connection
+from vmcore_factory import Kdump
 
 DATA = Path(__file__).parents[1] / "data"
 DUMP = DATA / "vmcore" / "zlib.kdump"
@@ -364,7 +365,44 @@ def test_inspect_of_an_empty_file_is_a_damaged_dump(capsys: pytest.CaptureFixtur
 
 def test_inspect_prints_the_same_as_text(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["inspect", str(DUMP)]) == 0
-    assert capsys.readouterr().out.endswith("whole: true\n")
+    assert capsys.readouterr().out.endswith("judgement: whole\n")
+
+
+def test_inspect_judges_each_of_several_dumps_by_itself(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """The worst judgement is the exit status: damaged, then not judged, then whole."""
+    cut, packed = tmp_path / "cut", tmp_path / "packed"
+    cut.write_bytes(DUMP.read_bytes()[:-5000])
+    packed.write_bytes(b"\x04\x22\x4d\x18" + bytes(99))
+    for paths, judgements, wanted in (
+        ((DUMP, DUMP), ["whole", "whole"], 0),
+        ((packed, DUMP), ["not judged", "whole"], 5),
+        ((packed, cut, DUMP), ["not judged", "damaged", "whole"], 1),
+    ):
+        found, status = as_json(capsys, "inspect", *paths)
+        assert ([one["judgement"] for one in found], status) == (judgements, wanted)
+        assert [one["path"] for one in found] == [str(path) for path in paths]
+    assert main(["inspect", str(packed), str(DUMP)]) == 5
+    text = capsys.readouterr().out
+    assert "unsupported: the file is lz4-compressed (unpack it with lz4 -d first)\njudgement: not judged\n" in text
+    assert main(["inspect", str(DUMP), str(tmp_path / "absent")]) == 2
+    assert main(["inspect", str(DUMP), str(DUMP), "--dmesg", "-"]) == 2
+    assert "--dmesg is for one dump: got 2" in capsys.readouterr().err
+
+
+def test_inspect_finds_the_parts_of_split_dumps(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    parts = [tmp_path / f"part{number}" for number in range(4)]
+    for number, frames in enumerate(((0, 20), (20, 64))):
+        parts[number].write_bytes(Kdump(part=frames).build())
+        parts[number + 2].write_bytes(Kdump(part=frames, more_vmcoreinfo="OF=ANOTHER\n").build())
+    found, status = as_json(capsys, "inspect", parts[3], parts[0], DUMP, parts[1], parts[2])
+    assert status == 0
+    assert [(one["format"], one["judgement"]) for one in found] == [
+        ("kdump-split", "whole"), ("kdump-split", "whole"), ("kdump", "whole"),
+    ]  # fmt: skip
+    found, status = as_json(capsys, "inspect", parts[0], parts[1], parts[0])
+    assert (found["damage"][0]["message"].rpartition(": ")[2], status) == ("a part was given twice", 1)
+    found, status = as_json(capsys, "inspect", parts[0])
+    assert (found["damage"][0]["message"].rpartition(": ")[2], status) == ("other parts are missing", 1)
 
 
 def test_inspect_writes_the_kernel_log(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -33,6 +33,7 @@ from kdump_harness.kdump.target import FoundFile
 from kdump_harness.kdump.trigger import find_trigger
 from kdump_harness.vmcore import inspect as inspect_anew
 from kdump_harness.vmcore import open_vmcore
+from vmcore_factory import Kdump
 
 DUMPS = Path(__file__).parents[1] / "data" / "vmcore"
 CRASH_S = 1_780_000_000
@@ -230,6 +231,27 @@ def crash_time(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_dump_without_a_crash_time_is_not_known_to_be_of_this_crash(verdict: Verdict) -> None:
     assert [name for name, ok in judge(verdict, LOGGED).items() if not ok] == ["crash-time"]
+
+
+@pytest.mark.parametrize("what", ["compression", "machine"])
+def test_a_dump_that_cannot_be_judged_fails_no_check_of_its_content(
+    verdict: Verdict, tmp_path: Path, what: str
+) -> None:
+    """A drill with such a dump is not verified, and has its own exit status if nothing else is wrong."""
+    path = tmp_path / "dump"
+    path.write_bytes(b"\x04\x22\x4d\x18" + bytes(99) if what == "compression" else Kdump(machine="ppc64le").build())
+    check_dump(verdict, path, facts_of(LOGGED), expected_formats=("kdump",))
+    assert verdict.not_judged == (
+        "the file is lz4-compressed (unpack it with lz4 -d first)"
+        if what == "compression"
+        else "the machine is 'ppc64le', not x86_64 or aarch64"
+    )
+    assert "complete" not in outcome(verdict)
+    verdict.checks.clear()
+    assert verdict.exit_status == 5
+    assert verdict.reason() == f"the dump was not judged: {verdict.not_judged}"
+    record_check(verdict, "single-dump", False, seen="none")
+    assert verdict.exit_status == 1
 
 
 @pytest.mark.usefixtures("crash_time")

@@ -169,7 +169,7 @@ def main() -> int:
             parser.error(f"{path} is not a file")
         result = inspect(path)
         if not result.whole:
-            wrong.append(f"{path}: refused, and it is sound: {result.damage[0].message}")
+            wrong.append(f"{path}: refused, and it is sound: {result.why}")
             continue
         with open_vmcore(path) as vmcore:
             sound.append((path, path.read_bytes(), checksummed_pages(vmcore)))

@@ -17,7 +17,7 @@ from history_factory import VERDICT, drill, failed
 from kdump_harness.__main__ import main
 from kdump_harness.base.clock import poll
 from kdump_harness.base.errors import HostError, UsageError
-from kdump_harness.history.database import DRILL, History
+from kdump_harness.history.database import DRILL, History, word_of
 from kdump_harness.history.metrics import render, write_metrics
 from kdump_harness.schedule import running, units
 from kdump_harness.schedule.running import (
@@ -31,6 +31,14 @@ from kdump_harness.schedule.running import (
 )
 from kdump_harness.schedule.units import Schedule, quote, verify
 
+UNJUDGED = {
+    **drill(3),
+    "verified": False,
+    "reached": "RECOVERED",
+    "checks": [],
+    "symptoms": [],
+    "not_judged": "the file is lz4-compressed",
+}
 SPANS = {"at": "*-*-* 02:30", "delay": "30min", "limit": "12h"}
 needs_systemd = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd here")
 
@@ -165,6 +173,7 @@ def test_a_failed_install_restores_the_existing_units(tmp_path: Path, fake_syste
         (VERDICT, 0, "", "verified", "panic to login 339 s"),
         (failed(1), 1, "", "failed", "reached CAPTURING: capture-oom; the capture kernel ran out of memory; "),
         (failed(1, known_issue="https://x"), 1, "", "known issue", "reached CAPTURING"),
+        (UNJUDGED, 5, "", "not judged", "reached RECOVERED: the dump was not judged: the file is lz4-compressed"),
         (None, 4, "kdump-harness: no boot\n", "broken", "kdump-harness: no boot"),
         (None, 0, "", "broken", "the drill ended with status 0"),
         (None, -9, "", "broken", "the drill ended with status"),
@@ -176,7 +185,15 @@ def test_the_outcome_of_a_drill(
     result = run_drill("debian-12", [], tmp_path, command=_drill_command(tmp_path, verdict, status=status, said=said))
     assert result.word == word
     assert result.said.startswith(text)
-    assert result.status == {"verified": 0, "broken": 4}.get(word, 1)
+    assert result.status == {"verified": 0, "broken": 4, "not judged": 5}.get(word, 1)
+
+
+def test_the_history_has_the_same_word_as_the_schedule(tmp_path: Path) -> None:
+    with History(tmp_path / "history.sqlite") as past:
+        for verdict in (VERDICT, failed(1), failed(2, known_issue="https://x"), UNJUDGED):
+            past.add(DRILL, verdict)
+        words = [word_of(run) for run in past.runs()]
+    assert sorted(words) == ["failed", "known issue", "not judged", "verified"]
 
 
 def test_only_changes_call_the_hook(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from kdump_harness.store.intake.copying import NoRoom
 from kdump_harness.store.intake.examine import Examination, examine
 from kdump_harness.store.store import KNOWN, REFUSED, STORED, WAITING, IntakeOutcome, Store, host_of
 from kdump_harness.store.watching import Watcher
+from kdump_harness.vmcore.inspection import UNJUDGED
 from store_factory import LOGS, examine_here, examine_once, make_dump, put
 from vmcore_factory import Kdump, flat_stream, flatten
 
@@ -179,6 +180,57 @@ def test_a_damaged_dump_is_refused_unless_it_is_wanted(
     assert main(["store", "add", "--store", str(kept.directory), str(cut)]) == 1
     assert main(["store", "add", "--store", str(kept.directory), str(cut), "--damaged"]) == 0
     assert [dump.state for dump in kept.index.dumps()] == ["damaged"]
+
+
+def test_a_dump_that_cannot_be_judged_is_set_aside_and_not_called_damaged(
+    kept: Store, incoming: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (incoming / "dump.202611221011.lz4").write_bytes(b"\x04\x22\x4d\x18" + bytes(99))
+    (incoming / "guest").write_bytes(b"LibvirtQemudSave" + bytes(99))
+    found = _look(kept, incoming)
+    assert {name: (one.outcome, one.reason) for name, one in found.items()} == {
+        "dump.202611221011.lz4": (UNJUDGED, "the file is lz4-compressed (unpack it with lz4 -d first)"),
+        "guest": (UNJUDGED, "the file is the saved state of a guest (take a dump with virsh dump --memory-only)"),
+    }
+    assert _look(kept, incoming) == {}
+    path, store_arguments = str(incoming / "dump.202611221011.lz4"), ["--store", str(kept.directory)]
+    assert main(["store", "add", path, *store_arguments]) == 5
+    assert capsys.readouterr().out.startswith(f"not judged {path}: the file is lz4-compressed")
+    assert main(["store", "list", "--refused", *store_arguments]) == 0
+    assert capsys.readouterr().out.count(" not judged ") == 2
+    assert main(["store", "add", path, "--damaged", *store_arguments]) == 0
+    assert [(dump.state, dump.remark) for dump in kept.index.dumps()] == [
+        ("not judged", "not judged: the file is lz4-compressed (unpack it with lz4 -d first)")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("body", "outcome", "reason"),
+    [
+        ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", UNJUDGED, "its examination ended with status -9"),
+        ("import time; time.sleep(99)", UNJUDGED, "its examination took more than 1 s"),
+        ("raise SystemExit('no such module')", WAITING, "could not be examined: its examination ended with status 1"),
+    ],
+)
+def test_a_dump_that_ends_its_examination_is_not_tried_again(
+    kept: Store, incoming: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: str, outcome: str, reason: str
+) -> None:
+    """But where the examination cannot even begin, the next look may be luckier."""
+    began = "" if outcome == WAITING else 'print(\'{"fact": "started", "value": true}\', flush=True); '
+    (tmp_path / "worker").write_text(f"{began}{body}\n")
+    popen = subprocess.Popen
+    monkeypatch.setattr(
+        "kdump_harness.store.intake.examine.subprocess.Popen",
+        lambda _command, **more: popen([sys.executable, str(tmp_path / "worker")], **more),
+    )
+    monkeypatch.setattr("kdump_harness.store.intake.examine._LIMIT_S", 1 if "sleep" in body else 60)
+    monkeypatch.setattr("kdump_harness.store.store.examine", examine)
+    shutil.copyfile(WHOLE, incoming / "vmcore")
+    found = _look(kept, incoming)["vmcore"]
+    assert found.outcome == outcome
+    assert reason in found.reason
+    assert bool(_look(kept, incoming)) == (outcome == WAITING)
+    assert list(kept.incoming.iterdir()) == []
 
 
 def test_a_dump_cut_short_is_not_rearranged(kept: Store, tmp_path: Path) -> None:

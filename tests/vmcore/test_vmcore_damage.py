@@ -55,7 +55,6 @@ BITMAPS = TABLE - 2 * PAGE
 # Offset, layout, values, kind, what the message must name.
 BROKEN_HEADERS = {
     "version": (8, "<i", 7, "header", "version 7"),
-    "big-endian": (8, ">i", 6, "header", "version"),
     "block-size": (428, "<i", 4095, "header", "block size 4,095"),
     "no-sub-header": (432, "<i", 0, "header", "sub-header of 0 blocks"),
     "huge-sub-header": (432, "<i", 2**31 - 1, "header", "sub-header"),
@@ -73,7 +72,6 @@ BROKEN_HEADERS = {
     "notes-huge": (PAGE + 56, "<Q", 1 << 60, "notes", "outside"),
     "vmcoreinfo-outside": (PAGE + 32, "<q", 1 << 40, "vmcoreinfo", "outside"),
     "vmcoreinfo-elsewhere": (PAGE + 32, "<q", TABLE, "vmcoreinfo", "no kernel writes"),
-    "machine": (272, "<B", ord("p"), "unsupported", "'p86_64'"),
     "release": (142, "<B", ord("5"), "vmcoreinfo", "release"),
     "utsname-not-text": (77, "<B", 7, "header", "utsname.nodename"),
 }
@@ -329,10 +327,8 @@ def test_descriptors_in_a_gap_of_the_stream_are_reported(inspect_bytes):
 ELF = elf([(0x1000, text_page(1) * 3), (0x100000, text_page(9))])
 LAST_LOAD = 64 + 2 * 56 + 8
 BROKEN_ELFS = {
-    "32-bit": (patched(ELF, 4, "<B", 1), "header"),
-    "big-endian": (patched(ELF, 5, "<B", 2), "header"),
+    "no-class": (patched(ELF, 4, "<B", 9), "header"),
     "executable": (patched(ELF, 16, "<H", 2), "header"),
-    "machine": (patched(ELF, 18, "<H", 21), "unsupported"),
     "no-segments": (patched(ELF, 56, "<H", 0), "header"),
     "many-segments": (patched(ELF, 56, "<H", 0xFFFE), "truncated"),
     "extended-segments": (patched(ELF, 56, "<H", 0xFFFF), "header"),
@@ -361,11 +357,6 @@ NO_DUMPS = {
     "empty": (b"", "empty", "nothing was saved"),
     "text": (b"makedumpfile Completed.\n", "signature", "begins with"),
     "zeros": (bytes(8192), "signature", "begins with"),
-    "diskdump": (b"DISKDUMP" + bytes(4096), "unsupported", "diskdump"),
-    "gzip": (b"\x1f\x8b\x08" + bytes(100), "unsupported", "gunzip"),
-    "bzip2": (b"BZh9" + bytes(100), "unsupported", "bunzip2"),
-    "lz4": (b"\x04\x22\x4d\x18" + bytes(100), "unsupported", "lz4 -d"),
-    "xz": (b"\xfd7zXZ\0" + bytes(100), "unsupported", "unxz"),
     "flattened-nothing": (flat_stream([]), "signature", "inside the flattened stream"),
     "flattened-text": (flat_stream([(0, b"hello")]), "signature", "inside the flattened stream"),
 }
@@ -379,6 +370,42 @@ def test_files_that_are_not_dumps_are_named(inspect_bytes, tmp_path, name):
     assert message in result.damage[0].message
     with pytest.raises(Unreadable):
         open_vmcore(tmp_path / "vmcore")
+
+
+UNSUPPORTED = {
+    "big-endian": (patched(SOUND, 8, ">i", 6), "big-endian machine"),
+    "machine": (Kdump(machine="ppc64le").build(), "the machine is 'ppc64le'"),
+    "elf-32-bit": (patched(ELF, 4, "<B", 1), "not 64-bit"),
+    "elf-big-endian": (patched(ELF, 5, "<B", 2), "little endian"),
+    "elf-machine": (patched(ELF, 18, "<H", 21), "ELF machine 21"),
+    "diskdump": (b"DISKDUMP" + bytes(4096), "diskdump"),
+    "gzip": (b"\x1f\x8b\x08" + bytes(100), "gunzip"),
+    "bzip2": (b"BZh9" + bytes(100), "bunzip2"),
+    "lz4": (b"\x04\x22\x4d\x18" + bytes(100), "lz4 -d"),
+    "lzop": (b"\x89LZO\0\r\n\x1a\n" + bytes(100), "lzop -d"),
+    "lzma": (b"\x5d\0\0\x80\0" + bytes(100), "unlzma"),
+    "xz": (b"\xfd7zXZ\0" + bytes(100), "unxz"),
+    "zstd": (b"\x28\xb5\x2f\xfd" + bytes(100), "unzstd"),
+    "qemu": (b"QEVM\0\0\0\x03" + bytes(100), "--memory-only"),
+    "libvirt": (b"LibvirtQemudSave" + bytes(100), "--memory-only"),
+    "encrypted": (b"Salted__" + bytes(100), "openssl"),
+}
+
+
+@pytest.mark.parametrize("name", UNSUPPORTED)
+def test_what_is_not_supported_is_not_judged_and_not_damaged(inspect_bytes, tmp_path, name):
+    data, message = UNSUPPORTED[name]
+    result = inspect_bytes(data)
+    assert (result.judgement, result.whole, result.damage) == ("not judged", False, ())
+    assert message in result.why
+    assert str(tmp_path) not in result.why
+    assert result.to_json()["whole"] is None
+
+
+def test_damage_counts_also_where_a_dump_cannot_be_judged(inspect_bytes):
+    result = inspect_bytes(patched(Kdump(machine="s390x").build(), 424, "<I", 0x8 | FLAGS["zlib"]))
+    assert (result.judgement, kinds(result)) == ("damaged", {"incomplete"})
+    assert result.unsupported
 
 
 def test_a_path_that_is_not_a_file_is_a_usage_error(tmp_path):

@@ -10,6 +10,7 @@ EXIT_FAILED = 1  # the judged thing failed: no verified dump, a damaged file, a 
 EXIT_USAGE = 2
 EXIT_HOST = 3
 EXIT_BROKEN = 4
+EXIT_UNJUDGED = 5  # nothing was found wrong, but the file cannot be judged: another format, a machine that is not known
 
 
 class HarnessError(Exception):

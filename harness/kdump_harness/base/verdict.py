@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from .errors import EXIT_FAILED, EXIT_OK, EXIT_UNJUDGED
 from .stage import Stage
 
 SCHEMA = 1
@@ -56,6 +57,7 @@ class Verdict:
     reached: Stage = Stage.NOTHING
     verified: bool = False
     stopped_by: str | None = None
+    not_judged: str | None = None  # the reason why the harness cannot read the dump, which may be whole
     checks: list[Check] = field(default_factory=list)
     phases_s: dict[str, float] = field(default_factory=dict)
     dump: dict[str, Any] | None = None
@@ -74,6 +76,13 @@ class Verdict:
         self.checks.append(Check(name, bool(ok), str(expected), str(seen)))
         return bool(ok)
 
+    @property
+    def exit_status(self) -> int:
+        """Return the exit status of a drill with this verdict."""
+        if self.verified:
+            return EXIT_OK
+        return EXIT_UNJUDGED if self.not_judged and not self.stopped_by and not list(self.failed()) else EXIT_FAILED
+
     def reason(self) -> str:
         """One line that says why it is not verified."""
         if self.verified:
@@ -84,6 +93,8 @@ class Verdict:
             parts.append(causes[0]["name"])
         if self.stopped_by:
             parts.append(self.stopped_by)
+        if self.not_judged:
+            parts.append(f"the dump was not judged: {self.not_judged}")
         parts += [f"{check.name}: expected {check.expected}, seen {check.seen}" for check in self.failed()]
         return "; ".join(parts) or f"stopped at {self.reached.name}"
 

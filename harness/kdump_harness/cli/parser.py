@@ -32,7 +32,8 @@ def make_parser(adders: Iterable[Callable[[Verbs], None]]) -> argparse.ArgumentP
         "  1  the judged thing failed\n"
         "  2  usage error, or an invalid table\n"
         "  3  the host is unfit\n"
-        "  4  the harness or the guest broke before there was a verdict",
+        "  4  the harness or the guest broke before there was a verdict\n"
+        "  5  the dump was not judged: a format or machine that is not known",
         formatter_class=Formatter,
     )
     parser.add_argument("--version", action="version", version=f"kdump-harness {__version__}")

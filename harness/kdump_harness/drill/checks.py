@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..base.errors import EXIT_UNJUDGED
 from ..base.verdict import Verdict
 from ..kdump.page_flags import ZERO_BIT, MemoryState, names_dropped_by
 from ..kdump.service import GuestState
@@ -21,7 +22,7 @@ from ..kdump.target import FoundFile
 from ..kdump.trigger import Trigger
 from ..vmcore import Inspection, Vmcore, VmcoreError, open_vmcore
 from ..vmcore.classes import LevelViolations, PageClass, Tally
-from ..vmcore.inspection import inspect_opened
+from ..vmcore.inspection import UNJUDGED, inspect_opened
 from ..vmcore.registers import unreadable_tasks
 
 # The guest's clock is read over SSH before the crash; this is how far CRASHTIME may lie outside what that allows.
@@ -163,7 +164,7 @@ def check_permissions(verdict: Verdict, file: FoundFile, *, owner: str) -> None:
 def check_dump(
     verdict: Verdict, path: Path, facts: CrashFacts, *, expected_formats: tuple[str, ...]
 ) -> Inspection | None:
-    """Open the dump and make every check that needs only the file."""
+    """Open the dump and make every check that needs only the file; a dump that cannot be judged has none."""
     expected_format = " or ".join(expected_formats)
     try:
         with open_vmcore(path) as vmcore:
@@ -176,6 +177,9 @@ def check_dump(
                 trouble = ""
             check_pages(verdict, vmcore, found, facts)
     except VmcoreError as error:
+        if error.exit_code == EXIT_UNJUDGED:
+            verdict.not_judged = str(error)
+            return None
         size_bytes = path.stat().st_size
         why = f"{error} ({size_bytes:,} bytes)"
         record_check(verdict, "format", False, expected=expected_format, seen=why)
@@ -187,14 +191,11 @@ def check_dump(
     record_check(
         verdict, "compression", found.compression == facts.compress, expected=facts.compress, seen=found.compression
     )
-    damage = "; ".join(f"{one.kind}: {one.message}" for one in found.damage[:3])
-    record_check(
-        verdict,
-        "complete",
-        found.whole,
-        expected="whole, every page readable",
-        seen=damage or "whole, every page readable",
-    )
+    if found.judgement == UNJUDGED:
+        verdict.not_judged = found.why
+    else:
+        expected = "whole, every page readable"
+        record_check(verdict, "complete", found.whole, expected=expected, seen=found.why or expected)
     record_check(
         verdict, "kernel", found.kernel == facts.before.kernel, expected=facts.before.kernel, seen=found.kernel
     )

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from ..base.errors import EXIT_BROKEN, EXIT_FAILED, EXIT_HOST, EXIT_OK, EXIT_USAGE, UsageError
+from ..base.errors import EXIT_BROKEN, EXIT_FAILED, EXIT_HOST, EXIT_OK, EXIT_UNJUDGED, EXIT_USAGE, UsageError
 from ..base.output import xml_text
 from ..base.verdict import Verdict
 from .client import Order
@@ -18,7 +18,7 @@ from .protocol.results import BadResult, TaskResult, verdict_of
 from .protocol.tasks import DRILL, LOCAL_OPTIONS, FleetTask, asked_mib, drill_arguments, drill_needs, parse_drill
 
 # Exit statuses from the worst to the best; the worst one counts.
-_WORST = (EXIT_USAGE, EXIT_HOST, EXIT_BROKEN, EXIT_FAILED, EXIT_OK)
+_WORST = (EXIT_USAGE, EXIT_HOST, EXIT_BROKEN, EXIT_FAILED, EXIT_UNJUDGED, EXIT_OK)
 
 
 def read_drills(path: Path) -> list[list[str]]:
@@ -73,7 +73,7 @@ class DrillOutcome:
     def status(self) -> int:
         """Return the exit status that the drill would have on this host."""
         if self.verdict is not None:
-            return EXIT_OK if self.verdict.verified else EXIT_FAILED
+            return self.verdict.exit_status
         return self.result.status if self.result.status in (EXIT_USAGE, EXIT_HOST) else EXIT_BROKEN
 
     @property
@@ -154,5 +154,7 @@ def junit(outcomes: Sequence[DrillOutcome]) -> str:
         if one.status == EXIT_FAILED and one.verdict is not None:
             ElementTree.SubElement(case, "failure", message=one.verdict.reason())
         elif one.status != EXIT_OK:
-            ElementTree.SubElement(case, "error", message=one.result.problem)
+            ElementTree.SubElement(
+                case, "error", message=one.result.problem or (one.verdict.reason() if one.verdict else "")
+            )
     return xml_text(root)

@@ -48,6 +48,7 @@ BISECT = "bisect"
 VERIFIED = "verified"
 KNOWN_ISSUE = "known issue"
 FAILED = "failed"
+UNJUDGED = "not judged"
 
 # Drills that differ in one of these belong to different series. The kernel is missing, because series compare kernels.
 _SERIES = (
@@ -252,10 +253,13 @@ def _summary(kind: str, result: Mapping[str, Any]) -> str:
         broken = [one["name"] for one in result.get("relations", []) if not one["ok"]]
         return "holds" if result["ok"] else f"does not hold: {', '.join(broken) or 'a cell'}"
     if result["verified"]:
-        return "verified"
+        return VERIFIED
+    if outcome_of(result) == UNJUDGED:
+        return f"{UNJUDGED}: {result['not_judged']}"[:300]
     causes = [one["name"] for one in result.get("symptoms", []) if one.get("severity") == "failure"][:1]
     failed = [f"{one['name']}: {one['seen']}" for one in result.get("checks", []) if not one["ok"]]
-    parts = [*causes, *filter(None, [result.get("stopped_by")]), *failed]
+    unjudged = f"the dump was not judged: {result['not_judged']}" if result.get("not_judged") else ""
+    parts = [*causes, *filter(None, [result.get("stopped_by"), unjudged]), *failed]
     return "; ".join(parts)[:300] or f"stopped at {result.get('reached')}"
 
 
@@ -268,8 +272,18 @@ def _figures(kind: str, result: Mapping[str, Any]) -> dict[str, float]:
 
 
 def word_of(run: RecordedRun) -> str:
-    """Return the outcome as a word: verified, known issue or failed."""
-    return VERIFIED if run.ok else KNOWN_ISSUE if run.known_issue else FAILED
+    """Return the outcome as a word: verified, known issue, not judged or failed."""
+    if run.ok or run.known_issue:
+        return VERIFIED if run.ok else KNOWN_ISSUE
+    return UNJUDGED if run.summary.startswith(f"{UNJUDGED}: ") else FAILED
+
+
+def outcome_of(verdict: Mapping[str, Any]) -> str:
+    """Return the outcome of a drill as a word, by its verdict in the form of JSON."""
+    if verdict["verified"] or verdict.get("known_issue"):
+        return VERIFIED if verdict["verified"] else KNOWN_ISSUE
+    wrong = verdict.get("stopped_by") or any(not check["ok"] for check in verdict.get("checks", []))
+    return UNJUDGED if verdict.get("not_judged") and not wrong else FAILED
 
 
 def utc(seconds: float) -> str:

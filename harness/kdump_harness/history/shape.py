@@ -18,8 +18,8 @@ DRILL_SHAPE = {
     "image": str, "verified": bool, "checks": [_CHECK], "symptoms?": [_SYMPTOM], "dump?": _DUMP,
     "phases_s?": {"*": float}, "reserved_mib?": float, "reserved?": _RESERVED,
     "remarks?": [str], "started?": datetime.datetime, "kernel?": str,
-    "accelerator?": str, "reached?": str, "stopped_by?": str, "known_issue?": str, "makedumpfile?": str,
-    "trigger?": str, "target?": str, "beside?": int,
+    "accelerator?": str, "reached?": str, "stopped_by?": str, "not_judged?": str, "known_issue?": str,
+    "makedumpfile?": str, "trigger?": str, "target?": str, "beside?": int,
 }  # fmt: skip
 _CELL = {"level": int, "compress": str, "size_bytes?": float}
 SWEEP_SHAPE = {

@@ -15,8 +15,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..base.errors import EXIT_BROKEN, EXIT_FAILED, EXIT_HOST, EXIT_OK, EXIT_USAGE, HarnessError, HostError
-from ..history.database import FAILED, KNOWN_ISSUE, VERIFIED
+from ..base.errors import (
+    EXIT_BROKEN,
+    EXIT_FAILED,
+    EXIT_HOST,
+    EXIT_OK,
+    EXIT_UNJUDGED,
+    EXIT_USAGE,
+    HarnessError,
+    HostError,
+)
+from ..history.database import VERIFIED, outcome_of
 
 BROKEN = "broken"  # the drill ended without a verdict
 _HOOK_S = 120.0
@@ -83,12 +92,12 @@ def run_drill(
         with contextlib.suppress(OSError, ValueError):
             verdict = json.loads(to.read_text(encoding="utf-8"))
     before = _recall(state).get(_job(image, options))
-    if verdict is None or done.returncode not in (EXIT_OK, EXIT_FAILED):
+    if verdict is None or done.returncode not in (EXIT_OK, EXIT_FAILED, EXIT_UNJUDGED):
         lines = [line for line in messages.splitlines() if line.strip()]
         said = lines[-1].strip() if lines else f"the drill ended with status {done.returncode}"
         status = done.returncode if done.returncode in (EXIT_USAGE, EXIT_HOST) else EXIT_BROKEN
         return ScheduledResult(image=image, word=BROKEN, status=status, said=said, verdict=verdict, before=before)
-    word = VERIFIED if verdict["verified"] else KNOWN_ISSUE if verdict.get("known_issue") else FAILED
+    word = outcome_of(verdict)
     return ScheduledResult(
         image=image, word=word, status=done.returncode, said=_one_line(verdict), verdict=verdict, before=before
     )
@@ -100,7 +109,8 @@ def _one_line(verdict: dict[str, Any]) -> str:
         return f"panic to login {took:.0f} s" if took is not None else "panic to login was not measured"
     causes = [one["name"] for one in verdict["symptoms"] if one["severity"] == "failure"][:1]
     failed = [f"{one['name']}: {one['seen']}" for one in verdict["checks"] if not one["ok"]]
-    reason = "; ".join([*causes, *filter(None, [verdict["stopped_by"]]), *failed])
+    unjudged = f"the dump was not judged: {verdict['not_judged']}" if verdict.get("not_judged") else ""
+    reason = "; ".join([*causes, *filter(None, [verdict["stopped_by"], unjudged]), *failed])
     return f"reached {verdict['reached']}: {reason}"[:400]
 
 

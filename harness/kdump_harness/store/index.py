@@ -10,6 +10,7 @@ from typing import Any
 
 from ..base.errors import UsageError
 from ..base.sqlite import Database
+from ..vmcore.inspection import UNJUDGED
 
 _APPLICATION = 0x4B445354  # "KDST"
 _MIGRATIONS = (
@@ -38,9 +39,9 @@ _MIGRATIONS = (
 
 _MOST_ARRIVALS = 100_000
 
+# The states of a dump; on request, one that is DAMAGED or UNJUDGED is taken as well.
 TRIAGED = "triaged"
 UNTRIAGED = "untriaged"  # whole, but the triage came to no end
-DAMAGED = "damaged"  # and taken all the same, on request
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,9 +170,11 @@ class Index:
         return rows[0] if rows else None
 
     def refused(self) -> list[dict[str, Any]]:
-        """Return the files that were refused, the newest first."""
+        """Return the files that were refused or not judged, the newest first."""
         rows = self.database.rows(
-            "SELECT path, reason, at_s FROM arrival WHERE outcome = 'refused' ORDER BY at_s DESC LIMIT 1000"
+            "SELECT path, outcome, reason, at_s FROM arrival WHERE outcome IN ('refused', ?)"
+            " ORDER BY at_s DESC LIMIT 1000",
+            UNJUDGED,
         )
         return [dict(row) for row in rows]
 

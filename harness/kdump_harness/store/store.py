@@ -20,7 +20,8 @@ from ..base.errors import HostError, UsageError
 from ..base.units import MIB
 from ..images.state import default_directory, is_held, remove_tree
 from ..vmcore import VmcoreError, rearrange
-from .index import DAMAGED, TRIAGED, UNTRIAGED, Dump, Index
+from ..vmcore.inspection import UNJUDGED
+from .index import TRIAGED, UNTRIAGED, Dump, Index
 from .intake import copying
 from .intake.arrivals import WatchedDirectory, beside, shown
 from .intake.copying import NoRoom, StillGrowing
@@ -172,7 +173,7 @@ class Store:
         """Copy, check, triage and keep a file of an untrusted directory. Raise NoRoom where the disk is too full.
 
         sign is why its sender does not call it finished: a whole dump is taken in spite of it. damaged_too takes a
-        damaged one. The file itself is not touched.
+        damaged one, and one that cannot be judged. The file itself is not touched.
         """
         path = shown(place.path / name)
         try:
@@ -207,11 +208,12 @@ class Store:
             descriptor, arrived, max_bytes=self.policy.max_dump_mib * MIB, free_bytes=self.policy.free_mib * MIB
         )
         seen = self._examine(arrived, part)
-        if seen.inspection is None and seen.trouble:
-            raise HostError(f"{path} could not be looked at: {seen.trouble}")
-        if not seen.whole and not (damaged_too and seen.inspection and seen.inspection["format"]):
-            why = f"damaged: {seen.damage}" + (f" ({sign})" if sign else "")
-            return IntakeOutcome(path=path, outcome=REFUSED, reason=why)
+        if not seen.started:
+            raise HostError(f"{path} could not be examined: {seen.trouble}")
+        if not seen.whole and not (damaged_too and seen.inspection and (seen.inspection["format"] or seen.unjudged)):
+            outcome = UNJUDGED if seen.unjudged else REFUSED
+            reason = seen.reason if seen.unjudged else seen.why
+            return IntakeOutcome(path=path, outcome=outcome, reason=reason + (f" ({sign})" if sign else ""))
         self._arrange(arrived, part / VMCORE, seen)
         _take_beside(place, Path(path).name, part / SENDERS, free_bytes=self.policy.free_mib * MIB)
         sha256 = copying.sha256_of(part / VMCORE)
@@ -277,7 +279,7 @@ class Store:
         facts = seen.inspection or {}
         crash = seen.triage or {}
         task = crash.get("task")
-        remarks = [f"taken although {sign}" if sign else "", "" if seen.whole else f"damaged: {seen.damage}"]
+        remarks = [f"taken although {sign}" if sign else "", "" if seen.whole else seen.why]
         return Dump(
             id=sha256[:_ID_CHARACTERS],
             sha256=sha256,
@@ -287,7 +289,7 @@ class Store:
             origin=origin,
             sender=sender,
             host=host_of(facts.get("nodename"), sender),
-            state=DAMAGED if not seen.whole else TRIAGED if seen.triage else UNTRIAGED,
+            state=seen.judgement if not seen.whole else TRIAGED if seen.triage else UNTRIAGED,
             kernel=_text(facts.get("kernel")),
             build_id=_text(facts.get("vmcoreinfo_build_id")),
             crash_s=facts.get("crash_time_s"),
@@ -313,7 +315,7 @@ class Store:
         directory = self.place_of(dump)
         seen = self._examine(directory / VMCORE, directory)
         if seen.triage is None:
-            raise HostError(f"{dump.id} could not be triaged: {seen.trouble or seen.damage}")
+            raise HostError(f"{dump.id} could not be triaged: {seen.trouble or seen.why}")
         self._write_facts(directory, seen)
         fresh = self._described(directory, seen, sha256=dump.sha256, origin=dump.origin, sender=dump.sender, sign=None)
         with self.index.database.writing():

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ..base.clock import now_s
 from ..base.errors import HostError
+from ..vmcore.inspection import UNJUDGED
 from .intake.arrivals import WatchedDirectory, is_candidate, shown, unfinished_sign, walk
 from .intake.copying import mark_of
 from .store import KNOWN, REFUSED, STORED, WAITING, IntakeOutcome, Store
@@ -129,6 +130,6 @@ def add_directory(
                 yield IntakeOutcome(path=path, outcome=WAITING, reason=sign)
             else:
                 outcome = admit(place, name, sign)
-                if outcome.outcome == REFUSED:
+                if outcome.outcome in (REFUSED, UNJUDGED):
                     note_arrival(store, path, mark_of(status), outcome)
                 yield outcome

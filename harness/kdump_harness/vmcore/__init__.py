@@ -5,6 +5,7 @@ from .classes import LevelViolations, PageClass, Tally, classify, count_classes
 from .formats.damage import Damage, NotInDump, Unreadable, VmcoreError
 from .inspection import Inspection, inspect, inspect_opened
 from .rearrange import rearrange
+from .split import group_parts
 from .vmcore import Vmcore, open_vmcore
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "check",
     "classify",
     "count_classes",
+    "group_parts",
     "inspect",
     "inspect_opened",
     "open_vmcore",

@@ -12,7 +12,7 @@ from . import crew
 from .crew import Progress
 from .formats import descriptors, elf, kdump
 from .formats.bitmap import any_outside
-from .formats.damage import Damage, DamageList, Unreadable
+from .formats.damage import UNSUPPORTED, Damage, DamageList, Unreadable
 from .formats.elf import ElfFile
 from .formats.kdump import KdumpFile
 from .formats.source import rest_is_empty
@@ -101,7 +101,7 @@ def _check_header(part: KdumpFile, damage: DamageList) -> None:
             message = f"the {name} ({place[1]:,} bytes at {place[0]:,}) lie outside the file"
             damage.add("header", message, offset=place[0])
     if header.machine not in kdump.MACHINES:
-        damage.add("unsupported", f"the machine is {header.machine!r}, not x86_64 or aarch64", offset=272)
+        damage.add(UNSUPPORTED, f"the machine is {header.machine!r}, not x86_64 or aarch64", offset=272)
 
 
 def _check_compression(part: KdumpFile, counts: Counter[str], damage: DamageList) -> None:
@@ -117,15 +117,16 @@ def _check_parts(vmcore: Vmcore, damage: DamageList) -> None:
     header = vmcore.header
     if header is None or not header.split:
         return
-    expected = 0
-    for part in vmcore.kdumps:
-        if part.header.start_pfn != expected:
-            break
-        expected = part.header.end_pfn
-    if expected != header.max_mapnr:
+    reach, missing, twice = 0, False, False
+    for part in vmcore.kdumps:  # sorted by their first page frame; a part may be empty
+        missing |= part.header.start_pfn > reach
+        twice |= part.header.start_pfn < reach and part.header.start_pfn < part.header.end_pfn
+        reach = max(reach, part.header.end_pfn)
+    missing |= reach < header.max_mapnr
+    if missing or twice:
         have = ", ".join(f"{part.header.start_pfn:,} to {part.header.end_pfn:,}" for part in vmcore.kdumps)
-        message = f"a split dump with the page frames {have} of {header.max_mapnr:,}: other parts are missing"
-        damage.add("split", message)
+        why = " and ".join(["other parts are missing"] * missing + ["a part was given twice"] * twice)
+        damage.add("split", f"a split dump with the page frames {have} of {header.max_mapnr:,}: {why}")
 
 
 def _check_elf(file: ElfFile, damage: DamageList) -> None:

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..base.errors import EXIT_FAILED, EXIT_OK, EXIT_UNJUDGED
 from . import classes, dmesg
 from .check import check
 from .classes import PageClass, Tally
 from .crew import Progress
-from .formats.damage import Damage, Unreadable, VmcoreError
+from .formats.damage import UNSUPPORTED, Damage, Unreadable, VmcoreError
 from .formats.kdump import STATUS_NO_VMEMMAP
 from .vmcore import Vmcore, open_vmcore
 
 _QUICK_RECORDS = 2000
+
+
+# The three answers to the question whether a dump is whole.
+WHOLE = "whole"
+DAMAGED = "damaged"
+UNJUDGED = "not judged"
+EXIT_STATUS = {WHOLE: EXIT_OK, UNJUDGED: EXIT_UNJUDGED, DAMAGED: EXIT_FAILED}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,8 +32,8 @@ class Inspection:
 
     path: str
     size_bytes: int
-    whole: bool
     damage: tuple[Damage, ...]
+    unsupported: tuple[str, ...] = ()  # the reasons why it cannot be judged
     remarks: tuple[str, ...] = ()
     quick: bool = False
     format: str | None = None
@@ -48,28 +56,50 @@ class Inspection:
     vmcoreinfo_build_id: str | None = None
     panic: str | None = None
 
+    @property
+    def judgement(self) -> str:
+        """Return one of WHOLE, DAMAGED and UNJUDGED; damage that was found is damage whatever else is not known."""
+        return DAMAGED if self.damage else UNJUDGED if self.unsupported else WHOLE
+
+    @property
+    def whole(self) -> bool:
+        """Return whether the dump was judged and is whole."""
+        return self.judgement == WHOLE
+
+    @property
+    def why(self) -> str:
+        """The damage, or the reason why the dump was not judged, in a sentence; empty for a whole dump."""
+        damage = "; ".join(f"{one.kind}: {one.message}" for one in self.damage[:3])
+        return damage or "; ".join(self.unsupported)
+
     def to_json(self) -> dict[str, Any]:
-        """Return the record in the form of JSON."""
-        return {**asdict(self), "damage": [asdict(damage) for damage in self.damage], "remarks": list(self.remarks)}
+        """Return the record in the form of JSON; whole is null for a dump that was not judged."""
+        facts = asdict(self)
+        head = {name: facts.pop(name) for name in ("path", "size_bytes")}
+        whole = {WHOLE: True, DAMAGED: False}.get(self.judgement)
+        facts |= {"damage": [asdict(damage) for damage in self.damage], "remarks": list(self.remarks)}
+        return {**head, "judgement": self.judgement, "whole": whole, **facts, "unsupported": list(self.unsupported)}
 
 
 def inspect(path: Path | str, *parts: Path | str, quick: bool = False, progress: Progress | None = None) -> Inspection:
     """Judge a dump file; quick leaves out the page descriptors, the decompression and the classes of pages.
 
-    Damage is in the result. Raise UsageError only for a path that is not a readable regular file.
+    Damage is in the result, and so is the reason where the dump cannot be judged. Raise UsageError only for a path
+    that is not a readable regular file.
     """
     try:
         with open_vmcore(path, *parts) as vmcore:
             return inspect_opened(vmcore, quick=quick, progress=progress)
     except Unreadable as error:
         size_bytes = Path(path).stat().st_size
-        damage = (error.damage, *error.also)
-        return Inspection(path=str(path), size_bytes=size_bytes, whole=False, damage=damage, quick=quick)
+        damage, unsupported = _sorted_out((error.damage, *error.also))
+        return Inspection(path=str(path), size_bytes=size_bytes, damage=damage, unsupported=unsupported, quick=quick)
 
 
 def inspect_opened(vmcore: Vmcore, *, quick: bool = False, progress: Progress | None = None) -> Inspection:
     """Judge a dump that is open already."""
-    damage, compressions = check(vmcore, quick=quick, progress=progress)
+    found, compressions = check(vmcore, quick=quick, progress=progress)
+    damage, unsupported = _sorted_out(found)
     header = vmcore.header
     uts = vmcore.utsname
     crash_time = vmcore.crash_time
@@ -77,8 +107,8 @@ def inspect_opened(vmcore: Vmcore, *, quick: bool = False, progress: Progress | 
     return Inspection(
         path=str(vmcore.path),
         size_bytes=vmcore.size_bytes,
-        whole=not damage,
         damage=damage,
+        unsupported=unsupported,
         quick=quick,
         format=vmcore.format,
         header_version=header.version if header else None,
@@ -101,6 +131,12 @@ def inspect_opened(vmcore: Vmcore, *, quick: bool = False, progress: Progress | 
         panic=_panic(vmcore, quick=quick),
         remarks=(*_remarks(vmcore, compressions), *classes.remarks(vmcore, counts)),
     )
+
+
+def _sorted_out(found: Iterable[Damage]) -> tuple[tuple[Damage, ...], tuple[str, ...]]:
+    """Return the damage, and the reasons why the dump cannot be judged."""
+    damage = tuple(one for one in found if one.kind != UNSUPPORTED)
+    return damage, tuple(one.message for one in found if one.kind == UNSUPPORTED)
 
 
 def _remarks(vmcore: Vmcore, compressions: dict[str, int]) -> Iterator[str]:

@@ -23,9 +23,9 @@ def rearrange(path: Path, to: Path) -> int:
     with open_vmcore(path) as vmcore:
         stream = vmcore.flattened
         if stream is None:
-            raise VmcoreError(f"{path} is not flattened")
+            raise VmcoreError("the dump is not flattened")
         if stream.size_bytes - vmcore.size_bytes > _MAX_HOLES_BYTES:
-            raise VmcoreError(f"{path} would become a file of {stream.size_bytes:,} bytes, nearly all of them holes")
+            raise VmcoreError(f"the dump would become a file of {stream.size_bytes:,} bytes, nearly all of them holes")
         descriptor = os.open(to, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             _write(stream, descriptor)

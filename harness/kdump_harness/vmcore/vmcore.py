@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from . import dmesg, memory
 from .formats import elf, kdump, notes
-from .formats.damage import Damage, NotInDump, Unreadable, VmcoreError
+from .formats.damage import UNSUPPORTED, Damage, NotInDump, Unreadable, VmcoreError
 from .formats.elf import ElfFile
 from .formats.intervals import Int64s
 from .formats.kdump import KdumpFile
@@ -22,13 +22,20 @@ from .formats.vmcoreinfo import Vmcoreinfo
 _READ_MAX_BYTES = 64 << 20
 _CACHED_PAGES = 256
 
+# Saved states of QEMU, and of libvirt: virsh dump without --memory-only, virsh save, and a save without an end.
+SAVED_STATES = (b"QEVM", b"LibvirtQemudSave", b"LibvirtQemudPart")
 _OTHER_FORMATS = {
-    b"DISKDUMP": "in the old diskdump format (no kdump writes it)",
-    b"\x1f\x8b": "gzip-compressed (unpack it with gunzip first)",
-    b"BZh": "bzip2-compressed (unpack it with bunzip2 first)",
-    b"\x04\x22\x4d\x18": "lz4-compressed (unpack it with lz4 -d first)",
-    b"\xfd7zXZ\0": "xz-compressed (unpack it with unxz first)",
-    b"\x28\xb5\x2f\xfd": "zstd-compressed as a whole (unpack it with unzstd first)",
+    b"DISKDUMP": "is in the old diskdump format, which no kdump writes",
+    b"\x1f\x8b": "is gzip-compressed (unpack it with gunzip first)",
+    b"BZh": "is bzip2-compressed (unpack it with bunzip2 first)",
+    b"\x04\x22\x4d\x18": "is lz4-compressed (unpack it with lz4 -d first)",
+    b"\xfd7zXZ\0": "is xz-compressed (unpack it with unxz first)",
+    b"\x28\xb5\x2f\xfd": "is zstd-compressed as a whole (unpack it with unzstd first)",
+    b"\x89LZO\0\r\n\x1a\n": "is lzop-compressed as a whole (unpack it with lzop -d first)",
+    b"\x5d\0\0": "is lzma-compressed (unpack it with unlzma first)",
+    b"Salted__": "is encrypted (decrypt it with openssl enc -d first)",
+    b"age-encryption.o": "is encrypted (decrypt it with age -d first)",
+    **dict.fromkeys(SAVED_STATES, "is the saved state of a guest (take a dump with virsh dump --memory-only)"),
 }
 
 
@@ -300,7 +307,7 @@ def open_vmcore(path: Path | str, *parts: Path | str) -> Vmcore:
 
 def _source(file: PlainFile) -> DumpSource:
     if file.size_bytes == 0:
-        raise Unreadable(Damage("empty", f"{file.path} is empty: nothing was saved"))
+        raise Unreadable(Damage("empty", "the file is empty: nothing was saved"))
     return FlattenedFile(file) if file.read(0, len(FLAT_SIGNATURE)) == FLAT_SIGNATURE else file
 
 
@@ -323,9 +330,9 @@ def _refuse_other_formats(file: PlainFile, source: DumpSource) -> None:
         return
     for signature, what in _OTHER_FORMATS.items():
         if magic.startswith(signature):
-            raise Unreadable(Damage("unsupported", f"{file.path} is {what}", 0))
+            raise Unreadable(Damage(UNSUPPORTED, f"the file {what}", 0))
     inside = " inside the flattened stream" if source is not file else ""
-    raise Unreadable(Damage("signature", f"{file.path} is not a dump: it begins with {magic[:8]!r}{inside}", 0))
+    raise Unreadable(Damage("signature", f"the file is not a dump: it begins with {magic[:8]!r}{inside}", 0))
 
 
 def _refuse_strangers(files: list[PlainFile], opened: list[KdumpFile]) -> None:

@@ -6,7 +6,7 @@ import argparse
 import dataclasses
 from typing import TYPE_CHECKING
 
-from ...base.errors import EXIT_FAILED, EXIT_OK, UsageError
+from ...base.errors import UsageError
 from ...distro.family import find_family, load_families
 from ...kdump.target import TARGETS
 from ...kdump.trigger import find_trigger, load_triggers
@@ -128,7 +128,7 @@ def drill(arguments: argparse.Namespace) -> int:
     write_json(arguments.json, verdict.to_json())
     if arguments.json != "-":
         show_verdict(verdict)
-    return EXIT_OK if verdict.verified else EXIT_FAILED
+    return verdict.exit_status
 
 
 def _subject_of_domain(arguments: argparse.Namespace) -> SystemUnderTest:
@@ -234,6 +234,8 @@ def show_verdict(verdict: Verdict) -> None:
         out.print(f"[yellow]remark[/] {escape(remark)}", soft_wrap=True)
     if verdict.stopped_by:
         out.print(f"[red]stopped by[/] {escape(verdict.stopped_by)}", soft_wrap=True)
+    if verdict.not_judged:
+        out.print(f"[yellow]the dump was not judged:[/] {escape(verdict.not_judged)}", soft_wrap=True)
     for symptom in verdict.symptoms:
         colour = {"failure": "red", "warning": "yellow"}.get(symptom["severity"], "cyan")
         out.print(

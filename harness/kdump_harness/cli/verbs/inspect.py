@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ...base.errors import EXIT_FAILED, EXIT_OK
+from ...base.errors import UsageError
 from ..options import add_json, add_state
 from ..parser import Verbs, add_verb
 
 if TYPE_CHECKING:
     from ...triage import Triage
+    from ...vmcore import Inspection
 
 
 def add_inspect(verbs: Verbs) -> None:
@@ -19,12 +21,17 @@ def add_inspect(verbs: Verbs) -> None:
     parser = add_verb(
         verbs,
         "inspect",
-        "Describe a dump file, and judge whether it is whole; needs no guest.",
+        "Describe dump files, and judge whether each is whole; needs no guest.",
         run=inspect,
         epilog="examples:\n  kdump-harness inspect vmcore --triage\n"
-        "  kdump-harness inspect vmcore --quick --triage --debuginfo ./vmlinux",
+        "  kdump-harness inspect vmcore --quick --triage --debuginfo ./vmlinux\n"
+        "  kdump-harness inspect /var/crash/*/dump.*\n\n"
+        "judgement: whole (exit status 0), damaged (1), or not judged (5), for a format or machine that is not known;\n"
+        "several dumps are judged one by one, and the worst judgement counts: damaged, then not judged",
     )
-    parser.add_argument("vmcore", metavar="VMCORE", nargs="+", help="dump file, or all files of a split dump")
+    parser.add_argument(
+        "vmcore", metavar="VMCORE", nargs="+", help="dump files; the parts of a split dump are one dump"
+    )
     parser.add_argument("--quick", action="store_true", help="do not read the pages")
     parser.add_argument("--dmesg", metavar="FILE", help="write the kernel log of the dump (- is standard output)")
     parser.add_argument(
@@ -48,48 +55,82 @@ def add_inspect(verbs: Verbs) -> None:
 
 
 def inspect(arguments: argparse.Namespace) -> int:
-    from rich.markup import escape
+    from ...base.output import check_output, out, write_json
+    from ...vmcore import group_parts
+    from ...vmcore.inspection import EXIT_STATUS
 
-    from ...base.output import check_output, out, write_json, write_text
+    for to in (arguments.json, arguments.dmesg):
+        check_output(to, not_over=arguments.vmcore)
+    dumps = group_parts(arguments.vmcore)
+    if arguments.dmesg and len(dumps) > 1:
+        raise UsageError(f"--dmesg is for one dump: got {len(dumps)} (inspect each dump by itself)")
+    wanted = arguments.triage or arguments.debuginfo is not None or arguments.debuginfo_package
+    results: list[tuple[Inspection, Triage | None]] = []
+    for number, files in enumerate(dumps):
+        results.append(_inspect(arguments, files, triaged=wanted))
+        if "-" not in (arguments.json, arguments.dmesg):
+            if number:
+                out.print()
+            _show(*results[-1])
+    rows = [
+        {**found.to_json(), **({"triage": crash.to_json() if crash is not None else None} if wanted else {})}
+        for found, crash in results
+    ]
+    write_json(arguments.json, rows if len(rows) > 1 else rows[0])
+    judgements = {found.judgement for found, _ in results}
+    return next(status for judgement, status in reversed(EXIT_STATUS.items()) if judgement in judgements)
+
+
+def _inspect(
+    arguments: argparse.Namespace, files: Sequence[Path | str], *, triaged: bool
+) -> tuple[Inspection, Triage | None]:
+    """Judge one dump, write its kernel log, and triage it, as the user asked for."""
+    from ...base.output import write_text
     from ...base.progress import err
     from ...vmcore import VmcoreError, open_vmcore
     from ...vmcore import inspect as inspect_vmcore
 
-    for to in (arguments.json, arguments.dmesg):
-        check_output(to, not_over=arguments.vmcore)
-    wanted = arguments.triage or arguments.debuginfo is not None or arguments.debuginfo_package
-    crash = _triage(arguments) if wanted else None
-    found = inspect_vmcore(arguments.vmcore[0], *arguments.vmcore[1:], quick=arguments.quick)
+    crash = _triage(arguments, files) if triaged else None
+    found = inspect_vmcore(*files, quick=arguments.quick)
     if arguments.dmesg:
         try:
-            with open_vmcore(arguments.vmcore[0], *arguments.vmcore[1:]) as vmcore:
+            with open_vmcore(*files) as vmcore:
                 text = vmcore.dmesg()
         except VmcoreError as error:
             err.print(f"kdump-harness: cannot read the kernel log: {error}", markup=False)
         else:
             write_text(arguments.dmesg, text if text.endswith("\n") else text + "\n")
-    about_crash = {"triage": crash.to_json() if crash is not None else None} if wanted else {}
-    write_json(arguments.json, {**found.to_json(), **about_crash})
-    if "-" not in (arguments.json, arguments.dmesg):
-        for name, value in found.to_json().items():
-            if name == "classes":
-                for each, pages in value.items():
-                    label = each.replace("_", " ") + " pages:"
-                    out.print(f"{label:<20} {pages['kept']:,} of {pages['total']:,} kept", soft_wrap=True)
-            elif name not in ("damage", "whole", "quick") and value not in (None, [], {}):
-                out.print(f"{name + ':':<20} {escape(str(value))}", soft_wrap=True)
-        for one in found.damage:
-            where = f" at offset {one.offset:,}" if one.offset is not None else ""
-            frame = f", page frame {one.pfn:#x}" if one.pfn is not None else ""
-            out.print(f"[red]{escape(one.kind)}[/]: {escape(one.message)}{where}{frame}", soft_wrap=True)
-        if crash is not None:
-            _show_triage(crash)
-        how = " (pages not read)" if found.quick else ""
-        out.print(f"whole: {'true' if found.whole else 'false'}{how}")
-    return EXIT_OK if found.whole else EXIT_FAILED
+    return found, crash
 
 
-def _triage(arguments: argparse.Namespace) -> Triage | None:
+def _show(found: Inspection, crash: Triage | None) -> None:
+    """Print the facts of a dump, its damage, its crash, and the judgement."""
+    from rich.markup import escape
+
+    from ...base.output import out
+    from ...vmcore.inspection import DAMAGED, WHOLE
+
+    for name, value in found.to_json().items():
+        if name == "classes":
+            for each, pages in value.items():
+                label = each.replace("_", " ") + " pages:"
+                out.print(f"{label:<20} {pages['kept']:,} of {pages['total']:,} kept", soft_wrap=True)
+        elif name not in ("damage", "unsupported", "judgement", "whole", "quick") and value not in (None, [], {}):
+            out.print(f"{name + ':':<20} {escape(str(value))}", soft_wrap=True)
+    for one in found.damage:
+        where = f" at offset {one.offset:,}" if one.offset is not None else ""
+        frame = f", page frame {one.pfn:#x}" if one.pfn is not None else ""
+        out.print(f"[red]{escape(one.kind)}[/]: {escape(one.message)}{where}{frame}", soft_wrap=True)
+    for reason in found.unsupported:
+        out.print(f"[yellow]unsupported[/]: {escape(reason)}", soft_wrap=True)
+    if crash is not None:
+        _show_triage(crash)
+    how = " (pages not read)" if found.quick and found.whole else ""
+    colour = {WHOLE: "green", DAMAGED: "red"}.get(found.judgement, "yellow")
+    out.print(f"judgement: [{colour}]{found.judgement}[/]{how}")
+
+
+def _triage(arguments: argparse.Namespace, files: Sequence[Path | str]) -> Triage | None:
     """Return the crash in the dump; report an error in one line and return None if the dump cannot be opened."""
     from ...base.progress import Progress, err
     from ...triage import check_given, triage
@@ -99,7 +140,7 @@ def _triage(arguments: argparse.Namespace) -> Triage | None:
         check_given(arguments.debuginfo)
     try:
         return triage(
-            *arguments.vmcore,
+            *files,
             debuginfo=arguments.debuginfo,
             package=arguments.debuginfo_package,
             state=arguments.state,

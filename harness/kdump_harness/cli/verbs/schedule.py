@@ -8,12 +8,21 @@ import shlex
 import sys
 from pathlib import Path
 
-from ...base.errors import EXIT_BROKEN, EXIT_FAILED, EXIT_HOST, EXIT_OK, EXIT_USAGE, HostError, UsageError
+from ...base.errors import (
+    EXIT_BROKEN,
+    EXIT_FAILED,
+    EXIT_HOST,
+    EXIT_OK,
+    EXIT_UNJUDGED,
+    EXIT_USAGE,
+    HostError,
+    UsageError,
+)
 from ..options import add_state
 from ..parser import Verbs, add_actions, add_verb
 
 # The exit status of several drills is the most urgent one: no other status can be trusted before that is fixed.
-_WORST_LAST = (EXIT_OK, EXIT_FAILED, EXIT_BROKEN, EXIT_HOST, EXIT_USAGE)
+_WORST_LAST = (EXIT_OK, EXIT_UNJUDGED, EXIT_FAILED, EXIT_BROKEN, EXIT_HOST, EXIT_USAGE)
 
 
 def add_schedule(verbs: Verbs) -> None:

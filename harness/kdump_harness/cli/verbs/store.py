@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...base.errors import EXIT_FAILED, EXIT_HOST, EXIT_OK, HostError, UsageError
+from ...base.errors import EXIT_FAILED, EXIT_HOST, EXIT_OK, EXIT_UNJUDGED, HostError, UsageError
 from ..options import add_json, add_state
 from ..parser import Handler, Verbs, add_actions, add_verb
 from ..types import count, seconds
@@ -55,7 +55,7 @@ def add_store(verbs: Verbs) -> None:
 
     made = action(add, "Take in dumps now: files, or the finished files of directories.")
     made.add_argument("path", nargs="+", type=Path, metavar="FILE|DIR")
-    made.add_argument("--damaged", action="store_true", help="also take a damaged dump if the store has no better one")
+    made.add_argument("--damaged", action="store_true", help="also take a dump that is damaged or cannot be judged")
     _add_debuginfo(made)
 
     made = action(watch, "Take in dumps as they arrive in DIR, each when its sender is finished.", json=False)
@@ -74,7 +74,9 @@ def add_store(verbs: Verbs) -> None:
     made = action(list_dumps, "List the dumps of the store, newest first.", name="list")
     made.add_argument("--host", metavar="H", help="list only dumps of this host")
     made.add_argument("--signature", metavar="S", help="list only crashes whose signature begins with S")
-    made.add_argument("--refused", action="store_true", help="list the refused files and the reasons instead")
+    made.add_argument(
+        "--refused", action="store_true", help="list the files that were refused or not judged, and the reasons"
+    )
 
     made = action(show, "Show one dump, and similar crashes that were seen before.")
     made.add_argument("id", metavar="ID", help="ID of a dump, or the beginning of one")
@@ -150,7 +152,6 @@ def _open(arguments: argparse.Namespace, *, create: bool = True) -> Store:
 def add(arguments: argparse.Namespace) -> int:
     from ...base.output import check_output, write_json
     from ...store.intake.arrivals import place_of
-    from ...store.store import REFUSED
     from ...store.watching import add_directory
 
     check_output(arguments.json, not_over=arguments.path)
@@ -178,9 +179,17 @@ def add(arguments: argparse.Namespace) -> int:
                         note([admit(place, name)])
         finally:
             write_json(arguments.json, [outcome.to_json() for outcome in outcomes])
-    if any(outcome.outcome == REFUSED for outcome in outcomes):
+    return _exit_status({outcome.outcome for outcome in outcomes})
+
+
+def _exit_status(outcomes: set[str]) -> int:
+    """Return the exit status of an intake: the worst outcome counts."""
+    from ...store.store import REFUSED
+    from ...vmcore.inspection import UNJUDGED
+
+    if REFUSED in outcomes:
         return EXIT_FAILED
-    return EXIT_OK
+    return EXIT_UNJUDGED if UNJUDGED in outcomes else EXIT_OK
 
 
 def _show_outcome(store: Store, outcome: IntakeOutcome) -> None:
@@ -189,8 +198,10 @@ def _show_outcome(store: Store, outcome: IntakeOutcome) -> None:
     from ...base.output import out
     from ...store.patterns import seen_before
     from ...store.store import REFUSED, STORED, WAITING, utc
+    from ...vmcore.inspection import UNJUDGED
 
-    marks = {STORED: "[green]stored[/]", REFUSED: "[red]refused[/]", WAITING: "[yellow]waiting[/]"}
+    marks = {STORED: "[green]stored[/]", REFUSED: "[red]refused[/]"}
+    marks |= {name: f"[yellow]{name}[/]" for name in (WAITING, UNJUDGED)}
     mark = marks.get(outcome.outcome, outcome.outcome)
     reason = f": {outcome.reason}" if outcome.reason else ""
     out.print(f"{mark} {escape(outcome.path)}{escape(reason)}", soft_wrap=True)
@@ -205,16 +216,15 @@ def _show_outcome(store: Store, outcome: IntakeOutcome) -> None:
 def watch(arguments: argparse.Namespace) -> int:
     from ...base.clock import pause
     from ...store.retention import prune as prune_store
-    from ...store.store import REFUSED
     from ...store.watching import Watcher
 
-    refused = False
+    outcomes: set[str] = set()
     with _open(arguments) as store:
         store.require_apart(arguments.path)
         watcher = Watcher(store, arguments.path.absolute(), remove=arguments.remove)
         for looks in itertools.count(1):
             for outcome in watcher.look():
-                refused |= outcome.outcome == REFUSED
+                outcomes.add(outcome.outcome)
                 _show_outcome(store, outcome)
             if store.policy.limited:
                 for decision in prune_store(store, store.policy, dry_run=False):
@@ -223,7 +233,7 @@ def watch(arguments: argparse.Namespace) -> int:
             if arguments.once and looks == _LOOKS_OF_ONE_RUN:
                 break
             pause(store.policy.settle_s if arguments.once else arguments.every)
-    return EXIT_FAILED if refused else EXIT_OK
+    return _exit_status(outcomes)
 
 
 def list_dumps(arguments: argparse.Namespace) -> int:
@@ -238,7 +248,7 @@ def list_dumps(arguments: argparse.Namespace) -> int:
             write_json(arguments.json, refused)
             if arguments.json != "-":
                 for row in refused:
-                    _say(f"{utc(row['at_s'])} {row['path']}: {row['reason']}")
+                    _say(f"{utc(row['at_s'])} {row['outcome']} {row['path']}: {row['reason']}")
             return EXIT_OK
         dumps = store.index.dumps()
         total_bytes = store.index.total_bytes()

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from ...base.errors import EXIT_BROKEN, EXIT_FAILED, EXIT_OK, NoVerdict
+from ...base.errors import EXIT_BROKEN, EXIT_FAILED, EXIT_OK, EXIT_UNJUDGED, NoVerdict
 from ...base.output import printable
 from ...base.stage import Stage
 from ...base.verdict import Check, Verdict
@@ -127,6 +127,6 @@ def verdict_of(result: TaskResult) -> Verdict | None:
         fits = False
     if not fits:
         raise BadResult("the worker's verdict is invalid")
-    if result.status not in (EXIT_OK, EXIT_FAILED):
+    if result.status not in (EXIT_OK, EXIT_FAILED, EXIT_UNJUDGED):
         raise BadResult(f"the worker sent a verdict, but its process ended with {result.status}")
     return verdict

@@ -83,7 +83,7 @@ def filter_again(dump: Path, to: Path, inspection: Mapping[str, Any]) -> str | N
         return f"makedumpfile: {lines[-1].strip() if lines else f'status {done.returncode}'}"
     found = inspect(to)
     if not found.whole:
-        return f"what makedumpfile wrote is damaged ({found.damage[0].message})"
+        return f"the dump that makedumpfile wrote is {found.judgement} ({found.why})"
     if not is_filtered(found.to_json()):
         return "the dump that makedumpfile wrote still has user pages, or its level is unknown"
     return None

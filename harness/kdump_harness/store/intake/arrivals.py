@@ -18,12 +18,13 @@ from ...distro.family import load_families
 from ...vmcore.formats.elf import SIGNATURE as ELF_SIGNATURE
 from ...vmcore.formats.kdump import SIGNATURE as KDUMP_SIGNATURE
 from ...vmcore.formats.source import FLAT_SIGNATURE
+from ...vmcore.vmcore import SAVED_STATES
 
 _MAX_DEPTH = 6
 _MAX_NAMES = 20_000  # in one directory
 _MAX_DIRECTORIES = 20_000
 _MAX_COMPANION_BYTES = 1 << 16
-_SIGNATURES = (KDUMP_SIGNATURE, FLAT_SIGNATURE, ELF_SIGNATURE)
+_SIGNATURES = (KDUMP_SIGNATURE, FLAT_SIGNATURE, ELF_SIGNATURE, *SAVED_STATES)
 _OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 _KINDS = {
     stat.S_IFLNK: "a symbolic link", stat.S_IFDIR: "a directory", stat.S_IFIFO: "a FIFO",

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ...vmcore.inspection import UNJUDGED, WHOLE
 from .copying import NO_ROOM_STATUS, NoRoom
 
 LOG_NAME = "kernel.log"
@@ -24,7 +25,10 @@ _MAX_ANSWER_BYTES = 64 << 20
 
 @dataclass(frozen=True, kw_only=True)
 class Examination:
-    """The facts that were found; missing facts are None, and trouble has the reason."""
+    """The facts that were found; missing facts are None, and trouble has the reason.
+
+    A process that did not even begin with the dump (started) has met with trouble of this machine's.
+    """
 
     inspection: Mapping[str, Any] | None
     triage: Mapping[str, Any] | None
@@ -32,6 +36,12 @@ class Examination:
     uptime_s: float | None
     traits: Mapping[str, str]
     trouble: str = ""
+    started: bool = True
+
+    @property
+    def judgement(self) -> str:
+        """Return one of WHOLE, DAMAGED and UNJUDGED; a dump that ended its own examination is not judged."""
+        return str(self.inspection["judgement"]) if self.inspection is not None else UNJUDGED
 
     @classmethod
     def of(cls, facts: Mapping[str, Any], trouble: str = "") -> Examination:
@@ -44,19 +54,31 @@ class Examination:
             uptime_s=log.get("uptime_s"),
             traits=log.get("traits", {}),
             trouble=trouble,
+            started=bool(facts.get("started")),
         )
 
     @property
     def whole(self) -> bool:
         """Return whether every page of the dump is there and readable."""
-        return bool(self.inspection and self.inspection["whole"])
+        return self.judgement == WHOLE
 
     @property
-    def damage(self) -> str:
-        """The first damage as a sentence."""
+    def unjudged(self) -> bool:
+        """Return whether nothing is known to be wrong with it, but it cannot be judged."""
+        return self.judgement == UNJUDGED
+
+    @property
+    def why(self) -> str:
+        """The judgement of a dump that is not whole, with its reasons."""
+        return f"{self.judgement}: {self.reason}"
+
+    @property
+    def reason(self) -> str:
+        """The damage, or the reason why the dump was not judged."""
         if self.inspection is None:
-            return self.trouble or "it could not be looked at"
-        return "; ".join(f"{one['kind']}: {one['message']}" for one in self.inspection["damage"][:2])
+            return self.trouble or "its examination reported nothing"
+        damage = [f"{one['kind']}: {one['message']}" for one in self.inspection["damage"][:2]]
+        return "; ".join(damage or self.inspection["unsupported"])
 
 
 def examine(dump: Path, *, log_to: Path, debuginfo: Path | None = None, state: Path | None = None) -> Examination:
@@ -80,7 +102,7 @@ def examine(dump: Path, *, log_to: Path, debuginfo: Path | None = None, state: P
         try:
             out, errors = process.communicate(timeout=limit_s)
         except subprocess.TimeoutExpired:
-            trouble = f"it took more than {limit_s} s to look at it"
+            trouble = f"its examination took more than {limit_s} s"
             _kill(process)
             out, errors = process.communicate()
     finally:
@@ -90,7 +112,7 @@ def examine(dump: Path, *, log_to: Path, debuginfo: Path | None = None, state: P
         raise NoRoom("the store's disk is full; the store keeps what it has")
     if not trouble and process.returncode != 0:
         lines = errors.decode("utf-8", "replace").strip().splitlines()[-1:]
-        trouble = f"looking at it ended with status {process.returncode}" + (f": {lines[0][:300]}" if lines else "")
+        trouble = f"its examination ended with status {process.returncode}" + (f": {lines[0][:300]}" if lines else "")
     return Examination.of(_parse(out[:_MAX_ANSWER_BYTES]), trouble)
 
 

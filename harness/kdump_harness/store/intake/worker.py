@@ -37,6 +37,7 @@ def find_facts(
     dump: Path, *, log_to: Path, debuginfo: Path | None, state: Path | None, report: Callable[[str, Any], None]
 ) -> None:
     """Report the facts of a dump one by one, and write its kernel log into log_to. NoRoom when the disk is full."""
+    report("started", True)
     report("inspection", inspect(dump).to_json())
     try:
         with open_vmcore(dump) as vmcore:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ...base.errors import EXIT_FAILED, HarnessError
+from ...base.errors import EXIT_FAILED, EXIT_UNJUDGED, HarnessError
 
 UNSUPPORTED = "unsupported"  # the kind of what prevents a judgement, and is not damage
 
@@ -35,6 +35,7 @@ class Unreadable(VmcoreError):
         super().__init__(damage.message)
         self.damage = damage
         self.also = also
+        self.exit_code = EXIT_UNJUDGED if damage.kind == UNSUPPORTED and not also else EXIT_FAILED
 
 
 class NotInDump(VmcoreError):

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import notes
-from .damage import Damage, NotInDump, Unreadable
+from .damage import UNSUPPORTED, Damage, NotInDump, Unreadable
 from .intervals import disjoint, runs
 from .source import DumpSource, read_exactly
 
@@ -49,12 +49,14 @@ class ElfFile:
         header = _EHDR.unpack(read_exactly(source, 0, _EHDR.size, "the ELF header"))
         ident, kind, machine = header[0], header[1], header[2]
         if ident[4:7] != b"\x02\x01\x01":
-            raise _bad_header("the ELF file is not 64-bit, little endian, version 1", 4)
+            known = ident[4] in (1, 2) and ident[5] in (1, 2) and ident[6] == 1
+            message = "the ELF file is not 64-bit, little endian, version 1"
+            raise Unreadable(Damage(UNSUPPORTED if known else "header", message, 4))
         if kind != _ET_CORE:
             raise _bad_header(f"the ELF file is of type {kind}, not a core (4)", 16)
         self.machine = MACHINES.get(machine, "")
         if not self.machine:
-            raise Unreadable(Damage("unsupported", f"ELF machine {machine} is neither x86_64 nor aarch64", 18))
+            raise Unreadable(Damage(UNSUPPORTED, f"ELF machine {machine} is neither x86_64 nor aarch64", 18))
         self.flags: int = header[7]
         self._segments_at: int = header[5]
         self._sections_at: int = header[6]

@@ -9,7 +9,7 @@ import numpy as np
 
 from . import notes, pages
 from .bitmap import Bitmap
-from .damage import Damage, NotInDump, Unreadable
+from .damage import UNSUPPORTED, Damage, NotInDump, Unreadable
 from .pages import BadPage
 from .source import DumpSource, read_exactly
 
@@ -94,6 +94,8 @@ def read_header(source: DumpSource) -> Header:
     fields = _HEADER.unpack(block)
     version = fields[1]
     status, block_size, sub_header_blocks, bitmap_blocks, max_mapnr_32 = fields[10:15]
+    if 1 <= int.from_bytes(block[8:12], "big") <= LATEST_VERSION:
+        raise Unreadable(Damage(UNSUPPORTED, "the dump is of a big-endian machine, not x86_64 or aarch64", 8))
     if not 1 <= version <= LATEST_VERSION:
         raise _bad_header(f"header version {version} is not one of 1 to {LATEST_VERSION}", 8)
     if block_size not in (4096, 16384, 65536):
