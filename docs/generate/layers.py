@@ -27,6 +27,7 @@ FOLDERS = (
     "vm",
     "kdump",
     "drill",
+    "kernel",
     "campaigns",
     "campaigns/sweep",
     "campaigns/size",

@@ -133,7 +133,7 @@ def connect(tmp_path: Path) -> Iterator[Callable[..., Shell]]:
             port = listener.getsockname()[1]
             if way is not None:  # to a host that has another address as seen from here
                 way.append(socket.create_connection(("127.0.0.1", port)))
-            shell = Shell(
+            shell = SshShell(
                 "127.0.0.1" if way is None else "192.0.2.7",
                 user=user,
                 access=access,

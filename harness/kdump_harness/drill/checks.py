@@ -49,6 +49,7 @@ class Scope(enum.Flag):
     SURVIVED = enum.auto()  # a drill whose trigger must not crash the guest
     RESERVATION = enum.auto()  # a trial of a reservation: how a dump was filtered has nothing to do with memory
     COMPUTED = enum.auto()  # a dump that a sweep computes from another one
+    KERNEL = enum.auto()  # a kernel drill, whose userland has no service and no dump target
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class CheckKind:
 
 
 _DRILL = Scope.RECOVERED | Scope.SAVED
-_DUMP = _DRILL | Scope.COMPUTED
+_DUMP = _DRILL | Scope.COMPUTED | Scope.KERNEL
 _CRASH = _DUMP | Scope.RESERVATION
 CHECKS = (
     CheckKind("single-dump", "exactly one new dump", _DRILL | Scope.RESERVATION),

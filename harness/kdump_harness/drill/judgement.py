@@ -125,11 +125,7 @@ class DrillRecord:
         if verdict.stopped_by is None and monitor is not None and monitor.failed:
             verdict.stopped_by = f"the capture kernel says: {monitor.failed}"
         verdict.symptoms = self._symptoms()
-        scope, stage = Scope.RECOVERED, Stage.RECOVERED
-        if not self.trigger.panics:
-            scope, stage = Scope.SURVIVED, Stage.ARMED
-        elif self.plan.until == SAVED:
-            scope, stage = Scope.SAVED, Stage.SAVED
+        scope, stage = self.goal()
         missing = unmade(verdict, scope)
         if verdict.reached is stage and not missing and not list(verdict.failed()) and not verdict.stopped_by:
             verdict.reached = Stage.VERIFIED
@@ -147,6 +143,14 @@ class DrillRecord:
             for path in self.dumps:
                 path.unlink(missing_ok=True)
         self.evidence.json("verdict.json", verdict.to_json())
+
+    def goal(self) -> tuple[Scope, Stage]:
+        """Return the checks that the drill must make, and the stage that it must reach."""
+        if not self.trigger.panics:
+            return Scope.SURVIVED, Stage.ARMED
+        if self.plan.until == SAVED:
+            return Scope.SAVED, Stage.SAVED
+        return Scope.RECOVERED, Stage.RECOVERED
 
     def _symptoms(self) -> list[dict[str, Any]]:
         """Return the symptoms on this drill's console."""

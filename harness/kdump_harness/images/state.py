@@ -26,7 +26,9 @@ SHARED = Path("/var/lib/kdump-harness")
 GROUP = "libvirt"
 STARTING_S = 10.0  # longest time between making a run's directory and locking it
 LOOK_EVERY_S = 0.2  # interval between attempts to lock
-CACHES = ("images", "packages", "built", "installed", "armed", "modules", "debuginfo")
+CACHES = (
+    "images", "packages", "built", "installed", "armed", "modules", "debuginfo", "kernels", "userlands",
+)  # fmt: skip
 _UNFINISHED = {
     "debuginfo": "debug info",
     "modules": "crash module",
@@ -126,7 +128,7 @@ class State:
         if done := self.ready(cache, key):
             return done
         final = self.directory / cache / key
-        with _locked(
+        with locked(
             final.with_name(f"{key}.lock"), lambda: report(f"waiting for another process that is making {what}")
         ):
             if done := self.ready(cache, key):
@@ -151,7 +153,7 @@ class State:
     @contextlib.contextmanager
     def starting(self) -> Iterator[None]:
         """Within the block, no other thread and no other run with this state starts a guest."""
-        with _locked(self.directory / "starting.lock", lambda: None):
+        with locked(self.directory / "starting.lock", lambda: None):
             yield
 
     @contextlib.contextmanager
@@ -263,7 +265,7 @@ def _open_lock(path: Path) -> int:
 
 
 @contextlib.contextmanager
-def _locked(path: Path, waiting: Callable[[], None]) -> Iterator[None]:
+def locked(path: Path, waiting: Callable[[], None]) -> Iterator[None]:
     """Hold an exclusive lock; call WAITING if another process holds it."""
     descriptor = _open_lock(path)
     try:

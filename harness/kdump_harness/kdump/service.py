@@ -196,7 +196,7 @@ class KdumpService:
                 for name, _, value in (line.partition(":") for line in parts["meminfo"].splitlines())
                 if value.strip()
             },
-            clock_s=float(parts["clock_s"]),
+            clock_s=float(parts["clock_s"].removesuffix("%N")),  # which busybox does not know
             os_release=parse_os_release(parts["os_release"]),
             makedumpfile=version.group(1) if version else None,
             level=collection.level,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import subprocess
@@ -13,11 +12,10 @@ from pathlib import Path, PurePosixPath
 
 from ..base.errors import HostError
 from ..base.progress import Progress
+from ..images.apt import Apt, announced_bytes, private_apt, require_tools
 from ..images.catalog import Image, load_catalog
-from ..images.mirror import find_mirror
 
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
-_KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 _CHUNK_BYTES = 1 << 20
 _MAX_VMLINUX_BYTES = 8 << 30
 # A vmlinux has 0.6 to 1 GiB; how much it is exactly stands in the package.
@@ -50,9 +48,7 @@ def package_of(release: str, version: str, machine: str) -> Package:
 
 def fetch(package: Package, to: Path, *, workdir: Path, require_space: RequireSpace, progress: Progress) -> str:
     """Download the package and unpack its vmlinux to a file. Raise HostError when no suite that apt reaches has it."""
-    for tool in ("apt-get", "dpkg-deb"):
-        if shutil.which(tool) is None:
-            raise HostError(f"--debuginfo-package needs {tool}, which this host does not have")
+    require_tools("--debuginfo-package", "apt-get", "dpkg-deb")
     workdir.mkdir()
     try:
         apt, size_bytes = _locate(package, workdir, progress)
@@ -69,54 +65,20 @@ def fetch(package: Package, to: Path, *, workdir: Path, require_space: RequireSp
     return str(package)
 
 
-@dataclass(frozen=True)
-class _Apt:
-    """An apt-get with options, and a directory for its downloads."""
-
-    workdir: Path
-    options: tuple[str, ...] = ()
-
-    def run(self, *arguments: str, progress: Progress, full_bytes: int = 0) -> str:
-        """Return its output, errors last."""
-        process = subprocess.Popen(
-            ["apt-get", "-q", "-q", *self.options, *arguments],
-            cwd=self.workdir,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            errors="replace",
-            env={**os.environ, "LC_ALL": "C"},
-        )
-        while True:
-            try:
-                out, errors = process.communicate(timeout=1)
-            except subprocess.TimeoutExpired:
-                have_bytes = sum(path.stat().st_size for path in self.workdir.glob("*.deb*"))
-                progress.detail(f"{have_bytes >> 20} of {full_bytes >> 20} MiB" if full_bytes else "")
-            except BaseException:
-                process.terminate()
-                process.wait()
-                raise
-            else:
-                complaints = [line for line in errors.splitlines() if line.startswith("E: ")]
-                return out + "; ".join(complaints)
-
-
-def _locate(package: Package, workdir: Path, progress: Progress) -> tuple[_Apt, int]:
+def _locate(package: Package, workdir: Path, progress: Progress) -> tuple[Apt, int]:
     """Return an apt that knows the package, and the package's size; the host's own lists come first."""
     looked = ["the host's apt lists"]
-    apt = _Apt(workdir)
+    apt = Apt(workdir)
     output = apt.run("download", "--print-uris", str(package), progress=progress)
-    if size_bytes := _announced_bytes(output):
+    if size_bytes := announced_bytes(output):
         return apt, size_bytes
     for row in _suites(package):
         assert row.build is not None
         with progress.step(f"apt: reading the index of {row.build.suite}"):
-            apt = _private_apt(workdir, row, package.architecture)
+            apt = private_apt(workdir, row, package.architecture)
             trouble = apt.run("update", progress=progress)
         output = apt.run("download", "--print-uris", str(package), progress=progress)
-        if size_bytes := _announced_bytes(output):
+        if size_bytes := announced_bytes(output):
             return apt, size_bytes
         looked.append(row.build.suite + (f" ({trouble.split('; ')[0][:200]})" if trouble.startswith("E: ") else ""))
     raise HostError(
@@ -125,46 +87,11 @@ def _locate(package: Package, workdir: Path, progress: Progress) -> tuple[_Apt, 
     )
 
 
-def _announced_bytes(output: str) -> int | None:
-    """Return the size in what apt-get download --print-uris says: 'address' file size digest."""
-    found = re.search(r"^'[^']+' \S+\.deb (\d+)", output, re.MULTILINE)
-    return int(found[1]) if found else None
-
-
 def _suites(package: Package) -> Iterator[Image]:
     """Return the Debian releases of the catalogue, the one that the version names (6.12.117+deb13) first."""
     rows = [image for image in load_catalog() if image.family == "debian" and image.build is not None]
     named = re.search(r"[+~](?:deb|bpo)(\d+)", package.name)
     return iter(sorted(rows, key=lambda row: named is None or row.release != named[1]))
-
-
-def _private_apt(workdir: Path, row: Image, architecture: str) -> _Apt:
-    """Return an apt that sees one release, with the mirror and the proxy of this host."""
-    assert row.build is not None
-    build = row.build
-    place = workdir / build.suite
-    for needed in ("state/lists/partial", "cache/archives/partial"):
-        (place / needed).mkdir(parents=True)
-    lines = find_mirror().sources(
-        build.suite, build.updates_suite, security_suite=build.security_suite, components=build.components
-    )
-    if _KEYRING.exists():
-        lines = tuple(line.replace("deb ", f"deb [signed-by={_KEYRING}] ", 1) for line in lines)
-    (place / "sources.list").write_text("".join(line + "\n" for line in lines), encoding="utf-8")
-    (place / "status").touch()
-    settings = {
-        "Dir::State": place / "state",
-        "Dir::State::status": place / "status",
-        "Dir::Cache": place / "cache",
-        "Dir::Etc::SourceList": place / "sources.list",
-        "Dir::Etc::SourceParts": "/dev/null",
-        "APT::Architecture": architecture,
-        "APT::Architectures": architecture,
-        "Acquire::Languages": "none",
-        # A mirror may lag behind the date until which its index vouches for itself; signatures are checked anyway.
-        "Acquire::Check-Valid-Until": "false",
-    }
-    return _Apt(workdir, tuple(f"-o{key}={value}" for key, value in settings.items()))
 
 
 def _unpack_vmlinux(deb: Path, to: Path, progress: Progress) -> None:

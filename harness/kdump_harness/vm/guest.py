@@ -16,7 +16,8 @@ from .console import LOGIN, Console, ConsoleLine
 from .console_signs import find_sign
 from .hypervisor.domain import Domain
 from .hypervisor.domain_xml import SavedDomain
-from .shell import GONE, Access, CommandResult, Shell
+from .serial_shell import ControlLine, SerialShell
+from .shell import GONE, Access, CommandResult, Shell, SshShell
 
 # Timeouts for a guest under KVM on an idle host; timeout_factor stretches them.
 # Total times are generous: silence or a sign of a stuck guest ends a wait much earlier.
@@ -215,7 +216,7 @@ class Guest:
         deadline = Deadline(SSH_TIMEOUT_S * self.factor)
         last: list[str] = []
 
-        def attempt() -> Shell | None:
+        def attempt() -> SshShell | None:
             self._look_at_console()
             address = self.domain.address()
             if address is None:
@@ -223,7 +224,7 @@ class Guest:
                 return None
             try:
                 timeout_s = min(10.0 * self._load(), max(1.0, deadline.left_s))
-                return Shell(
+                return SshShell(
                     address,
                     user=self._user,
                     access=self._access,
@@ -243,6 +244,17 @@ class Guest:
             if self._cloud_init_trouble:
                 why += f"; cloud-init has failed: {self._cloud_init_trouble}"
             raise GuestError(f"{error} ({why})", see=self.evidence.console_path) from None
+        self._shell.subscribe(self._log_command)
+        return self.boot_id()
+
+    def open_control_line(self) -> ControlLine:
+        """Return the second serial line, by which a guest without a network is controlled."""
+        source, send = self.domain.open_control_line()
+        return ControlLine(source, send)
+
+    def connect_by(self, line: ControlLine) -> str:
+        """Give commands by a control line from now on, and return the boot id."""
+        self._shell = SerialShell(self.name, line, self._load)
         self._shell.subscribe(self._log_command)
         return self.boot_id()
 

@@ -53,6 +53,7 @@ class Options:
     keep: str = "failed"
     verbose: bool = False
     quiet: bool = False
+    network: bool = True  # whether guests need libvirt's network
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,7 +152,8 @@ class Run:
                 self.options.accelerator, self.hypervisor, self.state, self.directory.path, self.host
             )
             self.progress.say(f"accelerator: {why}")
-            self.hypervisor.ensure_network()
+            if self.options.network:
+                self.hypervisor.ensure_network()
             self.login: KeyPair = make_key("kdump-harness")
             self._resources = resources.pop_all()
         return self
@@ -412,6 +414,18 @@ class Run:
             for private, owner in owners.items():
                 os.chown(private, owner.st_uid, owner.st_gid)
             self._remove(seed, nvram, disk, *(extra.path for extra in disks))
+
+    @contextlib.contextmanager
+    def bare_guest(self, name: str, xml: str, memory_mib: int, evidence: Evidence) -> Iterator[Guest]:
+        """Provide a paused guest from XML, without a seed or a network; it is destroyed at the end of the block."""
+        with self._room(name, memory_mib):
+            domain = self.hypervisor.spawn_raw(name, xml)
+        with self._started(domain, evidence, user="root", access=Access(), host_key=None) as guest:
+            yield guest
+
+    def domain_name(self, label: str) -> str:
+        """Return a new name for a domain of this run."""
+        return f"{PREFIX}{self.directory.identity}-{next(self._numbers)}-{label}"[:60]
 
     def save(self, guest: Guest) -> SavedGuest:
         """Save a snapshot of a guest to a file of the run, which ends the guest.

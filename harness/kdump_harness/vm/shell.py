@@ -8,6 +8,7 @@ import io
 import logging
 import shlex
 import socket
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -66,8 +67,90 @@ class Access:
             raise UsageError(f"{self.key_file} is not a private key for SSH") from None
 
 
-class Shell:
-    """An SSH connection to a guest; commands run as root with their arguments quoted here."""
+class Shell(ABC):
+    """A way to run commands as root in a guest; their arguments are quoted here."""
+
+    def __init__(self, address: str, load: Callable[[], float]) -> None:
+        """LOAD returns the factor for default timeouts."""
+        self.address, self._load = address, load
+        self._on_result: list[Callable[[CommandResult], None]] = []
+
+    def subscribe(self, listener: Callable[[CommandResult], None]) -> None:
+        """Pass every finished command to LISTENER."""
+        self._on_result.append(listener)
+
+    def run(
+        self,
+        command: str,
+        *arguments: object,
+        timeout_s: float | None = None,
+        check: bool = True,
+        on_line: Callable[[str], None] | None = None,
+    ) -> CommandResult:
+        """Run COMMAND with %s replaced by quoted arguments; CommandFailed if it fails and CHECK is set.
+
+        ON_LINE gets the last line of the output whenever there is more of it.
+        """
+        line = command % tuple(shlex.quote(str(argument)) for argument in arguments) if arguments else command
+        started_s = now_s()
+        timeout_s = TIMEOUT_S * self._load() if timeout_s is None else timeout_s
+        status, out, err = self._call(line, timeout_s, on_line)
+        result = CommandResult(command=line, status=status, out=out, err=err, took_s=now_s() - started_s)
+        for listener in self._on_result:
+            listener(result)
+        if check and not result.ok:
+            said = (result.err or result.out).strip().splitlines()
+            raise CommandFailed(
+                f"{self.address}: {line!r} ended with status {status}: {said[-1] if said else 'no output'}"
+            )
+        return result
+
+    def succeeds(self, command: str, *arguments: object, timeout_s: float | None = None) -> bool:
+        """Run a command and return whether its exit status is zero."""
+        return self.run(command, *arguments, timeout_s=timeout_s, check=False).ok
+
+    @abstractmethod
+    def _call(self, line: str, timeout_s: float, on_line: Callable[[str], None] | None) -> tuple[int, str, str]:
+        """Return status, output and errors of a command line; CommandFailed when it does not end in time."""
+
+    @abstractmethod
+    def start(self, command: str) -> None:
+        """Start a command without waiting, for commands that shut the guest down."""
+
+    @abstractmethod
+    def put(self, local: Path, path: str, *, silence_s: float | None = None) -> None:
+        """Copy a file into the guest, readable by root only."""
+
+    @abstractmethod
+    def save(
+        self, command: str, to: Path, *, progress: Callable[[int], None] | None = None, silence_s: float | None = None
+    ) -> int:
+        """Write the output of a command to a new file and return its size in bytes."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Close the connection."""
+
+    def read_text(self, path: str) -> str:
+        """Return the text of a file in the guest."""
+        return self.run("cat -- %s", path).out
+
+    def write_text(self, path: str, text: str, *, mode: int = 0o644) -> None:
+        """Replace a file in the guest."""
+        self.run("umask 077; printf %%s %s > %s && chmod %s %s", text, path, f"{mode:o}", path)
+
+    def fetch(
+        self, path: str, to: Path, *, progress: Callable[[int], None] | None = None, silence_s: float | None = None
+    ) -> int:
+        """Copy a file out of the guest and return its size in bytes; TO must not exist.
+
+        By cat rather than SFTP: minimal systems lack sftp-server, and root's files are read through sudo.
+        """
+        return self.save(f"cat -- {shlex.quote(path)}", to, progress=progress, silence_s=silence_s)
+
+
+class SshShell(Shell):
+    """An SSH connection to a guest."""
 
     def __init__(
         self,
@@ -86,11 +169,9 @@ class Shell:
         CONNECTION is used for a guest that this host cannot reach by its address. LOAD returns the factor for default
         timeouts.
         """
-        self.address = address
-        self._load = load
+        super().__init__(address, load)
         self._user, self._password = user, access.password
         self._sudo: str | None = None  # prefix of commands that need sudo, after the first attempt
-        self._on_result: list[Callable[[CommandResult], None]] = []
         self._client = paramiko.SSHClient()
         if host_key is None:
             self._client.set_missing_host_key_policy(_AcceptAny())
@@ -120,60 +201,21 @@ class Shell:
             self._client.close()
             raise
 
-    def subscribe(self, listener: Callable[[CommandResult], None]) -> None:
-        """Pass every finished command to LISTENER."""
-        self._on_result.append(listener)
-
-    def run(
-        self,
-        command: str,
-        *arguments: object,
-        timeout_s: float | None = None,
-        check: bool = True,
-        on_line: Callable[[str], None] | None = None,
-    ) -> CommandResult:
-        """Run COMMAND with %s replaced by quoted arguments; CommandFailed if it fails and CHECK is set.
-
-        ON_LINE gets the last line of the output whenever there is more of it.
-        """
-        line = command % tuple(shlex.quote(str(argument)) for argument in arguments) if arguments else command
-        started_s = now_s()
-        timeout_s = TIMEOUT_S * self._load() if timeout_s is None else timeout_s
+    def _call(self, line: str, timeout_s: float, on_line: Callable[[str], None] | None) -> tuple[int, str, str]:
         deadline = Deadline(timeout_s)
         with self._connected(f"run {line!r}"):
             channel = self._transport().open_session(timeout=timeout_s)
             try:
                 self._execute(channel, line)
                 out, err = _collect(channel, deadline, line, on_line)
-                status = channel.recv_exit_status()
+                return channel.recv_exit_status(), out, err
             finally:
                 channel.close()
-        result = CommandResult(command=line, status=status, out=out, err=err, took_s=now_s() - started_s)
-        for listener in self._on_result:
-            listener(result)
-        if check and not result.ok:
-            said = (result.err or result.out).strip().splitlines()
-            raise CommandFailed(
-                f"{self.address}: {line!r} ended with status {status}: {said[-1] if said else 'no output'}"
-            )
-        return result
-
-    def succeeds(self, command: str, *arguments: object, timeout_s: float | None = None) -> bool:
-        """Run a command and return whether its exit status is zero."""
-        return self.run(command, *arguments, timeout_s=timeout_s, check=False).ok
 
     def start(self, command: str) -> None:
         """Start a command without waiting, for commands that shut the guest down."""
         with self._connected(f"start {command!r}"):
             self._execute(self._transport().open_session(timeout=TIMEOUT_S * self._load()), command)
-
-    def read_text(self, path: str) -> str:
-        """Return the text of a file in the guest."""
-        return self.run("cat -- %s", path).out
-
-    def write_text(self, path: str, text: str, *, mode: int = 0o644) -> None:
-        """Replace a file in the guest."""
-        self.run("umask 077; printf %%s %s > %s && chmod %s %s", text, path, f"{mode:o}", path)
 
     def put(self, local: Path, path: str, *, silence_s: float | None = None) -> None:
         """Copy a file into the guest, readable by root only."""
@@ -192,15 +234,6 @@ class Shell:
                 channel.close()
         if status != 0:
             raise CommandFailed(f"{self.address}: cannot write {path} (status {status})")
-
-    def fetch(
-        self, path: str, to: Path, *, progress: Callable[[int], None] | None = None, silence_s: float | None = None
-    ) -> int:
-        """Copy a file out of the guest and return its size in bytes; TO must not exist.
-
-        By cat rather than SFTP: minimal systems lack sftp-server, and root's files are read through sudo.
-        """
-        return self.save(f"cat -- {shlex.quote(path)}", to, progress=progress, silence_s=silence_s)
 
     def save(
         self, command: str, to: Path, *, progress: Callable[[int], None] | None = None, silence_s: float | None = None

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import libvirt
 
-from ...base.clock import now_s
+from ...base.clock import now_s, pause
 from ...base.errors import GuestError
 from .byte_queue import ByteQueue
 from .domain_xml import Nic, written_by
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 # Lifecycle events of a panic (pvpanic): a kernel that panics for good, and one that hands over to its capture kernel.
 PANICKED, CRASHLOADED = "crashed/panicked", "crashed/crashloaded"
 CONSOLE_GATHER_MS = 40  # interval of reading a serial line, and thereby the precision of the times of its lines
+SEND_AGAIN_S = 0.02
 # linux/input-event-codes.h
 _KEYS: Mapping[str, int] = {"KEY_LEFTALT": 56, "KEY_SYSRQ": 99, "KEY_C": 46}
 KEYS_HELD_MS = 200
@@ -70,16 +71,33 @@ class Domain:
         self._address = address  # the last known address
         self._saved = False
         self.events = DomainEvents()
-        self._stream: Any = None
-        self._console_timer: int | None = None
+        self._serial_lines: list[tuple[Any, int]] = []  # streams, each with its timer
         self._hypervisor.watch(handle, self.events)
 
     def open_console(self, on_bytes: Callable[[bytes], None]) -> ByteQueue:
-        """Return the serial line, read through libvirt, also of a remote host; ON_BYTES sees every chunk first."""
+        """Return the serial console, read through libvirt, also of a remote host; ON_BYTES sees every chunk first."""
+        return self._open_serial(None, on_bytes)[0]
+
+    def open_control_line(self) -> tuple[ByteQueue, Callable[[bytes], None]]:
+        """Return what arrives on the second serial line, and the function that writes to it."""
+        source, stream = self._open_serial("serial1", lambda _data: None)
+
+        def send(data: bytes) -> None:
+            with guest_error(f"{self.name}: cannot write to the control line"):
+                while data:
+                    sent = stream.send(data)
+                    if sent == -2:  # the line takes no more just now
+                        pause(SEND_AGAIN_S)
+                    else:
+                        data = data[sent:]
+
+        return source, send
+
+    def _open_serial(self, device: str | None, on_bytes: Callable[[bytes], None]) -> tuple[ByteQueue, Any]:
         source = ByteQueue()
         stream = self._hypervisor.new_stream()
-        with guest_error(f"{self.name}: cannot open the serial console"):
-            self._handle.openConsole(None, stream, libvirt.VIR_DOMAIN_CONSOLE_FORCE)
+        with guest_error(f"{self.name}: cannot open the serial line"):
+            self._handle.openConsole(device, stream, libvirt.VIR_DOMAIN_CONSOLE_FORCE)
 
         ended = libvirt.VIR_STREAM_EVENT_HANGUP | libvirt.VIR_STREAM_EVENT_ERROR
 
@@ -114,11 +132,10 @@ class Domain:
                 stream.eventUpdateCallback(libvirt.VIR_STREAM_EVENT_READABLE | ended)
 
         timer = libvirt.virEventAddTimeout(-1, look_again, None)
-        self._console_timer = timer
+        self._serial_lines.append((stream, timer))
         stream.eventAddCallback(libvirt.VIR_STREAM_EVENT_READABLE | ended, pump, None)
-        self._stream = stream
         self._hypervisor.end_when_lost(source)
-        return source
+        return source, stream
 
     def resume(self) -> None:
         """Start the processors of a paused domain."""
@@ -235,15 +252,13 @@ class Domain:
             self._handle.destroy()
 
     def _close_console(self) -> None:
-        """Stop reading the serial console."""
-        if self._stream is not None:
+        """Stop reading the serial lines."""
+        for stream, timer in self._serial_lines:
             with contextlib.suppress(libvirt.libvirtError):
-                self._stream.eventRemoveCallback()
-                self._stream.abort()
-            self._stream = None
-        if self._console_timer is not None:
-            libvirt.virEventRemoveTimeout(self._console_timer)
-            self._console_timer = None
+                stream.eventRemoveCallback()
+                stream.abort()
+            libvirt.virEventRemoveTimeout(timer)
+        self._serial_lines.clear()
 
     def connection_lost(self) -> bool:
         """Return whether the connection to libvirt is lost, rather than the guest."""

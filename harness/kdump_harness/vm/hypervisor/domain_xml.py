@@ -14,7 +14,7 @@ from .memory_xml import dimm_xml, memory_xml, numa_xml
 NETWORK = "default"
 # QEMU's translated code outlives a reset, and a page of which code was translated is slow to overwrite for the next
 # kernel. A cache smaller than the default (1 GiB) holds less old code; a much smaller one translates all the time.
-_TCG_CACHE = '<tcg><tb-cache unit="MiB">256</tb-cache></tcg>'
+TCG_CACHE = '<tcg><tb-cache unit="MiB">256</tb-cache></tcg>'
 # The firmware features that libvirt is asked for, by name; without any, the machine has its BIOS.
 FIRMWARE: Mapping[str, Mapping[str, bool]] = {
     "bios": {},
@@ -109,8 +109,8 @@ class DomainSpec:
   {memory_xml(self.memory_mib, self.dimms_mib)}
   <vcpu>{self.vcpus}</vcpu>
   {_os_xml(self.firmware, self.nvram)}
-  <features><acpi/><apic/><vmcoreinfo state="on"/>{"" if kvm else _TCG_CACHE}</features>
-  {_cpu_xml(kvm, self.cpu_level, numa_xml(self.memory_mib, self.vcpus) if self.dimms_mib else "")}
+  <features><acpi/><apic/><vmcoreinfo state="on"/>{"" if kvm else TCG_CACHE}</features>
+  {cpu_xml(kvm, self.cpu_level, numa_xml(self.memory_mib, self.vcpus) if self.dimms_mib else "")}
   <clock offset="utc"/>
   <on_poweroff>destroy</on_poweroff>
   <on_reboot>restart</on_reboot>
@@ -215,7 +215,7 @@ def _backing_xml(layers: tuple[Layer, ...]) -> str:
     )
 
 
-def _cpu_xml(kvm: bool, level: int | None, numa: str) -> str:
+def cpu_xml(kvm: bool, level: int | None, numa: str = "") -> str:
     """Return the processor: the host's under KVM, the cheapest sufficient one under emulation.
 
     With TCG, "max" takes a fifth more time than qemu64. Intel models are slower still, because the kernel isolates its

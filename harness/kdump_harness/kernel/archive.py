@@ -1,0 +1,115 @@
+"""Packages of a suite for kernel drills, unpacked on this host: nothing of them is installed or run."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..base.errors import HostError, UsageError
+from ..base.progress import Progress
+from ..base.units import MIB
+from ..images.apt import Apt, private_apt, require_tools
+from ..images.catalog import Image, load_catalog
+from ..images.state import State, locked
+
+INDEX_MAX_AGE_S = 3600.0  # a newer index of a suite is not read again
+_URI = re.compile(r"^'[^']+' (\S+\.deb) (\d+)", re.MULTILINE)
+_BACKPORTS = re.compile(r"-(backports|updates|security|proposed-updates)$")
+
+
+@dataclass(frozen=True)
+class PackageFile:
+    """A package in the version that a suite offers."""
+
+    name: str
+    file: str  # NAME_VERSION_ARCHITECTURE.deb
+    size_bytes: int
+
+
+class Archive:
+    """The packages of one suite for one architecture."""
+
+    def __init__(self, suite: str, state: State, progress: Progress, *, architecture: str = "amd64") -> None:
+        """Raise UsageError for a suite of no known release, HostError for a host without apt."""
+        require_tools("a kernel drill from packages", "apt-get", "dpkg-deb")
+        self.suite, self._progress = suite, progress
+        base = _BACKPORTS.sub("", suite)
+        row = _release(base)
+        assert row.build is not None
+        more = () if suite in (base, row.build.updates_suite, row.build.security_suite) else (suite,)
+        place = state.directory / "userlands" / f"index-{suite}-{architecture}"
+        self._select = ("-t", suite) if more else ()
+        with locked(place.with_name(f"{place.name}.lock"), lambda: None):
+            self._apt: Apt = private_apt(place, row, architecture, more=more)
+            self._refresh()
+
+    def _refresh(self) -> None:
+        stamp = self._apt.workdir / "read"
+        if stamp.exists() and 0 <= time.time() - stamp.stat().st_mtime < INDEX_MAX_AGE_S:
+            return
+        with self._progress.step(f"reading the index of {self.suite}"):
+            trouble = self._apt.run("update", progress=self._progress)
+        if "E: " in trouble:
+            raise HostError(f"the index of {self.suite} cannot be read: {trouble[trouble.index('E: ') + 3:][:200]}")
+        stamp.touch()
+
+    def closure(self, *packages: str) -> tuple[PackageFile, ...]:
+        """Return the packages and all that they depend on; UsageError where the suite lacks one."""
+        output = self._apt.run(
+            "install", "--print-uris", "-y", "--no-install-recommends", *self._select, *packages,
+            progress=self._progress,
+        )  # fmt: skip
+        found = [PackageFile(file.split("_")[0], file, int(size)) for file, size in _URI.findall(output)]
+        if not found:
+            why = output.partition("E: ")[2].split("; ")[0] or "it has no such package"
+            raise UsageError(f"{self.suite} cannot give {' '.join(packages)}: {why}")
+        return tuple(sorted(found, key=lambda package: package.file))
+
+    def unpack(self, packages: tuple[PackageFile, ...], to: Path, *, what: str) -> None:
+        """Download packages and unpack them below a directory."""
+        downloads = to.with_name(f"{to.name}-packages")
+        downloads.mkdir()
+        to.mkdir(exist_ok=True)
+        full_bytes = sum(package.size_bytes for package in packages)
+        apt = Apt(downloads, self._apt.options)
+        with self._progress.step(f"downloading {what} ({full_bytes // MIB} MiB)"):
+            names = [f"{package.name}={_version(package.file)}" for package in packages]
+            output = apt.run("download", *names, progress=self._progress, full_bytes=full_bytes)
+        with self._progress.step(f"unpacking {what}"):
+            files = sorted(downloads.glob("*.deb"))
+            if len(files) < len(packages):
+                raise HostError(f"{what} cannot be downloaded from {self.suite}: {output[-300:]}")
+            for file in files:
+                unpack_deb(file, to, tick=self._progress.tick)
+                file.unlink()
+        downloads.rmdir()
+
+
+def unpack_deb(file: Path, to: Path, *, tick: Callable[[], None] = lambda: None) -> None:
+    """Unpack the files of a package below a directory; UsageError for a file that is not a package."""
+    done = subprocess.run(["dpkg-deb", "--extract", file, to], capture_output=True, text=True, check=False)
+    tick()
+    if done.returncode != 0:
+        raise UsageError(f"{file} cannot be unpacked: {done.stderr.strip()}")
+
+
+def digest(packages: tuple[PackageFile, ...], *more: str) -> str:
+    """Return the key of what is made of packages."""
+    return hashlib.sha256(repr((sorted(package.file for package in packages), more)).encode()).hexdigest()[:16]
+
+
+def _version(file: str) -> str:
+    return file.split("_")[1].replace("%3a", ":")
+
+
+def _release(suite: str) -> Image:
+    """Return the catalogue's row of a Debian release; UsageError names the known ones."""
+    rows = {row.build.suite: row for row in load_catalog() if row.family == "debian" and row.build is not None}
+    if suite not in rows:
+        raise UsageError(f"unknown suite {suite!r} (known: {', '.join(rows)}, each also with -backports)")
+    return rows[suite]

@@ -1,0 +1,285 @@
+"""A kernel drill: boot a kernel directly, load its capture kernel, crash it, and judge the vmcore on the disk."""
+
+from __future__ import annotations
+
+import contextlib
+import shlex
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..base.errors import CommandFailed, ConsoleLost, NotArmed, UsageError
+from ..base.stage import Stage
+from ..base.tables import package_path
+from ..base.units import MIB
+from ..base.verdict import Verdict
+from ..distro.family import Family, load_family
+from ..drill.checks import CHECKS, Scope
+from ..drill.disks import SystemUnderTest
+from ..drill.plan import SAVED, Plan
+from ..drill.steps import Drill
+from ..images.state import require_space
+from ..kdump.service import DRILL_ARGUMENTS, KdumpConfig, KdumpService
+from ..kdump.target import FoundFile, Target
+from ..vm.guest import Guest
+from ..vm.run import Machine, Run
+from ..vm.serial_shell import ControlLine
+from .initramfs import Entry, write_archive
+from .machine import DirectBoot, domain_xml
+from .modules import NEEDED, Modules
+from .source import KernelFiles
+from .userland import Userland
+
+# Unscaled, as for a guest under KVM on an idle machine.
+READY_TIMEOUT_S = 60.0  # from the power-on to the answer of the init
+LAST_REPORT_S = 10.0  # of the capture kernel, after it restarted
+LOADS = {"auto": "", "file": "-s", "syscall": "-c"}
+_CAPTURE_ARGUMENTS = "nr_cpus=1 reset_devices irqpoll"
+_COPY_BYTES = MIB
+MEMORY_MIB = 768
+
+
+@dataclass(frozen=True, kw_only=True)
+class KernelPlan:
+    """One kernel drill, as it was requested."""
+
+    kernel: KernelFiles
+    userland: Userland
+    second: KernelFiles | None = None  # the capture kernel; None: the first kernel
+    machine: Machine = field(default_factory=lambda: Machine(memory_mib=MEMORY_MIB))
+    crashkernel: str | None = None
+    level: int | None = None
+    compress: str | None = None
+    trigger: str = "sysrq-c"
+    append: str = ""  # to the command line of the first kernel
+    capture_append: str = ""
+    load: str = "auto"  # one of LOADS
+    modules: tuple[str, ...] = ()  # in addition to those of the disk
+    oracle: bool = False
+
+    def drill_plan(self) -> Plan:
+        """Return the plan of the drill; raise UsageError for what is known to be wrong."""
+        plan = Plan(
+            subject=SystemUnderTest(name=f"kernel-{self.kernel.release}", family=userland_family()),
+            machine=self.machine,
+            config=KdumpConfig(
+                crashkernel=self.crashkernel or userland_family().crashkernel, level=self.level, compress=self.compress
+            ),
+            trigger=self.trigger,
+            until=SAVED,
+            oracle=self.oracle,
+        )
+        plan.check()
+        for what in (self.append, self.capture_append):
+            if any(character in what for character in "\n\"'\\"):
+                raise UsageError(f"{what!r} cannot be appended to a command line: it has a quote, backslash or newline")
+        return plan
+
+
+def userland_family() -> Family:
+    """Return the table of the userland."""
+    return load_family(package_path("kernel", "userland.toml"))
+
+
+def run_kernel_drill(run: Run, plan: KernelPlan) -> Verdict:
+    """Drill a kernel once."""
+    run.host.require_local("a kernel drill")
+    inner = plan.drill_plan()
+    machine = run.fit(plan.machine, needs=1)
+    run.state.require_space(2 * machine.memory_mib, f"the drill of {plan.kernel.release}")
+    require_space(run.evidence_directory, machine.memory_mib // 4, "the evidence of a drill", option="--evidence")
+    with contextlib.closing(run.evidence(inner.subject.name)) as evidence:
+        drill = KernelDrill(run, inner, evidence, plan)
+        name = run.domain_name(plan.kernel.release)
+        boot = drill.make_boot(name)
+        xml = domain_xml(
+            name,
+            boot,
+            accelerator=run.accelerator,
+            memory_mib=machine.memory_mib,
+            vcpus=machine.vcpus,
+            cpu_level=machine.cpu_level,
+        )
+        try:
+            with run.bare_guest(name, xml, machine.memory_mib, evidence) as guest:
+                return drill.take_directly(guest)
+        finally:
+            for path in (boot.kernel, boot.initrd, boot.dump_disk):
+                path.unlink(missing_ok=True)
+
+
+class RawDisk(Target):
+    """The disk that the capture kernel writes the vmcore to."""
+
+    def __init__(self, family: Family, disk: Path) -> None:
+        super().__init__("local", family)
+        self._disk = disk
+        self.size_bytes = 0  # of the vmcore
+
+    def look(self, _guest: Guest, _directory: str | None) -> dict[str, FoundFile]:
+        """Return nothing: the disk is empty before the crash."""
+        return {}
+
+    def dump_files(self, _system: object) -> RawDisk:  # type: ignore[override]
+        return self
+
+    def fetch(self, _path: str, to: Path, *, progress: Callable[[int], None] | None = None) -> int:
+        """Copy the vmcore from the beginning of the disk."""
+        left_bytes = self.size_bytes
+        with self._disk.open("rb") as disk, to.open("xb") as file:
+            while left_bytes and (part := disk.read(min(_COPY_BYTES, left_bytes))):
+                file.write(part)
+                left_bytes -= len(part)
+                if progress is not None:
+                    progress(file.tell())
+            return file.tell()
+
+    def small_files(self, _directory: str) -> list[str]:
+        """Return nothing: there is only the vmcore."""
+        return []
+
+
+class KernelDrill(Drill):
+    """The state of one kernel drill on its way."""
+
+    def __init__(self, run: Run, plan: Plan, evidence: object, kernel_plan: KernelPlan) -> None:
+        super().__init__(run, plan, evidence)  # type: ignore[arg-type]
+        self._kernel_plan = kernel_plan
+        self._disk = run.directory.path / "unset"
+        self._control: ControlLine | None = None
+        self.verdict.target = "raw-disk"
+
+    @property
+    def _config(self) -> str:
+        """The text of the userland's configuration file."""
+        config = self.plan.subject.family.config
+        return config.with_collection("", *self.plan.config.core_collector(self.plan.subject.family))
+
+    def make_boot(self, name: str) -> DirectBoot:
+        """Write the initramfs of both kernels and the empty disk."""
+        plan, directory = self._kernel_plan, self.run.directory.path
+        second = plan.second or plan.kernel
+        capture = directory / f"{name}.capture"
+        with self.progress.step("making the initramfs"):
+            with capture.open("wb") as file:
+                write_archive(file, self._entries(second))
+            initrd, kernel = directory / f"{name}.initrd", directory / f"{name}.kernel"
+            with initrd.open("wb") as file:
+                write_archive(
+                    file,
+                    [
+                        *self._entries(plan.kernel),
+                        Entry(path="kexec/kernel", content=second.image),
+                        Entry(path="kexec/initrd", content=capture),
+                    ],
+                )
+            capture.unlink()
+            kernel.write_bytes(plan.kernel.image.read_bytes())
+            self._disk = directory / f"{name}.dump"
+            with self._disk.open("wb") as file:
+                file.truncate((plan.machine.memory_mib * 5 // 4 + 16) * MIB)
+            for path in (initrd, kernel):
+                path.chmod(0o644)
+        crashkernel = self.plan.config.crashkernel
+        reserved = "" if self.plan.config.reservation.none else f" crashkernel={crashkernel}"
+        return DirectBoot(
+            kernel=kernel,
+            initrd=initrd,
+            command_line=f"{DRILL_ARGUMENTS}{reserved} {plan.append}".strip(),
+            dump_disk=self._disk,
+        )
+
+    def _entries(self, kernel: KernelFiles) -> list[Entry]:
+        modules = Modules(kernel.modules).closure(
+            (*NEEDED, *self._kernel_plan.modules), unknown_is_built_in=kernel.modules is None
+        )
+        return [
+            *self._kernel_plan.userland.entries,
+            *(Entry(path=f"modules/{name}.ko", content=content) for name, content in modules.items()),
+            Entry(path="modules/order", content="".join(f"{name}.ko\n" for name in modules).encode()),
+            Entry(path=self.plan.subject.family.config.file.lstrip("/"), content=self._config.encode()),
+            Entry(path="etc/os-release", content=b'ID=kdump-harness\nPRETTY_NAME="the userland of kernel drills"\n'),
+        ]
+
+    def take_directly(self, guest: Guest) -> Verdict:
+        """Boot, load, crash, and judge; the failures of the guest end up in the verdict."""
+        unsubscribe = guest.console.subscribe(lambda line: self.console.append(line.text))
+        service = KdumpService(guest, self.plan.subject.family)
+        try:
+            self._boot_directly(guest)
+            try:
+                before, dumps_before = self._prepare(guest, service)
+            except NotArmed as error:
+                error.state = service.state()
+                self.refuse(error)
+                return self.verdict
+            facts, monitor = self._crash(guest, service, before)
+            if self._is_enough(monitor):
+                self._read_off(guest, service, facts, dumps_before)
+            self.conclude(monitor)
+            return self.verdict
+        finally:
+            unsubscribe()
+
+    def _boot_directly(self, guest: Guest) -> None:
+        with self.progress.step(f"{self.plan.subject.name}: booting", usual_s=15 if self.run.factor > 1 else 4):
+            self._control = guest.open_control_line()
+            self.clock.mark("power-on")
+            guest.power_on()
+
+            def look() -> None:
+                self.progress.tick()
+                guest.console.drain()
+
+            self._control.wait_for("ready", timeout_s=READY_TIMEOUT_S * self.run.factor, look=look)
+            self.clock.mark("first-login")
+            guest.connect_by(self._control)
+
+    def _configure(self, guest: Guest, service: KdumpService) -> None:
+        """Load the capture kernel."""
+        plan, family = self._kernel_plan, service.family
+        self.verdict.release = self.verdict.family
+        self.target = self._raw = RawDisk(family, self._disk)
+        collector = family.config.get(self._config, "collector") or ""
+        append = " ".join(
+            [
+                DRILL_ARGUMENTS,
+                _CAPTURE_ARGUMENTS,
+                "kdump_harness.disk=/dev/vda",
+                f"kdump_harness.collector={','.join(collector.split())}",
+                plan.capture_append,
+            ]
+        ).strip()
+        if self.plan.config.reservation.none:
+            return
+        load = f"kexec -p {LOADS[plan.load]} /kexec/kernel --initrd=/kexec/initrd --append={shlex.quote(append)}"
+        try:
+            guest.shell.run(load, timeout_s=60 * guest.factor)
+        except CommandFailed as error:
+            raise NotArmed(f"kexec cannot load the capture kernel: {error}", said=str(error)) from None
+        guest.shell.run("rm -rf /kexec")
+
+    def goal(self) -> tuple[Scope, Stage]:
+        """Return the checks of a kernel drill."""
+        return Scope.KERNEL, Stage.SAVED
+
+    def _let_it_boot(self, _service: KdumpService) -> None:
+        return
+
+    def _read_off(self, guest: Guest, service: KdumpService, facts, dumps_before) -> None:  # type: ignore[no-untyped-def]
+        """Switch the guest off, and judge what is on the disk."""
+        assert self._control is not None
+        with contextlib.suppress(ConsoleLost):
+            words = self._control.wait_for("vmcore", timeout_s=LAST_REPORT_S * guest.factor)
+            guest.destroy()
+            size_bytes = self._raw.size_bytes = int(words[1])
+            chosen = FoundFile(
+                path="vmcore", size_bytes=size_bytes, mode=0o600, owner="root", directory_mode=0o700, final=True
+            )
+            self._fetch_and_check(self._raw, service, chosen, facts)  # type: ignore[arg-type]
+
+
+def not_judged() -> str:
+    """Return the remark on the checks of a whole drill that a kernel drill does not make."""
+    names = [check.name for check in CHECKS if Scope.RECOVERED in check.required_for and Scope.KERNEL not in check.required_for]
+    return f"not judged by a kernel drill: {', '.join(names)}, the kdump service and the boot loader"

@@ -1,0 +1,160 @@
+"""The kernel of a kernel drill: its image, modules and configuration, from wherever the user has it."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..base.errors import UsageError
+from ..base.progress import Progress
+from ..distro.kernels import CONFIG_MAX_BYTES, CONFIGS, MODULES, check_config, find_image, release_of
+from ..images.state import State, remove_tree
+from .archive import Archive, digest, unpack_deb
+
+HOST = "host"  # the word for the kernel that this host runs
+_PACKAGE_PARTS = re.compile(r"linux-(?:image|modules|modules-extra|base|binary)-\d\S*")
+_USUAL = "linux-image-cloud-amd64"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9+.~_-]*")
+
+
+@dataclass(frozen=True, kw_only=True)
+class KernelFiles:
+    """A kernel on this host."""
+
+    asked: str
+    image: Path
+    release: str
+    modules: Path | None
+    config: str  # empty where it is not known
+    suite: str = ""  # of a package
+
+
+def find_kernel(text: str, state: State, progress: Progress) -> KernelFiles:
+    """Return the kernel that a user named.
+
+    That is a file (bzImage or .deb), a kernel's tree or the directory of an installed one, SUITE, PACKAGE/SUITE or
+    SUITE:PACKAGE, or "host". Raises UsageError for everything else, and for a kernel without what kdump needs.
+    """
+    place = Path(text).expanduser()
+    if text == HOST:
+        found = _of_host()
+    elif text.endswith(".deb"):
+        found = _of_package_files(place, state)
+    elif place.is_file():
+        found = KernelFiles(asked=text, image=place, release=release_of(place), modules=None, config="")
+    elif place.is_dir():
+        found = _of_directory(place, text)
+    elif "/" in text and not _NAME.fullmatch(text.replace("/", "")):
+        raise UsageError(f"{text} does not exist")
+    else:
+        found = _of_suite(text, state, progress)
+    if found.config:
+        check_config(found.config, f"the kernel {found.release}")
+    return found
+
+
+def _of_host() -> KernelFiles:
+    release = os.uname().release
+    modules = Path("/lib/modules", release)
+    for image in (Path(f"/boot/vmlinuz-{release}"), modules / "vmlinuz"):
+        if image.is_file():
+            if not os.access(image, os.R_OK):
+                raise UsageError(f"{image} cannot be read (copy it, or run as root)")
+            return KernelFiles(
+                asked=HOST,
+                image=image,
+                release=release,
+                modules=modules if modules.is_dir() else None,
+                config=_config((Path(f"/boot/config-{release}"), modules / "config")),
+            )
+    raise UsageError(f"this host has no image of the kernel that it runs ({release}): neither in /boot nor in {modules}")
+
+
+def _of_directory(place: Path, asked: str) -> KernelFiles:
+    """Return the kernel of a built tree, or of a directory that has boot and lib/modules."""
+    image = find_image(place)
+    if image is None:
+        raise UsageError(f"{place} has no kernel: expected arch/x86/boot/bzImage, vmlinuz or boot/vmlinuz-RELEASE")
+    release = release_of(image)
+    built = place if (place / "modules.order").exists() or (place / "modules.builtin").exists() else None
+    modules = next((path for name in MODULES if (path := place / name / release).is_dir()), built)
+    return KernelFiles(
+        asked=asked,
+        image=image,
+        release=release,
+        modules=modules,
+        config=_config(place / name.format(release=release) for name in CONFIGS),
+    )
+
+
+def _config(paths: Sequence[Path] | object) -> str:
+    """Return the first readable configuration; empty without one."""
+    for path in paths:  # type: ignore[attr-defined]
+        if path.is_file() and os.access(path, os.R_OK) and path.stat().st_size <= CONFIG_MAX_BYTES:
+            return str(path.read_text(encoding="utf-8", errors="replace"))
+    return ""
+
+
+def _of_package_files(place: Path, state: State) -> KernelFiles:
+    """Return the kernel of a .deb, unpacked once."""
+    if not place.is_file():
+        raise UsageError(f"{place} does not exist")
+    stat = place.stat()
+    key = f"{place.stem}-{stat.st_size:x}-{stat.st_mtime_ns:x}"[-80:]
+
+    def make(part: Path) -> dict[str, object]:
+        unpack_deb(place, part / "root")
+        return {"file": str(place)}
+
+    directory = state.make_once("kernels", key, make, report=lambda _line: None, what=f"the kernel of {place.name}")
+    return _unpacked(directory / "root", asked=str(place))
+
+
+def _of_suite(text: str, state: State, progress: Progress) -> KernelFiles:
+    """Return the kernel of a suite, downloaded once for each version."""
+    if ":" in text:
+        suite, package = text.split(":", 1)
+    else:
+        package, slash, suite = text.rpartition("/")
+        package = package if slash else _USUAL
+    if not (_NAME.fullmatch(package) and _NAME.fullmatch(suite)):
+        raise UsageError(f"{text!r} does not name a kernel (a file, a directory, SUITE, SUITE:PACKAGE, or {HOST})")
+    archive = Archive(suite, state, progress)
+    parts = tuple(part for part in archive.closure(package) if _PACKAGE_PARTS.fullmatch(part.name))
+    if not parts:
+        raise UsageError(f"{package} of {suite} is not a kernel: it brings no linux-image-RELEASE")
+
+    def make(part: Path) -> dict[str, object]:
+        archive.unpack(parts, part / "root", what=f"{package} of {suite}")
+        _keep_kernel_only(part / "root")
+        return {"packages": [vars(one) for one in parts], "suite": suite}
+
+    directory = state.make_once("kernels", digest(parts), make, report=progress.say, what=f"{package} of {suite}")
+    return _unpacked(directory / "root", asked=text, suite=_base(suite))
+
+
+def _base(suite: str) -> str:
+    return suite.partition("-")[0]
+
+
+def _keep_kernel_only(root: Path) -> None:
+    for path in root.iterdir():
+        if path.name not in ("boot", "lib", "usr"):
+            remove_tree(path)
+    shutil.rmtree(root / "usr" / "share", ignore_errors=True)
+
+
+def _unpacked(root: Path, *, asked: str, suite: str = "") -> KernelFiles:
+    """Return the kernel of unpacked packages, whose files lie in /boot or, since Debian 14, in /usr/lib/modules."""
+    images = [path for pattern in ("boot/vmlinuz-*", "usr/lib/modules/*/vmlinuz", "lib/modules/*/vmlinuz")
+              for path in sorted(root.glob(pattern)) if path.is_file()]  # fmt: skip
+    if not images:
+        raise UsageError(f"{asked} is not a kernel: its packages have no vmlinuz")
+    release = release_of(images[0])
+    modules = next((path for name in MODULES if (path := root / name / release).is_dir()), None)
+    config = _config((root / f"boot/config-{release}", *((modules / "config",) if modules else ())))
+    return KernelFiles(asked=asked, image=images[0], release=release, modules=modules, config=config, suite=suite)
