@@ -20,6 +20,7 @@ from .cli.verbs.drill import add_drill
 from .cli.verbs.history import add_history
 from .cli.verbs.images import add_images
 from .cli.verbs.inspect import add_inspect
+from .cli.verbs.kernel import add_kernel
 from .cli.verbs.report import add_report
 from .cli.verbs.schedule import add_schedule
 from .cli.verbs.size import add_size
@@ -30,8 +31,8 @@ from .fleet.verb import add_fleet
 EXIT_INTERRUPTED = 130
 # In the order of --help.
 VERBS = (
-    add_doctor, add_images, add_drill, add_sweep, add_size, add_compare, add_inspect, add_diagnose, add_history,
-    add_schedule, add_fleet, add_report, add_store, add_clean,
+    add_doctor, add_images, add_drill, add_kernel, add_sweep, add_size, add_compare, add_inspect, add_diagnose,
+    add_history, add_schedule, add_fleet, add_report, add_store, add_clean,
 )  # fmt: skip
 
 

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from kdump_harness.base.errors import CommandFailed, UsageError
 from kdump_harness.vm.cloud_init import make_key
-from kdump_harness.vm.shell import Access, Shell
+from kdump_harness.vm.shell import Access, Shell, SshShell
 
 PASSWORD = "open sesame"
 KEY = make_key("test")

@@ -11,8 +11,9 @@ from ..history.recording import record
 from ..vm.run import Options
 
 
-def options_of(arguments: argparse.Namespace) -> Options:
+def options_of(arguments: argparse.Namespace, *, network: bool = True) -> Options:
     return Options(
+        network=network,
         uri=arguments.uri,
         state=arguments.state,
         remote_state=arguments.remote_state,

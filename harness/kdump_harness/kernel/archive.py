@@ -55,7 +55,7 @@ class Archive:
         with self._progress.step(f"reading the index of {self.suite}"):
             trouble = self._apt.run("update", progress=self._progress)
         if "E: " in trouble:
-            raise HostError(f"the index of {self.suite} cannot be read: {trouble[trouble.index('E: ') + 3:][:200]}")
+            raise HostError(f"the index of {self.suite} cannot be read: {trouble[trouble.index('E: ') + 3 :][:200]}")
         stamp.touch()
 
     def closure(self, *packages: str) -> tuple[PackageFile, ...]:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..base.errors import CommandFailed, ConsoleLost, NotArmed, UsageError
+from ..base.errors import CommandFailed, ConsoleLost, GuestError, NotArmed, UsageError, WaitedInVain
 from ..base.stage import Stage
 from ..base.tables import package_path
 from ..base.units import MIB
@@ -16,11 +16,13 @@ from ..base.verdict import Verdict
 from ..distro.family import Family, load_family
 from ..drill.checks import CHECKS, Scope
 from ..drill.disks import SystemUnderTest
+from ..drill.known_issues import KERNEL
 from ..drill.plan import SAVED, Plan
 from ..drill.steps import Drill
 from ..images.state import require_space
 from ..kdump.service import DRILL_ARGUMENTS, KdumpConfig, KdumpService
 from ..kdump.target import FoundFile, Target
+from ..kdump.trigger import find_trigger
 from ..vm.guest import Guest
 from ..vm.run import Machine, Run
 from ..vm.serial_shell import ControlLine
@@ -60,16 +62,20 @@ class KernelPlan:
     def drill_plan(self) -> Plan:
         """Return the plan of the drill; raise UsageError for what is known to be wrong."""
         plan = Plan(
-            subject=SystemUnderTest(name=f"kernel-{self.kernel.release}", family=userland_family()),
+            subject=SystemUnderTest(name=self.kernel.name, family=userland_family()),
             machine=self.machine,
             config=KdumpConfig(
                 crashkernel=self.crashkernel or userland_family().crashkernel, level=self.level, compress=self.compress
             ),
             trigger=self.trigger,
             until=SAVED,
+            scenario=KERNEL,
             oracle=self.oracle,
         )
         plan.check()
+        trigger = find_trigger(self.trigger, vcpus=self.machine.vcpus)
+        if trigger.module or trigger.while_booting or not trigger.panics:
+            raise UsageError(f"a kernel drill cannot be crashed by {self.trigger}: it needs a whole system")
         for what in (self.append, self.capture_append):
             if any(character in what for character in "\n\"'\\"):
                 raise UsageError(f"{what!r} cannot be appended to a command line: it has a quote, backslash or newline")
@@ -99,6 +105,7 @@ def run_kernel_drill(run: Run, plan: KernelPlan) -> Verdict:
             memory_mib=machine.memory_mib,
             vcpus=machine.vcpus,
             cpu_level=machine.cpu_level,
+            devices=drill.trigger.devices,
         )
         try:
             with run.bare_guest(name, xml, machine.memory_mib, evidence) as guest:
@@ -116,7 +123,7 @@ class RawDisk(Target):
         self._disk = disk
         self.size_bytes = 0  # of the vmcore
 
-    def look(self, _guest: Guest, _directory: str | None) -> dict[str, FoundFile]:
+    def look(self, guest: Guest, directory: str | None = None) -> dict[str, FoundFile]:
         """Return nothing: the disk is empty before the crash."""
         return {}
 
@@ -148,6 +155,7 @@ class KernelDrill(Drill):
         self._disk = run.directory.path / "unset"
         self._control: ControlLine | None = None
         self.verdict.target = "raw-disk"
+        self.verdict.kernel_asked = kernel_plan.kernel.asked
 
     @property
     def _config(self) -> str:
@@ -216,6 +224,7 @@ class KernelDrill(Drill):
             facts, monitor = self._crash(guest, service, before)
             if self._is_enough(monitor):
                 self._read_off(guest, service, facts, dumps_before)
+            self.verdict.remarks.append(not_judged())
             self.conclude(monitor)
             return self.verdict
         finally:
@@ -231,7 +240,14 @@ class KernelDrill(Drill):
                 self.progress.tick()
                 guest.console.drain()
 
-            self._control.wait_for("ready", timeout_s=READY_TIMEOUT_S * self.run.factor, look=look)
+            try:
+                self._control.wait_for("ready", timeout_s=READY_TIMEOUT_S * self.run.factor, look=look)
+            except WaitedInVain as error:
+                last = guest.console.last_line
+                raise GuestError(
+                    f"{self.plan.subject.name} did not boot: {error.args[0]}; the last line of its console is {last!r}",
+                    see=self.evidence.console_path,
+                ) from None
             self.clock.mark("first-login")
             guest.connect_by(self._control)
 
@@ -281,5 +297,9 @@ class KernelDrill(Drill):
 
 def not_judged() -> str:
     """Return the remark on the checks of a whole drill that a kernel drill does not make."""
-    names = [check.name for check in CHECKS if Scope.RECOVERED in check.required_for and Scope.KERNEL not in check.required_for]
+    names = [
+        check.name
+        for check in CHECKS
+        if Scope.RECOVERED in check.required_for and Scope.KERNEL not in check.required_for
+    ]
     return f"not judged by a kernel drill: {', '.join(names)}, the kdump service and the boot loader"

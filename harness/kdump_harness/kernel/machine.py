@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from xml.sax.saxutils import escape, quoteattr
 
-from ..vm.hypervisor.domain_xml import TCG_CACHE, cpu_xml
+from ..vm.hypervisor.domain_xml import DEVICES, TCG_CACHE, cpu_xml
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,9 +21,16 @@ class DirectBoot:
 
 
 def domain_xml(
-    name: str, boot: DirectBoot, *, accelerator: str, memory_mib: int, vcpus: int, cpu_level: int | None
+    name: str,
+    boot: DirectBoot,
+    *,
+    accelerator: str,
+    memory_mib: int,
+    vcpus: int,
+    cpu_level: int | None,
+    devices: Iterable[str] = (),
 ) -> str:
-    """Return the domain as XML."""
+    """Return the domain as XML; DEVICES are names in domain_xml.DEVICES."""
     kvm = accelerator == "kvm"
     return f"""<domain type="{"kvm" if kvm else "qemu"}">
   <name>{escape(name)}</name>
@@ -47,6 +55,7 @@ def domain_xml(
     <serial type="pty"><target port="1"/></serial>
     <console type="pty"><target type="serial" port="0"/></console>
     <memballoon model="none"/>
+    {"".join(DEVICES[device] for device in devices)}
   </devices>
 </domain>
 """

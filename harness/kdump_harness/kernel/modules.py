@@ -48,7 +48,7 @@ class Modules:
                 raise UsageError(f"the kernel lacks the driver {name}: neither built in nor among its modules")
             content = unpack(self._files[name])
             depends = _DEPENDS.search(content)
-            for needed in (depends.group(1).decode().split(",") if depends else []):
+            for needed in depends.group(1).decode().split(",") if depends else []:
                 if needed:
                     add(_name(needed))
             found[name] = content

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,6 +32,12 @@ class KernelFiles:
     config: str  # empty where it is not known
     suite: str = ""  # of a package
 
+    @property
+    def name(self) -> str:
+        """Return the name of the kernel's drills: what the user named, without its place."""
+        word = re.sub(r"[^A-Za-z0-9.-]+", "-", self.asked.rstrip("/").rpartition("/")[2]).strip("-.")
+        return f"kernel-{word or self.release}"[:40]
+
 
 def find_kernel(text: str, state: State, progress: Progress) -> KernelFiles:
     """Return the kernel that a user named.
@@ -47,8 +53,8 @@ def find_kernel(text: str, state: State, progress: Progress) -> KernelFiles:
     elif place.is_file():
         found = KernelFiles(asked=text, image=place, release=release_of(place), modules=None, config="")
     elif place.is_dir():
-        found = _of_directory(place, text)
-    elif "/" in text and not _NAME.fullmatch(text.replace("/", "")):
+        found = _of_directory(place.resolve(), text)
+    elif text.startswith((".", "/", "~")):
         raise UsageError(f"{text} does not exist")
     else:
         found = _of_suite(text, state, progress)
@@ -71,7 +77,9 @@ def _of_host() -> KernelFiles:
                 modules=modules if modules.is_dir() else None,
                 config=_config((Path(f"/boot/config-{release}"), modules / "config")),
             )
-    raise UsageError(f"this host has no image of the kernel that it runs ({release}): neither in /boot nor in {modules}")
+    raise UsageError(
+        f"this host has no image of the kernel that it runs ({release}): neither in /boot nor in {modules}"
+    )
 
 
 def _of_directory(place: Path, asked: str) -> KernelFiles:
@@ -91,11 +99,11 @@ def _of_directory(place: Path, asked: str) -> KernelFiles:
     )
 
 
-def _config(paths: Sequence[Path] | object) -> str:
+def _config(paths: Iterable[Path]) -> str:
     """Return the first readable configuration; empty without one."""
-    for path in paths:  # type: ignore[attr-defined]
+    for path in paths:
         if path.is_file() and os.access(path, os.R_OK) and path.stat().st_size <= CONFIG_MAX_BYTES:
-            return str(path.read_text(encoding="utf-8", errors="replace"))
+            return path.read_text(encoding="utf-8", errors="replace")
     return ""
 
 

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from elftools.common.exceptions import ELFError
-from elftools.elf.dynamic import DynamicSection
+from elftools.elf.dynamic import DynamicSegment
 from elftools.elf.elffile import ELFFile
+from elftools.elf.segments import InterpSegment
 
 from ..base.errors import UsageError
 from ..base.progress import Progress
@@ -118,11 +119,10 @@ def _needs(file: Path) -> tuple[str, list[str]]:
             elf = ELFFile(stream)
             loader, needed = "", []
             for segment in elf.iter_segments():
-                if segment.header.p_type == "PT_INTERP":
+                if isinstance(segment, InterpSegment):
                     loader = segment.get_interp_name()
-            for section in elf.iter_sections():
-                if isinstance(section, DynamicSection):
-                    needed += [tag.needed for tag in section.iter_tags() if tag.entry.d_tag == "DT_NEEDED"]
+                elif isinstance(segment, DynamicSegment):
+                    needed += [tag.needed for tag in segment.iter_tags("DT_NEEDED")]  # type: ignore[attr-defined]
             return loader, needed
     except ELFError:
         raise UsageError(f"{file} is not a program: it is not an ELF file") from None

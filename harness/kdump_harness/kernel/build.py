@@ -1,0 +1,42 @@
+"""The build of a kernel before its drill."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+from ..base.errors import CommandFailed, UsageError
+from ..base.progress import Progress
+
+_SHOWN_BYTES = 400
+
+
+def run_build(command: str, directory: str, *, log: Path, progress: Progress) -> None:
+    """Run a command of the user in a directory; CommandFailed quotes the end of its output."""
+    place = Path(directory).expanduser()
+    if not place.is_dir():
+        raise UsageError(f"--build needs a directory to build in: {directory} is not one")
+    with progress.step(f"building {place.resolve().name}"), log.open("wb") as out:
+        process = subprocess.Popen(
+            command, shell=True, cwd=place, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT
+        )
+        try:
+            while True:
+                try:
+                    status = process.wait(timeout=1)
+                    break
+                except subprocess.TimeoutExpired:
+                    progress.detail(_last_line(log))
+        except BaseException:
+            process.terminate()
+            process.wait()
+            raise
+    if status != 0:
+        raise CommandFailed(f"the build {command!r} ended with status {status}: {_last_line(log)}", see=log)
+
+
+def _last_line(log: Path) -> str:
+    with log.open("rb") as file:
+        file.seek(max(0, log.stat().st_size - _SHOWN_BYTES))
+        lines = file.read().decode(errors="replace").split("\n")
+    return next((line.strip() for line in reversed(lines) if line.strip()), "no output")

@@ -1,0 +1,134 @@
+"""The kernel that a user names, and the userland."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from kdump_harness.base.errors import CommandFailed, HostError, UsageError
+from kdump_harness.base.progress import Progress
+from kdump_harness.images.state import State
+from kdump_harness.kernel.archive import Archive, PackageFile, digest
+from kdump_harness.kernel.build import run_build
+from kdump_harness.kernel.source import KernelFiles, find_kernel
+from kdump_harness.kernel.userland import UserlandRequest, make_userland
+from kernel_factory import bzimage
+
+QUIET = Progress(quiet=True)
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> State:
+    return State(tmp_path / "state")
+
+
+def test_a_bare_image_is_a_kernel_without_modules(tmp_path: Path, state: State) -> None:
+    (tmp_path / "bzImage").write_bytes(bzimage("6.9.1-mine"))
+    found = find_kernel(str(tmp_path / "bzImage"), state, QUIET)
+    assert (found.release, found.modules, found.config, found.name) == ("6.9.1-mine", None, "", "kernel-bzImage")
+
+
+def test_a_built_tree_has_its_modules_where_they_were_built(tmp_path: Path, state: State) -> None:
+    tree = tmp_path / "linux"
+    (tree / "arch/x86/boot").mkdir(parents=True)
+    (tree / "arch/x86/boot/bzImage").write_bytes(bzimage("6.9.1"))
+    (tree / ".config").write_text("CONFIG_X86_64=y\nCONFIG_CRASH_DUMP=y\nCONFIG_KEXEC=y\nCONFIG_PROC_VMCORE=y\n")
+    (tree / "modules.order").touch()
+    found = find_kernel(str(tree), state, QUIET)
+    assert (found.modules, found.name) == (tree, "kernel-linux")
+    (tree / ".config").write_text("CONFIG_X86_64=y\nCONFIG_KEXEC=y\nCONFIG_PROC_VMCORE=y\n")
+    with pytest.raises(UsageError, match="CONFIG_CRASH_DUMP is not set"):
+        find_kernel(str(tree), state, QUIET)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("/nowhere/bzImage", "does not exist"),
+        ("/nowhere/linux.deb", "does not exist"),
+        ("trixie:", "does not name a kernel"),
+        ("warty", "unknown suite 'warty'"),
+    ],
+)
+def test_what_is_not_a_kernel_is_told(text: str, message: str, state: State) -> None:
+    if shutil.which("apt-get") is None and "suite" in message:
+        pytest.skip("this host has no apt")
+    with pytest.raises(UsageError, match=message):
+        find_kernel(text, state, QUIET)
+
+
+def test_a_file_that_is_not_a_kernel_says_what_it_is(tmp_path: Path, state: State) -> None:
+    (tmp_path / "vmlinux").write_bytes(b"\x7fELF" + bytes(1000))
+    with pytest.raises(UsageError, match="it is an ELF file, as vmlinux is"):
+        find_kernel(str(tmp_path / "vmlinux"), state, QUIET)
+    with pytest.raises(UsageError, match="has no kernel"):
+        find_kernel(str(tmp_path), state, QUIET)
+
+
+def test_packages_that_a_suite_lacks_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    archive = object.__new__(Archive)
+    archive.suite, archive._progress, archive._select = "trixie", QUIET, ()
+
+    class Apt:
+        def run(self, *_words: str, progress: Progress) -> str:
+            return self.said
+
+    archive._apt = Apt()  # type: ignore[assignment]
+    Apt.said = "'http://x/a_1%3a2_amd64.deb' a_1%3a2_amd64.deb 10 SHA256:1\n"  # type: ignore[attr-defined]
+    assert archive.closure("a") == (PackageFile("a", "a_1%3a2_amd64.deb", 10),)
+    Apt.said = "E: Unable to locate package b"  # type: ignore[attr-defined]
+    with pytest.raises(UsageError, match="trixie cannot give b: Unable to locate package b"):
+        archive.closure("b")
+
+
+def test_a_host_without_apt_is_told(state: State, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(HostError, match="needs apt-get, which this host does not have"):
+        Archive("trixie", state, QUIET)
+
+
+def test_the_key_of_packages_is_their_versions() -> None:
+    one, two = PackageFile("a", "a_1_amd64.deb", 1), PackageFile("a", "a_2_amd64.deb", 1)
+    assert digest((one,)) == digest((one,)) != digest((two,))
+
+
+def test_programs_of_the_user_come_with_their_libraries(state: State) -> None:
+    """The three programs are this host's shell, so that no package is needed."""
+    shell = str(Path("/bin/sh").resolve())
+    instead = dict.fromkeys(("busybox", "kexec", "makedumpfile"), shell)
+    made = make_userland(UserlandRequest(instead=instead), state, QUIET)
+    paths = [entry.path for entry in made.entries]
+    assert {"init", "bin/busybox", "bin/kexec", "bin/makedumpfile", "lib/libc.so.6"} <= set(paths)
+    assert any(path.startswith(("lib64/ld-", "lib/ld-")) for path in paths)
+    assert len(paths) == len(set(paths))
+
+
+def test_a_program_that_is_none_is_refused(tmp_path: Path, state: State) -> None:
+    (tmp_path / "script").write_text("#!/bin/sh\n")
+    with pytest.raises(UsageError, match="is not a program: it is not an ELF file"):
+        make_userland(UserlandRequest(instead={"busybox": str(tmp_path / "script")}), state, QUIET)
+    with pytest.raises(UsageError, match=r"\./missing does not exist"):
+        make_userland(UserlandRequest(instead={"busybox": "./missing"}), state, QUIET)
+
+
+def test_a_build_that_fails_shows_its_last_line(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    run_build("echo made > out", str(tmp_path), log=log, progress=QUIET)
+    assert (tmp_path / "out").read_text() == "made\n"
+    with pytest.raises(CommandFailed, match=r"ended with status 2: fatal: no rule"):
+        run_build("echo 'fatal: no rule'; exit 2", str(tmp_path), log=log, progress=QUIET)
+    with pytest.raises(UsageError, match="needs a directory"):
+        run_build("true", str(log), log=log, progress=QUIET)
+
+
+@pytest.mark.parametrize(
+    ("asked", "name"),
+    [
+        ("trixie:linux-image-amd64", "kernel-trixie-linux-image-amd64"),
+        ("/home/me/linux/", "kernel-linux"),
+        (".", "kernel-6.1.0"),
+    ],
+)
+def test_the_name_of_a_drill_is_what_the_user_named(asked: str, name: str) -> None:
+    assert KernelFiles(asked=asked, image=Path("x"), release="6.1.0", modules=None, config="").name == name
