@@ -25,7 +25,7 @@ from vmcore_factory import Kdump
 DATA = Path(__file__).parents[1] / "data"
 DUMP = DATA / "vmcore" / "zlib.kdump"
 CONSOLE = DATA / "drills" / "debian-12-verified.log"
-VERBS = ("doctor", "images", "drill", "sweep", "inspect", "diagnose", "store", "clean")
+VERBS = ("doctor", "images", "drill", "kernel", "sweep", "inspect", "diagnose", "store", "clean")
 
 
 @pytest.fixture(autouse=True)
