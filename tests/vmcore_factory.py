@@ -48,9 +48,22 @@ def note(name: bytes, kind: int, text: bytes) -> bytes:
     return struct.pack("<III", len(name) + 1, len(text), kind) + b"".join(padded)
 
 
-def notes_of(vmcoreinfo: bytes, cpus: int = 2) -> bytes:
-    """The notes that a kernel leaves: a register set per CPU, then VMCOREINFO."""
-    return note(b"CORE", 1, bytes(336)) * cpus + note(b"VMCOREINFO", 0, vmcoreinfo)
+def notes_of(vmcoreinfo: bytes, cpus: int = 2, *, qemu: bool = False) -> bytes:
+    """The notes that a kernel leaves: a register set per CPU, then VMCOREINFO; QEMU adds more registers."""
+    registers = note(b"CORE", 1, bytes(336)) * cpus + (note(b"QEMU", 0, bytes(432)) * cpus if qemu else b"")
+    return registers + (note(b"VMCOREINFO", 0, vmcoreinfo) if vmcoreinfo or not qemu else b"")
+
+
+def utsname(*, nodename: bytes = b"testhost", domainname: bytes = b"(none)", machine: str = "x86_64") -> bytes:
+    """The names of the kernel of the dumps."""
+    names = (b"Linux", nodename, RELEASE.encode(), b"#1 SMP test", machine.encode(), domainname)
+    return b"".join(name.ljust(65, b"\0") for name in names)
+
+
+def utsname_page(names: bytes) -> dict[int, bytes]:
+    """The page with the kernel's names, by its frame: behind a reference count, where VMCOREINFO says."""
+    pfn, inside = divmod(0x2BF9B60 + 4, PAGE)
+    return {pfn: (bytes(inside) + names).ljust(PAGE, b"\0")}
 
 
 @dataclass
@@ -64,6 +77,8 @@ class Kdump:
     level: int = 31
     page_size: int = PAGE
     machine: str = "x86_64"
+    names: bytes | None = None
+    qemu: bool = False
     status: int | None = None
     part: tuple[int, int] | None = None
     vmcoreinfo: bytes | None = None
@@ -78,7 +93,7 @@ class Kdump:
         vmcoreinfo = self.vmcoreinfo
         if vmcoreinfo is None:
             vmcoreinfo = VMCOREINFO.format(page_size=block, more=self.more_vmcoreinfo).encode()
-        notes = notes_of(vmcoreinfo)
+        notes = notes_of(vmcoreinfo, qemu=self.qemu)
         notes_at = block + 104
         sub_blocks = -(-(104 + len(notes)) // block)
         bitmap_blocks = 2 * -(-self.max_mapnr // (8 * block))
@@ -87,7 +102,7 @@ class Kdump:
             "<QiiQQqQqQqQQQQ",
             0, self.level, int(self.part is not None),
             first if self.part else 0, last if self.part else 0,
-            notes_at + notes.index(vmcoreinfo), len(vmcoreinfo),
+            notes_at + notes.index(vmcoreinfo) if vmcoreinfo else 0, len(vmcoreinfo),
             notes_at, len(notes), 0, 0,
             first if self.part else 0, last if self.part else 0, self.max_mapnr,
         )  # fmt: skip
@@ -101,10 +116,9 @@ class Kdump:
         return header + self._table_and_data(len(header), [pfn for pfn in kept if first <= pfn < last], len(kept))
 
     def _header(self, sub_blocks: int, bitmap_blocks: int) -> bytes:
-        names = ("Linux", "testhost", RELEASE, "#1 SMP test", self.machine, "(none)")
+        names = bytes(260) + self.machine.encode().ljust(130, b"\0") if self.qemu else utsname(machine=self.machine)
         status = FLAGS[self.compression] if self.status is None else self.status
-        utsname = b"".join(name.encode().ljust(65, b"\0") for name in names)
-        head = b"KDUMP   " + struct.pack("<i", self.version) + utsname + bytes(6)
+        head = b"KDUMP   " + struct.pack("<i", self.version) + (self.names or names) + bytes(6)
         return head + struct.pack(
             "<qqIiiIIIIIIi",
             0, 0, status, self.page_size, sub_blocks, bitmap_blocks, min(self.max_mapnr, 0xFFFFFFFF), 0, 0, 0, 0, 1,
@@ -163,11 +177,12 @@ def elf(
     flags: int = 0,
     machine: int = 62,
     vmcoreinfo: bytes | None = None,
+    qemu: bool = False,
 ) -> bytes:
     """An ELF64 dump of (physical address, bytes)."""
     if vmcoreinfo is None:
         vmcoreinfo = VMCOREINFO.format(page_size=PAGE, more="").encode()
-    notes = notes_of(vmcoreinfo)
+    notes = notes_of(vmcoreinfo, qemu=qemu)
     count = 1 + len(segments)
     notes_at = 64 + 56 * count
     at = -(-(notes_at + len(notes)) // PAGE) * PAGE

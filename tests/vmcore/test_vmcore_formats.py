@@ -228,4 +228,6 @@ def test_remarks_report_oddities_that_are_not_damage(dump):
         "flattened: 2 segments, 2 overlapping, 0 gaps",
         "4 bytes follow the end marker",
         "19 pages carry no checksum (only zlib's do): a changed byte in them may not be seen",
+        "the kernel log cannot be read: VMCOREINFO does not say where the kernel log is",
+        "the pages cannot be counted by class: VMCOREINFO has no SIZE(page)",
     )

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from . import crew
 from .crew import Progress
-from .formats import descriptors, elf, kdump
+from .formats import descriptors, elf, kdump, pages
 from .formats.bitmap import any_outside
 from .formats.damage import UNSUPPORTED, Damage, DamageList, Unreadable
 from .formats.elf import ElfFile
 from .formats.kdump import KdumpFile
 from .formats.source import rest_is_empty
+from .formats.utsname import Utsname
 from .formats.vmcoreinfo import MAX_BYTES as VMCOREINFO_MAX_BYTES
 from .formats.vmcoreinfo import malformed
 from .vmcore import Vmcore
@@ -47,7 +49,10 @@ def check(
     _check_parts(vmcore, damage)
     _check_notes(vmcore, damage)
     _check_utsname(vmcore, damage)
-    return damage.as_tuple(), dict(counts)
+    found = damage.as_tuple()
+    if (frames := vmcore.frames_per_block) > 1:
+        found = tuple(replace(one, pfn=one.pfn and one.pfn * frames) for one in found)
+    return found, dict(counts)
 
 
 def _check_layout(part: KdumpFile, damage: DamageList) -> None:
@@ -100,13 +105,13 @@ def _check_header(part: KdumpFile, damage: DamageList) -> None:
         if place is not None and place[1] and not 0 < place[0] <= part.source.size_bytes - place[1]:
             message = f"the {name} ({place[1]:,} bytes at {place[0]:,}) lie outside the file"
             damage.add("header", message, offset=place[0])
-    if header.machine not in kdump.MACHINES:
+    if header.machine not in (*kdump.MACHINES, kdump.UNKNOWN_MACHINE):
         damage.add(UNSUPPORTED, f"the machine is {header.machine!r}, not x86_64 or aarch64", offset=272)
 
 
 def _check_compression(part: KdumpFile, counts: Counter[str], damage: DamageList) -> None:
     """Check that the header names one compression; makedumpfile before 1.4.4 named none and used zlib."""
-    others = sorted(set(counts) - {"none", part.header.compression})
+    others = sorted(set(counts) - {"none", pages.ZEROS, part.header.compression})
     if others and part.header.compression != "none":
         message = f"the header says {part.header.compression}, some pages are {' and '.join(others)}"
         damage.add("header", message, offset=424)
@@ -156,11 +161,22 @@ def _check_elf(file: ElfFile, damage: DamageList) -> None:
 
 
 def _check_elf_places(file: ElfFile, order: NDArray[np.int64], damage: DamageList) -> None:
-    """Check that segments do not overlap, and that no more than padding lies between and behind them."""
+    """Check that segments do not overlap, and that no more than padding lies between and behind them.
+
+    Segments that map the same physical memory to the same bytes may overlap: with paging, QEMU writes one for every
+    virtual mapping.
+    """
     starts = file.segments["offset"][order].astype(np.int64)
     ends = starts + file.segments["filesz"][order].astype(np.int64)
     reach = np.maximum.accumulate(np.concatenate([[file.headers_end], ends]))
-    for index in np.flatnonzero(starts < reach[:-1])[: DamageList.KEPT_OF_A_KIND].tolist():
+    overlaps = starts < reach[:-1]
+    if overlaps.any():
+        shifts = (file.segments["paddr"] - file.segments["offset"])[order]
+        holder = np.maximum.accumulate(np.where(ends == reach[1:], np.arange(len(ends)), 0))
+        same = file.segments["type"][order] == elf.PT_LOAD
+        same[1:] &= shifts[1:] == shifts[holder[:-1]]
+        overlaps &= ~same | (starts < file.headers_end)
+    for index in np.flatnonzero(overlaps)[: DamageList.KEPT_OF_A_KIND].tolist():
         message = f"segment {int(order[index])} lies over another one or over the headers"
         damage.add("overlap", message, offset=int(starts[index]))
     for index in np.flatnonzero(starts - reach[:-1] > _MAX_ELF_PADDING_BYTES)[: DamageList.KEPT_OF_A_KIND].tolist():
@@ -196,6 +212,8 @@ def _check_notes(vmcore: Vmcore, damage: DamageList) -> None:
         return
     at = header.vmcoreinfo[0] if header is not None and header.vmcoreinfo else None
     if not text:
+        if vmcore.by_hypervisor and (header is None or header.vmcoreinfo == (0, 0)):
+            return
         damage.add("vmcoreinfo", "VMCOREINFO is missing, lies outside the file or is too large", offset=at)
         return
     if len(text) >= VMCOREINFO_MAX_BYTES:
@@ -207,20 +225,27 @@ def _check_notes(vmcore: Vmcore, damage: DamageList) -> None:
             damage.add("vmcoreinfo", f"VMCOREINFO has an impossible {key}: {vmcore.vmcoreinfo[key][:60]!a}", offset=at)
     if vmcore.vmcoreinfo.integer("PAGESIZE") not in (None, vmcore.page_size):
         damage.add("vmcoreinfo", "VMCOREINFO and header do not agree on the page size", offset=at)
-    release = vmcore.header.utsname["release"] if vmcore.header is not None else ""
+    release = vmcore.header.utsname.text("release") if vmcore.header is not None else ""
     if release and vmcore.vmcoreinfo.get("OSRELEASE") != release:
         damage.add("vmcoreinfo", "VMCOREINFO and header do not agree on the kernel release", offset=at)
 
 
 def _check_utsname(vmcore: Vmcore, damage: DamageList) -> None:
     """Check that header, VMCOREINFO and (where it is in the dump) memory name the same kernel."""
-    memory = vmcore.utsname_in_memory()
-    if not memory:
-        return
+    header, memory = vmcore.header, vmcore.utsname_in_memory
     release = vmcore.vmcoreinfo.get("OSRELEASE")
-    if release is not None and release != memory["release"]:
-        damage.add("vmcoreinfo", f"VMCOREINFO names the kernel {release!a}, its memory {memory['release'][:60]!a}")
-    if vmcore.header is not None and vmcore.header.utsname["release"]:
-        for name, text in vmcore.header.utsname.items():
-            if memory[name] != text:
-                damage.add("header", f"utsname.{name} is {text!a} in the header and {memory[name]!a} in memory")
+    if memory and release not in (None, memory.text("release")) and not memory.erased("release", release):
+        seen = memory.text("release")[:60]
+        damage.add("vmcoreinfo", f"VMCOREINFO names the kernel {release!a}, its memory {seen!a}")
+    if header is None:
+        return
+    if not header.utsname.text("release"):  # a hypervisor fills in the machine only
+        memory = None
+    for name in Utsname.NAMES:
+        text, at = header.utsname.text(name), kdump.UTSNAME_AT + Utsname.offset(name)
+        if memory is None:
+            if not header.utsname.plausible(name):
+                damage.add("header", f"utsname.{name} is not a text: {text[:40]!a}", offset=at)
+        elif header.utsname.field(name) != memory.field(name) and not memory.erased(name, text):
+            seen = memory.text(name)
+            damage.add("header", f"utsname.{name} is {text!a} in the header and {seen!a} in memory", offset=at)

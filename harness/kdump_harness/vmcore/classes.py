@@ -383,9 +383,8 @@ def _chunks(vmcore: Vmcore) -> Iterator[tuple[int, Codes, Bools]]:
 def _frames(vmcore: Vmcore, bits: int) -> Iterator[tuple[int, Bools, Bools]]:
     """Yield first page frame, RAM and presence in the dump for every chunk of 2^bits frames that has RAM."""
     if vmcore.kdumps:
-        part = vmcore.kdumps[0]
         step = (1 << bits) // 8
-        for (pfn, ram), (_, dumped) in zip(part.ram.pieces(), part.dumped.pieces(), strict=True):
+        for pfn, ram, dumped in vmcore.bitmap_pieces():
             for at in range(0, len(ram), step):
                 if ram[at : at + step].any():
                     yield pfn + at * 8, _bools(ram[at : at + step], step), _bools(dumped[at : at + step], step)

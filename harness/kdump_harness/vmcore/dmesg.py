@@ -121,7 +121,7 @@ def _ring_buffer(info: Vmcoreinfo, read: ReadKernel, last: int) -> Iterator[tupl
     begin = desc.place("text_blk_lpos", inner=info.offset("prb_data_blk_lpos.begin"))
     following = desc.place("text_blk_lpos", inner=info.offset("prb_data_blk_lpos.next"))
     text_len, ts_nsec = about.place("text_len", 2), about.place("ts_nsec")
-    unreadable = 0
+    unreadable = found = 0
     for step in range(max(0, count - last), count):
         record_id = tail + step & _ID_MASK
         slot = record_id & (1 << count_bits) - 1
@@ -132,11 +132,15 @@ def _ring_buffer(info: Vmcoreinfo, read: ReadKernel, last: int) -> Iterator[tupl
                 continue
             raw_info = about.read(read, info_at + slot * about.size_bytes)
             begins, ends, length = _number(raw, begin), _number(raw, following), _number(raw_info, text_len)
-            yield _number(raw_info, ts_nsec), _block(read, data_at, size_bits, begins, ends, length)
+            text = _block(read, data_at, size_bits, begins, ends, length)
+            found += 1
+            yield _number(raw_info, ts_nsec), text
         except VmcoreError:
             unreadable += 1  # a page of the log is missing or damaged: give the rest
             if unreadable > _MAX_UNREADABLE:
                 break
+    if unreadable and not found:
+        raise VmcoreError(f"none of its {count:,} records is in the dump")
 
 
 def _block(read: ReadKernel, data_at: int, size_bits: int, begin: int, following: int, length: int) -> bytes:

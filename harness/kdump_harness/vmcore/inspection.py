@@ -14,9 +14,14 @@ from .classes import PageClass, Tally
 from .crew import Progress
 from .formats.damage import UNSUPPORTED, Damage, Unreadable, VmcoreError
 from .formats.kdump import STATUS_NO_VMEMMAP
+from .formats.pages import ZEROS
 from .vmcore import Vmcore, open_vmcore
 
 _QUICK_RECORDS = 2000
+_NO_VMCOREINFO = (
+    "no VMCOREINFO: the guest had not handed it to QEMU, so that kernel, log and classes of pages are unknown"
+    " (give the domain <vmcoreinfo state='on'/>, and load qemu_fw_cfg in the guest)"
+)
 
 
 # The three answers to the question whether a dump is whole.
@@ -103,7 +108,7 @@ def inspect_opened(vmcore: Vmcore, *, quick: bool = False, progress: Progress | 
     header = vmcore.header
     uts = vmcore.utsname
     crash_time = vmcore.crash_time
-    counts = {} if quick else _counts(vmcore)
+    kernel = _Kernel.of(vmcore, quick=quick)
     return Inspection(
         path=str(vmcore.path),
         size_bytes=vmcore.size_bytes,
@@ -126,10 +131,10 @@ def inspect_opened(vmcore: Vmcore, *, quick: bool = False, progress: Progress | 
         page_size=vmcore.page_size,
         pages_total=vmcore.pages_total,
         pages_kept=vmcore.pages_kept,
-        classes={each.name.lower(): asdict(tally) for each, tally in counts.items()},
+        classes={each.name.lower(): asdict(tally) for each, tally in kernel.counts.items()},
         vmcoreinfo_build_id=vmcore.vmcoreinfo.get("BUILD-ID"),
-        panic=_panic(vmcore, quick=quick),
-        remarks=(*_remarks(vmcore, compressions), *classes.remarks(vmcore, counts)),
+        panic=kernel.panic,
+        remarks=(*_remarks(vmcore, compressions), *kernel.remarks(vmcore)),
     )
 
 
@@ -145,34 +150,61 @@ def _remarks(vmcore: Vmcore, compressions: dict[str, int]) -> Iterator[str]:
         yield f"flattened: {stream.segments:,} segments, {stream.overlapping:,} overlapping, {stream.gaps:,} gaps"
         if stream.trailing_bytes:
             yield f"{stream.trailing_bytes:,} bytes follow the end marker"
-    if vmcore.crash_time_s is None:
-        yield "no CRASHTIME: the kernel had not crashed when the dump was taken"
     if vmcore.header is not None and vmcore.header.status & STATUS_NO_VMEMMAP:
         yield "the memory map of the kernel (vmemmap) was left out on purpose"
-    unchecked = sum(compressions.values()) - compressions.get("zlib", 0)
+    unchecked = sum(count for name, count in compressions.items() if name not in ("zlib", ZEROS))
     if vmcore.elf is not None:
         yield "ELF pages carry no checksum: a changed byte in them cannot be seen"
     elif unchecked:
         yield f"{unchecked:,} pages carry no checksum (only zlib's do): a changed byte in them may not be seen"
 
 
-def _counts(vmcore: Vmcore) -> dict[PageClass, Tally]:
-    try:
-        return classes.count_classes(vmcore)
-    except VmcoreError:
-        return {}
+@dataclass(frozen=True)
+class _Kernel:
+    """The page structures and the log of the kernel in the dump."""
+
+    counts: dict[PageClass, Tally]
+    panic: str | None
+    log_read: bool
+    troubles: tuple[str, ...]
+
+    @classmethod
+    def of(cls, vmcore: Vmcore, *, quick: bool) -> _Kernel:
+        """Read both; quick leaves out the page structures, and all but the last records of the log."""
+        counts: dict[PageClass, Tally] = {}
+        log, log_read, troubles = "", True, []
+        try:
+            log = vmcore.dmesg(last=_QUICK_RECORDS if quick else None)
+        except VmcoreError as error:
+            log_read = False
+            troubles.append(f"the kernel log cannot be read: {error}")
+        try:
+            counts = {} if quick else classes.count_classes(vmcore)
+        except VmcoreError as error:
+            troubles.append(f"the pages cannot be counted by class: {error}")
+        return cls(counts, dmesg.panic_line(log), log_read, tuple(troubles))
+
+    def remarks(self, vmcore: Vmcore) -> Iterator[str]:
+        """Yield remarks on facts of the kernel that are not in the dump, and on classes that do not fit the level."""
+        if not vmcore.vmcoreinfo_text:
+            if vmcore.by_hypervisor:
+                yield _NO_VMCOREINFO
+            return
+        if vmcore.crash_time_s is None:
+            alive = self.log_read and self.panic is None
+            why = "the kernel had not crashed" if alive else "no capture kernel had taken over"
+            yield f"no CRASHTIME: {why} when the dump was taken"
+        yield from self.troubles
+        if vmcore.header is not None and (memory := vmcore.utsname_in_memory) is not None:
+            for name, text in vmcore.header.utsname.texts().items():
+                if memory.erased(name, text):
+                    yield f"utsname.{name} was erased from the kernel's memory, and is still in the header"
+        yield from classes.remarks(vmcore, self.counts)
 
 
 def _used(compressions: dict[str, int]) -> str | None:
     """Return the compression of most of the pages that are not raw."""
-    packed = {name: count for name, count in compressions.items() if name != "none"}
+    packed = {name: count for name, count in compressions.items() if name not in ("none", ZEROS)}
     if packed:
         return max(packed, key=lambda name: packed[name])
     return "none" if compressions else None
-
-
-def _panic(vmcore: Vmcore, *, quick: bool) -> str | None:
-    try:
-        return dmesg.panic_line(vmcore.dmesg(last=_QUICK_RECORDS if quick else None))
-    except VmcoreError:
-        return None

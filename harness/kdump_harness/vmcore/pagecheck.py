@@ -64,6 +64,8 @@ class PageChecker:
             if self._part.source.read(self._data_offset, self._part.page_size) != self._zero:
                 message = "is the shared page of zeros, and is not zeros"
                 self._damaged(result, table, int(good[shared][0]), start, message)
+            zeros = int(shared.sum())
+            result.counts.update({pages.NAMES[pages.RAW]: -zeros, pages.ZEROS: zeros})
             good = good[~shared]
         good = good[np.argsort(table["offset"][good], kind="stable")]
         for rows in _windows(table["offset"][good], table["size"][good].astype(np.int64)):

@@ -40,4 +40,4 @@ def _identity(file: PlainFile) -> Hashable | None:
         return None
     if not header.split:
         return None
-    return (tuple(header.utsname.items()), header.max_mapnr, header.block_size, text)
+    return (header.utsname, header.max_mapnr, header.block_size, text)

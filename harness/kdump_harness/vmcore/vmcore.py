@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+from collections.abc import Iterator
 from functools import cached_property, lru_cache
 from pathlib import Path
 
@@ -16,10 +17,12 @@ from .formats.elf import ElfFile
 from .formats.intervals import Int64s
 from .formats.kdump import KdumpFile
 from .formats.source import FLAT_SIGNATURE, DumpSource, FlattenedFile, PlainFile
+from .formats.utsname import Utsname
 from .formats.vmcoreinfo import MAX_BYTES as VMCOREINFO_MAX_BYTES
 from .formats.vmcoreinfo import Vmcoreinfo
 
 _READ_MAX_BYTES = 64 << 20
+_CACHED_BLOCKS = 8
 _CACHED_PAGES = 256
 
 # Saved states of QEMU, and of libvirt: virsh dump without --memory-only, virsh save, and a save without an end.
@@ -48,6 +51,7 @@ class Vmcore:
         self.kdumps = parts if isinstance(parts, list) else []
         self.elf = None if isinstance(parts, list) else parts
         self.page = lru_cache(maxsize=_CACHED_PAGES)(self._page)
+        self._block = lru_cache(maxsize=_CACHED_BLOCKS)(self._kdump_block)
 
     @property
     def path(self) -> Path:
@@ -98,13 +102,25 @@ class Vmcore:
         """VMCOREINFO parsed; empty when the dump has none."""
         return Vmcoreinfo.parse(self.vmcoreinfo_text)
 
+    @property
+    def by_hypervisor(self) -> bool:
+        """Whether QEMU wrote the dump; it knows the kernel only by the VMCOREINFO that the guest has handed to it."""
+        return self.notes is not None and self.notes.by_hypervisor
+
     @cached_property
     def page_size(self) -> int:
-        """Bytes in a page frame."""
-        if self.kdumps:
-            return self.kdumps[0].page_size
+        """Bytes in a page frame of the guest."""
         size = self.vmcoreinfo.integer("PAGESIZE")
-        return size if size in (4096, 16384, 65536) else 4096
+        if not self.kdumps:
+            return size if size in kdump.PAGE_SIZES else 4096
+        block_size = self.kdumps[0].page_size
+        smaller = size in kdump.PAGE_SIZES and size < block_size and self.by_hypervisor
+        return size if smaller and size is not None else block_size
+
+    @property
+    def frames_per_block(self) -> int:
+        """The page frames that are stored together: QEMU stores 64 KiB of an aarch64 guest with any page size."""
+        return self.kdumps[0].page_size // self.page_size if self.kdumps else 1
 
     @property
     def machine(self) -> str:
@@ -112,24 +128,26 @@ class Vmcore:
         if self.elf:
             return self.elf.machine
         assert self.header is not None
-        return self.header.utsname["machine"]
+        named = self.header.machine
+        return named if named != kdump.UNKNOWN_MACHINE else self.vmcoreinfo.machine
 
     @cached_property
     def utsname(self) -> dict[str, str]:
         """utsname from the header, or from the dumped memory where the header has none."""
-        if self.header is not None and self.header.utsname["release"]:
-            return self.header.utsname
-        return {"release": self.vmcoreinfo.get("OSRELEASE", ""), "machine": self.machine, **self.utsname_in_memory()}
+        if self.header is not None and self.header.utsname.text("release"):
+            return self.header.utsname.texts()
+        memory = self.utsname_in_memory
+        in_memory = memory.texts() if memory else {}
+        return {"release": self.vmcoreinfo.get("OSRELEASE", ""), "machine": self.machine, **in_memory}
 
-    def utsname_in_memory(self) -> dict[str, str]:
-        """Return utsname from the kernel's memory; empty when it is not in the dump."""
+    @cached_property
+    def utsname_in_memory(self) -> Utsname | None:
+        """utsname from the kernel's memory; None when it is not in the dump."""
         try:
             at = self.vmcoreinfo.symbol("init_uts_ns") + self._utsname_offset()
-            raw = self.read_virt(at, 65 * len(kdump.UTSNAME))
+            return Utsname(self.read_virt(at, Utsname.BYTES))
         except VmcoreError:
-            return {}
-        texts = [raw[start : start + 65].split(b"\0")[0].decode("latin-1") for start in range(0, len(raw), 65)]
-        return dict(zip(kdump.UTSNAME, texts, strict=True))
+            return None
 
     def _utsname_offset(self) -> int:
         # Exported since 5.11, when name became the first member; before it came a reference count of 4 bytes.
@@ -158,18 +176,18 @@ class Vmcore:
     @property
     def pages_total(self) -> int:
         """Page frames of RAM."""
-        return self.kdumps[0].ram.count if self.kdumps else self._elf_pages(self._elf.ram)
+        return self.kdumps[0].ram.count * self.frames_per_block if self.kdumps else self._elf_pages(self._elf.ram)
 
     @property
     def pages_kept(self) -> int:
         """Page frames in the dump."""
-        return self.kdumps[0].dumped.count if self.kdumps else self._elf_pages(self._elf.kept)
+        return self.kdumps[0].dumped.count * self.frames_per_block if self.kdumps else self._elf_pages(self._elf.kept)
 
     @property
     def max_pfn(self) -> int:
         """One more than the highest page frame that the dump could have."""
         if self.header is not None:
-            return self.header.max_mapnr
+            return self.header.max_mapnr * self.frames_per_block
         return int(self._elf.ram[1].max(initial=0)) // self.page_size
 
     @property
@@ -193,18 +211,31 @@ class Vmcore:
     def kept(self, pfn: int) -> bool:
         """Return whether the page frame is in the dump."""
         if self.kdumps:
-            return pfn in self.kdumps[0].dumped
+            return pfn // self.frames_per_block in self.kdumps[0].dumped
         first, last = self._kept_runs
         index = int(np.searchsorted(last, pfn, side="right"))
         return index < len(first) and bool(first[index] <= pfn)
 
     def kept_bitmap(self) -> NDArray[np.uint8]:
         """Return the page frames in the dump, one bit each, lowest bit first (np.unpackbits with bitorder="little")."""
-        return self.kdumps[0].dumped.as_array() if self.kdumps else self._elf_bitmap(self._elf.kept)
+        return self._frames(self.kdumps[0].dumped.as_array()) if self.kdumps else self._elf_bitmap(self._elf.kept)
 
     def ram_bitmap(self) -> NDArray[np.uint8]:
         """Return the page frames of RAM, one bit each, lowest bit first."""
-        return self.kdumps[0].ram.as_array() if self.kdumps else self._elf_bitmap(self._elf.ram)
+        return self._frames(self.kdumps[0].ram.as_array()) if self.kdumps else self._elf_bitmap(self._elf.ram)
+
+    def bitmap_pieces(self) -> Iterator[tuple[int, NDArray[np.uint8], NDArray[np.uint8]]]:
+        """Yield first page frame and the bits of RAM and of the pages in a kdump-compressed dump, piece by piece."""
+        part = self.kdumps[0]
+        for (block, ram), (_, dumped) in zip(part.ram.pieces(), part.dumped.pieces(), strict=True):
+            yield block * self.frames_per_block, self._frames(ram), self._frames(dumped)
+
+    def _frames(self, blocks: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Return the bits of page frames from the bits of the blocks that hold them."""
+        if self.frames_per_block == 1:
+            return blocks
+        bits = np.unpackbits(blocks, bitorder="little")
+        return np.packbits(np.repeat(bits, self.frames_per_block), bitorder="little")
 
     def _elf_bitmap(self, runs: tuple[Int64s, Int64s]) -> NDArray[np.uint8]:
         if self.max_pfn > kdump.MAX_PFNS:
@@ -219,12 +250,16 @@ class Vmcore:
         return self.page(pfn)
 
     def _page(self, pfn: int) -> bytes:
+        if self.elf:
+            return self._elf_page(pfn)
+        block, inside = divmod(pfn, self.frames_per_block)
+        return self._block(block)[inside * self.page_size : (inside + 1) * self.page_size]
+
+    def _kdump_block(self, block: int) -> bytes:
         for part in self.kdumps:
-            if part.header.start_pfn <= pfn < part.header.end_pfn:
-                return part.read_page(pfn)
-        if not self.elf:
-            raise NotInDump(f"page frame {pfn:#x} is not in the dump")
-        return self._elf_page(pfn)
+            if part.header.start_pfn <= block < part.header.end_pfn:
+                return part.read_page(block)
+        raise NotInDump(f"page frame {block * self.frames_per_block:#x} is not in the dump")
 
     def _elf_page(self, pfn: int) -> bytes:
         if not self.kept(pfn):

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from struct import Struct
 
 NT_PRSTATUS = 1
+_NT_PRFPREG = 2
 MAX_BYTES = 64 << 20  # 8,192 CPUs have 3 MiB
 _MAX_NOTES = 1 << 16
 _NOTE = Struct("<III")
@@ -20,6 +21,7 @@ class Notes:
     vmcoreinfo: bytes | None
     vmcoreinfo_at: int | None
     broken_at: int | None
+    by_hypervisor: bool = False  # QEMU adds more registers of x86_64 and aarch64, which a kernel does not
     prstatus: tuple[bytes, ...] = ()  # one per CPU, as the kernel wrote them
 
 
@@ -28,26 +30,27 @@ def parse(data: bytes) -> Notes:
     prstatus: list[bytes] = []
     vmcoreinfo: bytes | None = None
     vmcoreinfo_at: int | None = None
+    by_hypervisor = False
     at = count = 0
     while at + _NOTE.size <= len(data) and count < _MAX_NOTES:
         count += 1
         name_bytes, text_bytes, kind = _NOTE.unpack_from(data, at)
-        if name_bytes == 0 and text_bytes == 0:
-            break
         name_at = at + _NOTE.size
         text_at = name_at + _round_up(name_bytes)
         end = text_at + text_bytes
-        if end > len(data):
-            return Notes(len(prstatus), vmcoreinfo, vmcoreinfo_at, at, tuple(prstatus))
+        if end > len(data) or (name_bytes == 0 and text_bytes == 0):
+            break
         name = data[name_at : name_at + name_bytes].rstrip(b"\0")
         if name == b"CORE" and kind == NT_PRSTATUS:
             prstatus.append(data[text_at : min(end, text_at + _PRSTATUS_MAX_BYTES)])
         elif name == b"VMCOREINFO" and vmcoreinfo is None:
             vmcoreinfo = data[text_at:end]
             vmcoreinfo_at = text_at
+        elif name == b"QEMU" or (name == b"CORE" and kind == _NT_PRFPREG):
+            by_hypervisor = True
         at = _round_up(end)
     broken_at = at if data[at:].strip(b"\0") else None
-    return Notes(len(prstatus), vmcoreinfo, vmcoreinfo_at, broken_at, tuple(prstatus))
+    return Notes(len(prstatus), vmcoreinfo, vmcoreinfo_at, broken_at, by_hypervisor, tuple(prstatus))
 
 
 def _round_up(size: int) -> int:

@@ -20,6 +20,9 @@ LZO = 0x02
 SNAPPY = 0x04
 ZSTD = 0x20
 
+# The name under which descriptors of the one page of zeros are counted: it is stored raw, and fully checked.
+ZEROS = "zeros"
+
 NAMES = {RAW: "none", ZLIB: "zlib", LZO: "lzo", SNAPPY: "snappy", ZSTD: "zstd"}
 
 # The one-segment frame of libzstd: magic, this descriptor, then the content size minus 256 in two bytes.

@@ -11,6 +11,12 @@ MAX_BYTES = 1 << 20
 # Names are words, or a word with something in brackets: OSRELEASE, BUILD-ID, OFFSET(zone.free_area).
 _LINE = re.compile(r"[\w.-]+(\([^()=]*\))?=[\x20-\x7e\t]*")
 
+_MACHINES = {
+    "SYMBOL(init_top_pgt)": "x86_64",
+    "SYMBOL(init_level4_pgt)": "x86_64",  # before 4.13
+    "NUMBER(kimage_voffset)": "aarch64",
+}
+
 
 class Vmcoreinfo(dict[str, str]):
     """The KEY=value lines, with the numbers behind SYMBOL(), OFFSET(), SIZE(), LENGTH() and NUMBER()."""
@@ -20,6 +26,11 @@ class Vmcoreinfo(dict[str, str]):
         """Read the well-formed lines; malformed() reports the others."""
         lines = text.rstrip(b"\0").decode("latin-1").split("\n")
         return cls(line.split("=", 1) for line in lines if "=" in line)
+
+    @property
+    def machine(self) -> str:
+        """x86_64 or aarch64, by what only its kernels export; empty where neither does."""
+        return next((machine for key, machine in _MACHINES.items() if key in self), "")
 
     def symbol(self, name: str) -> int:
         """Return the address of a kernel symbol."""
