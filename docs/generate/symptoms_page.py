@@ -6,7 +6,8 @@ import itertools
 import sys
 
 from kdump_harness.base.stage import Stage
-from kdump_harness.diagnosis.table import FAMILIES, PLACES_IN_WORDS, SymptomRow, SymptomTable, load_symptoms
+from kdump_harness.diagnosis.remedies import ANY, FAMILIES, PLATFORMS
+from kdump_harness.diagnosis.table import PLACES_IN_WORDS, SymptomRow, SymptomTable, load_symptoms
 
 _INTRODUCTION = """\
 # Symptoms
@@ -51,7 +52,11 @@ def _entry(row: SymptomRow) -> str:
         "",
         f"- Remedy: {_code(row.remedy)}",
     ]
-    lines += [f"- Remedy ({family}): {_code(row.remedies[family])}" for family in FAMILIES if family in row.remedies]
+    lines += _commands(row.remedies)
+    for variant in row.variant:
+        lines.append(f"- Where the log shows {' and '.join(variant.signs)}: {variant.meaning}")
+        lines += [f"  - Remedy: {_code(variant.remedy)}"] if variant.remedy else []
+        lines += ["  " + line for line in _commands(variant.remedies)]
     if row.patterns:
         shown = ", ".join(_code(pattern) for pattern in row.patterns[:4])
         more = f", and {len(row.patterns) - 4} more" if len(row.patterns) > 4 else ""
@@ -59,6 +64,11 @@ def _entry(row: SymptomRow) -> str:
     if row.rule:
         lines.append("- Recognised by the course of the whole log")
     return "\n".join(lines) + "\n"
+
+
+def _commands(remedies: dict[str, str]) -> list[str]:
+    """Return one line for the command of each family and platform."""
+    return [f"- Remedy ({name}): {_code(remedies[name])}" for name in (*FAMILIES, *PLATFORMS, ANY) if name in remedies]
 
 
 def _code(text: str) -> str:

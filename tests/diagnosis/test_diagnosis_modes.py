@@ -11,6 +11,7 @@ FIRST_BOOT = """\
 [    0.000000] Command line: BOOT_IMAGE=/boot/vmlinuz-6.4.0-9-default root=UUID=1234 ro console=ttyS0 crashkernel=192M
 [    0.020000] Memory: 1907532K/2096612K available (16384K kernel code)
 [    4.100000] systemd[1]: Reached target network.target - Network.
+[  OK  ] Reached target network.target - Network.
 """
 ARMED_CRASH = """\
 [  712.100000] sysrq: Trigger a crash
@@ -85,14 +86,27 @@ FIRST_KERNEL = {
         "[  120.1] kexec_file: Enforced kernel signature verification failed (-129).",
         "[  120.1] ima: impossible to appraise a kernel image without a file descriptor; try using",
     ],
+    "kexec-load-disabled": ["kexec_file_load failed: Operation not permitted"],
+    "kdumpctl-by-sudo": [
+        "kdump: Probably you are using 'sudo kdumpctl' or 'sudo su', please retry with 'sudo -i kdumpctl'",
+    ],
+    "kexec-crashed": [
+        "/usr/bin/kdumpctl: line 672: 661 Aborted                 (core dumped) $KEXEC $KEXEC_ARGS --initrd=$INITRD",
+        "[   90.0] kexec[661]: segfault at 0 ip 000055d1 sp 00007ffe error 4 in kexec[55d1+4000]",
+    ],
     "luks-target": ["kdump: kexec: failed to prepare for a LUKS target"],
     "config-invalid": [
         "kdump: Invalid kdump config option net foo",
         "kdump: Deprecated kdump config option: net. Refer to kdump.conf manpage for alternatives.",
         "KDUMP_SAVEDIR (ftp) is invalid",
+        "kdump-tools[9]: /etc/default/kdump-tools: 9: KDUMP_CMDLINE_APPEND+=panic=1: not found",
+        "kdumpctl[9]: /etc/sysconfig/kdump: line 12: syntax error near unexpected token",
+        "kdump: Failed to get the driver of lo",
+        "kdump: mkdumprd: Bad raw disk /dev/sdz",
     ],
     "ssh-preflight-failed": [
-        'kdump: Could not create kdump@collector:/srv, you probably need to run "kdumpctl propagate"'
+        'kdump: Could not create kdump@collector:/srv, you probably need to run "kdumpctl propagate"',
+        "kdump: mkdir failed on kdump@collector:/srv",
     ],
     "capture-image-missing": [
         "kdump: Failed to detect kdump kernel location",
@@ -131,6 +145,8 @@ IN_CAPTURE = {
         "[    4.0] Out of memory: Killed process 310 (systemd-udevd) total-vm:30000kB",
         "[    4.0] Kernel panic - not syncing: System is deadlocked on memory",
         "[    1.0] Initramfs unpacking failed: write error",
+        "[   20.0] qede: probe of 0000:05:00.1 failed with error -12",
+        "[   19.0] kworker/0:6: page allocation failure: order:6, mode:0x60c0c0(GFP_KERNEL), nodemask=(null)",
         "prepare_bitmap2_buffer: Can't allocate memory for the 2nd bitmaps's buffer. Cannot allocate memory",
     ],
     "capture-init-failed": [
@@ -153,12 +169,13 @@ IN_CAPTURE = {
         "[   42.0] mpt3sas_cm0: fault_state(0x5854)!",
         "[   70.0] nvme nvme0: Device not ready; aborting reset, CSTS=0x1",
         "[   70.0] megaraid_sas 0000:03:00.0: FW in FAULT state!!",
-        "[   20.0] ahci: probe of 0000:00:1f.2 failed with error -12",
+        "[   20.0] ahci: probe of 0000:00:1f.2 failed with error -5",
     ],
     "capture-storage-driver-hung": [
         "[   63.0] systemd-udevd[180]: nvme0n1: Worker [190] processing SEQNUM=1193 is taking a long time",
         "[   63.0] nvme nvme0: I/O 5 QID 1 timeout, completion polled",
     ],
+    "capture-driver-failed": ["[   20.0] mlx5_core 0000:05:00.1: probe with driver mlx5_core failed with error -110"],
     "capture-driver-hung": [
         "[   29.0] watchdog: BUG: soft lockup - CPU#0 stuck for 26s! [kworker/0:1:9]",
         "[  240.0] INFO: task kworker/0:1:9 blocked for more than 120 seconds.",

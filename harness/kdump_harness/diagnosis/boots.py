@@ -35,7 +35,19 @@ class KernelRole(enum.Enum):
 
 # Marks of which a boot needs the first line only; every systemd line would be one.
 _ONCE = frozenset(
-    {"userspace", "login", "shutdown", "save-failed", "dump-start", "panic", "panic-end", "oops", "handover"}
+    {
+        "userspace",
+        "login",
+        "shutdown",
+        "save-failed",
+        "dump-start",
+        "panic",
+        "panic-end",
+        "oops",
+        "handover",
+        "fault",
+        "console",
+    }
 )
 
 
@@ -61,6 +73,9 @@ class Boot:
     armed: LogLine | None = None
     trace_header: LogLine | None = None
     oops: LogLine | None = None
+    console: LogLine | None = None  # that no kernel prints
+    crash_listing: LogLine | None = None  # the command that lists the directory of dumps
+    fault: LogLine | None = None  # the instruction at which the kernel faulted
     oldmem_frame: LogLine | None = None  # the first, after the oops if there is one
     panic: LogLine | None = None
     panic_end: LogLine | None = None
@@ -106,6 +121,12 @@ class Boot:
         return max((stamp_s for stamp_s in (self.stamp_max_s, last_s) if stamp_s is not None), default=None)
 
     @property
+    def is_kernel_log(self) -> bool:
+        """Return whether all lines may be of the kernel's own log, as a dump has it."""
+        others = (self.console, self.firmware, self.login, self.restart)
+        return not self.from_syslog and all(line is None for line in others)
+
+    @property
     def ended(self) -> bool:
         """Return whether its last words were said: what comes next is another kernel."""
         return self.restart is not None or self.firmware is not None
@@ -123,6 +144,7 @@ class Tracker:
     def __init__(self, boots_max: int = 256, *, within_kdump: bool = False) -> None:
         self.boots = [Boot(start=1, within_kdump=within_kdump)]
         self.families: dict[str, int] = {}
+        self.signs: set[str] = set()
         self.dropped = 0
         self._boots_max = boots_max
 
@@ -158,6 +180,8 @@ class Tracker:
 
     def knows(self, mark: str) -> bool:
         """Return whether the boot has this mark already and wants no other of its kind."""
+        if mark.startswith("sign-"):
+            return mark.removeprefix("sign-") in self.signs
         return mark in _ONCE and getattr(self.boot, mark.replace("-", "_")) is not None
 
     @staticmethod
@@ -188,6 +212,9 @@ class Tracker:
             by_program = name in ("capture", "saved") and "ommand line" not in line.text
             if by_program and self.boot.userspace is None:
                 self.boot.userspace = shortened(line)
+        if name.startswith("sign-"):
+            self.signs.add(name.removeprefix("sign-"))
+            return
         handler = getattr(self, "_on_" + name.replace("-", "_"), None)
         if handler is not None:
             handler(line)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import io
 import re
@@ -14,10 +15,22 @@ from ..base.errors import UsageError
 from ..base.stage import Stage
 from .boots import Boot, KernelRole, Match, Tracker
 from .lines import LogLine
+from .remedies import (
+    KERNEL_LOG,
+    OPENED_DUMP,
+    PLACEHOLDERS,
+    SIZE_GIVEN,
+    Variant,
+    doubled,
+    driver_in,
+    filled,
+    host_in,
+    is_size,
+)
 from .rules import RULES, Scene
 from .scan import Scanner
 from .speakers import Speaker
-from .table import PLACEHOLDERS, PLACES_IN_WORDS, SymptomRow, SymptomTable, load_symptoms
+from .table import PLACES_IN_WORDS, SymptomRow, SymptomTable, load_symptoms
 
 OK = "ok"
 INDETERMINATE = "indeterminate"
@@ -29,8 +42,6 @@ _CAPTURE_SELDOM_LIVES_S = 900.0
 _FAMILY_ALIASES = {"rhel": "redhat", "fedora": "redhat", "sles": "suse", "ubuntu": "debian"}
 _DMESG_OF_DUMP = re.compile(r"vmcore-dmesg|^dmesg\.(txt|\d)|^dmesg$")
 _PRESUMPTION = "If this is a capture kernel's console, for which only its early time stamps speak: "
-_DRIVER = re.compile(r"\[(\w{2,40})\]$")
-_SIZE = re.compile(r"(\d{1,6})([MG])\b")
 
 
 @dataclass(frozen=True)
@@ -261,7 +272,7 @@ class Judge:
             severity = self._severity(row, number, at)
             if presumed and severity == "failure":
                 severity = "warning"
-            failed = failed or severity == "failure"
+            failed = failed or (severity == "failure" and not row.explains)
             self.findings.append(MatchedRow(match.row, match.line, severity, at, presumed))
         last = number + 1 == len(self.boots)
         scene = Scene(
@@ -281,7 +292,14 @@ class Judge:
                 continue
             row = self.table.rows[index]
             at = self._phase_of(line, boot, phase)
-            self.findings.append(MatchedRow(index, line, self._severity(row, number, at), at))
+            severity = self._severity(row, number, at)
+            if name == "handoff-no-capture-boot" and boot.is_kernel_log:
+                if OPENED_DUMP in self.tracker.signs:
+                    continue
+                # The log of every dump ends here, too; only the words of the jump make it likely that a console does.
+                severity = "warning" if boot.handover is not None else "info"
+                self.tracker.signs.add(KERNEL_LOG)
+            self.findings.append(MatchedRow(index, line, severity, at))
 
     def _phase_of(self, line: LogLine, boot: Boot, phase: KernelRole) -> KernelRole:
         """Return the phase of one line: after the first kernel's panic it is the hand-over."""
@@ -329,7 +347,7 @@ class Judge:
             at is KernelRole.UNKNOWN and Stage[row.stage] is Stage.NOTHING
         ):
             loaded = self._loaded_after(match.line, number)
-            if loaded:
+            if loaded and not row.despite_load:
                 return f"kdump was loaded afterwards ({loaded})"
         return None
 
@@ -386,15 +404,41 @@ class Judge:
         """Return the findings as symptoms: failures first, causes before consequences, each once."""
         order = {"failure": 0, "warning": 1, "info": 2}
         kept: dict[int, MatchedRow] = {}
-        for finding in sorted(self.findings, key=lambda found: (order[found.severity], found.row, found.line.number)):
+        for finding in sorted(self._weighed(), key=lambda found: (order[found.severity], found.row, found.line.number)):
             kept.setdefault(finding.row, finding)
         return tuple(self._symptom(finding) for finding in kept.values())
+
+    def _weighed(self) -> Iterator[MatchedRow]:
+        """Yield the findings, without the words that say nothing more where a cause is found."""
+        rows = self.table.rows
+        failures = [found for found in self.findings if found.severity == "failure"]
+        for found in self.findings:
+            row = rows[found.row]
+            others = [rows[other.row] for other in failures if other.row != found.row]
+            if row.last_resort and any(other.stage == row.stage for other in others):
+                self.rejected.append(Rejected(row.name, found.line.text, found.line.number, "another symptom says why"))
+                continue
+            if row.explains and found.severity == "failure" and all(other.explains for other in others):
+                yield dataclasses.replace(found, severity="warning")
+                continue
+            yield found
 
     def _symptom(self, finding: MatchedRow) -> Symptom:
         """Return one finding in full, its remedy with the values that are known."""
         row = self.table.rows[finding.row]
-        remedy = row.remedies.get(self.family or "", row.remedy)
-        values = {name: self._fact(name, finding) or default for name, default in PLACEHOLDERS.items()}
+        signs = set(self.tracker.signs)
+        if is_size(self._given() or ""):
+            signs.add(SIZE_GIVEN)
+        texts: SymptomRow | Variant = next((one for one in row.variant if signs.issuperset(one.signs)), row)
+        meaning = texts.meaning or row.meaning
+        own = bool(texts.remedy or texts.remedies)
+        remedy = filled(
+            texts.remedy or row.remedy,
+            texts.remedies if own else row.remedies,
+            family=self.family,
+            signs=signs,
+            facts={name: self._fact(name, finding) for name in PLACEHOLDERS},
+        )
         return Symptom(
             name=row.name,
             severity=finding.severity,
@@ -402,24 +446,37 @@ class Judge:
             phase=finding.phase.value,
             line=finding.line.text,
             line_number=finding.line.number,
-            meaning=_PRESUMPTION + row.meaning if finding.presumed else row.meaning,
-            remedy=remedy.format_map(values),
+            meaning=_PRESUMPTION + meaning if finding.presumed else meaning,
+            remedy=remedy,
         )
 
     def _fact(self, name: str, finding: MatchedRow | None = None) -> str | None:
         """Return a real value for a remedy: the caller's, else the log's."""
+        if name == "crashkernel_more":
+            return doubled(self._reservation() or "")
+        if name == "crashkernel":
+            # A value that reserved nothing is not repeated, and ranges may leave out this machine again.
+            reservation = self._reservation()
+            failed = finding is not None and self.table.rows[finding.row].refuses_reservation
+            return None if failed or ":" in (reservation or "") else reservation
         if self.facts.get(name):
             return self.facts[name]
         if name == "kernel":
             return next((boot.kernel for boot in self.boots if boot.kernel), None)
-        if name == "crashkernel":
-            return next((boot.crashkernel for boot in self.boots if boot.crashkernel and boot.capture is None), None)
-        if name == "crashkernel_more":
-            return _doubled(self._fact("crashkernel") or "")
         if name == "driver" and finding is not None:
-            found = _DRIVER.search(finding.line.text)
-            return found.group(1) if found else None
+            boot = next(boot for boot in reversed(self.boots) if boot.start <= finding.line.number)
+            return driver_in(finding.line.text) or (driver_in(boot.fault.text) if boot.fault else None)
+        if name == "host" and finding is not None:
+            return host_in(finding.line.text)
         return None
+
+    def _reservation(self) -> str | None:
+        """Return the value of crashkernel= that the caller or a first kernel's command line gives."""
+        return self.facts.get("crashkernel") or self._given()
+
+    def _given(self) -> str | None:
+        """Return the value of crashkernel= on the command line of a first kernel, or None."""
+        return next((boot.crashkernel for boot in self.boots if boot.crashkernel and boot.capture is None), None)
 
     def _stage(self) -> Stage:
         """Return how far the last crash got."""
@@ -493,9 +550,3 @@ _IN_WORDS = {
     KernelRole.CAPTURE: "capture kernel",
     KernelRole.NEXT: "next boot",
 }
-
-
-def _doubled(crashkernel: str) -> str | None:
-    """Return twice the reservation as a plain size, or None when it cannot be read."""
-    found = _SIZE.findall(crashkernel)
-    return f"{int(found[-1][0]) * 2}{found[-1][1]}" if found else None

@@ -59,6 +59,14 @@ def handoff_no_capture_boot(scene: Scene) -> LogLine | None:
     return (boot.handover or boot.panic) if boot.kdump_loaded else None
 
 
+def dump_directory_empty(scene: Scene) -> LogLine | None:
+    """Infer that kdump was armed, and that the directory of dumps is empty at the end of the log."""
+    boot = scene.boot
+    if boot.armed is None or boot.crash_listing is None or boot.last is None:
+        return None
+    return boot.crash_listing if boot.last.number == boot.crash_listing.number else None
+
+
 def oops_no_panic(scene: Scene) -> LogLine | None:
     """Infer that the first kernel had an oops and kept running."""
     boot = scene.boot
@@ -143,6 +151,7 @@ RULES: dict[str, Callable[[Scene], LogLine | None]] = {
     "panic-without-kdump": panic_without_kdump,
     "handoff-no-capture-boot": handoff_no_capture_boot,
     "oops-no-panic": oops_no_panic,
+    "dump-directory-empty": dump_directory_empty,
     "vmcore-read-oops": vmcore_read_oops,
     "capture-hung-early": capture_hung_early,
     "capture-reset": capture_reset,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import string
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -12,26 +11,16 @@ from ..base import tables
 from ..base.errors import TableError
 from ..base.stage import Stage
 from .patterns import PatternError, TextPattern, compile_pattern
+from .remedies import ANY, FAMILIES, KERNEL_LOG, PLACEHOLDERS, PLATFORMS, SIZE_GIVEN, Variant, placeholders
 from .rules import RULES
 
 SYMPTOMS = Path(__file__).resolve().parent / "symptoms.toml"
 MARKS = Path(__file__).resolve().parent / "marks.toml"
 
-FAMILIES = ("redhat", "debian", "suse")
 SEVERITIES = ("failure", "warning", "info")
 PLACES_IN_WORDS = {"first": "first kernel", "handover": "hand-over", "capture": "capture kernel", "next": "next boot"}
 DURING = ("any", "dmesg", "vmcore")
 PAST = ("saving", "saved", "restart", "login", "never")
-
-# Placeholders of a remedy where neither the log nor the caller gives the real value.
-PLACEHOLDERS = {
-    "kernel": "$(uname -r)",
-    "crashkernel": "256M",
-    "crashkernel_more": "512M",
-    "driver": "DRIVER",
-    "image": "IMAGE",
-    "target": "TARGET",
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +40,12 @@ class SymptomRow:
     generic: bool = False  # every kernel may print it: counts only where the phase is known or likely
     during: str = "any"  # which makedumpfile run the line must belong to
     past: str = "saved"  # the later event that overcomes it, or "never"
-    remedies: dict[str, str] = field(default_factory=dict)  # by family, where they differ
+    refuses_reservation: bool = False  # so the value of crashkernel= in the log is one that failed
+    last_resort: bool = False  # counts only where no other failure of the same stage is found
+    explains: bool = False  # a cause where something else failed too, else a warning
+    despite_load: bool = False  # counts although a capture kernel was loaded afterwards
+    remedies: dict[str, str] = field(default_factory=dict)  # commands by family or platform
+    variant: tuple[Variant, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,19 +112,35 @@ def _check(row: SymptomRow, *, where: str) -> None:
     _known(row.past, PAST, where=where, key="past")
     for place in row.where:
         _known(place, tuple(PLACES_IN_WORDS), where=where, key="where")
-    for family in (*row.family, *row.remedies):
+    for family in row.family:
         _known(family, FAMILIES, where=where, key="family")
     if row.rule:
         _known(row.rule, tuple(RULES), where=where, key="rule")
     if not row.rule and not row.patterns:
         raise TableError(f"{where}: needs patterns or a rule")
-    for remedy in (row.remedy, *row.remedies.values()):
-        try:
-            names = [name for _, name, _, _ in string.Formatter().parse(remedy) if name is not None]
-        except ValueError as error:
-            raise TableError(f"{where}: remedy has {error} (write {{{{ for a brace)") from None
-        for name in names:
-            _known(name, tuple(PLACEHOLDERS), where=where, key="placeholder")
+    signs = {SIZE_GIVEN, KERNEL_LOG} | {
+        mark.name.removeprefix("sign-") for mark, _ in load_marks() if mark.name.startswith("sign-")
+    }
+    for sign in (sign for variant in row.variant for sign in variant.signs):
+        _known(sign, tuple(sorted(signs)), where=where, key="sign")
+    rows: tuple[SymptomRow | Variant, ...] = (row, *row.variant)
+    for texts in rows:
+        # Only a command may lack a value: then the sentence stands in for it.
+        needed = tuple(name for name, default in PLACEHOLDERS.items() if default is None)
+        _check_remedy(texts.remedy, tuple(name for name in PLACEHOLDERS if name not in needed), where=where)
+        for name, remedy in texts.remedies.items():
+            _known(name, (*FAMILIES, *PLATFORMS, ANY), where=where, key="family")
+            _check_remedy(remedy, tuple(PLACEHOLDERS), where=where)
+
+
+def _check_remedy(remedy: str, known: tuple[str, ...], *, where: str) -> None:
+    """Raise TableError unless every placeholder of a remedy is known."""
+    try:
+        names = placeholders(remedy)
+    except ValueError as error:
+        raise TableError(f"{where}: remedy has {error} (write {{{{ for a brace)") from None
+    for name in sorted(names):
+        _known(name, known, where=where, key="placeholder")
 
 
 def _known(value: str, known: tuple[str, ...], *, where: str, key: str) -> None:

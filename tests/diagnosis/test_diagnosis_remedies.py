@@ -1,0 +1,198 @@
+"""A remedy is a command that can be run as it is, or a sentence; it never repeats the value that failed."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+
+import pytest
+from kdump_harness.diagnosis import diagnose_text, load_symptoms
+from kdump_harness.diagnosis.remedies import FAMILIES, PLATFORMS, filled
+from test_diagnosis_modes import ARMED_CRASH, CAPTURE_BOOT, CAPTURING, FIRST_BOOT, FIRST_KERNEL, IN_CAPTURE, USERSPACE
+
+BLANK = re.compile(r"\b(DRIVER|TARGET|IMAGE|HOST|KERNEL|KEY|UNIT|FILE|NAME|SIZE|USER)\b|\.\.\.|[{}]")
+LOAD = "Mar  1 10:00:00 sut kdumpctl[800]: kdump: "
+
+
+def is_command(remedy: str) -> bool:
+    """Return whether a remedy is to be run as it is: a sentence begins with a capital letter."""
+    return not re.match(r"[A-Z][a-z]", remedy)
+
+
+def all_remedies() -> dict[str, str]:
+    """Return the remedies of all rows and variants, filled for each system from a log that shows no value."""
+    found = {}
+    for row in load_symptoms().rows:
+        for number, texts in enumerate((row, *row.variant)):
+            for system in (None, *FAMILIES, *PLATFORMS):
+                signs = [system] if system in PLATFORMS else []
+                family = system if system in FAMILIES else None
+                remedy = filled(texts.remedy or row.remedy, texts.remedies, family=family, signs=signs, facts={})
+                found[f"{row.name}-{number}-{system}"] = remedy
+    return found
+
+
+def test_no_remedy_has_a_blank_to_fill_in() -> None:
+    blanks = {name: remedy for name, remedy in all_remedies().items() if BLANK.search(remedy) or not remedy}
+    assert not blanks
+
+
+def test_each_command_is_one_for_a_shell() -> None:
+    commands = sorted({remedy for remedy in all_remedies().values() if is_command(remedy)})
+    for command in commands:
+        plain = re.sub(r"'[^']*'|   # .*", "", command)
+        assert not re.search(r", | or |\bthe\b", plain), command
+    script = "\n".join(f"f{number}() {{ {command}\n}}" for number, command in enumerate(commands))
+    checked = subprocess.run(["bash", "-n"], input=script, text=True, capture_output=True, check=False)
+    assert (checked.returncode, checked.stderr) == (0, ""), checked.stderr
+
+
+@pytest.mark.parametrize("family", [None, *FAMILIES])
+def test_the_remedy_for_each_wording_is_complete(family: str | None) -> None:
+    for rows, before in ((FIRST_KERNEL, FIRST_BOOT), (IN_CAPTURE, CAPTURING + USERSPACE)):
+        for lines in rows.values():
+            for line in lines:
+                for symptom in diagnose_text(f"{before}{line}\n", family=family).symptoms:
+                    assert symptom.remedy, symptom
+                    assert not BLANK.search(symptom.remedy), symptom
+
+
+@pytest.mark.parametrize(
+    ("given", "family", "wanted", "not_wanted"),
+    [
+        ("crashkernel=2G-4G:320M,4G-:512M", "debian", "crashkernel=256M", "2G-4G"),
+        ("crashkernel=2G-64G:256M,64G-:512M", "redhat", "crashkernel=256M", "reset-crashkernel"),
+        ("crashkernel=auto", "redhat", "grubby", "auto"),
+        ("crashkernel=192M", "debian", "dmesg", "crashkernel=192M"),
+        ("quiet", "suse", "grub2-mkconfig", "192M"),
+    ],
+)
+def test_a_value_that_reserved_nothing_is_not_repeated(given: str, family: str, wanted: str, not_wanted: str) -> None:
+    boot = FIRST_BOOT.replace("crashkernel=192M", given)
+    (symptom,) = diagnose_text(boot + LOAD + "No memory reserved for crash kernel\n", family=family).symptoms
+    assert symptom.name == "no-reserved-memory"
+    assert wanted in symptom.remedy
+    assert not_wanted not in symptom.remedy
+
+
+@pytest.mark.parametrize(
+    ("line", "command"),
+    [
+        ("BOOT_IMAGE=(hd0,gpt2)/ostree/fedora-1/vmlinuz root=UUID=1 ostree=/ostree/boot.1/fedora", "rpm-ostree kargs"),
+        ("Linux version 6.1 sonic_platform=x86_64-example-r0", "config kdump memory"),
+        ("BOOT_IMAGE=/vmlinuz init=/nix/store/abc-nixos-system/init", "configuration.nix"),
+        ("transactional-update[900]: snapshot 7 is the default", "transactional-update run"),
+    ],
+)
+def test_systems_that_are_images_get_their_own_commands(line: str, command: str) -> None:
+    found = diagnose_text(f"{line}\n{LOAD}No memory reserved for crash kernel\n", family="redhat")
+    assert command in found.symptoms[0].remedy
+
+
+def test_a_driver_is_named_only_where_the_log_names_it() -> None:
+    oops = "[    3.0] BUG: unable to handle page fault for address: ffff8c0000000000\n"
+    fault = "[    3.1] RIP: 0010:mlx5_load+0x1d/0x90 [mlx5_core]\n"
+    known = diagnose_text(CAPTURING + oops + fault, family="redhat").symptoms[0].remedy
+    unknown = diagnose_text(CAPTURING + oops, family="redhat").symptoms[0].remedy
+    assert "module_blacklist=mlx5_core" in known
+    assert not is_command(unknown)
+
+
+def test_a_fatal_hardware_error_is_not_blamed_on_a_driver() -> None:
+    panic = "[    5.9] Kernel panic - not syncing: Fatal hardware error!\n[    5.9]  __ghes_panic.cold+0x21/0x21\n"
+    (symptom,) = diagnose_text(CAPTURING + panic, family="redhat").symptoms
+    assert symptom.name == "capture-panic"
+    assert "hest_disable" in symptom.remedy
+    assert "blacklist" not in symptom.remedy
+
+
+# ---------------------------------------------------------------- one error, several causes
+
+
+def test_a_load_that_is_not_permitted_has_several_causes_until_a_second_sign() -> None:
+    refused = LOAD + "kexec_file_load failed: Operation not permitted\n" + LOAD + "Starting kdump: [FAILED]\n"
+    doubtful = diagnose_text(refused)
+    assert [symptom.name for symptom in doubtful.symptoms] == ["kexec-load-disabled"]
+    assert "kexec_load_limit_panic" in doubtful.symptoms[0].meaning
+    certain = diagnose_text(refused + "kernel.kexec_load_disabled = 1\n")
+    assert "until the next boot" in certain.symptoms[0].meaning
+    locked = diagnose_text("[ 1.0] Lockdown: kexec: kexec of unsigned images is restricted; see man x\n" + refused)
+    assert locked.mode == "kexec-signature-rejected"
+
+
+@pytest.mark.parametrize(
+    ("sign", "said"),
+    [
+        ("+ kexec --load /root/bzImage --initrd=/root/initrd", "crashkernel= are not involved"),
+        ("[ 1387.5] kexec_file: allocated 1817 DMA pages at 0x11b16e", "CMA"),
+        ("image_size: 0", "misread"),
+    ],
+)
+def test_segments_that_do_not_fit_are_not_always_cured_by_memory(sign: str, said: str) -> None:
+    (symptom,) = diagnose_text(f"{sign}\nkexec_load failed: Cannot assign requested address\n").symptoms
+    assert said in symptom.meaning
+    assert "512M" not in symptom.remedy
+
+
+# ---------------------------------------------------------------- progress, denials, consequences
+
+
+def test_progress_is_not_a_cause() -> None:
+    start = LOAD + "No kdump initial ramdisk found.\n" + LOAD + "Rebuilding /boot/initramfs-6.1kdump.img\n"
+    failed = LOAD + "mkdumprd: failed to make kdump initrd\n" + LOAD + "Starting kdump: [FAILED]\n"
+    assert diagnose_text(start).symptoms == ()
+    assert [symptom.name for symptom in diagnose_text(start + failed).symptoms] == ["initramfs-build-failed"]
+
+
+@pytest.mark.parametrize(
+    ("line", "name"),
+    [
+        ("Error: /boot/vmlinuz-6.1 not found", "capture-image-missing"),
+        ("Error: (builtin) not found.", "config-invalid"),
+        ("Error: mlx5_core not found.", "config-invalid"),
+        ("/boot does not have write permission. Can not rebuild /boot/x", "initramfs-build-failed"),
+        ("No kdump initial ramdisk found. Tried to locate /boot/initrd-6.4-kdump.", "capture-image-missing"),
+    ],
+)
+def test_the_object_that_is_not_found_decides(line: str, name: str) -> None:
+    assert diagnose_text(f"{LOAD}{line}\n").mode == name
+
+
+def test_a_denial_of_selinux_is_a_cause_only_where_something_failed() -> None:
+    denied = (
+        'Mar  1 10:00:00 sut kernel: audit: type=1400 avc:  denied  { write } for  pid=5 comm="kexec"'
+        " scontext=system_u:system_r:kdump_t:s0 tclass=file permissive=0\n"
+    )
+    assert not diagnose_text(denied).failed
+    found = diagnose_text(denied + LOAD + "kexec: failed to load kdump kernel\n")
+    assert [(symptom.name, symptom.severity) for symptom in found.symptoms] == [("selinux-denied", "failure")]
+    assert diagnose_text(denied + LOAD + "kexec: loaded kdump kernel\n").symptoms == ()
+
+
+def test_the_last_resort_yields_to_a_cause() -> None:
+    other = LOAD + "kexec: failed to load kdump kernel\n"
+    cause = "Mar  1 10:00:00 sut kdumpctl[9]: realloc(): invalid pointer\n"
+    assert diagnose_text(other).mode == "kexec-load-failed-other"
+    assert [symptom.name for symptom in diagnose_text(cause + other).symptoms] == ["kexec-crashed"]
+
+
+# ---------------------------------------------------------------- the dump's own log
+
+
+def test_a_log_that_ends_with_the_panic_may_be_the_dumps_own() -> None:
+    log = FIRST_BOOT.replace("[  OK  ] Reached target network.target - Network.\n", "") + ARMED_CRASH
+    said = diagnose_text(log)
+    assert (said.mode, said.failed) == ("indeterminate", False)
+    assert "dump's own" in said.symptoms[0].meaning
+    jumped = log + "[  713.0] Starting crashdump kernel...\n[  713.1] Bye!\n"
+    assert (diagnose_text(jumped).mode, diagnose_text(jumped).failed) == ("handoff-no-capture-boot", False)
+    assert diagnose_text(jumped + "crash> bt\n").symptoms == ()
+    assert diagnose_text("[  OK  ] Started foo.\n" + jumped).failed
+    assert diagnose_text(log + CAPTURE_BOOT).mode == "capture-hung-early"
+
+
+@pytest.mark.parametrize("followed", [False, True])
+def test_an_empty_directory_of_dumps_says_nothing_for_certain(followed: bool) -> None:
+    log = LOAD + "Starting kdump: [OK]\n# ls /var/crash\n" + ("127.0.0.1-2026-01-01-00:00:00\n" if followed else "")
+    found = diagnose_text(log)
+    assert (found.mode, found.failed) == ("indeterminate" if followed else "panic-not-captured-unknown", False)
