@@ -7,7 +7,7 @@ import importlib
 from pathlib import Path
 
 import pytest
-from layers import FOLDERS, PACKAGE, ROOT, folder_of, imports, sentence, sources
+from layers import FOLDERS, PACKAGE, PAGE, ROOT, folder_of, imports, page_with, picture, sentence, sources
 
 SCRIPTS = sorted([*ROOT.glob("benchmarks/*.py"), *ROOT.glob("scenarios/*.py"), *ROOT.glob("docs/generate/*.py")])
 MOST_FILES = 14
@@ -54,6 +54,12 @@ def test_a_driver_is_imported_in_one_folder() -> None:
             if not internal and name in ONLY_IN:
                 users[name].add(folder_of(path).split("/")[0])
     assert users == {library: {folder} for library, folder in ONLY_IN.items()}
+
+
+def test_the_picture_in_the_page_is_what_the_command_prints() -> None:
+    text = PAGE.read_text(encoding="utf-8")
+    assert picture() in text, "out of date: python docs/generate/layers.py --write"
+    assert page_with(picture()) == text
 
 
 def test_nothing_but_the_clock_sleeps() -> None:

@@ -102,13 +102,14 @@ def test_a_regression_is_reported_once_for_each_series(past: History) -> None:
 
 @pytest.mark.usefixtures("real_plots")
 def test_the_page_needs_no_network_and_its_links_lead_somewhere(past: History) -> None:
-    text = render(_report(past), ".html")
+    report = _report(past)
+    text = render(report, ".html")
     page = _parsed(text)
     assert page.fetched == []
     assert not re.search(r"@import|url\((?!#)", text)
     assert len(page.ids) == len(set(page.ids))
     assert {link[1:] for link in page.links if link.startswith("#")} <= set(page.ids)
-    assert text.count("<svg") == len(_report(past).charts) == 4
+    assert text.count("<svg") == len(report.charts) == 4
     for reported in ("slower since 6.1.0-56", "capture-oom", "Reserve more", "never seen working", "26.5 MiB", ISSUE):
         assert reported in text
 

@@ -35,12 +35,23 @@ def package_path(*parts: str) -> Path:
 
 def load_toml(path: Path) -> dict[str, Any]:
     """The parsed file; TableError when it cannot be read or parsed."""
+    return _parse(_read(path), path.name)
+
+
+def _read(path: Path) -> str:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return path.read_text(encoding="utf-8")
     except OSError as error:
         raise TableError(f"{path}: cannot be read ({error.strerror})") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
         raise TableError(f"{path.name}: not valid TOML: {error}") from None
+
+
+def _parse(text: str, name: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise TableError(f"{name}: not valid TOML: {error}") from None
 
 
 def load(path: Path, cls: type[T]) -> T:
@@ -50,17 +61,24 @@ def load(path: Path, cls: type[T]) -> T:
 
 def load_rows(path: Path, key: str, cls: type[T]) -> tuple[T, ...]:
     """The dataclasses of an array of tables [[key]]; a slip is named by file, row and key."""
-    table = load_toml(path)
+    rows: tuple[T, ...] = _rows(_read(path), path.name, key, cls)
+    return rows
+
+
+@functools.lru_cache(maxsize=16)
+def _rows(text: str, name: str, key: str, cls: type[Any]) -> tuple[Any, ...]:
+    """Build the rows once for each text: a campaign reads some tables at each of its drills."""
+    table = _parse(text, name)
     unknown = sorted(set(table) - {key})
     if unknown:
-        raise TableError(f"{path.name}: unknown {unknown[0]} (known: {key})")
+        raise TableError(f"{name}: unknown {unknown[0]} (known: {key})")
     rows = table.get(key, [])
     if not isinstance(rows, list):
-        raise TableError(f"{path.name}: {key} must be an array of tables, [[{key}]]")
+        raise TableError(f"{name}: {key} must be an array of tables, [[{key}]]")
     built = []
     for number, row in enumerate(rows, start=1):
         label = row.get("name", number) if isinstance(row, dict) else number
-        built.append(build(row, cls, where=f"{path.name}: [[{key}]] {label}"))
+        built.append(build(row, cls, where=f"{name}: [[{key}]] {label}"))
     return tuple(built)
 
 
