@@ -249,7 +249,7 @@ class World:
         if len(self.drilled) == self.stop_at:
             raise GuestError("stopped")
         self.drilled.append((what, "began"))
-        self.meeting.wait(10)
+        self.meeting.wait(60)
         shrunk: list[int] = []
         given_back: list[str] = []
         shell = SimpleNamespace(run=lambda *_: None, write_text=lambda *_: None)

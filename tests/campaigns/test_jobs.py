@@ -54,7 +54,7 @@ def test_tasks_run_in_parallel() -> None:
     host, meeting, seen = Host(), threading.Barrier(3), []
 
     def work() -> None:
-        meeting.wait(10)  # all three are there at once, twice
+        meeting.wait(60)  # all three are there at once, twice
         seen.append((threading.current_thread().name, host.side_by_side))
 
     start(host, 3, [work] * 6)
@@ -75,7 +75,7 @@ def test_the_first_error_stops_the_other_jobs_and_is_raised() -> None:
     host, ended, begun = Host(), [], threading.Barrier(3)
 
     def waits() -> None:
-        begun.wait(10)
+        begun.wait(60)
         try:
             poll("a guest", lambda: None, timeout_s=60, every_s=30)
         except Stopped:
@@ -84,7 +84,7 @@ def test_the_first_error_stops_the_other_jobs_and_is_raised() -> None:
             raise
 
     def breaks() -> None:
-        begun.wait(10)
+        begun.wait(60)
         raise GuestError("no login prompt")
 
     with pytest.raises(GuestError, match="no login prompt"):
@@ -97,15 +97,15 @@ def test_a_job_that_waits_for_its_guest_ends_when_that_is_gone(monkeypatch: pyte
     host, ended, begun = Host(), [], threading.Barrier(2)
 
     def waits() -> None:
-        begun.wait(10)
-        assert host.abandoned.wait(10)
+        begun.wait(60)
+        assert host.abandoned.wait(60)
         try:
             Deadline(60).passed  # noqa: B018
         finally:
             ended.append(True)
 
     def interrupted() -> None:
-        begun.wait(10)
+        begun.wait(60)
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -132,7 +132,7 @@ def test_in_a_log_each_line_says_whose_it_is(monkeypatch: pytest.MonkeyPatch) ->
     host, begun = Host(quiet=False), threading.Barrier(2)
 
     def work() -> None:
-        begun.wait(10)
+        begun.wait(60)
         with host.progress.step("booting"):
             host.progress.say("  verified")
 
@@ -277,7 +277,7 @@ def test_memory_of_the_run_does_not_become_free(host_with: Any) -> None:
 
     thread = threading.Thread(target=job)
     thread.start()
-    thread.join(30)
+    thread.join(60)
     assert reported
     assert "1,408 MiB needed" in reported[0]
 
@@ -300,7 +300,7 @@ def test_only_one_starts_a_guest_at_a_time(host_with: Any) -> None:
         thread.start()
         thread.join(0.3)
         started.append("first")
-    thread.join(10)
+    thread.join(60)
     assert started == ["first", "second"]
 
 
@@ -382,7 +382,7 @@ class Host:
 def sweep(_arguments):
     begun = threading.Barrier(3, action=lambda: print("begun", flush=True))
     def work():
-        begun.wait(10)
+        begun.wait(60)
         try:
             pause(600)
         finally:

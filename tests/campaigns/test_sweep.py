@@ -724,7 +724,7 @@ def test_each_of_them_has_a_guest_of_its_own(world: World, monkeypatch: pytest.M
     def drill(pool: Any, plan: Plan) -> Verdict:
         pools.setdefault(id(pool), []).append(plan.name)
         if plan.name.endswith(("crash-2", "crash-3")):  # the first two in parallel
-            meeting.wait(10)
+            meeting.wait(60)
         return world.drill(pool._run, plan)
 
     monkeypatch.setattr(sweeping.WarmPool, "drill", drill)
@@ -867,7 +867,7 @@ def both_crashes_and_nothing_computed(world: World, monkeypatch: pytest.MonkeyPa
     """Stop a sweep with two jobs when its second crash is over."""
 
     def stopped(self: Any, *_: object) -> None:
-        until_s = time.monotonic() + 20.0
+        until_s = time.monotonic() + 120.0
         while self.result.crashes < 2 and time.monotonic() < until_s:
             time.sleep(0.01)
         assert self.result.crashes == 2

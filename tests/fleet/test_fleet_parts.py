@@ -353,7 +353,7 @@ def test_processes_of_a_group_end_with_the_worker(tmp_path: Path) -> None:
             assert process.poll() is None
         assert process.stdin is not None
         process.stdin.close()
-        assert process.wait(10) == -signal.SIGKILL
+        assert process.wait(60) == -signal.SIGKILL
     assert (tmp_path / "terminated").exists()
     pids = [path.name.removeprefix("pid-") for path in tmp_path.glob("pid-*")]
     assert not any(
@@ -364,7 +364,7 @@ def test_processes_of_a_group_end_with_the_worker(tmp_path: Path) -> None:
          sys.executable, "-S", "-c", "raise SystemExit(3)"],
         stdin=subprocess.PIPE, start_new_session=True,
     ) as process:  # fmt: skip
-        assert process.wait(10) == 3
+        assert process.wait(60) == 3
 
 
 def test_a_host_says_what_it_has() -> None:

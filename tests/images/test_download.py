@@ -348,7 +348,7 @@ def fetch_with_small_files(url: str, cache: Path) -> str:
 
 def test_a_real_limit_of_the_file_system_is_told_and_emptied(site, cache):
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        assert "File too large" in pool.submit(fetch_with_small_files, site.url, cache).result(timeout=30)
+        assert "File too large" in pool.submit(fetch_with_small_files, site.url, cache).result(timeout=60)
     assert files_in(cache) == []
 
 
@@ -373,12 +373,12 @@ def test_two_processes_at_once_download_once(site, cache):
         if len(site.asked("/SHA256SUMS")) >= 2:
             both_asked.set()
         if path == "/demo.qcow2":
-            assert both_asked.wait(20)
+            assert both_asked.wait(60)
 
     site.before = hold
     with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
         results = [pool.submit(fetch_in_a_process, site.url, cache) for _ in range(2)]
-        paths = {result.result(timeout=30)[0] for result in results}
+        paths = {result.result(timeout=60)[0] for result in results}
     assert [path.read_bytes() for path in paths] == [CONTENT]
     assert site.asked() == [None]
 
@@ -398,9 +398,9 @@ def test_the_second_says_what_it_waits_for(site, image, cache):
         fcntl.flock(lock, fcntl.LOCK_EX)
         second = threading.Thread(target=lambda: fetch(image, cache, report=report, client=PATIENT))
         second.start()
-        assert waits.wait(20)
+        assert waits.wait(60)
         assert site.asked() == [], "nothing is downloaded while another does it"
-    second.join(20)
+    second.join(60)
     assert told == ["demo-1 is being downloaded by process 4711; waiting for it"]
     assert cached(image, cache) is not None
 

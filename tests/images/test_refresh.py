@@ -136,7 +136,7 @@ def test_an_end_without_all_answers_tells_whose_are_missing(site: Site, cache: P
 
 def test_several_rows_are_asked_after_at_once(site: Site, cache: Path) -> None:
     together = threading.Barrier(4)
-    site.before = lambda path: together.wait(20) if path == "/SHA256SUMS" else None  # type: ignore[assignment,return-value]
+    site.before = lambda path: together.wait(60) if path == "/SHA256SUMS" else None  # type: ignore[assignment,return-value]
     states = refresh([make_image(site.url, name=f"row-{number}") for number in range(4)], cache, client=PATIENT)
     assert [row.state for row in states] == ["ok"] * 4
 

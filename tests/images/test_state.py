@@ -89,9 +89,9 @@ def test_parallel_processes_make_a_disk_once_and_all_get_it(state: State, tmp_pa
     said = {first_line(maker): maker for maker in makers}
     (waiting,) = {*said} - {"making"}
     assert "waiting for another process that is making a disk" in waiting
-    assert said["making"].communicate("continue\n", timeout=30)[0] == "whole\n"
+    assert said["making"].communicate("continue\n", timeout=60)[0] == "whole\n"
     others = [maker for maker in makers if maker is not said["making"]]
-    assert [maker.communicate(timeout=30)[0] for maker in others] == ["whole\n", "whole\n"]
+    assert [maker.communicate(timeout=60)[0] for maker in others] == ["whole\n", "whole\n"]
     assert [maker.returncode for maker in makers] == [0, 0, 0]
     assert log.read_text(encoding="utf-8") == "made\n"
 

@@ -273,7 +273,7 @@ def test_a_stopped_run_lets_its_drill_clean_up(tmp_path: Path) -> None:
     run = subprocess.Popen([sys.executable, "-c", run_code], stderr=subprocess.DEVNULL)
     poll("the drill to begin", lambda: (tmp_path / "began").exists() or None, timeout_s=60)
     run.terminate()
-    assert run.wait(30) == 130
+    assert run.wait(60) == 130
     assert (tmp_path / "clean").exists()
 
 

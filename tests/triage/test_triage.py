@@ -188,9 +188,9 @@ def test_a_log_without_a_crash_yields_nothing() -> None:
 
 
 def test_a_line_without_end_is_read_in_no_time() -> None:
-    started_s = time.monotonic()
+    started_s = time.process_time()
     read_log("CPU: 0 PID: 1 Comm: " + " Tainted: A A" * 100_000)
-    assert time.monotonic() - started_s < 2
+    assert time.process_time() - started_s < 2
 
 
 def test_letters_are_explained_and_unknown_ones_are_said_to_be() -> None:
@@ -217,24 +217,42 @@ def test_facts_reported_before_a_process_died_are_kept(name: str, tmp_path: Path
     assert answer.troubles == [f"drgn died of {name}"]
 
 
-def test_a_process_that_hangs_is_stopped_with_all_it_started(tmp_path: Path) -> None:
-    helper = tmp_path / "helper"
+def test_a_process_that_hangs_is_stopped_with_all_it_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pid = tmp_path / "pid"
+
+    class Timed(subprocess.Popen[bytes]):
+        def communicate(self, input: bytes | None = None, timeout: float | None = None) -> tuple[bytes, bytes]:
+            """Let the limit pass as soon as the helper is there."""
+            if timeout is not None:
+                poll("the helper", lambda: pid.exists() or None, timeout_s=60.0, every_s=0.01)
+                raise subprocess.TimeoutExpired(self.args, timeout)
+            return super().communicate(input)
+
+    monkeypatch.setattr(subprocess, "Popen", Timed)
     started_s = time.monotonic()
-    hang = f'import subprocess\np = subprocess.Popen(["sleep", "100"])\nopen({str(helper)!r}, "w").write(str(p.pid))\n'
+    hang = 'import subprocess\np = subprocess.Popen(["sleep", "600"])\n'
+    hang += f'open({str(pid)!r} + "-new", "w").write(str(p.pid))\nos.rename({str(pid)!r} + "-new", {str(pid)!r})\n'
     answer = ask(hang + "signal.signal(signal.SIGTERM, signal.SIG_IGN)\nwhile True: time.sleep(1)", tmp_path, limit_s=2)
     assert answer.troubles == ["drgn took more than 2 s and was stopped"]
-    assert time.monotonic() - started_s < 10
-    status = Path("/proc", helper.read_text(), "stat")
+    assert time.monotonic() - started_s < 500  # the helper keeps the pipe open for 600 s, unless it is ended
+    status = Path("/proc", pid.read_text(), "stat")
 
     def ended() -> bool | None:  # a busy host needs a moment to end what was killed
         return True if not status.exists() or status.read_text().split()[2] in "ZX" else None
 
-    assert poll("its helper to end", ended, timeout_s=5.0, every_s=0.05)
+    assert poll("its helper to end", ended, timeout_s=60.0, every_s=0.05)
 
 
-def test_a_process_that_computes_for_ever_stops_itself(tmp_path: Path) -> None:
-    limits = "from kdump_harness.triage.worker import limit\nlimit(1 << 40, 1)\nwhile True: pass"
-    assert ask(limits, tmp_path, limit_s=20).troubles == ["drgn used more than 20 s of the processor and was stopped"]
+def test_a_process_that_computes_for_ever_is_stopped_by_the_kernel(tmp_path: Path) -> None:
+    """The kernel sends SIGXCPU after the seconds of the limit, which the test does not wait for."""
+    limits = (
+        "import resource\nfrom kdump_harness.triage.worker import limit\nlimit(1 << 40, 20)\n"
+        'print(json.dumps({"fact": "limit", "value": resource.getrlimit(resource.RLIMIT_CPU)}), flush=True)\n'
+        "os.kill(os.getpid(), signal.SIGXCPU)"
+    )
+    answer = ask(limits, tmp_path, limit_s=20)
+    assert answer.facts == {"limit": [20, 21]}
+    assert answer.troubles == ["drgn used more than 20 s of the processor and was stopped"]
 
 
 def test_a_process_that_eats_memory_runs_into_its_limit(tmp_path: Path) -> None:
@@ -577,6 +595,11 @@ def test_inspect_has_no_triage_of_a_file_that_is_not_a_dump(capfd: pytest.Captur
     assert err.startswith("kdump-harness: cannot triage the crash: ")
 
 
-def test_drgn_is_imported_by_the_worker_only() -> None:
-    code = "import sys, kdump_harness.__main__, kdump_harness.triage; sys.exit('drgn' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+def test_drgn_is_imported_by_functions_of_the_worker_only() -> None:
+    imports = {
+        (path.name, line[:4].isspace())
+        for path in Path(triage_package.__file__).parents[1].rglob("*.py")
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if line.lstrip().startswith(("import drgn", "from drgn"))
+    }
+    assert imports == {("worker.py", True)}

@@ -45,7 +45,7 @@ def ssh_port(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     yield
     listener.shutdown(socket.SHUT_RDWR)
     listener.close()
-    thread.join(timeout=5)
+    thread.join(timeout=60)
 
 
 @pytest.fixture

@@ -88,7 +88,7 @@ class Server(paramiko.ServerInterface):
                 channel.send_exit_status(process.wait())
             finally:
                 channel.close()
-                feeding.join(timeout=5)
+                feeding.join(timeout=60)
         process.wait()
 
     def _feed(self, channel: paramiko.Channel, to: Any) -> None:
@@ -142,7 +142,7 @@ def connect(tmp_path: Path) -> Iterator[Callable[..., Shell]]:
                 connection=way[0] if way is not None else None,
             )
         finally:
-            thread.join(timeout=10)
+            thread.join(timeout=60)
             listener.close()
         closing.append(shell.close)
         shell.server = server  # type: ignore[attr-defined]

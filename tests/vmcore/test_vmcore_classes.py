@@ -476,10 +476,10 @@ def test_elf_dumps_have_classes_and_no_level(memory: Memory, tmp_path: Path) -> 
 def test_ram_without_struct_pages_is_refused_before_it_costs_time(claimed_bytes: int, tmp_path: Path) -> None:
     path = tmp_path / "vmcore"
     path.write_bytes(as_elf(Memory(KERNELS["6.12"]), claimed_bytes))
-    began = time.monotonic()
+    began_s = time.process_time()
     with open_vmcore(path) as vmcore, pytest.raises(VmcoreError, match="cannot have the struct pages of all its RAM"):
         count_classes(vmcore)
-    assert time.monotonic() - began < 5
+    assert time.process_time() - began_s < 5
 
 
 @pytest.mark.parametrize(

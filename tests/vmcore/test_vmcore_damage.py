@@ -281,7 +281,7 @@ def test_a_tail_of_zeros_ends_a_stream_at_once(tmp_path):
     os.truncate(path, 100 << 30)
     started_s = time.process_time()
     assert [(damage.kind, damage.offset) for damage in inspect(path).damage] == [("segment", length)]
-    assert time.process_time() - started_s < 1
+    assert time.process_time() - started_s < 5
 
 
 @pytest.mark.parametrize("step", [1, 0])
@@ -452,7 +452,7 @@ def test_memory_stays_small_for_a_tib_guest(tmp_path):
     )
     took_s, total, kept, resident_kib = answer.stdout.split()
     assert (int(total), int(kept)) == (frames, 8 << 20)
-    assert float(took_s) < 1
+    assert float(took_s) < 5  # some hundredths on an idle machine
     assert int(resident_kib) < 200 * 1024
 
 

@@ -61,7 +61,7 @@ def load(path: Path, cls: type[T]) -> T:
 
 def load_rows(path: Path, key: str, cls: type[T]) -> tuple[T, ...]:
     """The dataclasses of an array of tables [[key]]; a slip is named by file, row and key."""
-    rows: tuple[T, ...] = _rows(_read(path), path.name, key, cls)
+    rows: tuple[T, ...] = _rows(_read(path), path.name, key, typing.cast(Any, cls))
     return rows
 
 
