@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import shutil
@@ -387,6 +388,21 @@ def test_inspect_judges_each_of_several_dumps_by_itself(capsys: pytest.CaptureFi
     assert main(["inspect", str(DUMP), str(tmp_path / "absent")]) == 2
     assert main(["inspect", str(DUMP), str(DUMP), "--dmesg", "-"]) == 2
     assert "--dmesg is for one dump: got 2" in capsys.readouterr().err
+
+
+def test_inspect_reads_through_a_compressed_dump(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    path = tmp_path / "dump.202611221011.gz"
+    path.write_bytes(gzip.compress((DATA / "vmcore" / "logs" / "6.1.0.kdump").read_bytes()))
+    found, status = as_json(capsys, "inspect", path, "--triage", "--dmesg", tmp_path / "log")
+    assert (found["judgement"], found["packed"], found["path"], status) == ("whole", "gzip", str(path), 0)
+    assert found["size_bytes"] == path.stat().st_size
+    assert found["triage"]["panic"] == "Kernel panic - not syncing: sysrq triggered crash"
+    assert "sysrq triggered crash" in (tmp_path / "log").read_text()
+    path.write_bytes(path.read_bytes()[:-99])
+    found, status = as_json(capsys, "inspect", path)
+    assert (found["judgement"], found["packed"], found["damage"][0]["kind"], status) == (
+        "damaged", "gzip", "truncated", 1,
+    )  # fmt: skip
 
 
 def test_inspect_finds_the_parts_of_split_dumps(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import json
+import lzma
 import os
 import shutil
 import socket
@@ -202,6 +204,45 @@ def test_a_dump_that_cannot_be_judged_is_set_aside_and_not_called_damaged(
     assert [(dump.state, dump.remark) for dump in kept.index.dumps()] == [
         ("not judged", "not judged: the file is lz4-compressed (unpack it with lz4 -d first)")
     ]
+
+
+@pytest.mark.parametrize("suffix", ["gz", "xz"])
+def test_a_compressed_dump_is_stored_as_the_dump_that_it_is(kept: Store, incoming: Path, suffix: str) -> None:
+    """Debian's KDUMP_COMPRESSION compresses the whole flattened stream."""
+    pack = {"gz": gzip.compress, "xz": lzma.compress}[suffix]
+    path = incoming / f"dump.202611221011.{suffix}"
+    path.write_bytes(pack((DATA / "lzo.flat").read_bytes()))
+    (incoming / "dmesg.202611221011").write_text("log")
+    dump = _look(kept, incoming)[path.name].dump
+    assert dump is not None
+    place = kept.place_of(dump)
+    assert (place / "vmcore").read_bytes() == (DATA / "lzo.kdump").read_bytes()
+    assert sorted(found.name for found in place.iterdir()) == [
+        "inspection.json", "kernel.log", "sender", "triage.json", "vmcore",
+    ]  # fmt: skip
+    assert [found.name for found in (place / "sender").iterdir()] == ["dmesg.202611221011"]
+    assert _add(kept, DATA / "lzo.kdump").outcome == KNOWN
+    path.write_bytes(path.read_bytes()[:-99])
+    outcome = _look(kept, incoming)[path.name]
+    assert outcome.outcome == REFUSED
+    assert outcome.reason.startswith("damaged: truncated: the ")
+
+
+def test_a_compressed_dump_waits_for_the_room_that_it_needs(
+    kept: Store, incoming: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = incoming / "dump.202611221011.gz"
+    path.write_bytes(gzip.compress(WHOLE.read_bytes() + bytes(2 << 20)))
+    object.__setattr__(kept.policy, "budget_mib", 1)
+    assert _look(kept, incoming)[path.name].outcome == WAITING
+    assert list(kept.incoming.iterdir()) == []
+    object.__setattr__(kept.policy, "budget_mib", 3)
+    assert _look(kept, incoming)[path.name].outcome == STORED
+
+
+def test_an_unfinished_compressed_dump_waits(kept: Store, incoming: Path) -> None:
+    (incoming / "dump-incomplete.gz").write_bytes(gzip.compress(WHOLE.read_bytes()))
+    assert _look(kept, incoming)["dump-incomplete.gz"].reason == "its name is that of an unfinished dump"
 
 
 @pytest.mark.parametrize(

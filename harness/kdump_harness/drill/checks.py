@@ -178,14 +178,7 @@ def check_dump(
                 trouble = ""
             check_pages(verdict, vmcore, found, facts)
     except VmcoreError as error:
-        if error.exit_code == EXIT_UNJUDGED:
-            verdict.not_judged = str(error)
-            return None
-        size_bytes = path.stat().st_size
-        why = f"{error} ({size_bytes:,} bytes)"
-        record_check(verdict, "format", False, expected=expected_format, seen=why)
-        for name in ("complete", "pages", "filter"):
-            record_check(verdict, name, False, seen=why)
+        record_unreadable(verdict, error, path.stat().st_size, expected_format)
         return None
     record_check(verdict, "format", found.format in expected_formats, expected=expected_format, seen=found.format)
     record_check(verdict, "level", found.level == facts.level, expected=facts.level, seen=found.level)
@@ -210,6 +203,17 @@ def check_dump(
     )
     _check_panic_text(verdict, dmesg, facts, trouble)
     return found
+
+
+def record_unreadable(verdict: Verdict, error: VmcoreError, size_bytes: int, expected_format: str) -> None:
+    """Record that the dump cannot be opened: a failure where it is damaged, else only that it was not judged."""
+    if error.exit_code == EXIT_UNJUDGED:
+        verdict.not_judged = str(error)
+        return
+    why = f"{error} ({size_bytes:,} bytes)"
+    record_check(verdict, "format", False, expected=expected_format, seen=why)
+    for name in ("complete", "pages", "filter"):
+        record_check(verdict, name, False, seen=why)
 
 
 def _check_crash_time(verdict: Verdict, found: Inspection, facts: CrashFacts) -> None:

@@ -79,7 +79,7 @@ class DrillRecord:
 
     def ask_oracle(self, path: Path) -> None:
         """Compare the vmcore with the picture taken before."""
-        if not self.plan.oracle:
+        if not self.plan.oracle or self.verdict.not_judged:
             return
         if self.picture is None:
             record_check(self.verdict, "oracle", False, seen="the capture kernel was never seen")

@@ -9,9 +9,9 @@ from __future__ import annotations
 import contextlib
 import re
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 from ..base.clock import Deadline, now_s
 from ..base.errors import CommandFailed, ConsoleLost, GuestError, NotArmed
@@ -25,6 +25,8 @@ from ..kdump.target import Files, FoundFile, ShellFiles, find_target
 from ..vm.console import ConsoleLine
 from ..vm.guest import Guest
 from ..vm.hypervisor.domain import PANICKED
+from ..vmcore import Inspection, Unreadable
+from ..vmcore.packed import readable_packing, unpacked
 from . import checks
 from .checks import CrashFacts
 from .clone import family_of
@@ -199,6 +201,8 @@ class Drill(DrillRecord):
             dumps = self.target.look(guest, before.directory)
             self.memory = self._memory_state(guest, before)
         self.note_state(before)
+        if before.packing:
+            self.verdict.remarks.append(f"kdump compresses the dump as a whole: {before.packing}")
         if before.loaded:
             self.reach(Stage.ARMED)
         else:
@@ -437,10 +441,32 @@ class Drill(DrillRecord):
             local.chmod(0o600)
         self.dumps.append(local)
         self._pull_small_files(system, chosen)
-        with self.progress.step("checking the vmcore"):
-            formats = service.formats(facts.before, self.target.name)
-            found = checks.check_dump(self.verdict, local, facts, expected_formats=formats)
-        self.ask_oracle(local)
+        formats = service.formats(facts.before, self.target.name)
+        found: Inspection | None = None
+        try:
+            with self._unpacked(local) as dump:
+                with self.progress.step("checking the vmcore"):
+                    found = checks.check_dump(self.verdict, dump, facts, expected_formats=formats)
+                self._use_dump(dump, chosen, found, facts)
+        except Unreadable as error:  # its compression
+            checks.record_unreadable(self.verdict, error, chosen.size_bytes, " or ".join(formats))
+            self._use_dump(local, chosen, None, facts)
+
+    @contextlib.contextmanager
+    def _unpacked(self, local: Path) -> Iterator[Path]:
+        """Provide the dump itself where the guest compressed it as a whole."""
+        if readable_packing(local) is None:
+            yield local
+            return
+        with contextlib.ExitStack() as stack:
+            with self.progress.step("unpacking the vmcore"):
+                place, progress = self.evidence.directory, self.progress.bytes
+                dump = stack.enter_context(unpacked(local, directory=place, option="--evidence ", progress=progress))
+            yield dump
+
+    def _use_dump(self, dump: Path, chosen: FoundFile, found: Inspection | None, facts: CrashFacts) -> None:
+        """Let the oracle and the plan have the dump, and note its facts."""
+        self.ask_oracle(dump)
         self.verdict.dump = {
             "path": chosen.path,
             "place": chosen.place or None,
@@ -452,7 +478,7 @@ class Drill(DrillRecord):
         if found:
             self.evidence.json("inspect.json", found.to_json())
         if self.plan.on_dump is not None:
-            self.plan.on_dump(local, facts)
+            self.plan.on_dump(dump, facts)
 
     def _pull_small_files(self, system: Files, chosen: FoundFile) -> None:
         """The kernel log and notes that kdump wrote next to the dump."""

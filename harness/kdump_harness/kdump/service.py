@@ -122,6 +122,7 @@ class GuestState:
     elf: bool = False  # an ELF dump is asked for
     directory: str | None = None  # of dumps; None when it is not in this guest
     compressors: tuple[str, ...] = ()  # the compressions that its makedumpfile has
+    packing: str | None = None  # the program that compresses the dump as a whole
 
     @property
     def crashkernel(self) -> str | None:
@@ -205,6 +206,7 @@ class KdumpService:
             elf=collection.elf,
             directory=self.family.config.directory(config),
             compressors=built_in(parts.get("makedumpfile", "")) if version else (),
+            packing=self.family.config.get(config, "packing") or None,
         )
 
     def formats(self, state: GuestState, target: str) -> tuple[str, ...]:

@@ -16,11 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..base.errors import HostError, UsageError
+from ..base.errors import EXIT_UNJUDGED, HostError, UsageError
 from ..base.units import MIB
 from ..images.state import default_directory, is_held, remove_tree
-from ..vmcore import VmcoreError, rearrange
-from ..vmcore.inspection import UNJUDGED
+from ..vmcore import Unreadable, VmcoreError, rearrange
+from ..vmcore.inspection import DAMAGED, UNJUDGED
+from ..vmcore.packed import readable_packing, unpack
 from .index import TRIAGED, UNTRIAGED, Dump, Index
 from .intake import copying
 from .intake.arrivals import WatchedDirectory, beside, shown
@@ -185,6 +186,10 @@ class Store:
                 return self._admit(place, path, descriptor, part, sign, damaged_too=damaged_too)
         except StillGrowing as error:
             return IntakeOutcome(path=path, outcome=WAITING, reason=str(error))
+        except Unreadable as error:
+            unjudged = error.exit_code == EXIT_UNJUDGED
+            reason = str(error) if unjudged else f"{DAMAGED}: {error.damage.kind}: {error}"
+            return IntakeOutcome(path=path, outcome=UNJUDGED if unjudged else REFUSED, reason=reason)
         except (UsageError, VmcoreError) as error:
             return IntakeOutcome(path=path, outcome=REFUSED, reason=str(error).splitlines()[0])
         except OSError as error:
@@ -207,6 +212,7 @@ class Store:
         copying.take_copy(
             descriptor, arrived, max_bytes=self.policy.max_dump_mib * MIB, free_bytes=self.policy.free_mib * MIB
         )
+        arrived = self._unpack(arrived)
         seen = self._examine(arrived, part)
         if not seen.started:
             raise HostError(f"{path} could not be examined: {seen.trouble}")
@@ -235,6 +241,22 @@ class Store:
                 )
             self.index.put(dump, seen.traits)
         return IntakeOutcome(path=path, outcome=STORED, reason=dump.remark or "", dump=dump)
+
+    def _unpack(self, arrived: Path) -> Path:
+        """Return the dump itself, where the sender's kdump compressed it as a whole."""
+        if readable_packing(arrived) is None:
+            return arrived
+        to = arrived.with_name("unpacked")
+        descriptor = os.open(to, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        free_bytes = self.policy.free_mib * MIB
+        try:
+            unpack(arrived, descriptor, lambda need_bytes: copying.require_room(to.parent, need_bytes + free_bytes))
+            os.fsync(descriptor)
+            self._require_budget(os.fstat(descriptor).st_size)
+        finally:
+            os.close(descriptor)
+        arrived.unlink()
+        return to
 
     def _examine(self, dump: Path, directory: Path) -> Examination:
         return examine(dump, log_to=directory / LOG_NAME, debuginfo=self._debuginfo, state=self._state)

@@ -41,6 +41,7 @@ class Inspection:
     unsupported: tuple[str, ...] = ()  # the reasons why it cannot be judged
     remarks: tuple[str, ...] = ()
     quick: bool = False
+    packed: str | None = None  # how the file was compressed as a whole: gzip, bzip2, xz or lzma
     format: str | None = None
     header_version: int | None = None
     level: int | None = None
@@ -96,9 +97,14 @@ def inspect(path: Path | str, *parts: Path | str, quick: bool = False, progress:
         with open_vmcore(path, *parts) as vmcore:
             return inspect_opened(vmcore, quick=quick, progress=progress)
     except Unreadable as error:
-        size_bytes = Path(path).stat().st_size
-        damage, unsupported = _sorted_out((error.damage, *error.also))
-        return Inspection(path=str(path), size_bytes=size_bytes, damage=damage, unsupported=unsupported, quick=quick)
+        return unreadable(path, error, quick=quick)
+
+
+def unreadable(path: Path | str, error: Unreadable, *, quick: bool = False) -> Inspection:
+    """Return the judgement of a file that cannot be opened."""
+    size_bytes = Path(path).stat().st_size
+    damage, unsupported = _sorted_out((error.damage, *error.also))
+    return Inspection(path=str(path), size_bytes=size_bytes, damage=damage, unsupported=unsupported, quick=quick)
 
 
 def inspect_opened(vmcore: Vmcore, *, quick: bool = False, progress: Progress | None = None) -> Inspection:

@@ -20,6 +20,7 @@ from .formats.source import FLAT_SIGNATURE, DumpSource, FlattenedFile, PlainFile
 from .formats.utsname import Utsname
 from .formats.vmcoreinfo import MAX_BYTES as VMCOREINFO_MAX_BYTES
 from .formats.vmcoreinfo import Vmcoreinfo
+from .packed import PACKINGS
 
 _READ_MAX_BYTES = 64 << 20
 _CACHED_BLOCKS = 8
@@ -29,13 +30,7 @@ _CACHED_PAGES = 256
 SAVED_STATES = (b"QEVM", b"LibvirtQemudSave", b"LibvirtQemudPart")
 _OTHER_FORMATS = {
     b"DISKDUMP": "is in the old diskdump format, which no kdump writes",
-    b"\x1f\x8b": "is gzip-compressed (unpack it with gunzip first)",
-    b"BZh": "is bzip2-compressed (unpack it with bunzip2 first)",
-    b"\x04\x22\x4d\x18": "is lz4-compressed (unpack it with lz4 -d first)",
-    b"\xfd7zXZ\0": "is xz-compressed (unpack it with unxz first)",
-    b"\x28\xb5\x2f\xfd": "is zstd-compressed as a whole (unpack it with unzstd first)",
-    b"\x89LZO\0\r\n\x1a\n": "is lzop-compressed as a whole (unpack it with lzop -d first)",
-    b"\x5d\0\0": "is lzma-compressed (unpack it with unlzma first)",
+    **{each.magic: f"is {each.name}-compressed (unpack it with {each.command} first)" for each in PACKINGS},
     b"Salted__": "is encrypted (decrypt it with openssl enc -d first)",
     b"age-encryption.o": "is encrypted (decrypt it with age -d first)",
     **dict.fromkeys(SAVED_STATES, "is the saved state of a guest (take a dump with virsh dump --memory-only)"),

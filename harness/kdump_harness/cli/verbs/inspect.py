@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -85,22 +87,47 @@ def _inspect(
     arguments: argparse.Namespace, files: Sequence[Path | str], *, triaged: bool
 ) -> tuple[Inspection, Triage | None]:
     """Judge one dump, write its kernel log, and triage it, as the user asked for."""
+    from ...base.progress import Progress
+    from ...vmcore import Unreadable
+    from ...vmcore import inspect as inspect_vmcore
+    from ...vmcore.inspection import unreadable
+    from ...vmcore.packed import readable_packing, unpacked
+
+    first, *parts = files
+    packing = readable_packing(first)
+    if packing is None:
+        crash = _triage(arguments, files) if triaged else None
+        found = inspect_vmcore(first, *parts, quick=arguments.quick)
+        _write_log(arguments.dmesg, files)
+        return found, crash
+    crash, progress, size_bytes = None, Progress(), Path(first).stat().st_size
+    try:
+        with contextlib.ExitStack() as stack:
+            with progress.step(f"unpacking {Path(first).name}, {size_bytes >> 20:,} MiB"):
+                dump = stack.enter_context(unpacked(first, progress=progress.bytes))
+            crash = _triage(arguments, [dump]) if triaged else None
+            found = inspect_vmcore(dump, quick=arguments.quick)
+            _write_log(arguments.dmesg, [dump])
+    except Unreadable as error:
+        found = unreadable(first, error, quick=arguments.quick)
+    return dataclasses.replace(found, path=str(first), size_bytes=size_bytes, packed=packing.name), crash
+
+
+def _write_log(to: str | None, files: Sequence[Path | str]) -> None:
+    """Write the kernel log of a dump, or the reason why it cannot be read."""
     from ...base.output import write_text
     from ...base.progress import err
     from ...vmcore import VmcoreError, open_vmcore
-    from ...vmcore import inspect as inspect_vmcore
 
-    crash = _triage(arguments, files) if triaged else None
-    found = inspect_vmcore(*files, quick=arguments.quick)
-    if arguments.dmesg:
-        try:
-            with open_vmcore(*files) as vmcore:
-                text = vmcore.dmesg()
-        except VmcoreError as error:
-            err.print(f"kdump-harness: cannot read the kernel log: {error}", markup=False)
-        else:
-            write_text(arguments.dmesg, text if text.endswith("\n") else text + "\n")
-    return found, crash
+    if to is None:
+        return
+    try:
+        with open_vmcore(*files) as vmcore:
+            text = vmcore.dmesg()
+    except VmcoreError as error:
+        err.print(f"kdump-harness: cannot read the kernel log: {error}", markup=False)
+    else:
+        write_text(to, text if text.endswith("\n") else text + "\n")
 
 
 def _show(found: Inspection, crash: Triage | None) -> None:

@@ -177,6 +177,6 @@ _BESIDE = re.compile(r"(?:vmcore-dmesg|dmesg|README)(?:\.txt)?|kexec-dmesg\.log"
 
 
 def beside(place: WatchedDirectory, dump: str) -> list[str]:
-    """Return the small files that belong to a dump; Debian's dump.STAMP has a dmesg.STAMP."""
-    stamped = f"dmesg{PurePosixPath(dump).suffix}"
+    """Return the small files that belong to a dump; Debian's dump.STAMP, also dump.STAMP.gz, has a dmesg.STAMP."""
+    stamped = f"dmesg.{dump.removeprefix('dump.').partition('.')[0]}" if dump.startswith("dump.") else ""
     return [name for name in place.names if _BESIDE.fullmatch(name) or name == stamped]

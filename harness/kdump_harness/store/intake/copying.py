@@ -46,7 +46,7 @@ def take_copy(source: int, to: Path, *, max_bytes: int, free_bytes: int) -> None
         raise UsageError(f"{size_bytes:,} bytes are more than the {max_bytes:,} that a dump may have here")
     if size_bytes > _MOST_HOLES * max(disk_bytes, _CHUNK_BYTES):
         raise UsageError(f"of its {size_bytes:,} bytes only {disk_bytes:,} are there: the rest is a hole")
-    _require(to.parent, disk_bytes + free_bytes)
+    require_room(to.parent, disk_bytes + free_bytes)
     with enough_room():
         out = os.open(to, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
@@ -57,7 +57,7 @@ def take_copy(source: int, to: Path, *, max_bytes: int, free_bytes: int) -> None
                 looked += len(chunk)
                 if looked >= _LOOK_BYTES:
                     looked = 0
-                    _require(to.parent, free_bytes)
+                    require_room(to.parent, free_bytes)
             os.fsync(out)
         finally:
             os.close(out)
@@ -103,7 +103,8 @@ def enough_room() -> Iterator[None]:
         raise
 
 
-def _require(directory: Path, need_bytes: int) -> None:
+def require_room(directory: Path, need_bytes: int) -> None:
+    """Raise NoRoom where the directory's disk has less than need_bytes free."""
     free = os.statvfs(directory)
     free_bytes = free.f_bavail * free.f_frsize
     if free_bytes < need_bytes:
