@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from kdump_harness.base import tables
+from kdump_harness.base.crashkernel import words_in
 from kdump_harness.base.errors import TableError, UsageError
 from kdump_harness.distro.config_file import ConfigFile
 from kdump_harness.distro.family import Family, Release, choose_release, fill, find_family, load_families, load_family
@@ -234,6 +236,35 @@ def test_the_support_page_is_up_to_date() -> None:
     )
 
 
+# ---------------------------------------------------------------- the boot loader of Debian
+
+
+@pytest.mark.parametrize(
+    ("crashkernel", "words"),
+    [
+        ("256M", ["256M"]),
+        ("256M,high crashkernel=72M,low", ["256M,high", "72M,low"]),
+        ("128M crashkernel=256M,cma", ["128M", "256M,cma"]),
+        ("default", ["1G-:96M", "512M-:192M"]),
+        ("none", []),
+    ],
+)
+def test_debian_reserves_by_the_words_of_the_drill_alone(tmp_path: Path, crashkernel: str, words: list[str]) -> None:
+    """A packaged reservation would win over ,high without a message."""
+    packaged = 'GRUB_CMDLINE_LINUX_DEFAULT="$GRUB_CMDLINE_LINUX_DEFAULT crashkernel=512M-:192M"\n'
+    script = f'GRUB_CMDLINE_LINUX="net.ifnames=0 crashkernel=1G-:96M"\nGRUB_CMDLINE_LINUX_DEFAULT="quiet"\n{packaged}'
+    guest: Any = SimpleNamespace(
+        shell=SimpleNamespace(write_text=lambda _path, text: (tmp_path / "own").write_text(text))
+    )
+    driven, _ = choose_release(find_family("debian"), os_release("debian", "13"))
+    KdumpService(guest, driven).write_bootloader(crashkernel)
+    script += (tmp_path / "own").read_text() + 'echo "$GRUB_CMDLINE_LINUX $GRUB_CMDLINE_LINUX_DEFAULT"\n'
+    line = subprocess.run(["sh", "-ec", script], capture_output=True, text=True, check=True).stdout
+    assert words_in(line) == tuple(words)
+    others = [word for word in line.split() if not word.startswith("crashkernel=")]
+    assert others == f"net.ifnames=0 quiet {DRILL_ARGUMENTS}".split()
+
+
 # ---------------------------------------------------------------- the boot loader of older SUSE
 
 
@@ -251,6 +282,7 @@ CALIBRATE = "Total: 16384\nLow: {low}\nHigh: {high}\nMinLow: 0\nMaxLow: 2000\nMi
     [
         ("256M", 443, 72, " crashkernel=256M"),
         ("1G-4G:192M,4G-:256M", 443, 72, " crashkernel=1G-4G:192M,4G-:256M"),
+        ("256M,high crashkernel=64M,low", 443, 72, " crashkernel=256M,high crashkernel=64M,low"),
         ("default", 443, 72, " crashkernel=72M,low crashkernel=443M,high"),
         ("default", 322, 0, " crashkernel=322M,high"),
         ("default", 0, 288, " crashkernel=288M"),

@@ -93,6 +93,16 @@ def test_a_good_crash_is_followed_to_a_verified_verdict(drill: Any, tmp_path: Pa
     assert "dump.202611221705" not in left  # keep is never
 
 
+def test_the_memory_that_cma_keeps_from_the_dump_is_in_the_verdict(drill: Any) -> None:
+    probes = {**PROBES, "cmdline": "crashkernel=256M crashkernel=64M,cma", "crash_cma": "20000000-23ffffff"}
+    verdict = drill(FakeGuest(BOOT, CRASH, probes=probes, dump=(DUMP, VMCORE)))
+    assert verdict.verified, verdict.explain()
+    assert verdict.crashkernel == "256M crashkernel=64M,cma"
+    assert verdict.reserved["cma_mib"] == 64
+    assert verdict.left_out == {"page_frames": 16384, "mib": 64, "in_use": {}}
+    assert "the dump leaves out the CMA range of the reservation: 16,384 page frames (64 MiB)" in verdict.remarks
+
+
 def test_a_guest_with_nothing_loaded_is_judged_without_a_crash(drill: Any) -> None:
     guest = FakeGuest(BOOT, CRASH, probes={**PROBES, "loaded": "0"})
     verdict = drill(guest)

@@ -98,3 +98,16 @@ def test_meminfo_gives_the_sums() -> None:
     state = from_meminfo({"MemTotal": 4000, "MemFree": 2000, "Cached": 400, "Buffers": 40, "AnonPages": 80, "Slab": 40})
     assert dict(state.pages) == {"free": 500, "cache": 110, "private cache": 0, "user": 20, "kernel": 370}
     assert (state.sure, state.source) == (10, "/proc/meminfo")
+
+
+def test_frames_that_no_dump_can_have_are_taken_out() -> None:
+    free, user, kernel = 1 << 10, 1 << 12, 0
+    memory = classify(np.array([kernel, free, free, user, kernel, user], dtype=np.uint64))
+    assert memory.in_frames(range(2, 4)) == {"kernel": 0, "free": 1, "cache": 0, "private cache": 0, "user": 1}
+    rest = memory.without([range(2, 4)])
+    assert dict(rest.pages) == {"kernel": 2, "free": 1, "cache": 0, "private cache": 0, "user": 1}
+    assert rest.of_class("user", 6).tolist() == [False] * 5 + [True]
+    assert memory.without([]) is memory
+    sums = from_meminfo({"MemTotal": 4096})
+    assert sums.in_frames(range(4)) == {}
+    assert sums.without([range(4)]) is sums

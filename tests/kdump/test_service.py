@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 from kdump_harness.base.errors import CommandFailed, NotArmed, UsageError
+from kdump_harness.base.units import MIB
 from kdump_harness.distro.family import COMPRESS_FLAGS, Family, choose_release, find_family
 from kdump_harness.distro.packages import KernelChoice, LocalPackage
-from kdump_harness.kdump.reserved_memory import ReservedMemory
+from kdump_harness.kdump.reserved_memory import AddressRange, ReservedMemory
 from kdump_harness.kdump.service import _SIZE, GuestState, KdumpConfig, KdumpService, parse_os_release
 
 DEBIAN = find_family("debian")
@@ -151,16 +152,6 @@ def test_the_boot_arguments_hold_the_reservation_and_our_console(crashkernel: st
     assert "quiet" not in arguments
 
 
-def test_no_reservation_means_that_the_packaged_one_goes_too() -> None:
-    stack, shell = stack_of()
-    stack.write_bootloader("none")
-    assert "sed -E 's/crashkernel=" in shell.files[DEBIAN.bootloader.file]
-    stack.write_bootloader("512M")
-    text = shell.files[DEBIAN.bootloader.file]
-    assert "crashkernel=512M" in text
-    assert "sed" not in text
-
-
 # ---------------------------------------------------------------- what a drill asks for
 
 
@@ -227,6 +218,94 @@ def test_the_parameters_that_the_kernel_uses_are_the_reservation(
     cmdline: str, kernel: str, expected: str | None
 ) -> None:
     assert guest_state(cmdline=cmdline, kernel=kernel).crashkernel == expected
+
+
+@pytest.mark.parametrize(
+    ("cmdline", "memory_mib", "reserved", "remarks"),
+    [
+        ("crashkernel=256M quiet", 1024, (0, 256, 0), []),
+        ("crashkernel=256M,high crashkernel=64M,low", 8192, (256, 64, 0), []),
+        (
+            "crashkernel=256M,high crashkernel=64M,low",
+            1024,
+            (0, 256, 0),
+            ["the ,high part is below 4 GiB, for lack of room above it, and ,low adds nothing to it"],
+        ),
+        (
+            "crashkernel=128M crashkernel=512M,cma",
+            1024,
+            (0, 128, 256),
+            ["crashkernel=...,cma asks for 512 MiB, and the kernel reserved 256 MiB"],
+        ),
+        (
+            "crashkernel=512M-:192M crashkernel=256M,high",
+            1024,
+            (0, 192, 0),
+            ["the kernel ignores crashkernel=256M,high because of crashkernel=512M-:192M"],
+        ),
+        (
+            "crashkernel=128M crashkernel=256M,cma",
+            1024,
+            (0, 0, 0),
+            ["the kernel refuses crashkernel=256M,cma: unrecognized character ','"],
+        ),
+    ],
+)
+def test_words_without_effect_are_remarked(
+    cmdline: str, memory_mib: int, reserved: tuple[int, int, int], remarks: list[str]
+) -> None:
+    high, low, cma = (size * MIB for size in reserved)
+    kernel = "7.3.4" if cma else "6.1.0-57-cloud-amd64"
+    fixed = [AddressRange(0, low)] if low else []
+    fixed += [AddressRange(1 << 32, (1 << 32) + high)] if high else []
+    memory = ReservedMemory(fixed=tuple(fixed), cma=(AddressRange(0, cma),) if cma else ())
+    state = guest_state(cmdline=cmdline, kernel=kernel, reserved=memory)
+    assert state.reservation_remarks(memory_mib) == remarks
+
+
+@pytest.mark.parametrize(
+    ("kernel", "config", "added", "sentence"),
+    [
+        ("7.3.4+deb13-amd64", "CONFIG_CMA=y\nCONFIG_KEXEC=y", False, None),
+        ("7.3.4+deb13-amd64", "", False, None),  # no configuration to read
+        ("6.12.0-211.el10", "CONFIG_CMA=y", True, None),
+        (
+            "6.12.0-211.el10",
+            "CONFIG_CMA=y",
+            False,
+            "kernel 6.12.0-211.el10 refuses crashkernel=256M,cma: Linux 6.17 and",
+        ),
+        (
+            "7.3.4",
+            "# CONFIG_CMA is not set",
+            False,
+            "kernel 7.3.4 cannot reserve crashkernel=256M,cma: it was built without",
+        ),
+    ],
+)
+def test_cma_needs_a_kernel_that_has_it(kernel: str, config: str, added: bool, sentence: str | None) -> None:
+    stack, shell = stack_of()
+    shell.answers = {"kallsyms": ("", 0 if added else 1), "grep -hsE": (config, 0)}
+    stack.check_cma("128M", "5.10")
+    if sentence is None:
+        stack.check_cma("128M crashkernel=256M,cma", kernel)
+        return
+    with pytest.raises(UsageError, match=re.escape(sentence)):
+        stack.check_cma("128M crashkernel=256M,cma", kernel)
+
+
+@pytest.mark.parametrize(
+    ("family", "said", "words"),
+    [
+        (DEBIAN, 'GRUB_CMDLINE_LINUX_DEFAULT="$GRUB_CMDLINE_LINUX_DEFAULT crashkernel=384M-:128M"', ("384M-:128M",)),
+        (find_family("redhat"), 'args="ro crashkernel=1G-4G:192M,4G-:256M rhgb"', ("1G-4G:192M,4G-:256M",)),
+        (DEBIAN, "", ()),
+    ],
+)
+def test_the_reservation_that_a_drill_replaces_is_known(family: Family, said: str, words: tuple[str, ...]) -> None:
+    stack, shell = stack_of(family=family)
+    shell.answers = {family.bootloader.configured: (said, 0)}
+    assert stack.configured_reservation() == words
 
 
 def test_a_guest_of_another_family_is_refused() -> None:
@@ -539,7 +618,8 @@ def test_an_initramfs_for_another_kernel_is_left_to_the_service_where_the_family
         (
             SUSE,
             "default",
-            "update-bootloader --del-option quiet --del-option crashkernel --del-option ignore_loglevel"
+            "update-bootloader --del-option quiet --del-option crashkernel --del-option crashkernel"
+            " --del-option crashkernel --del-option crashkernel --del-option ignore_loglevel"
             " --add-option 'console=tty0 console=ttyS0,115200n8 ignore_loglevel no_timer_check' --config"
             " && kdumptool commandline -u",
         ),

@@ -52,6 +52,7 @@ class Verdict:
     crashkernel: str | None = None
     reserved_mib: int | None = None  # without CMA
     reserved: dict[str, Any] | None = None  # by part: high_mib, low_mib, cma_mib and the address ranges
+    left_out: dict[str, Any] | None = None  # memory that no dump can have: page_frames, mib, in_use by class
     level: int | None = None
     compress: str | None = None
     reached: Stage = Stage.NOTHING

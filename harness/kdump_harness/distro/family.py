@@ -73,7 +73,8 @@ class Bootloader:
     file: str = ""  # a drop-in that reserve reads, where there is such a thing
     template: str = _text("arguments", default="")
     choose: str = _text("kernel", default="")  # run before reserve: boot this one of the installed kernels
-    without: str = _text(default="")  # what the drop-in says as well, to take the packaged reservation away
+    without: str = _text(default="")  # beginning of the drop-in, which removes the reservations of other files
+    configured: str = _text(default="")  # prints the configuration with the reservations that a drill replaces
     packaged: str = ""  # the reservation that the distribution comes with
 
 

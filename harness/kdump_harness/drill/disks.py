@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from ..base.crashkernel import joined
 from ..base.errors import GuestError, HarnessError, HostError, NotArmed, UsageError
 from ..base.evidence import Evidence
 from ..base.units import MIB
@@ -493,6 +494,8 @@ def _configure(run: Run, service: KdumpService, config: KdumpConfig, kernel: str
     # dracut starts thousands of processes, each of which QEMU translates anew; initramfs-tools few.
     usual_s = (400 if family.config.in_initramfs else 100) if run.factor > 1 else 30
     with run.progress.step("arming: boot loader and capture initramfs, by the guest's own tools", usual_s=usual_s):
+        service.check_cma(crashkernel, kernel or service.running_kernel())
+        replaced = service.configured_reservation() if config.reservation.words else ()
         service.enable()
         if family.config.in_initramfs:
             service.set_core_collector(*config.core_collector(family))
@@ -504,6 +507,8 @@ def _configure(run: Run, service: KdumpService, config: KdumpConfig, kernel: str
         one for one in diagnose_text(output, family=family.name, of_kdump=True).symptoms if one.severity == "failure"
     ]
     remarks = [f"while the capture initramfs was built: {one.line.strip()} ({one.name})" for one in wrong]
+    if replaced:
+        remarks.append(f"--crashkernel replaces the guest's own crashkernel={joined(replaced)}")
     for remark in remarks:
         run.progress.say(remark)
     return remarks

@@ -75,6 +75,9 @@ class DrillRecord:
         verdict.kernel, verdict.makedumpfile = state.kernel, state.makedumpfile
         verdict.crashkernel, verdict.reserved_mib = state.crashkernel, state.reserved.fixed_bytes // MIB
         verdict.reserved = state.reserved.to_json()
+        for remark in state.reservation_remarks(self.plan.machine.memory_mib):
+            if remark not in verdict.remarks:
+                verdict.remarks.append(remark)
         verdict.level, verdict.compress = state.level, state.compress
 
     def ask_oracle(self, path: Path) -> None:

@@ -19,7 +19,7 @@ from ..base.stage import Stage
 from ..base.verdict import Verdict
 from ..images.state import require_space
 from ..kdump.crash_monitor import PANIC_TIMEOUT_S, TOTAL_TIMEOUT_S, CrashMonitor
-from ..kdump.page_flags import MemoryState, from_flags, from_meminfo
+from ..kdump.page_flags import CLASSES, FREE, MemoryState, from_flags, from_meminfo
 from ..kdump.service import GuestState, KdumpService
 from ..kdump.target import Files, FoundFile, ShellFiles, find_target
 from ..vm.console import ConsoleLine
@@ -199,7 +199,8 @@ class Drill(DrillRecord):
             self.clock.mark("asked")
             before = service.state()
             dumps = self.target.look(guest, before.directory)
-            self.memory = self._memory_state(guest, before)
+            memory = self._memory_state(guest, before)
+        self.memory = self._note_left_out(memory, before)
         self.note_state(before)
         if before.packing:
             self.verdict.remarks.append(f"kdump compresses the dump as a whole: {before.packing}")
@@ -229,6 +230,22 @@ class Drill(DrillRecord):
             self.progress.say(f"no page flags ({error}): the filter is judged by /proc/meminfo")
             self.evidence.event("no page flags", error=str(error))
             return from_meminfo(before.meminfo_kib)
+
+    def _note_left_out(self, memory: MemoryState, before: GuestState) -> MemoryState:
+        """Say in the verdict how much memory no dump of this guest can have; return the state of the rest."""
+        frames = before.reserved.cma_frames()
+        if not frames:
+            return memory
+        found = [memory.in_frames(part) for part in frames]
+        in_use = {name: sum(part[name] for part in found) for name in CLASSES if name != FREE and all(found)}
+        count, mib = sum(map(len, frames)), before.reserved.cma_bytes // MIB
+        self.verdict.left_out = {"page_frames": count, "mib": mib, "in_use": in_use}
+        used = ", ".join(f"{number:,} {name}" for name, number in in_use.items() if number)
+        self.verdict.remarks.append(
+            f"the dump leaves out the CMA range of the reservation: {count:,} page frames ({mib} MiB)"
+            + (f", of which in use before the crash: {used or 'none'}" if in_use else "")
+        )
+        return memory.without(frames)
 
     def _crash(self, guest: Guest, service: KdumpService, before: GuestState) -> tuple[CrashFacts, CrashMonitor]:
         """Leave the nonce, pull the trigger, follow the console."""

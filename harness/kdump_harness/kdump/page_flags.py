@@ -8,7 +8,7 @@ https://docs.kernel.org/admin-guide/mm/pagemap.html
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -61,6 +61,24 @@ class MemoryState:
         known = min(frames, len(self.codes))
         mask[:known] = self.codes[:known] == CLASSES.index(name)
         return mask
+
+    def without(self, frames: Sequence[range]) -> MemoryState:
+        """Return the state without ranges of page frames, all of which are memory; unchanged without page flags."""
+        if self.codes is None or not frames:
+            return self
+        codes, pages = self.codes.copy(), dict(self.pages)
+        for part in frames:
+            for name, count in self.in_frames(part).items():
+                pages[name] -= count
+            codes[part.start : part.stop] = CLASSES.index(KERNEL)
+        return MemoryState(pages=pages, sure=self.sure, codes=codes)
+
+    def in_frames(self, frames: range) -> dict[str, int]:
+        """Return the pages by class in a range of page frames; empty without page flags."""
+        if self.codes is None:
+            return {}
+        counts = np.bincount(self.codes[frames.start : frames.stop], minlength=len(CLASSES))
+        return {name: int(counts[code]) for code, name in enumerate(CLASSES)}
 
 
 def from_flags(packed: bytes, *, page_frames_max: int) -> MemoryState:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from ..base.units import MIB
 
 _ABOVE = 1 << 32
+PAGE_BYTES = 4096
 # Kernels since 6.19 moved the files below /sys/kernel/kexec; the old names are deprecated links.
 # Only root is shown the addresses of /proc/iomem.
 COMMANDS = {
@@ -75,12 +77,9 @@ class ReservedMemory:
         """The memory that the capture kernel may have as its RAM."""
         return self.fixed_bytes + self.cma_bytes
 
-    def summary(self) -> str:
-        """The parts in one line."""
-        parts = [f"{self.high_bytes // MIB} MiB above 4 GiB"] if self.high_bytes else []
-        parts += [f"{self.low_bytes // MIB} MiB" + (" below" if self.high_bytes else "")] if self.low_bytes else []
-        parts += [f"{self.cma_bytes // MIB} MiB of CMA"] if self.cma else []
-        return f"{' and '.join(parts) or '0 MiB'} reserved"
+    def cma_frames(self) -> list[range]:
+        """The page frames of the CMA ranges; the kernel leaves them out of /proc/vmcore."""
+        return [range(part.start // PAGE_BYTES, part.end // PAGE_BYTES) for part in self.cma]
 
     def to_json(self) -> dict[str, Any]:
         """The record as JSON takes it."""
@@ -91,6 +90,14 @@ class ReservedMemory:
             "fixed_ranges": [str(part) for part in self.fixed],
             "cma_ranges": [str(part) for part in self.cma],
         }
+
+
+def in_words(parts: Mapping[str, Any]) -> str:
+    """Return the parts of a record of to_json() as words."""
+    high_mib, low_mib, cma_mib = (parts.get(name) or 0 for name in ("high_mib", "low_mib", "cma_mib"))
+    said = [f"{high_mib} MiB above and"] if high_mib else []
+    said += [f"{low_mib} MiB{' below 4 GiB' if high_mib else ''}"]
+    return " ".join(said) + (f", and {cma_mib} MiB of CMA" if cma_mib else "")
 
 
 def parse(iomem: str, crash_cma: str, crash_size: str) -> ReservedMemory:

@@ -10,7 +10,17 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from ..base.clock import poll
-from ..base.crashkernel import Reservation, counted, joined, release_knows_cma, words_in
+from ..base.crashkernel import (
+    CMA,
+    CMA_SINCE,
+    Reservation,
+    WordRefused,
+    amounts,
+    counted,
+    joined,
+    release_knows_cma,
+    words_in,
+)
 from ..base.errors import CommandFailed, NotArmed, UsageError, WaitedInVain
 from ..base.units import MIB
 from ..distro.config_file import Collection
@@ -129,6 +139,22 @@ class GuestState:
         """The values of crashkernel= as --crashkernel takes them; those that the kernel ignores are left out."""
         words = words_in(self.cmdline)
         return joined(counted(words, knows_cma=self.knows_cma) or words) or None
+
+    def reservation_remarks(self, memory_mib: int) -> list[str]:
+        """Return sentences about the parameters that the kernel ignores, refuses, or follows only in part."""
+        try:
+            asked = amounts(words_in(self.cmdline), memory_mib, knows_cma=self.knows_cma)
+        except WordRefused as error:
+            return [str(error)]
+        remarks = list(asked.remarks)
+        if asked.high and self.reserved.fixed and not self.reserved.high_bytes:
+            remarks.append("the ,high part is below 4 GiB, for lack of room above it, and ,low adds nothing to it")
+        if self.reserved.cma_bytes < asked.cma_mib * MIB:
+            remarks.append(
+                f"crashkernel=...,cma asks for {asked.cma_mib} MiB, and the kernel reserved"
+                f" {self.reserved.cma_bytes // MIB} MiB"
+            )
+        return remarks
 
     @property
     def knows_cma(self) -> bool:
@@ -279,7 +305,7 @@ class KdumpService:
 
     def kernel_config(self, release: str) -> str:
         """Return the kexec and dump options of an installed kernel's configuration; empty without one."""
-        asked = r"^(# )?CONFIG_(X86_64|CRASH_DUMP|KEXEC|KEXEC_FILE|PROC_VMCORE)\b"
+        asked = r"^(# )?CONFIG_(X86_64|CMA|CRASH_DUMP|KEXEC|KEXEC_FILE|PROC_VMCORE)\b"
         command = "grep -hsE %s %s %s || true"
         return self.guest.shell.run(command, asked, f"/boot/config-{release}", f"/lib/modules/{release}/config").out
 
@@ -287,6 +313,10 @@ class KdumpService:
         """Make the boot loader start this kernel; reserve_and_build() makes it count."""
         if len(self._kernels()) > 1:
             self.guest.shell.run(fill(self._must_have("choose", "one of several kernels"), kernel=shlex.quote(release)))
+
+    def running_kernel(self) -> str:
+        """Return the release of the kernel that runs."""
+        return self.guest.shell.run("uname -r").out.strip()
 
     def _kernels(self) -> set[str]:
         """The releases of the kernels in the guest."""
@@ -376,11 +406,37 @@ class KdumpService:
         bootloader = self.family.bootloader
         if not bootloader.file:
             return
-        text = fill(bootloader.template, arguments=self.boot_arguments(crashkernel)).lstrip()
-        if Reservation(crashkernel).none:
-            # Without a reservation at all: also the packaged default has to go.
-            text += bootloader.without
-        self.guest.shell.write_text(bootloader.file, text)
+        text = fill(bootloader.template, arguments=self.boot_arguments(crashkernel))
+        if not Reservation(crashkernel).distribution_default:
+            text = bootloader.without + text
+        self.guest.shell.write_text(bootloader.file, text.lstrip())
+
+    def configured_reservation(self) -> tuple[str, ...]:
+        """Return the values of crashkernel= in the guest's own boot loader configuration."""
+        command = self.family.bootloader.configured
+        if not command:
+            return ()
+        said = self.guest.shell.run(command, timeout_s=COMMAND_TIMEOUT_S * self.guest.factor, check=False).out
+        return tuple(dict.fromkeys(words_in(re.sub(r"[\"']", " ", said))))
+
+    def check_cma(self, crashkernel: str | None, kernel: str) -> None:
+        """Raise UsageError for crashkernel=...,cma where an installed kernel cannot reserve it."""
+        words = [word for word in Reservation(crashkernel).words if word.endswith(CMA)]
+        if not words:
+            return
+        # Some distributions added it to older kernels; only the running one shows its functions.
+        added = f"[ $(uname -r) = {shlex.quote(kernel)} ] && grep -qw reserve_crashkernel_cma /proc/kallsyms"
+        if not release_knows_cma(kernel) and not self.guest.shell.succeeds(added):
+            raise UsageError(
+                f"the guest's kernel {kernel} refuses crashkernel={words[-1]}: Linux {'.'.join(map(str, CMA_SINCE))}"
+                " and later know ,cma (choose one with --kernel)"
+            )
+        config = self.kernel_config(kernel)
+        if config and "CONFIG_CMA=y" not in config.splitlines():
+            raise UsageError(
+                f"the guest's kernel {kernel} cannot reserve crashkernel={words[-1]}: it was built without CONFIG_CMA"
+                " (choose another one with --kernel)"
+            )
 
     def reserve_command(self, crashkernel: str | None) -> str:
         """Return the command that puts the arguments on the kernel's command line at the next boot."""
@@ -396,7 +452,7 @@ class KdumpService:
         kernel is the release to build for; the running one unless said. Returns what was said; NotArmed quotes a build
         that failed, CommandFailed a boot loader.
         """
-        running = self.guest.shell.run("uname -r").out.strip()
+        running = self.running_kernel()
         kernel = kernel or running
         build = fill(self.family.commands.build, kernel=kernel)
         if kernel != running and build == self.family.commands.build:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from ...base.errors import UsageError
 from ...distro.family import find_family, load_families
+from ...kdump.reserved_memory import in_words
 from ...kdump.target import TARGETS
 from ...kdump.trigger import find_trigger, load_triggers
 from ..options import add_budget, add_crashkernel, add_filter, add_image, add_json, add_keep, add_run, add_software
@@ -204,7 +205,7 @@ def show_verdict(verdict: Verdict) -> None:
         f"kernel {verdict.kernel}",
         f"makedumpfile {verdict.makedumpfile or 'not installed'}",
         f"{verdict.memory_mib} MiB, {verdict.vcpus} CPUs, {verdict.firmware}, {verdict.accelerator}",
-        f"crashkernel={verdict.crashkernel} ({verdict.reserved_mib} MiB reserved)",
+        f"crashkernel={verdict.crashkernel} ({in_words(verdict.reserved or {})} reserved)",
         f"-d {verdict.level}, {verdict.compress}",
         f"{verdict.trigger} → {verdict.target}",
         *(["until the dump was written: the reboot was not judged"] if verdict.until == SAVED else []),
