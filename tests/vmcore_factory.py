@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import struct
 import zlib
@@ -10,7 +11,10 @@ from dataclasses import dataclass, field
 
 import cramjam
 import lzallright
+import numpy as np
 import zstandard
+from kdump_harness.vmcore import Vmcore
+from numpy.typing import NDArray
 
 PAGE = 4096
 FLAGS = {"none": 0x0, "zlib": 0x1, "lzo": 0x2, "snappy": 0x4, "zstd": 0x20}
@@ -195,3 +199,17 @@ def elf(
     ident = b"\x7fELF\x02\x01\x01".ljust(16, b"\0")
     ehdr = ident + struct.pack("<HHIQQQIHHHHHH", 4, machine, 1, 0, 64, 0, flags, 64, 56, count, 0, 0, 0)
     return (ehdr + headers + notes).ljust(at, b"\0") + body
+
+
+def elf_of(vmcore: Vmcore, kept: NDArray[np.bool_]) -> bytes:
+    """An ELF dump of the same memory with the given page frames; those that the other dump lacks are zeros."""
+    ram = np.unpackbits(vmcore.ram_bitmap(), bitorder="little", count=vmcore.max_pfn)
+    state = ram + kept[: len(ram)]
+    borders = (np.flatnonzero(np.diff(state)) + 1).tolist()
+    segments, memory_bytes = [], []
+    for first, last in itertools.pairwise([0, *borders, len(state)]):
+        if state[first]:
+            held = (vmcore.read_page(pfn) if vmcore.kept(pfn) else bytes(PAGE) for pfn in range(first, last))
+            segments.append((first * PAGE, b"".join(held) if state[first] == 2 else b""))
+            memory_bytes.append((last - first) * PAGE)
+    return elf(segments, memory_bytes=memory_bytes, vmcoreinfo=vmcore.vmcoreinfo_text)

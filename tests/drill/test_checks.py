@@ -31,9 +31,11 @@ from kdump_harness.kdump.reserved_memory import ReservedMemory
 from kdump_harness.kdump.service import GuestState
 from kdump_harness.kdump.target import FoundFile
 from kdump_harness.kdump.trigger import find_trigger
+from kdump_harness.vmcore import PageClass, classify, open_vmcore
 from kdump_harness.vmcore import inspect as inspect_anew
-from kdump_harness.vmcore import open_vmcore
-from vmcore_factory import Kdump
+from kdump_harness.vmcore.classes import dropped_by
+from kdump_harness.vmcore.elfruns import in_short_run
+from vmcore_factory import Kdump, elf_of
 
 DUMPS = Path(__file__).parents[1] / "data" / "vmcore"
 CRASH_S = 1_780_000_000
@@ -344,6 +346,30 @@ def test_pages_that_the_level_drops_and_the_dump_keeps_fail_the_filter(verdict: 
     assert failing == ["filter"]
     seen = next(check.seen for check in verdict.checks if check.name == "filter")
     assert f"{memory.pages[code]:,} of the {code} pages" in seen
+
+
+@pytest.mark.usefixtures("strict")
+@pytest.mark.parametrize("pages_of_longer_runs", [0, 2000])
+def test_short_runs_in_an_elf_dump_do_not_fail_the_filter(
+    verdict: Verdict, tmp_path: Path, pages_of_longer_runs: int
+) -> None:
+    """710 cache pages are left, and makedumpfile -E keeps all of them; a longer run is a fault of the filter."""
+    path = tmp_path / "dump"
+    with open_vmcore(DUMPS / "classes" / "6.12.107.kdump") as vmcore:
+        codes = classify(vmcore).codes
+        to_drop = np.isin(codes, list(dropped_by(31)))
+        kept = ~to_drop & (codes != PageClass.HOLE) | in_short_run(to_drop)
+        kept[np.flatnonzero(to_drop & ~in_short_run(to_drop))[:pages_of_longer_runs]] = True
+        path.write_bytes(elf_of(vmcore, kept))
+    guest = np.where(to_drop, CLASSES.index("cache"), CLASSES.index("kernel")).astype(np.uint8)
+    memory = MemoryState(pages={name: int((guest == index).sum()) for index, name in enumerate(CLASSES)}, sure=0)
+    for state in (dataclasses.replace(memory, codes=guest), memory):
+        verdict.checks.clear()
+        made = judge(verdict, path, memory=state, level=31)
+        assert made["level"]
+        assert made["filter"] == (pages_of_longer_runs == 0)
+    seen = next(check.seen for check in verdict.checks if check.name == "filter")
+    assert "1,056 more in runs that are too short for makedumpfile -E to leave them out" in seen
 
 
 @pytest.mark.usefixtures("crash_time", "strict")

@@ -22,7 +22,8 @@ from kdump_harness.vmcore.classes import (
     dropped_by,
     kept_by,
 )
-from vmcore_factory import PAGE, VMCOREINFO, Kdump, elf
+from kdump_harness.vmcore.elfruns import in_short_run, spared
+from vmcore_factory import PAGE, VMCOREINFO, Kdump, elf, elf_of
 
 REAL = Path(__file__).parents[1] / "data" / "vmcore" / "classes"
 QUICKLY = settings(max_examples=50, deadline=None)
@@ -461,6 +462,33 @@ def as_elf(memory: Memory, claimed_bytes: int | None = None) -> bytes:
     sizes[-1] = claimed_bytes or PAGE
     text = VMCOREINFO.format(page_size=PAGE, more=memory.kernel.vmcoreinfo()).encode()
     return elf(segments, memory_bytes=sizes, vmcoreinfo=text)
+
+
+@pytest.mark.parametrize("longest", [255, 256])
+def test_makedumpfile_keeps_short_runs_in_an_elf_dump(longest: int) -> None:
+    wanted = np.zeros(2000, dtype=np.bool_)
+    wanted[:100] = wanted[1000 : 1000 + longest] = wanted[-1:] = True
+    found = in_short_run(wanted)
+    assert found[wanted].sum() == 101 + (longest if longest < 256 else 0)
+    assert not found[~wanted].any()
+
+
+def test_the_pages_that_an_elf_dump_keeps_in_short_runs_are_known(tmp_path: Path) -> None:
+    """The kernel's own pages, all short runs of pages to be dropped, and 300 pages of a longer one."""
+    with open_vmcore(REAL / "6.12.107.kdump") as vmcore:
+        codes = classify(vmcore).codes
+        to_drop = np.isin(codes, list(dropped_by(31)))
+        longer = np.flatnonzero(to_drop & ~in_short_run(to_drop))[:300]
+        kept = ~to_drop & (codes != PageClass.HOLE) | in_short_run(to_drop)
+        kept[longer] = True
+        path = tmp_path / "vmcore"
+        path.write_bytes(elf_of(vmcore, kept))
+    with open_vmcore(path) as vmcore:
+        found = spared(vmcore, 31)
+        assert np.array_equal(found, np.where(in_short_run(to_drop), codes, PageClass.HOLE))
+        assert not spared(vmcore, 0).any()
+    with open_vmcore(REAL / "6.12.107.kdump") as vmcore:
+        assert not spared(vmcore, 31).any()
 
 
 def test_elf_dumps_have_classes_and_no_level(memory: Memory, tmp_path: Path) -> None:

@@ -108,6 +108,7 @@ def test_qemu_stores_aarch64_pages_in_blocks_of_64_kib(write: Write, page_size: 
     assert found.whole, found.damage
     assert (found.machine, found.page_size) == ("aarch64", page_size)
     assert (found.pages_total, found.pages_kept) == (8 * inside, inside)
+    assert found.compressions == {"zlib": inside}
     with open_vmcore(path) as vmcore:
         assert vmcore.read_page(7 * inside + 2) == text_page(7 * inside + 2, page_size)
         assert [vmcore.kept(7 * inside + offset) for offset in (-1, 0, inside - 1)] == [False, True, True]

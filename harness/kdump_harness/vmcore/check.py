@@ -52,6 +52,7 @@ def check(
     found = damage.as_tuple()
     if (frames := vmcore.frames_per_block) > 1:
         found = tuple(replace(one, pfn=one.pfn and one.pfn * frames) for one in found)
+        counts = Counter({name: count * frames for name, count in counts.items()})
     return found, dict(counts)
 
 
