@@ -357,6 +357,12 @@ def test_unusable_debug_info_is_refused_in_a_sentence(data: bytes, sentence: str
         find(put(tmp_path / "vmlinux", data))
 
 
+def test_a_hypervisors_dump_without_vmcoreinfo_says_nothing_of_the_debug_info(tmp_path: Path) -> None:
+    path = put(tmp_path / "vmcore", Kdump(qemu=True, vmcoreinfo=b"").build())
+    found = triage(path, debuginfo=put(tmp_path / "vmlinux", vmlinux()))
+    assert found.source.startswith("neither drgn nor kernel log: no VMCOREINFO: the guest had not handed it to QEMU")
+
+
 @pytest.mark.parametrize(
     ("banner", "fits"),
     [

@@ -9,6 +9,7 @@ from typing import Any
 
 from ..base.progress import Progress
 from ..vmcore import Vmcore, VmcoreError, open_vmcore
+from ..vmcore.formats.vmcoreinfo import NO_VMCOREINFO
 from . import child
 from .child import LIMIT_S, Answer
 from .debuginfo import NoDebugInfo, Wanted, check_given, find
@@ -64,6 +65,8 @@ def triage(
     with open_vmcore(path, *parts) as vmcore:
         log, remarks = _log(vmcore)
         kernel = vmcore.utsname.get("release") or None
+        if vmcore.by_hypervisor and not vmcore.vmcoreinfo:
+            return _by_log(log, kernel, NO_VMCOREINFO, remarks)
         try:
             vmlinux = find(Wanted.of(vmcore), given=debuginfo, package=package, state=state, progress=progress)
         except NoDebugInfo as error:

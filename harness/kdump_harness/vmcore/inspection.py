@@ -15,13 +15,10 @@ from .crew import Progress
 from .formats.damage import UNSUPPORTED, Damage, Unreadable, VmcoreError
 from .formats.kdump import STATUS_NO_VMEMMAP
 from .formats.pages import ZEROS
+from .formats.vmcoreinfo import NO_VMCOREINFO
 from .vmcore import Vmcore, open_vmcore
 
 _QUICK_RECORDS = 2000
-_NO_VMCOREINFO = (
-    "no VMCOREINFO: the guest had not handed it to QEMU, so that kernel, log and classes of pages are unknown"
-    " (give the domain <vmcoreinfo state='on'/>, and load qemu_fw_cfg in the guest)"
-)
 
 
 # The three answers to the question whether a dump is whole.
@@ -194,7 +191,7 @@ class _Kernel:
         """Yield remarks on facts of the kernel that are not in the dump, and on classes that do not fit the level."""
         if not vmcore.vmcoreinfo_text:
             if vmcore.by_hypervisor:
-                yield _NO_VMCOREINFO
+                yield NO_VMCOREINFO
             return
         if vmcore.crash_time_s is None:
             alive = self.log_read and self.panic is None

@@ -11,6 +11,10 @@ MAX_BYTES = 1 << 20
 # Names are words, or a word with something in brackets: OSRELEASE, BUILD-ID, OFFSET(zone.free_area).
 _LINE = re.compile(r"[\w.-]+(\([^()=]*\))?=[\x20-\x7e\t]*")
 
+NO_VMCOREINFO = (
+    "no VMCOREINFO: the guest had not handed it to QEMU, so that kernel, log and classes of pages are unknown"
+    " (give the domain <vmcoreinfo state='on'/>, and load qemu_fw_cfg in the guest)"
+)
 _MACHINES = {
     "SYMBOL(init_top_pgt)": "x86_64",
     "SYMBOL(init_level4_pgt)": "x86_64",  # before 4.13
