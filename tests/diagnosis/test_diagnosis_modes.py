@@ -110,8 +110,13 @@ FIRST_KERNEL = {
     ],
     "capture-image-missing": [
         "kdump: Failed to detect kdump kernel location",
-        "/etc/default/kdump-tools: KDUMP_INITRD does not exist: /var/lib/kdump/initrd.img",
+        "/etc/default/kdump-tools: KDUMP_KERNEL does not exist: /var/lib/kdump/vmlinuz",
         "Invalid symlink : /var/lib/kdump/vmlinuz",
+    ],
+    "capture-initramfs-not-built": [
+        "/etc/default/kdump-tools: KDUMP_INITRD does not exist: /var/lib/kdump/initrd.img",
+        "mkinitramfs is not installed, so kdump-tools builds no capture initramfs",
+        "W: kdump-tools: dracut selected as the initramfs generator but /usr/bin/dracut was not found; skipping.",
     ],
     "initramfs-build-failed": [
         "kdump: mkdumprd: failed to make kdump initrd",

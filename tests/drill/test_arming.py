@@ -254,7 +254,7 @@ def test_other_packages_are_installed_in_a_guest_after_the_usual_ones(arm: Any) 
     _, boots = arm(Guest(DEBIAN_12), "debian", more=more)
     steps = order(
         boots[0],
-        "install -y --no-install-recommends kdump-tools makedumpfile",
+        "install -y --no-install-recommends kdump-tools makedumpfile initramfs-tools-core",
         "-t trixie makedumpfile",
         "put crash.deb",
         "install -y --no-install-recommends ucf",
@@ -264,7 +264,9 @@ def test_other_packages_are_installed_in_a_guest_after_the_usual_ones(arm: Any) 
 
 def test_package_files_must_bring_all_that_kdump_needs(arm: Any) -> None:
     files = (LocalPackage(name="kdump-tools.deb", sha256="", path=Path("kdump-tools.deb")),)
-    with pytest.raises(UsageError, match="the package files have no kdump-tools, makedumpfile, which kdump needs"):
+    with pytest.raises(
+        UsageError, match="the package files have no kdump-tools, makedumpfile, initramfs-tools-core, which kdump needs"
+    ):
         arm(Guest(DEBIAN_12), "debian", files=files)
 
 

@@ -326,6 +326,8 @@ def test_the_guest_is_told_its_root_and_its_serial_console() -> None:
     assert "console=ttyS0,115200" in early["etc/default/grub"]
     assert "root=UUID=1-2-3" in late["boot/grub/grub.cfg"]
     assert early["etc/hostname"] == "debian-12\n"
+    (waiting,) = (text for path, text in late.items() if path.endswith("/dev-ttyS0.device.d/kdump-harness.conf"))
+    assert waiting == "[Unit]\nJobRunningTimeoutSec=infinity\n"
 
 
 def test_a_failing_tool_is_quoted_and_its_output_kept(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import re
 
 import pytest
 from kdump_harness.base.errors import TableError, UsageError
+from kdump_harness.images.build import BASE_PACKAGES
 from kdump_harness.images.catalog import FAMILIES, load_catalog
 
 ROW = """\
@@ -48,6 +49,13 @@ def test_the_debians_can_be_built_from_packages(catalog):
         "debian-13": ("trixie", "trixie-security"),
         "debian-sid": ("sid", ""),
     }
+
+
+def test_a_built_debian_has_the_initramfs_generator_of_its_own_kernel(catalog):
+    """Only sid's kernel brings dracut; a kernel of backports must not bring it where initramfs-tools was before."""
+    assert "initramfs-tools" not in BASE_PACKAGES
+    built = {image.name: "initramfs-tools" in image.build.packages for image in catalog if image.build}
+    assert built == {"debian-11": True, "debian-12": True, "debian-13": True, "debian-sid": False}
 
 
 def test_every_download_of_the_catalogue_that_ships_is_encrypted(catalog):

@@ -221,6 +221,17 @@ def test_a_shell_after_the_dump_is_blamed_on_the_reboot(replay: Any) -> None:
     assert watch.hopeless.startswith("the guest dropped to a shell while rebooting (")
 
 
+def test_a_serial_login_that_is_lost_after_the_dump_is_not_taken_for_a_guest_that_does_not_come_back(
+    replay: Any,
+) -> None:
+    lost = b"[ TIME ] Timed out waiting for device /dev/ttyS0.\r\n"
+    watch = replay(until(b"reboot: machine restart") + NEXT_BOOT.partition(b"Reached target")[0] + b"\r\n" + lost)
+    assert watch.stage is Stage.SAVED
+    assert not watch.done
+    assert str(watch.hopeless).startswith("the guest comes back without a login prompt: systemd waited too short")
+    assert replay(CAPTURE_INITRAMFS + b"\r\n" + lost).hopeless is None
+
+
 @pytest.mark.parametrize(
     ("before", "reason"),
     [

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from kdump_harness.base.errors import CommandFailed, NotArmed, UsageError
 from kdump_harness.base.units import MIB
+from kdump_harness.diagnosis import diagnose_text
 from kdump_harness.distro.family import COMPRESS_FLAGS, Family, choose_release, find_family
 from kdump_harness.distro.packages import KernelChoice, LocalPackage
 from kdump_harness.kdump.reserved_memory import AddressRange, ReservedMemory
@@ -783,6 +784,58 @@ def test_a_capture_initramfs_that_cannot_be_built_is_kdumps_failure(tmp_path: Pa
         )
     assert caught.value.reason.endswith("failed: kdump: mkdumprd: failed to make kdump initrd | [status 1]")
     assert caught.value.said.startswith("kdump: mkdumprd: failed")
+
+
+# The line of kdump-tools' hook that ends it without a word; Ubuntu's hook of 26.10 asks for dracut before it.
+SILENT_HOOK = "[ -x /nowhere/mkinitramfs ] || exit 0\n"
+UBUNTU_HOOK = "command -v dracut >/dev/null || :\n" + SILENT_HOOK
+
+
+@pytest.mark.parametrize(
+    ("hook", "told"),
+    [
+        (SILENT_HOOK, ["mkinitramfs is not installed, so kdump-tools builds no capture initramfs", "has not built"]),
+        (UBUNTU_HOOK, ["has not built"]),
+        (f"echo it fails >&2; exit 3; {UBUNTU_HOOK}", ["it fails", "has not built"]),
+        (f"touch {{place}}/initrd.img-$1; {SILENT_HOOK}", []),
+    ],
+    ids=["dracut-alone", "dracut-known", "failed", "built"],
+)
+def test_a_hook_of_kdump_tools_that_builds_nothing_without_a_word_is_noticed(
+    tmp_path: Path, hook: str, told: list[str]
+) -> None:
+    script = tmp_path / "hook"
+    script.write_text("#!/bin/sh\n" + hook.replace("{place}", str(tmp_path)), encoding="utf-8")
+    script.chmod(0o755)
+    build = DEBIAN.commands.build.replace("/etc/kernel/postinst.d/kdump-tools", str(script))
+    build = build.replace("/var/lib/kdump", str(tmp_path)).replace("mkinitramfs >", "mkinitramfs-of-no-host >")
+    build = build.replace("{kernel}", "7.2.13+deb14")
+    if not told:
+        assert built_by(tmp_path, reserve="true", build=build)[0] == ""
+        return
+    with pytest.raises(NotArmed) as caught:
+        built_by(tmp_path, reserve="true", build=build)
+    said = caught.value.said.splitlines()
+    assert len(said) == len(told) + 1
+    assert all(part in line for part, line in zip([*told, "[status 1]"], said, strict=True))
+    symptom = diagnose_text(caught.value.said, family="debian").symptoms[0]
+    assert symptom.name == "capture-initramfs-not-built"
+    assert symptom.remedy.startswith("apt-get install initramfs-tools-core && systemctl restart kdump-tools")
+
+
+@pytest.mark.parametrize(
+    ("tool", "hook", "lines"),
+    [("sh", SILENT_HOOK, 1), ("no-such-tool", SILENT_HOOK, 2), ("no-such-tool", UBUNTU_HOOK, 1)],
+)
+def test_the_status_of_kdump_tools_says_that_mkinitramfs_is_missing(
+    tmp_path: Path, tool: str, hook: str, lines: int
+) -> None:
+    (tmp_path / "hook").write_text(hook, encoding="utf-8")
+    status = DEBIAN.commands.status.replace("/etc/kernel/postinst.d/kdump-tools", str(tmp_path / "hook"))
+    status = status.replace("kdump-config show", "true").replace("mkinitramfs >", f"{tool} >")
+    made = subprocess.run(["sh", "-c", f"{{ {status}; echo end; }}"], capture_output=True, text=True, check=True)
+    assert len(made.stdout.splitlines()) == lines
+    assert ("mkinitramfs is not installed" in made.stdout) == (lines == 2)
 
 
 @pytest.mark.parametrize("build", ["true", "false"])

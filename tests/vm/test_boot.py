@@ -56,5 +56,6 @@ def test_every_sign_is_found_where_it_counts_and_nowhere_else(sign: ConsoleSign)
     ids=lambda sign: sign.name,
 )
 def test_the_diagnosis_knows_every_sign(sign: ConsoleSign) -> None:
-    row = load_symptoms().row("kdump-emergency-shell" if sign.shell else "no-boot-after-dump")
+    name = "kdump-emergency-shell" if sign.shell else "serial-login-lost" if sign.up else "no-boot-after-dump"
+    row = load_symptoms().row(name)
     assert any(re.search(pattern, sign.example) for pattern in row.patterns)

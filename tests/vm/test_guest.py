@@ -120,6 +120,33 @@ def test_a_shell_of_the_initramfs_is_named_at_once(booting: Any) -> None:
         booting(b"BusyBox v1.35\r\n(initramfs) ", factor=60).wait_until_up()
 
 
+LOST = (
+    b"[    0.000000] Linux version 7.2.13\r\n"
+    b"[ TIME ] Timed out waiting for device dev-ttyS0.device - /dev/ttyS0.\r\n"
+    b"[DEPEND] Dependency failed for serial-getty@ttyS0.service - Serial Getty on ttyS0.\r\n"
+    b"[  OK  ] Reached target multi-user.target - Multi-User System.\r\n"
+)
+
+
+@pytest.mark.usefixtures("ssh_port")
+def test_a_guest_whose_serial_login_is_lost_is_reached_by_ssh_at_once(booting: Any) -> None:
+    """systemd waits 90 s for the device; the network may come later than that."""
+    guest = booting(LOST, factor=60)
+    addresses = iter([None, None])
+    guest.domain.address = lambda: next(addresses, "127.0.0.1")
+    assert not guest.wait_until_up()
+
+
+@pytest.mark.usefixtures("ssh_port")
+def test_a_drill_names_a_lost_serial_login_at_once(booting: Any) -> None:
+    with pytest.raises(WaitedInVain) as error:
+        booting(LOST, address="127.0.0.1", factor=60).wait_for_login()
+    told = str(error.value).splitlines()[0]
+    assert "no login prompt on the serial console: systemd waited too short for the serial line" in told
+    assert "JobRunningTimeoutSec=infinity" in told
+    assert told.endswith("('[ TIME ] Timed out waiting for device dev-ttyS0.device - /dev/ttyS0.')")
+
+
 def test_the_connection_to_a_guest_is_closed_whatever_ends_it(tmp_path: Path) -> None:
     done: list[str] = []
     run = Run(Options(quiet=True))

@@ -98,6 +98,7 @@ class Clone:
         report(f"{self.original.name}: the clone has no serial console; it is given one, and boots again")
         service = KdumpService(guest, self.family or family_of(guest))
         service.identify()
+        service.keep_serial_login()
         service.write_bootloader(None)
         before = guest.boot_id()
         guest.shell.run(service.reserve_command(None), timeout_s=BUILD_TIMEOUT_S * guest.factor)

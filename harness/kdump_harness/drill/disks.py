@@ -31,7 +31,7 @@ from ..vm.shell import Access
 
 # Raise them when installing or arming itself changes: cached disks are then made anew.
 INSTALLED_VERSION = 1
-ARMED_VERSION = 5
+ARMED_VERSION = 6
 INSTALLED_NEED_MIB = 2048
 ARMED_NEED_MIB = 1024
 CORRUPT = 2  # exit status of qemu-img check; unused clusters give 3, and do no harm
@@ -497,6 +497,7 @@ def _configure(run: Run, service: KdumpService, config: KdumpConfig, kernel: str
         service.check_cma(crashkernel, kernel or service.running_kernel())
         replaced = service.configured_reservation() if config.reservation.words else ()
         service.enable()
+        service.keep_serial_login()
         if family.config.in_initramfs:
             service.set_core_collector(*config.core_collector(family))
         service.write_bootloader(crashkernel)
@@ -535,7 +536,7 @@ def _booted(
             if ready:
                 guest.wait_for_login()
             elif not guest.wait_until_up():
-                run.progress.say(f"{subject.name}: no serial console yet; arming gives it one")
+                run.progress.say(f"{subject.name}: no login prompt on the serial console yet; arming gives it one")
             guest.connect()
         yield guest
 

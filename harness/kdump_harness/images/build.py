@@ -20,9 +20,10 @@ from pathlib import Path
 from ..base.errors import CommandFailed, HostError, UsageError
 from ..base.units import MIB
 from ..distro.packages import GUEST_PLACE, LocalPackage, refusal
+from ..distro.serial_line import SERIAL_LINE_FILES
 from .mirror import Mirror
 
-RECIPE_VERSION = 1  # to be raised when the files below change, so that cached disks are built again
+RECIPE_VERSION = 2  # to be raised when the files below change, so that cached disks are built again
 DISK_MIB = 8192  # sparse; enough for the system and a full dump (-d 0) of a 4 GiB guest
 NEED_MIB = 4096  # disk space on the host for package cache, tree and disk
 
@@ -55,7 +56,6 @@ BASE_PACKAGES = (
     "grub-pc-bin",
     "grub2-common",
     "ifupdown",
-    "initramfs-tools",
     "iproute2",
     "kmod",
     "netbase",
@@ -316,6 +316,7 @@ def _early_files(recipe: Recipe, root_uuid: str) -> dict[str, str]:
 def _late_files(root_uuid: str) -> dict[str, str]:
     """Return the files that would disturb the installation of packages."""
     return {
+        **SERIAL_LINE_FILES,
         "etc/network/interfaces": "auto lo\niface lo inet loopback\nsource /etc/network/interfaces.d/*\n",
         # Only the seed disk is probed, which saves the time for other clouds.
         "etc/cloud/cloud.cfg.d/90-datasource.cfg": "datasource_list: [NoCloud, None]\n",

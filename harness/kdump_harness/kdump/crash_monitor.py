@@ -166,7 +166,8 @@ class CrashMonitor:
         elif (sign := find_sign(text)) and sign.shell:
             self.hopeless = f"the guest dropped to a shell while rebooting ({text.strip()!r})"
         elif sign:
-            self.hopeless = f"the guest does not come back: {sign.meaning} ({text.strip()!r})"
+            comes = "comes back without a login prompt" if sign.up else "does not come back"
+            self.hopeless = f"the guest {comes}: {sign.meaning} ({text.strip()!r})"
         elif _POWER_DOWN.search(text):
             self.hopeless = "the guest powered off instead of coming back"
         elif self.restart_seen and LOGIN.search(text):

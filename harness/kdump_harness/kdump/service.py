@@ -26,6 +26,7 @@ from ..base.units import MIB
 from ..distro.config_file import Collection
 from ..distro.family import COMPRESS_FLAGS, MAX_LEVEL, Family, choose_release, fill
 from ..distro.packages import GUEST_PLACE, KernelChoice, LocalPackage, PackageChoice, refusal
+from ..distro.serial_line import SERIAL_LINE_FILES
 from ..vm.guest import Guest
 from . import reserved_memory
 from .reserved_memory import ReservedMemory
@@ -354,13 +355,21 @@ class KdumpService:
 
     def enable(self) -> None:
         """Switch the service on, and make its defaults safe."""
-        for path, text in self.family.drop_ins.items():
-            self.guest.shell.run("mkdir -p %s", str(PurePosixPath(path).parent))
-            self.guest.shell.write_text(path, text.lstrip())
+        self._write_files(self.family.drop_ins)
         self.guest.shell.run(self.family.commands.enable, timeout_s=COMMAND_TIMEOUT_S * self.guest.factor)
         config = self.family.config
         if settings := {name: value for name, value in config.settings.items() if config.keys.get(name)}:
             self.configure(settings)
+
+    def keep_serial_login(self) -> None:
+        """Make the next boots wait for the serial line as long as a slow host needs."""
+        self._write_files({f"/{path}": text for path, text in SERIAL_LINE_FILES.items()})
+
+    def _write_files(self, files: Mapping[str, str]) -> None:
+        """Write files, by their absolute paths, and make their directories."""
+        for path, text in files.items():
+            self.guest.shell.run("mkdir -p %s", str(PurePosixPath(path).parent))
+            self.guest.shell.write_text(path, text.lstrip())
 
     def original_directory(self) -> str:
         """Return the dump directory that the guest was configured with before the target was changed."""

@@ -21,6 +21,7 @@ class ConsoleSign:
     meaning: str
     where: tuple[str, ...]
     shell: bool = False
+    up: bool = False
     example: str = field(default="", repr=False)
 
 

@@ -38,10 +38,19 @@ class _SilentConsole(Exception):
 _CLOUD_INIT_TROUBLE = re.compile(r"cloud-init\[\d+\]: .*(?:WARNING|ERROR|CRITICAL)|FAILED.*cloud-init")
 
 
-def boot_trouble(line: ConsoleLine) -> str | None:
-    """Return why a guest that printed this line while booting is stuck, or None."""
+def boot_trouble(line: ConsoleLine, *, by_ssh: bool = False) -> str | None:
+    """Return why a guest that printed this line while booting is stuck, or None.
+
+    BY_SSH asks about a guest that needs no login prompt.
+    """
     sign = find_sign(line.text, "boot")
-    return f"{sign.meaning} ({line.text.strip()!r})" if sign else None
+    return f"{sign.meaning} ({line.text.strip()!r})" if sign and not (by_ssh and sign.up) else None
+
+
+def _prompt_lost(text: str) -> bool:
+    """Return whether this line of the console says that the guest boots on without a login prompt."""
+    sign = find_sign(text, "boot")
+    return sign is not None and sign.up
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,10 +140,12 @@ class Guest:
         try:
             return self._wait_for_login(self._tick)
         except WaitedInVain as error:
+            if _prompt_lost(self.console.last_line):
+                raise
             raise WaitedInVain(f"{error.args[0]}; {self._seen_from_outside()}", see=error.see) from None
 
     def wait_until_up(self) -> bool:
-        """Wait for the login prompt, or for SSH if the console is silent; return whether there is a prompt.
+        """Wait for the login prompt, or for SSH if no prompt will come; return whether there is a prompt.
 
         A guest that has requested an address is running, even if its console is silent.
         """
@@ -155,20 +166,19 @@ class Guest:
         except _SilentConsole:
             return False
         except WaitedInVain as error:
-            if self.console.silent_s > SILENCE_TIMEOUT_S * self.factor and self._ssh_within(deadline.left_s):
+            silent = self.console.silent_s > SILENCE_TIMEOUT_S * self.factor and self.domain.address() is not None
+            if (silent or _prompt_lost(self.console.last_line)) and self._ssh_within(deadline.left_s):
                 return False
             raise WaitedInVain(f"{error.args[0]}; {self._seen_from_outside()}", see=error.see) from None
         return True
 
     def _ssh_within(self, timeout_s: float) -> bool:
-        """Return whether a guest with an address answers by SSH in time, and without a sign that it is stuck."""
+        """Return whether a guest answers by SSH in time, and without a sign that it is stuck."""
 
         def answers() -> bool | None:
             self._look_at_console()
             return True if self._ssh_answers(self.domain.address()) else None
 
-        if self.domain.address() is None:
-            return False
         try:
             return poll(f"{self.name} by SSH", answers, timeout_s=timeout_s, every_s=SSH_LOOK_EVERY_S)
         except WaitedInVain:
@@ -323,7 +333,7 @@ class Guest:
     def _look_at_console(self) -> None:
         """Read the console while waiting for SSH: panics and signs of a stuck guest are errors."""
         while (line := self.console.read_line(timeout_s=0)) is not None:
-            if reason := boot_trouble(line):
+            if reason := boot_trouble(line, by_ssh=True):
                 raise GuestError(f"{self.name}: {reason}", see=self.evidence.console_path)
         if self._tick is not None:
             self._tick()
