@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from kdump_harness import __main__ as command
@@ -393,6 +393,24 @@ def test_an_initramfs_that_was_built_anew_is_another_side(tmp_path: Path) -> Non
         asked.append(ComparePlan(image="debian-12", thing="initramfs", sides=sides).asked(run))
     assert asked[0] == asked[1]
     assert [name for name in asked[0] if asked[0][name] != asked[2][name]] == ["the new side"]
+
+
+def test_an_initramfs_is_put_where_the_guest_keeps_its_own(tmp_path: Path) -> None:
+    path = tmp_path / "initramfs"
+    path.touch()
+    subject = SystemUnderTest(name="rocky-10", family=find_family("redhat"))
+    boot, state = "/boot/initramfs-6.12kdump.img", "/var/lib/kdump/initramfs-6.12kdump.img"
+    for has, used in ((boot, boot), (state, state), ("", boot)):
+        puts: list[str] = []
+        shell = SimpleNamespace(
+            run=lambda _command: SimpleNamespace(out="6.12\n"),
+            succeeds=lambda _command, place, has=has: place == has,
+            put=lambda _path, place, puts=puts: puts.append(place),
+        )
+        prepare = _side("initramfs", str(path), subject).prepare
+        assert prepare is not None
+        prepare(cast(Any, SimpleNamespace(shell=shell)), cast(Any, SimpleNamespace(arm=lambda: None)))
+        assert puts == [used]
 
 
 # ---------------------------------------------------------------- bisection

@@ -94,7 +94,10 @@ FIRST_KERNEL = {
         "/usr/bin/kdumpctl: line 672: 661 Aborted                 (core dumped) $KEXEC $KEXEC_ARGS --initrd=$INITRD",
         "[   90.0] kexec[661]: segfault at 0 ip 000055d1 sp 00007ffe error 4 in kexec[55d1+4000]",
     ],
-    "luks-target": ["kdump: kexec: failed to prepare for a LUKS target"],
+    "luks-target": [
+        "kdump: kexec: failed to prepare for a LUKS target",
+        "kdump: Device UUID=0f4c2c0d-7c4e-4d0a-9d5e-2f4b2f3b7a11 doesn't exist.",
+    ],
     "config-invalid": [
         "kdump: Invalid kdump config option net foo",
         "kdump: Deprecated kdump config option: net. Refer to kdump.conf manpage for alternatives.",
@@ -262,6 +265,10 @@ IN_CAPTURE = {
 }
 
 WARNINGS = {
+    "post-script-failed": [
+        "[   31.0] kdump[310]: /usr/bin/emerg.sh exited with 1 status",
+        "[   31.0] kdump[310]: /etc/kdump/post.d/tell.sh exited with 2 status",
+    ],
     "capture-dma-pool-alloc-failed": [
         "[    0.3] DMA: failed to allocate 128 KiB GFP_KERNEL|GFP_DMA pool for atomic allocation"
     ],
@@ -315,6 +322,28 @@ def test_a_warning_does_not_spoil_a_saved_dump(name: str, line: str) -> None:
     assert diagnosis.mode == "ok"
     assert [symptom.name for symptom in diagnosis.symptoms] == [name]
     assert diagnose_text(CAPTURING + USERSPACE + line + "\n").mode == name
+
+
+IN_FIRST_KERNEL = {
+    "crash-hotplug-failed": [
+        "[  300.0] crash hp: update elfcorehdr elfsz 1024000 > memsz 917616",
+        "[    0.5] number of Phdrs 70000 exceeds max",
+        "[  300.0] crash hp: kexec_trylock() failed, kdump image may be inaccurate",
+    ],
+    "serial-login-lost": [
+        "[ TIME ] Timed out waiting for device dev-ttyS0.device - /dev/ttyS0.",
+        "[DEPEND] Dependency failed for serial-getty@ttyS0.service - Serial Getty on ttyS0.",
+        "[DEPEND] Dependency failed for Serial Getty on ttyS0.",
+    ],
+}
+
+
+@pytest.mark.parametrize(("name", "line"), cases(IN_FIRST_KERNEL))
+def test_a_warning_of_the_first_kernel_is_no_failure_of_kdump(name: str, line: str) -> None:
+    assert [one.name for one in diagnose_text(FIRST_BOOT + line + "\n").symptoms] == [name]
+    assert diagnose_text(FIRST_BOOT + line + "\n" + ARMED_CRASH + CAPTURE_BOOT + REDHAT_SAVED + NEXT_BOOT).mode == "ok"
+    # The serial line is not the disk that a capture kernel needs.
+    assert not diagnose_text(CAPTURING + line + "\n" + REDHAT_SAVED).failed
 
 
 SENDING = (

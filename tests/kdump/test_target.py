@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from kdump_harness.base.errors import UsageError
 from kdump_harness.base.verdict import Verdict
-from kdump_harness.distro.family import find_family
+from kdump_harness.distro.family import choose_release, find_family
 from kdump_harness.drill.checks import choose_dump
 from kdump_harness.kdump.service import KdumpService
 from kdump_harness.kdump.target import KEY, FoundFile, Server, find_target
@@ -212,6 +212,19 @@ def test_a_target_is_written_as_its_family_says_it_and_goes_without_a_trace(
     assert sorted(guest.files[driven.config.file].replace("file://", "").splitlines()) == sorted(
         FOUND[family].replace("file://", "").splitlines()
     )
+
+
+@pytest.mark.parametrize("version", ["7.9", "10.1"])
+@pytest.mark.parametrize("before", ["raw /dev/sdb", "ext3 UUID=1-2", "minix /dev/sdb1", "btrfs LABEL=x", "nfs a:/b"])
+def test_red_hat_is_left_with_one_target(before: str, version: str) -> None:
+    """kdumpctl refuses a configuration with two."""
+    os_release = {"ID": "rhel", "VERSION_ID": version}
+    driven, _ = choose_release(find_family("redhat"), os_release, lambda _command: False)
+    for name, targets in (("xfs", ["xfs LABEL=kdump-target"]), ("local", [])):
+        guest: Any = Machine(**{driven.config.file: f"{before}\npath /data/crash\n"})
+        assert find_target(name, driven).configure(guest, KdumpService(guest, driven))
+        lines = guest.files[driven.config.file].splitlines()
+        assert sorted(lines) == sorted([*targets, "path /" if targets else "path /data/crash"])
 
 
 def test_a_local_target_leaves_the_configuration_as_it_is() -> None:

@@ -156,7 +156,7 @@ class Family:
     load_timeout_s: float = 60.0  # from the login prompt until the capture kernel is loaded; unscaled
     suites: str = ""  # what a word for a kernel looks like that is a suite and not a package
     updates: tuple[str, ...] = ()  # units that change packages by themselves, in the middle of a drill
-    capture_initramfs: str = field(default="", metadata={"holes": ("kernel",)})  # where it is, by kernel release
+    capture_initramfs: tuple[str, ...] = _text("kernel", default=())  # where it may be, by kernel release
     suggestion: str = ""  # where the estimate command prints MiB; several numbers are added
     drop_ins: Mapping[str, str] = field(default_factory=dict)  # files that make the defaults safe, by path
     measure: Measure = field(default_factory=Measure)

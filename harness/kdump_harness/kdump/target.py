@@ -122,8 +122,9 @@ class Target:
             words |= {"host": self._server.name, "user": self._server.user, "directory": self._server.directory}
         wanted = service.family.targets[self.name].settings
         known = {setting for target in service.family.targets.values() for setting in target.settings}
+        known = {setting for setting in known if service.family.config.keys.get(setting)}
         changed = service.configure(
-            {setting: fill(wanted[setting], **words) if setting in wanted else None for setting in sorted(known)}
+            {setting: fill(wanted.get(setting, ""), **words) or None for setting in sorted(known)}
         )
         if self.name == "ssh":
             changed = self._propagate(guest, words) or changed

@@ -243,8 +243,8 @@ def _side(thing: str, text: str, base: SystemUnderTest) -> Side:
 
 def _with_initramfs(path: Path, base: SystemUnderTest) -> Callable[[Guest, KdumpService], None]:
     """Return a function that copies a capture initramfs of this host into the guest."""
-    place = base.family.capture_initramfs
-    if not place:
+    places = base.family.capture_initramfs
+    if not places:
         raise UsageError(
             f"--initramfs cannot be used: the path of the capture initramfs is not known for {base.family.name}"
         )
@@ -253,7 +253,8 @@ def _with_initramfs(path: Path, base: SystemUnderTest) -> Callable[[Guest, Kdump
 
     def prepare(guest: Guest, service: KdumpService) -> None:
         kernel = guest.shell.run("uname -r").out.strip()
-        guest.shell.put(path, fill(place, kernel=kernel))
+        used = [fill(place, kernel=kernel) for place in places]
+        guest.shell.put(path, next((place for place in used if guest.shell.succeeds("test -e %s", place)), used[0]))
         service.arm()
 
     return prepare
