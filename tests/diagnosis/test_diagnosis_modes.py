@@ -267,7 +267,7 @@ IN_CAPTURE = {
 WARNINGS = {
     "post-script-failed": [
         "[   31.0] kdump[310]: /usr/bin/emerg.sh exited with 1 status",
-        "[   31.0] kdump[310]: /etc/kdump/post.d/tell.sh exited with 2 status",
+        "[   31.0] kdump[310]: /etc/kdump/post.d/note.sh exited with 2 status",
     ],
     "capture-dma-pool-alloc-failed": [
         "[    0.3] DMA: failed to allocate 128 KiB GFP_KERNEL|GFP_DMA pool for atomic allocation"
