@@ -325,9 +325,9 @@ def test_a_warning_does_not_spoil_a_saved_dump(name: str, line: str) -> None:
 
 
 IN_FIRST_KERNEL = {
-    "crash-hotplug-failed": [
+    "elfcorehdr-not-updated": [
         "[  300.0] crash hp: update elfcorehdr elfsz 1024000 > memsz 917616",
-        "[    0.5] number of Phdrs 70000 exceeds max",
+        "[    0.5] kexec: number of Phdrs 70000 exceeds max",
         "[  300.0] crash hp: kexec_trylock() failed, kdump image may be inaccurate",
     ],
     "serial-login-lost": [

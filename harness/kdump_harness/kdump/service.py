@@ -416,7 +416,7 @@ class KdumpService:
         if not bootloader.file:
             return
         text = fill(bootloader.template, arguments=self.boot_arguments(crashkernel))
-        if not Reservation(crashkernel).distribution_default:
+        if crashkernel is not None and not Reservation(crashkernel).distribution_default:
             text = bootloader.without + text
         self.guest.shell.write_text(bootloader.file, text.lstrip())
 
