@@ -185,6 +185,13 @@ def test_a_drill_from_before_a_check_was_required_is_not_called_verified(table: 
     assert re.search(r"^\| Debian 12 \| debian: 12 .*\| guest, not verified \|$", page, flags=re.MULTILINE)
 
 
+def test_a_drill_with_fewer_checks_than_today_is_shown_as_such() -> None:
+    today = len(REQUIRED_CHECKS)
+    page = support_page(FAMILIES, [record_of(checks=today - 1), record_of(image="debian-13", release="Debian 13")])
+    assert f"| verified, {today - 1} checks ({today} are required today) |" in page
+    assert f"| verified, {today} checks |" in page
+
+
 def test_a_missing_file_is_named(table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--record", str(tmp_path / "none.json")]) == EXIT_USAGE
     assert "none.json cannot be read (No such file or directory)" in capsys.readouterr().err

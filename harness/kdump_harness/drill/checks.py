@@ -127,7 +127,7 @@ class CrashFacts:
 
 
 def choose_dump(verdict: Verdict, files: dict[str, FoundFile], before: dict[str, FoundFile]) -> FoundFile | None:
-    """The one new dump, after the checks single-dump and final-name."""
+    """Return the one new dump, after the checks single-dump and final-name."""
     new = [file for path, file in sorted(files.items()) if path not in before or file != before[path]]
     finished = [file for file in new if file.final]
     unfinished = [file for file in new if not file.final]
@@ -331,7 +331,7 @@ def check_recovery(
     budget_s: float,
     widened: float = 1.0,
 ) -> None:
-    """The guest is back as a different boot, in time, and ready for the next crash.
+    """Check that the guest is back in time, as another boot, and ready for the next crash.
 
     widened is by how much the budget is already larger than on a host with nothing else to do.
     """

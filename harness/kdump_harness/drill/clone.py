@@ -110,7 +110,7 @@ class Clone:
         return f"the original has no serial console: the clone's kernel got one ({DRILL_ARGUMENTS})"
 
     def dumps_away(self, guest: Guest, family: Family) -> str | None:
-        """A remark on a kdump that sends its dumps to another machine, which the clone cannot reach."""
+        """Return a remark on a kdump that sends its dumps to another machine, which the clone cannot reach."""
         config = family.config
         text = guest.shell.read_text(config.file)
         places = [f"by {word} to {place}" for key, word in AWAY.items() if (place := _setting(family, text, key))]
@@ -134,7 +134,7 @@ def family_of(guest: Guest) -> Family:
 
 
 def find_by_os_release(os_release: Mapping[str, str]) -> Family:
-    """The family of a distribution by its ID, else by what it is like."""
+    """Return the family of a distribution by its ID, else by the IDs that it resembles."""
     for identity in (os_release.get("ID", ""), *os_release.get("ID_LIKE", "").split()):
         for family in load_families().values():
             if identity in family.known_ids:
@@ -170,7 +170,7 @@ def check_config(config: KdumpConfig, family: Family | None) -> None:
 
 
 def label_of(name: str) -> str:
-    """The domain's name as a part of host, domain and directory names."""
+    """Return the domain's name as a part of host, domain and directory names."""
     return re.sub(r"[^A-Za-z0-9-]+", "-", name).strip("-")[:40] or "clone"
 
 
@@ -396,7 +396,7 @@ def _copy_media(run: Run, original: SourceDescription) -> Iterator[tuple[str, Pa
 
 
 def _network_remark(original: SourceDescription, request: CloneRequest) -> str:
-    """A remark on what the clone can reach."""
+    """Return a remark on the machines that the clone can reach."""
     cards = "its network card is" if len(original.macs) == 1 else "its network cards are"
     if not original.macs:
         cards = "it has a network card, which the original has not,"

@@ -53,7 +53,7 @@ def _build_in_guest(run: Run, guest: Guest) -> None:
 
 
 def _built(run: Run, subject: SystemUnderTest, release: str) -> Path:
-    """The module for a kernel of Debian's, built once in a tree of the release's own packages, with its compiler."""
+    """Return the module for a kernel of Debian's, built once in a tree of the release's packages, with its compiler."""
     recipe = recipe_of(subject)
     digest = hashlib.sha256()
     for part in (release, recipe.suite, recipe.kernel_suite, *(path.read_text("utf-8") for path in _sources())):

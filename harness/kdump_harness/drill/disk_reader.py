@@ -113,7 +113,7 @@ class HostDisk:
         return self._debugfs(f"cat {_quoted(str(path))}")
 
     def small_files(self, directory: str, *, less_than_bytes: int = _MAX_SMALL_BYTES) -> list[str]:
-        """The paths of the small files of a directory."""
+        """Return the paths of the small files of a directory."""
         return [
             f"{directory}/{entry.name}"
             for entry in self._list(directory)
@@ -165,7 +165,7 @@ class HostDisk:
     # ------------------------------------------------------------ the file system
 
     def _open(self, disk: Path) -> None:
-        """The largest partition with a file system that can be read, its journal replayed."""
+        """Open the largest partition with a readable file system, its journal replayed."""
         for start, size in self._partitions(disk):
             with contextlib.ExitStack() as resources:
                 self._show(resources, disk, start, size)
@@ -253,7 +253,7 @@ def _is_ext(raw: Path) -> bool:
 
 
 def _doubled(path: Path) -> str:
-    """A path in QEMU's options, where a comma would begin the next one."""
+    """Return a path for QEMU's options, where a comma would begin the next one."""
     return str(path).replace(",", ",,")
 
 
@@ -263,7 +263,7 @@ def _matches(name: str, pattern: str) -> bool:
 
 
 def _quoted(path: str) -> str:
-    """A path as debugfs takes it (it knows quotes, and no way to put one into a name)."""
+    """Return a path as debugfs takes it, which has no way to put a quote into a name."""
     if '"' in path or "\n" in path:
         raise CannotRead(f"debugfs has no way to name {path!r}")
     return f'"{path}"'

@@ -123,7 +123,7 @@ def _check_qcow2(path: Path) -> None:
 
 
 def base_disk(run: Run, subject: SystemUnderTest, packages: tuple[str, ...]) -> BaseDisk:
-    """The disk a guest starts from; one line says which source and why."""
+    """Return the disk that a guest starts from; one line of progress names its source and the reason."""
     if subject.path is not None:
         return _brought(subject.path)
     image = subject.image
@@ -186,12 +186,12 @@ def recipe_of(subject: SystemUnderTest, packages: tuple[str, ...] = ()) -> build
 
 
 def _made(run: Run, files: tuple[LocalPackage, ...]) -> tuple[LocalPackage, ...]:
-    """The package files, with those that are yet to be made of something."""
+    """Return the package files, and make those that are directories of kernels."""
     return tuple(_packaged(run, file) for file in files)
 
 
 def _packaged(run: Run, file: LocalPackage) -> LocalPackage:
-    """The package of a kernel's directory; made once for each content."""
+    """Return the package of a kernel's directory, which is made once for each content."""
     tree = file.tree
     if tree is None:
         return file
@@ -209,7 +209,7 @@ def _packaged(run: Run, file: LocalPackage) -> LocalPackage:
 
 
 def _kernel_package(subject: SystemUnderTest, usual: str) -> str:
-    """The kernel that the package manager is to install; nothing where files bring it."""
+    """Return the kernel that the package manager is to install; empty if package files bring it."""
     choice = subject.kernel
     if choice is None:
         return usual
@@ -463,7 +463,7 @@ def _arm(
 
 @contextlib.contextmanager
 def _evidence(run: Run, name: str) -> Iterator[Evidence]:
-    """A directory for what is done to a disk, which errors point to."""
+    """Make a directory for the evidence of work on a disk, which errors point to."""
     evidence = run.evidence(name)
     try:
         yield evidence

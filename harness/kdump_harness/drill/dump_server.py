@@ -48,7 +48,7 @@ class DumpServer:
 
 @contextlib.contextmanager
 def open_dump_server(run: Run) -> Iterator[DumpServer]:
-    """A collector on the run's crash network; destroyed at the end of the block."""
+    """Start a collector on the run's crash network, and destroy it at the end of the block."""
     row = load_catalog().find(IMAGE)
     subject = SystemUnderTest(name=NAME, family=find_family(row.family), image=row)
     machine = run.fit(MACHINE, needs=subject.needs_cpu)

@@ -65,7 +65,7 @@ class OracleResult:
         return "; ".join([text, *self.wrong_side])
 
     def to_json(self) -> dict[str, Any]:
-        """The record as JSON takes it."""
+        """Return the record in the form of JSON."""
         listed = [asdict(one) for one in self.differences[:LISTED_MAX]]
         return {**asdict(self), "differences": listed, "differing": len(self.differences), "ok": self.ok}
 

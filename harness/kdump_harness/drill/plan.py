@@ -87,5 +87,5 @@ class Plan:
 
 
 def disk_need_mib(memory_mib: int) -> int:
-    """The disk that a guest takes at most that is saved and drilled: its memory, its overlay, a copy of its disk."""
+    """Return the most disk that a saved and drilled guest takes: its memory, its overlay, a copy of its disk."""
     return 2 * memory_mib + EVIDENCE_NEED_MIB + OVERLAY_MIB + COPY_MIB

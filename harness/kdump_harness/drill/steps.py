@@ -185,7 +185,7 @@ class Drill(DrillRecord):
             self.verdict.remarks.append(remark)
 
     def _prepare(self, guest: Guest, service: KdumpService) -> tuple[GuestState, dict[str, FoundFile]]:
-        """The state before the crash; raises when the guest is not what the drill needs."""
+        """Return the state before the crash; raise if the guest is not what the drill needs."""
         with self.progress.step("looking at the guest before the crash"):
             self._configure(guest, service)
             self.trigger.check_guest(guest)
@@ -340,7 +340,7 @@ class Drill(DrillRecord):
         self.evidence.event("memory taken")
 
     def _too_late(self, guest: Guest, monitor: CrashMonitor) -> str | None:
-        """The two kinds of deadline: silence and total.
+        """Return the deadline that has passed, that for silence or the total one; None if neither has.
 
         A host that becomes busier meanwhile widens them; one that becomes idle again has been busy all the same.
         """
@@ -498,7 +498,7 @@ class Drill(DrillRecord):
             self.plan.on_dump(dump, facts)
 
     def _pull_small_files(self, system: Files, chosen: FoundFile) -> None:
-        """The kernel log and notes that kdump wrote next to the dump."""
+        """Fetch the kernel log and notes that kdump wrote next to the dump."""
         files = self.target.dump_files(system) if chosen.wanted else system
         for path in files.small_files(str(PurePosixPath(chosen.path).parent)):
             name = PurePosixPath(path).name

@@ -73,7 +73,7 @@ def can_be_warm(plan: Plan) -> bool:
 
 
 def kind_of(plan: Plan) -> Plan:
-    """The part of a plan that drills of one guest share."""
+    """Return the part of a plan that drills of one guest share."""
     devices = {*plan.machine.devices, *find_trigger(plan.trigger, vcpus=plan.machine.vcpus).devices}
     config = plan.config
     if not plan.subject.family.config.in_initramfs:

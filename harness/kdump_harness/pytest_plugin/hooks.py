@@ -90,7 +90,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Declare the markers and start the matrix."""
-    config.addinivalue_line("markers", "needs(feature, ...): skip where the hypervisor or the guest lacks a feature")
+    config.addinivalue_line("markers", "needs(feature, ...): a fleet runs the test only on workers with these features")
     config.addinivalue_line("markers", "slow: takes longer than a few drills")
     config.stash[MISSING] = {}
     config.stash[SHARD] = _shard(config.getoption("--shard"))
