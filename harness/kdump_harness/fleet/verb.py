@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import contextlib
 import dataclasses
 import importlib.util
@@ -149,6 +148,8 @@ def fleet_scheduler(arguments: argparse.Namespace) -> int:
 
     security = _security(arguments)
     _warn(arguments.listen, security)
+    import asyncio
+
     asyncio.run(service.serve_scheduler(listen=arguments.listen, port=arguments.port, security=security, report=_say))
     return EXIT_OK
 
@@ -193,6 +194,8 @@ def fleet_worker(arguments: argparse.Namespace) -> int:
     _say(f"{host.name}: {resources[MIB]:.0f} MiB and {resources[CORES]:.0f} cores for guests; {features}")
     _say(f"accelerator: {why}")
     listen = arguments.listen or _local_address(address)
+    import asyncio
+
     asyncio.run(service.serve_worker(address, host, listen=listen, security=security, report=_say))
     return EXIT_OK
 

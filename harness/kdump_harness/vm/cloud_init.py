@@ -7,10 +7,6 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-import pycdlib
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
 NIC = "eth0"
 VOLUME = "cidata"  # label of the disk for cloud-init's NoCloud
 
@@ -25,6 +21,9 @@ class KeyPair:
 
 def make_key(comment: str) -> KeyPair:
     """Return a new key pair."""
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
     key = Ed25519PrivateKey.generate()
     private = key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()
@@ -93,6 +92,8 @@ def write_seed(
         "meta-data": json.dumps({"instance-id": identity, "local-hostname": name}) + "\n",
         "network-config": network_config(mac, nics),
     }
+    import pycdlib
+
     iso = pycdlib.PyCdlib()
     iso.new(joliet=3, rock_ridge="1.09", vol_ident=VOLUME)
     for number, (file_name, text) in enumerate(files.items()):
