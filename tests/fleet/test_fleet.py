@@ -27,11 +27,13 @@ from fleet_factory import RESOURCES, Cluster, drill_order
 from kdump_harness.__main__ import main
 from kdump_harness.base.clock import poll
 from kdump_harness.base.errors import EXIT_BROKEN, EXIT_FAILED, EXIT_HOST, EXIT_OK, EXIT_USAGE, HostError, UsageError
-from kdump_harness.fleet import drills
+from kdump_harness.fleet import drills, pytest_client
 from kdump_harness.fleet.client import Fleet, Order
 from kdump_harness.fleet.protocol import tasks, wire_format
 from kdump_harness.fleet.protocol.results import TaskResult, read_result
 from kdump_harness.fleet.worker import task_runner
+
+pytest_plugins = ["pytester"]
 
 
 @pytest.fixture
@@ -410,15 +412,6 @@ def test_without_dask_one_sentence_says_what_to_install(
     assert "pip install 'kdump-harness[fleet]'" in capsys.readouterr().err
 
 
-def test_help_does_without_dask() -> None:
-    program = (
-        "import sys; sys.modules['dask'] = sys.modules['distributed'] = None\n"
-        "from kdump_harness.__main__ import main; main(['fleet', 'run', '--help'])"
-    )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert "--drills FILE" in done.stdout
-
-
 # ---------------------------------------------------------------- certificates
 
 
@@ -493,34 +486,29 @@ def test_bad(image):
 
 
 def test_scenarios_are_reported_by_pytest_as_if_they_had_run_here(
-    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cluster: Cluster, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cluster.add("one")
-    scenarios = tmp_path / "scenarios"
+    scenarios = pytester.path / "scenarios"
     scenarios.mkdir()
     (scenarios / "test_fake.py").write_text(SCENARIO)
-    monkeypatch.setattr(tasks, "data_path", tmp_path.joinpath)
-    front = (
-        "from kdump_harness.fleet import pytest_client; import pathlib, sys, pytest\n"
-        f"pytest_client.data_path = pathlib.Path({str(tmp_path)!r}).joinpath\n"
-        "sys.exit(pytest.main(sys.argv[1:]))"
-    )
+    monkeypatch.setattr(tasks, "data_path", pytester.path.joinpath)
+    monkeypatch.setattr(pytest_client, "data_path", pytester.path.joinpath)
     choice = {
         "scheduler": cluster.address, "ca": None, "cert": None, "key": None, "wait_s": 20, "at_once": None,
         "direct": False, "vmcores": False, "evidence_mib": 64, "resume": None, "quiet": True,
     }  # fmt: skip
-    command = [
-        sys.executable, "-c", front, "-p", "kdump_harness.fleet.pytest_client", "-p", "no:cacheprovider",
-        str(scenarios), "--junitxml", "junit.xml", "--matrix", "matrix.json",
-    ]  # fmt: skip
-    environment = {**os.environ, "KDUMP_FLEET_RUN": json.dumps(choice)}
-    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 1, done.stdout + done.stderr
-    assert "1 failed" in done.stdout
-    assert "it is another" in done.stdout
-    counts = json.loads((tmp_path / "matrix.json").read_text())["counts"]
+    monkeypatch.setenv("KDUMP_FLEET_RUN", json.dumps(choice))
+    done = pytester.runpytest_inprocess(
+        "-p", "kdump_harness.fleet.pytest_client", "-p", "no:cacheprovider", str(scenarios), "--junitxml", "junit.xml",
+        "--matrix", "matrix.json",
+    )  # fmt: skip
+    assert done.ret == pytest.ExitCode.TESTS_FAILED
+    done.assert_outcomes(failed=1)
+    assert "it is another" in done.stdout.str()
+    counts = json.loads((pytester.path / "matrix.json").read_text())["counts"]
     assert (counts["passed"], counts["failed"], counts["error"]) == (0, 1, 0)
-    (case,) = ElementTree.parse(tmp_path / "junit.xml").iter("testcase")
+    (case,) = ElementTree.parse(pytester.path / "junit.xml").iter("testcase")
     assert case.get("name") == "test_bad[debian-12]"
     assert case.find("failure") is not None
     assert {one.get("value") for one in case.iter("property") if one.get("name") == "worker"} == {"one"}

@@ -101,7 +101,7 @@ def test_a_dump_is_triaged_and_private_when_it_is_in(kept: Store, incoming: Path
 def test_the_process_finds_what_other_tests_find_without_it(tmp_path: Path) -> None:
     """The dump is damaged, so that each kind of fact is there."""
     path = tmp_path / "vmcore"
-    path.write_bytes((LOGS / "5.10.0.kdump").read_bytes()[:-100])
+    path.write_bytes((LOGS / "6.1.0.kdump").read_bytes()[:-4096])
     logs = tmp_path / "log", tmp_path / "log-here"
     found, found_here = examine(path, log_to=logs[0]), examine_here(path, log_to=logs[1])
     assert found == found_here
