@@ -32,6 +32,7 @@ FOLDERS = (
     "campaigns/sweep",
     "campaigns/size",
     "campaigns/compare",
+    "campaigns/kernels",
     "triage",
     "store/intake",
     "store",

@@ -61,6 +61,7 @@ class Verdict:
     not_judged: str | None = None  # the reason why the harness cannot read the dump, which may be whole
     checks: list[Check] = field(default_factory=list)
     phases_s: dict[str, float] = field(default_factory=dict)
+    processor_s: dict[str, float] = field(default_factory=dict)  # of phases, by a clock of instructions
     dump: dict[str, Any] | None = None
     symptoms: list[dict[str, Any]] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)  # what one should know to trust it

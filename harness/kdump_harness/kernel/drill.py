@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -27,7 +28,8 @@ from ..vm.guest import Guest
 from ..vm.run import Machine, Run
 from ..vm.serial_shell import ControlLine
 from .initramfs import Entry, write_archive
-from .machine import DirectBoot, domain_xml
+from .layouts import Layout
+from .machine import INSTRUCTIONS, WALL, BareMachine, DirectBoot
 from .modules import NEEDED, Modules
 from .source import KernelFiles
 from .userland import Userland
@@ -38,6 +40,7 @@ LAST_REPORT_S = 10.0  # of the capture kernel, after it restarted
 LOADS = {"auto": "", "file": "-s", "syscall": "-c"}
 _CAPTURE_ARGUMENTS = "nr_cpus=1 reset_devices irqpoll"
 _COPY_BYTES = MIB
+_CLOCK = re.compile(r"kdump-harness: clock (\w+) ([\d.]+) ([\d.]+) (\d+)")
 MEMORY_MIB = 768
 
 
@@ -57,7 +60,10 @@ class KernelPlan:
     capture_append: str = ""
     load: str = "auto"  # one of LOADS
     modules: tuple[str, ...] = ()  # in addition to those of the disk
+    layouts: tuple[Layout, ...] = ()
+    clock: str = WALL  # or INSTRUCTIONS
     oracle: bool = False
+    name: str = ""  # of the evidence directory
 
     def drill_plan(self) -> Plan:
         """Return the plan of the drill; raise UsageError for what is known to be wrong."""
@@ -71,6 +77,7 @@ class KernelPlan:
             until=SAVED,
             scenario=KERNEL,
             oracle=self.oracle,
+            name=self.name,
         )
         plan.check()
         trigger = find_trigger(self.trigger, vcpus=self.machine.vcpus)
@@ -94,21 +101,22 @@ def run_kernel_drill(run: Run, plan: KernelPlan) -> Verdict:
     machine = run.fit(plan.machine, needs=1)
     run.state.require_space(2 * machine.memory_mib, f"the drill of {plan.kernel.release}")
     require_space(run.evidence_directory, machine.memory_mib // 4, "the evidence of a drill", option="--evidence")
-    with contextlib.closing(run.evidence(inner.subject.name)) as evidence:
+    with contextlib.closing(run.evidence(inner.name or inner.subject.name)) as evidence:
         drill = KernelDrill(run, inner, evidence, plan)
-        name = run.domain_name(plan.kernel.release)
-        boot = drill.make_boot(name)
-        xml = domain_xml(
-            name,
-            boot,
+        bare = BareMachine(
             accelerator=run.accelerator,
             memory_mib=machine.memory_mib,
             vcpus=machine.vcpus,
             cpu_level=machine.cpu_level,
             devices=drill.trigger.devices,
+            layouts=plan.layouts,
+            clock=plan.clock,
         )
+        bare.check()
+        name = run.domain_name(plan.kernel.release)
+        boot = drill.make_boot(name)
         try:
-            with run.bare_guest(name, xml, machine.memory_mib, evidence) as guest:
+            with run.bare_guest(name, bare.xml(name, boot), machine.memory_mib, evidence) as guest:
                 return drill.take_directly(guest)
         finally:
             for path in (boot.kernel, boot.initrd, boot.dump_disk):
@@ -188,18 +196,20 @@ class KernelDrill(Drill):
                 file.truncate((plan.machine.memory_mib * 5 // 4 + 16) * MIB)
             for path in (initrd, kernel):
                 path.chmod(0o644)
+        appended = [layout.append for layout in plan.layouts]
         crashkernel = self.plan.config.crashkernel
         reserved = "" if self.plan.config.reservation.none else f" crashkernel={crashkernel}"
         return DirectBoot(
             kernel=kernel,
             initrd=initrd,
-            command_line=f"{DRILL_ARGUMENTS}{reserved} {plan.append}".strip(),
+            command_line=" ".join(filter(None, (f"{DRILL_ARGUMENTS}{reserved}", *appended, plan.append))),
             dump_disk=self._disk,
         )
 
     def _entries(self, kernel: KernelFiles) -> list[Entry]:
+        layout_modules = [name for layout in self._kernel_plan.layouts for name in layout.modules]
         modules = Modules(kernel.modules).closure(
-            (*NEEDED, *self._kernel_plan.modules), unknown_is_built_in=kernel.modules is None
+            (*NEEDED, *self._kernel_plan.modules, *layout_modules), unknown_is_built_in=kernel.modules is None
         )
         return [
             *self._kernel_plan.userland.entries,
@@ -225,6 +235,8 @@ class KernelDrill(Drill):
             if self._is_enough(monitor):
                 self._read_off(guest, service, facts, dumps_before)
             self.verdict.remarks.append(not_judged())
+            if self._kernel_plan.clock == INSTRUCTIONS:
+                self.verdict.processor_s = processor_times("\n".join(self.console))
             self.conclude(monitor)
             return self.verdict
         finally:
@@ -274,6 +286,9 @@ class KernelDrill(Drill):
         except CommandFailed as error:
             raise NotArmed(f"kexec cannot load the capture kernel: {error}", said=str(error)) from None
         guest.shell.run("rm -rf /kexec")
+        for layout in plan.layouts:
+            if layout.prepare:
+                guest.shell.run(layout.prepare, timeout_s=60 * guest.factor)
 
     def goal(self) -> tuple[Scope, Stage]:
         """Return the checks of a kernel drill."""
@@ -293,6 +308,19 @@ class KernelDrill(Drill):
                 path="vmcore", size_bytes=size_bytes, mode=0o600, owner="root", directory_mode=0o700, final=True
             )
             self._fetch_and_check(self._raw, service, chosen, facts)  # type: ignore[arg-type]
+
+
+def processor_times(console: str) -> dict[str, float]:
+    """Return the processor time of each phase by the guest's own clock, without idle time, in seconds."""
+    busy = {}
+    for mark, uptime_s, idle_s, processors in _CLOCK.findall(console):
+        busy[mark] = float(uptime_s) - float(idle_s) / int(processors)
+    spans = {"boot": ("", "ready"), "capture_boot": ("", "writing"), "dump": ("writing", "saved")}
+    return {
+        name: round(busy[end] - busy.get(start, 0.0), 3)
+        for name, (start, end) in spans.items()
+        if end in busy and (not start or start in busy)
+    }
 
 
 def not_judged() -> str:

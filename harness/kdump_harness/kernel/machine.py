@@ -7,7 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from xml.sax.saxutils import escape, quoteattr
 
+from ..base.errors import UsageError
 from ..vm.hypervisor.domain_xml import DEVICES, TCG_CACHE, cpu_xml
+from .layouts import Layout
+
+WALL, INSTRUCTIONS = "wall", "instructions"  # clocks
+# One instruction is 4 ns of the guest's time, and idle time passes at once.
+_ICOUNT_SHIFT = 2
+INSTRUCTIONS_PER_S = 1_000_000_000 >> _ICOUNT_SHIFT
+_BLOCK_MIB = 2  # of virtio-mem
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,29 +28,70 @@ class DirectBoot:
     dump_disk: Path  # raw
 
 
-def domain_xml(
-    name: str,
-    boot: DirectBoot,
-    *,
-    accelerator: str,
-    memory_mib: int,
-    vcpus: int,
-    cpu_level: int | None,
-    devices: Iterable[str] = (),
-) -> str:
-    """Return the domain as XML; DEVICES are names in domain_xml.DEVICES."""
-    kvm = accelerator == "kvm"
-    return f"""<domain type="{"kvm" if kvm else "qemu"}">
+@dataclass(frozen=True, kw_only=True)
+class BareMachine:
+    """The virtual hardware of a kernel drill."""
+
+    accelerator: str
+    memory_mib: int
+    vcpus: int
+    cpu_level: int | None
+    devices: Iterable[str] = ()  # names in domain_xml.DEVICES
+    layouts: tuple[Layout, ...] = ()
+    clock: str = WALL
+
+    def check(self) -> None:
+        """Raise UsageError for hardware that does not exist."""
+        if self.clock == INSTRUCTIONS and self.vcpus != 1:
+            raise UsageError(f"--clock instructions counts those of one processor: got {self.vcpus} (--vcpus 1)")
+        if self.accelerator == "kvm":
+            if self.clock == INSTRUCTIONS:
+                raise UsageError("--clock instructions counts those of an emulated processor (--accelerator tcg)")
+            for layout in self.layouts:
+                if layout.emulated_only:
+                    raise UsageError(f"the layout {layout.name} needs --accelerator tcg")
+        if (nodes := self._most("nodes")) > self.vcpus:
+            raise UsageError(f"{nodes} NUMA nodes need as many processors: got {self.vcpus}")
+        if (keep := self._most("keep_mib")) >= self.memory_mib:
+            raise UsageError(f"a balloon that leaves {keep} MiB needs a guest with more: got {self.memory_mib} MiB")
+
+    def _most(self, key: str) -> int:
+        return max((getattr(layout, key) for layout in self.layouts), default=0)
+
+    def xml(self, name: str, boot: DirectBoot) -> str:
+        """Return the domain as XML."""
+        kvm = self.accelerator == "kvm"
+        plug_mib, keep_mib = self._most("plug_mib"), self._most("keep_mib")
+        nodes = max(self._most("nodes"), 1 if plug_mib else 0)
+        total_mib = self.memory_mib + plug_mib
+        slots = f'<maxMemory unit="MiB">{total_mib}</maxMemory>' if plug_mib else ""
+        now = f'<currentMemory unit="MiB">{keep_mib}</currentMemory>' if keep_mib else ""
+        cpu = next((layout.cpu for layout in self.layouts if layout.cpu), "") or cpu_xml(kvm, self.cpu_level)
+        numa = self._numa(nodes)
+        cpu = cpu.replace("/>", f">{numa}</cpu>") if cpu.endswith("/>") else cpu.replace("</cpu>", f"{numa}</cpu>")
+        plug = (
+            f'<memory model="virtio-mem"><target><size unit="MiB">{plug_mib}</size><node>0</node>'
+            f'<block unit="MiB">{_BLOCK_MIB}</block><requested unit="MiB">{plug_mib}</requested></target></memory>'
+            if plug_mib
+            else ""
+        )
+        icount = (
+            f'<commandline xmlns="http://libvirt.org/schemas/domain/qemu/1.0"><arg value="-icount"/>'
+            f'<arg value="shift={_ICOUNT_SHIFT},sleep=off"/></commandline>'
+            if self.clock == INSTRUCTIONS
+            else ""
+        )
+        return f"""<domain type="{"kvm" if kvm else "qemu"}">
   <name>{escape(name)}</name>
-  <memory unit="MiB">{memory_mib}</memory>
-  <vcpu>{vcpus}</vcpu>
+  {slots}<memory unit="MiB">{total_mib}</memory>{now}
+  <vcpu>{self.vcpus}</vcpu>
   <os><type arch="x86_64" machine="q35">hvm</type>
     <kernel>{escape(str(boot.kernel))}</kernel>
     <initrd>{escape(str(boot.initrd))}</initrd>
     <cmdline>{escape(boot.command_line)}</cmdline>
   </os>
   <features><acpi/><apic/><vmcoreinfo state="on"/>{"" if kvm else TCG_CACHE}</features>
-  {cpu_xml(kvm, cpu_level)}
+  {cpu}
   <clock offset="utc"/>
   <on_poweroff>destroy</on_poweroff>
   <on_reboot>destroy</on_reboot>
@@ -54,8 +103,21 @@ def domain_xml(
     <serial type="pty"><target port="0"/></serial>
     <serial type="pty"><target port="1"/></serial>
     <console type="pty"><target type="serial" port="0"/></console>
-    <memballoon model="none"/>
-    {"".join(DEVICES[device] for device in devices)}
+    <memballoon model="{"virtio" if keep_mib else "none"}"/>
+    {plug}
+    {"".join(DEVICES[device] for device in self.devices)}
   </devices>
+  {icount}
 </domain>
 """
+
+    def _numa(self, nodes: int) -> str:
+        """Return the NUMA nodes, which share memory and processors."""
+        if not nodes:
+            return ""
+        cells = []
+        for node in range(nodes):
+            first, last = self.vcpus * node // nodes, self.vcpus * (node + 1) // nodes - 1
+            memory_mib = self.memory_mib * (node + 1) // nodes - self.memory_mib * node // nodes
+            cells.append(f'<cell id="{node}" cpus="{first}-{last}" memory="{memory_mib}" unit="MiB"/>')
+        return f"<numa>{''.join(cells)}</numa>"

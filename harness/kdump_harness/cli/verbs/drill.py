@@ -223,6 +223,9 @@ def show_verdict(verdict: Verdict) -> None:
         out.print(
             "  " + "  ".join(f"{name} {seconds:.1f} s" for name, seconds in verdict.phases_s.items()), soft_wrap=True
         )
+    if verdict.processor_s:
+        spans = "  ".join(f"{name} {seconds:.2f} s" for name, seconds in verdict.processor_s.items())
+        out.print(f"  processor time of the guest: {spans}", soft_wrap=True)
     if verdict.checks:
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
         for column in ("", "check", "expected", "seen"):

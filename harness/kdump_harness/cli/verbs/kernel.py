@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...base.errors import EXIT_FAILED, EXIT_OK, HarnessError, HostError, UsageError
+from ...distro.family import COMPRESS_FLAGS
 from ...kdump.trigger import load_triggers
-from ..options import add_crashkernel, add_filter, add_json, add_keep, add_run
+from ...kernel.layouts import find_layout, load_layouts
+from ...kernel.machine import INSTRUCTIONS, WALL
+from ..options import add_campaign, add_crashkernel
 from ..parser import Verbs, add_verb
 from .drill import show_verdict
 
 if TYPE_CHECKING:
     from ...base.verdict import Verdict
+    from ...campaigns.kernels.result import Kernels
 
 # git-bisect(1): 125 skips a commit, and 128 and more stop the bisection.
 BISECT_SKIP, BISECT_STOP = 125, 128
@@ -35,6 +41,7 @@ def add_kernel(verbs: Verbs) -> None:
     guest = parser.add_argument_group("guest")
     guest.add_argument(
         "kernel",
+        nargs="*",
         metavar="KERNEL",
         help="bzImage, kernel tree after make, directory with boot and lib/modules, .deb, Debian suite, SUITE:PACKAGE,"
         " or host for the kernel that runs here",
@@ -45,13 +52,28 @@ def add_kernel(verbs: Verbs) -> None:
     )
     guest.add_argument("--append", default="", metavar="ARGS", help="more arguments for the first kernel")
     guest.add_argument("--capture-append", default="", metavar="ARGS", help="more arguments for the capture kernel")
-    guest.add_argument("--memory", type=int, default=768, metavar="MIB", help="memory of the guest")
-    guest.add_argument("--vcpus", type=int, default=2, metavar="N", help="processors of the guest")
+    guest.add_argument("--memory", default="768", metavar="MIB", help="memory of the guest")
+    guest.add_argument(
+        "--vcpus",
+        type=int,
+        metavar="N",
+        help="processors of the guest (default: 2; with --clock instructions 1)",
+    )
     guest.add_argument(
         "--cpu", type=int, metavar="N", help="x86-64 level of the guest's processor, 1 to 3 (default: 1)"
     )
     guest.add_argument(
         "--module", action="append", default=[], metavar="NAME", help="module to load as well (repeatable)"
+    )
+    guest.add_argument(
+        "--layout", action="append", default=[], metavar="L",
+        help=f"layout of the guest's memory: {', '.join(load_layouts())} (repeatable)",
+    )  # fmt: skip
+    guest.add_argument(
+        "--clock",
+        choices=(WALL, INSTRUCTIONS),
+        default=WALL,
+        help="clock of the guest; instructions makes its times independent of the load of the host (emulation only)",
     )
     userland = parser.add_argument_group("userland")
     userland.add_argument(
@@ -63,7 +85,10 @@ def add_kernel(verbs: Verbs) -> None:
     kdump.add_argument(
         "--trigger", default="sysrq-c", metavar="T", help=f"way to crash the guest: {', '.join(load_triggers())}"
     )
-    add_filter(kdump)
+    kdump.add_argument("--level", default="31", metavar="N", help="dump level of makedumpfile, 0 to 31")
+    kdump.add_argument(
+        "--compress", default="zlib", metavar="C", help=f"compression of the dump: {', '.join(COMPRESS_FLAGS)}"
+    )
     add_crashkernel(kdump, 'crashkernel= value or "none" (default: 192M)')
     kdump.add_argument(
         "--load",
@@ -87,16 +112,31 @@ def add_kernel(verbs: Verbs) -> None:
         action="store_true",
         help="exit with the statuses of git bisect run: 0 good, 1 bad, 125 not judged, 128 to stop",
     )
+    matrix = parser.add_argument_group("matrix")
+    matrix.add_argument(
+        "--matrix",
+        nargs="?",
+        const="",
+        metavar="FILE",
+        help="drill all combinations of kernels and of comma-separated values of --makedumpfile, --level, --compress,"
+        " --memory and --layout; FILE is a TOML file with kernels, makedumpfiles, levels, compressions, memories_mib"
+        " and layouts",
+    )
     run = parser.add_argument_group("run and output")
-    add_keep(run)
-    add_run(run)
-    add_json(run)
+    add_campaign(run)
 
 
 def kernel(arguments: argparse.Namespace) -> int:
     """Drill the kernel, and translate the outcome for git bisect where asked."""
     from ...base.progress import err
 
+    if arguments.matrix is not None:
+        return _drill_matrix(arguments)
+    if len(arguments.kernel) != 1:
+        raise UsageError(f"expected one KERNEL, got {len(arguments.kernel)} (--matrix drills several)")
+    if arguments.resume is not None:
+        raise UsageError("--resume is for --matrix: a single drill starts afresh")
+    arguments.kernel = arguments.kernel[0]
     if not arguments.git_bisect:
         return _drill(arguments)
     try:
@@ -125,12 +165,12 @@ def _drill(arguments: argparse.Namespace) -> int:
     if unknown := bad - required(Scope.KERNEL) - {"oracle"}:
         known = ", ".join(sorted(required(Scope.KERNEL)))
         raise UsageError(f"--bad: unknown check {min(unknown)!r} (known: {known})")
-    machine = Machine(memory_mib=arguments.memory, vcpus=arguments.vcpus, cpu_level=arguments.cpu)
+    vcpus = arguments.vcpus if arguments.vcpus is not None else 1 if arguments.clock == INSTRUCTIONS else 2
+    machine = Machine(memory_mib=_number("--memory", arguments.memory), vcpus=vcpus, cpu_level=arguments.cpu)
     machine.check()
     check_writable(arguments.evidence)
     check_output(arguments.json)
-    if arguments.uri is None and os.getuid() != 0:
-        arguments.uri = os.environ.get("LIBVIRT_DEFAULT_URI") or "qemu:///session"
+    _choose_session(arguments)
     with Run(options_of(arguments, network=False)) as run:
         if arguments.build:
             run_build(arguments.build, arguments.kernel, log=run.log_path("build.log"), progress=run.progress)
@@ -152,13 +192,15 @@ def _drill(arguments: argparse.Namespace) -> int:
             second=find_kernel(second, run.state, run.progress) if second else None,
             machine=machine,
             crashkernel=arguments.crashkernel,
-            level=arguments.level,
+            level=_number("--level", arguments.level),
             compress=arguments.compress,
             trigger=arguments.trigger,
             append=arguments.append,
             capture_append=arguments.capture_append,
             load=arguments.load,
             modules=tuple(arguments.module),
+            layouts=tuple(map(find_layout, arguments.layout)),
+            clock=arguments.clock,
             oracle=arguments.oracle,
         )
         verdict = run_kernel_drill(run, plan)
@@ -167,6 +209,117 @@ def _drill(arguments: argparse.Namespace) -> int:
     if arguments.json != "-":
         show_verdict(verdict)
     return _status(verdict, bad)
+
+
+def _choose_session(arguments: argparse.Namespace) -> None:
+    """Use libvirt's session for an ordinary user, as kernel drills need no network."""
+    if arguments.uri is None and os.getuid() != 0:
+        arguments.uri = os.environ.get("LIBVIRT_DEFAULT_URI") or "qemu:///session"
+
+
+def _number(option: str, text: str) -> int:
+    """Return a number of an option that may be a list in a matrix."""
+    if not re.fullmatch(r"[0-9]{1,9}", text):
+        raise UsageError(f"{option}: expected one number, got {text!r} (--matrix takes lists)")
+    return int(text)
+
+
+def _numbers(option: str, text: str) -> tuple[int, ...]:
+    return tuple(dict.fromkeys(_number(option, part.strip()) for part in text.split(",")))
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(part.strip() for part in text.split(",")))
+
+
+def _drill_matrix(arguments: argparse.Namespace) -> int:
+    """Drill all combinations, from the options or from a file."""
+    from ...base.evidence import check_writable
+    from ...base.output import check_output, write_json
+    from ...campaigns.kernels.plan import KernelMatrix, load_matrix
+    from ...campaigns.kernels.run import run_kernels
+    from ...campaigns.resume import with_record
+    from ...history.database import DRILL
+    from ...vm.run import Run
+    from ..runs import options_of, record_result
+
+    refused = {
+        "--build": arguments.build, "--second-kernel": arguments.second_kernel, "--git-bisect": arguments.git_bisect,
+        "--bad": arguments.bad, "--append": arguments.append, "--capture-append": arguments.capture_append,
+        "--module": arguments.module, "--kexec": arguments.kexec, "--busybox": arguments.busybox,
+        "--oracle": arguments.oracle,
+    }  # fmt: skip
+    for option, given in refused.items():
+        if given:
+            raise UsageError(f"{option} cannot go with --matrix")
+    if arguments.matrix:
+        if arguments.kernel:
+            raise UsageError("KERNEL cannot go with --matrix FILE: the file names the kernels")
+        plan = load_matrix(Path(arguments.matrix))
+    else:
+        plan = KernelMatrix(
+            kernels=tuple(dict.fromkeys(arguments.kernel)),
+            makedumpfiles=_words(arguments.makedumpfile or arguments.userland),
+            levels=_numbers("--level", arguments.level),
+            compressions=_words(arguments.compress),
+            memories_mib=_numbers("--memory", arguments.memory),
+            layouts=tuple(arguments.layout) or ("",),
+            userland=arguments.userland,
+            crashkernel=arguments.crashkernel or "",
+            vcpus=arguments.vcpus or 2,
+            trigger=arguments.trigger,
+        )
+    plan.check()
+    check_writable(arguments.evidence)
+    check_output(arguments.json)
+    _choose_session(arguments)
+
+    def drilled(verdict: Verdict) -> None:
+        verdict.remarks += record_result(arguments, DRILL, verdict.to_json())
+
+    options = with_record(options_of(arguments, network=False), arguments.resume, "kernels.json")
+    with Run(options) as run:
+        found = run_kernels(run, plan, on_verdict=drilled)
+    write_json(arguments.json, found.to_json())
+    if arguments.json != "-":
+        show_kernels(found)
+    return EXIT_OK if found.ok else EXIT_FAILED
+
+
+def show_kernels(found: Kernels) -> None:
+    """Print the matrix as a table."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    from ...base.output import out
+    from ...campaigns.kernels.result import FAILED, KNOWN, NOT_JUDGED, VERIFIED
+    from ..runs import at_once
+
+    colours = {VERIFIED: "green", FAILED: "red", KNOWN: "yellow", NOT_JUDGED: "cyan"}
+    out.print()
+    counts = ", ".join(f"{found.count(status)} {status}" for status in colours if found.count(status))
+    out.print(f"{found.cells} kernel drills: {counts}; {at_once(found.jobs)}all in {found.took_s:.0f} s")
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for column in ("kernel", "makedumpfile", "-d", "compression", "MiB", "layout", "", "reason"):
+        table.add_column(column, overflow="fold")
+    order = {(one.cell.kernel, one.cell.makedumpfile): number for number, one in enumerate(found.outcomes)}
+    for one in sorted(found.outcomes, key=lambda one: (one.cell.kernel, order[one.cell.kernel, one.cell.makedumpfile])):
+        cell = one.cell
+        table.add_row(
+            escape(one.release or cell.kernel),
+            escape(one.makedumpfile or cell.makedumpfile),
+            str(cell.level),
+            cell.compress,
+            str(cell.memory_mib),
+            cell.layout,
+            f"[{colours[one.status]}]{one.status}[/]",
+            escape(", ".join(one.failed) or one.reason[:200]),
+        )
+    out.print(table)
+    for note in found.notes:
+        out.print(f"[yellow]{escape(note)}[/]", soft_wrap=True)
+    out.print(f"evidence: {escape(found.evidence)}", soft_wrap=True)
+    out.print(f"all verified: {'true' if found.ok else 'false'}")
 
 
 def _status(verdict: Verdict, bad: frozenset[str]) -> int:

@@ -1,0 +1,1 @@
+"""Kernel drills of many kernels, makedumpfile versions and memory layouts."""

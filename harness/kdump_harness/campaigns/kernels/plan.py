@@ -1,0 +1,98 @@
+"""The plan of a matrix of kernel drills."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from itertools import product
+from pathlib import Path
+
+from ...base import tables
+from ...base.errors import UsageError
+from ...distro.family import COMPRESS_FLAGS, MAX_LEVEL
+from ...kernel.layouts import find_layout
+from ...kernel.userland import DEFAULT_SUITE
+from ...vm.run import Run
+
+MAX_CELLS = 2000
+
+
+@dataclass(frozen=True, kw_only=True)
+class KernelCell:
+    """One drill of a matrix."""
+
+    kernel: str
+    makedumpfile: str
+    level: int
+    compress: str
+    memory_mib: int
+    layout: str  # empty: the usual one
+
+    @property
+    def label(self) -> str:
+        """Return the cell in words."""
+        words = [self.kernel, f"makedumpfile {self.makedumpfile}", f"-d {self.level}", self.compress]
+        return " ".join([*words, f"{self.memory_mib}M", *([self.layout] if self.layout else [])])
+
+
+@dataclass(frozen=True, kw_only=True)
+class KernelMatrix:
+    """The values of each dimension; a file of a matrix has these keys."""
+
+    kernels: tuple[str, ...]
+    makedumpfiles: tuple[str, ...] = (DEFAULT_SUITE,)
+    levels: tuple[int, ...] = (31,)
+    compressions: tuple[str, ...] = ("zlib",)
+    memories_mib: tuple[int, ...] = (768,)
+    layouts: tuple[str, ...] = ("",)
+    userland: str = DEFAULT_SUITE
+    crashkernel: str = ""
+    vcpus: int = 2
+    trigger: str = "sysrq-c"
+
+    @property
+    def evidence_name(self) -> str:
+        """Name of the evidence directory."""
+        return "kernels"
+
+    def check(self) -> None:
+        """Raise UsageError for every error that is visible before a guest starts."""
+        for level in self.levels:
+            if not 0 <= level <= MAX_LEVEL:
+                raise UsageError(f"dump level {level} does not exist (0 to {MAX_LEVEL}; makedumpfile(8), -d)")
+        for name in self.compressions:
+            if name not in COMPRESS_FLAGS:
+                raise UsageError(f"unknown compression {name!r} (known: {', '.join(COMPRESS_FLAGS)})")
+        for name in filter(None, self.layouts):
+            find_layout(name)
+        number = len(tuple(self.cells()))
+        if not 0 < number <= MAX_CELLS:
+            raise UsageError(f"invalid matrix: it has {number} drills, expected 1 to {MAX_CELLS}")
+
+    def cells(self) -> Iterator[KernelCell]:
+        """Return all drills, kernel by kernel."""
+        for values in product(
+            self.kernels, self.makedumpfiles, self.levels, self.compressions, self.memories_mib, self.layouts
+        ):
+            kernel, makedumpfile, level, compress, memory_mib, layout = values
+            yield KernelCell(
+                kernel=kernel,
+                makedumpfile=makedumpfile,
+                level=level,
+                compress=compress,
+                memory_mib=memory_mib,
+                layout=layout,
+            )
+
+    def asked(self, run: Run) -> dict[str, str]:
+        """Return the options that a resumed run must share."""
+        digest = hashlib.sha256(repr(asdict(self)).encode()).hexdigest()[:16]
+        return {"the matrix": digest, "--accelerator": run.accelerator}
+
+
+def load_matrix(path: Path, **defaults: object) -> KernelMatrix:
+    """Load a matrix from a TOML file; DEFAULTS are for keys that it lacks. TableError names file and key."""
+    plan = tables.load(path, KernelMatrix)
+    table = tables.load_toml(path)
+    return replace(plan, **{key: value for key, value in defaults.items() if key not in table})  # type: ignore[arg-type]

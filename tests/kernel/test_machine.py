@@ -1,0 +1,102 @@
+"""The domain of a kernel drill, its layouts and its clock."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+from kdump_harness.base.errors import UsageError
+from kdump_harness.drill.checks import REQUIRED_CHECKS, Scope, required
+from kdump_harness.kernel.drill import not_judged, processor_times
+from kdump_harness.kernel.layouts import find_layout, load_layouts
+from kdump_harness.kernel.machine import INSTRUCTIONS, BareMachine, DirectBoot
+
+BOOT = DirectBoot(kernel=Path("/run/k"), initrd=Path("/run/i"), command_line="a=b & c", dump_disk=Path("/run/d"))
+QEMU = "{http://libvirt.org/schemas/domain/qemu/1.0}"
+
+
+def bare(*layouts: str, **more: Any) -> BareMachine:
+    given = {"accelerator": "tcg", "memory_mib": 768, "vcpus": 2, "cpu_level": 1, **more}
+    return BareMachine(layouts=tuple(map(find_layout, layouts)), **given)
+
+
+def domain(*layouts: str, **more: Any) -> ElementTree.Element:
+    return ElementTree.fromstring(bare(*layouts, **more).xml("kdh-1", BOOT))
+
+
+def test_the_domain_boots_directly_and_has_no_network() -> None:
+    root = domain()
+    assert (root.findtext("./os/kernel"), root.findtext("./os/initrd")) == ("/run/k", "/run/i")
+    assert root.findtext("./os/cmdline") == "a=b & c"
+    assert root.find("./devices/interface") is None
+    assert len(root.findall("./devices/serial")) == 2
+    assert root.find("./devices/panic") is None
+    assert root.find(f"{QEMU}commandline") is None
+
+
+def test_layouts_change_the_machine() -> None:
+    cells = domain("numa").findall("./cpu/numa/cell")
+    assert [(cell.get("cpus"), cell.get("memory")) for cell in cells] == [("0-0", "384"), ("1-1", "384")]
+    balloon = domain("balloon")
+    assert balloon.findtext("./currentMemory") == "512"
+    plugged = domain("virtio-mem")
+    assert (plugged.findtext("./memory"), plugged.findtext("./maxMemory")) == ("1024", "1024")
+    assert plugged.findtext("./devices/memory/target/requested") == "256"
+    assert plugged.find("./cpu/numa/cell") is not None
+    assert domain("la57").find("./cpu/feature") is None
+
+
+@pytest.mark.parametrize("name", load_layouts())
+def test_each_layout_is_a_valid_domain(name: str) -> None:
+    assert domain(name).tag == "domain"
+
+
+def test_a_clock_of_instructions_is_one_processor_of_an_emulated_guest() -> None:
+    root = domain(clock=INSTRUCTIONS, vcpus=1)
+    assert [arg.get("value") for arg in root.findall(f"{QEMU}commandline/{QEMU}arg")] == [
+        "-icount",
+        "shift=2,sleep=off",
+    ]
+    with pytest.raises(UsageError, match="one processor: got 2"):
+        bare(clock=INSTRUCTIONS).check()
+    with pytest.raises(UsageError, match="emulated processor"):
+        bare(clock=INSTRUCTIONS, vcpus=1, accelerator="kvm").check()
+
+
+@pytest.mark.parametrize(
+    ("layouts", "more", "message"),
+    [
+        (("numa",), {"vcpus": 1}, "2 NUMA nodes need as many processors"),
+        (("balloon",), {"memory_mib": 512}, "needs a guest with more"),
+        (("la57",), {"accelerator": "kvm"}, "needs --accelerator tcg"),
+    ],
+)
+def test_a_layout_that_the_guest_cannot_have_is_refused(
+    layouts: tuple[str, ...], more: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        bare(*layouts, **more).check()
+    bare().check()
+
+
+def test_an_unknown_layout_is_told() -> None:
+    with pytest.raises(UsageError, match="unknown layout 'holes'"):
+        find_layout("holes")
+
+
+def test_the_processor_time_leaves_idle_time_out() -> None:
+    console = """\
+kdump-harness: clock ready 8.00 6.00 2
+[    7.1] kdump-harness: clock writing 4.50 0.50 1
+kdump-harness: clock saved 10.00 1.00 1
+"""
+    assert processor_times(console) == {"boot": 5.0, "capture_boot": 4.0, "dump": 5.0}
+    assert processor_times("kdump-harness: clock ready 8.00 6.00 2\n") == {"boot": 5.0}
+
+
+def test_the_verdict_names_the_checks_that_a_kernel_drill_does_not_make() -> None:
+    for name in REQUIRED_CHECKS - required(Scope.KERNEL):
+        assert name in not_judged()
+    assert {"complete", "filter", "pages", "nonce"} <= required(Scope.KERNEL)
