@@ -17,6 +17,7 @@ from ..base.stage import Stage
 from ..base.verdict import Verdict
 
 DRILL, KERNEL = "drill", "kernel"  # the scenarios that the verbs are
+USERLAND = "userland"  # the family of kernel drills
 MAX_LEVEL = 31
 
 _ORDERS = {"<": operator.lt, ">=": operator.ge}
@@ -101,7 +102,7 @@ def judge(
         if not issue.concerns(verdict, scenario):
             continue
         outside = issue.outside(verdict)
-        if outside and scenario == KERNEL:
+        if outside and verdict.family == USERLAND:
             continue  # kernel drills are of any version, so a row for another one says nothing
         if verdict.verified:
             notes.append(f"known issue {issue.tracker} no longer seen" + (f" ({outside})" if outside else ""))

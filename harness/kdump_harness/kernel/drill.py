@@ -64,6 +64,7 @@ class KernelPlan:
     clock: str = WALL  # or INSTRUCTIONS
     oracle: bool = False
     name: str = ""  # of the evidence directory
+    scenario: str = KERNEL  # whose known issues count
 
     def drill_plan(self) -> Plan:
         """Return the plan of the drill; raise UsageError for what is known to be wrong."""
@@ -75,7 +76,7 @@ class KernelPlan:
             ),
             trigger=self.trigger,
             until=SAVED,
-            scenario=KERNEL,
+            scenario=self.scenario,
             oracle=self.oracle,
             name=self.name,
         )

@@ -399,3 +399,27 @@ def sweep(
         )
 
     return take
+
+
+@pytest.fixture
+def kernel_drill(request: pytest.FixtureRequest, harness_run: Run) -> Callable[..., Verdict]:
+    """Drill a kernel without an image: a file, tree, package or suite; keyword arguments are fields of KernelPlan.
+
+    userland is the suite of busybox, kexec and makedumpfile.
+    """
+    from ..kernel.drill import KernelPlan, run_kernel_drill
+    from ..kernel.source import find_kernel
+    from ..kernel.userland import DEFAULT_SUITE, UserlandRequest, make_userland
+
+    def take(kernel: str, *, userland: str = DEFAULT_SUITE, **changes: Any) -> Verdict:
+        state, progress = harness_run.state, harness_run.progress
+        plan = KernelPlan(
+            kernel=find_kernel(kernel, state, progress),
+            userland=make_userland(UserlandRequest(suite=userland), state, progress),
+            **{"name": evidence_name(request.node), "scenario": scenario_name(request.node), **changes},
+        )
+        verdict = run_kernel_drill(harness_run, plan)
+        report_verdict(request.node, verdict)
+        return verdict
+
+    return take
