@@ -154,7 +154,6 @@ IN_CAPTURE = {
         "[    4.0] Kernel panic - not syncing: System is deadlocked on memory",
         "[    1.0] Initramfs unpacking failed: write error",
         "[   20.0] qede: probe of 0000:05:00.1 failed with error -12",
-        "[   19.0] kworker/0:6: page allocation failure: order:6, mode:0x60c0c0(GFP_KERNEL), nodemask=(null)",
         "prepare_bitmap2_buffer: Can't allocate memory for the 2nd bitmaps's buffer. Cannot allocate memory",
     ],
     "capture-init-failed": [
@@ -268,6 +267,9 @@ WARNINGS = {
     "post-script-failed": [
         "[   31.0] kdump[310]: /usr/bin/emerg.sh exited with 1 status",
         "[   31.0] kdump[310]: /etc/kdump/post.d/note.sh exited with 2 status",
+    ],
+    "capture-allocation-failed": [
+        "[   19.0] kworker/0:6: page allocation failure: order:6, mode:0x60c0c0(GFP_KERNEL), nodemask=(null)",
     ],
     "capture-dma-pool-alloc-failed": [
         "[    0.3] DMA: failed to allocate 128 KiB GFP_KERNEL|GFP_DMA pool for atomic allocation"

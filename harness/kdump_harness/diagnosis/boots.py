@@ -74,6 +74,7 @@ class Boot:
     trace_header: LogLine | None = None
     oops: LogLine | None = None
     console: LogLine | None = None  # that no kernel prints
+    sysrq: LogLine | None = None  # the crash was made on purpose
     crash_listing: LogLine | None = None  # the command that lists the directory of dumps
     fault: LogLine | None = None  # the instruction at which the kernel faulted
     oldmem_frame: LogLine | None = None  # the first, after the oops if there is one

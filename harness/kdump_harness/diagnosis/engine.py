@@ -296,8 +296,8 @@ class Judge:
             if name == "handoff-no-capture-boot" and boot.is_kernel_log:
                 if OPENED_DUMP in self.tracker.signs:
                     continue
-                # The log of every dump ends here, too; only the words of the jump make it likely that a console does.
-                severity = "warning" if boot.handover is not None else "info"
+                # The log of every dump ends here, too; the jump's words, or a crash on purpose, make a console likely.
+                severity = "warning" if boot.handover is not None or boot.sysrq is not None else "info"
                 self.tracker.signs.add(KERNEL_LOG)
             self.findings.append(MatchedRow(index, line, severity, at))
 
