@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from .engine import INDETERMINATE, OK, Diagnosis, Rejected, Symptom, diagnose_file, diagnose_text
+from .engine import diagnose_case, diagnose_file, diagnose_text
+from .judge import INDETERMINATE, OK, Diagnosis, Rejected, Symptom
 from .table import SymptomRow, SymptomTable, load_symptoms
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "Symptom",
     "SymptomRow",
     "SymptomTable",
+    "diagnose_case",
     "diagnose_file",
     "diagnose_text",
     "load_symptoms",

@@ -146,6 +146,7 @@ class Tracker:
         self.boots = [Boot(start=1, within_kdump=within_kdump)]
         self.families: dict[str, int] = {}
         self.signs: set[str] = set()
+        self.is_log = False  # whether any line looks like one of a log
         self.dropped = 0
         self._boots_max = boots_max
 
@@ -194,6 +195,7 @@ class Tracker:
 
     def add_match(self, row: int, line: LogLine, matched: str) -> None:
         """Note that a symptom's pattern fits a part of the line."""
+        self.is_log = True
         boot = self.boot
         count = boot.counts[row] = boot.counts.get(row, 0) + 1
         # After a panic the same words mean something else, so they are kept once more.
@@ -207,6 +209,7 @@ class Tracker:
 
     def mark(self, name: str, line: LogLine, family: str) -> None:
         """Note a milestone."""
+        self.is_log = True
         if family:
             self.families[family] = self.families.get(family, 0) + 1
             # Only programs print a family's words, but for its options on the kernel's command line.

@@ -1,4 +1,4 @@
-"""Judge a log: the symptoms that count, the cause, and the stage that the crash reached."""
+"""Read the logs of a crash, and judge them: the failure, its cause, and the stage that the crash reached."""
 
 from __future__ import annotations
 
@@ -6,118 +6,26 @@ import dataclasses
 import functools
 import io
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from ..base.errors import UsageError
 from ..base.stage import Stage
-from .boots import Boot, KernelRole, Match, Tracker
-from .lines import LogLine
-from .remedies import (
-    KERNEL_LOG,
-    OPENED_DUMP,
-    PLACEHOLDERS,
-    SIZE_GIVEN,
-    Variant,
-    doubled,
-    driver_in,
-    filled,
-    host_in,
-    is_size,
-)
-from .rules import RULES, Scene
+from .boots import Tracker
+from .judge import Diagnosis, Judge, Proofs, Symptom
 from .scan import Scanner
-from .speakers import Speaker
-from .table import PLACES_IN_WORDS, SymptomRow, SymptomTable, load_symptoms
+from .sources import is_dump, open_log
+from .table import SymptomTable, load_symptoms
 
-OK = "ok"
-INDETERMINATE = "indeterminate"
-
-# More memory than any reservation for a capture kernel.
-_TOO_BIG_FOR_CAPTURE_KIB = 4 << 20
-# Capture kernels are done, or dead, within minutes; a fragment with later timestamps is more likely of a first kernel.
-_CAPTURE_SELDOM_LIVES_S = 900.0
 _FAMILY_ALIASES = {"rhel": "redhat", "fedora": "redhat", "sles": "suse", "ubuntu": "debian"}
 _DMESG_OF_DUMP = re.compile(r"vmcore-dmesg|^dmesg\.(txt|\d)|^dmesg$")
-_PRESUMPTION = "If this is a capture kernel's console, for which only its early time stamps speak: "
-
-
-@dataclass(frozen=True)
-class Symptom:
-    """A failure, or a remarkable fact, that a log shows."""
-
-    name: str
-    severity: str
-    stage: Stage
-    phase: str
-    line: str
-    line_number: int
-    meaning: str
-    remedy: str
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the symptom as verdict.json has it."""
-        return {
-            "name": self.name,
-            "severity": self.severity,
-            "stage": self.stage.name,
-            "phase": self.phase,
-            "line": self.line,
-            "line_number": self.line_number,
-            "meaning": self.meaning,
-            "remedy": self.remedy,
-        }
-
-
-@dataclass(frozen=True)
-class Rejected:
-    """A line that a symptom's pattern fits, and why it does not count."""
-
-    name: str
-    line: str
-    line_number: int
-    reason: str
-
-
-@dataclass(frozen=True)
-class Diagnosis:
-    """The failures in a log with their lines and remedies; the cause comes first."""
-
-    mode: str
-    stage: Stage
-    symptoms: tuple[Symptom, ...]
-    rejected: tuple[Rejected, ...]
-    notes: tuple[str, ...]
-    family: str | None
-    kernel: str | None
-
-    @property
-    def failed(self) -> bool:
-        """Return whether the log shows a failure."""
-        return any(symptom.severity == "failure" for symptom in self.symptoms)
-
-    def explain(self) -> list[str]:
-        """Return one line for each thing that decided, and for each match that was rejected."""
-        said = [f"{self.mode}: reached {self.stage.name}"]
-        said += [f"  {note}" for note in self.notes]
-        for symptom in self.symptoms:
-            at = f"line {symptom.line_number}: {symptom.line}"
-            said.append(f"  {symptom.severity} {symptom.name} ({symptom.phase}), {at}")
-        for rejected in self.rejected:
-            said.append(f"  not {rejected.name}: {rejected.reason}, line {rejected.line_number}: {rejected.line}")
-        return said
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the diagnosis as `diagnose --json` writes it."""
-        return {
-            "mode": self.mode,
-            "stage": self.stage.name,
-            "family": self.family,
-            "kernel": self.kernel,
-            "symptoms": [symptom.to_json() for symptom in self.symptoms],
-        }
+# Files in a directory of evidence that may quote a log.
+_NOT_LOGS = frozenset(
+    (".json", ".jsonl", ".xml", ".html", ".md", ".toml", ".yaml", ".yml", ".py", ".sh", ".png", ".svg")
+)
+_FILES_MAX = 100  # of a case; a directory with more is not one case
 
 
 def diagnose_file(
@@ -128,21 +36,54 @@ def diagnose_file(
     table: SymptomTable | None = None,
 ) -> Diagnosis:
     """Return the diagnosis of a console log, a journal's text or a vmcore-dmesg.txt, read as a stream."""
-    path = Path(path)
-    if not path.exists():
-        raise UsageError(f"{path}: no such file")
-    if path.is_dir():
-        raise UsageError(f"{path}: is a directory, not a log (name the log file in it)")
-    # Opening a FIFO or a terminal would wait for a writer that may never come.
-    if not path.is_file():
-        raise UsageError(f"{path}: is not a regular file (copy it to a file first)")
-    try:
-        if path.stat().st_size == 0:
-            raise UsageError(f"{path}: is empty, there is nothing to diagnose")
-        with path.open("rb") as stream:
-            return _diagnose(stream, family, facts, table, is_dmesg_of_dump=bool(_DMESG_OF_DUMP.search(path.name)))
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be read ({error.strerror})") from None
+    return diagnose_case([path], family=family, facts=facts, table=table)
+
+
+def diagnose_case(
+    paths: Sequence[Path | str],
+    *,
+    family: str | None = None,
+    facts: Mapping[str, str] | None = None,
+    table: SymptomTable | None = None,
+) -> Diagnosis:
+    """Return one diagnosis of the files of one crash, or of all files in a directory: its logs, and its dump."""
+    table = table or load_symptoms()
+    named = len(paths) == 1 and not Path(paths[0]).is_dir()
+    logs: list[tuple[str, Tracker, bool]] = []
+    dumps: list[Path] = []
+    for path, chosen in _files(paths):
+        if not named and is_dump(path):
+            dumps.append(path)
+            continue
+        try:
+            with open_log(path) as stream:
+                tracker = _scanner(table).scan(stream)
+            if not tracker.is_log:
+                raise UsageError(f"{path}: is not a log of a kernel or of kdump (name a console or a journal's text)")
+        except UsageError:
+            if chosen:
+                raise
+            continue
+        logs.append((path.name, tracker, bool(_DMESG_OF_DUMP.search(path.name))))
+    if not logs:
+        raise UsageError(f"{paths[0]}: has no log of a kernel or of kdump (name a console or a journal's text)")
+    family = _FAMILY_ALIASES.get(family or "", family) or _family(tracker for _, tracker, _ in logs)
+
+    def judge(log: tuple[str, Tracker, bool], elsewhere: Proofs) -> Judge:
+        _, tracker, of_dump = log
+        return Judge(table, tracker, family, dict(facts or {}), is_dmesg_of_dump=of_dump, elsewhere=elsewhere)
+
+    if named:
+        return judge(logs[0], Proofs()).diagnosis()
+    saved, broken = _dumps(dumps, table)
+    proofs = [judge(log, Proofs()).proofs(log[0]) for log in logs]
+    found = []
+    for number, log in enumerate(logs):
+        others = [proof for at, proof in enumerate(proofs) if at != number]
+        capture = next((proof.capture for proof in others if proof.capture), saved)
+        elsewhere = Proofs(capture, next((proof.saved for proof in others if proof.saved), saved))
+        found.append((log[0], judge(log, elsewhere).diagnosis()))
+    return _one(found, broken, table, saved=saved is not None)
 
 
 def diagnose_text(
@@ -154,8 +95,11 @@ def diagnose_text(
     of_kdump: bool = False,
 ) -> Diagnosis:
     """Return the diagnosis of a console's text; of_kdump means that a command of kdump printed all of it."""
-    stream = io.BytesIO(text.encode("utf-8", "surrogateescape"))
-    return _diagnose(stream, family, facts, table, is_dmesg_of_dump=False, of_kdump=of_kdump)
+    stream: BinaryIO = io.BytesIO(text.encode("utf-8", "surrogateescape"))
+    table = table or load_symptoms()
+    tracker = _scanner(table).scan(stream, within_kdump=of_kdump)
+    family = _FAMILY_ALIASES.get(family or "", family) or _family([tracker])
+    return Judge(table, tracker, family, dict(facts or {}), is_dmesg_of_dump=False).diagnosis()
 
 
 @functools.lru_cache(maxsize=2)
@@ -164,389 +108,68 @@ def _scanner(table: SymptomTable) -> Scanner:
     return Scanner(table)
 
 
-def _diagnose(
-    stream: BinaryIO,
-    family: str | None,
-    facts: Mapping[str, str] | None,
-    table: SymptomTable | None,
-    *,
-    is_dmesg_of_dump: bool,
-    of_kdump: bool = False,
-) -> Diagnosis:
-    """Return the diagnosis of a stream of bytes."""
-    table = table or load_symptoms()
-    tracker = _scanner(table).scan(stream, within_kdump=of_kdump)
-    family = _FAMILY_ALIASES.get(family or "", family)
-    if family is None and tracker.families:
-        family = max(tracker.families, key=lambda name: tracker.families[name])
-    judge = Judge(table, tracker, family, dict(facts or {}), is_dmesg_of_dump=is_dmesg_of_dump)
-    return judge.diagnosis()
+def _family(trackers: Iterable[Tracker]) -> str | None:
+    """Return the family whose words the logs have most."""
+    counts: Counter[str] = Counter()
+    for tracker in trackers:
+        counts.update(tracker.families)
+    return max(counts, key=lambda name: counts[name], default=None)
 
 
-@dataclass(frozen=True)
-class MatchedRow:
-    """A row with the line that decided for it."""
+def _files(paths: Sequence[Path | str]) -> Iterator[tuple[Path, bool]]:
+    """Yield the files of a case, and whether each was named; those of a directory in the order of their names."""
+    for path in map(Path, paths):
+        if not path.is_dir():
+            yield path, True
+            continue
+        files = [one for one in sorted(path.rglob("*")) if one.is_file() and one.suffix not in _NOT_LOGS]
+        if not files:
+            raise UsageError(f"{path}: has no file to diagnose")
+        if len(files) > _FILES_MAX:
+            raise UsageError(f"{path}: has {len(files)} files, at most {_FILES_MAX} are one case (name the logs)")
+        yield from ((one, False) for one in files)
 
-    row: int
-    line: LogLine
-    severity: str
-    phase: KernelRole
-    presumed: bool = False  # only early time stamps suggest that a capture kernel printed the line
 
+def _dumps(paths: Sequence[Path], table: SymptomTable) -> tuple[str | None, Symptom | None]:
+    """Return the name of a whole dump, and the symptom of a damaged one; a part of the dump suffices for neither."""
+    from ..vmcore import inspect
 
-class Judge:
-    """The judgement of one log: its matches by their place and by the lines after them."""
-
-    def __init__(
-        self,
-        table: SymptomTable,
-        tracker: Tracker,
-        family: str | None,
-        facts: dict[str, str],
-        *,
-        is_dmesg_of_dump: bool,
-    ) -> None:
-        self.table = table
-        self.tracker = tracker
-        self.boots = tracker.boots
-        self.family = family
-        self.facts = facts
-        self.is_dmesg_of_dump = is_dmesg_of_dump
-        self.phases = list(self._phases())
-        self.findings: list[MatchedRow] = []
-        self.rejected: list[Rejected] = []
-
-    def diagnosis(self) -> Diagnosis:
-        """Return the verdict on the log."""
-        for number in range(len(self.boots)):
-            self._judge_boot(number)
-        stage = self._stage()
-        symptoms = self._symptoms()
-        mode = self._mode(symptoms, stage)
-        return Diagnosis(
-            mode=mode,
-            stage=stage,
-            symptoms=symptoms,
-            rejected=tuple(self.rejected[:100]),
-            notes=tuple(self._notes()),
-            family=self.family,
-            kernel=self._fact("kernel"),
-        )
-
-    def _phases(self) -> Iterator[KernelRole]:
-        """Yield the phase of each boot, from its own evidence and from its neighbours'."""
-        crashed = False
-        for number, boot in enumerate(self.boots):
-            after = self.boots[number + 1] if number + 1 < len(self.boots) else None
-            known_first = (
-                boot.first
-                or boot.plain_command_line
-                or boot.login
-                or boot.handover
-                or (boot.panic and boot.kdump_loaded)
-                or (boot.memory_kib or 0) > _TOO_BIG_FOR_CAPTURE_KIB
+    whole: str | None = None
+    broken: Symptom | None = None
+    for path in paths:
+        inspection = inspect(path, quick=True)
+        if inspection.whole:
+            whole = path.name
+        elif inspection.damage:
+            row = table.row("dump-truncated")
+            line = f"{path.name}: {inspection.why}"
+            broken = Symptom(
+                row.name, "failure", Stage[row.stage], "capture", line, 0, row.meaning, row.remedy, file=path.name
             )
-            if boot.capture is not None:
-                yield KernelRole.CAPTURE
-                crashed = True
-            elif crashed:
-                yield KernelRole.NEXT
-            elif known_first or self.is_dmesg_of_dump or (after is not None and after.capture is not None):
-                yield KernelRole.FIRST
-            else:
-                yield KernelRole.UNKNOWN
-            crashed = crashed or boot.panic is not None
-
-    def _judge_boot(self, number: int) -> None:
-        """Accept or reject each match of one boot, then ask the rules."""
-        boot, phase = self.boots[number], self.phases[number]
-        failed = False
-        for match in sorted(boot.matches, key=lambda match: match.line.number):
-            row = self.table.rows[match.row]
-            at = self._phase_of(match.line, boot, phase)
-            reason = self._why_not(row, match, number, at)
-            if reason:
-                self.rejected.append(Rejected(row.name, match.line.text, match.line.number, reason))
-                continue
-            presumed = row.generic and at is KernelRole.UNKNOWN and match.speaker is not Speaker.KDUMP
-            severity = self._severity(row, number, at)
-            if presumed and severity == "failure":
-                severity = "warning"
-            failed = failed or (severity == "failure" and not row.explains)
-            self.findings.append(MatchedRow(match.row, match.line, severity, at, presumed))
-        last = number + 1 == len(self.boots)
-        scene = Scene(
-            boot,
-            phase,
-            None if last else self.boots[number + 1],
-            None if last else self.phases[number + 1],
-            self.is_dmesg_of_dump,
-            failed,
-        )
-        for name, rule in RULES.items():
-            index = self.table.by_rule(name)
-            line = rule(scene) if index is not None else None
-            if index is None or line is None:
-                continue
-            if self._is_presumed_capture(boot, phase) and name in ("panic-without-kdump", "handoff-no-capture-boot"):
-                continue
-            row = self.table.rows[index]
-            at = self._phase_of(line, boot, phase)
-            severity = self._severity(row, number, at)
-            if name == "handoff-no-capture-boot" and boot.is_kernel_log:
-                if OPENED_DUMP in self.tracker.signs:
-                    continue
-                # The log of every dump ends here, too; the jump's words, or a crash on purpose, make a console likely.
-                severity = "warning" if boot.handover is not None or boot.sysrq is not None else "info"
-                self.tracker.signs.add(KERNEL_LOG)
-            self.findings.append(MatchedRow(index, line, severity, at))
-
-    def _phase_of(self, line: LogLine, boot: Boot, phase: KernelRole) -> KernelRole:
-        """Return the phase of one line: after the first kernel's panic it is the hand-over."""
-        if phase is KernelRole.CAPTURE or boot.panic is None or line.number < boot.panic.number:
-            return phase
-        return phase if self._is_presumed_capture(boot, phase) else KernelRole.HANDOVER
-
-    def _is_presumed_capture(self, boot: Boot, phase: KernelRole) -> bool:
-        """Return whether a fragment without any evidence is more likely of a capture kernel than of another."""
-        if phase is not KernelRole.UNKNOWN or boot.from_syslog or boot.ordinary is not None:
-            return False
-        if boot.latest_s is not None:
-            return boot.latest_s <= _CAPTURE_SELDOM_LIVES_S
-        return boot.trace_header is not None
-
-    def _why_not(self, row: SymptomRow, match: Match, number: int, at: KernelRole) -> str | None:
-        """Return the reason why a match does not count, or None when it does."""
-        boot = self.boots[number]
-        if row.family and self.family and self.family not in row.family:
-            return f"a message of {' and '.join(row.family)}, this is {self.family}"
-        if row.during == "dmesg" and match.during != "dmesg":
-            return "not of the run that saves the dmesg"
-        if row.during == "vmcore" and match.during == "dmesg":
-            return "of the run that saves the dmesg, not the vmcore"
-        if at is not KernelRole.UNKNOWN:
-            wanted = {*row.where, *(("next",) if "first" in row.where else ())}
-            if at.value not in wanted:
-                places = " or ".join(PLACES_IN_WORDS[place] for place in row.where)
-                return f"printed by the {_IN_WORDS[at]}, it counts only in the {places}"
-        reason = self._why_not_of_kdump(row, match, number, at)
-        if reason:
-            return reason
-        after = self.boots[number + 1] if number + 1 < len(self.boots) else None
-        if at is KernelRole.HANDOVER and after is not None and after.capture is not None:
-            return f"the capture kernel started all the same (line {after.start})"
-        if row.severity == "failure" and row.past in ("saving", "saved") and boot.saved is not None:
-            return f"the dump was saved all the same (line {boot.saved.number})"
-        if row.past == "login" and (login := self._login_after(match.line, number)) is not None:
-            return f"the machine booted afterwards (line {login.number})"
-        if row.past == "restart" and boot.restart is not None and boot.restart.number > match.line.number:
-            return f"the kernel restarted the machine afterwards (line {boot.restart.number})"
-        if row.past == "saving" and boot.dump_start is not None and boot.dump_start.number > match.line.number:
-            return f"the capture kernel got past it and began to save (line {boot.dump_start.number})"
-        if at in (KernelRole.FIRST, KernelRole.NEXT) or (
-            at is KernelRole.UNKNOWN and Stage[row.stage] is Stage.NOTHING
-        ):
-            loaded = self._loaded_after(match.line, number)
-            if loaded and not row.despite_load:
-                return f"kdump was loaded afterwards ({loaded})"
-        return None
-
-    def _why_not_of_kdump(self, row: SymptomRow, match: Match, number: int, at: KernelRole) -> str | None:
-        """Return the reason why neither kdump nor its capture kernel speaks in the line, or None when it may be."""
-        if match.speaker is Speaker.KDUMP or at is KernelRole.HANDOVER:
-            return None
-        boot = self.boots[number]
-        if at is KernelRole.CAPTURE:
-            if match.speaker is Speaker.STRANGER and boot.saved is not None:
-                return f"printed by {match.line.program}, which has nothing to do with the dump"
-            return None
-        if not row.generic:
-            return "not a word of kdump, and kdump is not at work there"
-        if at is KernelRole.UNKNOWN and not self._is_presumed_capture(boot, self.phases[number]):
-            return "any kernel may print it, and nothing shows which kernel this is"
-        return None
-
-    def _login_after(self, line: LogLine, number: int) -> LogLine | None:
-        """Return the login prompt that shows that the machine did not stop at the line, or None."""
-        boot = self.boots[number]
-        ended = [
-            mark.number for mark in (boot.restart, boot.firmware) if mark is not None and mark.number < line.number
-        ]
-        if boot.login is not None and boot.login.number > max(ended, default=0):
-            return boot.login
-        return next((later.login for later in self.boots[number + 1 :] if later.login is not None), None)
-
-    def _loaded_after(self, line: LogLine, number: int) -> str | None:
-        """Return the proof that a capture kernel was loaded after the line, or None."""
-        boot = self.boots[number]
-        if boot.armed is not None and boot.armed.number > line.number:
-            return f"line {boot.armed.number}"
-        for later in self.boots[number + 1 :]:
-            if later.capture is not None:
-                return f"a capture kernel runs from line {later.start}"
-            if later.armed is not None:
-                return f"line {later.armed.number}"
-        return None
-
-    def _severity(self, row: SymptomRow, number: int, at: KernelRole) -> str:
-        """Return the row's severity; in the boot after a saved dump a failure is a warning about the next crash."""
-        if row.severity != "failure":
-            return row.severity
-        if (
-            at is KernelRole.NEXT
-            and row.past in ("saving", "saved")
-            and any(earlier.saved for earlier in self.boots[:number])
-        ):
-            return "warning"
-        return row.severity
-
-    def _symptoms(self) -> tuple[Symptom, ...]:
-        """Return the findings as symptoms: failures first, causes before consequences, each once."""
-        order = {"failure": 0, "warning": 1, "info": 2}
-        kept: dict[int, MatchedRow] = {}
-        for finding in sorted(self._weighed(), key=lambda found: (order[found.severity], found.row, found.line.number)):
-            kept.setdefault(finding.row, finding)
-        return tuple(self._symptom(finding) for finding in kept.values())
-
-    def _weighed(self) -> Iterator[MatchedRow]:
-        """Yield the findings, without the words that say nothing more where a cause is found."""
-        rows = self.table.rows
-        failures = [found for found in self.findings if found.severity == "failure"]
-        for found in self.findings:
-            row = rows[found.row]
-            others = [rows[other.row] for other in failures if other.row != found.row]
-            if row.last_resort and any(other.stage == row.stage for other in others):
-                self.rejected.append(Rejected(row.name, found.line.text, found.line.number, "another symptom says why"))
-                continue
-            if row.explains and found.severity == "failure" and all(other.explains for other in others):
-                yield dataclasses.replace(found, severity="warning")
-                continue
-            yield found
-
-    def _symptom(self, finding: MatchedRow) -> Symptom:
-        """Return one finding in full, its remedy with the values that are known."""
-        row = self.table.rows[finding.row]
-        signs = set(self.tracker.signs)
-        if is_size(self._given() or ""):
-            signs.add(SIZE_GIVEN)
-        texts: SymptomRow | Variant = next((one for one in row.variant if signs.issuperset(one.signs)), row)
-        meaning = texts.meaning or row.meaning
-        own = bool(texts.remedy or texts.remedies)
-        remedy = filled(
-            texts.remedy or row.remedy,
-            texts.remedies if own else row.remedies,
-            family=self.family,
-            signs=signs,
-            facts={name: self._fact(name, finding) for name in PLACEHOLDERS},
-        )
-        return Symptom(
-            name=row.name,
-            severity=finding.severity,
-            stage=Stage[row.stage],
-            phase=finding.phase.value,
-            line=finding.line.text,
-            line_number=finding.line.number,
-            meaning=_PRESUMPTION + meaning if finding.presumed else meaning,
-            remedy=remedy,
-        )
-
-    def _fact(self, name: str, finding: MatchedRow | None = None) -> str | None:
-        """Return a real value for a remedy: the caller's, else the log's."""
-        if name == "crashkernel_more":
-            return doubled(self._reservation() or "")
-        if name == "crashkernel":
-            # A value that reserved nothing is not repeated, and ranges may leave out this machine again.
-            reservation = self._reservation()
-            failed = finding is not None and self.table.rows[finding.row].refuses_reservation
-            return None if failed or ":" in (reservation or "") else reservation
-        if self.facts.get(name):
-            return self.facts[name]
-        if name == "kernel":
-            return next((boot.kernel for boot in self.boots if boot.kernel), None)
-        if name == "driver" and finding is not None:
-            boot = next(boot for boot in reversed(self.boots) if boot.start <= finding.line.number)
-            return driver_in(finding.line.text) or (driver_in(boot.fault.text) if boot.fault else None)
-        if name == "host" and finding is not None:
-            return host_in(finding.line.text)
-        return None
-
-    def _reservation(self) -> str | None:
-        """Return the value of crashkernel= that the caller or a first kernel's command line gives."""
-        return self.facts.get("crashkernel") or self._given()
-
-    def _given(self) -> str | None:
-        """Return the value of crashkernel= on the command line of a first kernel, or None."""
-        return next((boot.crashkernel for boot in self.boots if boot.crashkernel and boot.capture is None), None)
-
-    def _stage(self) -> Stage:
-        """Return how far the last crash got."""
-        reached = Stage.NOTHING
-        saved = False
-        for boot, phase in zip(self.boots, self.phases, strict=True):
-            if phase is KernelRole.CAPTURE:
-                reached, saved = Stage.CAPTURING, self._is_saved(boot)
-                if saved:
-                    reached = Stage.SAVED
-            elif phase is KernelRole.NEXT and saved and boot.login is not None and boot.panic is None:
-                reached = Stage.RECOVERED
-            elif boot.panic is not None or boot.handover is not None:
-                reached = Stage.CRASHED if boot.kdump_loaded else Stage.NOTHING
-                saved = False
-            elif boot.armed is not None and reached < Stage.ARMED:
-                reached = Stage.ARMED
-        if self.is_dmesg_of_dump:
-            reached = max(reached, Stage.CAPTURING)
-        return reached
-
-    def _is_saved(self, boot: Boot) -> bool:
-        """Return whether the kdump service said that the dump is saved, and nothing shows that to be untrue."""
-        rows = self.table.rows
-        lies = any(
-            rows[found.row].past not in ("saving", "saved")
-            and Stage[rows[found.row].stage] < Stage.SAVED
-            and found.severity == "failure"
-            for found in self.findings
-            if found.line.number >= boot.start
-        )
-        if lies or boot.save_failed is not None:
-            return False
-        # kdump says "failed" before every failure action, so an orderly restart without it means a saved dump.
-        orderly = boot.dump_start is not None and boot.restart is not None and boot.panic is None
-        return boot.saved is not None or boot.dumpfile_complete is not None or orderly
-
-    def _mode(self, symptoms: tuple[Symptom, ...], stage: Stage) -> str:
-        """Return the name of the cause, ok, or indeterminate."""
-        if symptoms and symptoms[0].severity == "failure":
-            return symptoms[0].name
-        if stage >= Stage.SAVED:
-            return OK
-        for symptom in symptoms:
-            if symptom.severity == "warning":
-                return symptom.name
-        return INDETERMINATE
-
-    def _notes(self) -> Iterator[str]:
-        """Yield each kernel's lines and the proof of its role."""
-        if self.is_dmesg_of_dump:
-            yield "the name says it is the dmesg of a dump: a capture kernel ran and wrote it"
-        if self.tracker.dropped:
-            yield f"{self.tracker.dropped} boots in the middle were left out"
-        for boot, phase in zip(self.boots[:20], self.phases, strict=False):
-            if not boot.lines:
-                continue
-            evidence: LogLine | str | None = boot.capture or boot.first or boot.plain_command_line or boot.login
-            if evidence is None and self._is_presumed_capture(boot, phase):
-                evidence = "no evidence; its early timestamps fit a capture kernel"
-            proof = evidence or "no evidence"
-            if isinstance(proof, LogLine):
-                proof = f"line {proof.number}: {proof.text}"
-            yield f"from line {boot.start}: {_IN_WORDS[phase]} ({proof})"
+    return whole, None if whole else broken
 
 
-_IN_WORDS = {
-    KernelRole.UNKNOWN: "unknown kernel",
-    KernelRole.FIRST: "first kernel",
-    KernelRole.HANDOVER: "hand-over",
-    KernelRole.CAPTURE: "capture kernel",
-    KernelRole.NEXT: "next boot",
-}
+def _one(
+    found: Sequence[tuple[str, Diagnosis]], broken: Symptom | None, table: SymptomTable, *, saved: bool
+) -> Diagnosis:
+    """Return the diagnoses of several logs as one: the stage that any of them shows, each symptom once."""
+    stage = max(diagnosis.stage for _, diagnosis in found)
+    if saved:
+        stage = max(stage, Stage.SAVED)
+    order = {"failure": 0, "warning": 1, "info": 2}
+    rank = {row.name: number for number, row in enumerate(table.rows)}
+    every = [dataclasses.replace(symptom, file=name) for name, diagnosis in found for symptom in diagnosis.symptoms]
+    every += [broken] if broken is not None else []
+    kept: dict[str, Symptom] = {}
+    for symptom in sorted(every, key=lambda one: (order[one.severity], rank[one.name])):
+        kept.setdefault(symptom.name, symptom)
+    symptoms = tuple(kept.values())
+    return Diagnosis(
+        mode=Judge.mode(symptoms, stage),
+        stage=stage,
+        symptoms=symptoms,
+        rejected=tuple(dataclasses.replace(one, file=name) for name, diagnosis in found for one in diagnosis.rejected),
+        notes=tuple(f"{name} {note}" for name, diagnosis in found for note in diagnosis.notes),
+        family=next((diagnosis.family for _, diagnosis in found if diagnosis.family), None),
+        kernel=next((diagnosis.kernel for _, diagnosis in found if diagnosis.kernel), None),
+    )

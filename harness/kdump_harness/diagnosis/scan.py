@@ -32,6 +32,11 @@ class IndexEntry:
 
 
 _STAMP_BYTES = 14
+# A time of day, a kernel's time stamp, a program with its process number, or a word of kernels and of kdump.
+_LOG_LINE = re.compile(
+    rb"\b[0-2]\d:[0-5]\d:[0-5]\d\b|\[ {0,8}\d{1,9}\.\d{1,6}\]|\w\[\d{1,8}\]: |"
+    rb"\b(kdump|kexec|vmcore|crashkernel|makedumpfile|initramfs|Linux version|[Kk]ernel panic|GRUB)\b"
+)
 _DULL_MAX = 10_000  # remembered lines that no pattern can fit: some megabytes
 _DULL_BYTES = 300
 _WORDS_MANY = 50  # in longer lines words come again, and each would be tried again
@@ -89,6 +94,8 @@ class Scanner:
         every_line = False
         last: tuple[int, bytes] | None = None
         for number, raw, bag in numbered(stream):
+            if not tracker.is_log and _LOG_LINE.search(raw):
+                tracker.is_log = True
             # Boots repeat themselves but for their timestamps, "[    0.000000]".
             body = raw[_STAMP_BYTES:] if raw[:1] == b"[" and raw[_STAMP_BYTES - 1 : _STAMP_BYTES] == b"]" else raw
             likely: list[IndexEntry] = []
