@@ -80,9 +80,8 @@ def test_the_logs_of_a_good_crash_are_one_good_answer(tmp_path: Path) -> None:
 def test_a_kernel_that_does_not_arm_next_time_is_a_warning_after_a_dump(tmp_path: Path) -> None:
     found = diagnose_case([case(tmp_path, {"console.log": CONSOLE, "journal.txt": NOT_ARMED})])
     assert (found.mode, found.failed) == ("ok", False)
-    assert [(one.name, one.severity, one.file) for one in found.symptoms] == [
-        ("no-reserved-memory", "warning", "journal.txt")
-    ]
+    reported = [(one.name, one.severity, one.file) for one in found.symptoms]
+    assert reported == [("no-reserved-memory", "warning", "journal.txt")]
 
 
 def test_the_cause_in_one_file_explains_the_panic_in_another(tmp_path: Path) -> None:

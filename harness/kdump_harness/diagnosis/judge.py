@@ -379,11 +379,13 @@ class Judge:
     def _weighed(self) -> Iterator[MatchedRow]:
         """Yield the findings, without the words that say nothing more where a cause is found."""
         rows = self.table.rows
-        failures = [found for found in self.findings if found.severity == "failure"]
         for found in self.findings:
             row = rows[found.row]
-            others = [rows[other.row] for other in failures if other.row != found.row]
-            if row.last_resort and any(other.stage == row.stage for other in others):
+            alike = [other for other in self.findings if other.row != found.row]
+            others = [rows[other.row] for other in alike if other.severity == "failure"]
+            if row.last_resort and any(
+                rows[other.row].stage == row.stage and other.severity == found.severity for other in alike
+            ):
                 self.rejected.append(Rejected(row.name, found.line.text, found.line.number, "another symptom says why"))
                 continue
             if row.explains and found.severity == "failure" and all(other.explains for other in others):
