@@ -6,6 +6,8 @@ import ast
 import dataclasses
 import functools
 import json
+import struct
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +37,8 @@ from kdump_harness.vmcore import PageClass, classify, open_vmcore
 from kdump_harness.vmcore import inspect as inspect_anew
 from kdump_harness.vmcore.classes import dropped_by
 from kdump_harness.vmcore.elfruns import in_short_run
-from vmcore_factory import Kdump, elf_of
+from kdump_harness.vmcore.registers import unreadable_tasks
+from vmcore_factory import PAGE, Kdump, elf_of
 
 DUMPS = Path(__file__).parents[1] / "data" / "vmcore"
 CRASH_S = 1_780_000_000
@@ -400,6 +403,97 @@ def test_without_page_flags_the_sums_decide(verdict: Verdict, monkeypatch: pytes
 def test_too_few_pages_for_what_the_level_keeps(verdict: Verdict) -> None:
     memory = memory_of(LOGGED, others="kernel")
     assert [name for name, ok in judge(verdict, LOGGED, memory=memory).items() if not ok] == ["pages"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Stored:
+    """A page as a dump stores it."""
+
+    data: bytes
+    flags: int
+
+
+def made_of(path: Path, change: Callable[[list[Stored | None]], None], to: Path) -> Path:
+    """Write a dump again with other pages: None stands for the shared page of zeros."""
+    raw = path.read_bytes()
+    with open_vmcore(path) as vmcore:
+        part = vmcore.kdumps[0]
+        head, data_at = raw[: part.header.descriptor_offset], part.data_offset
+        found = [part.descriptor(part.pfn_of(index)) for index in range(part.descriptors)]
+    stored = [None if at == data_at else Stored(raw[at : at + size], flags) for at, size, flags in found]
+    change(stored)
+    table, data = b"", bytes(PAGE)
+    for page in stored:
+        at, size, flags = (data_at + len(data), len(page.data), page.flags) if page else (data_at, PAGE, 0)
+        table += struct.pack("<qIIQ", at, size, flags, 0)
+        data += page.data if page else b""
+    to.write_bytes(head + table + data)
+    return to
+
+
+def needed(path: Path) -> set[int]:
+    """Return the indexes of the pages without which the end of the log, utsname and stacks cannot be read."""
+    asked: set[int] = set()
+    with open_vmcore(path) as vmcore:
+        really = vmcore.page
+        vmcore.page = lambda pfn: asked.add(pfn) or really(pfn)  # type: ignore[assignment, func-returns-value]
+        vmcore.dmesg(last=60)
+        assert vmcore.utsname_in_memory
+        unreadable_tasks(vmcore)
+        part = vmcore.kdumps[0]
+        return {index for index in range(part.descriptors) if part.pfn_of(index) in asked}
+
+
+def sure_of(path: Path) -> MemoryState:
+    """The memory of a guest whose kept pages were slabs and page tables before the crash."""
+    with open_vmcore(path) as vmcore:
+        bits = np.unpackbits(vmcore.kept_bitmap(), bitorder="little")[: vmcore.max_pfn].astype(np.bool_)
+    return dataclasses.replace(memory_of(path), sure_frames=bits)
+
+
+@pytest.mark.usefixtures("crash_time")
+def test_a_dump_of_zeros_where_the_kernel_had_its_slabs_fails(verdict: Verdict, tmp_path: Path) -> None:
+    """All other checks find what they read: the end of the kernel log, utsname, stacks, page descriptors."""
+    spared = needed(LOGGED)
+
+    def lose(pages: list[Stored | None]) -> None:
+        pages[:] = [page if index in spared else None for index, page in enumerate(pages)]
+
+    path = made_of(LOGGED, lose, tmp_path / "dump")
+    assert inspect(path).whole
+    facts = facts_of(LOGGED, memory=sure_of(LOGGED))
+    check_dump(verdict, path, facts, expected_formats=("kdump",))
+    assert [check.name for check in verdict.failed()] == ["pages"]
+    lost = 147 - len(spared)
+    assert f"{lost} of 147 pages that were slabs or page tables before the crash" in verdict.reason()
+    verdict.checks.clear()
+    moving = dataclasses.replace(facts, trigger=find_trigger("oom"))  # slabs are freed before that crash
+    check_dump(verdict, path, moving, expected_formats=("kdump",))
+    assert "slabs" not in verdict.reason()
+    verdict.checks.clear()
+    check_dump(verdict, LOGGED, facts, expected_formats=("kdump",))
+    assert not list(verdict.failed())
+
+
+@pytest.mark.usefixtures("crash_time")
+def test_swapped_pages_are_for_the_oracle_which_the_verdict_says_in_a_line(verdict: Verdict, tmp_path: Path) -> None:
+    """No file can show them: zlib's checksums are right, and each page could be the page of its frame."""
+    spared = needed(LOGGED)
+
+    def swap(pages: list[Stored | None]) -> None:
+        others = [index for index in range(len(pages)) if index not in spared]
+        for one, other in zip(others[::2], others[1::2], strict=False):
+            pages[one], pages[other] = pages[other], pages[one]
+
+    path = made_of(LOGGED, swap, tmp_path / "dump")
+    assert path.read_bytes() != LOGGED.read_bytes()
+    for oracle in (False, True):
+        facts = dataclasses.replace(facts_of(LOGGED, memory=sure_of(LOGGED)), oracle=oracle)
+        check_dump(verdict, path, facts, expected_formats=("kdump",))
+        assert not list(verdict.failed())
+        seen = next(check.seen for check in verdict.checks if check.name == "complete")
+        assert ("only --oracle can show that each is in its page frame" in seen) is not oracle
+        verdict.checks.clear()
 
 
 # Three guests' dumps, cut down to their struct pages: what the level dropped is absent in all of them.

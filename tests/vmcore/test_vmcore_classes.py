@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import struct
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -23,177 +22,22 @@ from kdump_harness.vmcore.classes import (
     kept_by,
 )
 from kdump_harness.vmcore.elfruns import in_short_run, spared
-from vmcore_factory import PAGE, VMCOREINFO, Kdump, elf, elf_of
+from memory_factory import (
+    ANON,
+    CACHE_MAPPING,
+    KERNELS,
+    NOT_A_TYPE,
+    ROOTS,
+    SECTION_FRAMES,
+    SECTIONS,
+    STRUCT,
+    Kernel,
+    Memory,
+)
+from vmcore_factory import PAGE, Kdump, elf_of
 
 REAL = Path(__file__).parents[1] / "data" / "vmcore" / "classes"
 QUICKLY = settings(max_examples=50, deadline=None)
-
-KERNEL_MAP = 0xFFFFFFFF80000000
-STRUCT = 64
-SECTION_FRAMES = 1024
-NOT_A_TYPE = 0xFFFFFFFF
-ROOTS, SECTIONS, STRUCTS = 1, 2, 3  # page frames of the tables; the struct pages follow
-ANON, CACHE_MAPPING = 0xFFFF888000001001, 0xFFFF888000001008
-
-
-@dataclass(frozen=True, kw_only=True)
-class Kernel:
-    """The marks by which a kernel classifies pages."""
-
-    lru: int
-    private: int
-    swapcache: int
-    swapbacked: int
-    head: int
-    slab: int = 0
-    hwpoison: int = 0
-    buddy: int = 0xFFFFFF7F
-    slab_type: int = NOT_A_TYPE
-    offline_type: int = 0xFFFFFEFF
-    unaccepted_type: int = NOT_A_TYPE
-    hugetlb_type: int | None = None
-    order_at: int = 0  # in the struct page behind the head's
-    dtor_at: int | None = None
-    hugetlb_flag: int = 0
-    folio: bool = False  # order and destructor are members of struct folio
-    tail_member: str = "compound_head"
-
-    def vmcoreinfo(self) -> str:
-        """Return the lines that this kernel would export."""
-
-        def bit(mask: int) -> int:
-            return mask.bit_length() - 1
-
-        def signed(value: int) -> int:
-            return value - (1 << 32) if value >> 31 else value
-
-        numbers = {
-            "PG_lru": bit(self.lru), "PG_private": bit(self.private), "PG_swapcache": bit(self.swapcache),
-            "PG_swapbacked": bit(self.swapbacked), "PG_head_mask": self.head,
-            "PAGE_BUDDY_MAPCOUNT_VALUE": signed(self.buddy), "PAGE_OFFLINE_MAPCOUNT_VALUE": signed(self.offline_type),
-            "SECTION_SIZE_BITS": 22, "MAX_PHYSMEM_BITS": 46,
-        }  # fmt: skip
-        optional = {
-            "PG_slab": bit(self.slab), "PG_hwpoison": bit(self.hwpoison), "PG_hugetlb": bit(self.hugetlb_flag),
-        }  # fmt: skip
-        numbers |= {name: number for name, number in optional.items() if number >= 0}
-        types = {"SLAB": self.slab_type, "UNACCEPTED": self.unaccepted_type, "HUGETLB": self.hugetlb_type or NOT_A_TYPE}
-        numbers |= {f"PAGE_{n}_MAPCOUNT_VALUE": signed(value) for n, value in types.items() if value != NOT_A_TYPE}
-        offsets = {"flags": 0, self.tail_member: 8, "mapping": 24, "private": 40, "_mapcount": 48}
-        if self.dtor_at is not None:
-            numbers["HUGETLB_PAGE_DTOR"] = 2
-        folio = {"_folio_dtor": self.dtor_at, "_folio_order": self.order_at} if self.folio else {}
-        if self.dtor_at is not None and not self.folio:
-            offsets |= {"compound_dtor": self.dtor_at, "compound_order": self.order_at}
-        return "".join(
-            [
-                f"SYMBOL(mem_section)={KERNEL_MAP + ROOTS * PAGE:x}\nLENGTH(mem_section)={1 << 16}\n",
-                "SIZE(mem_section)=16\nOFFSET(mem_section.section_mem_map)=0\n",
-                f"SIZE(page)={STRUCT}\nLENGTH(zone.free_area)=11\n",
-                *(f"OFFSET(page.{name})={offset}\n" for name, offset in offsets.items()),
-                *(f"OFFSET(folio.{name})={STRUCT + offset}\n" for name, offset in folio.items() if offset is not None),
-                *(f"NUMBER({name})={number}\n" for name, number in numbers.items()),
-            ]
-        )
-
-
-KERNELS = {
-    "5.10": Kernel(
-        lru=1 << 4, private=1 << 13, swapcache=1 << 10, swapbacked=1 << 19, head=1 << 16, slab=1 << 9, order_at=17,
-        dtor_at=16,
-    ),
-    "6.3": Kernel(
-        lru=1 << 4, private=1 << 13, swapcache=1 << 10, swapbacked=1 << 19, head=1 << 16, slab=1 << 9, order_at=17,
-        dtor_at=16, folio=True,
-    ),
-    "6.6": Kernel(
-        lru=1 << 5, private=1 << 14, swapcache=1 << 10, swapbacked=1 << 18, head=1 << 6, slab=1 << 8,
-        hwpoison=1 << 21, hugetlb_flag=1 << 8,
-    ),
-    "6.12": Kernel(
-        lru=1 << 5, private=1 << 14, swapcache=1 << 10, swapbacked=1 << 17, head=1 << 6, hwpoison=1 << 20,
-        buddy=0xF0000000, slab_type=0xF5000000, offline_type=0xF1000000, hugetlb_type=0xF4000000,
-    ),
-    "7.2": Kernel(
-        lru=1 << 5, private=1 << 14, swapcache=1 << 10, swapbacked=1 << 17, head=1 << 6, hwpoison=1 << 21,
-        buddy=0xF0000000, slab_type=0xF5000000, offline_type=0xF1000000, hugetlb_type=0xF4000000,
-        unaccepted_type=0xF7000000, tail_member="compound_info",
-    ),
-}  # fmt: skip
-
-
-@dataclass
-class Memory:
-    """The struct pages of a small machine, to be set one by one, and the dump of it."""
-
-    kernel: Kernel
-    frames: int = 2 * SECTION_FRAMES
-    absent_structs: Iterable[int] = ()  # page frames whose struct page is not in the dump
-    structs: dict[int, bytes] = field(default_factory=dict)
-
-    def set(
-        self, pfn: int, *, flags: int = 0, head: int = 0, mapping: int = 0, private: int = 0, type: int = NOT_A_TYPE
-    ) -> None:
-        """Write a struct page."""
-        self.structs[pfn] = struct.pack("<QQQQQQII8x", flags, head, 0, mapping, 0, private, type, 1)
-
-    def compound(self, pfn: int, order: int, *, hugetlb: bool = False, tail_mapping: int = 0, **head: int) -> None:
-        """Write a compound page."""
-        kernel = self.kernel
-        if hugetlb and kernel.hugetlb_type is not None:
-            head["type"] = kernel.hugetlb_type
-        head["flags"] = head.get("flags", 0) | kernel.head
-        self.set(pfn, **head)
-        for tail in range(pfn + 1, pfn + (1 << order)):
-            self.set(tail, head=0xFFFFEA0000000001, mapping=tail_mapping)
-        second = bytearray(self.structs[pfn + 1])
-        second[kernel.order_at] = order
-        if kernel.dtor_at is not None:
-            second[kernel.dtor_at] = 2 if hugetlb else 1
-        elif hugetlb and kernel.hugetlb_flag:
-            second[1] |= kernel.hugetlb_flag >> 8
-        self.structs[pfn + 1] = bytes(second)
-
-    def claim_order(self, pfn: int, order: int) -> None:
-        """Let a head claim an order, in the struct page behind its own."""
-        second = bytearray(self.structs[pfn + 1])
-        second[self.kernel.order_at] = order
-        self.structs[pfn + 1] = bytes(second)
-
-    def free(self, pfn: int, order: int) -> None:
-        """Write the head of a free block; the rest of it has no mark."""
-        self.set(pfn, type=self.kernel.buddy, private=order)
-
-    def tables(self) -> dict[int, bytes]:
-        """Return the page frames that hold section table and struct pages."""
-        per_section = SECTION_FRAMES * STRUCT
-        sections = -(-self.frames // SECTION_FRAMES)
-        # Coded as if the array of each section began at page frame 0, with the flags "present" and "has a map".
-        coded = [(KERNEL_MAP + STRUCTS * PAGE) | 3 for _ in range(sections)]
-        memory = bytearray(sections * per_section)
-        for pfn, raw in self.structs.items():
-            memory[pfn * STRUCT : (pfn + 1) * STRUCT] = raw
-        pages = {STRUCTS + at // PAGE: bytes(memory[at : at + PAGE]) for at in range(0, len(memory), PAGE)}
-        for pfn in self.absent_structs:
-            pages.pop(STRUCTS + pfn * STRUCT // PAGE, None)
-        roots = struct.pack("<Q", KERNEL_MAP + SECTIONS * PAGE).ljust(PAGE, b"\0")
-        return {ROOTS: roots, SECTIONS: b"".join(struct.pack("<QQ", c, 0) for c in coded).ljust(PAGE, b"\0"), **pages}
-
-    def dump(
-        self,
-        *,
-        level: int = 31,
-        kept: Iterable[int] = (),
-        ram: Sequence[int] | None = None,
-        more: str = "",
-        status: int | None = None,
-    ) -> bytes:
-        """Return a kdump-compressed dump with the tables and the given pages."""
-        pages = {pfn: bytes(PAGE) for pfn in kept} | self.tables()
-        text = self.kernel.vmcoreinfo() + more
-        last = max(self.frames, *pages)
-        ram = range(self.frames) if ram is None else ram
-        return Kdump(pages=pages, level=level, max_mapnr=last, ram=ram, more_vmcoreinfo=text, status=status).build()
 
 
 @pytest.fixture(params=KERNELS)
@@ -453,17 +297,6 @@ def test_a_sliver_causes_no_remark() -> None:
     assert list(LevelViolations.of({PageClass.KERNEL: Tally(30_000, 9)}, 31, zeros_absent=True).remarks()) == []
 
 
-def as_elf(memory: Memory, claimed_bytes: int | None = None) -> bytes:
-    """The tables as an ELF dump; its RAM is what they describe, or more."""
-    tables = memory.tables()
-    segments = [(pfn * PAGE, page) for pfn, page in sorted(tables.items())]
-    segments.append(((memory.frames - 1) * PAGE, bytes(PAGE)))
-    sizes = [len(data) for _, data in segments]
-    sizes[-1] = claimed_bytes or PAGE
-    text = VMCOREINFO.format(page_size=PAGE, more=memory.kernel.vmcoreinfo()).encode()
-    return elf(segments, memory_bytes=sizes, vmcoreinfo=text)
-
-
 @pytest.mark.parametrize("longest", [255, 256])
 def test_makedumpfile_keeps_short_runs_in_an_elf_dump(longest: int) -> None:
     wanted = np.zeros(2000, dtype=np.bool_)
@@ -494,7 +327,7 @@ def test_the_pages_that_an_elf_dump_keeps_in_short_runs_are_known(tmp_path: Path
 def test_elf_dumps_have_classes_and_no_level(memory: Memory, tmp_path: Path) -> None:
     memory.free(32, 1)
     path = tmp_path / "vmcore"
-    path.write_bytes(as_elf(memory))
+    path.write_bytes(memory.as_elf())
     with open_vmcore(path) as vmcore:
         assert count_classes(vmcore) == {PageClass.KERNEL: Tally(33, 33), PageClass.FREE: Tally(2, 2)}
     assert inspect(path).classes["free"] == {"total": 2, "kept": 2}
@@ -503,7 +336,7 @@ def test_elf_dumps_have_classes_and_no_level(memory: Memory, tmp_path: Path) -> 
 @pytest.mark.parametrize("claimed_bytes", [1 << 35, 1 << 50])
 def test_ram_without_struct_pages_is_refused_before_it_costs_time(claimed_bytes: int, tmp_path: Path) -> None:
     path = tmp_path / "vmcore"
-    path.write_bytes(as_elf(Memory(KERNELS["6.12"]), claimed_bytes))
+    path.write_bytes(Memory(KERNELS["6.12"]).as_elf(claimed_bytes))
     began_s = time.process_time()
     with open_vmcore(path) as vmcore, pytest.raises(VmcoreError, match="cannot have the struct pages of all its RAM"):
         count_classes(vmcore)

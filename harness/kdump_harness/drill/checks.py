@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime
 import enum
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from ..kdump.service import GuestState
 from ..kdump.target import FoundFile
 from ..kdump.trigger import Trigger
 from ..vmcore import Inspection, Vmcore, VmcoreError, open_vmcore
-from ..vmcore.classes import LevelViolations, PageClass, Tally
+from ..vmcore.classes import LevelViolations, PageClass, Tally, count_zeros
 from ..vmcore.elfruns import spared
 from ..vmcore.inspection import UNJUDGED, inspect_opened
 from ..vmcore.registers import unreadable_tasks
@@ -40,6 +41,8 @@ CHANGED_SHARE = 0.05
 CHANGED_PAGES = 2048
 # At least this share of the kernel's slabs and page tables is in every dump: they are hardly ever empty.
 SURE_SHARE = 0.5
+# No file can show that its pages are swapped, or from another moment: a checksum does not name the page frame.
+ONLY_THE_ORACLE = "only --oracle can show that each is in its page frame"
 
 
 class Scope(enum.Flag):
@@ -124,6 +127,7 @@ class CrashFacts:
     nonce: str
     crashed_after_s: tuple[float, float]  # earliest and latest, in seconds after the guest's clock was read
     memory: MemoryState
+    oracle: bool = False  # another check compares each page with the hypervisor's picture
 
 
 def choose_dump(verdict: Verdict, files: dict[str, FoundFile], before: dict[str, FoundFile]) -> FoundFile | None:
@@ -193,7 +197,8 @@ def check_dump(
         verdict.not_judged = found.why
     else:
         expected = "whole, every page readable"
-        record_check(verdict, "complete", found.whole, expected=expected, seen=found.why or expected)
+        seen = found.why or (expected if facts.oracle else f"{expected}; {ONLY_THE_ORACLE}")
+        record_check(verdict, "complete", found.whole, expected=expected, seen=seen)
     record_check(
         verdict, "kernel", found.kernel == facts.before.kernel, expected=facts.before.kernel, seen=found.kernel
     )
@@ -296,7 +301,12 @@ def check_pages(verdict: Verdict, vmcore: Vmcore, found: Inspection, facts: Cras
     unknown = vmcore.elf is not None and level & ZERO_BIT
     slack = total if moved else int(total * CHANGED_SHARE) + CHANGED_PAGES
     least = max(0, int(memory.sure * SURE_SHARE) if unknown else total - sum(droppable.values()) - slack)
-    missing = [*struct_pages.too_few(), *(f"not in the dump: {what}" for what in unreadable_tasks(vmcore))]
+    missing = [
+        *struct_pages.too_few(),
+        *(damage.message for damage in found.damage if damage.kind == "zeros"),
+        *_zeros(vmcore, facts),
+        *(f"not in the dump: {what}" for what in unreadable_tasks(vmcore)),
+    ]
     record_check(
         verdict,
         "pages",
@@ -304,6 +314,18 @@ def check_pages(verdict: Verdict, vmcore: Vmcore, found: Inspection, facts: Cras
         expected=f"at least {least:,} of {total:,} pages, with the stack and code of every CPU",
         seen="; ".join([f"{kept:,} of {total:,} pages", *missing]),
     )
+
+
+def _zeros(vmcore: Vmcore, facts: CrashFacts) -> Iterator[str]:
+    """Yield a complaint if pages that were slabs and page tables before the crash are zeros in the dump.
+
+    A crash that fills the memory frees slabs first, so that their page frames prove nothing.
+    """
+    if facts.memory.sure_frames is not None and not facts.trigger.memory_moves:
+        what = f"pages that were slabs or page tables before the crash (by {facts.memory.source})"
+        complaint = count_zeros(vmcore, facts.memory.sure_frames).complaint(what)
+        if complaint is not None:
+            yield complaint
 
 
 def _leftover(

@@ -279,6 +279,7 @@ class Drill(DrillRecord):
             nonce=nonce,
             crashed_after_s=(0.0, self.clock.between_s("asked", "panic") or 0.0),
             memory=self.memory,
+            oracle=self.plan.oracle,
         )
         return facts, monitor
 

@@ -48,6 +48,7 @@ class MemoryState:
     pages: Mapping[str, int]
     sure: int  # pages of the kernel that are certainly not empty: its slabs and page tables
     codes: NDArray[np.uint8] | None = None  # an index into CLASSES for each page frame
+    sure_frames: NDArray[np.bool_] | None = None  # a mask of the page frames that sure counts
 
     @property
     def source(self) -> str:
@@ -108,8 +109,8 @@ def classify(flags: NDArray[np.uint64]) -> MemoryState:
     codes[has(_BUDDY)] = CLASSES.index(FREE)
     there = ~has(_NOPAGE)
     pages = {name: int(((codes == code) & there).sum()) for code, name in enumerate(CLASSES)}
-    sure = int(((has(_SLAB) | has(_PGTABLE)) & there).sum())
-    return MemoryState(pages=pages, sure=sure, codes=codes)
+    sure_frames = (has(_SLAB) | has(_PGTABLE)) & there
+    return MemoryState(pages=pages, sure=int(sure_frames.sum()), codes=codes, sure_frames=sure_frames)
 
 
 def from_meminfo(meminfo_kib: Mapping[str, int]) -> MemoryState:

@@ -16,9 +16,9 @@ from .formats.damage import VmcoreError
 from .formats.intervals import Int64s
 from .formats.kdump import MAX_LEVEL, STATUS_NO_VMEMMAP
 from .formats.vmcoreinfo import Vmcoreinfo
-from .vmcore import Vmcore
+from .formats.zeros import MOST_SHARE, ZeroCount
+from .vmcore import Bools, Vmcore
 
-Bools = NDArray[np.bool_]
 Codes = NDArray[np.uint8]
 
 _MASK64 = (1 << 64) - 1
@@ -146,7 +146,10 @@ class LevelViolations:
     def too_few(self) -> Iterator[str]:
         """Yield the classes that should have been kept and were not."""
         for each, tally in self.kept.items():
-            if tally.absent > _LOST_PAGES and not self.zeros_absent:
+            allowed: float = _LOST_PAGES
+            if self.zeros_absent:
+                allowed = max(allowed, MOST_SHARE * tally.total) if each is PageClass.SLAB else tally.total
+            if tally.absent > allowed:
                 share = f"{tally.absent:,} of {tally.total:,}"
                 yield f"level {self.level} keeps {each.label} pages, but {share} are not in the dump"
 
@@ -163,15 +166,27 @@ def classify(vmcore: Vmcore) -> PageClasses:
     return PageClasses(codes, counter.counts())
 
 
-def count_classes(vmcore: Vmcore) -> dict[PageClass, Tally]:
+def count_classes(vmcore: Vmcore, slabs: ZeroCount | None = None) -> dict[PageClass, Tally]:
     """Return how many page frames of each class are in RAM and in the dump. Raise VmcoreError as for classify.
 
-    It needs a few MiB of memory for any amount of RAM.
+    slabs counts the slab pages of zeros. It needs a few MiB of memory for any amount of RAM.
     """
     counter = _Counter()
-    for _, chunk, kept in _chunks(vmcore):
+    for first, chunk, kept in _chunks(vmcore):
         counter.add(chunk, kept)
+        if slabs is not None:
+            slabs.add(vmcore.zeros(first, kept, kept & (chunk == PageClass.SLAB)))
     return counter.counts()
+
+
+def count_zeros(vmcore: Vmcore, frames: Bools) -> ZeroCount:
+    """Count the pages of zeros among those of the given page frames (a mask from frame 0 on) that are in the dump."""
+    found = ZeroCount()
+    kept = np.unpackbits(vmcore.kept_bitmap(), bitorder="little")[: len(frames)].astype(np.bool_)
+    for first in range(0, len(kept), 1 << _CHUNK_BITS):
+        here = slice(first, min(first + (1 << _CHUNK_BITS), len(kept)))
+        found.add(vmcore.zeros(first, kept[here], kept[here] & frames[here]))
+    return found
 
 
 def remarks(vmcore: Vmcore, counts: Mapping[PageClass, Tally]) -> tuple[str, ...]:

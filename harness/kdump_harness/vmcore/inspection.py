@@ -16,6 +16,7 @@ from .formats.damage import UNSUPPORTED, Damage, Unreadable, VmcoreError
 from .formats.kdump import STATUS_NO_VMEMMAP
 from .formats.pages import ZEROS
 from .formats.vmcoreinfo import NO_VMCOREINFO
+from .formats.zeros import ZeroCount
 from .vmcore import Vmcore, open_vmcore
 
 _QUICK_RECORDS = 2000
@@ -112,6 +113,7 @@ def inspect_opened(vmcore: Vmcore, *, quick: bool = False, progress: Progress | 
     uts = vmcore.utsname
     crash_time = vmcore.crash_time
     kernel = _Kernel.of(vmcore, quick=quick)
+    damage = (*damage, *kernel.damage)
     return Inspection(
         path=str(vmcore.path),
         size_bytes=vmcore.size_bytes,
@@ -170,11 +172,13 @@ class _Kernel:
     panic: str | None
     log_read: bool
     troubles: tuple[str, ...]
+    damage: tuple[Damage, ...]
 
     @classmethod
     def of(cls, vmcore: Vmcore, *, quick: bool) -> _Kernel:
         """Read both; quick leaves out the page structures, and all but the last records of the log."""
         counts: dict[PageClass, Tally] = {}
+        slabs = ZeroCount()
         log, log_read, troubles = "", True, []
         try:
             log = vmcore.dmesg(last=_QUICK_RECORDS if quick else None)
@@ -182,10 +186,12 @@ class _Kernel:
             log_read = False
             troubles.append(f"the kernel log cannot be read: {error}")
         try:
-            counts = {} if quick else classes.count_classes(vmcore)
+            counts = {} if quick else classes.count_classes(vmcore, slabs)
         except VmcoreError as error:
             troubles.append(f"the pages cannot be counted by class: {error}")
-        return cls(counts, dmesg.panic_line(log), log_read, tuple(troubles))
+        complaint = slabs.complaint("slab pages")
+        damage = (Damage("zeros", complaint),) if complaint is not None else ()
+        return cls(counts, dmesg.panic_line(log), log_read, tuple(troubles), damage)
 
     def remarks(self, vmcore: Vmcore) -> Iterator[str]:
         """Yield remarks on facts of the kernel that are not in the dump, and on classes that do not fit the level."""

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import dmesg, memory
-from .formats import elf, kdump, notes
+from .formats import elf, kdump, notes, zeros
 from .formats.damage import UNSUPPORTED, Damage, NotInDump, Unreadable, VmcoreError
 from .formats.elf import ElfFile
 from .formats.intervals import Int64s
@@ -21,6 +21,8 @@ from .formats.utsname import Utsname
 from .formats.vmcoreinfo import MAX_BYTES as VMCOREINFO_MAX_BYTES
 from .formats.vmcoreinfo import Vmcoreinfo
 from .packed import PACKINGS
+
+Bools = NDArray[np.bool_]
 
 _READ_MAX_BYTES = 64 << 20
 _CACHED_BLOCKS = 8
@@ -266,6 +268,26 @@ class Vmcore:
                 raise VmcoreError(f"page frame {pfn:#x}: its data lies outside the file")
             page += piece
         return page
+
+    def zeros(self, first: int, kept: Bools, wanted: Bools) -> Bools:
+        """Return which of the wanted pages are zeros; one that cannot be read is not.
+
+        kept and wanted are masks of the page frames from first on; each wanted page is in the dump.
+        """
+        if not wanted.any():
+            return np.zeros(0, dtype=np.bool_)
+        frames = first + np.flatnonzero(wanted)
+        if self.elf is not None:
+            return zeros.in_elf(self.elf, frames * self.page_size, self.page_size)
+        if self.frames_per_block > 1:
+            return np.array([zeros.is_zeros(self.read_page, pfn) for pfn in frames.tolist()])
+        found = [np.zeros(0, dtype=np.bool_)]
+        for part in self.kdumps:
+            own = slice(*(min(max(pfn - first, 0), len(kept)) for pfn in (part.header.start_pfn, part.header.end_pfn)))
+            if wanted[own].any():
+                rows = np.flatnonzero(wanted[own][kept[own]])
+                found.append(zeros.in_kdump(part, first + own.start, rows))
+        return np.concatenate(found)
 
     def read_phys(self, address: int, length: int) -> bytes:
         """Return all of length bytes of physical memory, or raise VmcoreError."""

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from . import notes
 from .damage import UNSUPPORTED, Damage, NotInDump, Unreadable
-from .intervals import disjoint, runs
+from .intervals import Int64s, disjoint, runs
 from .source import DumpSource, read_exactly
 
 SIGNATURE = b"\x7fELF"
@@ -121,6 +121,13 @@ class ElfFile:
             raise NotInDump(f"physical address {address:#x} is not in the dump")
         length = min(length, int(self._ends[index]) - address)
         return self.source.read(int(self._offsets[index]) + address - int(self._starts[index]), length)
+
+    def offsets_of(self, addresses: Int64s, length: int) -> Int64s:
+        """Return the file offset of length bytes from each address on; -1 where they are not in one piece."""
+        index = np.searchsorted(self._ends, addresses, side="right")
+        at = np.minimum(index, len(self._ends) - 1)
+        inside = (index < len(self._ends)) & (self._starts[at] <= addresses) & (addresses + length <= self._ends[at])
+        return np.where(inside, self._offsets[at] + addresses - self._starts[at], -1)
 
     def notes(self) -> notes.Notes | None:
         """Return the notes of the first note segment; None where it does not exist or is not in the file."""

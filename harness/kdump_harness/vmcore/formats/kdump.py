@@ -189,6 +189,10 @@ class KdumpFile:
         """Return the page frame of the index-th descriptor in this file."""
         return self.dumped.select(self._first_rank + index)
 
+    def index_of(self, pfn: int) -> int:
+        """Return the index of the descriptor of a page frame, or of the next one that is in the dump."""
+        return self.dumped.rank(pfn) - self._first_rank
+
     def holds(self, pfn: int) -> bool:
         """Return whether this file has the page."""
         return self.header.start_pfn <= pfn < self.header.end_pfn and pfn in self.dumped
@@ -197,7 +201,7 @@ class KdumpFile:
         """Return offset, stored size and flags of a page, unchecked."""
         if not self.holds(pfn):
             raise NotInDump(f"page frame {pfn:#x} is not in the dump")
-        index = self.dumped.rank(pfn) - self._first_rank
+        index = self.index_of(pfn)
         raw = self.source.read(self.header.descriptor_offset + index * DESCRIPTOR.itemsize, DESCRIPTOR.itemsize)
         if len(raw) != DESCRIPTOR.itemsize:
             raise BadPage(f"page frame {pfn:#x}: the file ends before its descriptor")
@@ -210,13 +214,17 @@ class KdumpFile:
         if flags not in pages.NAMES or not 0 < size <= self.page_size or offset <= 0:
             message = f"impossible descriptor (offset {offset:,}, {size:,} bytes, flags {flags:#x})"
             raise BadPage(f"page frame {pfn:#x}: {message}")
-        stored = self.source.read(offset, size)
-        if len(stored) != size:
-            raise BadPage(f"page frame {pfn:#x}: its data lies outside the file")
         try:
-            return self._unpacker.page(flags, stored)
+            return self.stored_page(offset, size, flags)
         except BadPage as error:
             raise BadPage(f"page frame {pfn:#x} {error}") from None
+
+    def stored_page(self, offset: int, size: int, flags: int) -> bytes:
+        """Return the page that a possible descriptor names, decompressed. Raise BadPage when it is damaged."""
+        stored = self.source.read(offset, size)
+        if len(stored) != size:
+            raise BadPage("has its data outside the file")
+        return self._unpacker.page(flags, stored)
 
     def notes(self) -> notes.Notes | None:
         """Return the ELF notes; None when this header version has none or they are not in the file."""
