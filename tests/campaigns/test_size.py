@@ -20,11 +20,12 @@ from kdump_harness.base.verdict import Check, Verdict
 from kdump_harness.campaigns.resume import with_record
 from kdump_harness.campaigns.size import run as sizing_run
 from kdump_harness.campaigns.size.plan import SizePlan
-from kdump_harness.campaigns.size.result import DUMPED, OTHER, TOO_SMALL, Size, Sizing, Trial
+from kdump_harness.campaigns.size.result import DUMPED, OTHER, TOO_SMALL, Size, Sizing, Trial, sizing_from_json
 from kdump_harness.campaigns.size.run import outcome_of, recommend, run_size
 from kdump_harness.cli.verbs.size import parse_memories, show_size
 from kdump_harness.distro.family import find_family
 from kdump_harness.drill.disks import SystemUnderTest
+from kdump_harness.kdump.reserved_memory import AddressRange, ReservedMemory
 from kdump_harness.vm.run import Options
 
 RECORD = (Path(__file__).parents[1] / "data" / "drills" / "debian-12-measured.log").read_text(encoding="utf-8")
@@ -134,8 +135,9 @@ class FakeSession:
 
     def save(self, look: Any) -> Verdict | None:
         state = SimpleNamespace(
-            reserved=SimpleNamespace(main_bytes=self.reserved_mib << 20), kernel="6.1", makedumpfile="1.7.2"
-        )
+            reserved=self.world.reserved(self.reserved_mib), kernel="6.1", makedumpfile="1.7.2",
+            reservation_remarks=lambda _memory_mib: [],
+        )  # fmt: skip
         family = find_family("debian").releases[1][1]
         look(None, SimpleNamespace(state=lambda: state, suggested_mib=lambda: 180, family=family))
         self.world.boots += 1
@@ -170,12 +172,20 @@ class World:
         self.confirms = True
         self.jobs = 1
         self.options = Options()
+        self.low_mib = self.cma_mib = 0
         self.stop_at: int | None = None  # the crash in which it is stopped
 
     @contextlib.contextmanager
     def open_session(self, _run: Any, plan: Any) -> Iterator[FakeSession]:
-        reserved = int((plan.config.crashkernel or "256M").removesuffix("M"))
+        reserved = sizing_run.crashkernel.reserved_mib(plan.config.crashkernel or "256M", plan.machine.memory_mib)
         yield FakeSession(self, plan.machine.memory_mib, reserved)
+
+    def reserved(self, main_mib: int) -> ReservedMemory:
+        """The parts that a guest of this world has."""
+        low, high = AddressRange(0, self.low_mib << 20), AddressRange(1 << 32, (1 << 32) + (main_mib << 20))
+        fixed = (low, high) if self.low_mib else (AddressRange(0, main_mib << 20),)
+        cma = (AddressRange(1 << 30, (1 << 30) + (self.cma_mib << 20)),) if self.cma_mib else ()
+        return ReservedMemory(fixed=fixed, cma=cma)
 
     def run_drill(self, _run: Any, plan: Any) -> Verdict:
         self.confirmed.append(plan.config.crashkernel)
@@ -206,6 +216,58 @@ def answer(world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, **chan
         abandon=lambda: None,
     )
     return run_size(run, plan_of(**changes))
+
+
+@pytest.mark.parametrize(
+    ("crashkernel", "low_mib", "cma_mib", "searched", "recommended"),
+    [
+        (
+            "256M,high crashkernel=72M,low",
+            72,
+            0,
+            "the part above 4 GiB, with 72 MiB below 4 GiB",
+            "160M,high crashkernel=72M,low",
+        ),
+        (
+            "160M crashkernel=256M,cma",
+            0,
+            256,
+            "the fixed part, with 256 MiB of CMA",
+            "1G-2G:144M,2G-:160M crashkernel=256M,cma",
+        ),
+    ],
+)
+def test_the_main_part_is_searched_while_the_others_stay(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    crashkernel: str,
+    low_mib: int,
+    cma_mib: int,
+    searched: str,
+    recommended: str,
+) -> None:
+    world = World(tmp_path, m1024=97, m2048=117)
+    world.low_mib, world.cma_mib = low_mib, cma_mib
+    found = answer(world, monkeypatch, tmp_path, memories_mib=(1024, 2048), crashkernel=crashkernel)
+    assert [one.smallest_mib for one in found.sizings] == [100, 120]
+    assert (found.crashkernel, {one.searched for one in found.sizings}) == (recommended, {searched})
+    # The default reserves one part: a part among others is not compared with it.
+    assert (found.default, {one.default_mib for one in found.sizings}) == (None, {None})
+    assert found.ok
+    assert world.confirmed == [recommended] * 2
+    again = sizing_from_json(found.to_json()["sizings"][0])
+    assert (again.low_mib, again.cma_mib, again.searched) == (low_mib, cma_mib, searched)
+
+
+def test_a_part_that_is_too_small_is_doubled_and_the_others_stay(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    world = World(tmp_path, m1024=150)
+    world.cma_mib = 128
+    found = answer(world, monkeypatch, tmp_path, crashkernel="96M crashkernel=128M,cma")
+    assert found.sizings[0].smallest_mib == 152
+    wanted = "96M crashkernel=128M,cma is too small for any dump; trying 192M crashkernel=128M,cma"
+    assert any(wanted in note for note in found.notes)
 
 
 @pytest.mark.usefixtures("real_plots")

@@ -748,6 +748,66 @@ def test_a_reservation_that_cannot_be_read_now_is_not_looked_for_elsewhere(tmp_p
     assert "new/crash_size" not in result.stderr
 
 
+# ---------------------------------------------------------------- giving back a part
+
+
+class FakeKernel:
+    """The files of a reservation with two parts, as Linux 6.1 (the high part only) or 7.3 (the sum) keeps them."""
+
+    def __init__(self, high_mib: int, low_mib: int, *, counts_low: bool, gives: bool = True) -> None:
+        self.high_bytes, self.low_bytes, self.counts_low = high_mib * MIB, low_mib * MIB, counts_low
+        self.gives = gives
+        self.written: list[int] = []
+
+    @property
+    def size_bytes(self) -> int:
+        if self.counts_low or not self.high_bytes:
+            return self.high_bytes + self.low_bytes
+        return self.high_bytes
+
+    def run(self, command: str, *_: object, **__: object) -> Any:
+        wanted = re.search(r"echo (\d+) > \$f", command)
+        if wanted and self.gives:
+            self.written.append(int(wanted.group(1)))
+            given_back = self.size_bytes - self.written[-1]
+            if self.high_bytes:
+                self.high_bytes -= given_back
+            else:
+                self.low_bytes -= given_back
+        parts = [(0, self.low_bytes), (1 << 32, self.high_bytes)]
+        iomem = "".join(f"  {at:08x}-{at + size - 1:08x} : Crash kernel\n" for at, size in parts if size)
+        mark = "=====harness "
+        out = f"{mark}iomem\n{iomem}{mark}crash_cma\n{mark}crash_size_bytes\n{self.size_bytes}\n"
+        return SimpleNamespace(out=out, ok=True)
+
+
+def shrinking(kernel: FakeKernel, monkeypatch: pytest.MonkeyPatch) -> KdumpService:
+    guest: Any = SimpleNamespace(shell=kernel, factor=1.0)
+    service = KdumpService(guest, DEBIAN)
+    monkeypatch.setattr(service, "is_loaded", lambda: False)
+    monkeypatch.setattr(service, "arm", lambda: None)
+    return service
+
+
+@pytest.mark.parametrize(
+    ("high_mib", "low_mib", "counts_low", "written_mib"),
+    [(256, 72, True, 172), (256, 72, False, 100), (0, 256, True, 100), (0, 256, False, 100)],
+)
+def test_only_the_main_part_is_given_back(
+    high_mib: int, low_mib: int, counts_low: bool, written_mib: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kernel = FakeKernel(high_mib, low_mib, counts_low=counts_low)
+    shrinking(kernel, monkeypatch).shrink(100)
+    assert kernel.written == [written_mib * MIB]
+    assert (kernel.high_bytes // MIB, kernel.low_bytes // MIB) == ((100, low_mib) if high_mib else (0, 100))
+
+
+def test_a_kernel_that_kept_something_else_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    service = shrinking(FakeKernel(256, 72, counts_low=True, gives=False), monkeypatch)
+    with pytest.raises(CommandFailed, match="the kernel kept 256 MiB above and 72 MiB below 4 GiB of the reservation"):
+        service.shrink(100)
+
+
 # ---------------------------------------------------------------- building
 
 

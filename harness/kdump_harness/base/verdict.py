@@ -69,6 +69,12 @@ class Verdict:
     known_issue_note: str | None = None  # no longer seen, or no excuse any more
     evidence: str = ""
 
+    @property
+    def main_mib(self) -> int | None:
+        """The part of the reservation that the capture kernel is loaded into."""
+        parts = self.reserved or {}
+        return parts.get("high_mib") or parts.get("low_mib") or self.reserved_mib
+
     def failed(self) -> Iterator[Check]:
         """The checks that did not hold."""
         return (check for check in self.checks if not check.ok)

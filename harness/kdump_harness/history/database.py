@@ -294,7 +294,9 @@ def utc(seconds: float) -> str:
 def conditions(result: dict[str, Any]) -> str:
     """Return the common conditions of a series for display."""
     if (series := result.get("series")) is not None:  # a sizing
-        return f"{series['accelerator']}, {series['memory_mib']} MiB, {series['vcpus']} CPUs, → {series['target']}"
+        return f"{series['accelerator']}, {series['memory_mib']} MiB, {series['vcpus']} CPUs, → {series['target']}" + (
+            f", {series['searched']}" if series.get("searched") else ""
+        )
     left = "".join(f" ({mib} MiB left of it)" for mib in shrunk(result).values())
     parallel = "".join(f", {number} other drills in parallel" for number in crowded(result).values())
     parts = (

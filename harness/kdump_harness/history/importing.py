@@ -101,5 +101,6 @@ def sizing_results(size: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
             "summary": f"{one['memory_mib']} MiB, {one['target']}: {one['proof']}",
             "figures": {name: value for name, value in figures.items() if value is not None},
             "series": {"accelerator": size.get("accelerator")}
-            | {name: one[name] for name in ("memory_mib", "vcpus", "target")},
+            | {name: one[name] for name in ("memory_mib", "vcpus", "target")}
+            | ({"searched": one["searched"]} if one.get("searched") else {}),
         }

@@ -29,6 +29,7 @@ SWEEP_SHAPE = {
 
 _SIZING = {
     "memory_mib": int, "vcpus": int, "target": str, "proof": str, "smallest_mib?": float, "predicted_mib?": float,
+    "searched?": str,
 }  # fmt: skip
 SIZE_SHAPE = {"image": str, "ok": bool, "sizings": [_SIZING], "kernel?": str, "accelerator?": str, "evidence?": str}
 # A comparison, or a bisection.

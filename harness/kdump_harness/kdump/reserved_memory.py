@@ -45,6 +45,7 @@ class ReservedMemory:
     """The fixed parts and the CMA ranges; the capture kernel may use all of them, and dumps none of them."""
 
     fixed: tuple[AddressRange, ...] = ()
+    size_bytes: int = 0  # in kexec_crash_size: the main part, since Linux 6.5 with the low one, never CMA
     cma: tuple[AddressRange, ...] = ()  # of crashkernel=...,cma: the crashed kernel's programs used it until the crash
 
     @property
@@ -105,18 +106,17 @@ def parse(iomem: str, crash_cma: str, crash_size: str) -> ReservedMemory:
 
     Without addresses, the size counts as one part below 4 GiB.
     """
-    fixed = _ranges(iomem)
-    if not fixed and crash_size.isdigit() and int(crash_size):
-        fixed = (AddressRange(0, int(crash_size)),)
+    fixed, size_bytes = _ranges(iomem), int(crash_size) if crash_size.isdigit() else 0
+    if not fixed and size_bytes:
+        fixed = (AddressRange(0, size_bytes),)
     counted = _CMA_COUNTED.search(crash_cma)
     if counted is None:
-        return ReservedMemory(fixed=fixed, cma=_ranges(crash_cma))
+        return ReservedMemory(fixed=fixed, size_bytes=size_bytes, cma=_ranges(crash_cma))
     # Other CMA ranges may be logged before; those of crashkernel= are the last ones before the line that counts them.
     logged = _CMA_LOGGED.findall(crash_cma[: counted.start()])
     own = logged[max(0, len(logged) - int(counted.group(1))) :]
-    return ReservedMemory(
-        fixed=fixed, cma=tuple(AddressRange(int(at, 16), int(at, 16) + int(mib) * MIB) for mib, at in own)
-    )
+    cma = tuple(AddressRange(int(at, 16), int(at, 16) + int(mib) * MIB) for mib, at in own)
+    return ReservedMemory(fixed=fixed, size_bytes=size_bytes, cma=cma)
 
 
 def _ranges(text: str) -> tuple[AddressRange, ...]:

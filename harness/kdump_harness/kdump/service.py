@@ -29,7 +29,7 @@ from ..distro.packages import GUEST_PLACE, KernelChoice, LocalPackage, PackageCh
 from ..distro.serial_line import SERIAL_LINE_FILES
 from ..vm.guest import Guest
 from . import reserved_memory
-from .reserved_memory import ReservedMemory
+from .reserved_memory import ReservedMemory, in_words
 
 # Unscaled, as for a guest under KVM.
 INSTALL_TIMEOUT_S = 300.0
@@ -505,16 +505,27 @@ class KdumpService:
         """
         self.guest.shell.run(_GIVE_BACK, timeout_s=COMMAND_TIMEOUT_S * self.guest.factor)
 
-    def shrink(self, reserved_mib: int) -> None:
-        """Give back all but so much of the reservation, and load the capture kernel into the rest.
+    def shrink(self, main_mib: int) -> None:
+        """Give back all but so much of the main part of the reservation, and load the capture kernel into the rest.
 
         CommandFailed where the kernel refuses, as it does to reserve more; NotArmed where the rest is too small.
         """
         self.guest.shell.run("systemctl stop %s", self.family.service, timeout_s=COMMAND_TIMEOUT_S * self.guest.factor)
         if self.is_loaded():
             self.guest.shell.run("kexec -p -u")
-        self.guest.shell.run(f"{_SIZE_FILE}; echo {reserved_mib * MIB} > $f")
+        before = self._reserved()
+        # Linux 6.5 and later count the low part in the file, and take the high one away first.
+        low_bytes = before.low_bytes if before.high_bytes and before.size_bytes == before.fixed_bytes else 0
+        self.guest.shell.run(f"{_SIZE_FILE}; echo {main_mib * MIB + low_bytes} > $f")
+        left = self._reserved()
+        if left.main_bytes != main_mib * MIB or left.low_bytes < min(low_bytes, before.low_bytes):
+            raise CommandFailed(f"the kernel kept {in_words(left.to_json())} of the reservation, not {main_mib} MiB")
         self.arm()
+
+    def _reserved(self) -> ReservedMemory:
+        """Return the parts of the reservation as they are now."""
+        parts = self._ask({**reserved_memory.COMMANDS, "crash_size_bytes": _SIZE})
+        return reserved_memory.parse(parts["iomem"], parts["crash_cma"], parts["crash_size_bytes"])
 
     def is_loaded(self) -> bool:
         """Whether the kernel has a capture kernel to jump to."""

@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ...base.crashkernel import HIGH, Reservation
 from ...base.evidence import Evidence
 from ...base.stage import Stage
 from ...base.units import MIB
@@ -235,10 +236,21 @@ class _Compare(Campaign[ComparePlan, Comparison]):
         """Decide the reservation of the tight drill from the old side's drills; without a measurement, leave it out."""
         self.result.tight_mib = self._tight()
         if self.result.tight_mib is None:
-            self._note("the tight drill is left out: the memory need of the old side's capture kernel is not known")
+            why = "the memory need of the old side's capture kernel is not known"
+            if self._has_parts:
+                why = "it reserves by one part, and --crashkernel by several"
+            self._note(f"the tight drill is left out: {why}")
+
+    @property
+    def _has_parts(self) -> bool:
+        """Whether the reservation has a low part or CMA in addition to the main one."""
+        words = Reservation(self.plan.crashkernel).words
+        return len(words) > 1 or any(word.endswith(HIGH) for word in words)
 
     def _tight(self) -> int | None:
-        """Return the reservation of the tight drill, in MiB."""
+        """Return the reservation of the tight drill, in MiB; None for a reservation of several parts."""
+        if self._has_parts:
+            return None
         needs = [sample.figures["capture memory, MiB"] for sample in self.result.samples
                  if sample.side == 0 and "capture memory, MiB" in sample.figures]  # fmt: skip
         return -(-int(max(needs) * _TIGHT) // _TIGHT_STEP_MIB) * _TIGHT_STEP_MIB if needs else None

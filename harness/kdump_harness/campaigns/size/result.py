@@ -37,7 +37,10 @@ class Sizing:
     memory_mib: int
     vcpus: int
     target: str
-    largest_mib: int | None = None  # first reservation
+    largest_mib: int | None = None  # first reservation: its main part, as all sizes here
+    high: bool = False  # the main part is above 4 GiB
+    low_mib: int = 0  # part below 4 GiB in addition to a high one, which the trials leave as it is
+    cma_mib: int = 0  # CMA ranges, which the trials leave as they are
     trials: list[Trial] = field(default_factory=list)
     smallest_mib: int | None = None
     measured: CaptureMemory | None = None  # memory of the capture kernel that had the whole reservation
@@ -57,6 +60,21 @@ class Sizing:
     def name(self) -> str:
         """Machine and target as text."""
         return f"{self.memory_mib} MiB, {self.vcpus} CPU{'s' if self.vcpus != 1 else ''}, {self.target}"
+
+    @property
+    def others_mib(self) -> int:
+        """Size of the parts that the trials leave as they are."""
+        return self.low_mib + self.cma_mib
+
+    @property
+    def searched(self) -> str:
+        """The part that the sizes are about, and the parts that stay; empty for a reservation of one part."""
+        stay = [f"{self.low_mib} MiB below 4 GiB"] if self.low_mib else []
+        stay += [f"{self.cma_mib} MiB of CMA"] if self.cma_mib else []
+        if not (self.high or stay):
+            return ""
+        part = "the part above 4 GiB" if self.high else "the fixed part"
+        return f"{part}, with {' and '.join(stay)}" if stay else part
 
     @property
     def crashes(self) -> int:
@@ -151,6 +169,7 @@ class Size:
         record = asdict(self)
         for row, one in zip(record["sizings"], self.sizings, strict=True):
             row["measured"] = one.measured.to_json() if one.measured is not None else None
+            row["searched"] = one.searched
             row["proof"], row["default_verdict"], row["crashes"] = one.proof(), one.default_verdict(), one.crashes
         return {"schema": SCHEMA, "ok": self.ok, **record}
 
@@ -183,7 +202,7 @@ class Size:
 
 def sizing_from_json(row: Mapping[str, Any]) -> Sizing:
     """Return the sizing of a row of a record."""
-    parts = {one.name: row[one.name] for one in fields(Sizing)}
+    parts = {one.name: row[one.name] for one in fields(Sizing) if one.name in row}
     parts["trials"] = [Trial(**trial) for trial in row["trials"]]
     if (measured := row["measured"]) is not None:
         parts["measured"] = CaptureMemory(**{one.name: measured[one.name] for one in fields(CaptureMemory)})

@@ -15,6 +15,7 @@ from typing import Any
 
 from ...base import crashkernel
 from ...base.clock import now_s
+from ...base.crashkernel import Reservation
 from ...base.evidence import Evidence
 from ...base.stage import Stage
 from ...base.units import KIB_PER_MIB, MIB
@@ -100,6 +101,10 @@ class _Size(Campaign[SizePlan, Size]):
         server_mib = capacity.guest_mib(COLLECTOR.memory_mib) if sizing.target in ON_SERVER else 0
         return machine.memory_mib + server_mib
 
+    def _with_main(self, value: str) -> str:
+        """Return the reservation of the plan with another value of its main part."""
+        return Reservation(self.plan.start).with_main(value)
+
     # ------------------------------------------------------------ the search
 
     def _find(self, sizing: Sizing, machine: Machine) -> None:
@@ -112,8 +117,9 @@ class _Size(Campaign[SizePlan, Size]):
         """Try sizes until the edge is known, or a trial fails for another reason than a lack of memory."""
         reservation = sizing.reservation or self.plan.crashkernel
         while (larger := self._search_below(sizing, machine, reservation)) is not None:
-            self._note(f"{sizing.name}: {reservation or self.plan.start} is too small for any dump; trying {larger}M")
-            reservation = sizing.reservation = f"{larger}M"
+            now, reservation = reservation or self.plan.start, self._with_main(f"{larger}M")
+            self._note(f"{sizing.name}: {now} is too small for any dump; trying {reservation}")
+            sizing.reservation = reservation
 
     def _search_below(self, sizing: Sizing, machine: Machine, reservation: str | None) -> int | None:
         """Search below a reservation; return a larger one to try if not even this one dumps."""
@@ -179,12 +185,18 @@ class _Size(Campaign[SizePlan, Size]):
         """Read the guest's state before the snapshot is taken."""
         state = service.state()
         self._require_same(state, self.result.kernel, self.result.makedumpfile)
-        sizing.largest_mib = state.reserved.main_bytes // MIB
+        reserved = state.reserved
+        sizing.largest_mib, sizing.high = reserved.main_bytes // MIB, bool(reserved.high_bytes)
+        sizing.low_mib = reserved.low_bytes // MIB if sizing.high else 0
+        sizing.cma_mib = reserved.cma_bytes // MIB
+        for remark in state.reservation_remarks(sizing.memory_mib):
+            self._note(f"{sizing.name}: {remark}")
         sizing.estimate_mib = service.suggested_mib()
         with self.lock:
             self.result.kernel, self.result.makedumpfile = state.kernel, state.makedumpfile
             self.result.release = service.family.release
-        if packaged := service.family.bootloader.packaged:
+        # The default reserves one part, whose size cannot be compared with that of a part among others.
+        if (packaged := service.family.bootloader.packaged) and not sizing.searched:
             self.result.default = packaged
             sizing.default_mib = crashkernel.reserved_mib(packaged, sizing.memory_mib)
 
@@ -194,7 +206,7 @@ class _Size(Campaign[SizePlan, Size]):
         larger = now * 2
         if trial.outcome == OTHER:
             sizing.stopped_by = f"kdump does not work with the whole reservation either: {trial.reason}"
-        elif not now or larger > machine.memory_mib // 2:
+        elif not now or larger + sizing.others_mib > machine.memory_mib // 2:
             sizing.stopped_by = f"even {now}M, the most that {machine.memory_mib} MiB allow, is too small"
         else:
             return larger
@@ -205,8 +217,9 @@ class _Size(Campaign[SizePlan, Size]):
         largest = sizing.largest_mib or 0
         memory = sizing.measured
         if memory is not None and memory.left_kib is not None:
-            sizing.predicted_mib = largest - memory.left_kib // KIB_PER_MIB
-            return sizing.predicted_mib
+            sizing.predicted_mib = largest + sizing.others_mib - memory.left_kib // KIB_PER_MIB
+            # Kernel and initramfs are loaded into the main part, however much the other parts have.
+            return max(sizing.predicted_mib - sizing.others_mib, memory.taken_kib // KIB_PER_MIB)
         known_before = [one.smallest_mib for one in self.result.sizings if one.smallest_mib is not None]
         return known_before[-1] if known_before else largest // 2
 
@@ -258,7 +271,9 @@ class _Size(Campaign[SizePlan, Size]):
                 wanted[one.memory_mib] = max(wanted.get(one.memory_mib, 0), recommend(one.smallest_mib))
         if not wanted:
             return
-        self.result.crashkernel = crashkernel.ranges(wanted)
+        high = (crashkernel.main_word(Reservation(self.plan.start).words) or "").endswith(crashkernel.HIGH)
+        # The kernel refuses ranges with a suffix, so a high part has one size for all machines.
+        self.result.crashkernel = self._with_main(f"{max(wanted.values())}M" if high else crashkernel.ranges(wanted))
         self.result.margin = (
             f"{MARGIN:.0%} above the smallest that dumps, at least {LEAST_MARGIN_MIB} MiB, rounded up to"
             f" {ROUND_MIB} MiB: the need varies from boot to boot, and the next kernel's initramfs is larger"
@@ -277,9 +292,9 @@ class _Size(Campaign[SizePlan, Size]):
         self._require_same(verdict, self.result.kernel, self.result.makedumpfile)
         with self.lock:
             self.on_verdict(verdict)
-        as_said = verdict.reserved_mib == sizing.recommended_mib
+        as_said = verdict.main_mib == sizing.recommended_mib
         sizing.confirmed = outcome_of(verdict) == DUMPED and as_said
-        reserved = f"{verdict.reserved_mib} MiB reserved" + ("" if as_said else f", not {sizing.recommended_mib}")
+        reserved = f"{verdict.main_mib} MiB reserved" + ("" if as_said else f", not {sizing.recommended_mib}")
         what = verdict.reason()
         if sizing.confirmed and not verdict.verified:  # a failed check has nothing to do with memory
             issue = f" (known issue {verdict.known_issue})" if verdict.known_issue else ""

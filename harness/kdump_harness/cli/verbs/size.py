@@ -178,6 +178,8 @@ def _show_sizing(one: Sizing, default: str | None) -> None:
     from ...base.output import out
 
     out.print(escape(f"{one.name}: {one.proof()}"), soft_wrap=True)
+    if one.searched:
+        out.print(escape(f"  sizes are of {one.searched}"), soft_wrap=True)
     boots = f"{one.cold_boots} boot{'s' if one.cold_boots != 1 else ''}"
     out.print(f"  {one.crashes} crashes from {boots}, {one.took_s:.0f} s", soft_wrap=True)
     if one.measured is not None and one.measured.used_kib is not None and one.measured.left_kib is not None:
