@@ -88,12 +88,12 @@ def test_an_unknown_layout_is_told() -> None:
 
 def test_the_processor_time_leaves_idle_time_out() -> None:
     console = """\
-kdump-harness: clock ready 8.00 6.00 2
-[    7.1] kdump-harness: clock writing 4.50 0.50 1
-kdump-harness: clock saved 10.00 1.00 1
+kdump-harness: clock ready 8.00 600 2
+[    7.1] kdump-harness: clock writing 4.50 50 1
+kdump-harness: clock saved 10.00 100 1
 """
     assert processor_times(console) == {"boot": 5.0, "capture_boot": 4.0, "dump": 5.0}
-    assert processor_times("kdump-harness: clock ready 8.00 6.00 2\n") == {"boot": 5.0}
+    assert processor_times("kdump-harness: clock ready 8.00 600 2\n") == {"boot": 5.0}
 
 
 def test_the_verdict_names_the_checks_that_a_kernel_drill_does_not_make() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import re
 import shlex
 from collections.abc import Callable
@@ -15,13 +16,14 @@ from ..base.tables import package_path
 from ..base.units import MIB
 from ..base.verdict import Verdict
 from ..distro.family import Family, load_family
-from ..drill.checks import CHECKS, Scope
+from ..drill.checks import CHECKS, CrashFacts, Scope
 from ..drill.disks import SystemUnderTest
 from ..drill.known_issues import KERNEL
 from ..drill.plan import SAVED, Plan
 from ..drill.steps import Drill
 from ..images.state import require_space
-from ..kdump.service import DRILL_ARGUMENTS, KdumpConfig, KdumpService
+from ..kdump.crash_monitor import CrashMonitor
+from ..kdump.service import DRILL_ARGUMENTS, GuestState, KdumpConfig, KdumpService
 from ..kdump.target import FoundFile, Target
 from ..kdump.trigger import find_trigger
 from ..vm.guest import Guest
@@ -40,7 +42,9 @@ LAST_REPORT_S = 10.0  # of the capture kernel, after it restarted
 LOADS = {"auto": "", "file": "-s", "syscall": "-c"}
 _CAPTURE_ARGUMENTS = "nr_cpus=1 reset_devices irqpoll"
 _COPY_BYTES = MIB
-_CLOCK = re.compile(r"kdump-harness: clock (\w+) ([\d.]+) ([\d.]+) (\d+)")
+_CLOCK = re.compile(r"kdump-harness: clock (\w+) ([\d.]+) (\d+) (\d+)")
+_CRASHES = re.compile(r"kdump-harness: the clock at the crash is (\d+)")
+_CRASH_SLACK_S = 2.0  # of a clock that is read in whole seconds
 MEMORY_MIB = 768
 
 
@@ -82,6 +86,8 @@ class KernelPlan:
         )
         plan.check()
         trigger = find_trigger(self.trigger, vcpus=self.machine.vcpus)
+        if self.clock == INSTRUCTIONS and trigger.from_host:
+            raise UsageError(f"--clock instructions needs a trigger inside the guest, which {self.trigger} is not")
         if trigger.module or trigger.while_booting or not trigger.panics:
             raise UsageError(f"a kernel drill cannot be crashed by {self.trigger}: it needs a whole system")
         for what in (self.append, self.capture_append):
@@ -298,6 +304,18 @@ class KernelDrill(Drill):
     def _let_it_boot(self, _service: KdumpService) -> None:
         return
 
+    def _crash(self, guest: Guest, service: KdumpService, before: GuestState) -> tuple[CrashFacts, CrashMonitor]:
+        """Crash the guest. A clock of instructions runs ahead while the guest waits, so it is read once more."""
+        if self._kernel_plan.clock != INSTRUCTIONS:
+            return super()._crash(guest, service, before)
+        now = "echo kdump-harness: the clock at the crash is $(date +%s) >/dev/console"
+        self.trigger = dataclasses.replace(self.trigger, command=f"{now}; {self.trigger.command or 'true'}")
+        facts, monitor = super()._crash(guest, service, before)
+        if found := _CRASHES.search("\n".join(self.console)):
+            before = dataclasses.replace(before, clock_s=float(found.group(1)))
+            facts = dataclasses.replace(facts, before=before, crashed_after_s=(0.0, _CRASH_SLACK_S))
+        return facts, monitor
+
     def _read_off(self, guest: Guest, service: KdumpService, facts, dumps_before) -> None:  # type: ignore[no-untyped-def]
         """Switch the guest off, and judge what is on the disk."""
         assert self._control is not None
@@ -314,8 +332,8 @@ class KernelDrill(Drill):
 def processor_times(console: str) -> dict[str, float]:
     """Return the processor time of each phase by the guest's own clock, without idle time, in seconds."""
     busy = {}
-    for mark, uptime_s, idle_s, processors in _CLOCK.findall(console):
-        busy[mark] = float(uptime_s) - float(idle_s) / int(processors)
+    for mark, uptime_s, idle_hundredths, processors in _CLOCK.findall(console):
+        busy[mark] = float(uptime_s) - int(idle_hundredths) / 100 / int(processors)
     spans = {"boot": ("", "ready"), "capture_boot": ("", "writing"), "dump": ("writing", "saved")}
     return {
         name: round(busy[end] - busy.get(start, 0.0), 3)
