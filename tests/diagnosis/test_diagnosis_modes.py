@@ -67,6 +67,10 @@ FIRST_KERNEL = {
         "[    0.000000] cannot allocate crashkernel low memory (size:0x8000000).",
         "[    0.000000] Cannot reserve 256MB crashkernel low memory, please try smaller size.",
     ],
+    "crashkernel-cma-failed": [
+        "[    0.000000] crashkernel CMA reservation failed: 1024 MB requested, 768 MB reserved in 4 ranges",
+        "[    0.000000] crashkernel CMA reservation not supported",
+    ],
     "no-reserved-memory": [
         "[   20.1] kdumpctl[801]: kdump: No memory reserved for crash kernel",
         "Mar  1 10:00:00 sut load.sh[900]: No crashkernel memory reserved, Kdump cannot start.",

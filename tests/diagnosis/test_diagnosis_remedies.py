@@ -6,11 +6,13 @@ import re
 import subprocess
 
 import pytest
+from kdump_harness.base.crashkernel import amounts
 from kdump_harness.diagnosis import diagnose_text, load_symptoms
-from kdump_harness.diagnosis.remedies import FAMILIES, PLATFORMS, filled
+from kdump_harness.diagnosis.remedies import FAMILIES, PLATFORMS, doubled, filled, main_size
 from test_diagnosis_modes import ARMED_CRASH, CAPTURE_BOOT, CAPTURING, FIRST_BOOT, FIRST_KERNEL, IN_CAPTURE, USERSPACE
 
 BLANK = re.compile(r"\b(DRIVER|TARGET|IMAGE|HOST|KERNEL|KEY|UNIT|FILE|NAME|SIZE|USER)\b|\.\.\.|[{}]")
+OOM = "[    4.000000] swapper/0 invoked oom-killer: gfp_mask=0xcc0(GFP_KERNEL), order=0, oom_score_adj=0\n"
 LOAD = "Mar  1 10:00:00 sut kdumpctl[800]: kdump: "
 
 
@@ -87,6 +89,43 @@ def test_a_value_that_reserved_nothing_is_not_repeated(given: str, family: str, 
 def test_systems_that_are_images_get_their_own_commands(line: str, command: str) -> None:
     found = diagnose_text(f"{line}\n{LOAD}No memory reserved for crash kernel\n", family="redhat")
     assert command in found.symptoms[0].remedy
+
+
+@pytest.mark.parametrize(
+    ("given", "size", "more"),
+    [
+        ("256M", "256M", "512M"),
+        ("2G-64G:256M,64G-:512M", "512M", "1024M"),
+        ("256M,high crashkernel=72M,low", "256M", "512M,high crashkernel=72M,low"),
+        ("128M crashkernel=256M,cma", "128M", "256M crashkernel=256M,cma"),
+        ("auto", None, None),
+    ],
+)
+def test_more_memory_is_more_of_the_main_part(given: str, size: str | None, more: str | None) -> None:
+    assert (main_size(given), doubled(given)) == (size, more)
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        ("crashkernel=72M,low crashkernel=128M,high", "--args='crashkernel=256M,high crashkernel=72M,low' &&"),
+        ("crashkernel=384M-:128M crashkernel=256M,high", "--args='crashkernel=256M' &&"),  # the plain one counts
+        ("crashkernel=128M crashkernel=256M,cma", "--args='crashkernel=256M crashkernel=256M,cma' &&"),
+    ],
+)
+def test_a_remedy_keeps_the_other_parts_of_the_reservation(given: str, wanted: str) -> None:
+    console = CAPTURING.replace("crashkernel=192M", given) + USERSPACE + OOM
+    found = diagnose_text(console, family="redhat").symptoms[0]
+    assert found.name == "capture-oom"
+    assert wanted in found.remedy
+
+
+def test_high_memory_is_advised_in_words_that_the_kernel_accepts() -> None:
+    console = CAPTURING.replace("crashkernel=192M", "crashkernel=512M-:192M")
+    low = "[    1.000000] software IO TLB: No low mem\n"
+    symptom = next(one for one in diagnose_text(console + low).symptoms if one.name.startswith("capture-dma"))
+    advised = re.findall(r"crashkernel=(\S+,(?:high|low))", symptom.remedy)
+    assert amounts(advised, 1024).main_mib == 192
 
 
 def test_a_driver_is_named_only_where_the_log_names_it() -> None:

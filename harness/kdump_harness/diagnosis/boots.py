@@ -7,6 +7,7 @@ import enum
 import re
 from dataclasses import dataclass, field
 
+from ..base.crashkernel import counted, joined, words_in
 from .lines import LogLine
 from .speakers import Speaker, names_an_ordinary_module, names_an_ordinary_program, speaker
 
@@ -16,7 +17,7 @@ NEW_BANNER_LINES = 40  # the banner's lines ("Booting Linux", "Linux version") s
 # A capture kernel that starts anew counts from zero; a crash in the first second is rarer than a quiet capture kernel.
 _RESTARTED_BELOW_S = 30.0
 _LINUX_VERSION = re.compile(r"Linux version (\S{1,120})")
-_CRASHKERNEL = re.compile(r"\bcrashkernel=(\S{1,120})")
+_MOST_OF_A_WORD = 120  # characters of one crashkernel= that are kept
 _TAINTED = re.compile(r"ainted(?:: ?[A-Z ]{0,40})? (\d{1,2}\.\d{1,3}\.\S{1,100})")
 _PAGES_RAM = re.compile(r"\b(\d{1,12}) pages RAM")
 _KIB_TOTAL = re.compile(r"Memory: \d{1,12}K/(\d{1,12})K")
@@ -252,9 +253,9 @@ class Tracker:
         boot = self.boot
         if "elfcorehdr=" in line.text:
             return
-        found = _CRASHKERNEL.search(line.text)
-        if found and boot.crashkernel is None:
-            boot.crashkernel = found.group(1)
+        words = [word[:_MOST_OF_A_WORD] for word in words_in(line.text)]
+        if words and boot.crashkernel is None:
+            boot.crashkernel = joined(counted(words) or words)
         # x86 prints "Command line:" early and "Kernel command line:" later; other machines print only the second.
         # Xen and old reports cut the line, so one with the usual words of a capture kernel stays undecided.
         if "Kernel command line:" not in line.text and "reset_devices" not in line.text:

@@ -21,6 +21,7 @@ from .remedies import (
     filled,
     host_in,
     is_size,
+    main_size,
 )
 from .rules import RULES, Scene
 from .speakers import Speaker
@@ -424,10 +425,12 @@ class Judge:
         """Return a real value for a remedy: the caller's, else the log's."""
         if name == "crashkernel_more":
             return doubled(self._reservation() or "")
-        if name == "crashkernel":
+        if name in ("crashkernel", "crashkernel_size"):
             # A value that reserved nothing is not repeated, and ranges may leave out this machine again.
             reservation = self._reservation()
             failed = finding is not None and self.table.rows[finding.row].refuses_reservation
+            if name == "crashkernel_size":
+                return None if failed else main_size(reservation or "")
             return None if failed or ":" in (reservation or "") else reservation
         if self.facts.get(name):
             return self.facts[name]

@@ -7,6 +7,8 @@ import string
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from ..base.crashkernel import Reservation, main_word
+
 FAMILIES = ("redhat", "debian", "suse")
 # Systems whose packages and boot parameters are changed in another way than their family's; the marks sign-* name them.
 PLATFORMS = ("ostree", "sonic", "transactional", "nixos")
@@ -20,6 +22,7 @@ PLACEHOLDERS: dict[str, str | None] = {
     "kernel": "$(uname -r)",
     "crashkernel": "256M",
     "crashkernel_more": "512M",
+    "crashkernel_size": "256M",
     "driver": None,
     "host": None,
 }
@@ -69,9 +72,17 @@ def filled(
 
 
 def doubled(crashkernel: str) -> str | None:
-    """Return twice the reservation as a plain size, or None when it cannot be read."""
-    found = _SIZE.findall(crashkernel)
-    return f"{int(found[-1][0]) * 2}{found[-1][1]}" if found else None
+    """Return the reservation with twice its main part as a plain size, or None when it cannot be read."""
+    size = main_size(crashkernel)
+    if size is None:
+        return None
+    return Reservation(crashkernel).with_main(f"{int(size[:-1]) * 2}{size[-1]}")
+
+
+def main_size(crashkernel: str) -> str | None:
+    """Return the size of the main part, the last one of ranges, or None when it cannot be read."""
+    found = _SIZE.findall(main_word(Reservation(crashkernel).words) or "")
+    return "".join(found[-1]) if found else None
 
 
 def is_size(crashkernel: str) -> bool:
