@@ -109,6 +109,7 @@ class Memory:
 
     kernel: Kernel
     frames: int = 2 * SECTION_FRAMES
+    online: bool = False
     absent_structs: Iterable[int] = ()  # page frames whose struct page is not in the dump
     structs: dict[int, bytes] = field(default_factory=dict)
 
@@ -149,8 +150,8 @@ class Memory:
         """Return the page frames that hold section table and struct pages."""
         per_section = SECTION_FRAMES * STRUCT
         sections = -(-self.frames // SECTION_FRAMES)
-        # Coded as if the array of each section began at page frame 0, with the flags "present" and "has a map".
-        coded = [(KERNEL_MAP + STRUCTS * PAGE) | 3 for _ in range(sections)]
+        # Coded as if the array of each section began at page frame 0, with the flags "present", "has a map", "online".
+        coded = [(KERNEL_MAP + STRUCTS * PAGE) | (7 if self.online else 3) for _ in range(sections)]
         memory = bytearray(sections * per_section)
         for pfn, raw in self.structs.items():
             memory[pfn * STRUCT : (pfn + 1) * STRUCT] = raw

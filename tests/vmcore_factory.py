@@ -6,7 +6,7 @@ import itertools
 import random
 import struct
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import cramjam
@@ -199,6 +199,30 @@ def elf(
     ident = b"\x7fELF\x02\x01\x01".ljust(16, b"\0")
     ehdr = ident + struct.pack("<HHIQQQIHHHHHH", 4, machine, 1, 0, 64, 0, flags, 64, 56, count, 0, 0, 0)
     return (ehdr + headers + notes).ljust(at, b"\0") + body
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A page as a dump stores it."""
+
+    data: bytes
+    flags: int
+
+
+def stored_again(vmcore: Vmcore, change: Callable[[list[Stored | None]], None]) -> bytes:
+    """A kdump-compressed dump with other pages; None stands for the shared page of zeros."""
+    raw = vmcore.path.read_bytes()
+    part = vmcore.kdumps[0]
+    head, data_at = raw[: part.header.descriptor_offset], part.data_offset
+    found = [part.descriptor(part.pfn_of(index)) for index in range(part.descriptors)]
+    pages = [None if at == data_at else Stored(raw[at : at + size], flags) for at, size, flags in found]
+    change(pages)
+    table, data = b"", bytes(PAGE)
+    for page in pages:
+        at, size, flags = (data_at + len(data), len(page.data), page.flags) if page else (data_at, PAGE, 0)
+        table += struct.pack("<qIIQ", at, size, flags, 0)
+        data += page.data if page else b""
+    return bytes(head + table + data)
 
 
 def elf_of(vmcore: Vmcore, kept: NDArray[np.bool_]) -> bytes:

@@ -6,7 +6,6 @@ import ast
 import dataclasses
 import functools
 import json
-import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -38,7 +37,7 @@ from kdump_harness.vmcore import inspect as inspect_anew
 from kdump_harness.vmcore.classes import dropped_by
 from kdump_harness.vmcore.elfruns import in_short_run
 from kdump_harness.vmcore.registers import unreadable_tasks
-from vmcore_factory import PAGE, Kdump, elf_of
+from vmcore_factory import Kdump, Stored, elf_of, stored_again
 
 DUMPS = Path(__file__).parents[1] / "data" / "vmcore"
 CRASH_S = 1_780_000_000
@@ -405,29 +404,10 @@ def test_too_few_pages_for_what_the_level_keeps(verdict: Verdict) -> None:
     assert [name for name, ok in judge(verdict, LOGGED, memory=memory).items() if not ok] == ["pages"]
 
 
-@dataclasses.dataclass(frozen=True)
-class Stored:
-    """A page as a dump stores it."""
-
-    data: bytes
-    flags: int
-
-
 def made_of(path: Path, change: Callable[[list[Stored | None]], None], to: Path) -> Path:
-    """Write a dump again with other pages: None stands for the shared page of zeros."""
-    raw = path.read_bytes()
+    """Write a dump again with other pages."""
     with open_vmcore(path) as vmcore:
-        part = vmcore.kdumps[0]
-        head, data_at = raw[: part.header.descriptor_offset], part.data_offset
-        found = [part.descriptor(part.pfn_of(index)) for index in range(part.descriptors)]
-    stored = [None if at == data_at else Stored(raw[at : at + size], flags) for at, size, flags in found]
-    change(stored)
-    table, data = b"", bytes(PAGE)
-    for page in stored:
-        at, size, flags = (data_at + len(data), len(page.data), page.flags) if page else (data_at, PAGE, 0)
-        table += struct.pack("<qIIQ", at, size, flags, 0)
-        data += page.data if page else b""
-    to.write_bytes(head + table + data)
+        to.write_bytes(stored_again(vmcore, change))
     return to
 
 
@@ -492,7 +472,7 @@ def test_swapped_pages_are_for_the_oracle_which_the_verdict_says_in_a_line(verdi
         check_dump(verdict, path, facts, expected_formats=("kdump",))
         assert not list(verdict.failed())
         seen = next(check.seen for check in verdict.checks if check.name == "complete")
-        assert ("only --oracle can show that each is in its page frame" in seen) is not oracle
+        assert ("only --oracle can show that each holds what its page frame held" in seen) is not oracle
         verdict.checks.clear()
 
 

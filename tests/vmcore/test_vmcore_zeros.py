@@ -10,11 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kdump_harness.vmcore import Inspection, inspect, open_vmcore
-from kdump_harness.vmcore.classes import LevelViolations, PageClass, Tally, count_zeros
+from kdump_harness.vmcore.classes import LevelViolations, PageClass, Tally, count_classes, count_zeros
 from kdump_harness.vmcore.formats.zeros import ZeroCount
 from memory_factory import KERNELS, Memory
-from vmcore_factory import PAGE, Kdump, flatten, text_page
+from vmcore_factory import PAGE, Kdump, Stored, flatten, stored_again, text_page
 
+REAL = Path(__file__).parents[1] / "data" / "vmcore" / "classes"  # dumps cut down to what leads to struct pages
+MEMORY_MAP_PAGES = 640  # in each of them
 SLABS = [*range(512, 1024), *range(1536, 2048)]  # page frames
 
 
@@ -76,6 +78,43 @@ def test_zeros_in_pages_of_other_classes_and_a_few_in_slabs_are_normal(memory, l
     """A balloon, free memory, and large objects of which only the beginning is in use."""
     every = set(range(memory.frames))
     assert look(memory.dump(kept=every, zeros=every - {*SLABS} | {*SLABS[::11]}, level=0)).whole
+
+
+@pytest.mark.parametrize("online", [True, False])
+def test_a_memory_map_of_zeros_is_damage_unless_its_memory_was_never_used(look, online):
+    memory = Memory(KERNELS["7.2"], frames=4 * 1024, online=online)
+    for pfn in range(memory.frames):
+        memory.set(pfn)
+    assert look(memory.dump()).whole
+    for pfn in range(1024, 1024 + 33 * 64):
+        memory.structs[pfn] = bytes(64)
+    assert [one.message for one in look(memory.dump()).damage] == [
+        "33 of 64 pages of the kernel's memory map are all zeros, 33 of them in a row"
+    ][:online]
+
+
+@pytest.mark.parametrize("release", ["5.10.0", "6.12.107", "7.2.13"])
+def test_a_real_dump_that_lost_what_leads_to_the_struct_pages_is_damaged(look, release):
+    """The table of sections, the page tables on the way to it and to the struct pages, or all struct pages."""
+    asked: dict[int, None] = {}
+    with open_vmcore(REAL / f"{release}.kdump") as vmcore:
+        really = vmcore.page
+        vmcore.page = lambda pfn: asked.setdefault(pfn) or really(pfn)  # type: ignore[assignment]
+        count_classes(vmcore)
+    sound = inspect(REAL / f"{release}.kdump")
+    assert sound.whole
+    on_the_way, memory_map = [*asked][:-MEMORY_MAP_PAGES], {*asked} - {*[*asked][:-MEMORY_MAP_PAGES]}
+    assert 8 <= len(on_the_way) <= 11
+    with open_vmcore(REAL / f"{release}.kdump") as vmcore:
+        frames = np.flatnonzero(np.unpackbits(vmcore.kept_bitmap(), bitorder="little")).tolist()
+        for loss in [*({pfn} for pfn in on_the_way), memory_map]:
+
+            def lose(pages: list[Stored | None], loss: set[int] = loss) -> None:
+                pages[:] = [None if pfn in loss else page for pfn, page in zip(frames, pages, strict=True)]
+
+            result = look(stored_again(vmcore, lose))
+            same = result.classes == sound.classes  # a table may begin in the middle of a page, and end in the next
+            assert [one.kind for one in result.damage] == ([] if same else ["zeros"]), loss
 
 
 def test_quick_does_not_look_for_zeros(memory, tmp_path):

@@ -42,7 +42,7 @@ CHANGED_PAGES = 2048
 # At least this share of the kernel's slabs and page tables is in every dump: they are hardly ever empty.
 SURE_SHARE = 0.5
 # No file can show that its pages are swapped, or from another moment: a checksum does not name the page frame.
-ONLY_THE_ORACLE = "only --oracle can show that each is in its page frame"
+ONLY_THE_ORACLE = "only --oracle can show that each holds what its page frame held"
 
 
 class Scope(enum.Flag):

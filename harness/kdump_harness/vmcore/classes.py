@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .formats.damage import VmcoreError
+from .formats.damage import NotMapped, VmcoreError
 from .formats.intervals import Int64s
 from .formats.kdump import MAX_LEVEL, STATUS_NO_VMEMMAP
 from .formats.vmcoreinfo import Vmcoreinfo
@@ -34,6 +34,7 @@ _MAX_CLAIM = 2
 
 # include/linux/mmzone.h: flags in the low bits of mem_section.section_mem_map
 _SECTION_PRESENT = 1 << 0
+_SECTION_ONLINE = 1 << 2  # since 4.13; memory that was added and is not yet online has struct pages of zeros
 _SECTION_FLAGS = (1 << 6) - 1
 
 _MAPPING_ANON = 1 << 0  # in page.mapping, since 2.6
@@ -154,6 +155,23 @@ class LevelViolations:
                 yield f"level {self.level} keeps {each.label} pages, but {share} are not in the dump"
 
 
+@dataclass
+class LostPages:
+    """The zeros among the pages that a kernel fills: data that was lost where the file looks sound."""
+
+    slabs: ZeroCount = field(default_factory=ZeroCount)
+    memory_map: ZeroCount = field(default_factory=ZeroCount)  # of struct pages; one that is not mapped counts as zeros
+    no_sections: bool = False  # the table that leads to them is zeros
+
+    def complaints(self) -> Iterator[str]:
+        """Yield a sentence for each kind of pages with more zeros than a kernel leaves in them."""
+        if self.no_sections:
+            yield "the kernel's table of memory sections is all zeros"
+        for what, found in (("slab pages", self.slabs), ("pages of the kernel's memory map", self.memory_map)):
+            if (complaint := found.complaint(what)) is not None:
+                yield complaint
+
+
 def classify(vmcore: Vmcore) -> PageClasses:
     """Return the class of every page frame. Raise VmcoreError where VMCOREINFO or the dump do not allow it."""
     if vmcore.max_pfn > _MAX_FRAMES:
@@ -166,16 +184,16 @@ def classify(vmcore: Vmcore) -> PageClasses:
     return PageClasses(codes, counter.counts())
 
 
-def count_classes(vmcore: Vmcore, slabs: ZeroCount | None = None) -> dict[PageClass, Tally]:
+def count_classes(vmcore: Vmcore, lost: LostPages | None = None) -> dict[PageClass, Tally]:
     """Return how many page frames of each class are in RAM and in the dump. Raise VmcoreError as for classify.
 
-    slabs counts the slab pages of zeros. It needs a few MiB of memory for any amount of RAM.
+    lost learns what is zeros, also until an error. It needs a few MiB of memory for any amount of RAM.
     """
     counter = _Counter()
-    for first, chunk, kept in _chunks(vmcore):
+    for first, chunk, kept in _chunks(vmcore, lost):
         counter.add(chunk, kept)
-        if slabs is not None:
-            slabs.add(vmcore.zeros(first, kept, kept & (chunk == PageClass.SLAB)))
+        if lost is not None:
+            lost.slabs.add(vmcore.zeros(first, kept, kept & (chunk == PageClass.SLAB)))
     return counter.counts()
 
 
@@ -342,21 +360,39 @@ class _Sections:
             raise VmcoreError(f"VMCOREINFO: LENGTH(mem_section) is {length}, and there are {self._count:,} sections")
         self._extreme = length != self._count
         self._root: tuple[int, bytes] | None = None
+        self._read = self._present = False
+
+    @property
+    def empty(self) -> bool:
+        """Whether the table is in the dump, and has none of the sections that were asked for."""
+        return self._read and not self._present
+
+    def online(self, pfn: int) -> bool:
+        """Return whether the kernel used the memory of a frame."""
+        return bool(self._coded(pfn) & _SECTION_ONLINE)
 
     def struct_page(self, pfn: int) -> int | None:
         """Return the address of a frame's struct page; None where it does not exist or cannot be known."""
-        section = pfn >> self.shift
-        if section >= self._count:
-            return None
-        try:
-            entry = self._entry(section)
-        except VmcoreError:
-            return None
-        coded = int.from_bytes(entry[self._map_at : self._map_at + 8], "little")
+        coded = self._coded(pfn)
         if not coded & _SECTION_PRESENT:
             return None
+        self._present = True
         # The address is coded as if the array had begun with page frame 0.
         return (coded & ~_SECTION_FLAGS) + pfn * self._struct_bytes & _MASK64
+
+    def _coded(self, pfn: int) -> int:
+        """Return the address of the section's struct pages, with flags; 0 where it has none or cannot be read."""
+        section = pfn >> self.shift
+        if section >= self._count:
+            return 0
+        try:
+            entry = self._entry(section)
+        except NotMapped:
+            entry = bytes(self._entry_bytes)
+        except VmcoreError:
+            return 0
+        self._read = True
+        return int.from_bytes(entry[self._map_at : self._map_at + 8], "little")
 
     def _entry(self, section: int) -> bytes:
         if not self._extreme:
@@ -369,7 +405,7 @@ class _Sections:
         return self._root[1][inside * self._entry_bytes : (inside + 1) * self._entry_bytes]
 
 
-def _chunks(vmcore: Vmcore) -> Iterator[tuple[int, Codes, Bools]]:
+def _chunks(vmcore: Vmcore, lost: LostPages | None = None) -> Iterator[tuple[int, Codes, Bools]]:
     """Yield first page frame, classes and presence in the dump for every chunk that has RAM."""
     kernel = _StructPage.of(vmcore.vmcoreinfo)
     sections = _Sections(vmcore, kernel.size_bytes)
@@ -386,7 +422,10 @@ def _chunks(vmcore: Vmcore) -> Iterator[tuple[int, Codes, Bools]]:
             tails = np.zeros(len(ram), dtype=np.bool_)
             order = 0
         else:
-            codes, tails, order = _classes(kernel, *_struct_pages(vmcore, at, ram, kernel.size_bytes), first)
+            memory_map = lost.memory_map if lost is not None and sections.online(first) else ZeroCount()
+            codes, tails, order = _classes(kernel, *_struct_pages(vmcore, at, ram, kernel, memory_map), first)
+        if lost is not None:
+            lost.no_sections = sections.empty
         if first >= outer_end and 1 << order > len(ram):
             outer_end, outer = first + (1 << order), PageClass(codes[0])
         if first < outer_end:
@@ -434,23 +473,29 @@ def _bools_of_runs(runs: tuple[Int64s, Int64s], first: int, count: int) -> Bools
     return bools
 
 
-def _struct_pages(vmcore: Vmcore, at: int, wanted: Bools, struct_bytes: int) -> tuple[NDArray[np.uint8], Bools]:
+def _struct_pages(
+    vmcore: Vmcore, at: int, wanted: Bools, kernel: _StructPage, lost: ZeroCount
+) -> tuple[NDArray[np.uint8], Bools]:
     """Return the struct pages from an address on, a row each, and which of them are in the dump."""
-    page_size = vmcore.page_size
+    page_size, struct_bytes = vmcore.page_size, kernel.size_bytes
     skipped = at % page_size
     starts = skipped + np.arange(len(wanted)) * struct_bytes
     first_page, last_page = starts // page_size, (starts + struct_bytes - 1) // page_size
     needed = np.zeros(int(last_page[-1]) + 1, dtype=np.bool_)
     needed[first_page[wanted]] = needed[last_page[wanted]] = True
-    read = np.zeros_like(needed)
+    read, unmapped = np.zeros_like(needed), np.zeros_like(needed)
     memory = np.zeros((len(needed), page_size), dtype=np.uint8)
     for index in np.flatnonzero(needed).tolist():
         try:
             page = vmcore.read_virt(at - skipped + index * page_size & _MASK64, page_size)
+        except NotMapped:
+            unmapped[index] = True
+            continue
         except VmcoreError:
             continue
         memory[index] = np.frombuffer(page, dtype=np.uint8)
         read[index] = True
+    lost.add(np.asarray(~memory.view(np.uint64).any(axis=1))[read | unmapped])
     rows = memory.reshape(-1)[skipped : skipped + len(wanted) * struct_bytes].reshape(len(wanted), struct_bytes)
     return rows, wanted & read[first_page] & read[last_page]
 

@@ -16,7 +16,6 @@ from .formats.damage import UNSUPPORTED, Damage, Unreadable, VmcoreError
 from .formats.kdump import STATUS_NO_VMEMMAP
 from .formats.pages import ZEROS
 from .formats.vmcoreinfo import NO_VMCOREINFO
-from .formats.zeros import ZeroCount
 from .vmcore import Vmcore, open_vmcore
 
 _QUICK_RECORDS = 2000
@@ -178,7 +177,7 @@ class _Kernel:
     def of(cls, vmcore: Vmcore, *, quick: bool) -> _Kernel:
         """Read both; quick leaves out the page structures, and all but the last records of the log."""
         counts: dict[PageClass, Tally] = {}
-        slabs = ZeroCount()
+        lost = classes.LostPages()
         log, log_read, troubles = "", True, []
         try:
             log = vmcore.dmesg(last=_QUICK_RECORDS if quick else None)
@@ -186,11 +185,10 @@ class _Kernel:
             log_read = False
             troubles.append(f"the kernel log cannot be read: {error}")
         try:
-            counts = {} if quick else classes.count_classes(vmcore, slabs)
+            counts = {} if quick else classes.count_classes(vmcore, lost)
         except VmcoreError as error:
             troubles.append(f"the pages cannot be counted by class: {error}")
-        complaint = slabs.complaint("slab pages")
-        damage = (Damage("zeros", complaint),) if complaint is not None else ()
+        damage = tuple(Damage("zeros", complaint) for complaint in lost.complaints())
         return cls(counts, dmesg.panic_line(log), log_read, tuple(troubles), damage)
 
     def remarks(self, vmcore: Vmcore) -> Iterator[str]:

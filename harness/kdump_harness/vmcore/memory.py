@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from .formats.damage import NotInDump, VmcoreError
+from .formats.damage import NotInDump, NotMapped, VmcoreError
 from .formats.vmcoreinfo import Vmcoreinfo
 
 ReadPhys = Callable[[int, int], bytes]
@@ -72,7 +72,7 @@ class _X86:
             if level == 1 or (level <= 3 and entry & _X86_LARGE):
                 return (entry & _X86_ADDRESS_BITS & ~inside) | (address & inside)
             table = entry & _X86_ADDRESS_BITS
-        raise NotInDump(f"kernel address {address:#x} is not mapped")
+        raise NotMapped(f"kernel address {address:#x} is not mapped")
 
 
 class _Arm:
@@ -122,7 +122,7 @@ class _Arm:
                 inside = (1 << shift) - 1
                 return (target & ~inside) | (address & inside)
             table = target
-        raise NotInDump(f"kernel address {address:#x} is not mapped")
+        raise NotMapped(f"kernel address {address:#x} is not mapped")
 
     def _address_of(self, entry: int) -> int:
         address = entry & ((1 << 48) - 1) & ~((1 << self._page_shift) - 1)

@@ -42,6 +42,10 @@ class NotInDump(VmcoreError):
     """The address is not in the dump: filtered out, not RAM, or not mapped."""
 
 
+class NotMapped(NotInDump):
+    """The kernel has no mapping for the address, by page tables that are in the dump."""
+
+
 class DamageList:
     """A collection of damage: the first few of each kind, and the number of the others."""
 
