@@ -274,7 +274,7 @@ def test_words_without_effect_are_remarked(
             "6.12.0-211.el10",
             "CONFIG_CMA=y",
             False,
-            "kernel 6.12.0-211.el10 refuses crashkernel=256M,cma: Linux 6.17 and",
+            "the kernel 6.12.0-211.el10 refuses crashkernel=256M,cma: Linux 6.17 and",
         ),
         (
             "7.3.4",

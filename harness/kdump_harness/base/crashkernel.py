@@ -74,6 +74,11 @@ class Reservation:
         return tuple(part.removeprefix(PARAMETER) for part in self.text.split(" "))
 
     @property
+    def cma(self) -> str | None:
+        """The word that asks for CMA memory."""
+        return _last(self.words, CMA)
+
+    @property
     def arguments(self) -> str:
         """The kernel arguments; empty where the harness writes none."""
         return " ".join(PARAMETER + word for word in self.words)
@@ -122,6 +127,22 @@ def release_knows_cma(kernel: str) -> bool:
     """Return whether a kernel release is new enough to know the suffix ,cma."""
     found = re.match(r"(\d+)\.(\d+)", kernel)
     return found is not None and tuple(map(int, found.groups())) >= CMA_SINCE
+
+
+def require_cma(reservation: Reservation, kernel: str, config: str, *, knows_cma: bool | None = None) -> None:
+    """Raise UsageError for a word with ,cma that a kernel cannot reserve, by its release and configuration."""
+    if reservation.cma is None:
+        return
+    if not (release_knows_cma(kernel) if knows_cma is None else knows_cma):
+        raise UsageError(
+            f"the kernel {kernel} refuses {PARAMETER}{reservation.cma}: Linux {'.'.join(map(str, CMA_SINCE))} and later"
+            " know ,cma (choose a later kernel)"
+        )
+    if config and "CONFIG_CMA=y" not in config.splitlines():
+        raise UsageError(
+            f"the kernel {kernel} cannot reserve {PARAMETER}{reservation.cma}: it was built without CONFIG_CMA"
+            " (choose another kernel)"
+        )
 
 
 def counted(words: Sequence[str], *, knows_cma: bool = True) -> tuple[str, ...]:

@@ -112,7 +112,8 @@ def add_guest_size(group: Any) -> None:
 
 def add_crashkernel(group: Any, text: str = "crashkernel= value to reserve (default: the family's)") -> None:
     """Add --crashkernel."""
-    group.add_argument("--crashkernel", metavar="S", help=text)
+    parts = "; parts as in '256M,high crashkernel=72M,low' or '128M crashkernel=256M,cma'"
+    group.add_argument("--crashkernel", metavar="S", help=text + parts)
 
 
 def add_filter(group: Any) -> None:

@@ -11,14 +11,13 @@ from pathlib import PurePosixPath
 
 from ..base.clock import poll
 from ..base.crashkernel import (
-    CMA,
-    CMA_SINCE,
     Reservation,
     WordRefused,
     amounts,
     counted,
     joined,
     release_knows_cma,
+    require_cma,
     words_in,
 )
 from ..base.errors import CommandFailed, NotArmed, UsageError, WaitedInVain
@@ -430,22 +429,13 @@ class KdumpService:
 
     def check_cma(self, crashkernel: str | None, kernel: str) -> None:
         """Raise UsageError for crashkernel=...,cma where an installed kernel cannot reserve it."""
-        words = [word for word in Reservation(crashkernel).words if word.endswith(CMA)]
-        if not words:
+        reservation = Reservation(crashkernel)
+        if reservation.cma is None:
             return
         # Some distributions added it to older kernels; only the running one shows its functions.
         added = f"[ $(uname -r) = {shlex.quote(kernel)} ] && grep -qw reserve_crashkernel_cma /proc/kallsyms"
-        if not release_knows_cma(kernel) and not self.guest.shell.succeeds(added):
-            raise UsageError(
-                f"the guest's kernel {kernel} refuses crashkernel={words[-1]}: Linux {'.'.join(map(str, CMA_SINCE))}"
-                " and later know ,cma (choose one with --kernel)"
-            )
-        config = self.kernel_config(kernel)
-        if config and "CONFIG_CMA=y" not in config.splitlines():
-            raise UsageError(
-                f"the guest's kernel {kernel} cannot reserve crashkernel={words[-1]}: it was built without CONFIG_CMA"
-                " (choose another one with --kernel)"
-            )
+        knows = release_knows_cma(kernel) or self.guest.shell.succeeds(added)
+        require_cma(reservation, kernel, self.kernel_config(kernel), knows_cma=knows)
 
     def reserve_command(self, crashkernel: str | None) -> str:
         """Return the command that puts the arguments on the kernel's command line at the next boot."""

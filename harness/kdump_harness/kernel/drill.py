@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ..base.crashkernel import require_cma
 from ..base.errors import CommandFailed, ConsoleLost, GuestError, NotArmed, UsageError, WaitedInVain
 from ..base.stage import Stage
 from ..base.tables import package_path
@@ -85,6 +86,7 @@ class KernelPlan:
             name=self.name,
         )
         plan.check()
+        require_cma(plan.config.reservation, self.kernel.release, self.kernel.config)
         trigger = find_trigger(self.trigger, vcpus=self.machine.vcpus)
         if self.clock == INSTRUCTIONS and trigger.from_host:
             raise UsageError(f"--clock instructions needs a trigger inside the guest, which {self.trigger} is not")
@@ -204,12 +206,11 @@ class KernelDrill(Drill):
             for path in (initrd, kernel):
                 path.chmod(0o644)
         appended = [layout.append for layout in plan.layouts]
-        crashkernel = self.plan.config.crashkernel
-        reserved = "" if self.plan.config.reservation.none else f" crashkernel={crashkernel}"
+        reserved = self.plan.config.reservation.arguments
         return DirectBoot(
             kernel=kernel,
             initrd=initrd,
-            command_line=" ".join(filter(None, (f"{DRILL_ARGUMENTS}{reserved}", *appended, plan.append))),
+            command_line=" ".join(filter(None, (DRILL_ARGUMENTS, reserved, *appended, plan.append))),
             dump_disk=self._disk,
         )
 
