@@ -81,7 +81,7 @@ def drill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fake_clock: FakeClock
 def test_a_good_crash_is_followed_to_a_verified_verdict(drill: Any, tmp_path: Path) -> None:
     verdict = drill(FakeGuest(BOOT, CRASH, probes=PROBES, dump=(DUMP, VMCORE)))
     assert verdict.verified, verdict.explain()
-    assert {check.name for check in verdict.checks} == REQUIRED_CHECKS
+    assert {check.name for check in verdict.checks} == REQUIRED_CHECKS | {"capture-memory"}
     assert list(verdict.phases_s) == ["boot", "panic_to_capture", "capture_boot", "dump", "reboot", "panic_to_login"]
     assert (verdict.release, verdict.crashkernel, verdict.reserved_mib) == ("Debian 12", "256M", 256)
     assert verdict.reserved == {
@@ -117,7 +117,7 @@ def test_a_capture_kernel_without_enough_memory_is_named(drill: Any) -> None:
         "the capture kernel panicked: Kernel panic - not syncing: System is deadlocked on memory"
     )
     assert verdict.symptoms[0]["name"] == "capture-oom"
-    assert verdict.checks == []
+    assert [(check.name, check.ok) for check in verdict.checks] == [("capture-memory", True)]
 
 
 def test_a_crash_that_leaves_no_dump_fails_the_checks_of_the_dump(drill: Any) -> None:

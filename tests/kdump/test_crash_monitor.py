@@ -598,7 +598,7 @@ def test_a_capture_kernel_that_does_not_follow_is_given_up_after_the_usual_silen
     assert follow(PANIC_ONLY, events=(event,)) == silence
 
 
-def test_a_panic_event_of_the_capture_kernel_is_told_as_such() -> None:
+def test_a_panic_event_of_the_capture_kernel_is_named_as_such() -> None:
     watch = make_watch()
     watch.capture_seen = True
     watch.clock.mark("capture", now_s())

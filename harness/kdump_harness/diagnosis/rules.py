@@ -85,6 +85,11 @@ def vmcore_read_oops(scene: Scene) -> LogLine | None:
     return boot.oldmem_frame
 
 
+def capture_memory_taken(scene: Scene) -> LogLine | None:
+    """Infer that the capture kernel added memory to its own after its start."""
+    return scene.boot.more_memory if scene.phase is KernelRole.CAPTURE else None
+
+
 def capture_hung_early(scene: Scene) -> LogLine | None:
     """Infer that the capture kernel printed nothing more before its first program started."""
     boot = scene.boot
@@ -153,6 +158,7 @@ RULES: dict[str, Callable[[Scene], LogLine | None]] = {
     "oops-no-panic": oops_no_panic,
     "dump-directory-empty": dump_directory_empty,
     "vmcore-read-oops": vmcore_read_oops,
+    "capture-memory-taken": capture_memory_taken,
     "capture-hung-early": capture_hung_early,
     "capture-reset": capture_reset,
     "poweroff-mid-dump": poweroff_mid_dump,

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from ..base.errors import EXIT_UNJUDGED
 from ..base.verdict import Verdict
+from ..kdump.capture_memory import most_claimed
 from ..kdump.page_flags import ZERO_BIT, MemoryState, names_dropped_by
 from ..kdump.service import GuestState
 from ..kdump.target import FoundFile
@@ -39,6 +40,9 @@ WORLD_WRITE = 0o002
 # fails keeps all of a class. Small classes are for the struct pages in the dump to judge: these are of the crash.
 CHANGED_SHARE = 0.05
 CHANGED_PAGES = 2048
+# A capture kernel also has the memory below 1 MiB, and firmware's tables as small ranges. Memory that it takes of the
+# crashed kernel comes in blocks of 128 MiB.
+UNRESERVED_KIB = 8 << 10
 # At least this share of the kernel's slabs and page tables is in every dump: they are hardly ever empty.
 SURE_SHARE = 0.5
 # No file can show that its pages are swapped, or from another moment: a checksum does not name the page frame.
@@ -89,6 +93,8 @@ CHECKS = (
     CheckKind("noticed", "a message of the trigger on the console", Scope.SURVIVED),
     CheckKind("lives", "the boot of before the trigger", Scope.SURVIVED),
     CheckKind("no-dump", "no new dump", Scope.SURVIVED),
+    # Made where the capture kernel reports its memory on the console.
+    CheckKind("capture-memory", "a capture kernel with no more memory than was reserved for it"),
     CheckKind("oracle", "every page as the hypervisor saw it when the capture kernel started"),  # made with --oracle
 )
 _BY_NAME = {check.name: check for check in CHECKS}
@@ -128,6 +134,20 @@ class CrashFacts:
     crashed_after_s: tuple[float, float]  # earliest and latest, in seconds after the guest's clock was read
     memory: MemoryState
     oracle: bool = False  # another check compares each page with the hypervisor's picture
+
+
+def check_capture_memory(verdict: Verdict, console: str, reserved_bytes: int) -> None:
+    """Check, by its own words, that the capture kernel took no memory of the kernel that it dumps as its own."""
+    claim = most_claimed(console)
+    if claim is None:
+        return
+    record_check(
+        verdict,
+        "capture-memory",
+        claim.kib <= (reserved_bytes >> 10) + UNRESERVED_KIB,
+        expected=f"at most the {reserved_bytes >> 20:,} MiB that were reserved",
+        seen=f"{claim.kib / 1024:,.0f} MiB ({claim.line})",
+    )
 
 
 def choose_dump(verdict: Verdict, files: dict[str, FoundFile], before: dict[str, FoundFile]) -> FoundFile | None:

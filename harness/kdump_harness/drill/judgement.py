@@ -163,10 +163,13 @@ class DrillRecord:
             "crashkernel": verdict.crashkernel or "",
             "image": verdict.image,
         }
-        found = diagnose_text("\n".join(self.console), family=verdict.family, facts=facts)
+        console = list(self.console)
+        if taken := next((check for check in verdict.failed() if check.name == "capture-memory"), None):
+            console.append(f"kdump-harness: the capture kernel had more memory than was reserved: {taken.seen}")
+        found = diagnose_text("\n".join(console), family=verdict.family, facts=facts)
         if not found.failed and verdict.stopped_by:
             # A silent console alone proves nothing; a wait that ended in vain does.
-            lines = [*self.console, f"kdump-harness: {verdict.stopped_by}"]
+            lines = [*console, f"kdump-harness: {verdict.stopped_by}"]
             found = diagnose_text("\n".join(lines), family=verdict.family, facts=facts)
         return [symptom.to_json() for symptom in found.symptoms]
 

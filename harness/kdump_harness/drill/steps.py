@@ -80,6 +80,7 @@ class Drill(DrillRecord):
                 self._survive(guest, service, before, dumps_before)
                 return self.verdict
             facts, monitor = self._crash(guest, service, before)
+            checks.check_capture_memory(self.verdict, "\n".join(self.console), before.reserved_bytes)
             if self._is_enough(monitor):
                 self._read_off(guest, service, facts, dumps_before)
             elif monitor.done:
