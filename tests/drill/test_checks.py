@@ -20,6 +20,7 @@ from kdump_harness.drill.checks import (
     CHECKS,
     CrashFacts,
     Scope,
+    check_capture_memory,
     check_dump,
     check_permissions,
     check_recovery,
@@ -76,6 +77,37 @@ def found(path: str = NEW, *, final: bool = True, **facts: Any) -> FoundFile:
 
 def by_path(*files: FoundFile) -> dict[str, FoundFile]:
     return {file.path: file for file in files}
+
+
+# ---------------------------------------------------------------- the capture kernel's memory
+
+
+def capture_boot(kib: int) -> str:
+    return f"Command line: elfcorehdr=0x6f000000 ro\nMemory: 1K/{kib}K available (2K kernel code)\n"
+
+
+@pytest.mark.parametrize(
+    ("kib", "reserved_mib", "ok"),
+    [
+        (262124, 256, True),
+        (328308, 320, True),  # with the memory below 1 MiB
+        (262144 + (128 << 10), 256, False),  # the smallest DIMM
+        (1310716, 256, False),
+        (262124, 0, False),
+    ],
+)
+def test_a_capture_kernel_has_no_more_memory_than_was_reserved(
+    verdict: Verdict, kib: int, reserved_mib: int, ok: bool
+) -> None:
+    check_capture_memory(verdict, capture_boot(kib), reserved_mib << 20)
+    assert outcome(verdict) == {"capture-memory": ok}
+    assert verdict.checks[0].expected == f"at most the {reserved_mib} MiB that were reserved"
+
+
+def test_a_capture_kernel_that_does_not_report_its_memory_is_not_judged_by_it(verdict: Verdict) -> None:
+    check_capture_memory(verdict, "Command line: elfcorehdr=0x6f000000 ro quiet\n", 256 << 20)
+    assert verdict.checks == []
+    assert not any("capture-memory" in required(scope) for scope in Scope)
 
 
 # ---------------------------------------------------------------- the table of checks

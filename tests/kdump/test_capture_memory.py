@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from kdump_harness.distro.family import find_family, load_families
-from kdump_harness.kdump.capture_memory import CaptureMemory, read
+from kdump_harness.kdump.capture_memory import CaptureMemory, most_claimed, read
 
 # The lines about memory of a drill of Debian 12 with 256 MiB for the capture kernel, as they came.
 RECORD = (Path(__file__).parents[1] / "data" / "drills" / "debian-12-measured.log").read_text(encoding="utf-8")
@@ -46,3 +46,68 @@ def test_debian_has_a_way_and_its_files_are_whole() -> None:
     files = find_family("debian").measure.files
     assert any("kdump-harness: capture memory: total $total kB, left $left kB" in text for text in files.values())
     assert all(path.startswith("/") for family in load_families().values() for path in family.measure.files)
+
+
+# ---------------------------------------------------------------- the most memory that was claimed
+
+GOOD = "262124 KiB: Memory: 122548K/262124K available"
+
+
+def boot_of(*lines: str) -> str:
+    """A console with these lines in its capture kernel, and a next boot with all the memory."""
+    after = "[    0.0] Linux version 6.12\n[    0.1] Memory: 900000K/1048040K available (\n"
+    return "\n".join(["[    0.0] Command line: elfcorehdr=0x6f000000 ro", *lines, after])
+
+
+def test_the_memory_of_a_good_capture_kernel_is_that_of_its_start() -> None:
+    claim = most_claimed(RECORD)
+    assert claim is not None
+    assert f"{claim.kib} KiB: {claim.line}".startswith(GOOD)
+
+
+@pytest.mark.parametrize(
+    ("line", "kib"),
+    [
+        ("Built 1 zonelists, mobility grouping on.  Total pages: 318410", 1273640),
+        ("Memory: 812345K/1310716K available (14343K kernel code, 0K cma-reserved)", 1310716),
+        ("kdump-harness: capture memory: total 1124744 kB, left 900000 kB", 1124744),
+        ("kdump-harness: MemTotal 1124744 kB MemAvailable 1000000 kB ", 1124744),
+        ("[    9.1] 327677 pages RAM", 1310708),
+        ("BIOS-e820: [mem 0x0000000000100000-0x000000003fffffff] usable", 1047552),
+        ("BIOS-e820: [mem 0x0000000000100000-0x000000003fffffff]  System RAM", 1047552),  # since Linux 7.1
+        ("user: [mem 0x0000000000100000-0x000000003fffffff] usable", 1047552),
+    ],
+)
+def test_the_most_memory_that_a_capture_kernel_reported_is_found(line: str, kib: int) -> None:
+    claim = most_claimed(boot_of("Memory: 1K/163840K available (2K kernel code)", line, "Memory: 1K/3K available"))
+    assert claim is not None
+    assert claim.kib == kib
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "BIOS-e820: [mem 0x0000000000100000-0x000000003fffffff] reserved",
+        "BIOS-e820: [mem 0x0000000000100000-0x000000003fffffff]  device reserved",
+        "BIOS-e820: [mem 0x0000000100000000-0x000000013fffffff] soft reserved",
+        "BIOS-e820: [gap 0x0000000100000000-0x000000fcffffffff]",
+        "user: [mem 0x0000000000001000-0x000000000009ffff] usable",
+        "Memory: 1K/99999999999999999K available (2K kernel code)",
+    ],
+)
+def test_memory_that_is_not_the_kernels_own_does_not_count(line: str) -> None:
+    claim = most_claimed(boot_of("Memory: 1K/163840K available (2K kernel code)", line))
+    assert claim is not None
+    assert claim.kib == 163840
+
+
+def test_a_map_of_the_user_replaces_that_of_the_firmware() -> None:
+    whole = "BIOS-e820: [mem 0x0000000000100000-0x000000003fffffff] usable"
+    claim = most_claimed(boot_of(whole, "user: [mem 0x0000000010000000-0x0000000019ffffff] usable"))
+    assert claim is not None
+    assert claim.kib == 160 << 10
+
+
+@pytest.mark.parametrize("console", ["", "Memory: 1K/2K available (", boot_of("nothing about memory")])
+def test_a_console_without_such_lines_has_no_claim(console: str) -> None:
+    assert most_claimed(console) is None

@@ -104,6 +104,17 @@ def add_software(group: Any) -> None:
     )
 
 
+def add_dimm(group: Any) -> None:
+    """Add --dimm."""
+    group.add_argument(
+        "--dimm",
+        type=int,
+        action="append",
+        metavar="MIB",
+        help="DIMM in addition to the memory, which the guest finds by ACPI (repeatable)",
+    )
+
+
 def add_guest_size(group: Any) -> None:
     """Add the guest's memory and processors."""
     group.add_argument("--memory", type=int, default=1024, metavar="MIB", help="memory of the guest")

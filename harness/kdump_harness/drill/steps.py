@@ -80,7 +80,6 @@ class Drill(DrillRecord):
                 self._survive(guest, service, before, dumps_before)
                 return self.verdict
             facts, monitor = self._crash(guest, service, before)
-            checks.check_capture_memory(self.verdict, "\n".join(self.console), before.reserved_bytes)
             if self._is_enough(monitor):
                 self._read_off(guest, service, facts, dumps_before)
             elif monitor.done:
@@ -269,6 +268,7 @@ class Drill(DrillRecord):
             self.verdict.stopped_by = self._follow(guest, monitor)
             if guest.console.pending:
                 self.console.append(guest.console.pending)  # the last word of a console that stopped in mid-line
+        checks.check_capture_memory(self.verdict, "\n".join(self.console), before.reserved.total_bytes)
         guest.close_shell()
         if monitor.stage > Stage.ARMED:
             self.reach(monitor.stage)

@@ -17,11 +17,12 @@ CAPTURE_COMMAND_LINE = re.compile(r"[Cc]ommand line: .*\belfcorehdr=")
 # mm/mm_init.c (mem_init_print_info), of the kernel that starts. More than the "available" memory becomes free later.
 _AT_START = re.compile(r"Memory: \d+K/(\d+)K available \(.*?, (\d+)K reserved")
 _MOST = 1 << 32  # KiB; what is larger was damaged on the line
-# The lines by which a kernel reports its memory: all that it found at its start, each range of it, and what it has after
+# The lines by which a kernel reports its memory: all that it found at its start, each range of it, and its pages after
 # memory was added (mm/page_alloc.c, arch/x86/kernel/e820.c). A map named "user" replaces the one of the BIOS.
 _TOTAL = re.compile(r"Memory: \d+K/(\d+)K available.*")
 _RANGE = re.compile(r"(BIOS-e820|user): \[mem 0x([0-9a-f]{1,16})-0x([0-9a-f]{1,16})\]\s+(?:usable|System RAM)\b")
 _ZONES = re.compile(r"Built \d+ zonelists, mobility grouping \w+\.\s+Total pages: (\d+)")
+_MEMINFO = re.compile(r"\bMemTotal:? +(\d+) kB")  # of /proc/meminfo
 _PAGES_RAM = re.compile(r"\b(\d+) pages RAM\b")
 _NEXT_KERNEL = re.compile(r"Linux version \d")
 PAGE_KIB = 4
@@ -61,10 +62,13 @@ def most_claimed(console: str) -> MemoryClaim | None:
         return None
     after = _NEXT_KERNEL.search(console, began.end())
     boot = console[began.start() : after.start() if after is not None else None]
-    claims = [MemoryClaim(kib=int(found[1]), line=found.group()) for found in _TOTAL.finditer(boot)]
+    claims = [
+        MemoryClaim(kib=int(found[1]), line=found.group())
+        for pattern in (_TOTAL, _LEFT, _MEMINFO)
+        for found in pattern.finditer(boot)
+    ]
     for pattern in (_ZONES, _PAGES_RAM):
         claims += [MemoryClaim(kib=int(found[1]) * PAGE_KIB, line=found.group()) for found in pattern.finditer(boot)]
-    claims += [MemoryClaim(kib=int(found[1]), line=f"MemTotal: {found[1]} kB") for found in _LEFT.finditer(boot)]
     ranges: dict[str, int] = {}
     for name, first, last in _RANGE.findall(boot):
         ranges[name] = ranges.get(name, 0) + ((int(last, 16) + 1 - int(first, 16)) >> 10)

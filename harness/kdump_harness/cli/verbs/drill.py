@@ -11,7 +11,17 @@ from ...distro.family import find_family, load_families
 from ...kdump.reserved_memory import in_words
 from ...kdump.target import TARGETS
 from ...kdump.trigger import find_trigger, load_triggers
-from ..options import add_budget, add_crashkernel, add_filter, add_image, add_json, add_keep, add_run, add_software
+from ..options import (
+    add_budget,
+    add_crashkernel,
+    add_dimm,
+    add_filter,
+    add_image,
+    add_json,
+    add_keep,
+    add_run,
+    add_software,
+)
 from ..parser import Verbs, add_verb
 
 if TYPE_CHECKING:
@@ -42,13 +52,7 @@ def add_drill(verbs: Verbs) -> None:
     guest.add_argument(
         "--memory", type=int, metavar="MIB", help="memory of the guest (default: 1024; for a clone the domain's)"
     )
-    guest.add_argument(
-        "--dimm",
-        type=int,
-        action="append",
-        metavar="MIB",
-        help="DIMM in addition to the memory, which the guest finds by ACPI; repeatable (a clone has the domain's)",
-    )
+    add_dimm(guest)
     guest.add_argument(
         "--vcpus", type=int, metavar="N", help="processors of the guest (default: 2; for a clone the domain's)"
     )
