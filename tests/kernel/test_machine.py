@@ -26,6 +26,11 @@ def domain(*layouts: str, **more: Any) -> ElementTree.Element:
     return ElementTree.fromstring(bare(*layouts, **more).xml("kdh-1", BOOT))
 
 
+def attribute(root: ElementTree.Element, path: str, name: str) -> str | None:
+    found = root.find(path)
+    return found.get(name) if found is not None else None
+
+
 def test_the_domain_boots_directly_and_has_no_network() -> None:
     root = domain()
     assert (root.findtext("./os/kernel"), root.findtext("./os/initrd")) == ("/run/k", "/run/i")
@@ -45,6 +50,10 @@ def test_layouts_change_the_machine() -> None:
     assert (plugged.findtext("./memory"), plugged.findtext("./maxMemory")) == ("1024", "1024")
     assert plugged.findtext("./devices/memory/target/requested") == "256"
     assert plugged.find("./cpu/numa/cell") is not None
+    dimm = domain("dimm", "virtio-mem")
+    assert (dimm.findtext("./memory"), attribute(dimm, "./maxMemory", "slots")) == ("1536", "1")
+    assert [one.get("model") for one in dimm.findall("./devices/memory")] == ["virtio-mem", "dimm"]
+    assert attribute(domain("notifiers"), "./devices/panic", "model") == "isa"
     assert domain("la57").find("./cpu/feature") is None
 
 

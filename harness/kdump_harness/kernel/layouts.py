@@ -23,6 +23,8 @@ class Layout:
     nodes: int = 0
     keep_mib: int = 0
     plug_mib: int = 0
+    dimm_mib: int = 0
+    device: str = ""
     emulated_only: bool = False
 
 

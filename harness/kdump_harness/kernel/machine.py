@@ -9,6 +9,7 @@ from xml.sax.saxutils import escape, quoteattr
 
 from ..base.errors import UsageError
 from ..vm.hypervisor.domain_xml import DEVICES, TCG_CACHE, cpu_xml
+from ..vm.hypervisor.memory_xml import dimm_xml
 from .layouts import Layout
 
 WALL, INSTRUCTIONS = "wall", "instructions"  # clocks
@@ -62,9 +63,11 @@ class BareMachine:
         """Return the domain as XML."""
         kvm = self.accelerator == "kvm"
         plug_mib, keep_mib = self._most("plug_mib"), self._most("keep_mib")
-        nodes = max(self._most("nodes"), 1 if plug_mib else 0)
-        total_mib = self.memory_mib + plug_mib
-        slots = f'<maxMemory unit="MiB">{total_mib}</maxMemory>' if plug_mib else ""
+        dimms_mib = tuple(layout.dimm_mib for layout in self.layouts if layout.dimm_mib)
+        nodes = max(self._most("nodes"), 1 if plug_mib or dimms_mib else 0)
+        total_mib = self.memory_mib + plug_mib + sum(dimms_mib)
+        count = f' slots="{len(dimms_mib)}"' if dimms_mib else ""
+        slots = f'<maxMemory unit="MiB"{count}>{total_mib}</maxMemory>' if plug_mib or dimms_mib else ""
         now = f'<currentMemory unit="MiB">{keep_mib}</currentMemory>' if keep_mib else ""
         cpu = next((layout.cpu for layout in self.layouts if layout.cpu), "") or cpu_xml(kvm, self.cpu_level)
         numa = self._numa(nodes)
@@ -104,7 +107,7 @@ class BareMachine:
     <serial type="pty"><target port="1"/></serial>
     <console type="pty"><target type="serial" port="0"/></console>
     <memballoon model="{"virtio" if keep_mib else "none"}"/>
-    {plug}
+    {plug}{"".join(map(dimm_xml, dimms_mib))}{"".join(layout.device for layout in self.layouts)}
     {"".join(DEVICES[device] for device in self.devices)}
   </devices>
   {icount}
