@@ -104,6 +104,13 @@ def test_a_capture_kernel_has_no_more_memory_than_was_reserved(
     assert verdict.checks[0].expected == f"at most the {reserved_mib} MiB that were reserved"
 
 
+def test_a_capture_kernel_that_adds_memory_after_its_start_fails_whatever_it_had_there(verdict: Verdict) -> None:
+    added = "Built 1 zonelists, mobility grouping on.  Total pages: 48287"
+    check_capture_memory(verdict, f"{capture_boot(262124)}[    1.7] {added}\n", 256 << 20)
+    assert outcome(verdict) == {"capture-memory": False}
+    assert verdict.checks[0].seen.endswith(f", and memory that was added after its start ({added})")
+
+
 def test_a_capture_kernel_that_does_not_report_its_memory_is_not_judged_by_it(verdict: Verdict) -> None:
     check_capture_memory(verdict, "Command line: elfcorehdr=0x6f000000 ro quiet\n", 256 << 20)
     assert verdict.checks == []

@@ -5,11 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from kdump_harness.diagnosis import diagnose_text
 from kdump_harness.distro.family import find_family, load_families
-from kdump_harness.kdump.capture_memory import CaptureMemory, most_claimed, read
+from kdump_harness.kdump.capture_memory import CaptureMemory, read, read_claim
 
 # The lines about memory of a drill of Debian 12 with 256 MiB for the capture kernel, as they came.
 RECORD = (Path(__file__).parents[1] / "data" / "drills" / "debian-12-measured.log").read_text(encoding="utf-8")
+
+# The lines about memory of a kernel drill of Linux 7.3.4 with a DIMM, which its capture kernel added.
+DIMM = (Path(__file__).parents[1] / "data" / "drills" / "kernel-7.3-dimm.log").read_text(encoding="utf-8")
 
 
 def test_the_worst_moment_is_the_least_that_was_left() -> None:
@@ -60,7 +64,7 @@ def boot_of(*lines: str) -> str:
 
 
 def test_the_memory_of_a_good_capture_kernel_is_that_of_its_start() -> None:
-    claim = most_claimed(RECORD)
+    claim = read_claim(RECORD)
     assert claim is not None
     assert f"{claim.kib} KiB: {claim.line}".startswith(GOOD)
 
@@ -68,7 +72,6 @@ def test_the_memory_of_a_good_capture_kernel_is_that_of_its_start() -> None:
 @pytest.mark.parametrize(
     ("line", "kib"),
     [
-        ("Built 1 zonelists, mobility grouping on.  Total pages: 318410", 1273640),
         ("Memory: 812345K/1310716K available (14343K kernel code, 0K cma-reserved)", 1310716),
         ("kdump-harness: capture memory: total 1124744 kB, left 900000 kB", 1124744),
         ("kdump-harness: MemTotal 1124744 kB MemAvailable 1000000 kB ", 1124744),
@@ -79,7 +82,7 @@ def test_the_memory_of_a_good_capture_kernel_is_that_of_its_start() -> None:
     ],
 )
 def test_the_most_memory_that_a_capture_kernel_reported_is_found(line: str, kib: int) -> None:
-    claim = most_claimed(boot_of("Memory: 1K/163840K available (2K kernel code)", line, "Memory: 1K/3K available"))
+    claim = read_claim(boot_of("Memory: 1K/163840K available (2K kernel code)", line, "Memory: 1K/3K available"))
     assert claim is not None
     assert claim.kib == kib
 
@@ -96,18 +99,31 @@ def test_the_most_memory_that_a_capture_kernel_reported_is_found(line: str, kib:
     ],
 )
 def test_memory_that_is_not_the_kernels_own_does_not_count(line: str) -> None:
-    claim = most_claimed(boot_of("Memory: 1K/163840K available (2K kernel code)", line))
+    claim = read_claim(boot_of("Memory: 1K/163840K available (2K kernel code)", line))
     assert claim is not None
     assert claim.kib == 163840
 
 
 def test_a_map_of_the_user_replaces_that_of_the_firmware() -> None:
     whole = "BIOS-e820: [mem 0x0000000000100000-0x000000003fffffff] usable"
-    claim = most_claimed(boot_of(whole, "user: [mem 0x0000000010000000-0x0000000019ffffff] usable"))
+    claim = read_claim(boot_of(whole, "user: [mem 0x0000000010000000-0x0000000019ffffff] usable"))
     assert claim is not None
     assert claim.kib == 160 << 10
 
 
+def test_memory_that_was_added_is_a_second_line_about_zones() -> None:
+    """Kernel 7.3.4 with a DIMM of 1 GiB; the line counts the pages from before."""
+    claim, again = read_claim(DIMM), "Built 1 zonelists, mobility grouping on.  Total pages: 48287"
+    assert claim is not None
+    assert (claim.kib, claim.added) == (196346, again)
+    usual = read_claim(DIMM.replace(again, ""))
+    assert usual is not None
+    assert (usual.kib, usual.added) == (196346, "")
+    diagnosis = diagnose_text(DIMM)
+    assert (diagnosis.mode, diagnosis.symptoms[0].line) == ("capture-memory-taken", f"[    1.747469] {again}")
+    assert "capture-memory-taken" not in {one.name for one in diagnose_text(DIMM.replace(again, "")).symptoms}
+
+
 @pytest.mark.parametrize("console", ["", "Memory: 1K/2K available (", boot_of("nothing about memory")])
 def test_a_console_without_such_lines_has_no_claim(console: str) -> None:
-    assert most_claimed(console) is None
+    assert read_claim(console) is None

@@ -19,11 +19,9 @@ _RESTARTED_BELOW_S = 30.0
 _LINUX_VERSION = re.compile(r"Linux version (\S{1,120})")
 _MOST_OF_A_WORD = 120  # characters of one crashkernel= that are kept
 _TAINTED = re.compile(r"ainted(?:: ?[A-Z ]{0,40})? (\d{1,2}\.\d{1,3}\.\S{1,100})")
-_PAGES = re.compile(r"\b(\d{1,12}) pages RAM|zonelists, .{1,40}Total pages: (\d{1,12})")
+_PAGES_RAM = re.compile(r"\b(\d{1,12}) pages RAM")
 _KIB_TOTAL = re.compile(r"Memory: \d{1,12}K/(\d{1,12})K")
 _PROGRESS = re.compile(r"\[ {0,3}(\d{1,3}\.\d)")
-# Memory is added in blocks of at least this size. The lines differ by the page structures, which some leave out.
-_MEMORY_BLOCK_KIB = 128 << 10
 
 
 class KernelRole(enum.Enum):
@@ -99,8 +97,7 @@ class Boot:
     last: LogLine | None = None
     lines: int = 0
     memory_kib: int | None = None
-    first_memory_kib: int | None = None
-    more_memory: LogLine | None = None  # the first line about more memory than at the start
+    added_memory: LogLine | None = None  # the first line about memory that was added after the start
     kernel: str | None = None
     crashkernel: str | None = None
     from_syslog: bool = False
@@ -374,21 +371,15 @@ class Tracker:
 
     def _on_memory(self, line: LogLine) -> None:
         boot = self.boot
-        if found := _PAGES.search(line.text):
-            boot.memory_kib = int(found.group(1) or found.group(2)) * 4
+        if found := _PAGES_RAM.search(line.text):
+            boot.memory_kib = int(found.group(1)) * 4
         elif found := _KIB_TOTAL.search(line.text):
             boot.memory_kib = int(found.group(1))
-        if boot.memory_kib is None:
-            return
-        first_kib = boot.first_memory_kib = boot.first_memory_kib or boot.memory_kib
-        # ACPI adds memory before the first program starts; later lines may be of the next kernel.
-        early = boot.userspace is None and boot.dump_start is None and boot.restart is None
-        if (
-            early
-            and boot.more_memory is None
-            and boot.memory_kib > first_kib + max(_MEMORY_BLOCK_KIB // 2, first_kib // 8)
+        elif (
+            boot.memory_kib is not None and boot.userspace is None and boot.dump_start is None and boot.restart is None
         ):
-            boot.more_memory = shortened(line)
+            # Zones are built again for added memory; ACPI adds it before the first program starts.
+            boot.added_memory = boot.added_memory or shortened(line)
 
 
 def shortened(line: LogLine, *, keep_end: bool = False, characters_max: int = 300) -> LogLine:

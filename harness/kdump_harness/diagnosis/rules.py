@@ -87,7 +87,7 @@ def vmcore_read_oops(scene: Scene) -> LogLine | None:
 
 def capture_memory_taken(scene: Scene) -> LogLine | None:
     """Infer that the capture kernel added memory to its own after its start."""
-    return scene.boot.more_memory if scene.phase is KernelRole.CAPTURE else None
+    return scene.boot.added_memory if scene.phase is KernelRole.CAPTURE else None
 
 
 def capture_hung_early(scene: Scene) -> LogLine | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -17,15 +17,16 @@ CAPTURE_COMMAND_LINE = re.compile(r"[Cc]ommand line: .*\belfcorehdr=")
 # mm/mm_init.c (mem_init_print_info), of the kernel that starts. More than the "available" memory becomes free later.
 _AT_START = re.compile(r"Memory: \d+K/(\d+)K available \(.*?, (\d+)K reserved")
 _MOST = 1 << 32  # KiB; what is larger was damaged on the line
-# The lines by which a kernel reports its memory: all that it found at its start, each range of it, and its pages after
-# memory was added (mm/page_alloc.c, arch/x86/kernel/e820.c). A map named "user" replaces the one of the BIOS.
+# The lines by which a kernel reports its memory: all that it found at its start, and each range of it (mm/mm_init.c,
+# arch/x86/kernel/e820.c). A map named "user" replaces the one of the BIOS.
 _TOTAL = re.compile(r"Memory: \d+K/(\d+)K available.*")
 _RANGE = re.compile(r"(BIOS-e820|user): \[mem 0x([0-9a-f]{1,16})-0x([0-9a-f]{1,16})\]\s+(?:usable|System RAM)\b")
-_ZONES = re.compile(r"Built \d+ zonelists, mobility grouping \w+\.\s+Total pages: (\d+)")
 _MEMINFO = re.compile(r"\bMemTotal:? +(\d+) kB")  # of /proc/meminfo
 _PAGES_RAM = re.compile(r"\b(\d+) pages RAM\b")
+# Printed once before "Memory:", and again when memory is added to an empty zone (online_pages() in
+# mm/memory_hotplug.c). It counts the pages before that.
+_ZONES = re.compile(r"Built \d+ zonelists, .*")
 _NEXT_KERNEL = re.compile(r"Linux version \d")
-PAGE_KIB = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,14 +50,15 @@ class CaptureMemory:
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryClaim:
-    """The most memory that a capture kernel reported as its own, and its words."""
+    """The memory that a capture kernel reported as its own."""
 
-    kib: int
+    kib: int  # the most in any line
     line: str
+    added: str = ""  # the line about more memory, which does not name its size
 
 
-def most_claimed(console: str) -> MemoryClaim | None:
-    """Return the most memory that the first capture kernel on a console reported; None where it did not say."""
+def read_claim(console: str) -> MemoryClaim | None:
+    """Return the memory that the first capture kernel on a console reported as its own; None if it reported none."""
     began = CAPTURE_COMMAND_LINE.search(console)
     if began is None:
         return None
@@ -67,15 +69,17 @@ def most_claimed(console: str) -> MemoryClaim | None:
         for pattern in (_TOTAL, _LEFT, _MEMINFO)
         for found in pattern.finditer(boot)
     ]
-    for pattern in (_ZONES, _PAGES_RAM):
-        claims += [MemoryClaim(kib=int(found[1]) * PAGE_KIB, line=found.group()) for found in pattern.finditer(boot)]
+    claims += [MemoryClaim(kib=int(found[1]) * 4, line=found.group()) for found in _PAGES_RAM.finditer(boot)]
     ranges: dict[str, int] = {}
     for name, first, last in _RANGE.findall(boot):
         ranges[name] = ranges.get(name, 0) + ((int(last, 16) + 1 - int(first, 16)) >> 10)
     if ranges:
         name = "user" if "user" in ranges else "BIOS-e820"
         claims.append(MemoryClaim(kib=ranges[name], line=f"the usable ranges of its map {name}"))
-    return max((claim for claim in claims if 0 < claim.kib < _MOST), key=lambda claim: claim.kib, default=None)
+    most = max((claim for claim in claims if 0 < claim.kib < _MOST), key=lambda claim: claim.kib, default=None)
+    start = _TOTAL.search(boot)
+    added = _ZONES.search(boot, start.end()) if start is not None else None
+    return replace(most, added=added.group()) if most is not None and added is not None else most
 
 
 def prepare(guest: Guest, service: KdumpService) -> bool:
