@@ -290,6 +290,15 @@ def test_one_after_the_other_the_sides_take_turns(monkeypatch: pytest.MonkeyPatc
     assert (found.rounds, world.boots, found.ok) == (2, 4, True)
 
 
+@pytest.mark.parametrize("crashkernel", ["256M,high", "256M,high crashkernel=72M,low", "160M crashkernel=256M,cma"])
+def test_a_reservation_of_several_parts_has_no_tight_drill(
+    crashkernel: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    found = compared(World(tmp_path, 1), monkeypatch, crashkernel=crashkernel)
+    assert {one.scenario for one in found.samples} == {"smoke"}
+    assert any("it reserves by one part, and --crashkernel by several" in note for note in found.notes)
+
+
 @pytest.mark.parametrize("at_once", [2, 4])
 def test_side_by_side_all_do_the_same_at_a_time(at_once: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     world = World(tmp_path, at_once)  # whose barrier is passed by so many at once, or by none

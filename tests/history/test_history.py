@@ -21,7 +21,7 @@ from kdump_harness.__main__ import main
 from kdump_harness.base.errors import UsageError
 from kdump_harness.base.stage import Stage
 from kdump_harness.base.verdict import Check, Verdict
-from kdump_harness.history.database import DRILL, SIZE, SWEEP, History, RecordedRun, history_path
+from kdump_harness.history.database import DRILL, SIZE, SWEEP, History, RecordedRun, history_path, shrunk
 from kdump_harness.history.figures import figures_of, load_figures
 from kdump_harness.history.importing import _results, import_file, result_files, sizing_results
 from kdump_harness.history.recording import record
@@ -130,6 +130,24 @@ def test_a_trial_with_a_part_of_its_reservation_is_not_compared_with_drills_of_t
     run = past.add(DRILL, drill(8, slower_by=9.0, crashkernel="256M", reserved_mib=100))
     assert run is not None
     assert regressions(past, run) == []
+
+
+@pytest.mark.parametrize(
+    ("crashkernel", "parts", "left"),
+    [
+        ("256M,high crashkernel=72M,low", (256, 72), {}),
+        ("256M,high crashkernel=72M,low", (0, 256), {}),  # without room above 4 GiB
+        ("256M,high crashkernel=72M,low", (100, 72), {"reserved_mib": 100}),
+        ("160M crashkernel=256M,cma", (0, 160), {}),
+        ("160M crashkernel=256M,cma", (0, 96), {"reserved_mib": 96}),
+    ],
+)
+def test_only_the_main_part_shows_that_a_reservation_was_given_back(
+    crashkernel: str, parts: tuple[int, int], left: dict[str, int]
+) -> None:
+    reserved = {"high_mib": parts[0], "low_mib": parts[1], "cma_mib": 0}
+    result = {"crashkernel": crashkernel, "memory_mib": 4096, "reserved_mib": sum(parts), "reserved": reserved}
+    assert shrunk(result) == left
 
 
 def test_a_dump_that_cannot_be_read_is_imported_and_one_bad_file_spoils_no_other(
