@@ -51,7 +51,7 @@ def test_layouts_change_the_machine() -> None:
     assert plugged.findtext("./devices/memory/target/requested") == "256"
     assert plugged.find("./cpu/numa/cell") is not None
     dimm = domain("dimm", "virtio-mem")
-    assert (dimm.findtext("./memory"), attribute(dimm, "./maxMemory", "slots")) == ("1536", "1")
+    assert (dimm.findtext("./memory"), attribute(dimm, "./maxMemory", "slots")) == ("1536", "2")
     assert [one.get("model") for one in dimm.findall("./devices/memory")] == ["virtio-mem", "dimm"]
     assert attribute(domain("notifiers"), "./devices/panic", "model") == "isa"
     assert domain("la57").find("./cpu/feature") is None

@@ -180,20 +180,27 @@ class KernelDrill(Drill):
         config = self.plan.subject.family.config
         return config.with_collection("", *self.plan.config.core_collector(self.plan.subject.family))
 
+    @property
+    def _clock(self) -> str:
+        """The argument of the init for a clock of instructions."""
+        return f"kdump_harness.clock={INSTRUCTIONS}" if self._kernel_plan.clock == INSTRUCTIONS else ""
+
     def make_boot(self, name: str) -> DirectBoot:
         """Write the initramfs of both kernels and the empty disk."""
         plan, directory = self._kernel_plan, self.run.directory.path
         second = plan.second or plan.kernel
         capture = directory / f"{name}.capture"
+        # The capture kernel has none of them: a balloon would take the memory of its reservation.
+        layout_modules = [module for layout in plan.layouts for module in layout.modules]
         with self.progress.step("making the initramfs"):
             with capture.open("wb") as file:
-                write_archive(file, self._entries(second))
+                write_archive(file, self._entries(second, plan.modules))
             initrd, kernel = directory / f"{name}.initrd", directory / f"{name}.kernel"
             with initrd.open("wb") as file:
                 write_archive(
                     file,
                     [
-                        *self._entries(plan.kernel),
+                        *self._entries(plan.kernel, (*plan.modules, *layout_modules)),
                         Entry(path="kexec/kernel", content=second.image),
                         Entry(path="kexec/initrd", content=capture),
                     ],
@@ -210,15 +217,13 @@ class KernelDrill(Drill):
         return DirectBoot(
             kernel=kernel,
             initrd=initrd,
-            command_line=" ".join(filter(None, (DRILL_ARGUMENTS, reserved, *appended, plan.append))),
+            command_line=" ".join(filter(None, (DRILL_ARGUMENTS, self._clock, reserved, *appended, plan.append))),
             dump_disk=self._disk,
         )
 
-    def _entries(self, kernel: KernelFiles) -> list[Entry]:
-        layout_modules = [name for layout in self._kernel_plan.layouts for name in layout.modules]
-        modules = Modules(kernel.modules).closure(
-            (*NEEDED, *self._kernel_plan.modules, *layout_modules), unknown_is_built_in=kernel.modules is None
-        )
+    def _entries(self, kernel: KernelFiles, more_modules: tuple[str, ...]) -> list[Entry]:
+        wanted = (*NEEDED, *more_modules)
+        modules = Modules(kernel.modules).closure(wanted, unknown_is_built_in=kernel.modules is None)
         return [
             *self._kernel_plan.userland.entries,
             *(Entry(path=f"modules/{name}.ko", content=content) for name, content in modules.items()),
@@ -281,6 +286,7 @@ class KernelDrill(Drill):
             [
                 DRILL_ARGUMENTS,
                 _CAPTURE_ARGUMENTS,
+                self._clock,
                 "kdump_harness.disk=/dev/vda",
                 f"kdump_harness.collector={','.join(collector.split())}",
                 plan.capture_append,

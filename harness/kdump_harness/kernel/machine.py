@@ -66,8 +66,8 @@ class BareMachine:
         dimms_mib = tuple(layout.dimm_mib for layout in self.layouts if layout.dimm_mib)
         nodes = max(self._most("nodes"), 1 if plug_mib or dimms_mib else 0)
         total_mib = self.memory_mib + plug_mib + sum(dimms_mib)
-        count = f' slots="{len(dimms_mib)}"' if dimms_mib else ""
-        slots = f'<maxMemory unit="MiB"{count}>{total_mib}</maxMemory>' if plug_mib or dimms_mib else ""
+        count = len(dimms_mib) + bool(plug_mib)
+        slots = f'<maxMemory unit="MiB" slots="{count}">{total_mib}</maxMemory>' if count else ""
         now = f'<currentMemory unit="MiB">{keep_mib}</currentMemory>' if keep_mib else ""
         cpu = next((layout.cpu for layout in self.layouts if layout.cpu), "") or cpu_xml(kvm, self.cpu_level)
         numa = self._numa(nodes)
