@@ -419,6 +419,7 @@ def test_inspect_finds_the_parts_of_split_dumps(capsys: pytest.CaptureFixture[st
     found, status = as_json(capsys, "inspect", parts[0], parts[1], parts[0])
     assert (found["damage"][0]["message"].rpartition(": ")[2], status) == ("a part was given twice", 1)
     found, status = as_json(capsys, "inspect", parts[0])
+    assert found["pages_kept"] == len(range(3, 20, 2))
     assert (found["damage"][0]["message"].rpartition(": ")[2], status) == ("other parts are missing", 1)
 
 

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,10 +23,20 @@ from kdump_harness.__main__ import main
 from kdump_harness.base.clock import poll
 from kdump_harness.base.errors import HostError, UsageError
 from kdump_harness.base.progress import Progress
-from kdump_harness.triage import CrashedTask, Module, NoDebugInfo, child, debian, debuginfo, debuginfod, triage
+from kdump_harness.triage import (
+    CrashedTask,
+    Module,
+    NoDebugInfo,
+    child,
+    debian,
+    debuginfo,
+    debuginfod,
+    triage,
+    worker,
+)
 from kdump_harness.triage.debuginfo import Wanted
 from kdump_harness.triage.image import read_image
-from kdump_harness.triage.log import read_log
+from kdump_harness.triage.log import LogFacts, read_log
 from kdump_harness.triage.taint import explain
 from kdump_harness.vmcore import Unreadable, open_vmcore
 from vmcore_factory import RELEASE, Kdump
@@ -311,6 +322,28 @@ def test_facts_that_drgn_lacks_come_from_the_log_with_a_remark(monkeypatch: pyte
     found = combine(monkeypatch, answer, tmp_path)
     assert found.stack[2] == "sysrq_handle_crash+0x16/0x20"
     assert found.remarks == ("the stack is the kernel log's", "drgn died of SIGBUS")
+
+
+def test_a_running_kernel_has_no_crashed_task(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A host can dump a guest that did not crash; drgn and the kernel log are read all the same."""
+
+    def running() -> None:
+        raise LookupError("panic_cpu is not set")
+
+    assert worker._crashed_thread(SimpleNamespace(crashed_thread=running)) is None
+    fact = json.loads(capsys.readouterr().out)
+    found = combine(monkeypatch, child.Answer({"taint": "", fact["fact"]: fact["value"]}, []), tmp_path)
+    assert found.source == f"drgn with {tmp_path}/vmlinux"
+    assert found.taint_flags == ""
+    assert found.remarks == ("no CPU had panicked when the dump was taken",)
+
+
+def test_an_empty_log_is_not_an_unreadable_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(triage_package, "read_log", lambda _: LogFacts())
+    found = combine(monkeypatch, child.Answer({}, ["drgn died of SIGBUS"]), tmp_path)
+    assert found.source.startswith("kernel log only: drgn died of SIGBUS")
 
 
 def test_a_dump_without_a_log_says_that_too(dump: Path) -> None:

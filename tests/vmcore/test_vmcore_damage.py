@@ -249,6 +249,11 @@ def test_a_plain_file_that_was_cut_short_is_reported(inspect_bytes, keep):
     assert not inspect_bytes(SOUND[:keep]).whole
 
 
+@pytest.mark.parametrize("lost", [1, 20, 60])
+def test_a_cut_page_has_no_bytes_that_belong_to_no_page(inspect_bytes, lost):
+    assert kinds(inspect_bytes(SOUND[:-lost])) == {"descriptor"}
+
+
 @pytest.mark.parametrize("name", ["lzo.flat", "zstd.kdump"])
 def test_a_real_dump_that_was_cut_short_anywhere_is_reported(inspect_bytes, name):
     data = (SAMPLES / name).read_bytes()

@@ -76,17 +76,19 @@ def triage(
     return _combine(answer, log, kernel, vmlinux, remarks)
 
 
-def _log(vmcore: Vmcore) -> tuple[LogFacts, list[str]]:
+def _log(vmcore: Vmcore) -> tuple[LogFacts | None, list[str]]:
     try:
         return read_log(vmcore.dmesg()), []
     except VmcoreError as error:
-        return LogFacts(), [f"the kernel log cannot be read: {error}"]
+        return None, [f"the kernel log cannot be read: {error}"]
 
 
-def _by_log(log: LogFacts, kernel: str | None, why: str, remarks: Sequence[str]) -> Triage:
-    """Return the triage by the kernel log alone, with the reason why drgn was not used."""
+def _by_log(log: LogFacts | None, kernel: str | None, why: str, remarks: Sequence[str]) -> Triage:
+    """Return the triage by the kernel log alone, if it could be read, with the reason why drgn was not used."""
+    source = f"neither drgn nor kernel log: {why}" if log is None else f"kernel log only: {why}"
+    log = log or LogFacts()
     return Triage(
-        source=f"kernel log only: {why}" if log != LogFacts() else f"neither drgn nor kernel log: {why}",
+        source=source,
         kernel=kernel,
         panic=log.panic,
         reason=log.reason,
@@ -101,14 +103,18 @@ def _by_log(log: LogFacts, kernel: str | None, why: str, remarks: Sequence[str])
     )
 
 
-def _combine(answer: Answer, log: LogFacts, kernel: str | None, vmlinux: Path, remarks: list[str]) -> Triage:
+def _combine(answer: Answer, log: LogFacts | None, kernel: str | None, vmlinux: Path, remarks: list[str]) -> Triage:
     """Combine drgn's facts with those of the log where drgn has none."""
     facts = answer.facts
-    if not facts.keys() & {"task", "stack"}:
+    crashed = facts.get("crashed", True)
+    if not facts.keys() & {"task", "stack"} and crashed:
         why, *more = answer.troubles or ["drgn reported nothing"]
         return _by_log(log, kernel, f"{why} (debug info: {vmlinux})", [*remarks, *more])
+    log = log or LogFacts()
     stack = tuple(facts.get("stack", ()))
-    if not stack:
+    if not crashed:
+        remarks = [*remarks, "no CPU had panicked when the dump was taken"]
+    elif not stack:
         remarks = [*remarks, "the stack is the kernel log's"]
     elif len(stack) < len(log.stack):
         remarks = [

@@ -47,7 +47,7 @@ def _read(vmcore: Vmcore, vmlinux: str) -> None:
     if program is None:
         return
     _report("taint", lambda: _taint_flags(program))
-    thread = _report("crashed task", lambda: program.crashed_thread(), silent=True)
+    thread = _report("crashed task", lambda: _crashed_thread(program), silent=True)
     if thread is not None:
         _report("task", lambda: _task(thread))
         _report("stack", lambda: _stack(program, thread))
@@ -100,6 +100,16 @@ def _taint_flags(program: Any) -> str:
     from drgn.helpers.linux.panic import tainted
 
     return "".join(tainted(program).replace("G", "").split())
+
+
+def _crashed_thread(program: Any) -> Any:
+    """Return the thread that crashed; report that none has in a dump of a running kernel."""
+    try:
+        return program.crashed_thread()
+    except LookupError as error:
+        if str(error) != "panic_cpu is not set":
+            raise
+        return _report("crashed", lambda: False)
 
 
 def _task(thread: Any) -> dict[str, Any]:

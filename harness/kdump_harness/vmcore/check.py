@@ -24,6 +24,9 @@ from .vmcore import Vmcore
 
 # /proc/vmcore begins and ends each segment at a page; makedumpfile and QEMU leave no gap.
 _MAX_ELF_PADDING_BYTES = 2 * 65536
+_INCOMPLETE = (
+    "the writer marked the dump as incomplete (no space was left, or the limit of makedumpfile -L was reached)"
+)
 _VMCOREINFO_VALUES = {"BUILD-ID": "[0-9a-f]{40}", "CRASHTIME": "[0-9]{1,11}", "PAGESIZE": "[0-9]{1,5}"}
 
 
@@ -93,7 +96,7 @@ def _check_header(part: KdumpFile, damage: DamageList) -> None:
     header = part.header
     damage.extend(list(header.damage))
     if header.status & kdump.STATUS_INCOMPLETE:
-        damage.add("incomplete", "the writer marked the dump as incomplete (no space was left)", offset=424)
+        damage.add("incomplete", _INCOMPLETE, offset=424)
     if header.status & ~kdump.STATUS_KNOWN or len(header.compressions) > 1:
         damage.add(
             "header", f"the status {header.status:#x} has flags that do not exist or exclude each other", offset=424
@@ -138,7 +141,7 @@ def _check_parts(vmcore: Vmcore, damage: DamageList) -> None:
 def _check_elf(file: ElfFile, damage: DamageList) -> None:
     size_bytes = file.source.size_bytes
     if file.flags & elf.FLAG_INCOMPLETE:
-        damage.add("incomplete", "the writer marked the dump as incomplete (no space was left)", offset=48)
+        damage.add("incomplete", _INCOMPLETE, offset=48)
     if not len(file.loads):
         damage.add("segment", "the dump has no memory segment")
     segments = file.segments

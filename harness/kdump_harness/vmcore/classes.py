@@ -207,15 +207,24 @@ def count_zeros(vmcore: Vmcore, frames: Bools) -> ZeroCount:
     return found
 
 
-def remarks(vmcore: Vmcore, counts: Mapping[PageClass, Tally]) -> tuple[str, ...]:
-    """Yield a remark for each class of pages that does not fit the dump's level."""
+def remarks(vmcore: Vmcore, counts: Mapping[PageClass, Tally], *, zeros: int) -> tuple[str, ...]:
+    """Return a remark for each class of pages that does not fit the dump's level.
+
+    zeros is the number of descriptors of the shared page of zeros.
+    """
     level = _level(vmcore)
     if vmcore.header is None or level is None:
         return ()
     found = LevelViolations.of(counts, level)
     if vmcore.header.status & STATUS_NO_VMEMMAP:  # makedumpfile -e drops kernel pages on purpose
         found = replace(found, kept={})
-    return tuple(found.remarks())
+    said = [*found.remarks()]
+    lost = sum(tally.absent for tally in found.kept.values())
+    if level & 1 and lost > zeros and any(found.too_few()):  # makedumpfile keeps pages of zeros as descriptors
+        said.append(
+            f"only {zeros:,} pages of zeros are in the dump: an earlier filter may have dropped the missing ones"
+        )
+    return tuple(said)
 
 
 def _level(vmcore: Vmcore) -> int | None:

@@ -178,7 +178,9 @@ class Vmcore:
     @property
     def pages_kept(self) -> int:
         """Page frames in the dump."""
-        return self.kdumps[0].dumped.count * self.frames_per_block if self.kdumps else self._elf_pages(self._elf.kept)
+        if self.elf:
+            return self._elf_pages(self._elf.kept)
+        return sum(part.descriptors for part in self.kdumps) * self.frames_per_block
 
     @property
     def max_pfn(self) -> int:

@@ -75,14 +75,23 @@ def check(part: KdumpFile, damage: DamageList, *, quick: bool) -> None:
     if not part.dumped.count:
         damage.add("bitmap", "no page is marked as dumped", offset=part.dumped.offset)
     data_offset = part.data_offset
-    layout = _Layout(part, damage)
+    layout, cut = _Layout(part, damage), False
     for first, table in _some_tables(part, total) if quick else tables(part):
         good = np.ones(len(table), dtype=np.bool_)
         for bad, message in faults(part, table, data_offset):
             good &= ~bad
             _report(part, damage, first, table, bad, message)
         layout.add(first, table, good)
-    _check_rest(part, damage, layout.end)
+        cut |= not good.all() and _is_cut(part, table[~good])
+    if not cut:  # the bytes behind the last whole page are the beginning of the page that was cut
+        _check_rest(part, damage, layout.end)
+
+
+def _is_cut(part: KdumpFile, table: Table) -> bool:
+    """Return whether the file ends within the data of a page."""
+    offset, size_bytes = table["offset"], part.source.size_bytes
+    fits = (offset > 0) & (table["size"] <= part.page_size)
+    return bool((fits & (offset < size_bytes) & (offset > size_bytes - table["size"].astype(np.int64))).any())
 
 
 def _some_tables(part: KdumpFile, total: int) -> Iterator[tuple[int, Table]]:
