@@ -8,6 +8,7 @@ import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,7 @@ from kdump_harness.drill.checks import (
     required,
 )
 from kdump_harness.kdump.page_flags import CLASSES, MemoryState, from_meminfo
-from kdump_harness.kdump.reserved_memory import ReservedMemory
+from kdump_harness.kdump.reserved_memory import AddressRange, ReservedMemory
 from kdump_harness.kdump.service import GuestState
 from kdump_harness.kdump.target import FoundFile
 from kdump_harness.kdump.trigger import find_trigger
@@ -82,6 +83,11 @@ def by_path(*files: FoundFile) -> dict[str, FoundFile]:
 # ---------------------------------------------------------------- the capture kernel's memory
 
 
+def state(reserved_mib: int, *, acpi_memory: int = 0) -> Any:
+    fixed = (AddressRange(0, reserved_mib << 20),)
+    return SimpleNamespace(reserved=ReservedMemory(fixed=fixed), acpi_memory=acpi_memory)
+
+
 def capture_boot(kib: int) -> str:
     return f"Command line: elfcorehdr=0x6f000000 ro\nMemory: 1K/{kib}K available (2K kernel code)\n"
 
@@ -99,21 +105,41 @@ def capture_boot(kib: int) -> str:
 def test_a_capture_kernel_has_no_more_memory_than_was_reserved(
     verdict: Verdict, kib: int, reserved_mib: int, ok: bool
 ) -> None:
-    check_capture_memory(verdict, capture_boot(kib), reserved_mib << 20)
+    check_capture_memory(verdict, capture_boot(kib), state(reserved_mib))
     assert outcome(verdict) == {"capture-memory": ok}
     assert verdict.checks[0].expected == f"at most the {reserved_mib} MiB that were reserved"
 
 
 def test_a_capture_kernel_that_adds_memory_after_its_start_fails_whatever_it_had_there(verdict: Verdict) -> None:
     added = "Built 1 zonelists, mobility grouping on.  Total pages: 48287"
-    check_capture_memory(verdict, f"{capture_boot(262124)}[    1.7] {added}\n", 256 << 20)
+    check_capture_memory(verdict, f"{capture_boot(262124)}[    1.7] {added}\n", state(256, acpi_memory=1))
     assert outcome(verdict) == {"capture-memory": False}
     assert verdict.checks[0].seen.endswith(f", and memory that was added after its start ({added})")
 
 
+@pytest.mark.parametrize(
+    ("option", "line", "made"),
+    [
+        ("", "", False),
+        (" acpi_no_memhotplug", "", True),
+        ("", "kdump-harness: MemTotal 220000 kB MemAvailable 1 kB\n", True),
+    ],
+)
+def test_memory_that_acpi_may_have_added_silently_is_a_remark(
+    verdict: Verdict, option: str, line: str, made: bool
+) -> None:
+    """A zone that has memory already, as with crashkernel=...,high, is not built again."""
+    check_capture_memory(verdict, capture_boot(262124).replace(" ro", f"{option} ro") + line, state(256, acpi_memory=2))
+    assert outcome(verdict) == ({"capture-memory": True} if made else {})
+    assert [remark.partition(":")[0] for remark in verdict.remarks] == (
+        [] if made else ["capture-memory is not judged"]
+    )
+
+
 def test_a_capture_kernel_that_does_not_report_its_memory_is_not_judged_by_it(verdict: Verdict) -> None:
-    check_capture_memory(verdict, "Command line: elfcorehdr=0x6f000000 ro quiet\n", 256 << 20)
+    check_capture_memory(verdict, "Command line: elfcorehdr=0x6f000000 ro quiet\n", state(256, acpi_memory=1))
     assert verdict.checks == []
+    assert verdict.remarks == []
     assert not any("capture-memory" in required(scope) for scope in Scope)
 
 

@@ -103,6 +103,16 @@ def test_the_memory_that_cma_keeps_from_the_dump_is_in_the_verdict(drill: Any) -
     assert "the dump leaves out the CMA range of the reservation: 16,384 page frames (64 MiB)" in verdict.remarks
 
 
+@pytest.mark.parametrize("number", [0, 2])
+def test_dimms_that_the_capture_kernel_may_have_added_are_counted(drill: Any, number: int) -> None:
+    paths = "".join(f"/sys/bus/acpi/devices/PNP0C80:0{one}/status\n" for one in range(number))
+    none = "grep: /sys/bus/acpi/devices/PNP0C80:*/status: No such file or directory"
+    verdict = drill(FakeGuest(BOOT, CRASH, probes={**PROBES, "acpi_memory": paths or none}, dump=(DUMP, VMCORE)))
+    assert verdict.verified, verdict.explain()
+    assert any("the memory of 2 ACPI memory devices" in remark for remark in verdict.remarks) is bool(number)
+    assert any(check.name == "capture-memory" for check in verdict.checks) is not bool(number)
+
+
 def test_a_guest_with_nothing_loaded_is_judged_without_a_crash(drill: Any) -> None:
     guest = FakeGuest(BOOT, CRASH, probes={**PROBES, "loaded": "0"})
     verdict = drill(guest)

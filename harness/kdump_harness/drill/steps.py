@@ -268,7 +268,7 @@ class Drill(DrillRecord):
             self.verdict.stopped_by = self._follow(guest, monitor)
             if guest.console.pending:
                 self.console.append(guest.console.pending)  # the last word of a console that stopped in mid-line
-        checks.check_capture_memory(self.verdict, "\n".join(self.console), before.reserved.total_bytes)
+        checks.check_capture_memory(self.verdict, "\n".join(self.console), before)
         guest.close_shell()
         if monitor.stage > Stage.ARMED:
             self.reach(monitor.stage)

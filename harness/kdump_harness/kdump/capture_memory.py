@@ -55,6 +55,7 @@ class MemoryClaim:
     kib: int  # the most in any line
     line: str
     added: str = ""  # the line about more memory, which does not name its size
+    final: bool = False  # whether it has all memory that ACPI may have added: it is MemTotal, or ACPI may not
 
 
 def read_claim(console: str) -> MemoryClaim | None:
@@ -79,7 +80,10 @@ def read_claim(console: str) -> MemoryClaim | None:
     most = max((claim for claim in claims if 0 < claim.kib < _MOST), key=lambda claim: claim.kib, default=None)
     start = _TOTAL.search(boot)
     added = _ZONES.search(boot, start.end()) if start is not None else None
-    return replace(most, added=added.group()) if most is not None and added is not None else most
+    if most is None:
+        return None
+    final = "acpi_no_memhotplug" in boot.partition("\n")[0] or bool(_LEFT.search(boot) or _MEMINFO.search(boot))
+    return replace(most, added=added.group() if added is not None else "", final=final)
 
 
 def prepare(guest: Guest, service: KdumpService) -> bool:

@@ -77,6 +77,9 @@ _PROBE = {
     "meminfo": "cat /proc/meminfo",
     "clock_s": "date +%s.%N",
     "hostname": "cat /proc/sys/kernel/hostname",
+    # The ACPI memory devices (DIMMs), if a kernel brings added memory online by itself.
+    "acpi_memory": "grep -q online /sys/devices/system/memory/auto_online_blocks &&"
+    " grep -lv '^0$' /sys/bus/acpi/devices/PNP0C80:*/status",
 }
 
 
@@ -132,6 +135,7 @@ class GuestState:
     elf: bool = False  # an ELF dump is asked for
     directory: str | None = None  # of dumps; None when it is not in this guest
     compressors: tuple[str, ...] = ()  # the compressions that its makedumpfile has
+    acpi_memory: int = 0  # ACPI memory devices whose memory a kernel like this brings online by itself
     packing: str | None = None  # the program that compresses the dump as a whole
 
     @property
@@ -229,6 +233,7 @@ class KdumpService:
             level=collection.level,
             compress=collection.compress,
             hostname=parts["hostname"],
+            acpi_memory=len(re.findall(r"^/sys/\S+/status$", parts.get("acpi_memory", ""), re.MULTILINE)),
             elf=collection.elf,
             directory=self.family.config.directory(config),
             compressors=built_in(parts.get("makedumpfile", "")) if version else (),
