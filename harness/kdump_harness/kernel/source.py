@@ -53,7 +53,7 @@ def find_kernel(text: str, state: State, progress: Progress) -> KernelFiles:
     elif place.is_file():
         found = KernelFiles(asked=text, image=place, release=release_of(place), modules=None, config="")
     elif place.is_dir():
-        found = _of_directory(place.resolve(), text)
+        found = _of_directory(place.resolve(), str(place.resolve()))
     elif text.startswith((".", "/", "~")):
         raise UsageError(f"{text} does not exist")
     else:
