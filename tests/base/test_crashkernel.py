@@ -176,6 +176,7 @@ def test_words_that_the_kernel_ignores_are_named(words: tuple[str, ...], remarks
         (("1G-512M:64M",), "1G-512M:64M", "a range ends at or before its start"),
         (("1G:64M",), "1G:64M", "'-' is missing in a range"),
         (("1G-2G:,2G-:64M",), "1G-2G:,2G-:64M", "a size is missing before ','"),
+        (("1G-:64M,2G-:96M@",), "1G-:64M,2G-:96M@", "a size is missing at its end"),
         (("512M-:2G",), "512M-:2G", "2048 MiB are more than the memory of 1024 MiB"),
         (("1G",), "1G", "the machine has only 1024 MiB"),
         (("4G,high",), "4G,high", "the machine has only 1024 MiB"),

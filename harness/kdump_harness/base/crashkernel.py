@@ -269,6 +269,9 @@ def _ranges(word: str, memory: int) -> int:
         if size >= total:
             raise WordRefused(word, f"{size // MIB} MiB are more than the memory of {memory // MIB} MiB")
         if start <= total and (end is None or total < end):
+            _, at, offset = rest.partition("@")
+            if size and at:
+                _number(word, offset)
             return size
         if not rest.startswith(","):
             return 0
