@@ -3,7 +3,7 @@
 Usage: python benchmarks/kernel.py [KERNEL] [-n PAIRS] [--spread REPEATS] [--jobs DRILLS] [--smoke]
 
 Bare runs and drills use the same kernel and initramfs and take turns. --spread repeats drills with the clock of
-instructions beside 0, 2 and 6 busy loops. --jobs compares so many drills in parallel with one after the other.
+instructions with 0, 2 and 6 busy loops at once. --jobs compares so many drills in parallel with one after the other.
 """
 
 from __future__ import annotations
