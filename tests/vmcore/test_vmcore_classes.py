@@ -271,9 +271,13 @@ def test_kernel_pages_that_were_dropped(memory: Memory, tmp_path: Path) -> None:
     """makedumpfile before 1.8 mistakes tails for heads on Linux 7.1."""
     path = tmp_path / "vmcore"
     path.write_bytes(memory.dump(kept=filtered(memory) - {*range(257, 320)}))
+    earlier = "an earlier filter may have dropped the missing kernel pages as pages of zeros"
     said = inspect(path).remarks
     assert "level 31 keeps slab pages, but 63 of 64 are not in the dump" in said
-    assert "only 29 pages of zeros are in the dump: an earlier filter may have dropped the missing ones" in said
+    assert earlier not in said
+    path.write_bytes(memory.dump(kept=filtered(memory) - {*range(400, 480)}))
+    assert earlier in inspect(path).remarks
+    path.write_bytes(memory.dump(kept=filtered(memory) - {*range(257, 320)}))
     with open_vmcore(path) as vmcore:
         found = LevelViolations.of(count_classes(vmcore), 31)
     assert found.kept[PageClass.SLAB].absent == 63

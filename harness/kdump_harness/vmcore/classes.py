@@ -207,11 +207,8 @@ def count_zeros(vmcore: Vmcore, frames: Bools) -> ZeroCount:
     return found
 
 
-def remarks(vmcore: Vmcore, counts: Mapping[PageClass, Tally], *, zeros: int) -> tuple[str, ...]:
-    """Return a remark for each class of pages that does not fit the dump's level.
-
-    zeros is the number of descriptors of the shared page of zeros.
-    """
+def remarks(vmcore: Vmcore, counts: Mapping[PageClass, Tally]) -> tuple[str, ...]:
+    """Return a remark for each class of pages that does not fit the dump's level."""
     level = _level(vmcore)
     if vmcore.header is None or level is None:
         return ()
@@ -219,11 +216,9 @@ def remarks(vmcore: Vmcore, counts: Mapping[PageClass, Tally], *, zeros: int) ->
     if vmcore.header.status & STATUS_NO_VMEMMAP:  # makedumpfile -e drops kernel pages on purpose
         found = replace(found, kept={})
     said = [*found.remarks()]
-    lost = sum(tally.absent for tally in found.kept.values())
-    if level & 1 and lost > zeros and any(found.too_few()):  # makedumpfile keeps pages of zeros as descriptors
-        said.append(
-            f"only {zeros:,} pages of zeros are in the dump: an earlier filter may have dropped the missing ones"
-        )
+    lost = [each for each, tally in found.kept.items() if tally.absent > _LOST_PAGES]
+    if level & 1 and lost == [PageClass.KERNEL]:  # makedumpfile -E -d 1 drops them for good; hardly a slab is all zeros
+        said.append("an earlier filter may have dropped the missing kernel pages as pages of zeros")
     return tuple(said)
 
 

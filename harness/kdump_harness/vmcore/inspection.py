@@ -138,7 +138,7 @@ def inspect_opened(vmcore: Vmcore, *, quick: bool = False, progress: Progress | 
         classes={each.name.lower(): asdict(tally) for each, tally in kernel.counts.items()},
         vmcoreinfo_build_id=vmcore.vmcoreinfo.get("BUILD-ID"),
         panic=kernel.panic,
-        remarks=(*_remarks(vmcore, compressions), *kernel.remarks(vmcore, zeros=compressions.get(ZEROS, 0))),
+        remarks=(*_remarks(vmcore, compressions), *kernel.remarks(vmcore)),
     )
 
 
@@ -191,11 +191,8 @@ class _Kernel:
         damage = tuple(Damage("zeros", complaint) for complaint in lost.complaints())
         return cls(counts, dmesg.panic_line(log), log_read, tuple(troubles), damage)
 
-    def remarks(self, vmcore: Vmcore, *, zeros: int) -> Iterator[str]:
-        """Yield remarks on facts of the kernel that are not in the dump, and on classes that do not fit the level.
-
-        zeros is the number of descriptors of the shared page of zeros.
-        """
+    def remarks(self, vmcore: Vmcore) -> Iterator[str]:
+        """Yield remarks on facts of the kernel that are not in the dump, and on classes that do not fit the level."""
         if not vmcore.vmcoreinfo_text:
             if vmcore.by_hypervisor:
                 yield NO_VMCOREINFO
@@ -209,7 +206,7 @@ class _Kernel:
             for name, text in vmcore.header.utsname.texts().items():
                 if memory.erased(name, text):
                     yield f"utsname.{name} was erased from the kernel's memory, and is still in the header"
-        yield from classes.remarks(vmcore, self.counts, zeros=zeros)
+        yield from classes.remarks(vmcore, self.counts)
 
 
 def _used(compressions: dict[str, int]) -> str | None:
