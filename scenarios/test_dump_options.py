@@ -7,6 +7,9 @@ from collections.abc import Callable
 import pytest
 from kdump_harness.campaigns.sweep.result import Sweep
 from kdump_harness.drill.disks import SystemUnderTest
+from kdump_harness.kdump.service import KdumpService
+from kdump_harness.pytest_plugin import Verdict
+from kdump_harness.vm.guest import Guest
 
 LEVELS = (0, 1, 16, 31)
 
@@ -32,3 +35,18 @@ def test_levels_and_compressions(image: SystemUnderTest, sweep: Callable[..., Sw
     if unexcused := found.failures(with_known=False):
         pytest.fail("\n".join([*unexcused, found.explain()]))
     assert found.ok, found.explain()
+
+
+def test_a_dump_that_is_compressed_as_a_whole(image: SystemUnderTest, drill: Callable[..., Verdict]) -> None:
+    """KDUMP_COMPRESSION of Debian's kdump-tools gives a dump that is unpacked and judged like any other."""
+    if "packing" not in image.family.config.known:
+        pytest.skip("kdump of this family does not compress the dump as a whole")
+
+    def pack(_: Guest, service: KdumpService) -> None:
+        service.configure({"packing": "gzip"})
+
+    verdict = drill(before_crash=pack)
+    assert verdict.verified, verdict.explain()
+    assert "kdump compresses the dump as a whole: gzip" in verdict.remarks
+    assert verdict.dump is not None
+    assert verdict.dump["path"].endswith(".gz")
