@@ -167,9 +167,10 @@ class LostPages:
         """Yield a sentence for each kind of pages with more zeros than a kernel leaves in them."""
         if self.no_sections:
             yield "the kernel's table of memory sections is all zeros"
-        for what, found in (("slab pages", self.slabs), ("pages of the kernel's memory map", self.memory_map)):
-            if (complaint := found.complaint(what)) is not None:
-                yield complaint
+        slabs = self.slabs.complaint("slab pages")
+        # No page of it is zeros in any of the dumps that were looked at.
+        memory_map = self.memory_map.complaint("pages of the kernel's memory map", most_share=0)
+        yield from filter(None, (slabs, memory_map))
 
 
 def classify(vmcore: Vmcore) -> PageClasses:

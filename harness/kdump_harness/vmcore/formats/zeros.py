@@ -22,11 +22,11 @@ from .source import DumpSource
 
 Bools = NDArray[np.bool_]
 
-# In the dumps of real guests that were looked at, up to 4 % of the slab pages are zeros, up to 43 of them in a row
-# (large objects of which only the beginning is in use), and 1 % of the page tables.
-_MOST_PAGES = 32
-MOST_SHARE = 0.1
-_MOST_IN_A_ROW = 512
+# In the dumps of small guests that were looked at (Linux 6.1 to 7.3, x86_64 and aarch64), up to 11 % of the slab pages
+# are zeros, up to 178 of them in a row (large objects, and objects that are kept ready), and 1 % of page tables.
+_MOST_PAGES = 64
+MOST_SHARE = 0.3
+_MOST_IN_A_ROW = 1024
 
 _RUN_PAGES = 512  # raw pages read at once
 # No compression makes more than this of a page of zeros (snappy makes the most: 3 of 64 bytes).
@@ -52,9 +52,9 @@ class ZeroCount:
         self.pages += len(zeros)
         self.zeros += len(zeros) - len(others)
 
-    def complaint(self, what: str) -> str | None:
+    def complaint(self, what: str, most_share: float = MOST_SHARE) -> str | None:
         """Return a sentence if there are more zeros than a kernel leaves in such pages."""
-        if self.zeros <= max(_MOST_PAGES, MOST_SHARE * self.pages) and self.in_a_row <= _MOST_IN_A_ROW:
+        if self.zeros <= max(_MOST_PAGES, most_share * self.pages) and self.in_a_row <= _MOST_IN_A_ROW:
             return None
         return f"{self.zeros:,} of {self.pages:,} {what} are all zeros, {self.in_a_row:,} of them in a row"
 
