@@ -33,7 +33,7 @@ from kdump_harness.campaigns.compare.plan import (
 from kdump_harness.campaigns.compare.result import Comparison, Sample
 from kdump_harness.campaigns.compare.run import run_compare
 from kdump_harness.campaigns.resume import with_record
-from kdump_harness.cli.verbs.compare import _share, _side, show_comparison, to_junit, to_markdown
+from kdump_harness.cli.verbs.compare import _side, share, show_comparison, to_junit, to_markdown
 from kdump_harness.distro.family import find_family, load_families
 from kdump_harness.drill.disks import SystemUnderTest
 from kdump_harness.kdump.target import TARGETS
@@ -180,15 +180,15 @@ def test_for_people_and_for_a_ci(capsys: pytest.CaptureFixture[str]) -> None:
     assert r"6.\<12\>" in markdown
 
 
-@pytest.mark.parametrize(("text", "share"), [("20%", 0.2), ("0.5", 0.5), ("0", 0.0), (" 150% ", 1.5)])
-def test_shares(text: str, share: float) -> None:
-    assert _share(text) == share
+@pytest.mark.parametrize(("text", "expected"), [("20%", 0.2), ("0.5", 0.5), ("0", 0.0), (" 150% ", 1.5)])
+def test_shares(text: str, expected: float) -> None:
+    assert share(text) == expected
 
 
 @pytest.mark.parametrize("text", ["", "x", "-5%", "nan", "1e9"])
 def test_an_invalid_share_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="invalid budget: got"):
-        _share(text)
+        share(text)
 
 
 def test_splats_are_reported_without_variable_numbers() -> None:
@@ -376,7 +376,7 @@ def test_a_round_that_was_begun_is_ended(monkeypatch: pytest.MonkeyPatch, tmp_pa
     """With one side ahead, no question may seem open."""
     world = World(tmp_path, 1)
     monkeypatch.setattr(
-        comparing._Compare,
+        comparing.Compare,
         "_open_question",
         lambda self, one: [len(self.result.of(one.name, side)) for side in (0, 1)] == [2, 2],
     )

@@ -43,7 +43,7 @@ def add_json(group: Any) -> None:
     group.add_argument("--json", metavar="FILE", help="write the full result as JSON (- is standard output)")
 
 
-def add_image(group: Any, *, domain: bool = False) -> None:
+def add_image(group: Any, *, domain: bool = False, optional: bool = False) -> None:
     """Add the options that choose the system under test; DOMAIN allows a domain instead of an image."""
     text = "name from the catalogue, or path of a qcow2 or raw disk image"
     system = "image file or domain" if domain else "image file"
@@ -56,7 +56,7 @@ def add_image(group: Any, *, domain: bool = False) -> None:
             help="libvirt domain, running or shut off: a clone of it is drilled as it is, on an isolated network",
         )
     else:
-        group.add_argument("image", metavar="IMAGE", help=text)
+        group.add_argument("image", metavar="IMAGE", nargs="?" if optional else None, help=text)
     needed = "required for a file" if domain else "required for a file, unused otherwise"
     families = ", ".join(load_families())
     group.add_argument("--family", metavar="F", help=f"distribution family of the {system} ({families}); {needed}")

@@ -111,6 +111,10 @@ class BisectPlan:
             before_crash=side.prepare,
         )
 
+    def take(self, run: Run, name: str, side: Side) -> Verdict:
+        """Drill one side."""
+        return run_drill(run, self.drill(name, side))
+
 
 def run_bisect(run: Run, plan: BisectPlan, *, on_verdict: Callable[[Verdict], None] = lambda _: None) -> Bisection:
     """Drill both ends, then the middle of the remaining range; a drill is good if it is verified."""
@@ -130,7 +134,7 @@ def run_bisect(run: Run, plan: BisectPlan, *, on_verdict: Callable[[Verdict], No
     def is_good(number: int) -> bool:
         side = plan.sides[number]
         run.progress.say(f"step {len(result.steps) + 1}: {side.name}, {number + 1} of {len(plan.sides)}")
-        verdict = run_drill(run, plan.drill(f"{name}/{number + 1}-{len(result.steps) + 1}", side))
+        verdict = plan.take(run, f"{name}/{number + 1}-{len(result.steps) + 1}", side)
         result.steps.append(
             Step(
                 number=number,

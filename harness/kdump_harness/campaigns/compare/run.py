@@ -42,10 +42,10 @@ _TIGHT, _TIGHT_STEP_MIB = 1.25, 4
 
 def run_compare(run: Run, plan: ComparePlan, *, on_verdict: Callable[[Verdict], None] = lambda _: None) -> Comparison:
     """Drill both sides and compare them; call on_verdict after each drill."""
-    return _Compare.start(run, plan, on_verdict)
+    return Compare.start(run, plan, on_verdict)
 
 
-class _Compare(Campaign[ComparePlan, Comparison]):
+class Compare(Campaign[ComparePlan, Comparison]):
     """One comparison."""
 
     file = "compare.json"
@@ -136,7 +136,7 @@ class _Compare(Campaign[ComparePlan, Comparison]):
         self.refused.clear()
         missing = self._missing(rounds, scenarios)
         with contextlib.ExitStack() as resources:
-            sessions: dict[tuple[int, int], Session] = {}
+            sessions: dict[tuple[int, int], Session | None] = {}
 
             def open_one(number: int, side: int) -> None:
                 sessions[number, side] = self._open(resources, side, number, missing[number, side])
@@ -166,7 +166,7 @@ class _Compare(Campaign[ComparePlan, Comparison]):
 
     def _open(
         self, resources: contextlib.ExitStack, number: int, round_: int, scenarios: Sequence[ComparedDrill]
-    ) -> Session:
+    ) -> Session | None:
         """Return a session with the snapshot of a side for the drills of one round."""
         side, which = self.plan.sides[number], ("old", "new")[number]
         self.progress.say(f"{self._label(number)}, booting for round {round_}")
@@ -195,13 +195,23 @@ class _Compare(Campaign[ComparePlan, Comparison]):
         found = find_differences(self.result, self.run.slowness, only=scenario.name)
         return any(finding.open for finding in found)
 
-    def _drill(self, session: Session, side: int, scenario: ComparedDrill, number: int) -> None:
+    def _drill(self, session: Session | None, side: int, scenario: ComparedDrill, number: int) -> None:
         if (refused := self.refused.get((number, side))) is not None:
             self._add(self._sample(refused, side, scenario, number))
             return
         if scenario.tight and self.result.tight_mib is None:
             return
         self.progress.say(f"{self._label(side)}, {scenario.name}, round {number}")
+        verdict = self._take(session, side, scenario, f"{self.name}/{scenario.name}-{number}-{('old', 'new')[side]}")
+        self._same_guest(side, verdict)
+        self._note_versions(side, verdict)
+        with self.lock:
+            self._add(self._sample(verdict, side, scenario, number))
+            self.on_verdict(verdict)
+
+    def _take(self, session: Session | None, side: int, scenario: ComparedDrill, name: str) -> Verdict:
+        """Make one drill of a side."""
+        assert session is not None
         measuring = scenario.name == self.plan.scenarios[0].name
 
         def before(guest: Guest, service: KdumpService) -> None:
@@ -212,19 +222,18 @@ class _Compare(Campaign[ComparePlan, Comparison]):
             service.give_back_free_pages()
 
         asked = self.plan.drill("", self.plan.sides[side], scenario)
-        verdict = session.drill(
-            name=f"{self.name}/{scenario.name}-{number}-{('old', 'new')[side]}",
+        return session.drill(
+            name=name,
             config=asked.config,
             trigger=asked.trigger,
             target=asked.target,
             until=self._until(scenario),
             before_crash=before,
         )
-        self._same_guest(side, verdict)
-        self._note_versions(side, verdict)
-        with self.lock:
-            self._add(self._sample(verdict, side, scenario, number))
-            self.on_verdict(verdict)
+
+    def _times(self, verdict: Verdict) -> dict[str, float]:
+        """Return the compared times of a drill, in seconds."""
+        return {name: span for name, span in verdict.phases_s.items() if name != "boot"}
 
     def _until(self, scenario: ComparedDrill) -> str:
         """Return the end of a drill: only the first drill of a round needs to judge the reboot."""
@@ -261,7 +270,7 @@ class _Compare(Campaign[ComparePlan, Comparison]):
         console = ""
         with contextlib.suppress(OSError):
             console = (directory / "console.log").read_text(encoding="utf-8", errors="replace")
-        figures = {f"{name}, s": span for name, span in verdict.phases_s.items() if name != "boot"}
+        figures = {f"{name}, s": span for name, span in self._times(verdict).items()}
         if verdict.dump:
             figures["size, MiB"] = verdict.dump["size_bytes"] / MIB
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):

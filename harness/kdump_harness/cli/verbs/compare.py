@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from ...base.errors import EXIT_FAILED, EXIT_OK, UsageError
 from ...campaigns.compare.statistics import BETTER, FEWER, SAME, UNCLEAR, WORSE
 from ...distro.family import fill
+from ...kernel.machine import INSTRUCTIONS, WALL
 from ..options import add_campaign, add_crashkernel, add_guest_size, add_image
 from ..parser import Verbs, add_verb
 
@@ -45,7 +46,7 @@ def add_compare(verbs: Verbs) -> None:
     )
     parser.set_defaults(kernel=None, packages=None)
     guest = parser.add_argument_group("guest")
-    add_image(guest)
+    add_image(guest, optional=True)
     guest.add_argument("other", metavar="IMAGE", nargs="?", help="second image, to compare with the first")
     add_guest_size(guest)
     change = parser.add_argument_group("change")
@@ -59,6 +60,8 @@ def add_compare(verbs: Verbs) -> None:
         ("--makedumpfile", "M", "makedumpfiles", "makedumpfile: a suite, makedumpfile=VERSION, or package files"),
         ("--packages", "DIR", "packages_of", "directory of package files"),
         ("--initramfs", "FILE", "initramfs", "capture initramfs"),
+        ("--append", "ARGS", "appends", "arguments for the first kernel (--bare)"),
+        ("--capture-append", "ARGS", "capture_appends", "arguments for the capture kernel (--bare)"),
     ):
         change.add_argument(
             option,
@@ -70,6 +73,19 @@ def add_compare(verbs: Verbs) -> None:
         )
     change.add_argument(
         "--bisect", action="store_true", help="find the first bad one of a list that is given from old to new"
+    )
+    bare = parser.add_argument_group("kernel drills")
+    bare.add_argument(
+        "--bare",
+        action="store_true",
+        help="compare kernel drills; IMAGE is then the kernel that is not changed, in the forms of the verb kernel",
+    )
+    bare.add_argument("--userland", default="trixie", metavar="SUITE", help="suite of the userland of --bare")
+    bare.add_argument(
+        "--clock",
+        choices=(WALL, INSTRUCTIONS),
+        default=WALL,
+        help="clock of the guests of --bare; with instructions, times may grow by 5%% only",
     )
     kdump = parser.add_argument_group("kdump")
     add_crashkernel(kdump)
@@ -108,14 +124,21 @@ def add_compare(verbs: Verbs) -> None:
 
 def compare(arguments: argparse.Namespace) -> int:
     from ...base.evidence import check_writable
-    from ...base.output import check_output, write_json, write_text
+    from ...base.output import check_output
     from ...campaigns.compare.plan import ComparePlan, choose_scenarios
     from ...campaigns.compare.run import run_compare
     from ...campaigns.resume import with_record
-    from ...history.database import COMPARE
     from ...vm.run import Machine, Run
-    from ..runs import options_of, record_result
+    from ..runs import options_of
 
+    if arguments.bare:
+        from .compare_bare import compare_bare
+
+        return compare_bare(arguments)
+    if arguments.image is None:
+        raise UsageError("IMAGE is required (--bare compares kernels without one)")
+    if arguments.appends or arguments.capture_appends or arguments.clock != WALL:
+        raise UsageError("--append, --capture-append and --clock are for --bare")
     thing, sides = _sides(arguments)
     machine = Machine(
         memory_mib=arguments.memory,
@@ -139,12 +162,21 @@ def compare(arguments: argparse.Namespace) -> int:
         scenarios=choose_scenarios(arguments.scenario, arguments.only),
         rounds=arguments.rounds,
         most_rounds=max(arguments.rounds, arguments.most_rounds),
-        max_slower=_share(arguments.max_slower) if arguments.max_slower is not None else None,
-        max_larger=_share(arguments.max_larger),
+        max_slower=share(arguments.max_slower) if arguments.max_slower is not None else None,
+        max_larger=share(arguments.max_larger),
     )
     plan.check()
     with Run(with_record(options_of(arguments), arguments.resume, "compare.json")) as run:
         found = run_compare(run, plan)
+    return conclude(arguments, found)
+
+
+def conclude(arguments: argparse.Namespace, found: Comparison) -> int:
+    """Record, write and show a comparison, and return the exit status."""
+    from ...base.output import write_json, write_text
+    from ...history.database import COMPARE
+    from ..runs import record_result
+
     found.notes += record_result(arguments, COMPARE, found.to_json())
     write_json(arguments.json, found.to_json())
     if arguments.junit is not None:
@@ -157,19 +189,12 @@ def compare(arguments: argparse.Namespace) -> int:
 
 
 def _bisect(arguments: argparse.Namespace, thing: str, sides: Sequence[Side], machine: Machine) -> int:
-    from ...base.output import write_json
     from ...campaigns.compare.bisection import BisectPlan, run_bisect
-    from ...history.database import BISECT
     from ...kdump.service import KdumpConfig
     from ...vm.run import Run
-    from ..runs import options_of, record_result
+    from ..runs import options_of
 
-    if arguments.junit is not None or arguments.markdown is not None:
-        raise UsageError("--bisect writes neither JUnit nor Markdown (--json does)")
-    if arguments.jobs not in (None, 1):
-        raise UsageError("--jobs cannot go with --bisect: each of its steps depends on the one before")
-    if arguments.resume is not None:
-        raise UsageError("--resume cannot go with --bisect")
+    check_bisect(arguments)
     plan = BisectPlan(
         image=sides[0].subject.name,
         thing=thing,
@@ -179,7 +204,25 @@ def _bisect(arguments: argparse.Namespace, thing: str, sides: Sequence[Side], ma
     )
     plan.check()
     with Run(options_of(arguments)) as run:
-        found = run_bisect(run, plan)
+        return conclude_bisect(arguments, run_bisect(run, plan))
+
+
+def check_bisect(arguments: argparse.Namespace) -> None:
+    """Raise UsageError for options that a bisection does not have."""
+    if arguments.junit is not None or arguments.markdown is not None:
+        raise UsageError("--bisect writes neither JUnit nor Markdown (--json does)")
+    if arguments.jobs not in (None, 1):
+        raise UsageError("--jobs cannot go with --bisect: each of its steps depends on the one before")
+    if arguments.resume is not None:
+        raise UsageError("--resume cannot go with --bisect")
+
+
+def conclude_bisect(arguments: argparse.Namespace, found: Bisection) -> int:
+    """Record, write and show a bisection, and return the exit status."""
+    from ...base.output import write_json
+    from ...history.database import BISECT
+    from ..runs import record_result
+
     record_result(arguments, BISECT, found.to_json())
     write_json(arguments.json, found.to_json())
     if arguments.json != "-":
@@ -260,7 +303,7 @@ def _with_initramfs(path: Path, base: SystemUnderTest) -> Callable[[Guest, Kdump
     return prepare
 
 
-def _share(text: str) -> float:
+def share(text: str) -> float:
     """Return the share that a text like 20% or 0.2 means; raises UsageError for any other text."""
     number, percent = text.strip().removesuffix("%"), text.strip().endswith("%")
     try:

@@ -170,7 +170,7 @@ def _drill(arguments: argparse.Namespace) -> int:
     machine.check()
     check_writable(arguments.evidence)
     check_output(arguments.json)
-    _choose_session(arguments)
+    choose_session(arguments)
     with Run(options_of(arguments, network=False)) as run:
         if arguments.build:
             run_build(arguments.build, arguments.kernel, log=run.log_path("build.log"), progress=run.progress)
@@ -211,7 +211,7 @@ def _drill(arguments: argparse.Namespace) -> int:
     return _status(verdict, bad)
 
 
-def _choose_session(arguments: argparse.Namespace) -> None:
+def choose_session(arguments: argparse.Namespace) -> None:
     """Use libvirt's session for an ordinary user, as kernel drills need no network."""
     if arguments.uri is None and os.getuid() != 0:
         arguments.uri = os.environ.get("LIBVIRT_DEFAULT_URI") or "qemu:///session"
@@ -272,7 +272,7 @@ def _drill_matrix(arguments: argparse.Namespace) -> int:
     plan.check()
     check_writable(arguments.evidence)
     check_output(arguments.json)
-    _choose_session(arguments)
+    choose_session(arguments)
 
     def drilled(verdict: Verdict) -> None:
         verdict.remarks += record_result(arguments, DRILL, verdict.to_json())
