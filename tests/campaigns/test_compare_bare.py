@@ -17,7 +17,7 @@ from kdump_harness.base.verdict import Verdict
 from kdump_harness.campaigns.compare import bare
 from kdump_harness.campaigns.compare.bisection import run_bisect
 from kdump_harness.campaigns.compare.plan import ComparePlan, choose_scenarios
-from kdump_harness.cli.verbs.compare_bare import _changed
+from kdump_harness.cli.bare_sides import changed_thing
 from kdump_harness.kdump.service import KdumpConfig
 from kdump_harness.kernel.drill import KernelPlan
 from kdump_harness.kernel.source import KernelFiles
@@ -108,7 +108,7 @@ def test_the_first_bad_kernel_of_a_list_is_found(fake_run: Any) -> None:
 )
 def test_the_sides_are_what_the_user_changes(words: str, thing: str, values: list[str]) -> None:
     arguments = make_parser().parse_args(["compare", "--bare", *words.split()])
-    assert _changed(arguments) == (thing, values)
+    assert changed_thing(arguments) == (thing, values)
 
 
 @pytest.mark.parametrize(
@@ -123,4 +123,4 @@ def test_the_sides_are_what_the_user_changes(words: str, thing: str, values: lis
 )
 def test_sides_that_make_no_sense_are_refused(words: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        _changed(make_parser().parse_args(["compare", "--bare", *words.split()]))
+        changed_thing(make_parser().parse_args(["compare", "--bare", *words.split()]))

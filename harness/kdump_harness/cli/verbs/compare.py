@@ -132,9 +132,7 @@ def compare(arguments: argparse.Namespace) -> int:
     from ..runs import options_of
 
     if arguments.bare:
-        from .compare_bare import compare_bare
-
-        return compare_bare(arguments)
+        return _compare_bare(arguments)
     if arguments.image is None:
         raise UsageError("IMAGE is required (--bare compares kernels without one)")
     if arguments.appends or arguments.capture_appends or arguments.clock != WALL:
@@ -168,10 +166,10 @@ def compare(arguments: argparse.Namespace) -> int:
     plan.check()
     with Run(with_record(options_of(arguments), arguments.resume, "compare.json")) as run:
         found = run_compare(run, plan)
-    return conclude(arguments, found)
+    return _conclude(arguments, found)
 
 
-def conclude(arguments: argparse.Namespace, found: Comparison) -> int:
+def _conclude(arguments: argparse.Namespace, found: Comparison) -> int:
     """Record, write and show a comparison, and return the exit status."""
     from ...base.output import write_json, write_text
     from ...history.database import COMPARE
@@ -188,13 +186,67 @@ def conclude(arguments: argparse.Namespace, found: Comparison) -> int:
     return EXIT_OK if found.ok else EXIT_FAILED
 
 
+def _compare_bare(arguments: argparse.Namespace) -> int:
+    """Compare kernels, versions of makedumpfile or command lines by kernel drills."""
+    from ...base.evidence import check_writable
+    from ...base.output import check_output
+    from ...campaigns.compare.bare import SCENARIOS, BareBisectPlan, run_bare_compare, usual_bare_max_slower
+    from ...campaigns.compare.bisection import run_bisect
+    from ...campaigns.compare.plan import ComparePlan, choose_scenarios, usual_max_slower
+    from ...campaigns.resume import with_record
+    from ...kdump.service import KdumpConfig
+    from ...vm.run import Machine, Run
+    from ..bare_sides import bare_sides, changed_thing, choose_session
+    from ..runs import options_of
+
+    thing, values = changed_thing(arguments)
+    check_writable(arguments.evidence)
+    for to in (arguments.json, arguments.junit, arguments.markdown):
+        check_output(to)
+    choose_session(arguments)
+    vcpus = 1 if arguments.clock == INSTRUCTIONS else arguments.vcpus
+    machine = Machine(memory_mib=arguments.memory, vcpus=vcpus, cpu_level=arguments.cpu)
+    options = options_of(arguments, network=False)
+    if arguments.bisect:
+        _check_bisect(arguments)
+        with Run(options) as run:
+            sides = bare_sides(run, arguments, thing, values, machine)
+            plan = BareBisectPlan(
+                image=sides[0].subject.name,
+                thing=thing,
+                sides=tuple(sides),
+                machine=machine,
+                config=KdumpConfig(crashkernel=arguments.crashkernel, level=None, compress=None),
+            )
+            return _conclude_bisect(arguments, run_bisect(run, plan))
+    if len(values) != 2:
+        raise UsageError(f"cannot compare {len(values)} sides: give two, or --bisect to find the first bad one")
+    with Run(with_record(options, arguments.resume, "compare.json")) as run:
+        old, new = bare_sides(run, arguments, thing, values, machine)
+        usual = usual_bare_max_slower(arguments.clock, usual_max_slower(run.accelerator))
+        plan_compare = ComparePlan(
+            image=old.subject.name,
+            thing=thing,
+            sides=(old, new),
+            machine=machine,
+            crashkernel=arguments.crashkernel,
+            scenarios=choose_scenarios(arguments.scenario, arguments.only or SCENARIOS),
+            rounds=arguments.rounds,
+            most_rounds=max(arguments.rounds, arguments.most_rounds),
+            max_slower=share(arguments.max_slower) if arguments.max_slower is not None else usual,
+            max_larger=share(arguments.max_larger),
+        )
+        plan_compare.check()
+        return _conclude(arguments, run_bare_compare(run, plan_compare))
+
+
 def _bisect(arguments: argparse.Namespace, thing: str, sides: Sequence[Side], machine: Machine) -> int:
     from ...campaigns.compare.bisection import BisectPlan, run_bisect
     from ...kdump.service import KdumpConfig
     from ...vm.run import Run
     from ..runs import options_of
 
-    check_bisect(arguments)
+    _check_bisect(arguments)
     plan = BisectPlan(
         image=sides[0].subject.name,
         thing=thing,
@@ -204,10 +256,10 @@ def _bisect(arguments: argparse.Namespace, thing: str, sides: Sequence[Side], ma
     )
     plan.check()
     with Run(options_of(arguments)) as run:
-        return conclude_bisect(arguments, run_bisect(run, plan))
+        return _conclude_bisect(arguments, run_bisect(run, plan))
 
 
-def check_bisect(arguments: argparse.Namespace) -> None:
+def _check_bisect(arguments: argparse.Namespace) -> None:
     """Raise UsageError for options that a bisection does not have."""
     if arguments.junit is not None or arguments.markdown is not None:
         raise UsageError("--bisect writes neither JUnit nor Markdown (--json does)")
@@ -217,7 +269,7 @@ def check_bisect(arguments: argparse.Namespace) -> None:
         raise UsageError("--resume cannot go with --bisect")
 
 
-def conclude_bisect(arguments: argparse.Namespace, found: Bisection) -> int:
+def _conclude_bisect(arguments: argparse.Namespace, found: Bisection) -> int:
     """Record, write and show a bisection, and return the exit status."""
     from ...base.output import write_json
     from ...history.database import BISECT

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +12,7 @@ from ...distro.family import COMPRESS_FLAGS
 from ...kdump.trigger import load_triggers
 from ...kernel.layouts import find_layout, load_layouts
 from ...kernel.machine import INSTRUCTIONS, WALL
+from ..bare_sides import choose_session
 from ..options import add_campaign, add_crashkernel
 from ..parser import Verbs, add_verb
 from .drill import show_verdict
@@ -209,12 +209,6 @@ def _drill(arguments: argparse.Namespace) -> int:
     if arguments.json != "-":
         show_verdict(verdict)
     return _status(verdict, bad)
-
-
-def choose_session(arguments: argparse.Namespace) -> None:
-    """Use libvirt's session for an ordinary user, as kernel drills need no network."""
-    if arguments.uri is None and os.getuid() != 0:
-        arguments.uri = os.environ.get("LIBVIRT_DEFAULT_URI") or "qemu:///session"
 
 
 def _number(option: str, text: str) -> int:
