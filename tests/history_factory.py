@@ -26,6 +26,12 @@ def drill(day: float, *, slower_by: float = 1.0, larger_by: float = 1.0, **chang
     return {**verdict, **changes}
 
 
+def unjudged(day: float, **changes: Any) -> dict[str, Any]:
+    """A drill whose dump cannot be judged, with nothing else against it."""
+    why = "the file is lz4-compressed (unpack it with lz4 -d first)"
+    return drill(day, **{"verified": False, "reached": "RECOVERED", "checks": [], "not_judged": why, **changes})
+
+
 def failed(day: float, **changes: Any) -> dict[str, Any]:
     """A drill whose capture kernel ran out of memory."""
     symptom = {

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from history_factory import drill, failed
+from history_factory import drill, failed, unjudged
 from kdump_harness.__main__ import main
 from kdump_harness.base import plot
 from kdump_harness.history.database import DRILL, SWEEP, History
@@ -92,6 +92,15 @@ def test_the_matrix_has_the_last_drill_and_the_last_that_worked(past: History) -
     assert rocky.worked is not None
     assert rocky.last.at_s - rocky.worked.at_s == 10 * 86400
     assert leap.worked is None
+
+
+@pytest.mark.parametrize("suffix", [".html", ".md", ".xml"])
+def test_a_dump_that_was_not_judged_has_its_own_word(past: History, suffix: str) -> None:
+    past.add(DRILL, unjudged(15, image="debian-13"))
+    text = render(_report(past, charts=False), suffix)
+    assert {".html": "! not judged</span>", ".md": "❔ not judged", ".xml": '<error message="not judged: the file'}[
+        suffix
+    ] in text
 
 
 def test_a_regression_is_reported_once_for_each_series(past: History) -> None:

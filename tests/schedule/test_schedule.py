@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from history_factory import VERDICT, drill, failed
+from history_factory import VERDICT, drill, failed, unjudged
 from kdump_harness.__main__ import main
 from kdump_harness.base.clock import poll
 from kdump_harness.base.errors import HostError, UsageError
@@ -31,14 +31,6 @@ from kdump_harness.schedule.running import (
 )
 from kdump_harness.schedule.units import Schedule, quote, verify
 
-UNJUDGED = {
-    **drill(3),
-    "verified": False,
-    "reached": "RECOVERED",
-    "checks": [],
-    "symptoms": [],
-    "not_judged": "the file is lz4-compressed",
-}
 SPANS = {"at": "*-*-* 02:30", "delay": "30min", "limit": "12h"}
 needs_systemd = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd here")
 
@@ -173,7 +165,7 @@ def test_a_failed_install_restores_the_existing_units(tmp_path: Path, fake_syste
         (VERDICT, 0, "", "verified", "panic to login 339 s"),
         (failed(1), 1, "", "failed", "reached CAPTURING: capture-oom; the capture kernel ran out of memory; "),
         (failed(1, known_issue="https://x"), 1, "", "known issue", "reached CAPTURING"),
-        (UNJUDGED, 5, "", "not judged", "reached RECOVERED: the dump was not judged: the file is lz4-compressed"),
+        (unjudged(3), 5, "", "not judged", "reached RECOVERED: the dump was not judged: the file is lz4-compressed"),
         (None, 4, "kdump-harness: no boot\n", "broken", "kdump-harness: no boot"),
         (None, 0, "", "broken", "the drill ended with status 0"),
         (None, -9, "", "broken", "the drill ended with status"),
@@ -190,7 +182,7 @@ def test_the_outcome_of_a_drill(
 
 def test_the_history_has_the_same_word_as_the_schedule(tmp_path: Path) -> None:
     with History(tmp_path / "history.sqlite") as past:
-        for verdict in (VERDICT, failed(1), failed(2, known_issue="https://x"), UNJUDGED):
+        for verdict in (VERDICT, failed(1), failed(2, known_issue="https://x"), unjudged(3)):
             past.add(DRILL, verdict)
         words = [word_of(run) for run in past.runs()]
     assert sorted(words) == ["failed", "known issue", "not judged", "verified"]

@@ -13,7 +13,7 @@ from ..base import tables
 from ..base.errors import UsageError
 from ..base.output import markdown_cell, xml_text
 from ..base.units import MIB
-from ..history.database import utc
+from ..history.database import utc, word_of
 from .gather import Report, when
 
 FORMATS = {".html": "report.html.j2", ".md": "report.md.j2", ".xml": ""}
@@ -37,7 +37,8 @@ def render(report: Report, suffix: str) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"when": when, "mib": lambda size: f"{size / MIB:,.1f} MiB", "cell": markdown_cell}
+    environment.filters |= {"word": word_of, "when": when, "cell": markdown_cell}
+    environment.filters["mib"] = lambda size: f"{size / MIB:,.1f} MiB"
     # The charts are safe: every name and text in them was escaped when they were drawn.
     charts = [Markup(chart) for chart in report.charts]
     return environment.get_template(template).render(report=report, charts=charts, version=__version__)
@@ -51,7 +52,8 @@ def _junit(report: Report) -> str:
         words = [cell.word for _, cell in cases]
         newest = utc(max(cell.last.at_s for _, cell in cases)).replace(" ", "T")
         suite = ET.SubElement(
-            root, "testsuite", name=image, tests=str(len(cases)), failures=str(words.count("failed")), errors="0",
+            root, "testsuite", name=image, tests=str(len(cases)),
+            failures=str(words.count("failed")), errors=str(words.count("not judged")),
             skipped=str(words.count("known issue")), timestamp=newest.removesuffix("Z"),
         )  # fmt: skip
         for column, cell in cases:
@@ -68,6 +70,8 @@ def _junit(report: Report) -> str:
                 ET.SubElement(properties, "property", name=name, value=value or "")
             if cell.word == "failed":
                 ET.SubElement(case, "failure", message=run.summary)
+            elif cell.word == "not judged":
+                ET.SubElement(case, "error", message=run.summary)
             elif cell.word == "known issue":
                 ET.SubElement(case, "skipped", message=f"known issue {run.known_issue}: {run.summary}")
     return xml_text(root)
