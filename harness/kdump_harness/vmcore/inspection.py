@@ -203,9 +203,9 @@ class _Kernel:
             yield f"no CRASHTIME: {why} when the dump was taken"
         yield from self.troubles
         if vmcore.header is not None and (memory := vmcore.utsname_in_memory) is not None:
-            for name, text in vmcore.header.utsname.texts().items():
-                if memory.erased(name, text):
-                    yield f"utsname.{name} was erased from the kernel's memory, and is still in the header"
+            names = [name for name, text in vmcore.header.utsname.texts().items() if memory.erased(name, text)]
+            if names:
+                yield f"erased from the kernel's memory, and still in the header: {', '.join(names)}"
         yield from classes.remarks(vmcore, self.counts)
 
 
