@@ -60,7 +60,7 @@ def modules_directory(tmp_path: Path) -> Path:
 
 
 def test_modules_come_after_those_that_they_depend_on_and_unpacked(tmp_path: Path) -> None:
-    found = Modules(modules_directory(tmp_path)).closure(("virtio_pci", "virtio_blk"))
+    found = Modules(modules_directory(tmp_path)).closure(("virtio-pci", "virtio_blk"))
     assert list(found) == ["virtio", "virtio_ring", "virtio_blk"]
     assert found["virtio_blk"] == module("virtio,virtio-ring")
 

@@ -54,7 +54,7 @@ class Modules:
             found[name] = content
 
         for name in wanted:
-            add(name)
+            add(_name(name))
         return found
 
 
