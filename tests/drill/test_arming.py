@@ -46,6 +46,7 @@ class Guest:
         self.files: dict[str, str] = {}
         self.shell = self
         self.loaded = "1"
+        self.cmdline = "quiet crashkernel=512M"
         self.config = ""  # of an installed kernel
         self.kernels = ["6.12.0"]  # what is listed, one time after the other
 
@@ -65,6 +66,10 @@ class Guest:
             out = self.loaded
         elif command == "uname -r":
             out = "6.12.0\n"
+        elif command == "cat /proc/cmdline":
+            out = self.cmdline
+        elif "/etc/default/grub.d/*" in command:
+            out = 'GRUB_CMDLINE_LINUX_DEFAULT="$GRUB_CMDLINE_LINUX_DEFAULT crashkernel=384M-:128M"'
         elif "/boot/config-" in command:
             out = self.config
         elif "vmlinuz-" in command:
@@ -202,6 +207,37 @@ def test_a_transactional_system_is_booted_with_its_packages_before_it_is_configu
     steps = order(configuring, "systemctl enable", "write /etc/sysconfig/kdump", "run update-bootloader")
     assert steps == sorted(steps)
     assert made["release"] == "transactional systems"
+
+
+PARTS = KdumpConfig(crashkernel="256M,high crashkernel=72M,low", level=None, compress=None)
+
+
+def test_a_reservation_of_several_parts_is_armed_and_what_it_replaces_is_remarked(arm: Any) -> None:
+    guest = Guest("ID=debian\nVERSION_ID=12")
+    guest.cmdline = "quiet crashkernel=256M,high crashkernel=72M,low"
+    disk, _ = arm(guest, "debian", PARTS)
+    assert " crashkernel=256M,high crashkernel=72M,low" in guest.files["/etc/default/grub.d/zz-kdump-harness.cfg"]
+    assert disk["remarks"] == ["--crashkernel replaces the guest's own crashkernel=384M-:128M"]
+
+
+def test_a_boot_loader_that_starts_another_reservation_is_named(arm: Any) -> None:
+    guest = Guest("ID=debian\nVERSION_ID=12")
+    guest.cmdline = "quiet crashkernel=72M,low"
+    sentence = (
+        "crashkernel=256M,high crashkernel=72M,low was asked for, but the boot loader starts the kernel with"
+        " crashkernel=72M,low"
+    )
+    with pytest.raises(GuestError, match=sentence):
+        arm(guest, "debian", PARTS)
+
+
+def test_cma_is_refused_before_the_boot_loader_is_changed(arm: Any) -> None:
+    guest = Guest("ID=debian\nVERSION_ID=12")
+    guest.config = "# CONFIG_CMA is not set"
+    config = KdumpConfig(crashkernel="128M crashkernel=256M,cma", level=None, compress=None)
+    with pytest.raises(UsageError, match=r"the kernel 6\.12\.0 cannot reserve crashkernel=256M,cma: it was built"):
+        arm(guest, "debian", config)
+    assert guest.files == {}
 
 
 def test_a_reservation_of_none_is_not_awaited(arm: Any) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from ..base.crashkernel import joined
+from ..base.crashkernel import PARAMETER, joined
 from ..base.errors import GuestError, HarnessError, HostError, NotArmed, UsageError
 from ..base.evidence import Evidence
 from ..base.units import MIB
@@ -441,6 +441,12 @@ def _arm(
             if subject.kernel is not None and running != kernel:
                 raise GuestError(
                     f"{subject.kernel.asked} was asked for, which is {kernel}, but the boot loader starts {running}"
+                )
+            given = loading.booted_reservation() if config.reservation.words else ()
+            if not set(config.reservation.words) <= set(given):
+                raise GuestError(
+                    f"{config.reservation.arguments} was asked for, but the boot loader starts the kernel with"
+                    f" {' '.join(PARAMETER + word for word in given) or 'no reservation'}"
                 )
             if not config.reservation.none:
                 with run.progress.step("arming: loading the capture kernel"):

@@ -432,6 +432,10 @@ class KdumpService:
         said = self.guest.shell.run(command, timeout_s=COMMAND_TIMEOUT_S * self.guest.factor, check=False).out
         return tuple(dict.fromkeys(words_in(re.sub(r"[\"']", " ", said))))
 
+    def booted_reservation(self) -> tuple[str, ...]:
+        """Return the values of crashkernel= that the running kernel was started with."""
+        return words_in(self.guest.shell.run("cat /proc/cmdline").out)
+
     def check_cma(self, crashkernel: str | None, kernel: str) -> None:
         """Raise UsageError for crashkernel=...,cma where an installed kernel cannot reserve it."""
         reservation = Reservation(crashkernel)
