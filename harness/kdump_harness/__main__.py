@@ -5,41 +5,34 @@ from __future__ import annotations
 import argparse
 import errno
 import functools
+import importlib
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from .base.errors import EXIT_BROKEN, EXIT_HOST, EXIT_OK, HarnessError
 from .cli import parser
-from .cli.verbs.clean import add_clean
-from .cli.verbs.compare import add_compare
-from .cli.verbs.diagnose import add_diagnose
-from .cli.verbs.doctor import add_doctor
-from .cli.verbs.drill import add_drill
-from .cli.verbs.history import add_history
-from .cli.verbs.images import add_images
-from .cli.verbs.inspect import add_inspect
-from .cli.verbs.kernel import add_kernel
-from .cli.verbs.report import add_report
-from .cli.verbs.schedule import add_schedule
-from .cli.verbs.size import add_size
-from .cli.verbs.store import add_store
-from .cli.verbs.sweep import add_sweep
-from .fleet.verb import add_fleet
 
 EXIT_INTERRUPTED = 130
 # In the order of --help.
 VERBS = (
-    add_doctor, add_images, add_drill, add_kernel, add_sweep, add_size, add_compare, add_inspect, add_diagnose,
-    add_history, add_schedule, add_fleet, add_report, add_store, add_clean,
+    "doctor", "images", "drill", "kernel", "sweep", "size", "compare", "inspect", "diagnose", "history", "schedule",
+    "fleet", "report", "store", "clean",
 )  # fmt: skip
 
 
 @functools.cache
-def make_parser() -> argparse.ArgumentParser:
-    """Return the parser of the whole command line."""
-    return parser.make_parser(VERBS)
+def make_parser(verb: str | None = None) -> argparse.ArgumentParser:
+    """Return the parser of the whole command line, or of one verb, which starts without what the others import."""
+    return parser.make_parser(_adder(name) for name in VERBS if verb in (None, name))
+
+
+def _adder(verb: str) -> Callable[[parser.Verbs], None]:
+    """Return the function that adds a verb."""
+    module = ".fleet.verb" if verb == "fleet" else f".cli.verbs.{verb}"
+    adder: Callable[[parser.Verbs], None] = getattr(importlib.import_module(module, "kdump_harness"), f"add_{verb}")
+    return adder
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -47,7 +40,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, _terminate)
     arguments = None
     try:
-        arguments = make_parser().parse_args(argv)
+        given = sys.argv[1:] if argv is None else list(argv)
+        verb = given[0] if given and given[0] in VERBS else None
+        arguments = make_parser(verb).parse_args(given)
         return int(arguments.run(arguments))
     except HarnessError as error:
         print(f"kdump-harness: {error}", file=sys.stderr)

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 from kdump_harness.diagnosis import load_symptoms
 from kdump_harness.diagnosis.lines import LINE_MAX_BYTES, numbered
-from kdump_harness.diagnosis.patterns import TextPattern
+from kdump_harness.diagnosis.patterns import WORDS, TextPattern
 from kdump_harness.diagnosis.scan import Scanner
 from kdump_harness.diagnosis.table import load_marks
+from pattern_words import pattern_words
 from symptoms_page import symptoms_page
 
 PAGE = Path(__file__).parents[2] / "docs" / "symptoms.md"
@@ -78,6 +79,11 @@ def test_memory_does_not_grow_with_the_log(piece: bytes) -> None:
 
 def test_no_line_is_longer_than_the_patterns_are_tried_on() -> None:
     assert max(len(raw) for _, raw, _ in numbered(Endless(b"x" * 1000, 3_000_000))) <= LINE_MAX_BYTES
+
+
+def test_the_words_of_the_patterns_are_up_to_date() -> None:
+    """The loader checks other patterns only; the script, and so this test, checks all of the package's tables."""
+    assert WORDS.read_text(encoding="utf-8") == pattern_words(), "run python docs/generate/pattern_words.py"
 
 
 def test_the_symptoms_page_is_up_to_date() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ..distro.family import COMPRESS_FLAGS, load_families
 from .types import jobs, positive
 
 KEEP = ("never", "failed", "always")  # values of --keep: when the dumps of a run stay
@@ -58,6 +57,8 @@ def add_image(group: Any, *, domain: bool = False, optional: bool = False) -> No
     else:
         group.add_argument("image", metavar="IMAGE", nargs="?" if optional else None, help=text)
     needed = "required for a file" if domain else "required for a file, unused otherwise"
+    from ..distro.family import load_families
+
     families = ", ".join(load_families())
     group.add_argument("--family", metavar="F", help=f"distribution family of the {system} ({families}); {needed}")
     group.add_argument("--login", default="root", metavar="USER", help=f"SSH user of the {system}")
@@ -132,6 +133,8 @@ def add_filter(group: Any) -> None:
     group.add_argument(
         "--level", type=int, metavar="N", help="dump level of makedumpfile, 0 to 31 (default: the family's, 31)"
     )
+    from ..distro.family import COMPRESS_FLAGS
+
     names = ", ".join(COMPRESS_FLAGS)
     group.add_argument("--compress", metavar="C", help=f"compression of the dump: {names} (default: the family's)")
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable, Iterable
 from typing import Any
-
-from .. import __version__
 
 Verbs = Any  # argparse keeps the type of its sub-parsers private
 Handler = Callable[[argparse.Namespace], int]
@@ -20,6 +19,16 @@ class Formatter(argparse.RawDescriptionHelpFormatter):
         if text and action.default not in (None, False, [], argparse.SUPPRESS) and action.option_strings:
             text += " (default: %(default)s)"
         return text
+
+
+class _ShowVersion(argparse.Action):
+    """Print the version, which takes time to find."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        from .. import __version__
+
+        sys.stdout.write(f"kdump-harness {__version__}\n")
+        parser.exit()
 
 
 def make_parser(adders: Iterable[Callable[[Verbs], None]]) -> argparse.ArgumentParser:
@@ -36,7 +45,7 @@ def make_parser(adders: Iterable[Callable[[Verbs], None]]) -> argparse.ArgumentP
         "  5  the dump was not judged: a format or machine that is not known",
         formatter_class=Formatter,
     )
-    parser.add_argument("--version", action="version", version=f"kdump-harness {__version__}")
+    parser.add_argument("--version", action=_ShowVersion, nargs=0, help="show program's version number and exit")
     verbs = parser.add_subparsers(title="verbs", required=True, metavar="VERB")
     for add in adders:
         add(verbs)

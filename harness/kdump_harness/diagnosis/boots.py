@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass, field
 
 from ..base.crashkernel import counted, joined, words_in
-from .lines import LogLine
+from .lines import STAMP_BYTES, LogLine
 from .speakers import Speaker, names_an_ordinary_module, names_an_ordinary_program, speaker
 
 MATCHES_PER_ROW = 3  # of one symptom in one boot; more would only repeat it
@@ -36,20 +36,14 @@ class KernelRole(enum.Enum):
 
 # Marks of which a boot needs the first line only; every systemd line would be one.
 _ONCE = frozenset(
-    {
-        "userspace",
-        "login",
-        "shutdown",
-        "save-failed",
-        "dump-start",
-        "panic",
-        "panic-end",
-        "oops",
-        "handover",
-        "fault",
-        "console",
-    }
-)
+    (
+        "userspace", "login", "shutdown", "save-failed", "dump-start", "panic", "panic-end", "oops", "handover",
+        "fault", "console", "sysrq", "crash-listing", "firmware",
+    )
+)  # fmt: skip
+_CHANGING = frozenset(("kdump-begin", "kdump-end"))  # marks that count again in the same boot
+_HINTS = frozenset(("ordinary", "program", "modules"))
+_FAMILY_WORDS_ENOUGH = 100  # of one family: more would decide nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +144,7 @@ class Tracker:
         self.signs: set[str] = set()
         self.is_log = False  # whether any line looks like one of a log
         self.dropped = 0
-        self._boots_max = boots_max
+        self.boots_max = boots_max
 
     @property
     def boot(self) -> Boot:
@@ -165,9 +159,15 @@ class Tracker:
     def new_boot(self, line: LogLine, *, capture: LogLine | str | None = None) -> None:
         """Begin another kernel's lines."""
         self.boots.append(Boot(start=line.number, capture=capture))
-        if len(self.boots) > self._boots_max:
-            del self.boots[self._boots_max // 2]
+        if len(self.boots) > self.boots_max:
+            del self.boots[self.boots_max // 2]
             self.dropped += 1
+
+    def leave_out(self, boots: int) -> None:
+        """Note that boots are not read: the next line is of another one."""
+        self.dropped += boots
+        if self.boot.lines:
+            self.boots.append(Boot(start=0))
 
     def see(self, line: LogLine) -> None:
         """Note any line that was worth parsing."""
@@ -182,11 +182,45 @@ class Tracker:
         if line.stamp_s is not None:
             boot.stamp_max_s = max(line.stamp_s, boot.stamp_max_s or 0.0)
 
-    def knows(self, mark: str) -> bool:
-        """Return whether the boot has this mark already and wants no other of its kind."""
+    @staticmethod
+    def may_change(mark: str) -> bool:
+        """Return whether lines with a mark may count again in a boot that knows it."""
+        return mark in _CHANGING
+
+    def knows(self, mark: str, family: str = "") -> bool:
+        """Return whether one more line with this mark would change nothing."""
+        boot = self.boot
+        if mark in _ONCE:
+            return getattr(boot, mark.replace("-", "_")) is not None
+        if mark == "family":
+            return self.families.get(family, 0) >= _FAMILY_WORDS_ENOUGH
+        if mark == "kdump-begin":
+            return boot.within_kdump
+        if mark == "kdump-end":
+            return not boot.within_kdump
+        if mark == "capture":
+            return isinstance(boot.capture, LogLine) and boot.userspace is not None
+        if mark == "first":
+            return boot.first is not None or boot.capture is not None
+        if mark == "command-line":
+            return boot.plain_command_line is not None and boot.crashkernel is not None
         if mark.startswith("sign-"):
             return mark.removeprefix("sign-") in self.signs
-        return mark in _ONCE and getattr(self.boot, mark.replace("-", "_")) is not None
+        return mark in _HINTS and boot.ordinary is not None
+
+    def is_later(self, stamp: bytes) -> bool:
+        """Return whether "[   12.345678]" is of the kernel that panicked, and note it; False where it may not be."""
+        boot = self.boot
+        if len(stamp) != STAMP_BYTES or stamp[:1] != b"[" or stamp[-1:] != b"]" or boot.stamp_max_s is None:
+            return False
+        try:
+            stamp_s = float(stamp[1:-1])
+        except ValueError:
+            return False
+        if stamp_s < boot.stamp_max_s:
+            return False
+        boot.stamp_max_s = stamp_s
+        return True
 
     @staticmethod
     def _restarted(line: LogLine, before_s: float | None) -> bool:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 BLOCK_BYTES = 1 << 18
+STAMP_BYTES = 14  # of "[    0.000000]"
 LINE_MAX_BYTES = 1 << 13  # longer lines are looked at in pieces: no console line that means anything is longer
 
 # Addresses and numbers in a message, which differ from boot to boot.
@@ -17,7 +18,7 @@ _ESCAPES = re.compile(rb"\x1b(?:\[[0-9;?]{0,16}[A-Za-z]|[()][0-9A-B]|[=>78cM])")
 # Mailers and pagers eat the escape byte and leave the rest of a colour.
 _LOST_COLOURS = re.compile(r"\[(?:[0-9]{1,2};){0,2}[0-9]{1,2}m")
 _WORD_BYTES = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_")
-_TO_WORDS = bytes(byte if byte in _WORD_BYTES or byte in b"\r\n" else 0x20 for byte in range(256))
+TO_WORDS = bytes(byte if byte in _WORD_BYTES or byte in b"\r\n" else 0x20 for byte in range(256))
 _PROGRESS_BYTES = b" 0123456789.%|/-\\=>#"  # what changes in a progress bar from one state to the next
 
 _SYSLOG = re.compile(
@@ -67,10 +68,10 @@ class LogLine:
         return cls(number, text, float(stamp.group(1)) if stamp else None, syslog is not None, program)
 
 
-def blocks(stream: BinaryIO) -> Iterator[bytes]:
-    """Yield the stream cut at ends of lines into pieces of about BLOCK_BYTES; a line without end is cut anyway."""
+def stream_blocks(stream: BinaryIO, block_bytes: int = BLOCK_BYTES) -> Iterator[bytes]:
+    """Yield the stream cut at ends of lines into pieces of about block_bytes; a line without end is cut anyway."""
     rest = b""
-    while piece := stream.read(BLOCK_BYTES):
+    while piece := stream.read(block_bytes):
         piece = rest + piece
         cut = piece.rfind(b"\n") + 1
         if not cut:
@@ -81,18 +82,24 @@ def blocks(stream: BinaryIO) -> Iterator[bytes]:
         yield rest
 
 
+def cleaned(block: bytes) -> bytes:
+    """Return a block without colours and the carriage returns at ends of lines."""
+    if b"\r" in block:
+        block = block.replace(b"\r\n", b"\n")
+    return _ESCAPES.sub(b"", block) if b"\x1b" in block else block
+
+
 def numbered(stream: BinaryIO) -> Iterator[tuple[int, bytes, bytes]]:
     """Yield every line as (number, bytes, the same with blanks for all that is not a word); empty lines are left out.
 
     A carriage return within a line starts it again, as on a terminal; each state counts as a line of the same number.
     """
     number = 1
-    for block in blocks(stream):
-        ends = block.count(b"\n")
-        overwritten = b"\r" in block and b"\r" in (block := block.replace(b"\r\n", b"\n"))
-        if b"\x1b" in block:
-            block = _ESCAPES.sub(b"", block)
-        words = block.translate(_TO_WORDS)
+    for raw_block in stream_blocks(stream):
+        ends = raw_block.count(b"\n")
+        block = cleaned(raw_block)
+        overwritten = b"\r" in block
+        words = block.translate(TO_WORDS)
         at = number
         for raw, bag in zip(block.split(b"\n"), words.split(b"\n"), strict=True):
             if (overwritten and b"\r" in raw) or len(raw) > LINE_MAX_BYTES:
@@ -102,6 +109,13 @@ def numbered(stream: BinaryIO) -> Iterator[tuple[int, bytes, bytes]]:
                 yield at, raw, bag
             at += 1
         number += ends
+
+
+def states(raw: bytes) -> list[bytes]:
+    """Return the states of a line, as numbered() yields them; an empty line has one."""
+    if b"\r" not in raw and len(raw) <= LINE_MAX_BYTES:
+        return [raw]
+    return [state for state, _ in _states(raw, raw)] or [b""]
 
 
 def _states(raw: bytes, bag: bytes) -> Iterator[tuple[bytes, bytes]]:

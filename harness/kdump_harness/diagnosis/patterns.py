@@ -9,7 +9,9 @@ same, but has no wheels for s390x and ppc64le, where kdump is used most.
 from __future__ import annotations
 
 import enum
+import functools
 import importlib
+import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +22,7 @@ _parser: Any = importlib.import_module("re._parser")
 _constants: Any = importlib.import_module("re._constants")
 
 WAYS_MAX = 2_000
+_LITERAL_MIN = 3
 _WORD = re.compile(r"[A-Za-z0-9_]+")
 
 # Words of ordinary boots, the most frequent first: a pattern is filed under its least frequent word, so that few lines
@@ -32,20 +35,37 @@ class PatternError(ValueError):
     """A pattern that is not a regular expression, could be slow, or has no word to look for."""
 
 
+# The words of the patterns of this package's tables, which docs/generate/pattern_words.py finds: it takes long.
+WORDS = Path(__file__).resolve().parent / "words.json"
+
+
 @dataclass(frozen=True)
 class TextPattern:
-    """A compiled pattern and its words.
+    """A pattern, compiled when it is first tried, and its words.
 
     Every match contains one of words, which are rare where possible, and one of each set of others.
     """
 
-    regex: re.Pattern[str]
+    text: str
     words: frozenset[str]
     others: tuple[frozenset[str], ...]
+
+    @functools.cached_property
+    def regex(self) -> re.Pattern[str]:
+        """The compiled pattern."""
+        return re.compile(self.text)
 
 
 def compile_pattern(text: str, *, needs_word: bool = True) -> TextPattern:
     """Return the pattern of a table's text. Raise PatternError with the reason where it is not allowed."""
+    if text in _known_words():
+        words, others = _known_words()[text]
+        return TextPattern(text, frozenset(words), tuple(map(frozenset, others)))
+    return checked_pattern(text, needs_word=needs_word)
+
+
+def checked_pattern(text: str, *, needs_word: bool = True) -> TextPattern:
+    """Return the pattern, whether its words are known or not, from its parse tree."""
     try:
         regex = re.compile(text)
         tree = _parser.parse(text)
@@ -60,7 +80,15 @@ def compile_pattern(text: str, *, needs_word: bool = True) -> TextPattern:
     if needs_word and not sets:
         raise PatternError("has no whole word that every match contains")
     first, _ = min(sets.items(), key=_rank, default=(frozenset[str](), True))
-    return TextPattern(regex, first, tuple(words for words in sets if sets[words] and words != first))
+    others = sorted((words for words in sets if sets[words] and words != first), key=sorted)
+    return TextPattern(text, first, tuple(others))
+
+
+@functools.cache
+def _known_words() -> dict[str, tuple[list[str], list[list[str]]]]:
+    """Return the words of the patterns of this package's tables, and their other sets of words."""
+    known: dict[str, tuple[list[str], list[list[str]]]] = json.loads(WORDS.read_text(encoding="utf-8"))
+    return known
 
 
 def _ways(tree: Any) -> int:
@@ -121,6 +149,38 @@ def _word_sets(items: list[Any], *, left: _Edge, right: _Edge) -> dict[frozenset
                 best = [min(arm.items(), key=_rank) for arm in arms]
                 sets[frozenset().union(*(words for words, _ in best))] = all(sure for _, sure in best)
     return sets
+
+
+def literals(text: str) -> frozenset[str]:
+    """Return the best set of literals of a pattern of which every match contains one: long ones, of rare words."""
+    sets = _literal_sets(list(_parser.parse(text)))
+    return min(sets, key=_literal_rank, default=frozenset[str]())
+
+
+def _literal_sets(items: list[Any]) -> list[frozenset[str]]:
+    """Return sets of literals; every match contains one of each set."""
+    sets = [frozenset([run]) for _, run, _ in _runs(items) if len(run) >= _LITERAL_MIN]
+    for operation, argument in items:
+        if operation is _constants.SUBPATTERN:
+            sets += _literal_sets(list(argument[3]))
+        elif operation is _constants.BRANCH:
+            arms = [_literal_sets(list(branch)) for branch in argument[1]]
+            if all(arms):
+                sets.append(frozenset().union(*(min(arm, key=_literal_rank) for arm in arms)))
+    return sets
+
+
+def _literal_rank(found: frozenset[str]) -> tuple[int, int, list[str]]:
+    """Return an order in which sets that fewer lines contain come first."""
+    return (-min(map(_rarity, found)), len(found), sorted(found))
+
+
+@functools.cache
+def _rarity(literal: str) -> int:
+    """Return a number that is larger for longer literals, and for those with a word that is not common."""
+    words = _WORD.findall(literal)
+    common = all(any(known.startswith(word) or known.endswith(word) for known in _COMMON_WORDS) for word in words)
+    return len(literal) - (10 if common else 0)
 
 
 def _runs(items: list[Any]) -> list[tuple[int, str, int]]:
