@@ -45,7 +45,14 @@ def make_parser(adders: Iterable[Callable[[Verbs], None]]) -> argparse.ArgumentP
         "  5  the dump was not judged: a format or machine that is not known",
         formatter_class=Formatter,
     )
-    parser.add_argument("--version", action=_ShowVersion, nargs=0, help="show program's version number and exit")
+    parser.add_argument(
+        "--version",
+        action=_ShowVersion,
+        nargs=0,
+        dest=argparse.SUPPRESS,
+        default=argparse.SUPPRESS,
+        help="show program's version number and exit",
+    )
     verbs = parser.add_subparsers(title="verbs", required=True, metavar="VERB")
     for add in adders:
         add(verbs)
