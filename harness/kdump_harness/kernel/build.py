@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from ..base.errors import CommandFailed, UsageError
 from ..base.progress import Progress
 
 _SHOWN_BYTES = 400
+_ERROR = re.compile(rb":\d+: (?:fatal )?error: |: undefined reference to ")
 
 
 def run_build(command: str, directory: str, *, log: Path, progress: Progress) -> None:
@@ -32,7 +34,16 @@ def run_build(command: str, directory: str, *, log: Path, progress: Progress) ->
             process.wait()
             raise
     if status != 0:
-        raise CommandFailed(f"the build {command!r} ended with status {status}: {_last_line(log)}", see=log)
+        raise CommandFailed(f"the build {command!r} ended with status {status}: {_cause(log)}", see=log)
+
+
+def _cause(log: Path) -> str:
+    """Return the first error of the compiler, else the last line."""
+    with log.open("rb") as file:
+        for line in file:
+            if _ERROR.search(line):
+                return line.decode(errors="replace").strip()[:_SHOWN_BYTES]
+    return _last_line(log)
 
 
 def _last_line(log: Path) -> str:
