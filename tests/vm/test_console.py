@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -100,6 +101,24 @@ def test_a_wait_ends_when_it_has_become_hopeless(replay) -> None:
 def test_of_a_progress_bar_the_last_state_counts() -> None:
     raw = b"Copying data : [ 10.0 %] /\rCopying data : [ 55.5 %] -\rCopying data : [100.0 %] |\r\n"
     assert clean(raw) == "Copying data : [100.0 %] |"
+
+
+def test_a_progress_bar_of_many_kilobytes_costs_little() -> None:
+    """A search from each of its bytes took 7 s for 20 KB, and libvirt gave up the connection meanwhile."""
+    source = ByteQueue()
+    source.gather_s = 0.0
+    console = Console("guest", source)
+    began_s = time.process_time()
+    for percent in range(100):
+        source.put(b"\rCopying data                      : [%4.1f %%] -    eta: 33s" % percent * 20)
+        assert console.read_line(timeout_s=0) is None
+    assert console.pending == "Copying data                      : [99.0 %] -    eta: 33s"
+    source.put(b"\r\nguest login: ")
+    assert console.read_line(timeout_s=5) is not None
+    login = console.read_line(timeout_s=5)
+    assert login is not None
+    assert login.prompt
+    assert time.process_time() - began_s < 2
 
 
 def test_noise_that_is_no_text_does_not_disturb() -> None:

@@ -20,9 +20,10 @@ LOGIN = re.compile(r"^[\w.-]+ login: ?(?=$|\[)")
 # One pattern: a second one, for the prompt alone, would search all that has arrived again for each line.
 # busybox asks the terminal for the cursor's position (ESC [6n) after its prompt.
 # A getty's prompt has no line end; ordinary lines with "login:" have one.
+# Anchored: a progress bar is a line of many kilobytes, and a search from each of its bytes took seconds.
 _LINE_OR_PROMPT = re.compile(
-    rb"[^\n]*(\n)"
-    rb"|[^\n]*?(?:[\w.-]+ login: |\(initramfs\) (?:\x1b\[6n)?|kdump:/[^\r\n]{0,80}# |sh-\d[^\r\n]{0,20}# )$"
+    rb"\A(?:[^\n]*(\n)"
+    rb"|[^\n]*?(?:[\w.-]+ login: |\(initramfs\) (?:\x1b\[6n)?|kdump:/[^\r\n]{0,80}# |sh-\d[^\r\n]{0,20}# )$)"
 )
 _ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[()][A-Z0-9]|[=>78cDM])")
 TICK_S = 0.5
