@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import functools
+import gzip
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from kdump_harness.base.progress import Progress
 from kdump_harness.base.stage import Stage
 from kdump_harness.base.verdict import Verdict
 from kdump_harness.distro.family import find_family
@@ -29,6 +31,7 @@ from kdump_harness.drill.checks import (
     record_check,
     required,
 )
+from kdump_harness.drill.steps import Drill
 from kdump_harness.kdump.page_flags import CLASSES, MemoryState, from_meminfo
 from kdump_harness.kdump.reserved_memory import AddressRange, ReservedMemory
 from kdump_harness.kdump.service import GuestState
@@ -638,3 +641,50 @@ def test_the_reason_names_cause_stop_and_failed_checks(verdict: Verdict) -> None
     verdict.check("level", False, expected=1, seen=31)
     assert verdict.reason() == "capture-oom; the console has been silent; level: expected 1, seen 31"
     assert "debian-12: reached NOTHING: capture-oom" in verdict.explain()
+
+
+# ---------------------------------------------------------------- a dump that was compressed as a whole
+
+
+class _Fetched:
+    """The files of a guest whose only dump has the given bytes."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+
+    def small_files(self, _directory: str) -> list[str]:
+        return []
+
+    def fetch(self, _path: str, to: Path, **_: object) -> None:
+        to.write_bytes(self.data)
+
+
+@pytest.mark.usefixtures("crash_time")
+@pytest.mark.parametrize(
+    ("name", "failed", "why"),
+    [
+        ("dump.1.gz", [], None),
+        ("cut.1.gz", ["complete", "filter", "format", "pages"], None),
+        ("dump.1.lz4", [], "the file is lz4-compressed (unpack it with lz4 -d first)"),
+    ],
+)
+def test_a_packed_dump_is_judged_like_any_other(
+    verdict: Verdict, tmp_path: Path, name: str, failed: list[str], why: str | None
+) -> None:
+    packed = gzip.compress(LOGGED.read_bytes())
+    data = {"dump.1.gz": packed, "cut.1.gz": packed[:-99], "dump.1.lz4": b"\x04\x22\x4d\x18"}[name]
+    shown: list[str] = []
+    drill: Any = Drill.__new__(Drill)
+    drill.verdict, drill.progress, drill.dumps = verdict, Progress(quiet=True), []
+    drill.evidence = SimpleNamespace(directory=tmp_path, json=lambda *_: None)
+    drill.plan = SimpleNamespace(oracle=False, on_dump=lambda dump, _: shown.append(inspect_anew(dump).judgement))
+    drill.target = SimpleNamespace(name="local", dump_files=lambda system: system)
+    service: Any = SimpleNamespace(formats=lambda *_: ("kdump",))
+    files: Any = _Fetched(data)
+    drill._fetch_and_check(files, service, found(f"/var/crash/1/{name}"), facts_of(LOGGED))
+    assert sorted(check.name for check in verdict.failed()) == failed
+    assert verdict.not_judged == why
+    assert shown == ["not judged" if failed or why else "whole"]
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert verdict.dump is not None
+    assert verdict.dump["size_bytes"] == 1 << 20
