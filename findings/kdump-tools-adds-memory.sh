@@ -2,8 +2,8 @@
 # Debian: the capture kernel adds the crashed kernel's DIMMs to its own memory, and writes into what it dumps.
 #
 # Kernels since Debian 13 (and of bookworm-backports) bring memory online that ACPI adds; Red Hat's and SUSE's kdump pass
-# acpi_no_memhotplug to the capture kernel, kdump-tools does not. With a DIMM of 1 GiB and crashkernel=192M the capture
-# kernel had 1.2 GiB, and the page tables of the crashed kernel were overwritten (6.12.95, 7.3.4).
+# acpi_no_memhotplug to the capture kernel, kdump-tools does not. With a DIMM of 1 GiB page tables of the crashed kernel
+# were overwritten (6.12.95), and makedumpfile ended with status 0.
 # Versions: kdump-tools 1:1.10.9, linux-image-6.12.95+deb12-cloud-amd64 6.12.95-1~bpo12+1. Needs curl and dpkg-deb.
 set -eu
 
