@@ -52,9 +52,9 @@ def ordinary(number: int) -> bytes:
 def written(path: Path, piece: Callable[[int], bytes], size_bytes: int) -> Path:
     """Write pieces into a file until it has the size."""
     with path.open("wb") as stream:
-        number = 0
-        while stream.tell() < size_bytes:
-            stream.write(piece(number))
+        number = written_bytes = 0
+        while written_bytes < size_bytes:
+            written_bytes += stream.write(piece(number))
             number += 1
     return path
 

@@ -16,6 +16,11 @@ These are the failures that `kdump-harness diagnose` and a failed drill can name
 consequences. This page is generated from `harness/kdump_harness/diagnosis/symptoms.toml` by
 `python docs/generate/symptoms_page.py`; change the table, not the page.
 
+A table of the same form adds symptoms, and replaces those of the same name: `kdump-harness.toml` in the
+project's directory, `~/.config/kdump-harness/symptoms.toml`, or `/etc/kdump-harness/symptoms.toml`. The
+head of the package's table explains the keys. A row needs `name`, `stage`, `meaning`, `remedy` and
+`patterns`; outside the capture kernel it counts only where kdump speaks, unless it has `generic = true`.
+
 A log without a failure is `ok` if it shows that the dump was saved, and otherwise `indeterminate`.
 """
 _REACHED = {

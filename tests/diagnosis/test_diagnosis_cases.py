@@ -11,9 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from kdump_harness.base.errors import UsageError
+from kdump_harness.base.errors import TableError, UsageError
 from kdump_harness.base.stage import Stage
-from kdump_harness.diagnosis import diagnose_case, diagnose_file
+from kdump_harness.diagnosis import diagnose_case, diagnose_file, diagnose_text, table
 from test_diagnosis_modes import ARMED_CRASH, CAPTURE_BOOT, CRASHED, FIRST_BOOT, NEXT_BOOT, REDHAT, REDHAT_SAVED
 
 DATA = Path(__file__).parents[1] / "data"
@@ -114,3 +114,44 @@ def test_a_case_without_a_log_is_refused(tmp_path: Path) -> None:
         diagnose_case([tmp_path])
     with pytest.raises(UsageError, match="not a text"):
         diagnose_case([tmp_path / "noise", DATA / "consoles" / "rhel-96m-oom.log"])
+
+
+# ---------------------------------------------------------------- the user's symptoms
+
+OWN = """
+[[symptom]]
+name = "lab-switch-down"
+where = ["capture"]
+stage = "CAPTURING"
+meaning = "The lab's switch was off."
+remedy = "Switch it on"
+patterns = ['lab: the switch is off']
+
+[[symptom]]
+name = "capture-oom"
+where = ["capture"]
+generic = true
+stage = "CAPTURING"
+meaning = "Too little."
+remedy = "Ask the lab for more"
+patterns = ['invoked oom-killer']
+"""
+
+
+@pytest.mark.parametrize("place", ["project", "home"])
+def test_a_symptom_of_the_user_works_as_the_others_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    path = {"project": tmp_path / "kdump-harness.toml", "home": tmp_path / "config/kdump-harness/symptoms.toml"}[place]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(OWN, encoding="utf-8")
+    console = CRASHED + CAPTURE_BOOT + "[    9.0] lab: the switch is off\n"
+    assert diagnose_text(console).mode == "lab-switch-down"
+    oom = CRASHED + CAPTURE_BOOT + "[    4.0] swapper/0 invoked oom-killer: gfp_mask=0xcc0(GFP_KERNEL), order=0\n"
+    assert diagnose_text(oom).symptoms[0].remedy == "Ask the lab for more"
+    path.write_text(OWN.replace("'lab: the", "'lab.*the"), encoding="utf-8")
+    table._with_own.cache_clear()
+    with pytest.raises(TableError, match=rf"{path.name}: \[\[symptom\]\] lab-switch-down"):
+        diagnose_text(console)

@@ -17,7 +17,7 @@ from .boots import Tracker
 from .judge import Diagnosis, Judge, Proofs, Symptom
 from .scan import Scanner
 from .sources import is_dump, open_log
-from .table import SymptomTable, load_symptoms
+from .table import SymptomTable, all_symptoms
 
 _FAMILY_ALIASES = {"rhel": "redhat", "fedora": "redhat", "sles": "suse", "ubuntu": "debian"}
 _DMESG_OF_DUMP = re.compile(r"vmcore-dmesg|^dmesg\.(txt|\d)|^dmesg$")
@@ -47,7 +47,7 @@ def diagnose_case(
     table: SymptomTable | None = None,
 ) -> Diagnosis:
     """Return one diagnosis of the files of one crash, or of all files in a directory: its logs, and its dump."""
-    table = table or load_symptoms()
+    table = table or all_symptoms()
     named = len(paths) == 1 and not Path(paths[0]).is_dir()
     logs: list[tuple[str, Tracker, bool]] = []
     dumps: list[Path] = []
@@ -96,7 +96,7 @@ def diagnose_text(
 ) -> Diagnosis:
     """Return the diagnosis of a console's text; of_kdump means that a command of kdump printed all of it."""
     stream: BinaryIO = io.BytesIO(text.encode("utf-8", "surrogateescape"))
-    table = table or load_symptoms()
+    table = table or all_symptoms()
     tracker = _scanner(table).scan(stream, within_kdump=of_kdump)
     family = _FAMILY_ALIASES.get(family or "", family) or _family([tracker])
     return Judge(table, tracker, family, dict(facts or {}), is_dmesg_of_dump=False).diagnosis()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -85,8 +86,40 @@ class SymptomTable:
 
 @functools.lru_cache(maxsize=4)
 def load_symptoms(path: Path | None = None) -> SymptomTable:
-    """Return the symptom table. Raise TableError with file and row of an error."""
-    path = path or SYMPTOMS
+    """Return the symptoms of this package, or of another table. Raise TableError with file and row of an error."""
+    return _table(path or SYMPTOMS, _rows(path or SYMPTOMS))
+
+
+def all_symptoms() -> SymptomTable:
+    """Return the symptoms of this package and those of the user, which come first and replace others of their name."""
+    own = tuple(path for path in own_tables() if path.is_file())
+    return _with_own(own) if own else load_symptoms()
+
+
+def own_tables() -> tuple[Path, ...]:
+    """Return the places of further tables: the project's directory, the home, and the machine."""
+    home = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
+    return (
+        Path.cwd() / "kdump-harness.toml",
+        home / "kdump-harness" / "symptoms.toml",
+        Path("/etc/kdump-harness/symptoms.toml"),
+    )
+
+
+@functools.lru_cache(maxsize=4)
+def _with_own(paths: tuple[Path, ...]) -> SymptomTable:
+    """Return the symptoms of several tables and of this package, each name once."""
+    kept: dict[str, tuple[SymptomRow, Path]] = {}
+    for path in (*paths, SYMPTOMS):
+        for row in _rows(path):
+            kept.setdefault(row.name, (row, path))
+    rows = tuple(row for row, _ in kept.values())
+    matchers = tuple(_matcher(row, path, "symptom") for row, path in kept.values())
+    return SymptomTable(paths[0], rows, matchers)
+
+
+def _rows(path: Path) -> tuple[SymptomRow, ...]:
+    """Return the checked rows of one table."""
     rows = tables.load_rows(path, "symptom", SymptomRow)
     for row in rows:
         _check(row, where=f"{path.name}: [[symptom]] {row.name}")
@@ -94,6 +127,11 @@ def load_symptoms(path: Path | None = None) -> SymptomTable:
     for name in names:
         if names.count(name) > 1:
             raise TableError(f"{path.name}: [[symptom]] {name}: stands twice")
+    return rows
+
+
+def _table(path: Path, rows: tuple[SymptomRow, ...]) -> SymptomTable:
+    """Return the table of these rows."""
     return SymptomTable(path, rows, tuple(_matcher(row, path, "symptom") for row in rows))
 
 
