@@ -58,6 +58,9 @@ cron[99]: fork: Cannot allocate memory
 update-initramfs[7]: mkinitramfs failure cpio 141
 backup[12]: /srv/kdump/archive.tar: No space left on device
 java.net.NoRouteToHostException: No route to host
+docker[9]: mounting failed
+monitor[10]: Linux version 5.10.0 is installed
+monitor[11]: Kernel panic - not syncing: seen on node 7
 """.splitlines()
 
 LOGS = {
@@ -155,7 +158,7 @@ def test_an_ordinary_line_anywhere_in_a_verified_drill_changes_nothing() -> None
     saved = next(at for at, line in enumerate(lines) if "saved vmcore in" in line)
     for number, line in enumerate(LINES):
         # Each place costs the scan of a whole console, so the lines take turns.
-        at = (len(lines), panic - 2, saved + 1)[number % 3]
+        at = (len(lines), panic - 2, saved + 1, saved - 3)[number % 4]
         diagnosis = diagnose_text("\n".join([*lines[:at], line, *lines[at:]]) + "\n")
         assert (diagnosis.mode, diagnosis.failed, diagnosis.stage) == ("ok", False, Stage.RECOVERED), (at, line)
 

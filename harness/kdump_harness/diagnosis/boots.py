@@ -41,6 +41,12 @@ _ONCE = frozenset(
         "fault", "console", "sysrq", "crash-listing", "firmware",
     )
 )  # fmt: skip
+_OF_KERNELS = frozenset(
+    (
+        "boot", "command-line", "elfcorehdr", "trace-header", "oops", "oldmem-frame", "fault", "panic", "panic-end",
+        "panic-reboot", "handover", "restart", "firmware", "memory", "program", "modules", "ordinary", "sysrq",
+    )
+)  # fmt: skip
 _CHANGING = frozenset(("kdump-begin", "kdump-end"))  # marks that count again in the same boot
 _HINTS = frozenset(("ordinary", "program", "modules"))
 _FAMILY_WORDS_ENOUGH = 100  # of one family: more would decide nothing
@@ -246,6 +252,8 @@ class Tracker:
     def mark(self, name: str, line: LogLine, family: str) -> None:
         """Note a milestone."""
         self.is_log = True
+        if name in _OF_KERNELS and line.program not in (None, "kernel") and f"{line.program}[" in line.text:
+            return  # a program quotes the kernel
         if family:
             self.families[family] = self.families.get(family, 0) + 1
             # Only programs print a family's words, but for its options on the kernel's command line.

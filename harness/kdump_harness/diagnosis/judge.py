@@ -304,8 +304,11 @@ class Judge:
         of_capture = row.severity == "failure" and Stage[row.stage] >= Stage.CAPTURING
         if of_capture and row.past in ("saving", "saved") and self.elsewhere.saved is not None:
             return f"the dump was saved all the same ({self.elsewhere.saved})"
-        if row.past == "login" and (login := self._login_after(match.line, number)) is not None:
-            return f"the machine booted afterwards (line {login.number})"
+        is_harness = "kdump-harness: " in match.line.text
+        if row.after_end and not is_harness and not self._ended_before(match.line, number):
+            return "a boot loader speaks only after the kernel has ended"
+        if row.past == "login" and (booted := self._booted_after(match.line, number)) is not None:
+            return f"the machine booted afterwards (line {booted.number})"
         if row.past == "restart" and boot.restart is not None and boot.restart.number > match.line.number:
             return f"the kernel restarted the machine afterwards (line {boot.restart.number})"
         if row.past == "saving" and boot.dump_start is not None and boot.dump_start.number > match.line.number:
@@ -333,15 +336,23 @@ class Judge:
             return "any kernel may print it, and nothing shows which kernel this is"
         return None
 
-    def _login_after(self, line: LogLine, number: int) -> LogLine | None:
-        """Return the login prompt that shows that the machine did not stop at the line, or None."""
+    def _ended_before(self, line: LogLine, number: int) -> bool:
+        """Return whether the kernel restarted, or firmware spoke, before a line of the same boot."""
+        boot = self.boots[number]
+        began = boot.banner.number if boot.banner is not None else 0
+        ends = (boot.restart, boot.shutdown, boot.firmware, boot.panic_end)
+        return any(mark is not None and began < mark.number <= line.number for mark in ends)
+
+    def _booted_after(self, line: LogLine, number: int) -> LogLine | None:
+        """Return the line that shows that a kernel started, or a login was possible, after a line; or None."""
         boot = self.boots[number]
         ended = [
             mark.number for mark in (boot.restart, boot.firmware) if mark is not None and mark.number < line.number
         ]
         if boot.login is not None and boot.login.number > max(ended, default=0):
             return boot.login
-        return next((later.login for later in self.boots[number + 1 :] if later.login is not None), None)
+        later = (mark for after in self.boots[number + 1 :] for mark in (after.login, after.banner))
+        return next((mark for mark in later if mark is not None), None)
 
     def _loaded_after(self, line: LogLine, number: int) -> str | None:
         """Return the proof that a capture kernel was loaded after the line, or None."""

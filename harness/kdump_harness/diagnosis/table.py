@@ -42,6 +42,7 @@ class SymptomRow:
     during: str = "any"  # which makedumpfile run the line must belong to
     past: str = "saved"  # the later event that overcomes it, or "never"
     refuses_reservation: bool = False  # so the value of crashkernel= in the log is one that failed
+    after_end: bool = False  # firmware or a boot loader prints it, after the kernel of the boot
     last_resort: bool = False  # counts only where no other failure of the same stage is found
     explains: bool = False  # a cause where something else failed too, else a warning
     despite_load: bool = False  # counts although a capture kernel was loaded afterwards
