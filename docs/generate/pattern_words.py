@@ -1,11 +1,11 @@
-"""Write the words of the patterns of the symptoms and marks: python docs/generate/pattern_words.py."""
+"""Write the words and literals of the patterns of the symptoms and marks: python docs/generate/pattern_words.py."""
 
 from __future__ import annotations
 
 import json
 
 from kdump_harness.base.tables import load_toml
-from kdump_harness.diagnosis.patterns import WORDS, checked_pattern
+from kdump_harness.diagnosis.patterns import WORDS, checked_literals, checked_pattern
 from kdump_harness.diagnosis.table import MARKS, SYMPTOMS
 
 
@@ -19,7 +19,8 @@ def pattern_words() -> str:
             ]
             for text, needs_word in texts:
                 pattern = checked_pattern(text, needs_word=needs_word)
-                found[text] = [sorted(pattern.words), sorted(map(sorted, pattern.others))]
+                best = sorted(checked_literals(text)) if needs_word else []
+                found[text] = [sorted(pattern.words), sorted(map(sorted, pattern.others)), best]
     lines = [f"{json.dumps(text)}: {json.dumps(words)}" for text, words in sorted(found.items())]
     return "{\n" + ",\n".join(lines) + "\n}\n"
 

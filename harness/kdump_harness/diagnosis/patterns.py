@@ -59,7 +59,7 @@ class TextPattern:
 def compile_pattern(text: str, *, needs_word: bool = True) -> TextPattern:
     """Return the pattern of a table's text. Raise PatternError with the reason where it is not allowed."""
     if text in _known_words():
-        words, others = _known_words()[text]
+        words, others, _ = _known_words()[text]
         return TextPattern(text, frozenset(words), tuple(map(frozenset, others)))
     return checked_pattern(text, needs_word=needs_word)
 
@@ -85,9 +85,9 @@ def checked_pattern(text: str, *, needs_word: bool = True) -> TextPattern:
 
 
 @functools.cache
-def _known_words() -> dict[str, tuple[list[str], list[list[str]]]]:
-    """Return the words of the patterns of this package's tables, and their other sets of words."""
-    known: dict[str, tuple[list[str], list[list[str]]]] = json.loads(WORDS.read_text(encoding="utf-8"))
+def _known_words() -> dict[str, tuple[list[str], list[list[str]], list[str]]]:
+    """Return the words of the patterns of this package's tables, their other sets of words, and their literals."""
+    known: dict[str, tuple[list[str], list[list[str]], list[str]]] = json.loads(WORDS.read_text(encoding="utf-8"))
     return known
 
 
@@ -153,6 +153,13 @@ def _word_sets(items: list[Any], *, left: _Edge, right: _Edge) -> dict[frozenset
 
 def literals(text: str) -> frozenset[str]:
     """Return the best set of literals of a pattern of which every match contains one: long ones, of rare words."""
+    if text in _known_words():
+        return frozenset(_known_words()[text][2])
+    return checked_literals(text)
+
+
+def checked_literals(text: str) -> frozenset[str]:
+    """Return the literals of a pattern, whether they are known or not, from its parse tree."""
     sets = _literal_sets(list(_parser.parse(text)))
     return min(sets, key=_literal_rank, default=frozenset[str]())
 
