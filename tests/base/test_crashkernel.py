@@ -166,9 +166,13 @@ def test_words_that_the_kernel_ignores_are_named(words: tuple[str, ...], remarks
 @pytest.mark.parametrize(
     ("words", "word", "why"),
     [
-        (("512M-:192M,high",), "512M-:192M,high", "unrecognized character '-' (only a plain size may have ,high)"),
-        (("512M-:192M,cma", "128M"), "512M-:192M,cma", "unrecognized character '-' (only a plain size may have ,cma)"),
-        (("128M@16M,high",), "128M@16M,high", "unrecognized character '@' (only a plain size may have ,high)"),
+        (("512M-:192M,high",), "512M-:192M,high", "unrecognized character '-', since only a plain size may have ,high"),
+        (
+            ("512M-:192M,cma", "128M"),
+            "512M-:192M,cma",
+            "unrecognized character '-', since only a plain size may have ,cma",
+        ),
+        (("128M@16M,high",), "128M@16M,high", "unrecognized character '@', since only a plain size may have ,high"),
         (("256M,high", "x,low"), "x,low", "a size is missing before 'x'"),
         (("256M", "256M,hihg"), "256M,hihg", "unrecognized character ','"),
         (("256MB",), "256MB", "unrecognized character 'B'"),

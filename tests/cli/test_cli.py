@@ -88,7 +88,7 @@ def refused(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Any:
             "the kernel refuses crashkernel=256M,hihg: unrecognized",
         ),
         (["compare", "debian-12", "debian-13", "--crashkernel", "1G-:9G"], "the kernel refuses crashkernel=1G-:9G: "),
-        (["sweep", "debian-12", "--crashkernel", "1G-:9M,cma"], "(only a plain size may have ,cma)"),
+        (["sweep", "debian-12", "--crashkernel", "1G-:9M,cma"], "since only a plain size may have ,cma"),
         (["sweep", "debain-12"], "unknown image 'debain-12' (did you mean debian-12"),
         (["sweep", "debian-12", "--levels", "0,32"], "dump level '32' does not exist (0 to 31; "),
         (["sweep", "debian-12", "--levels", "0,"], "'0,' is not a list of levels (as in 0,1,16,31)"),

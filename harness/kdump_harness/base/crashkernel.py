@@ -249,7 +249,7 @@ def _with_suffix(word: str, suffix: str) -> int:
     """SIZE with a suffix (parse_crashkernel_suffix); a range or an offset cannot have one."""
     size, rest = _number(word, word)
     if rest != suffix:
-        raise WordRefused(word, f"unrecognized character {rest[:1]!r} (only a plain size may have {suffix})")
+        raise WordRefused(word, f"unrecognized character {rest[:1]!r}, since only a plain size may have {suffix}")
     return size
 
 
