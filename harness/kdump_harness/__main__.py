@@ -15,6 +15,7 @@ from .base.errors import EXIT_BROKEN, EXIT_HOST, EXIT_OK, HarnessError
 from .cli import parser
 
 EXIT_INTERRUPTED = 130
+EXIT_STOP_BISECTION = 128  # of git bisect run
 # In the order of --help.
 VERBS = (
     "doctor", "images", "drill", "kernel", "sweep", "size", "compare", "inspect", "diagnose", "history", "schedule",
@@ -39,16 +40,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb and return its exit status."""
     signal.signal(signal.SIGTERM, _terminate)
     arguments = None
+    given = sys.argv[1:] if argv is None else list(argv)
     try:
-        given = sys.argv[1:] if argv is None else list(argv)
         verb = given[0] if given and given[0] in VERBS else None
         arguments = make_parser(verb).parse_args(given)
         return int(arguments.run(arguments))
+    except SystemExit as error:
+        if error.code and "--git-bisect" in given:  # argparse's 2 would call each commit bad
+            return EXIT_STOP_BISECTION
+        raise
     except HarnessError as error:
         print(f"kdump-harness: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        resumable = hasattr(arguments, "resume") and not getattr(arguments, "bisect", False)
+        single = getattr(arguments, "bisect", False) or getattr(arguments, "matrix", "") is None
+        resumable = hasattr(arguments, "resume") and not single
         further = " (--resume continues the run)" if resumable else ""
         print(f"kdump-harness: interrupted: unfinished work was removed{further}", file=sys.stderr)
         return EXIT_INTERRUPTED

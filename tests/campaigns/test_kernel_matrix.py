@@ -80,6 +80,8 @@ def test_a_matrix_comes_from_a_file(tmp_path: Path) -> None:
     assert [(cell.makedumpfile, cell.layout) for cell in plan.cells()] == [
         ("bookworm", ""), ("bookworm", "numa"), ("sid", ""), ("sid", "numa"),
     ]  # fmt: skip
+    path.write_text('kernels = ["trixie", "trixie"]\nlevels = [31, 1, 31]\n')
+    assert [cell.level for cell in load_matrix(path).cells()] == [31, 1]
     path.write_text('kernel = ["trixie"]\n')
     with pytest.raises(TableError, match=r"m\.toml: unknown kernel"):
         load_matrix(path)
@@ -92,6 +94,10 @@ def test_a_matrix_comes_from_a_file(tmp_path: Path) -> None:
         ({"compressions": ("gzip",)}, "unknown compression 'gzip'"),
         ({"layouts": ("odd",)}, "unknown layout 'odd'"),
         ({"kernels": ()}, "it has 0 drills"),
+        ({"memories_mib": (768, 64)}, "invalid guest memory: got 64 MiB"),
+        ({"vcpus": 0}, "invalid number of processors: got 0"),
+        ({"trigger": "interrupt"}, "cannot be crashed by interrupt"),
+        ({"crashkernel": "8M8"}, "refuses crashkernel=8M8"),
     ],
 )
 def test_a_matrix_with_a_slip_is_refused(change: dict[str, Any], message: str) -> None:

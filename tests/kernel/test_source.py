@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -58,12 +59,20 @@ def test_what_is_not_a_kernel_is_told(text: str, message: str, state: State) -> 
         find_kernel(text, state, QUIET)
 
 
-def test_a_file_that_is_not_a_kernel_says_what_it_is(tmp_path: Path, state: State) -> None:
+def test_a_file_that_is_not_a_kernel_says_what_it_is(
+    tmp_path: Path, state: State, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "vmlinux").write_bytes(b"\x7fELF" + bytes(1000))
     with pytest.raises(UsageError, match="it is an ELF file, as vmlinux is"):
         find_kernel(str(tmp_path / "vmlinux"), state, QUIET)
     with pytest.raises(UsageError, match="has no kernel"):
         find_kernel(str(tmp_path), state, QUIET)
+    monkeypatch.setattr(os, "access", lambda *_: False)  # as for an ordinary user
+    for place in ("vmlinux", ""):
+        with pytest.raises(UsageError, match=r"cannot be read \(no permission\)"):
+            find_kernel(str(tmp_path / place), state, QUIET)
+    with pytest.raises(UsageError, match="/dev/null is not a kernel: neither a file nor a directory"):
+        find_kernel("/dev/null", state, QUIET)
 
 
 def test_packages_that_a_suite_lacks_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,6 +89,30 @@ def test_packages_that_a_suite_lacks_are_named(monkeypatch: pytest.MonkeyPatch) 
     Apt.said = "E: Unable to locate package b"  # type: ignore[attr-defined]
     with pytest.raises(UsageError, match="trixie cannot give b: Unable to locate package b"):
         archive.closure("b")
+
+
+def test_an_index_that_cannot_be_read_is_never_taken_for_read(tmp_path: Path) -> None:
+    """The mirror does not answer: that is the host's fault, and an older index serves."""
+    archive = object.__new__(Archive)
+    archive.suite, archive._progress = "trixie", QUIET
+    said = "E: Failed to fetch http://127.0.0.1:1/InRelease Connection refused; E: Some index files failed to download."
+
+    class Apt:
+        workdir = tmp_path
+
+        def run(self, *_words: str, progress: Progress) -> str:
+            return said
+
+    archive._apt = Apt()  # type: ignore[assignment]
+    with pytest.raises(HostError, match=r"index of trixie cannot be read: Failed to fetch http\S+ Connection refused$"):
+        archive._refresh()
+    (tmp_path / "trixie/state/lists").mkdir(parents=True)
+    (tmp_path / "trixie/state/lists/127.0.0.1:1_dists_trixie_InRelease").touch()
+    archive._refresh()
+    assert not (tmp_path / "read").exists()
+    said = ""
+    archive._refresh()
+    assert (tmp_path / "read").exists()
 
 
 def test_a_host_without_apt_is_told(state: State, monkeypatch: pytest.MonkeyPatch) -> None:

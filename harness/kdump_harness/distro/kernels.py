@@ -129,6 +129,8 @@ def _values(config: str) -> dict[str, str]:
 
 def release_of(image: Path) -> str:
     """The release that an x86-64 bzImage says it is; UsageError for anything else."""
+    if not os.access(image, os.R_OK):
+        raise UsageError(f"{image} cannot be read (no permission)")
     with image.open("rb") as file:
         head = file.read(_HEADER_BYTES)
         size_bytes = os.fstat(file.fileno()).st_size

@@ -90,5 +90,7 @@ def private_apt(workdir: Path, row: Image, architecture: str, *, more: Sequence[
         "Acquire::Languages": "none",
         # A mirror may lag behind the date until which its index vouches for itself; signatures are checked anyway.
         "Acquire::Check-Valid-Until": "false",
+        # An index that cannot be fetched is an error; apt calls it a warning otherwise.
+        "APT::Update::Error-Mode": "any",
     }
     return Apt(workdir, tuple(f"-o{key}={value}" for key, value in settings.items()))

@@ -54,9 +54,13 @@ class Archive:
             return
         with self._progress.step(f"reading the index of {self.suite}"):
             trouble = self._apt.run("update", progress=self._progress)
-        if "E: " in trouble:
-            raise HostError(f"the index of {self.suite} cannot be read: {trouble[trouble.index('E: ') + 3 :][:200]}")
-        stamp.touch()
+        if "E: " not in trouble:
+            stamp.touch()
+            return
+        told = f"the index of {self.suite} cannot be read: {trouble.partition('E: ')[2].partition('; E: ')[0][:300]}"
+        if not any(self._apt.workdir.glob(f"*/state/lists/*_dists_{self.suite}_*Release")):
+            raise HostError(told)
+        self._progress.say(f"{told} (an older one is used)")
 
     def closure(self, *packages: str) -> tuple[PackageFile, ...]:
         """Return the packages and all that they depend on; UsageError where the suite lacks one."""

@@ -54,7 +54,7 @@ class KernelPlan:
     """One kernel drill, as it was requested."""
 
     kernel: KernelFiles
-    userland: Userland
+    userland: Userland = field(default_factory=lambda: Userland(entries=(), key=""))
     second: KernelFiles | None = None  # the capture kernel; None: the first kernel
     machine: Machine = field(default_factory=lambda: Machine(memory_mib=MEMORY_MIB))
     crashkernel: str | None = None
@@ -86,7 +86,8 @@ class KernelPlan:
             name=self.name,
         )
         plan.check()
-        require_cma(plan.config.reservation, self.kernel.release, self.kernel.config)
+        if self.kernel.release:
+            require_cma(plan.config.reservation, self.kernel.release, self.kernel.config)
         trigger = find_trigger(self.trigger, vcpus=self.machine.vcpus)
         if self.clock == INSTRUCTIONS and trigger.from_host:
             raise UsageError(f"--clock instructions needs a trigger inside the guest, which {self.trigger} is not")
@@ -96,6 +97,20 @@ class KernelPlan:
             if any(character in what for character in "\n\"'\\"):
                 raise UsageError(f"{what!r} cannot be appended to a command line: it has a quote, backslash or newline")
         return plan
+
+    def hardware(self, accelerator: str, machine: Machine) -> BareMachine:
+        """Return the virtual hardware on a machine that fits the host; raise UsageError where it cannot exist."""
+        hardware = BareMachine(
+            accelerator=accelerator,
+            memory_mib=machine.memory_mib,
+            vcpus=machine.vcpus,
+            cpu_level=machine.cpu_level,
+            devices=find_trigger(self.trigger, vcpus=machine.vcpus).devices,
+            layouts=self.layouts,
+            clock=self.clock,
+        )
+        hardware.check()
+        return hardware
 
 
 def userland_family() -> Family:
@@ -112,16 +127,7 @@ def run_kernel_drill(run: Run, plan: KernelPlan) -> Verdict:
     require_space(run.evidence_directory, machine.memory_mib // 4, "the evidence of a drill", option="--evidence")
     with contextlib.closing(run.evidence(inner.name or inner.subject.name)) as evidence:
         drill = KernelDrill(run, inner, evidence, plan)
-        bare = BareMachine(
-            accelerator=run.accelerator,
-            memory_mib=machine.memory_mib,
-            vcpus=machine.vcpus,
-            cpu_level=machine.cpu_level,
-            devices=drill.trigger.devices,
-            layouts=plan.layouts,
-            clock=plan.clock,
-        )
-        bare.check()
+        bare = plan.hardware(run.accelerator, machine)
         name = run.domain_name(plan.kernel.release)
         boot = drill.make_boot(name)
         try:

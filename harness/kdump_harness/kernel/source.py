@@ -39,6 +39,11 @@ class KernelFiles:
         return f"kernel-{word or self.release}"[:40]
 
 
+def not_yet_found(text: str) -> KernelFiles:
+    """Return what stands for a kernel until it is built, downloaded or unpacked."""
+    return KernelFiles(asked=text, image=Path(), release="", modules=None, config="")
+
+
 def find_kernel(text: str, state: State, progress: Progress) -> KernelFiles:
     """Return the kernel that a user named.
 
@@ -54,6 +59,8 @@ def find_kernel(text: str, state: State, progress: Progress) -> KernelFiles:
         found = KernelFiles(asked=text, image=place, release=release_of(place), modules=None, config="")
     elif place.is_dir():
         found = _of_directory(place.resolve(), str(place.resolve()))
+    elif place.exists():
+        raise UsageError(f"{text} is not a kernel: neither a file nor a directory")
     elif text.startswith((".", "/", "~")):
         raise UsageError(f"{text} does not exist")
     else:
@@ -84,6 +91,8 @@ def _of_host() -> KernelFiles:
 
 def _of_directory(place: Path, asked: str) -> KernelFiles:
     """Return the kernel of a built tree, or of a directory that has boot and lib/modules."""
+    if not os.access(place, os.R_OK | os.X_OK):
+        raise UsageError(f"{place} cannot be read (no permission)")
     image = find_image(place)
     if image is None:
         raise UsageError(f"{place} has no kernel: expected arch/x86/boot/bzImage, vmlinuz or boot/vmlinuz-RELEASE")

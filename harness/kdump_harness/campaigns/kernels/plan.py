@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 from ...base import tables
 from ...base.errors import UsageError
 from ...distro.family import COMPRESS_FLAGS, MAX_LEVEL
+from ...kernel.drill import KernelPlan
 from ...kernel.layouts import find_layout
+from ...kernel.source import not_yet_found
 from ...kernel.userland import DEFAULT_SUITE
-from ...vm.run import Run
+from ...vm.run import Machine, Run
 
 MAX_CELLS = 2000
 
@@ -69,12 +72,19 @@ class KernelMatrix:
         number = len(tuple(self.cells()))
         if not 0 < number <= MAX_CELLS:
             raise UsageError(f"invalid matrix: it has {number} drills, expected 1 to {MAX_CELLS}")
+        for memory_mib in self.memories_mib:
+            machine = Machine(memory_mib=memory_mib, vcpus=self.vcpus)
+            kernel = not_yet_found(self.kernels[0])
+            KernelPlan(
+                kernel=kernel, machine=machine, crashkernel=self.crashkernel or None, trigger=self.trigger
+            ).drill_plan()
 
     def cells(self) -> Iterator[KernelCell]:
         """Return all drills, kernel by kernel."""
-        for values in product(
+        dimensions: tuple[tuple[Any, ...], ...] = (
             self.kernels, self.makedumpfiles, self.levels, self.compressions, self.memories_mib, self.layouts
-        ):
+        )  # fmt: skip
+        for values in product(*map(dict.fromkeys, dimensions)):
             kernel, makedumpfile, level, compress, memory_mib, layout = values
             yield KernelCell(
                 kernel=kernel,
@@ -91,8 +101,6 @@ class KernelMatrix:
         return {"the matrix": digest, "--accelerator": run.accelerator}
 
 
-def load_matrix(path: Path, **defaults: object) -> KernelMatrix:
-    """Load a matrix from a TOML file; DEFAULTS are for keys that it lacks. TableError names file and key."""
-    plan = tables.load(path, KernelMatrix)
-    table = tables.load_toml(path)
-    return replace(plan, **{key: value for key, value in defaults.items() if key not in table})  # type: ignore[arg-type]
+def load_matrix(path: Path) -> KernelMatrix:
+    """Load a matrix from a TOML file; TableError names file and key."""
+    return tables.load(path, KernelMatrix)

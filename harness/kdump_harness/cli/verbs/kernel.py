@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import re
+import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ...base.errors import EXIT_FAILED, EXIT_OK, HarnessError, HostError, UsageError
 from ...distro.family import COMPRESS_FLAGS
@@ -20,9 +22,15 @@ from .drill import show_verdict
 if TYPE_CHECKING:
     from ...base.verdict import Verdict
     from ...campaigns.kernels.result import Kernels
+    from ...kernel.drill import KernelPlan
 
 # git-bisect(1): 125 skips a commit, and 128 and more stop the bisection.
 BISECT_SKIP, BISECT_STOP = 125, 128
+# Options that the file of a matrix has keys for, and their defaults.
+_IN_FILE: dict[str, Any] = {
+    "memory": "768", "level": "31", "compress": "zlib", "trigger": "sysrq-c", "userland": "trixie",
+    "crashkernel": None, "vcpus": None, "makedumpfile": None, "layout": [],
+}  # fmt: skip
 
 
 def add_kernel(verbs: Verbs) -> None:
@@ -52,7 +60,7 @@ def add_kernel(verbs: Verbs) -> None:
     )
     guest.add_argument("--append", default="", metavar="ARGS", help="more arguments for the first kernel")
     guest.add_argument("--capture-append", default="", metavar="ARGS", help="more arguments for the capture kernel")
-    guest.add_argument("--memory", default="768", metavar="MIB", help="memory of the guest")
+    guest.add_argument("--memory", default=_IN_FILE["memory"], metavar="MIB", help="memory of the guest")
     guest.add_argument(
         "--vcpus",
         type=int,
@@ -77,17 +85,26 @@ def add_kernel(verbs: Verbs) -> None:
     )
     userland = parser.add_argument_group("userland")
     userland.add_argument(
-        "--userland", default="trixie", metavar="SUITE", help="Debian suite of busybox, kexec and makedumpfile"
+        "--userland",
+        default=_IN_FILE["userland"],
+        metavar="SUITE",
+        help="Debian suite of busybox, kexec and makedumpfile",
     )
     for program in ("makedumpfile", "kexec", "busybox"):
         userland.add_argument(f"--{program}", metavar="P", help=f"other {program}: a program file or a Debian suite")
     kdump = parser.add_argument_group("kdump")
     kdump.add_argument(
-        "--trigger", default="sysrq-c", metavar="T", help=f"way to crash the guest: {', '.join(load_triggers())}"
+        "--trigger",
+        default=_IN_FILE["trigger"],
+        metavar="T",
+        help=f"way to crash the guest: {', '.join(load_triggers())}",
     )
-    kdump.add_argument("--level", default="31", metavar="N", help="dump level of makedumpfile, 0 to 31")
+    kdump.add_argument("--level", default=_IN_FILE["level"], metavar="N", help="dump level of makedumpfile, 0 to 31")
     kdump.add_argument(
-        "--compress", default="zlib", metavar="C", help=f"compression of the dump: {', '.join(COMPRESS_FLAGS)}"
+        "--compress",
+        default=_IN_FILE["compress"],
+        metavar="C",
+        help=f"compression of the dump: {', '.join(COMPRESS_FLAGS)}",
     )
     add_crashkernel(kdump, 'crashkernel= value or "none" (default: 192M)')
     kdump.add_argument(
@@ -132,50 +149,94 @@ def kernel(arguments: argparse.Namespace) -> int:
 
     if arguments.matrix is not None:
         return _drill_matrix(arguments)
+    if not arguments.git_bisect:
+        return _drill(arguments, *_asked(arguments))
+    try:
+        asked = _asked(arguments)
+    except HarnessError as error:
+        return _stop_bisection(str(error))  # what was asked is wrong for every commit
+    try:
+        return _drill(arguments, *asked)
+    except HostError as error:
+        return _stop_bisection(str(error))
+    except HarnessError as error:
+        err.print(f"kdump-harness: this commit is not judged: {error}", markup=False)
+        return BISECT_SKIP
+    except OSError as error:
+        return _stop_bisection(f"{error.filename or 'the host'}: {error.strerror or error}")
+    except Exception:  # its usual status, 1, would say that the commit is bad
+        return _stop_bisection(traceback.format_exc())
+
+
+def _stop_bisection(why: str) -> int:
+    from ...base.progress import err
+
+    err.print(f"kdump-harness: {why}", markup=False)
+    return BISECT_STOP
+
+
+def _asked(arguments: argparse.Namespace) -> tuple[KernelPlan, frozenset[str]]:
+    """Return the plan of a drill whose kernel is not yet found, and the checks that count.
+
+    Raises HarnessError for what is known to be wrong before anything is built or downloaded.
+    """
+    from ...base.evidence import check_writable
+    from ...base.output import check_output
+    from ...drill.checks import Scope, required
+    from ...kernel.drill import KernelPlan
+    from ...kernel.source import not_yet_found
+    from ...vm.run import Machine
+
     if len(arguments.kernel) != 1:
         raise UsageError(f"expected one KERNEL, got {len(arguments.kernel)} (--matrix drills several)")
     if arguments.resume is not None:
         raise UsageError("--resume is for --matrix: a single drill starts afresh")
     arguments.kernel = arguments.kernel[0]
-    if not arguments.git_bisect:
-        return _drill(arguments)
-    try:
-        return _drill(arguments)
-    except HostError as error:
-        err.print(f"kdump-harness: {error}", markup=False)
-        return BISECT_STOP
-    except HarnessError as error:
-        err.print(f"kdump-harness: this commit is not judged: {error}", markup=False)
-        return BISECT_SKIP
-
-
-def _drill(arguments: argparse.Namespace) -> int:
-    from ...base.evidence import check_writable
-    from ...base.output import check_output, write_json
-    from ...drill.checks import Scope, required
-    from ...history.database import DRILL
-    from ...kernel.build import run_build
-    from ...kernel.drill import KernelPlan, run_kernel_drill
-    from ...kernel.source import find_kernel
-    from ...kernel.userland import UserlandRequest, make_userland
-    from ...vm.run import Machine, Run
-    from ..runs import options_of, record_result
-
     bad = frozenset(filter(None, (arguments.bad or "").split(",")))
     if unknown := bad - required(Scope.KERNEL) - {"oracle"}:
         known = ", ".join(sorted(required(Scope.KERNEL)))
         raise UsageError(f"--bad: unknown check {min(unknown)!r} (known: {known})")
     vcpus = arguments.vcpus if arguments.vcpus is not None else 1 if arguments.clock == INSTRUCTIONS else 2
     machine = Machine(memory_mib=_number("--memory", arguments.memory), vcpus=vcpus, cpu_level=arguments.cpu)
-    machine.check()
+    plan = KernelPlan(
+        kernel=not_yet_found(arguments.kernel),
+        machine=machine,
+        crashkernel=arguments.crashkernel,
+        level=_number("--level", arguments.level),
+        compress=arguments.compress,
+        trigger=arguments.trigger,
+        append=arguments.append,
+        capture_append=arguments.capture_append,
+        load=arguments.load,
+        modules=tuple(arguments.module),
+        layouts=tuple(map(find_layout, arguments.layout)),
+        clock=arguments.clock,
+        oracle=arguments.oracle,
+    )
+    plan.drill_plan()
     check_writable(arguments.evidence)
     check_output(arguments.json)
+    return plan, bad
+
+
+def _drill(arguments: argparse.Namespace, plan: KernelPlan, bad: frozenset[str]) -> int:
+    from ...base.output import write_json
+    from ...history.database import DRILL
+    from ...kernel.build import run_build
+    from ...kernel.drill import run_kernel_drill
+    from ...kernel.source import find_kernel
+    from ...kernel.userland import UserlandRequest, make_userland
+    from ...vm.run import Run
+    from ..runs import options_of, record_result
+
     choose_session(arguments)
     with Run(options_of(arguments, network=False)) as run:
+        plan.hardware(run.accelerator, plan.machine)
         if arguments.build:
             run_build(arguments.build, arguments.kernel, log=run.log_path("build.log"), progress=run.progress)
         second = arguments.second_kernel
-        plan = KernelPlan(
+        plan = dataclasses.replace(
+            plan,
             kernel=find_kernel(arguments.kernel, run.state, run.progress),
             userland=make_userland(
                 UserlandRequest(
@@ -190,18 +251,6 @@ def _drill(arguments: argparse.Namespace) -> int:
                 run.progress,
             ),
             second=find_kernel(second, run.state, run.progress) if second else None,
-            machine=machine,
-            crashkernel=arguments.crashkernel,
-            level=_number("--level", arguments.level),
-            compress=arguments.compress,
-            trigger=arguments.trigger,
-            append=arguments.append,
-            capture_append=arguments.capture_append,
-            load=arguments.load,
-            modules=tuple(arguments.module),
-            layouts=tuple(map(find_layout, arguments.layout)),
-            clock=arguments.clock,
-            oracle=arguments.oracle,
         )
         verdict = run_kernel_drill(run, plan)
     verdict.remarks += record_result(arguments, DRILL, verdict.to_json())
@@ -222,8 +271,11 @@ def _numbers(option: str, text: str) -> tuple[int, ...]:
     return tuple(dict.fromkeys(_number(option, part.strip()) for part in text.split(",")))
 
 
-def _words(text: str) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(part.strip() for part in text.split(",")))
+def _words(option: str, text: str) -> tuple[str, ...]:
+    words = tuple(dict.fromkeys(part.strip() for part in text.split(",")))
+    if text and "" in words:
+        raise UsageError(f"{option}: expected values separated by commas, got {text!r}")
+    return words
 
 
 def _drill_matrix(arguments: argparse.Namespace) -> int:
@@ -241,7 +293,8 @@ def _drill_matrix(arguments: argparse.Namespace) -> int:
         "--build": arguments.build, "--second-kernel": arguments.second_kernel, "--git-bisect": arguments.git_bisect,
         "--bad": arguments.bad, "--append": arguments.append, "--capture-append": arguments.capture_append,
         "--module": arguments.module, "--kexec": arguments.kexec, "--busybox": arguments.busybox,
-        "--oracle": arguments.oracle,
+        "--oracle": arguments.oracle, "--clock": arguments.clock != WALL, "--load": arguments.load != "auto",
+        "--cpu": arguments.cpu,
     }  # fmt: skip
     for option, given in refused.items():
         if given:
@@ -249,18 +302,21 @@ def _drill_matrix(arguments: argparse.Namespace) -> int:
     if arguments.matrix:
         if arguments.kernel:
             raise UsageError("KERNEL cannot go with --matrix FILE: the file names the kernels")
+        for name, usual in _IN_FILE.items():
+            if getattr(arguments, name) != usual:
+                raise UsageError(f"--{name} cannot go with --matrix FILE: the file has a key for it")
         plan = load_matrix(Path(arguments.matrix))
     else:
         plan = KernelMatrix(
             kernels=tuple(dict.fromkeys(arguments.kernel)),
-            makedumpfiles=_words(arguments.makedumpfile or arguments.userland),
+            makedumpfiles=_words("--makedumpfile", arguments.makedumpfile or arguments.userland),
             levels=_numbers("--level", arguments.level),
-            compressions=_words(arguments.compress),
+            compressions=_words("--compress", arguments.compress),
             memories_mib=_numbers("--memory", arguments.memory),
-            layouts=tuple(arguments.layout) or ("",),
+            layouts=_words("--layout", ",".join(arguments.layout)),
             userland=arguments.userland,
             crashkernel=arguments.crashkernel or "",
-            vcpus=arguments.vcpus or 2,
+            vcpus=2 if arguments.vcpus is None else arguments.vcpus,
             trigger=arguments.trigger,
         )
     plan.check()
