@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import subprocess
 import threading
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 from kdump_harness.base.errors import CommandFailed, ConsoleLost, WaitedInVain
 from kdump_harness.base.tables import package_path
+from kdump_harness.kernel.drill import userland_family
 from kdump_harness.vm.hypervisor.byte_queue import ByteQueue
 from kdump_harness.vm.serial_shell import PART_BYTES, ControlLine, SerialShell
 
@@ -80,3 +82,17 @@ def test_a_line_that_says_nothing_or_ends_is_told() -> None:
     source.put(b"")
     with pytest.raises(ConsoleLost):
         line.read(timeout_s=1)
+
+
+def test_a_capture_kernel_without_the_disk_says_so_and_writes_nothing(tmp_path: Path) -> None:
+    _, start, rest = INIT.read_text().partition('    if [ ! -b "$disk" ]; then\n')
+    block = start + rest.partition("    fi\n")[0] + "fi\n"
+    stubs = 'say() { echo "kdump-harness: $*"; }; sleep() { :; }; reboot() { exit 7; }; exec 3>&1; '
+    done = subprocess.run(
+        ["sh", "-c", f"{stubs} disk={tmp_path}/vda\n{block}"], capture_output=True, text=True, check=False
+    )
+    said, report = done.stdout.splitlines()
+    assert done.returncode == 7
+    assert re.search(userland_family().console.failed, said)
+    assert report == "vmcore 1 0"
+    assert not list(tmp_path.iterdir())

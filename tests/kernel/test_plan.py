@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
-from kdump_harness.base.errors import UsageError
-from kdump_harness.kernel.drill import KernelPlan
+from kdump_harness.base.errors import GuestError, UsageError
+from kdump_harness.base.progress import Progress
+from kdump_harness.kernel.drill import KernelDrill, KernelPlan
 from kdump_harness.kernel.source import KernelFiles
 
 
@@ -33,3 +36,21 @@ def test_cma_needs_a_kernel_that_has_it(release: str, config: str, sentence: str
         return
     with pytest.raises(UsageError, match=sentence):
         plan.drill_plan()
+
+
+@pytest.mark.parametrize(("second", "there"), [(False, True), (False, False), (True, False)])
+def test_a_kernel_without_the_driver_of_the_disk_is_not_judged(second: bool, there: bool) -> None:
+    kernel = KernelFiles(asked="k", image=Path("bzImage"), release="7.3.4", modules=None, config="")
+    drill: Any = object.__new__(KernelDrill)
+    drill._kernel_plan = KernelPlan(kernel=kernel, second=kernel if second else None)
+    drill.plan = drill._kernel_plan.drill_plan()
+    drill.run = SimpleNamespace(factor=1.0)
+    drill.progress, drill.clock = Progress(quiet=True), MagicMock()
+    drill.evidence = SimpleNamespace(console_path=Path("console.log"))
+    guest = MagicMock()
+    guest.shell.succeeds.return_value = there
+    if second or there:
+        drill._boot_directly(guest)
+        return
+    with pytest.raises(GuestError, match="cannot write a vmcore: /dev/vda did not appear"):
+        drill._boot_directly(guest)

@@ -47,6 +47,8 @@ _CLOCK = re.compile(r"kdump-harness: clock (\w+) ([\d.]+) (\d+) (\d+)")
 _CRASHES = re.compile(r"kdump-harness: the clock at the crash is (\d+)")
 _CRASH_SLACK_S = 2.0  # of a clock that is read in whole seconds
 MEMORY_MIB = 768
+_DISK = "/dev/vda"
+_DISK_IS_THERE = f"for _ in 1 2 3 4 5; do [ -b {_DISK} ] && exit; sleep 1; done; false"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -281,6 +283,12 @@ class KernelDrill(Drill):
                 ) from None
             self.clock.mark("first-login")
             guest.connect_by(self._control)
+        if self._kernel_plan.second is None and not guest.shell.succeeds(_DISK_IS_THERE):
+            raise GuestError(
+                f"{self.plan.subject.name} cannot write a vmcore: {_DISK} did not appear (it needs virtio_pci and"
+                " virtio_blk built in, or a KERNEL with modules)",
+                see=self.evidence.console_path,
+            )
 
     def _configure(self, guest: Guest, service: KdumpService) -> None:
         """Load the capture kernel."""
@@ -293,7 +301,7 @@ class KernelDrill(Drill):
                 DRILL_ARGUMENTS,
                 _CAPTURE_ARGUMENTS,
                 self._clock,
-                "kdump_harness.disk=/dev/vda",
+                f"kdump_harness.disk={_DISK}",
                 f"kdump_harness.collector={','.join(collector.split())}",
                 plan.capture_append,
             ]
