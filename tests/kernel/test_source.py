@@ -10,7 +10,7 @@ import pytest
 from kdump_harness.base.errors import CommandFailed, HostError, UsageError
 from kdump_harness.base.progress import Progress
 from kdump_harness.images.state import State
-from kdump_harness.kernel.archive import Archive, PackageFile, digest
+from kdump_harness.kernel.archive import Archive, PackageFile, digest, unpack_deb
 from kdump_harness.kernel.build import run_build
 from kdump_harness.kernel.source import KernelFiles, find_kernel
 from kdump_harness.kernel.userland import UserlandRequest, make_userland
@@ -113,6 +113,18 @@ def test_an_index_that_cannot_be_read_is_never_taken_for_read(tmp_path: Path) ->
     said = ""
     archive._refresh()
     assert (tmp_path / "read").exists()
+
+
+def test_a_package_that_cannot_be_unpacked_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "dpkg-deb").write_text('#!/bin/sh\necho "dpkg-deb: error: odd" >&2; echo "tar: $SAID" >&2; exit 2\n')
+    (tmp_path / "dpkg-deb").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.setenv("SAID", "Unexpected EOF in archive")
+    with pytest.raises(UsageError, match=r"a\.deb cannot be unpacked: dpkg-deb: error: odd$"):
+        unpack_deb(Path("a.deb"), tmp_path)
+    monkeypatch.setenv("SAID", "./boot/x: Cannot write: No space left on device")
+    with pytest.raises(HostError, match=r"a\.deb cannot be unpacked: No space left on device \(free some"):
+        unpack_deb(Path("a.deb"), tmp_path)
 
 
 def test_a_host_without_apt_is_told(state: State, monkeypatch: pytest.MonkeyPatch) -> None:

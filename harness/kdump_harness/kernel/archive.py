@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
 import re
 import subprocess
 import time
@@ -15,9 +17,10 @@ from ..base.progress import Progress
 from ..base.units import MIB
 from ..images.apt import Apt, private_apt, require_tools
 from ..images.catalog import Image, load_catalog
-from ..images.state import State, locked
+from ..images.state import State, locked, require_space
 
 INDEX_MAX_AGE_S = 3600.0  # a newer index of a suite is not read again
+_UNPACKED_SHARE = 5  # the size of the unpacked files and of the packages, by that of the packages
 _URI = re.compile(r"^'[^']+' (\S+\.deb) (\d+)", re.MULTILINE)
 _BACKPORTS = re.compile(r"-(backports|updates|security|proposed-updates)$")
 
@@ -80,6 +83,7 @@ class Archive:
         downloads.mkdir()
         to.mkdir(exist_ok=True)
         full_bytes = sum(package.size_bytes for package in packages)
+        require_space(to.parent, _UNPACKED_SHARE * full_bytes // MIB, what, option="--state")
         apt = Apt(downloads, self._apt.options)
         with self._progress.step(f"downloading {what} ({full_bytes // MIB} MiB)"):
             names = [f"{package.name}={_version(package.file)}" for package in packages]
@@ -95,11 +99,23 @@ class Archive:
 
 
 def unpack_deb(file: Path, to: Path, *, tick: Callable[[], None] = lambda: None) -> None:
-    """Unpack the files of a package below a directory; UsageError for a file that is not a package."""
-    done = subprocess.run(["dpkg-deb", "--extract", file, to], capture_output=True, text=True, check=False)
+    """Unpack the files of a package below a directory.
+
+    Raises UsageError for a file that is not a package, HostError for a full disk.
+    """
+    done = subprocess.run(
+        ["dpkg-deb", "--extract", file, to],
+        capture_output=True,
+        text=True,
+        errors="replace",
+        env={**os.environ, "LC_ALL": "C"},
+        check=False,
+    )
     tick()
     if done.returncode != 0:
-        raise UsageError(f"{file} cannot be unpacked: {done.stderr.strip()}")
+        if (full := os.strerror(errno.ENOSPC)) in done.stderr:
+            raise HostError(f"{file} cannot be unpacked: {full} (free some space, or choose another --state DIR)")
+        raise UsageError(f"{file} cannot be unpacked: {done.stderr.strip().partition(chr(10))[0]}")
 
 
 def digest(packages: tuple[PackageFile, ...], *more: str) -> str:
