@@ -10,11 +10,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from kdump_harness.base.errors import CommandFailed, NotArmed, UsageError
+from kdump_harness.base.errors import CommandFailed, NotArmed, UsageError, WaitedInVain
 from kdump_harness.base.units import MIB
 from kdump_harness.diagnosis import diagnose_text
 from kdump_harness.distro.family import COMPRESS_FLAGS, Family, choose_release, find_family
 from kdump_harness.distro.packages import KernelChoice, LocalPackage
+from kdump_harness.kdump import service as kdump_service
 from kdump_harness.kdump.reserved_memory import AddressRange, ReservedMemory
 from kdump_harness.kdump.service import _SIZE, GuestState, KdumpConfig, KdumpService, parse_os_release
 
@@ -746,6 +747,23 @@ def test_a_reservation_that_cannot_be_read_now_is_not_looked_for_elsewhere(tmp_p
     assert result.returncode != 0
     assert "kexec_crash_size" in result.stderr
     assert "new/crash_size" not in result.stderr
+
+
+def test_a_restart_that_loads_nothing_is_not_awaited_as_long_as_a_boot(monkeypatch: pytest.MonkeyPatch) -> None:
+    """kdump-tools ends with status 0 where kexec has failed."""
+    waits: dict[str, float] = {}
+
+    def give_up(what: str, _look: Any, *, timeout_s: float, **_: object) -> None:
+        waits[what] = timeout_s
+        raise WaitedInVain(f"waited for {what}")
+
+    monkeypatch.setattr(kdump_service, "poll", give_up)
+    stack, shell = stack_of()
+    shell.answers = {"crash_loaded": ("0", 0), "kdump-config show": ("locate_hole failed", 0)}
+    with pytest.raises(NotArmed) as caught:
+        stack.arm()
+    assert caught.value.said == "locate_hole failed"
+    assert waits["kexec_crash_loaded to become 1"] < DEBIAN.load_timeout_s / 3
 
 
 # ---------------------------------------------------------------- giving back a part

@@ -34,6 +34,8 @@ from .reserved_memory import ReservedMemory, in_words
 INSTALL_TIMEOUT_S = 300.0
 BUILD_TIMEOUT_S = 300.0  # dracut on a busy host; what fails ends by itself
 COMMAND_TIMEOUT_S = 20.0
+# A restart ends when the capture kernel is loaded, or could not be: kdump-tools succeeds although kexec failed.
+RESTARTED_TIMEOUT_S = 15.0
 BOOTED_TIMEOUT_S = 60.0  # after kdump has loaded; longer tasks are not part of a usual boot
 LOOK_EVERY_S = 1.0  # each look costs an emulated guest most of a second, while its kdump is at work
 LAST_LINES = 6  # of an output that is quoted in a message
@@ -495,7 +497,7 @@ class KdumpService:
         if not armed.ok and not self.is_loaded():
             reason = f"kdump is not armed: {command!r} ended with status {armed.status}: {_last_words(armed.out)}"
             raise NotArmed(reason, said=armed.out.strip())
-        self.wait_until_loaded()
+        self.wait_until_loaded(RESTARTED_TIMEOUT_S)
 
     def give_back_free_pages(self) -> None:
         """Return each processor's cached free pages to the common pool, where the kernel supports that.
@@ -530,8 +532,11 @@ class KdumpService:
         """Whether the kernel has a capture kernel to jump to."""
         return self.guest.shell.run(_LOADED, check=False).out.strip() == "1"
 
-    def wait_until_loaded(self) -> None:
-        """Wait for the service and kexec_crash_loaded; NotArmed quotes what kdump's own status says."""
+    def wait_until_loaded(self, timeout_s: float | None = None) -> None:
+        """Wait for the service and kexec_crash_loaded; NotArmed quotes what kdump's own status says.
+
+        The time is the family's by default.
+        """
         # SUSE loads early in the boot and again when the service starts: in between, nothing is loaded.
         self.settle()
 
@@ -546,7 +551,7 @@ class KdumpService:
             poll(
                 "kexec_crash_loaded to become 1",
                 lambda: True if self.is_loaded() else None,
-                timeout_s=self.family.load_timeout_s * self.guest.factor,
+                timeout_s=(self.family.load_timeout_s if timeout_s is None else timeout_s) * self.guest.factor,
                 every_s=LOOK_EVERY_S * self.guest.factor,
                 give_up=failed,
             )

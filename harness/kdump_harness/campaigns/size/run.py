@@ -218,8 +218,9 @@ class _Size(Campaign[SizePlan, Size]):
         memory = sizing.measured
         if memory is not None and memory.left_kib is not None:
             sizing.predicted_mib = largest + sizing.others_mib - memory.left_kib // KIB_PER_MIB
-            # Kernel and initramfs are loaded into the main part, however much the other parts have.
-            return max(sizing.predicted_mib - sizing.others_mib, memory.taken_kib // KIB_PER_MIB)
+            guess = sizing.predicted_mib - sizing.others_mib
+            # Kernel and initramfs are loaded into the main part, however much CMA memory there is.
+            return max(guess, memory.taken_kib // KIB_PER_MIB) if sizing.cma_mib else guess
         known_before = [one.smallest_mib for one in self.result.sizings if one.smallest_mib is not None]
         return known_before[-1] if known_before else largest // 2
 
