@@ -20,6 +20,7 @@ from ..images.catalog import Image, load_catalog
 from ..images.state import State, locked, require_space
 
 INDEX_MAX_AGE_S = 3600.0  # a newer index of a suite is not read again
+_INDEX_MIB = 50
 _UNPACKED_SHARE = 5  # the size of the unpacked files and of the packages, by that of the packages
 _URI = re.compile(r"^'[^']+' (\S+\.deb) (\d+)", re.MULTILINE)
 _BACKPORTS = re.compile(r"-(backports|updates|security|proposed-updates)$")
@@ -55,6 +56,8 @@ class Archive:
         stamp = self._apt.workdir / "read"
         if stamp.exists() and 0 <= time.time() - stamp.stat().st_mtime < INDEX_MAX_AGE_S:
             return
+        # On a full disk, apt does not end.
+        require_space(self._apt.workdir, _INDEX_MIB, f"the index of {self.suite}", option="--state")
         with self._progress.step(f"reading the index of {self.suite}"):
             trouble = self._apt.run("update", progress=self._progress)
         if "E: " not in trouble:
