@@ -455,6 +455,17 @@ def test_a_few_pages_that_changed_their_class_do_not_matter(verdict: Verdict) ->
 
 
 @pytest.mark.usefixtures("crash_time", "strict")
+def test_pages_that_a_balloon_took_are_not_missed(verdict: Verdict) -> None:
+    """Before the crash they are of no class that the level drops, and makedumpfile leaves them out."""
+    memory = memory_of(LOGGED, others="kernel")
+    with open_vmcore(LOGGED) as vmcore:
+        taken = vmcore.pages_total - vmcore.pages_kept
+    assert not judge(verdict, LOGGED, memory=memory)["pages"]
+    verdict.checks.clear()
+    assert judge(verdict, LOGGED, memory=dataclasses.replace(memory, offline=taken))["pages"]
+
+
+@pytest.mark.usefixtures("crash_time", "strict")
 def test_without_page_flags_the_sums_decide(verdict: Verdict, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checks, "CHANGED_SHARE", 0.0)  # the small dump keeps next to nothing of its guest
     with open_vmcore(LOGGED) as vmcore:

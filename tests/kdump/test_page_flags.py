@@ -10,7 +10,7 @@ from kdump_harness.kdump.page_flags import classify, from_flags, from_meminfo, n
 
 BIT = {
     "lru": 1 << 5, "slab": 1 << 7, "buddy": 1 << 10, "anon": 1 << 12, "swapcache": 1 << 13, "swapbacked": 1 << 14,
-    "huge": 1 << 17, "nopage": 1 << 20, "pgtable": 1 << 26, "reserved": 1 << 32, "private": 1 << 35,
+    "huge": 1 << 17, "nopage": 1 << 20, "offline": 1 << 23, "pgtable": 1 << 26, "reserved": 1 << 32, "private": 1 << 35,
 }  # fmt: skip
 
 
@@ -50,6 +50,10 @@ def test_holes_are_of_no_class() -> None:
 
 def test_only_slabs_and_page_tables_are_surely_not_empty() -> None:
     assert classify(flags("slab", "pgtable", "", "reserved", "buddy")).sure == 2
+
+
+def test_pages_that_a_balloon_took_are_counted() -> None:
+    assert classify(flags("offline", "offline", "offline+nopage", "")).offline == 2
 
 
 def test_a_mask_reaches_as_far_as_the_dump_does() -> None:

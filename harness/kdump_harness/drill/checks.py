@@ -329,7 +329,8 @@ def check_pages(verdict: Verdict, vmcore: Vmcore, found: Inspection, facts: Cras
     # An ELF dump leaves out empty pages, which were not counted before the crash; the other formats mark each of them.
     unknown = vmcore.elf is not None and level & ZERO_BIT
     slack = total if moved else int(total * CHANGED_SHARE) + CHANGED_PAGES
-    least = max(0, int(memory.sure * SURE_SHARE) if unknown else total - sum(droppable.values()) - slack)
+    gone = sum(droppable.values()) + (memory.offline if dropped else 0)
+    least = max(0, int(memory.sure * SURE_SHARE) if unknown else total - gone - slack)
     missing = [
         *struct_pages.too_few(),
         *(damage.message for damage in found.damage if damage.kind == "zeros"),

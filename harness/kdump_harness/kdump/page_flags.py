@@ -18,7 +18,7 @@ from ..vmcore.classes import PageClass, dropped_by
 
 # Bits of /proc/kpageflags. PRIVATE is among those meant for kernel developers, and has been stable since 2.6.31.
 _LRU, _SLAB, _BUDDY, _ANON, _SWAPCACHE, _HUGE, _PGTABLE = 5, 7, 10, 12, 13, 17, 26
-_NOPAGE, _PRIVATE = 20, 35
+_NOPAGE, _OFFLINE, _PRIVATE = 20, 23, 35
 
 PAGE_KIB = 4
 WORD_BYTES = 8
@@ -48,6 +48,7 @@ class MemoryState:
     pages: Mapping[str, int]
     sure: int  # pages of the kernel that are certainly not empty: its slabs and page tables
     codes: NDArray[np.uint8] | None = None  # an index into CLASSES for each page frame
+    offline: int = 0  # pages that the hypervisor took, as by a balloon; any filtering leaves them out
     sure_frames: NDArray[np.bool_] | None = None  # a mask of the page frames that sure counts
 
     @property
@@ -110,7 +111,8 @@ def classify(flags: NDArray[np.uint64]) -> MemoryState:
     there = ~has(_NOPAGE)
     pages = {name: int(((codes == code) & there).sum()) for code, name in enumerate(CLASSES)}
     sure_frames = (has(_SLAB) | has(_PGTABLE)) & there
-    return MemoryState(pages=pages, sure=int(sure_frames.sum()), codes=codes, sure_frames=sure_frames)
+    offline = int((has(_OFFLINE) & there).sum())
+    return MemoryState(pages=pages, sure=int(sure_frames.sum()), codes=codes, offline=offline, sure_frames=sure_frames)
 
 
 def from_meminfo(meminfo_kib: Mapping[str, int]) -> MemoryState:
