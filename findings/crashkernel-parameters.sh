@@ -4,10 +4,13 @@
 # The parser of kernel/crash_reserve.c is compiled as a program. Distributions package a plain value with ranges, so
 # a 256M,high that a user appends reserves nothing. A lone ,cma reserves nothing either. On x86_64 a refused
 # word leaves the machine without a capture kernel; only a line in dmesg says so.
-# Version: linux-source-7.3 7.3.4-1~bpo13+1. Needs curl, dpkg-deb, tar, xz and a C compiler.
+# Version: linux-source-7.3 7.3.4-1~bpo13+1. Needs apt-get, curl, dpkg-deb, tar, xz and a C compiler.
 set -eu
 
-mirror=${KDUMP_HARNESS_MIRROR:-http://deb.debian.org/debian}
+# The mirror of the host's own apt, unless KDUMP_HARNESS_MIRROR names one.
+mirror=${KDUMP_HARNESS_MIRROR:-$(apt-get indextargets --no-release-info --format '$(SITE)' 'Created-By: Packages' |
+    grep -v security | head -n 1)}
+[ -n "$mirror" ] || { echo "no mirror: set KDUMP_HARNESS_MIRROR to that of a Debian archive" >&2; exit 1; }
 place=$(mktemp -d)
 trap 'rm -rf "$place"' EXIT
 cd "$place"

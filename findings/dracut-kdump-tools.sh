@@ -3,10 +3,13 @@
 #
 # The hook of kdump-tools ends with status 0, without output, where /usr/sbin/mkinitramfs is missing. That program is in
 # initramfs-tools-core, which kdump-tools only recommends. The service then fails with "KDUMP_INITRD does not exist".
-# Versions: kdump-tools 1:1.10.9, linux-image-7.2.13+deb14-cloud-amd64 7.2.13-1. Needs curl, dpkg-deb and unshare.
+# Versions: kdump-tools 1:1.10.9, linux-image-7.2.13+deb14-cloud-amd64 7.2.13-1. Needs apt-get, curl, dpkg-deb and unshare.
 set -eu
 
-mirror=${KDUMP_HARNESS_MIRROR:-http://deb.debian.org/debian}
+# The mirror of the host's own apt, unless KDUMP_HARNESS_MIRROR names one.
+mirror=${KDUMP_HARNESS_MIRROR:-$(apt-get indextargets --no-release-info --format '$(SITE)' 'Created-By: Packages' |
+    grep -v security | head -n 1)}
+[ -n "$mirror" ] || { echo "no mirror: set KDUMP_HARNESS_MIRROR to that of a Debian archive" >&2; exit 1; }
 place=$(mktemp -d)
 trap 'rm -rf "$place"' EXIT
 cd "$place"

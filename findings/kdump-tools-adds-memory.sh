@@ -4,10 +4,13 @@
 # Kernels since Debian 13 (and of bookworm-backports) bring memory online that ACPI adds; Red Hat's and SUSE's kdump pass
 # acpi_no_memhotplug to the capture kernel, kdump-tools does not. With a DIMM of 1 GiB page tables of the crashed kernel
 # were overwritten (6.12.95), and makedumpfile ended with status 0.
-# Versions: kdump-tools 1:1.10.9, linux-image-6.12.95+deb12-cloud-amd64 6.12.95-1~bpo12+1. Needs curl and dpkg-deb.
+# Versions: kdump-tools 1:1.10.9, linux-image-6.12.95+deb12-cloud-amd64 6.12.95-1~bpo12+1. Needs apt-get, curl and dpkg-deb.
 set -eu
 
-mirror=${KDUMP_HARNESS_MIRROR:-http://deb.debian.org/debian}
+# The mirror of the host's own apt, unless KDUMP_HARNESS_MIRROR names one.
+mirror=${KDUMP_HARNESS_MIRROR:-$(apt-get indextargets --no-release-info --format '$(SITE)' 'Created-By: Packages' |
+    grep -v security | head -n 1)}
+[ -n "$mirror" ] || { echo "no mirror: set KDUMP_HARNESS_MIRROR to that of a Debian archive" >&2; exit 1; }
 place=$(mktemp -d)
 trap 'rm -rf "$place"' EXIT
 cd "$place"
