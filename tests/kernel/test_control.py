@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import gzip
 import re
 import socket
 import subprocess
@@ -10,9 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from kdump_harness.base.errors import CommandFailed, ConsoleLost, WaitedInVain
+from kdump_harness.base.errors import CommandFailed, ConsoleLost, GuestError, WaitedInVain
 from kdump_harness.base.tables import package_path
 from kdump_harness.kernel.drill import userland_family
+from kdump_harness.vm import serial_shell
 from kdump_harness.vm.hypervisor.byte_queue import ByteQueue
 from kdump_harness.vm.serial_shell import PART_BYTES, ControlLine, SerialShell
 
@@ -96,3 +99,17 @@ def test_a_capture_kernel_without_the_disk_says_so_and_writes_nothing(tmp_path: 
     assert re.search(userland_family().console.failed, said)
     assert report == "vmcore 1 0"
     assert not list(tmp_path.iterdir())
+
+
+def test_an_answer_that_is_larger_than_any_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    packed = base64.b64encode(gzip.compress(bytes(2000))).decode()
+    source = ByteQueue()
+    line = ControlLine(source, lambda _data: None)
+    monkeypatch.setattr(serial_shell, "OUTPUT_MAX_BYTES", 1000)
+    source.put(f"1 0 {packed} {packed}\n".encode())
+    with pytest.raises(GuestError, match="has more than 1,000 bytes"):
+        SerialShell("guest", line).run("true", timeout_s=5)
+    monkeypatch.setattr(serial_shell, "LINE_MAX_BYTES", 1000)
+    source.put(bytes(2000))
+    with pytest.raises(GuestError, match="a line of more than 1,000 bytes"):
+        line.read(timeout_s=5)

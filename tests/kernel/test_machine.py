@@ -103,6 +103,7 @@ kdump-harness: clock saved 10.00 100 1
 """
     assert processor_times(console) == {"boot": 5.0, "capture_boot": 4.0, "dump": 5.0}
     assert processor_times("kdump-harness: clock ready 8.00 600 2\n") == {"boot": 5.0}
+    assert processor_times("kdump-harness: clock ready 8.00 600 0\n") == {}  # no guest has no processor
 
 
 def test_the_verdict_names_the_checks_that_a_kernel_drill_does_not_make() -> None:

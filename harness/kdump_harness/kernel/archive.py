@@ -121,9 +121,9 @@ def unpack_deb(file: Path, to: Path, *, tick: Callable[[], None] = lambda: None)
         raise UsageError(f"{file} cannot be unpacked: {done.stderr.strip().partition(chr(10))[0]}")
 
 
-def digest(packages: tuple[PackageFile, ...], *more: str) -> str:
+def digest(packages: tuple[PackageFile, ...]) -> str:
     """Return the key of what is made of packages."""
-    return hashlib.sha256(repr((sorted(package.file for package in packages), more)).encode()).hexdigest()[:16]
+    return hashlib.sha256(repr(sorted(package.file for package in packages)).encode()).hexdigest()[:16]
 
 
 def _version(file: str) -> str:

@@ -43,7 +43,7 @@ LAST_REPORT_S = 10.0  # of the capture kernel, after it restarted
 LOADS = {"auto": "", "file": "-s", "syscall": "-c"}
 _CAPTURE_ARGUMENTS = "nr_cpus=1 reset_devices irqpoll"
 _COPY_BYTES = MIB
-_CLOCK = re.compile(r"kdump-harness: clock (\w+) ([\d.]+) (\d+) (\d+)")
+_CLOCK = re.compile(r"kdump-harness: clock (\w+) ([\d.]+) (\d+) ([1-9]\d*)")
 _CRASHES = re.compile(r"kdump-harness: the clock at the crash is (\d+)")
 _CRASH_SLACK_S = 2.0  # of a clock that is read in whole seconds
 MEMORY_MIB = 768
@@ -343,7 +343,10 @@ class KernelDrill(Drill):
         with contextlib.suppress(ConsoleLost):
             words = self._control.wait_for("vmcore", timeout_s=LAST_REPORT_S * guest.factor)
             guest.destroy()
-            size_bytes = self._raw.size_bytes = int(words[1])
+            if len(words) != 2 or not re.fullmatch(r"[0-9]{1,18}", words[1]):
+                raise GuestError(f"the capture kernel reported {' '.join(words)!r} instead of the size of the vmcore")
+            # A guest that reports more than its disk has is judged by the disk.
+            size_bytes = self._raw.size_bytes = min(int(words[1]), self._disk.stat().st_size)
             chosen = FoundFile(
                 path="vmcore", size_bytes=size_bytes, mode=0o600, owner="root", directory_mode=0o700, final=True
             )

@@ -12,6 +12,7 @@ from pathlib import Path
 from ..base.errors import UsageError
 from ..base.progress import Progress
 from ..distro.kernels import CONFIG_MAX_BYTES, CONFIGS, MODULES, check_config, find_image, release_of
+from ..images.checksums import digest_of
 from ..images.state import State, remove_tree
 from .archive import Archive, digest, unpack_deb
 
@@ -30,7 +31,6 @@ class KernelFiles:
     release: str
     modules: Path | None
     config: str  # empty where it is not known
-    suite: str = ""  # of a package
 
     @property
     def name(self) -> str:
@@ -120,8 +120,7 @@ def _of_package_files(place: Path, state: State) -> KernelFiles:
     """Return the kernel of a .deb, unpacked once."""
     if not place.is_file():
         raise UsageError(f"{place} does not exist")
-    stat = place.stat()
-    key = f"{place.stem}-{stat.st_size:x}-{stat.st_mtime_ns:x}"[-80:]
+    key = digest_of(place, "sha256").hexdigest[:16]
 
     def make(part: Path) -> dict[str, object]:
         unpack_deb(place, part / "root")
@@ -151,11 +150,7 @@ def _of_suite(text: str, state: State, progress: Progress) -> KernelFiles:
         return {"packages": [vars(one) for one in parts], "suite": suite}
 
     directory = state.make_once("kernels", digest(parts), make, report=progress.say, what=f"{package} of {suite}")
-    return _unpacked(directory / "root", asked=text, suite=_base(suite))
-
-
-def _base(suite: str) -> str:
-    return suite.partition("-")[0]
+    return _unpacked(directory / "root", asked=text)
 
 
 def _keep_kernel_only(root: Path) -> None:
@@ -165,7 +160,7 @@ def _keep_kernel_only(root: Path) -> None:
     shutil.rmtree(root / "usr" / "share", ignore_errors=True)
 
 
-def _unpacked(root: Path, *, asked: str, suite: str = "") -> KernelFiles:
+def _unpacked(root: Path, *, asked: str) -> KernelFiles:
     """Return the kernel of unpacked packages, whose files lie in /boot or, since Debian 14, in /usr/lib/modules."""
     images = [path for pattern in ("boot/vmlinuz-*", "usr/lib/modules/*/vmlinuz", "lib/modules/*/vmlinuz")
               for path in sorted(root.glob(pattern)) if path.is_file()]  # fmt: skip
@@ -174,4 +169,4 @@ def _unpacked(root: Path, *, asked: str, suite: str = "") -> KernelFiles:
     release = release_of(images[0])
     modules = next((path for name in MODULES if (path := root / name / release).is_dir()), None)
     config = _config((root / f"boot/config-{release}", *((modules / "config",) if modules else ())))
-    return KernelFiles(asked=asked, image=images[0], release=release, modules=modules, config=config, suite=suite)
+    return KernelFiles(asked=asked, image=images[0], release=release, modules=modules, config=config)

@@ -17,6 +17,8 @@ from .shell import TIMEOUT_S, Shell
 
 _READ_BYTES = 1 << 16
 _TICK_S = 0.2
+OUTPUT_MAX_BYTES = 1 << 28  # page flags take 2 MiB for each GiB of memory
+LINE_MAX_BYTES = 1 << 28
 PART_BYTES = 48 * 1024  # of a file that is copied into the guest, in one line
 
 
@@ -35,6 +37,8 @@ class ControlLine:
         """Return the next line, or None if none is complete in time; ConsoleLost at the end of the serial line."""
         deadline = Deadline(timeout_s)
         while b"\n" not in self._rest:
+            if len(self._rest) > LINE_MAX_BYTES:
+                raise GuestError(f"the guest sent a line of more than {LINE_MAX_BYTES:,} bytes on its control line")
             try:
                 self._rest += self._source.read_nonblocking(_READ_BYTES, min(_TICK_S, deadline.left_s))
             except pexpect.TIMEOUT:
@@ -115,4 +119,9 @@ class SerialShell(Shell):
 
 
 def _unpack(word: str) -> bytes:
-    return zlib.decompress(base64.b64decode(word, validate=True), wbits=31)
+    """Return an output as gzip and base64 packed it; ValueError for more than a guest has reason to send."""
+    unpacker = zlib.decompressobj(wbits=31)
+    out = unpacker.decompress(base64.b64decode(word, validate=True), OUTPUT_MAX_BYTES)
+    if not unpacker.eof:
+        raise ValueError(f"it is cut short, or has more than {OUTPUT_MAX_BYTES:,} bytes")
+    return out

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -30,6 +31,7 @@ class _Kernels(Campaign[KernelMatrix, Kernels]):
 
     file = "kernels.json"
     restored = ("notes", "jobs")
+    _downloads = threading.Lock()
 
     def _new_result(self) -> Kernels:
         return Kernels(cells=len(tuple(self.plan.cells())))
@@ -61,7 +63,7 @@ class _Kernels(Campaign[KernelMatrix, Kernels]):
         """Make one drill; what keeps it from a verdict is its outcome."""
         began_s = now_s()
         try:
-            with self.lock:  # downloads are shared
+            with self._downloads:  # one job makes what the others need
                 kernel, userland = self._kernel(cell.kernel), self._userland(cell.makedumpfile)
             verdict = run_kernel_drill(
                 self.run,
@@ -77,7 +79,8 @@ class _Kernels(Campaign[KernelMatrix, Kernels]):
                     name=f"{self.name}/{cell.label.replace(' ', '_').replace('/', '-').replace(':', '-')}",
                 ),
             )
-            self.on_verdict(verdict)
+            with self.lock:
+                self.on_verdict(verdict)
             outcome = KernelOutcome.of(cell, verdict, now_s() - began_s)
         except (UsageError, GuestError) as error:
             took_s = round(now_s() - began_s, 1)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import libvirt
 
-from ...base.clock import now_s, pause
+from ...base.clock import Deadline, now_s, pause
 from ...base.errors import GuestError
 from .byte_queue import ByteQueue
 from .domain_xml import Nic, written_by
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 PANICKED, CRASHLOADED = "crashed/panicked", "crashed/crashloaded"
 CONSOLE_GATHER_MS = 40  # interval of reading a serial line, and thereby the precision of the times of its lines
 SEND_AGAIN_S = 0.02
+SEND_TIMEOUT_S = 60.0  # of a line that the guest does not read
 # linux/input-event-codes.h
 _KEYS: Mapping[str, int] = {"KEY_LEFTALT": 56, "KEY_SYSRQ": 99, "KEY_C": 46}
 KEYS_HELD_MS = 200
@@ -84,9 +85,12 @@ class Domain:
 
         def send(data: bytes) -> None:
             with guest_error(f"{self.name}: cannot write to the control line"):
+                deadline = Deadline(SEND_TIMEOUT_S)
                 while data:
                     sent = stream.send(data)
                     if sent == -2:  # the line takes no more just now
+                        if deadline.passed:
+                            raise GuestError(f"{self.name}: the guest reads nothing from its control line")
                         pause(SEND_AGAIN_S)
                     else:
                         data = data[sent:]
