@@ -4,7 +4,7 @@ __version__: str
 
 
 def __getattr__(name: str) -> str:
-    """The version, looked up when somebody asks: a process that does not tell it starts 40 ms sooner."""
+    """Return the version, looked up on demand: a process that does not show it starts 40 ms sooner."""
     if name != "__version__":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib.metadata import PackageNotFoundError, version

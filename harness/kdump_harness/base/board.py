@@ -61,7 +61,7 @@ class Board:
             self._took_s[kind].append(took_s)
 
     def began(self, key: str, *, label: str, kind: str, worker: str = "", address: str = "") -> None:
-        """A task runs now, at a worker where there are such; one that was lost is not any more."""
+        """Note that a task runs now, at a worker if there are any; a second start replaces a lost one."""
         if key in self.running:
             self._stopped(key)
         self._waiting[kind] -= 1
@@ -71,12 +71,12 @@ class Board:
             self.say(f"{label}: runs on {worker}", log_only=True)
 
     def step(self, key: str, text: str) -> None:
-        """Its current step."""
+        """Note the current step of a task."""
         if found := self.running.get(key):
             found.step = text
 
     def ended(self, key: str, kind: str, *, took_s: float, ok: bool) -> None:
-        """It is done, for good or ill; its time is that of the worker."""
+        """Note that a task ended, well or badly, after the time that its worker took."""
         if key in self.running:
             del self.running[key]
         else:
@@ -86,7 +86,7 @@ class Board:
             self._took_s[kind].append(took_s)
 
     def lost(self, address: str) -> list[str]:
-        """A worker is gone; what it was at."""
+        """Note that a worker is gone, and return the tasks that ran there."""
         gone = [key for key, one in self.running.items() if one.address == address]
         labels = [self.running[key].label for key in gone]
         for key in gone:

@@ -208,7 +208,7 @@ def reserved_mib(parameter: str, memory_mib: int) -> int | None:
 
 
 def ranges(sizes: Mapping[int, int]) -> str:
-    """The parameter that reserves so many MiB from each memory size (MiB) on, up to the next."""
+    """Return the parameter that reserves so many MiB from each memory size (MiB) up to the next."""
     steps: list[tuple[int, int]] = []
     for memory_mib in sorted(sizes):
         most = max(sizes[memory_mib], steps[-1][1] if steps else 0)  # more memory never gets less

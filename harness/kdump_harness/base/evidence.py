@@ -112,7 +112,7 @@ class EvidenceRoot:
         self._lock = threading.Lock()
 
     def drill(self, name: str) -> Evidence:
-        """A new directory for one drill; a second one of the same name gets a number."""
+        """Make a new directory for one drill; a second one of the same name gets a number."""
         with self._lock:
             path = self.run / name
             number = 2
@@ -122,7 +122,7 @@ class EvidenceRoot:
             return Evidence(path)
 
     def log(self, name: str) -> Path:
-        """A new log of the run; a second one of the same name gets a number, since its writer may still be at it."""
+        """Name a new log of the run; a second one of the same name gets a number, since the first may still grow."""
         with self._lock:
             path = whole = self.run / name
             number = 2
@@ -134,7 +134,7 @@ class EvidenceRoot:
 
 
 def run_stamp() -> str:
-    """The name of a run that begins now."""
+    """Name a run that begins now."""
     return datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
 
 

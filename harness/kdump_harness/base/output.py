@@ -24,12 +24,12 @@ if not out.is_terminal and not os.environ.get("COLUMNS", "").isdigit():
 
 
 def printable(text: str) -> str:
-    """The text without what drives a terminal, and which XML cannot have."""
+    """Return the text without control characters of a terminal, which XML does not allow either."""
     return "".join(char if char.isprintable() or char in "\n\t" else "�" for char in text)
 
 
 def markdown_cell(text: object) -> str:
-    """A text in a cell of a Markdown table, with nothing in it that Markdown or HTML would act on."""
+    """Escape a text for a cell of a Markdown table, so that neither Markdown nor HTML interprets it."""
     line = printable(" ".join(str(text).split()))
     for character in "\\`*_[]<>|#":
         line = line.replace(character, f"\\{character}")
@@ -37,7 +37,7 @@ def markdown_cell(text: object) -> str:
 
 
 def xml_text(root: ElementTree.Element) -> str:
-    """A document with nothing in its attributes that XML cannot have."""
+    """Return the document without the characters that XML does not allow in attributes."""
     for element in root.iter():
         element.attrib = {name: printable(value) for name, value in element.attrib.items()}
     ElementTree.indent(root)
@@ -45,7 +45,7 @@ def xml_text(root: ElementTree.Element) -> str:
 
 
 def print_table(columns: Sequence[str], rows: Sequence[dict[str, Any]]) -> None:
-    """A table whose last column takes the lines that it needs."""
+    """Make a table whose last column wraps into as many lines as it needs."""
     table = Table(box=None, pad_edge=False)
     for column in columns:
         table.add_column(

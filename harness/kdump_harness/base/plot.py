@@ -131,7 +131,7 @@ def draw_reservations(
 
 
 def inline_sizes(lines: Mapping[str, Sequence[Point]], *, title: str, subtitle: str) -> str:
-    """The same as SVG for an HTML page, in the page's own colours and readable on a phone."""
+    """Draw the same as SVG for an HTML page, in the page's own colours and readable on a phone."""
     import matplotlib
 
     with matplotlib.rc_context(_STYLE | _PLACEHOLDERS):
@@ -212,7 +212,7 @@ def _line(name: str, style: tuple[str, str]) -> Any:
 
 
 def _inline(figure: Any) -> str:
-    """The figure's SVG without what belongs to a file, its stand-ins for colours replaced by the page's."""
+    """Return the figure's SVG without the parts of a file, with the page's colours for the placeholders."""
     out = io.StringIO()
     with warnings.catch_warnings():
         # The page's fonts, and not matplotlib's, must have the letters.
@@ -229,7 +229,7 @@ def _inline(figure: Any) -> str:
 
 
 def _sizes(lines: Mapping[str, Sequence[Point]], *, title: str, subtitle: str, size_in: tuple[float, float]) -> Any:
-    """The figure of the sizes."""
+    """Draw the figure of the sizes."""
     from matplotlib.figure import Figure
 
     levels = sorted({point.level for points in lines.values() for point in points})
@@ -296,7 +296,7 @@ def _name_levels(axes: Any, levels: Sequence[int]) -> None:
 
 
 def _explain(figure: Any, lines: Mapping[str, Sequence[Point]]) -> None:
-    """The legend, below the axes: what the lines are, and what the points are."""
+    """Draw the legend below the axes: the lines and the points."""
     from matplotlib.lines import Line2D
 
     handles = [Line2D([], [], label=name, **_marker(*_STYLES[name])) for name in lines]
@@ -311,7 +311,7 @@ def _explain(figure: Any, lines: Mapping[str, Sequence[Point]]) -> None:
 
 
 def _drops(level: int) -> str:
-    """The classes of pages that a level leaves out, short enough to stand below an axis."""
+    """Name the classes of pages that a level leaves out, short enough to stand below an axis."""
     names = [name for bit, name in _CLASSES.items() if level & bit]
     if len(names) == len(_CLASSES):
         return "all classes"

@@ -20,7 +20,7 @@ _PACKAGE = Path(__file__).resolve().parents[1]
 
 
 def data_path(*parts: str) -> Path:
-    """The place of a data file: in the package when installed, at the top of the clone otherwise.
+    """Find a data file: in the package when installed, at the top of the clone otherwise.
 
     images/ and scenarios/ lie next to the package in a clone and inside it in a wheel.
     """
@@ -29,12 +29,12 @@ def data_path(*parts: str) -> Path:
 
 
 def package_path(*parts: str) -> Path:
-    """The place of a data file that lies in the package itself."""
+    """Find a data file that lies in the package itself."""
     return _PACKAGE.joinpath(*parts)
 
 
 def load_toml(path: Path) -> dict[str, Any]:
-    """The parsed file; TableError when it cannot be read or parsed."""
+    """Parse the file; raise TableError when it cannot be read or parsed."""
     return _parse(_read(path), path.name)
 
 
@@ -60,7 +60,7 @@ def load(path: Path, cls: type[T]) -> T:
 
 
 def load_rows(path: Path, key: str, cls: type[T]) -> tuple[T, ...]:
-    """The dataclasses of an array of tables [[key]]; a slip is named by file, row and key."""
+    """Make the dataclasses of an array of tables [[key]]; an error names file, row and key."""
     rows: tuple[T, ...] = _rows(_read(path), path.name, key, typing.cast(Any, cls))
     return rows
 
@@ -83,7 +83,7 @@ def _rows(text: str, name: str, key: str, cls: type[Any]) -> tuple[Any, ...]:
 
 
 def build(table: Any, cls: type[T], *, where: str) -> T:
-    """A frozen dataclass from a parsed table; missing, unknown and ill-typed keys are TableErrors."""
+    """Make a frozen dataclass of a parsed table; missing, unknown and ill-typed keys are TableErrors."""
     if not isinstance(table, dict):
         raise TableError(f"{where}: must be a table")
     assert dataclasses.is_dataclass(cls)
@@ -103,12 +103,12 @@ def build(table: Any, cls: type[T], *, where: str) -> T:
 
 @functools.cache
 def _hints(cls: type) -> dict[str, Any]:
-    """The annotations of a dataclass; working them out takes longer than anything else here."""
+    """Return the annotations of a dataclass, kept because working them out takes long."""
     return typing.get_type_hints(cls)
 
 
 def _convert(value: Any, hint: Any, *, where: str, key: str) -> Any:
-    """The value as the annotated type; tuples and dicts are converted element by element."""
+    """Convert the value to the annotated type; tuples and dicts are converted element by element."""
     origin = typing.get_origin(hint)
     if origin in (typing.Union, types.UnionType):
         return _convert(

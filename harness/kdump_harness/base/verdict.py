@@ -76,7 +76,7 @@ class Verdict:
         return parts.get("high_mib") or parts.get("low_mib") or self.reserved_mib
 
     def failed(self) -> Iterator[Check]:
-        """The checks that did not hold."""
+        """Return the checks that did not hold."""
         return (check for check in self.checks if not check.ok)
 
     def check(self, name: str, ok: bool, *, expected: object, seen: object) -> bool:
@@ -111,5 +111,5 @@ class Verdict:
         return f"{self.image}: reached {self.reached.name}: {self.reason()}\n  evidence: {self.evidence}"
 
     def to_json(self) -> dict[str, Any]:
-        """The contract of verdict.json."""
+        """Return the content of verdict.json, which is a contract."""
         return {"schema": SCHEMA, **asdict(self), "reached": self.reached.name}

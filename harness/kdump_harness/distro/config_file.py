@@ -37,7 +37,7 @@ class Syntax:
 
 
 def _read_assignment(line: str, key: str) -> str | None:
-    """The value of a shell assignment, without quotes and comment."""
+    """Return the value of a shell assignment, without quotes and comment."""
     name, equals, value = line.partition("=")
     if not equals or name.lstrip() != key:
         return None
@@ -53,7 +53,7 @@ def _write_assignment(key: str, value: str) -> str:
 
 
 def _read_directive(line: str, key: str) -> str | None:
-    """The value of a directive as kdumpctl reads it: a "#" ends it, and quotes around it go."""
+    """Return the value of a directive as kdumpctl reads it: a "#" ends it, and quotes around it go."""
     words = line.split(None, 1)
     if not words or words[0] != key:
         return None
@@ -95,7 +95,7 @@ class ConfigFile:
         return 0o600 if self.private else 0o644
 
     def get(self, text: str, setting: str) -> str | None:
-        """The value in force; the last one counts, as it does for those who read the file."""
+        """Return the value in force: the last one, as for the programs that read the file."""
         value = self.defaults.get(setting)
         if key := self.keys.get(setting):
             read = SYNTAXES[self.syntax].read
@@ -105,7 +105,7 @@ class ConfigFile:
         return value
 
     def edit(self, text: str, values: Mapping[str, str | None]) -> str:
-        """The text with these settings, None taking one out; what needs no change stays as it is."""
+        """Return the text with these settings (None removes one); lines that need no change stay."""
         syntax = SYNTAXES[self.syntax]
         for setting, value in values.items():
             key = self.keys.get(setting)
@@ -133,7 +133,7 @@ class ConfigFile:
         return COLLECTORS[self.collector].read(self, text)
 
     def with_collection(self, text: str, level: int, compress: str) -> str:
-        """The text that asks for this level and compression."""
+        """Return the text that asks for this level and compression."""
         if compress not in self.compressions:
             raise UsageError(
                 f"{self.file} cannot ask for compression {compress} (known: {', '.join(self.compressions)})"

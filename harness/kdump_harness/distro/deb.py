@@ -65,7 +65,7 @@ def control_of(path: Path) -> dict[str, str]:
 
 
 def find_text(path: Path, name: str, *, max_bytes: int) -> str | None:
-    """The text of the first file whose whole name matches the pattern; None where the beginning has none.
+    """Return the text of the first file whose whole name matches the pattern; None if the beginning has none.
 
     BadDebError for a file of that name that is too large, and for a package that cannot be read.
     """
@@ -106,7 +106,7 @@ def _skip(stream: _Readable, size_bytes: int) -> None:
 
 
 def _member(file: BinaryIO, name: str, *, at_most_bytes: int) -> _Readable:
-    """The decompressed content of control.tar or data.tar, whatever it is compressed with."""
+    """Decompress the content of control.tar or data.tar, whatever its compression."""
     if file.read(len(AR_MAGIC)) != AR_MAGIC:
         raise BadDebError("it is not an ar archive")
     while header := file.read(60):
@@ -190,7 +190,7 @@ def _decompressed(part: _Part, suffix: str) -> _Readable:
 
 
 def _entries(stream: _Readable) -> Iterator[tuple[str, int, _Readable]]:
-    """The regular files of a tar archive: name, size and what to read them from, before the next one is asked for.
+    """Yield the regular files of a tar archive: name, size and a reader that is valid until the next one.
 
     tarfile would keep every member that it has seen, and take names of any length into memory.
     """
@@ -238,7 +238,7 @@ def _text(field: bytes) -> str:
 def write_deb(
     path: Path, fields: Mapping[str, str], scripts: Mapping[str, str], entries: Iterable[ArchiveMember]
 ) -> None:
-    """A package of root's, whose content is not compressed: it is installed once, and from this disk."""
+    """Make a package owned by root without compression: it is installed once, from this disk."""
     texts = {"control": "".join(f"{key}: {value}\n" for key, value in fields.items()), **scripts}
     control = io.BytesIO()
     with tarfile.open(fileobj=control, mode="w", format=tarfile.GNU_FORMAT) as archive:

@@ -34,12 +34,12 @@ _HOLE = re.compile(r"(?<!\$)\{([a-z_]+)\}")  # ${name} is the shell's
 
 
 def fill(template: str, **values: str) -> str:
-    """The template with its {holes} filled; other braces are the shell's and stay."""
+    """Fill the {holes} of the template; other braces are the shell's and stay."""
     return _HOLE.sub(lambda hole: values.get(hole.group(1), hole.group()), template)
 
 
 def _text(*holes: str, default: Any = dataclasses.MISSING) -> Any:
-    """A string of the table, with the holes it may have."""
+    """Declare a string of the table, with the holes that it may have."""
     return field(default=default, metadata={"holes": holes})
 
 
@@ -231,7 +231,7 @@ def load_families() -> Mapping[str, Family]:
 
 
 def find_family(name: str) -> Family:
-    """A family by name; UsageError names the known ones."""
+    """Find a family by name; UsageError names the known ones."""
     families = load_families()
     if name not in families:
         raise UsageError(f"unknown family {name!r} (known: {', '.join(families)})")
@@ -239,7 +239,7 @@ def find_family(name: str) -> Family:
 
 
 def load_family(path: Path) -> Family:
-    """A family and its releases; TableError names file, row and key."""
+    """Read a family and its releases; TableError names file, row and key."""
     table = tables.load_toml(path)
     rows = table.pop("release", None)
     if not isinstance(rows, list) or not rows:
@@ -270,7 +270,7 @@ def _fault(release: Release) -> str | None:
 
 
 def _merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """The base with the changes; tables are merged, anything else is replaced."""
+    """Apply the changes to the base; tables are merged, anything else is replaced."""
     merged = dict(base)
     for key, value in changes.items():
         old = merged.get(key)

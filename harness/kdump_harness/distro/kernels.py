@@ -128,7 +128,7 @@ def _values(config: str) -> dict[str, str]:
 
 
 def release_of(image: Path) -> str:
-    """The release that an x86-64 bzImage says it is; UsageError for anything else."""
+    """Return the release in the header of an x86-64 bzImage; raise UsageError for any other file."""
     if not os.access(image, os.R_OK):
         raise UsageError(f"{image} cannot be read (no permission)")
     with image.open("rb") as file:
@@ -171,7 +171,7 @@ def _no_bzimage(head: bytes, size_bytes: int) -> str | None:
 
 
 def find_image(place: Path) -> Path | None:
-    """The kernel image of a directory; UsageError where there are several in one place."""
+    """Find the kernel image of a directory; raise UsageError if there are several in one place."""
     for pattern in IMAGES:
         found = [path for path in sorted(place.glob(pattern)) if path.is_file() and path.suffix != ".old"]
         if len(found) > 1:
@@ -183,7 +183,7 @@ def find_image(place: Path) -> Path | None:
 
 
 def read_tree(place: Path, image: Path) -> KernelTree:
-    """The kernel of a directory, whose image was found; UsageError where it is not one that can be drilled."""
+    """Describe the kernel of a directory whose image was found; raise UsageError if it cannot be drilled."""
     release = release_of(image)
     modules = _modules(place, image, release)
     config = next((path for name in CONFIGS if (path := place / name.format(release=release)).is_file()), None)
@@ -263,7 +263,7 @@ def _entries(release: str, image: Path, modules: Path | None, config: Path | Non
 
 
 def _digest(release: str, entries: list[ArchiveMember]) -> str:
-    """A digest of all that goes into the package, and of how it is made."""
+    """Digest the content of the package and the way it is made."""
     digest = hashlib.sha256(repr((release, _POSTINST, _POSTRM)).encode())
     for entry in entries:
         content = ""

@@ -74,7 +74,7 @@ def check_more(more: Iterable[PackageChoice], files: Iterable[LocalPackage]) -> 
 
 
 def local_packages(place: Path, family: Family) -> tuple[LocalPackage, ...]:
-    """The package files of a directory, or the one file; UsageError where the family could install none."""
+    """List the package files of a directory, or the one file; raise UsageError if the family cannot install them."""
     suffix = f".{family.package_suffix}"
     if place.is_dir():
         paths = sorted(path for path in place.iterdir() if path.suffix == suffix and path.is_file())
@@ -93,7 +93,7 @@ def local_packages(place: Path, family: Family) -> tuple[LocalPackage, ...]:
 
 
 def _local_package(path: Path) -> LocalPackage:
-    """A package file; UsageError where no guest can use it."""
+    """Check a package file; raise UsageError if no guest can use it."""
     if path.suffix == ".deb":
         package = _check_deb(path)
     else:
@@ -104,7 +104,7 @@ def _local_package(path: Path) -> LocalPackage:
 
 
 def _check_deb(path: Path) -> str:
-    """The package's own name; UsageError for another processor's, and for a kernel without what kdump needs."""
+    """Return the package's own name; raise UsageError for a foreign processor, or a kernel that cannot do kdump."""
     try:
         control = control_of(path)
         package, architecture = control.get("Package", ""), control.get("Architecture", "")
@@ -121,7 +121,7 @@ def _check_deb(path: Path) -> str:
 
 
 def kernel_files(place: Path, family: Family) -> tuple[LocalPackage, ...]:
-    """The package files of a place, else the package that is to be made of the kernel there; UsageError for neither."""
+    """List the package files of a place, or the package to be made of the kernel there; UsageError for neither."""
     suffix = f".{family.package_suffix}"
     try:
         names = [path.suffix for path in place.iterdir()] if place.is_dir() else [suffix]
@@ -182,7 +182,7 @@ def _is_place(text: str) -> bool:
 
 
 def refusal(output: str) -> str | None:
-    """The line by which a package manager refuses what was asked for; None when it failed otherwise."""
+    """Find the line by which a package manager refuses a request; None when it failed otherwise."""
     lines = (line.strip() for line in output.splitlines())
     return next((line for line in lines if _REFUSED.search(line)), None)
 

@@ -44,7 +44,7 @@ class CaptureMemory:
         return self.all_kib - self.left_kib if self.left_kib is not None else None
 
     def to_json(self) -> dict[str, Any]:
-        """The record as JSON takes it."""
+        """Return the record as a JSON object."""
         return {**vars(self), "used_kib": self.used_kib}
 
 

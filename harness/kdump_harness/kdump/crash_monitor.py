@@ -151,7 +151,7 @@ class CrashMonitor:
         self.clock.mark("restart", at_s)
 
     def _booting(self, line: ConsoleLine) -> None:
-        """A kernel starts after the crash: the capture kernel, or already the ordinary one."""
+        """Note that a kernel starts after the crash: the capture kernel, or already the ordinary one."""
         text = line.text
         if not self.restart_seen and _COMMAND_LINE.search(text):
             assert self._kernel_at_s is not None

@@ -96,7 +96,7 @@ def from_flags(packed: bytes, *, page_frames_max: int) -> MemoryState:
 
 
 def classify(flags: NDArray[np.uint64]) -> MemoryState:
-    """The class of each page frame, as makedumpfile would decide it."""
+    """Decide the class of each page frame as makedumpfile does."""
 
     def has(bit: int) -> NDArray[np.bool_]:
         return ((flags >> np.uint64(bit)) & np.uint64(1)).astype(np.bool_)

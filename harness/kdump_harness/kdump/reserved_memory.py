@@ -79,11 +79,11 @@ class ReservedMemory:
         return self.fixed_bytes + self.cma_bytes
 
     def cma_frames(self) -> list[range]:
-        """The page frames of the CMA ranges; the kernel leaves them out of /proc/vmcore."""
+        """Return the page frames of the CMA ranges; the kernel leaves them out of /proc/vmcore."""
         return [range(part.start // PAGE_BYTES, part.end // PAGE_BYTES) for part in self.cma]
 
     def to_json(self) -> dict[str, Any]:
-        """The record as JSON takes it."""
+        """Return the record as a JSON object."""
         return {
             "high_mib": self.high_bytes // MIB,
             "low_mib": self.low_bytes // MIB,

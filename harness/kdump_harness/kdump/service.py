@@ -196,7 +196,7 @@ class KdumpService:
         self.compressors = built_in(version) if "makedumpfile: version" in version else None
 
     def _ask(self, probes: Mapping[str, str]) -> dict[str, str]:
-        """The outputs of some commands, asked for at once: each command alone costs an emulated guest a second."""
+        """Run some commands at once and return their outputs: each single call costs an emulated guest a second."""
         mark = "=====harness "
         script = "; ".join(f"echo '{mark}{name}'; {{ {command}; }} 2>&1" for name, command in probes.items())
         out = self.guest.shell.run(script, timeout_s=COMMAND_TIMEOUT_S * self.guest.factor, check=False).out
@@ -326,11 +326,11 @@ class KdumpService:
         return self.guest.shell.run("uname -r").out.strip()
 
     def _kernels(self) -> set[str]:
-        """The releases of the kernels in the guest."""
+        """List the releases of the kernels in the guest."""
         return set(self.guest.shell.run(self.family.commands.kernels).out.split())
 
     def _must_have(self, name: str, what: str) -> str:
-        """A command of the family that not every family has."""
+        """Return a command of the family that not every family has."""
         command = getattr(self.family.bootloader if name == "choose" else self.family.commands, name)
         if not command:
             raise UsageError(f"the family {self.family.name} has no way to choose {what} here")
@@ -413,7 +413,7 @@ class KdumpService:
         return True
 
     def boot_arguments(self, crashkernel: str | None) -> str:
-        """The kernel arguments that a drill needs."""
+        """List the kernel arguments that a drill needs."""
         return f"{DRILL_ARGUMENTS} {Reservation(crashkernel).arguments}".rstrip()
 
     def write_bootloader(self, crashkernel: str | None) -> None:
@@ -612,7 +612,7 @@ class KdumpService:
         return self.guest.shell.run("systemctl is-active %s", self.family.service, check=False).out.strip()
 
     def suggested_mib(self) -> int | None:
-        """The reservation that the guest's own tool suggests; None where it has none, or says nothing."""
+        """Return the reservation that the guest's own tool suggests; None if it has none, or prints nothing."""
         command = self.family.commands.estimate
         if not command:
             return None
@@ -622,18 +622,18 @@ class KdumpService:
 
 
 def parse_os_release(text: str) -> dict[str, str]:
-    """The fields of os-release(5)."""
+    """Parse the fields of os-release(5)."""
     return dict(_unquoted(line) for line in text.splitlines() if "=" in line)
 
 
 def built_in(version_text: str) -> tuple[str, ...]:
-    """The compressions in what makedumpfile -v prints; it does not speak of none and zlib, which are always there."""
+    """Parse the compressions that makedumpfile -v prints, and add none and zlib, which it always has."""
     enabled = set(re.findall(r"^(\w+)\s+enabled\s*$", version_text, re.MULTILINE))
     return tuple(name for name in COMPRESS_FLAGS if name in ("none", "zlib") or name in enabled)
 
 
 def _last_words(text: str) -> str:
-    """The end of an output, on one line."""
+    """Return the end of an output, on one line."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return " | ".join(lines[-LAST_LINES:]) or "nothing"
 

@@ -95,7 +95,7 @@ class Target:
         return self._server
 
     def family_for(self, family: Family) -> Family:
-        """The family as it must be driven to dump there."""
+        """Return the family as it must be driven to dump to this target."""
         options = family.targets[self.name].options
         return replace(family, config=replace(family.config, options=options)) if options else family
 
@@ -131,7 +131,7 @@ class Target:
         return changed
 
     def _mount(self, shell: Shell) -> None:
-        """A filesystem on the empty disk, and a place for it that outlives a reboot."""
+        """Make a filesystem on the empty disk, and mount it where it outlives a reboot."""
         if shell.succeeds("mountpoint -q %s", MOUNT):
             return
         force = "-F" if self.name == "ext4" else "-f"
@@ -152,7 +152,7 @@ class Target:
         )
 
     def _propagate(self, guest: Guest, words: Mapping[str, str]) -> bool:
-        """A key of kdump's own, taken to the server by the family's own means; whether it was made now."""
+        """Take a key of kdump's own to the server by the family's own means; return whether it was made now."""
         shell, server = guest.shell, self.server
         if shell.succeeds("test -e %s", KEY):
             return False
@@ -200,7 +200,7 @@ class Target:
         return self._look_at(places)
 
     def look_off(self, system: Files, directory: str | None = None) -> dict[str, FoundFile]:
-        """The same after the guest was switched off: system reads its disk."""
+        """Do the same after the guest was switched off: system reads its disk."""
         return self._look_at([(system, "", self._here(directory), self.name == "local")])
 
     def _here(self, directory: str | None) -> str:
@@ -245,7 +245,7 @@ class Files(Protocol):
         """Return a small text file's content; None where it does not exist."""
 
     def small_files(self, directory: str) -> list[str]:
-        """The paths of the small files of a directory."""
+        """List the paths of the small files of a directory."""
 
     def fetch(self, path: str, to: Path, *, progress: Callable[[int], None] | None = None) -> int:
         """Copy a file to a new one of this host and return its size in bytes."""
@@ -297,7 +297,7 @@ def _stat(shell: Shell, patterns: Sequence[str]) -> Iterator[tuple[str, dict[str
 
 
 def find_target(name: str, family: Family, server: Server | None = None) -> Target:
-    """A target by name; UsageError names the known ones, and those that the family has."""
+    """Find a target by name; UsageError names the known ones, and those that the family has."""
     if name not in TARGETS:
         raise UsageError(f"unknown target {name!r} (known: {', '.join(TARGETS)})")
     if name not in family.targets:

@@ -103,7 +103,7 @@ def _fault(row: Trigger, names: Sequence[str] = ()) -> str | None:
 
 
 def find_trigger(name: str, *, vcpus: int = 1) -> Trigger:
-    """A trigger by name, perhaps on one of the guest's processors (NAME@N); UsageError names the known ones."""
+    """Find a trigger by name, perhaps on one processor (NAME@N); UsageError names the known ones."""
     triggers = load_triggers()
     plain, at, cpu = name.partition("@")
     if plain not in triggers:

@@ -73,7 +73,7 @@ class WatchedDirectory:
 
 @contextlib.contextmanager
 def place_of(path: Path) -> Iterator[tuple[WatchedDirectory, str]]:
-    """The directory of a file that the user named, and the file's name in it."""
+    """Split a path that the user named into an open directory and the file's name in it."""
     try:
         descriptor = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
