@@ -52,6 +52,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except HarnessError as error:
         print(f"kdump-harness: {error}", file=sys.stderr)
         return error.exit_code
+    except ImportError as error:
+        from .base.extras import missing_extra
+
+        if (sentence := missing_extra(error)) is None:
+            raise
+        print(f"kdump-harness: {sentence}", file=sys.stderr)
+        return EXIT_HOST
     except KeyboardInterrupt:
         single = getattr(arguments, "bisect", False) or getattr(arguments, "matrix", "") is None
         resumable = hasattr(arguments, "resume") and not single

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .errors import UsageError
+from .errors import HostError, UsageError
+from .extras import install_command, is_installed
 
 FORMATS = (".svg", ".png", ".pdf")
 # Colours that colour-blind people can distinguish (Okabe and Ito); the markers differ as well, for print in grey.
@@ -69,9 +70,11 @@ class Moment:
 
 
 def check_format(path: Path) -> None:
-    """UsageError when a plot cannot be written in the form that the name asks for."""
+    """Raise UsageError for a file that is not a plot's, and HostError where no plot can be drawn."""
     if path.suffix.lower() not in FORMATS:
         raise UsageError(f"{path}: a plot is written as {', '.join(FORMATS)}")
+    if not is_installed("matplotlib"):
+        raise HostError(f"{path}: no plot can be drawn: matplotlib is not installed ({install_command('plots')})")
 
 
 def draw_sizes(path: Path, lines: Mapping[str, Sequence[Point]], *, title: str, subtitle: str) -> None:

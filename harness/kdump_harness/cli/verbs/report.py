@@ -40,7 +40,9 @@ def add_report(verbs: Verbs) -> None:
 
 
 def report(arguments: argparse.Namespace) -> int:
+    from ...base.extras import install_command, is_installed
     from ...base.output import check_output, out, write_text
+    from ...base.progress import err
     from ...history.database import History, history_path
     from ...report.gather import gather
     from ...report.render import check_format, render
@@ -56,6 +58,10 @@ def report(arguments: argparse.Namespace) -> int:
         if unknown := sorted(set(arguments.image) - set(found.images())):
             raise UsageError(f"nothing was recorded of {unknown[0]!r} (known: {', '.join(found.images()) or 'none'})")
         charts = any(path.suffix.lower() == ".html" for path in paths)
+        if charts and not is_installed("matplotlib"):
+            charts = False
+            command = install_command("plots")
+            err.print(f"the page has no charts: matplotlib is not installed ({command})", markup=False, soft_wrap=True)
         gathered = gather(found, images=arguments.image, days=arguments.days, drills=arguments.drills, charts=charts)
     for path in paths:
         write_text(str(path), render(gathered, path.suffix))

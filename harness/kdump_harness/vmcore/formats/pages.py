@@ -9,10 +9,10 @@ import cramjam
 import deflate
 import lzallright
 import numpy as np
-import zstandard
 from numpy.typing import NDArray
 
 from .damage import VmcoreError
+from .zstd import ZstdUnpacker
 
 RAW = 0x00
 ZLIB = 0x01
@@ -43,7 +43,7 @@ class Unpacker:
     def __init__(self, page_size: int) -> None:
         self.page_size = page_size
         self._scratch = bytearray(page_size)
-        self._zstd = zstandard.ZstdDecompressor()
+        self._zstd = ZstdUnpacker()
 
     def page(self, flags: int, stored: bytes) -> bytes:
         """Return exactly one page. Raise BadPage with the reason where the stored bytes are not one."""
@@ -68,10 +68,10 @@ class Unpacker:
             return bytes(lzallright.LZOCompressor.decompress(stored, self.page_size))
         if flags == SNAPPY:
             return bytes(self._scratch[: cramjam.snappy.decompress_raw_into(stored, self._scratch)])
-        claimed = zstandard.frame_content_size(stored)
-        if claimed not in (-1, self.page_size):
+        claimed = self._zstd.claimed_bytes(stored)
+        if claimed not in (None, self.page_size):
             raise BadPage(f"is {claimed:,} bytes as zstd, not {self.page_size:,}")
-        return self._zstd.decompress(stored, self.page_size, False, False)
+        return self._zstd.unpack(stored, self.page_size)
 
     def bad_rows(self, flags: int, chunk: bytes, starts: NDArray[np.int64], ends: NDArray[np.int64]) -> list[int]:
         """Return the rows of the stored pages chunk[start:end] that are not one page each."""
@@ -90,7 +90,7 @@ class Unpacker:
             ZLIB: deflate.zlib_decompress,
             LZO: lzallright.LZOCompressor.decompress,
             SNAPPY: cramjam.snappy.decompress_raw_into,
-            ZSTD: self._zstd.decompress,
+            ZSTD: self._zstd.unpack,
         }
         unpack = unpackers[flags]
         page_size, scratch = self.page_size, self._scratch
@@ -102,10 +102,6 @@ class Unpacker:
                 if flags == SNAPPY:
                     for row, (start, end) in rows:
                         if unpack(chunk[start:end], scratch) != page_size:
-                            bad.append(row)
-                elif flags == ZSTD:
-                    for row, (start, end) in rows:
-                        if len(unpack(chunk[start:end], page_size, False, False)) != page_size:
                             bad.append(row)
                 else:
                     for row, (start, end) in rows:
