@@ -30,7 +30,7 @@ def _nothing_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("--compress gzip", "unknown compression 'gzip'"),
         ("--layout odd", "unknown layout 'odd'"),
         ("--crashkernel 10G", "refuses crashkernel=10G: the machine has only 768 MiB"),
-        ("--append a'b", "cannot be appended to a command line"),
+        ("--append a'b", "cannot be added to a command line"),
         ("--memory 64", "invalid guest memory: got 64 MiB"),
         ("--bad unknown", "unknown check 'unknown'"),
         ("--clock instructions --trigger nmi", "--clock instructions needs a trigger inside the guest"),

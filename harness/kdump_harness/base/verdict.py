@@ -50,6 +50,8 @@ class Verdict:
     kernel_asked: str | None = None  # as the user put it; the drill does not begin with another one
     makedumpfile: str | None = None
     crashkernel: str | None = None
+    append: str = ""  # to the command line of the first kernel, as the user put it
+    capture_append: str = ""
     reserved_mib: int | None = None  # without CMA
     reserved: dict[str, Any] | None = None  # by part: high_mib, low_mib, cma_mib and the address ranges
     left_out: dict[str, Any] | None = None  # memory that no dump can have: page_frames, mib, in_use by class

@@ -128,6 +128,19 @@ def add_crashkernel(group: Any, text: str = "crashkernel= value to reserve (defa
     group.add_argument("--crashkernel", metavar="S", help=text + parts)
 
 
+def add_command_lines(group: Any) -> None:
+    """Add the arguments of the kernels' command lines."""
+    group.add_argument(
+        "--append", default="", metavar="ARGS", help="more arguments for the first kernel, in the boot loader"
+    )
+    group.add_argument(
+        "--capture-append",
+        default="",
+        metavar="ARGS",
+        help="more arguments for the capture kernel, in kdump's own configuration",
+    )
+
+
 def add_filter(group: Any) -> None:
     """Add the dump level and the compression."""
     group.add_argument(

@@ -65,6 +65,18 @@ def _write_directive(key: str, value: str) -> str:
     return f"{key} {value}"
 
 
+def last_assignment(text: str, key: str) -> str | None:
+    """Return the value of the last assignment of a key in a file that a shell reads; None without one."""
+    found = [value for line in text.splitlines() if (value := _read_assignment(line, key)) is not None]
+    return found[-1] if found else None
+
+
+def with_assignment(text: str, key: str, value: str) -> str:
+    """Return the text with one assignment of the key."""
+    kept = [line for line in text.splitlines() if _read_assignment(line, key) is None]
+    return "".join(f"{line}\n" for line in [*kept, _write_assignment(key, value)])
+
+
 SYNTAXES: Mapping[str, Syntax] = {
     "assignment": Syntax(_read_assignment, _write_assignment),  # KEY="value", read by a shell
     "directive": Syntax(_read_directive, _write_directive),  # kdump.conf(5)

@@ -117,6 +117,16 @@ class Measure:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CaptureLine:
+    """The configuration of the capture kernel's command line: a file of shell assignments."""
+
+    file: str = ""
+    append: str = ""  # key of the arguments that are added to it
+    replace: str = ""  # key that replaces the arguments which the capture kernel inherits from the first kernel
+    default: str = ""  # command that prints the value of a missing append
+
+
+@dataclass(frozen=True, kw_only=True)
 class Release:
     """Which guests a row is about."""
 
@@ -160,6 +170,7 @@ class Family:
     suggestion: str = ""  # where the estimate command prints MiB; several numbers are added
     drop_ins: Mapping[str, str] = field(default_factory=dict)  # files that make the defaults safe, by path
     measure: Measure = field(default_factory=Measure)
+    capture_line: CaptureLine = field(default_factory=CaptureLine)
     notes: str = ""
     release: str = ""  # the row that was chosen; empty for the family as such
     releases: tuple[tuple[Release, Family], ...] = ()

@@ -383,7 +383,7 @@ def armed_disk(
     settings = config.core_collector(family) if family.config.in_initramfs else ()
     parts = (
         ARMED_VERSION, base.key, _what_arms(family), packages, config.crashkernel, settings, machine.cpu_level,
-        machine.firmware, subject.login,
+        machine.firmware, subject.login, *((config.append,) if config.append else ()),
     )  # fmt: skip
     key = hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
@@ -506,10 +506,11 @@ def _configure(run: Run, service: KdumpService, config: KdumpConfig, kernel: str
         service.keep_serial_login()
         if family.config.in_initramfs:
             service.set_core_collector(*config.core_collector(family))
-        service.write_bootloader(crashkernel)
+        service.write_bootloader(crashkernel, config.append)
         if kernel is not None:
             service.choose_kernel(kernel)
-        output = service.reserve_and_build(crashkernel, kernel=kernel, report=run.progress.detail)
+        report = run.progress.detail
+        output = service.reserve_and_build(crashkernel, append=config.append, kernel=kernel, report=report)
     wrong = [
         one for one in diagnose_text(output, family=family.name, of_kdump=True).symptoms if one.severity == "failure"
     ]

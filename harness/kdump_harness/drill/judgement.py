@@ -45,6 +45,8 @@ class DrillRecord:
             firmware=plan.machine.firmware,
             until=plan.until,
             beside=run.beside,
+            append=plan.config.append,
+            capture_append=plan.config.capture_append,
             kernel_asked=plan.subject.kernel.asked if plan.subject.kernel is not None else None,
             evidence=str(evidence.directory),
         )

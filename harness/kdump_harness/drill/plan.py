@@ -63,6 +63,9 @@ class Plan:
         self.subject.check(self.machine)
         if self.as_is and (self.subject.kernel or self.subject.files or self.subject.more):
             raise UsageError("--as-is installs nothing, so it cannot go with --kernel, --makedumpfile or --packages")
+        for option, given in (("--append", self.config.append), ("--capture-append", self.config.capture_append)):
+            if given and (self.as_is or self.clone is not None):
+                raise UsageError(f"{option} changes the guest, so it cannot go with --as-is or --domain")
         if self.as_is and self.target != "local":
             raise UsageError("--as-is leaves the guest's target as it is, so it cannot go with --target")
         if self.until not in (RECOVERED, SAVED):

@@ -18,6 +18,8 @@ from ..base.errors import CommandFailed, ConsoleLost, GuestError, NotArmed
 from ..base.stage import Stage
 from ..base.verdict import Verdict
 from ..images.state import require_space
+from ..kdump.capture_memory import capture_command_line
+from ..kdump.command_line import not_in_force
 from ..kdump.crash_monitor import PANIC_TIMEOUT_S, TOTAL_TIMEOUT_S, CrashMonitor
 from ..kdump.page_flags import CLASSES, FREE, MemoryState, from_flags, from_meminfo
 from ..kdump.service import GuestState, KdumpService
@@ -170,8 +172,11 @@ class Drill(DrillRecord):
         core_collector = wanted.core_collector(family) if self.plan.clone is None else (wanted.level, wanted.compress)
         changed = service.set_core_collector(*core_collector)
         target_changed = self.target.configure(guest, service)
+        line_changed = bool(wanted.capture_append) and service.append_to_capture(wanted.capture_append)
+        if wanted.append and (remark := service.capture_line_replaced()):
+            verdict.remarks.append(remark)
         if not wanted.reservation.none:
-            if target_changed or (changed and family.config.in_initramfs):
+            if target_changed or line_changed or (changed and family.config.in_initramfs):
                 service.arm()
             service.wait_until_loaded()
 
@@ -202,6 +207,7 @@ class Drill(DrillRecord):
             memory = self._memory_state(guest, before)
         self.memory = self._note_left_out(memory, before)
         self.note_state(before)
+        self.verdict.remarks += not_in_force("--append", self.verdict.append, before.cmdline)
         if before.packing:
             self.verdict.remarks.append(f"kdump compresses the dump as a whole: {before.packing}")
         if before.loaded:
@@ -269,6 +275,8 @@ class Drill(DrillRecord):
             if guest.console.pending:
                 self.console.append(guest.console.pending)  # the last word of a console that stopped in mid-line
         checks.check_capture_memory(self.verdict, "\n".join(self.console), before)
+        if line := capture_command_line("\n".join(self.console)):
+            self.verdict.remarks += not_in_force("--capture-append", self.verdict.capture_append, line)
         guest.close_shell()
         if monitor.stage > Stage.ARMED:
             self.reach(monitor.stage)

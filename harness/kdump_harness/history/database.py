@@ -208,7 +208,7 @@ def _row(kind: str, result: Mapping[str, Any], *, at_s: float | None, scenario: 
         at_s = datetime.datetime.fromisoformat(started).timestamp()
     series = {"image": result["image"], **result.get("series", {})}
     if kind == DRILL:
-        series = {name: result.get(name) for name in _SERIES} | shrunk(result) | crowded(result)
+        series = {name: result.get(name) for name in _SERIES} | shrunk(result) | crowded(result) | added(result)
     identity = {name: result.get(name) for name in _IDENTITY}
     return {
         "key": _digest([kind, identity]),
@@ -239,6 +239,11 @@ def shrunk(result: Mapping[str, Any]) -> dict[str, Any]:
 def crowded(result: Mapping[str, Any]) -> dict[str, Any]:
     """Return the number of parallel drills on the host; empty for a drill that ran alone."""
     return {"beside": result["beside"]} if result.get("beside") else {}
+
+
+def added(result: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments that were added to the command lines; empty for a drill without such."""
+    return {name: result[name] for name in ("append", "capture_append") if result.get(name)}
 
 
 def _digest(value: Any) -> str:
@@ -299,9 +304,10 @@ def conditions(result: dict[str, Any]) -> str:
         )
     left = "".join(f" ({mib} MiB left of it)" for mib in shrunk(result).values())
     parallel = "".join(f", {number} other drills in parallel" for number in crowded(result).values())
+    more = "".join(f", --{name.replace('_', '-')} '{value}'" for name, value in added(result).items())
     parts = (
         f"{result.get('accelerator')}", f"{result.get('memory_mib')} MiB", f"{result.get('vcpus')} CPUs",
         f"{result.get('firmware')}", f"crashkernel={result.get('crashkernel')}{left}",
         f"-d {result.get('level')} {result.get('compress')}", f"{result.get('trigger')} → {result.get('target')}",
     )  # fmt: skip
-    return ", ".join(parts) + parallel
+    return ", ".join(parts) + parallel + more

@@ -19,7 +19,7 @@ DRILL_SHAPE = {
     "phases_s?": {"*": float}, "reserved_mib?": float, "reserved?": _RESERVED,
     "remarks?": [str], "started?": datetime.datetime, "kernel?": str,
     "accelerator?": str, "reached?": str, "stopped_by?": str, "not_judged?": str, "known_issue?": str,
-    "makedumpfile?": str, "trigger?": str, "target?": str, "beside?": int,
+    "makedumpfile?": str, "append?": str, "capture_append?": str, "trigger?": str, "target?": str, "beside?": int,
 }  # fmt: skip
 _CELL = {"level": int, "compress": str, "size_bytes?": float}
 SWEEP_SHAPE = {

@@ -16,6 +16,7 @@ _LEFT = re.compile(r"kdump-harness: capture memory: total (\d+) kB, left (\d+) k
 CAPTURE_COMMAND_LINE = re.compile(r"[Cc]ommand line: .*\belfcorehdr=")
 # mm/mm_init.c (mem_init_print_info), of the kernel that starts. More than the "available" memory becomes free later.
 _AT_START = re.compile(r"Memory: \d+K/(\d+)K available \(.*?, (\d+)K reserved")
+_PRINTED_MAX = 900  # printk cuts lines that are longer than about 1,000 characters
 _MOST = 1 << 32  # KiB; what is larger was damaged on the line
 # The lines by which a kernel reports its memory: all that it found at its start, and each range of it (mm/mm_init.c,
 # arch/x86/kernel/e820.c). A map named "user" replaces the one of the BIOS.
@@ -56,6 +57,14 @@ class MemoryClaim:
     line: str
     added: str = ""  # the line about more memory, which does not name its size
     final: bool = False  # whether it has all memory that ACPI may have added: it is MemTotal, or ACPI may not
+
+
+def capture_command_line(console: str) -> str | None:
+    """Return the arguments of the first capture kernel on a console; None where they were cut or not printed."""
+    if (found := CAPTURE_COMMAND_LINE.search(console)) is None:
+        return None
+    line = console[found.start() :].partition("\n")[0].partition(": ")[2]
+    return line if len(line) < _PRINTED_MAX else None
 
 
 def read_claim(console: str) -> MemoryClaim | None:

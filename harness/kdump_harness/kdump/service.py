@@ -22,12 +22,13 @@ from ..base.crashkernel import (
 )
 from ..base.errors import CommandFailed, NotArmed, UsageError, WaitedInVain
 from ..base.units import MIB
-from ..distro.config_file import Collection
+from ..distro.config_file import Collection, last_assignment, with_assignment
 from ..distro.family import COMPRESS_FLAGS, MAX_LEVEL, Family, choose_release, fill
 from ..distro.packages import GUEST_PLACE, KernelChoice, LocalPackage, PackageChoice, refusal
 from ..distro.serial_line import SERIAL_LINE_FILES
 from ..vm.guest import Guest
 from . import reserved_memory
+from .command_line import check_arguments, joined_arguments
 from .reserved_memory import ReservedMemory, in_words
 
 # Unscaled, as for a guest under KVM.
@@ -92,6 +93,8 @@ class KdumpConfig:
     crashkernel: str | None
     level: int | None
     compress: str | None
+    append: str = ""  # to the command line of the first kernel
+    capture_append: str = ""
 
     @property
     def reservation(self) -> Reservation:
@@ -113,6 +116,10 @@ class KdumpConfig:
                 f"kdump of the family {family.name} has no setting for compression {self.compress}"
                 f" (it has {', '.join(family.config.compressions)})"
             )
+        check_arguments("--append", self.append)
+        check_arguments("--capture-append", self.capture_append)
+        if self.capture_append and not family.capture_line.append:
+            raise UsageError(f"--capture-append: the family {family.name} has no setting for it")
         # The kernels of some releases work out "auto" themselves.
         auto = any(row.bootloader.packaged == self.crashkernel == "auto" for _, row in family.releases)
         self.reservation.check(None if auto else memory_mib)
@@ -183,6 +190,7 @@ class KdumpService:
         self._table = family
         self.family = family  # as such until identify(); then as it is on this guest's release
         self.remark: str | None = None  # why that is only the nearest row of the table
+        self._capture_arguments: str | None = None  # those that the guest's own configuration adds
         self._directory: str | None = None  # where the guest's own configuration puts dumps
         self.compressors: tuple[str, ...] | None = None  # that the guest's makedumpfile supports; None when unknown
 
@@ -406,22 +414,45 @@ class KdumpService:
             return False
         return self._replace_config(text, config.with_collection(text, wanted.level, wanted.compress))
 
+    def append_to_capture(self, more: str) -> bool:
+        """Add arguments to the capture kernel's command line, in kdump's own configuration; whether it changed."""
+        line = self.family.capture_line
+        if not line.append:
+            return False
+        text = self.guest.shell.read_text(line.file)
+        now = last_assignment(text, line.append) or None
+        if self._capture_arguments is None:
+            default = self.guest.shell.run(line.default).out.strip() if now is None and line.default else ""
+            self._capture_arguments = default if now is None else now
+        wanted = joined_arguments(self._capture_arguments, more)
+        if wanted == joined_arguments(now or self._capture_arguments):
+            return False
+        self.guest.shell.write_text(line.file, with_assignment(text, line.append, wanted), mode=self.family.config.mode)
+        return True
+
+    def capture_line_replaced(self) -> str | None:
+        """Return a remark where the capture kernel does not inherit the first kernel's arguments."""
+        line = self.family.capture_line
+        if not line.replace or not last_assignment(self.guest.shell.read_text(line.file), line.replace):
+            return None
+        return f"--append does not reach the capture kernel: {line.replace} of {line.file} replaces its arguments"
+
     def _replace_config(self, old: str, new: str) -> bool:
         if new == old:
             return False
         self.guest.shell.write_text(self.family.config.file, new, mode=self.family.config.mode)
         return True
 
-    def boot_arguments(self, crashkernel: str | None) -> str:
-        """List the kernel arguments that a drill needs."""
-        return f"{DRILL_ARGUMENTS} {Reservation(crashkernel).arguments}".rstrip()
+    def boot_arguments(self, crashkernel: str | None, append: str = "") -> str:
+        """List the kernel arguments that a drill needs, and those that are added."""
+        return joined_arguments(DRILL_ARGUMENTS, Reservation(crashkernel).arguments, append)
 
-    def write_bootloader(self, crashkernel: str | None) -> None:
+    def write_bootloader(self, crashkernel: str | None, append: str = "") -> None:
         """Write the boot loader's drop-in file, where supported; reserve_and_build() applies it."""
         bootloader = self.family.bootloader
         if not bootloader.file:
             return
-        text = fill(bootloader.template, arguments=self.boot_arguments(crashkernel))
+        text = fill(bootloader.template, arguments=self.boot_arguments(crashkernel, append))
         if crashkernel is not None and not Reservation(crashkernel).distribution_default:
             text = bootloader.without + text
         self.guest.shell.write_text(bootloader.file, text.lstrip())
@@ -448,15 +479,17 @@ class KdumpService:
         knows = release_knows_cma(kernel) or self.guest.shell.succeeds(added)
         require_cma(reservation, kernel, self.kernel_config(kernel), knows_cma=knows)
 
-    def reserve_command(self, crashkernel: str | None) -> str:
+    def reserve_command(self, crashkernel: str | None, append: str = "") -> str:
         """Return the command that puts the arguments on the kernel's command line at the next boot."""
         bootloader = self.family.bootloader
         reservation = Reservation(crashkernel)
         also = bootloader.none if reservation.none else bootloader.default if reservation.distribution_default else ""
-        steps = (fill(bootloader.reserve, arguments=self.boot_arguments(crashkernel)), also)
+        steps = (fill(bootloader.reserve, arguments=self.boot_arguments(crashkernel, append)), also)
         return " && ".join(step.strip() for step in steps if step)
 
-    def reserve_and_build(self, crashkernel: str | None, *, kernel: str | None = None, report: Report = _silent) -> str:
+    def reserve_and_build(
+        self, crashkernel: str | None, *, append: str = "", kernel: str | None = None, report: Report = _silent
+    ) -> str:
         """Update the boot loader and build the capture initramfs, with the guest's own tools, side by side.
 
         kernel is the release to build for; the running one unless said. Returns what was said; NotArmed quotes a build
@@ -467,7 +500,7 @@ class KdumpService:
         build = fill(self.family.commands.build, kernel=kernel)
         if kernel != running and build == self.family.commands.build:
             build = "true"  # it can only build for the running kernel; the service does it when the other one runs
-        reserve = self.reserve_command(crashkernel)
+        reserve = self.reserve_command(crashkernel, append)
         script = (
             f"({reserve}) >/tmp/reserve.log 2>&1 & reserve=$!; ({build}) 2>&1; built=$?;"
             " wait $reserve || { reserved=$?; cat /tmp/reserve.log; exit $reserved; };"

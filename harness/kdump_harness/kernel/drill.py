@@ -23,6 +23,7 @@ from ..drill.known_issues import KERNEL
 from ..drill.plan import SAVED, Plan
 from ..drill.steps import Drill
 from ..images.state import require_space
+from ..kdump.command_line import check_arguments
 from ..kdump.crash_monitor import CrashMonitor
 from ..kdump.service import DRILL_ARGUMENTS, GuestState, KdumpConfig, KdumpService
 from ..kdump.target import FoundFile, Target
@@ -95,9 +96,8 @@ class KernelPlan:
             raise UsageError(f"--clock instructions needs a trigger inside the guest, which {self.trigger} is not")
         if trigger.module or trigger.while_booting or not trigger.panics:
             raise UsageError(f"a kernel drill cannot be crashed by {self.trigger}: it needs a whole system")
-        for what in (self.append, self.capture_append):
-            if any(character in what for character in "\n\"'\\"):
-                raise UsageError(f"{what!r} cannot be appended to a command line: it has a quote, backslash or newline")
+        check_arguments("--append", self.append, shells=False)
+        check_arguments("--capture-append", self.capture_append, shells=False)
         return plan
 
     def hardware(self, accelerator: str, machine: Machine) -> BareMachine:
@@ -181,6 +181,7 @@ class KernelDrill(Drill):
         self._control: ControlLine | None = None
         self.verdict.target = "raw-disk"
         self.verdict.kernel_asked = kernel_plan.kernel.asked
+        self.verdict.append, self.verdict.capture_append = kernel_plan.append, kernel_plan.capture_append
 
     @property
     def _config(self) -> str:

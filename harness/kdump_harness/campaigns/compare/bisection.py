@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from ...base.clock import now_s
@@ -105,7 +105,7 @@ class BisectPlan:
         return Plan(
             subject=side.subject,
             machine=self.machine,
-            config=self.config,
+            config=replace(self.config, append=side.append, capture_append=side.capture_append),
             budget_s=self.budget_s,
             name=name,
             before_crash=side.prepare,

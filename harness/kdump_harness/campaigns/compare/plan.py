@@ -70,6 +70,8 @@ class Side:
     name: str  # as the user wrote it
     subject: SystemUnderTest
     prepare: Callable[[Guest, KdumpService], None] | None = None  # changes to the running guest
+    append: str = ""  # to the command line of the first kernel
+    capture_append: str = ""
     content: str = ""  # digest of the file, to distinguish two files of one name
 
 
@@ -130,7 +132,11 @@ class ComparePlan:
             subject=side.subject,
             machine=self.machine,
             config=KdumpConfig(
-                crashkernel=self.crashkernel, level=scenario.level, compress=scenario.compression(family)
+                crashkernel=self.crashkernel,
+                level=scenario.level,
+                compress=scenario.compression(family),
+                append=side.append,
+                capture_append=side.capture_append,
             ),
             trigger=scenario.trigger,
             target=scenario.target,

@@ -32,6 +32,8 @@ class SizePlan:
     targets: tuple[str, ...] = ("local",)
     machine: Machine = field(default_factory=Machine)  # all other properties of the machines
     crashkernel: str | None = None  # first reservation
+    append: str = ""  # to the command line of the first kernel
+    capture_append: str = ""
     level: int | None = None
     compress: str | None = None
     step_mib: int = STEP_MIB
@@ -94,6 +96,8 @@ class SizePlan:
             "--vcpus": ",".join(map(str, self.vcpus)),
             "--target": ",".join(self.targets),
             "--crashkernel": self.crashkernel or "",
+            "--append": self.append,
+            "--capture-append": self.capture_append,
             "--level": "" if self.level is None else str(self.level),
             "--compress": self.compress or "",
             "--step": str(self.step_mib),
@@ -107,7 +111,13 @@ class SizePlan:
         return Plan(
             subject=self.subject,
             machine=machine,
-            config=KdumpConfig(crashkernel=reservation, level=self.level, compress=self.compress),
+            config=KdumpConfig(
+                crashkernel=reservation,
+                level=self.level,
+                compress=self.compress,
+                append=self.append,
+                capture_append=self.capture_append,
+            ),
             target=target,
             name=name,
             scenario=self.scenario,

@@ -70,6 +70,8 @@ class SweepPlan:
     real: int | None = DEFAULT_REAL  # number of crashes; None: a crash for every cell
     machine: Machine = field(default_factory=Machine)
     crashkernel: str | None = None
+    append: str = ""  # to the command line of the first kernel
+    capture_append: str = ""
     budget_s: float | None = None  # limit from panic to login, of each crash
     name: str = ""  # name of the evidence directory
     scenario: str = known_issues.DRILL
@@ -103,6 +105,8 @@ class SweepPlan:
             "--memory": str(self.machine.memory_mib),
             "--vcpus": str(self.machine.vcpus),
             "--crashkernel": self.crashkernel or "",
+            "--append": self.append,
+            "--capture-append": self.capture_append,
             "--budget": str(self.budget_s or ""),
         }
 
@@ -111,7 +115,13 @@ class SweepPlan:
         return Plan(
             subject=self.subject,
             machine=self.machine,
-            config=KdumpConfig(crashkernel=self.crashkernel, level=level, compress=compress),
+            config=KdumpConfig(
+                crashkernel=self.crashkernel,
+                level=level,
+                compress=compress,
+                append=self.append,
+                capture_append=self.capture_append,
+            ),
             budget_s=self.budget_s,
             # A cell does not judge the reboot, unless the plan has a budget for it.
             until=SAVED if self.subject.readable and self.budget_s is None else RECOVERED,

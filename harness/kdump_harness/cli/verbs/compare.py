@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ...vm.run import Machine
 
 
-OWN = "the image's own"
+OWN, NOTHING = "the image's own", "nothing"
 _COLOURS = {WORSE: "red", BETTER: "green", FEWER: "yellow", UNCLEAR: "yellow", SAME: "dim"}
 
 
@@ -60,8 +60,8 @@ def add_compare(verbs: Verbs) -> None:
         ("--makedumpfile", "M", "makedumpfiles", "makedumpfile: a suite, makedumpfile=VERSION, or package files"),
         ("--packages", "DIR", "packages_of", "directory of package files"),
         ("--initramfs", "FILE", "initramfs", "capture initramfs"),
-        ("--append", "ARGS", "appends", "arguments for the first kernel (--bare)"),
-        ("--capture-append", "ARGS", "capture_appends", "arguments for the capture kernel (--bare)"),
+        ("--append", "ARGS", "appends", "arguments for the first kernel"),
+        ("--capture-append", "ARGS", "capture_appends", "arguments for the capture kernel"),
     ):
         change.add_argument(
             option,
@@ -135,8 +135,8 @@ def compare(arguments: argparse.Namespace) -> int:
         return _compare_bare(arguments)
     if arguments.image is None:
         raise UsageError("IMAGE is required (--bare compares kernels without one)")
-    if arguments.appends or arguments.capture_appends or arguments.clock != WALL:
-        raise UsageError("--append, --capture-append and --clock are for --bare")
+    if arguments.clock != WALL:
+        raise UsageError("--clock is for --bare")
     thing, sides = _sides(arguments)
     machine = Machine(
         memory_mib=arguments.memory,
@@ -298,12 +298,15 @@ def _sides(arguments: argparse.Namespace) -> tuple[str, list[Side]]:
         "makedumpfile": arguments.makedumpfiles,
         "packages": arguments.packages_of,
         "initramfs": arguments.initramfs,
+        "append": arguments.appends,
+        "capture-append": arguments.capture_appends,
         "image": [arguments.other] if arguments.other is not None else [],
     }
     things = [name for name, values in given.items() if values]
     if not things:
         raise UsageError(
-            "nothing to compare: give --kernel, --makedumpfile, --packages, --initramfs, or a second image"
+            "nothing to compare: give --kernel, --makedumpfile, --packages, --initramfs, --append, --capture-append,"
+            " or a second image"
         )
     if len(things) > 1:
         raise UsageError(f"compare one thing at a time: {' and '.join(things)} were given")
@@ -315,7 +318,8 @@ def _sides(arguments: argparse.Namespace) -> tuple[str, list[Side]]:
         return thing, [Side(name=base.name, subject=base), Side(name=other.name, subject=other)]
     sides = [_side(thing, text, base) for text in given[thing]]
     if len(sides) == 1:
-        sides.insert(0, Side(name=OWN, subject=base))
+        own = NOTHING if thing in ("append", "capture-append") else OWN
+        sides.insert(0, Side(name=own, subject=base))
     return thing, sides
 
 
@@ -325,6 +329,9 @@ def _side(thing: str, text: str, base: SystemUnderTest) -> Side:
     from ...distro.packages import local_packages, parse_kernel, parse_package
     from ...images.checksums import digest_of
 
+    if thing in ("append", "capture-append"):
+        first, capture = (text, "") if thing == "append" else ("", text)
+        return Side(name=text or NOTHING, subject=base, append=first, capture_append=capture)
     if thing == "kernel":
         kernel = parse_kernel(text, base.family, usual=base.usual_kernel)
         return Side(name=text, subject=dataclasses.replace(base, kernel=kernel))

@@ -13,6 +13,7 @@ from ...kdump.target import TARGETS
 from ...kdump.trigger import find_trigger, load_triggers
 from ..options import (
     add_budget,
+    add_command_lines,
     add_crashkernel,
     add_dimm,
     add_filter,
@@ -73,6 +74,7 @@ def add_drill(verbs: Verbs) -> None:
     )
     add_filter(kdump)
     add_crashkernel(kdump, 'crashkernel= value, "none" or "default" (the distribution\'s) (default: the family\'s)')
+    add_command_lines(kdump)
     kdump.add_argument(
         "--as-is", action="store_true", help="install and configure nothing; judge the guest by its own settings"
     )
@@ -114,7 +116,13 @@ def drill(arguments: argparse.Namespace) -> int:
     plan = Plan(
         subject=subject,
         machine=Machine() if cloned else machine_of(arguments, subject),
-        config=KdumpConfig(crashkernel=arguments.crashkernel, level=arguments.level, compress=arguments.compress),
+        config=KdumpConfig(
+            crashkernel=arguments.crashkernel,
+            level=arguments.level,
+            compress=arguments.compress,
+            append=arguments.append,
+            capture_append=arguments.capture_append,
+        ),
         trigger=arguments.trigger,
         target=arguments.target or "local",
         as_is=arguments.as_is or (cloned and all(change is None for change in changes)),
@@ -155,6 +163,8 @@ def _subject_of_domain(arguments: argparse.Namespace) -> SystemUnderTest:
         ("--firmware", arguments.firmware, "a clone has the domain's"),
         ("--dimm", arguments.dimm, "a clone has the domain's"),
         ("--crashkernel", arguments.crashkernel, "a clone has the domain's reservation"),
+        ("--append", arguments.append or None, "a clone has the domain's command line"),
+        ("--capture-append", arguments.capture_append or None, "a clone has the domain's configuration"),
         ("--target", arguments.target not in (None, "local") or None, "a clone dumps where it does, or to local"),
     ):
         if given is not None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ...base.errors import EXIT_FAILED, EXIT_OK, UsageError
 from ...kdump.target import TARGETS
-from ..options import add_campaign, add_crashkernel, add_filter, add_image, add_plot, add_software
+from ..options import add_campaign, add_command_lines, add_crashkernel, add_filter, add_image, add_plot, add_software
 from ..parser import Verbs, add_verb
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ def add_size(verbs: Verbs) -> None:
     kdump.add_argument("--target", default="local", metavar="T,T", help=f"dump targets: {', '.join(TARGETS)}")
     add_crashkernel(kdump, "crashkernel= value that the search begins with (default: the family's)")
     add_filter(kdump)
+    add_command_lines(kdump)
     search = parser.add_argument_group("search")
     search.add_argument("--step", type=int, default=4, metavar="MIB", help="precision of the result in MiB")
     search.add_argument(
@@ -71,6 +72,8 @@ def size(arguments: argparse.Namespace) -> int:
         targets=tuple(dict.fromkeys(part.strip() for part in arguments.target.split(","))),
         machine=Machine(firmware=arguments.firmware or subject.firmware, cpu_level=arguments.cpu),
         crashkernel=arguments.crashkernel,
+        append=arguments.append,
+        capture_append=arguments.capture_append,
         level=arguments.level,
         compress=arguments.compress,
         step_mib=arguments.step,

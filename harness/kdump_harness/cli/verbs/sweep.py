@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING
 
 from ...base.errors import EXIT_FAILED, EXIT_OK
 from ...distro.family import COMPRESS_FLAGS
-from ..options import add_budget, add_campaign, add_crashkernel, add_guest_size, add_image, add_plot, add_software
+from ..options import (
+    add_budget,
+    add_campaign,
+    add_command_lines,
+    add_crashkernel,
+    add_guest_size,
+    add_image,
+    add_plot,
+    add_software,
+)
 from ..parser import Verbs, add_verb
 
 if TYPE_CHECKING:
@@ -50,6 +59,7 @@ def add_sweep(verbs: Verbs) -> None:
         help="number of real crashes; the other cells are computed from the first crash, which dumps everything",
     )
     add_crashkernel(kdump)
+    add_command_lines(kdump)
     verdict = parser.add_argument_group("verdict")
     add_budget(verdict)
     run = parser.add_argument_group("run and output")
@@ -77,6 +87,8 @@ def sweep(arguments: argparse.Namespace) -> int:
         real=parse_real(arguments.real),
         machine=machine_of(arguments, subject),
         crashkernel=arguments.crashkernel,
+        append=arguments.append,
+        capture_append=arguments.capture_append,
         budget_s=arguments.budget,
     )
     plan.check()
