@@ -19,10 +19,11 @@ from numpy.typing import NDArray
 PAGE = 4096
 FLAGS = {"none": 0x0, "zlib": 0x1, "lzo": 0x2, "snappy": 0x4, "zstd": 0x20}
 RELEASE = "6.1.0-test"
-VMCOREINFO = (
-    f"OSRELEASE={RELEASE}\nBUILD-ID={'5a' * 20}\nPAGESIZE={{page_size}}\n"
+VMCOREINFO_OF_ALL = f"OSRELEASE={RELEASE}\nBUILD-ID={'5a' * 20}\nPAGESIZE={{page_size}}\n{{more}}CRASHTIME=1780000000\n"
+VMCOREINFO = VMCOREINFO_OF_ALL.replace(
+    "{more}",
     "SYMBOL(init_uts_ns)=ffffffff82bf9b60\nNUMBER(phys_base)=0\nSYMBOL(init_top_pgt)=ffffffff82a10000\n"
-    "KERNELOFFSET=0\n{more}CRASHTIME=1780000000\n"
+    "KERNELOFFSET=0\n{more}",
 )
 
 
@@ -46,16 +47,22 @@ def text_page(pfn: int, size: int = PAGE) -> bytes:
     return (f"this is page frame {pfn}; ".encode() * size)[:size]
 
 
-def note(name: bytes, kind: int, text: bytes) -> bytes:
+def note(name: bytes, kind: int, text: bytes, order: str = "<") -> bytes:
     """One ELF note."""
     padded = [part + bytes(-len(part) % 4) for part in (name + b"\0", text)]
-    return struct.pack("<III", len(name) + 1, len(text), kind) + b"".join(padded)
+    return struct.pack(order + "III", len(name) + 1, len(text), kind) + b"".join(padded)
 
 
-def notes_of(vmcoreinfo: bytes, cpus: int = 2, *, qemu: bool = False) -> bytes:
+def notes_of(
+    vmcoreinfo: bytes, cpus: int = 2, *, qemu: bool = False, order: str = "<", prstatus: bytes = bytes(336)
+) -> bytes:
     """The notes that a kernel leaves: a register set per CPU, then VMCOREINFO; QEMU adds more registers."""
-    registers = note(b"CORE", 1, bytes(336)) * cpus + (note(b"QEMU", 0, bytes(432)) * cpus if qemu else b"")
-    return registers + (note(b"VMCOREINFO", 0, vmcoreinfo) if vmcoreinfo or not qemu else b"")
+    registers = note(b"CORE", 1, prstatus, order) * cpus
+    if qemu:
+        registers += note(b"QEMU", 0, bytes(432), order) * cpus
+    elif order == ">":
+        registers += note(b"CORE", 2, bytes(136), order) * cpus  # as kernels of s390x write them
+    return registers + (note(b"VMCOREINFO", 0, vmcoreinfo, order) if vmcoreinfo or not qemu else b"")
 
 
 def utsname(*, nodename: bytes = b"testhost", domainname: bytes = b"(none)", machine: str = "x86_64") -> bytes:
@@ -81,6 +88,8 @@ class Kdump:
     level: int = 31
     page_size: int = PAGE
     machine: str = "x86_64"
+    order: str = "<"
+    prstatus: bytes = bytes(336)
     names: bytes | None = None
     qemu: bool = False
     status: int | None = None
@@ -97,13 +106,13 @@ class Kdump:
         vmcoreinfo = self.vmcoreinfo
         if vmcoreinfo is None:
             vmcoreinfo = VMCOREINFO.format(page_size=block, more=self.more_vmcoreinfo).encode()
-        notes = notes_of(vmcoreinfo, qemu=self.qemu)
+        notes = notes_of(vmcoreinfo, qemu=self.qemu, order=self.order, prstatus=self.prstatus)
         notes_at = block + 104
         sub_blocks = -(-(104 + len(notes)) // block)
         bitmap_blocks = 2 * -(-self.max_mapnr // (8 * block))
         first, last = self.part or (0, self.max_mapnr)
         sub = struct.pack(
-            "<QiiQQqQqQqQQQQ",
+            self.order + "QiiQQqQqQqQQQQ",
             0, self.level, int(self.part is not None),
             first if self.part else 0, last if self.part else 0,
             notes_at + notes.index(vmcoreinfo) if vmcoreinfo else 0, len(vmcoreinfo),
@@ -122,9 +131,9 @@ class Kdump:
     def _header(self, sub_blocks: int, bitmap_blocks: int) -> bytes:
         names = bytes(260) + self.machine.encode().ljust(130, b"\0") if self.qemu else utsname(machine=self.machine)
         status = FLAGS[self.compression] if self.status is None else self.status
-        head = b"KDUMP   " + struct.pack("<i", self.version) + (self.names or names) + bytes(6)
+        head = b"KDUMP   " + struct.pack(self.order + "i", self.version) + (self.names or names) + bytes(6)
         return head + struct.pack(
-            "<qqIiiIIIIIIi",
+            self.order + "qqIiiIIIIIIi",
             0, 0, status, self.page_size, sub_blocks, bitmap_blocks, min(self.max_mapnr, 0xFFFFFFFF), 0, 0, 0, 0, 1,
         )  # fmt: skip
 
@@ -149,10 +158,10 @@ class Kdump:
             if pfn in self.shares:
                 entries[pfn] = entries[self.shares[pfn]]
             elif page == zero and self.level & 1:
-                entries[pfn] = struct.pack("<qIIQ", data_at, self.page_size, 0, 0)
+                entries[pfn] = struct.pack(self.order + "qIIQ", data_at, self.page_size, 0, 0)
             else:
                 stored, flags = compress(page, self.compression)
-                entries[pfn] = struct.pack("<qIIQ", data_at + len(data), len(stored), flags, 0)
+                entries[pfn] = struct.pack(self.order + "qIIQ", data_at + len(data), len(stored), flags, 0)
                 data += stored
             table += entries[pfn]
         return bytes(table).ljust(24 * room, b"\0") + bytes(data)
@@ -165,9 +174,11 @@ def flatten(data: bytes, segment_bytes: int = 65536, order: Sequence[int] | None
     return flat_stream([segments[index] for index in (order if order is not None else range(len(segments)))])
 
 
-def flat_stream(segments: Sequence[tuple[int, bytes]], *, end: bool = True) -> bytes:
+def flat_stream(
+    segments: Sequence[tuple[int, bytes]], *, end: bool = True, signature: bytes = b"makedumpfile\0\0\0\0"
+) -> bytes:
     """A flattened stream of just these segments."""
-    stream = b"makedumpfile\0\0\0\0" + struct.pack(">qq", 1, 1)
+    stream = signature + struct.pack(">qq", 1, 1)
     stream = stream.ljust(4096, b"\0")
     for offset, piece in segments:
         stream += struct.pack(">qq", offset, len(piece)) + piece
@@ -182,22 +193,23 @@ def elf(
     machine: int = 62,
     vmcoreinfo: bytes | None = None,
     qemu: bool = False,
+    order: str = "<",
 ) -> bytes:
     """An ELF64 dump of (physical address, bytes)."""
     if vmcoreinfo is None:
         vmcoreinfo = VMCOREINFO.format(page_size=PAGE, more="").encode()
-    notes = notes_of(vmcoreinfo, qemu=qemu)
+    notes = notes_of(vmcoreinfo, qemu=qemu, order=order)
     count = 1 + len(segments)
     notes_at = 64 + 56 * count
     at = -(-(notes_at + len(notes)) // PAGE) * PAGE
-    headers = struct.pack("<IIQQQQQQ", 4, 0, notes_at, 0, 0, len(notes), len(notes), 0)
+    headers = struct.pack(order + "IIQQQQQQ", 4, 0, notes_at, 0, 0, len(notes), len(notes), 0)
     body = b""
     for index, (address, data) in enumerate(segments):
         memory = memory_bytes[index] if memory_bytes else len(data)
-        headers += struct.pack("<IIQQQQQQ", 1, 7, at + len(body), 0, address, len(data), memory, 0)
+        headers += struct.pack(order + "IIQQQQQQ", 1, 7, at + len(body), 0, address, len(data), memory, 0)
         body += data
-    ident = b"\x7fELF\x02\x01\x01".ljust(16, b"\0")
-    ehdr = ident + struct.pack("<HHIQQQIHHHHHH", 4, machine, 1, 0, 64, 0, flags, 64, 56, count, 0, 0, 0)
+    ident = (b"\x7fELF\x02" + (b"\x01" if order == "<" else b"\x02") + b"\x01").ljust(16, b"\0")
+    ehdr = ident + struct.pack(order + "HHIQQQIHHHHHH", 4, machine, 1, 0, 64, 0, flags, 64, 56, count, 0, 0, 0)
     return (ehdr + headers + notes).ljust(at, b"\0") + body
 
 

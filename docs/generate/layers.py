@@ -18,6 +18,7 @@ PAGE = ROOT / "docs" / "architecture.md"
 FOLDERS = (
     "base",
     "vmcore/formats",
+    "vmcore/translation",
     "vmcore",
     "diagnosis",
     "distro",

@@ -30,9 +30,11 @@ from memory_factory import (
     ROOTS,
     SECTION_FRAMES,
     SECTIONS,
+    SPACES,
     STRUCT,
     Kernel,
     Memory,
+    Space,
 )
 from vmcore_factory import PAGE, Kdump, elf_of
 
@@ -43,6 +45,15 @@ QUICKLY = settings(max_examples=50, deadline=None)
 @pytest.fixture(params=KERNELS)
 def memory(request: pytest.FixtureRequest) -> Memory:
     return Memory(KERNELS[request.param])
+
+
+OTHERS = (("5.10", "s390x"), ("6.6", "s390x"), ("6.12", "ppc64le-64k"), ("6.12", "aarch64-16k"), ("7.2", "riscv64"))
+
+
+@pytest.fixture(params=[*((name, "x86_64") for name in KERNELS), *OTHERS], ids="-".join)
+def memory_of_any_machine(request: pytest.FixtureRequest) -> Memory:
+    kernel, space = request.param
+    return Memory(KERNELS[kernel], space=SPACES[space])
 
 
 def classes_of(tmp_path: Path, data: bytes) -> list[PageClass]:
@@ -72,7 +83,8 @@ def test_real_kernels_count_as_with_makedumpfile(name: str, free: int, cache: in
     assert counts == {PageClass.FREE: free, PageClass.CACHE: cache, PageClass.USER: user}
 
 
-def test_single_pages(memory: Memory, tmp_path: Path) -> None:
+def test_single_pages(memory_of_any_machine: Memory, tmp_path: Path) -> None:
+    memory = memory_of_any_machine
     kernel = memory.kernel
     expected = {}
 
@@ -105,7 +117,8 @@ def test_single_pages(memory: Memory, tmp_path: Path) -> None:
     assert set(found[:100] + found[150:]) == {PageClass.KERNEL}
 
 
-def test_blocks(memory: Memory, tmp_path: Path) -> None:
+def test_blocks(memory_of_any_machine: Memory, tmp_path: Path) -> None:
+    memory = memory_of_any_machine
     kernel = memory.kernel
     memory.free(512, 9)
     memory.set(700, flags=kernel.lru)  # left over in a free block
@@ -242,7 +255,8 @@ def filtered(memory: Memory) -> set[int]:
     return {*range(512), *range(1536, memory.frames)}
 
 
-def test_a_dump_that_obeys_its_level(memory: Memory, tmp_path: Path) -> None:
+def test_a_dump_that_obeys_its_level(memory_of_any_machine: Memory, tmp_path: Path) -> None:
+    memory = memory_of_any_machine
     path = tmp_path / "vmcore"
     path.write_bytes(memory.dump(kept=filtered(memory)))
     found = inspect(path)
@@ -486,7 +500,7 @@ def test_struct_pages_of_garbage_never_lead_to_a_traceback(tmp_path_factory, nam
     assert survives(memory.dump(), tmp_path_factory.mktemp("classes"))
 
 
-NUMBERED = KERNELS["7.2"].vmcoreinfo().splitlines()
+NUMBERED = KERNELS["7.2"].vmcoreinfo(Space()).splitlines()
 
 
 @QUICKLY
@@ -506,5 +520,5 @@ def test_a_damaged_section_table_never_leads_to_a_traceback(tmp_path_factory, at
     both = bytearray(tables[ROOTS] + tables[SECTIONS])
     both[at : at + 8] = patch
     tables |= {ROOTS: bytes(both[:PAGE]), SECTIONS: bytes(both[PAGE:])}
-    data = Kdump(pages=tables, max_mapnr=memory.frames, more_vmcoreinfo=memory.kernel.vmcoreinfo()).build()
+    data = Kdump(pages=tables, max_mapnr=memory.frames, more_vmcoreinfo=memory.kernel.vmcoreinfo(Space())).build()
     survives(data, tmp_path_factory.mktemp("classes"))

@@ -9,7 +9,7 @@ import pytest
 from kdump_harness.vmcore import NotInDump, VmcoreError, dmesg, inspect, open_vmcore
 from kdump_harness.vmcore.dmesg import panic_line
 from kdump_harness.vmcore.formats.vmcoreinfo import Vmcoreinfo
-from kdump_harness.vmcore.memory import translator
+from kdump_harness.vmcore.translation.machines import translator
 from vmcore_factory import PAGE, Kdump
 
 LOGS = Path(__file__).parents[1] / "data" / "vmcore" / "logs"
@@ -209,7 +209,7 @@ def test_arm64_before_linux_5_4_had_the_linear_map_above():
     assert translate(0xFFFF800000001000) == 0x40001000
 
 
-@pytest.mark.parametrize("machine", ["", "ppc64le"])
+@pytest.mark.parametrize("machine", ["", "sparc64", "ppc64le"])
 def test_other_machines_have_no_translation(machine):
     with pytest.raises(VmcoreError):
         translator(machine, Vmcoreinfo(), Memory().read)

@@ -14,8 +14,8 @@ from ..base.errors import HostError
 from ..base.progress import Progress
 from ..images.apt import Apt, announced_bytes, private_apt, require_tools
 from ..images.catalog import Image, load_catalog
+from ..vmcore.formats.machines import machines
 
-_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 _CHUNK_BYTES = 1 << 20
 _MAX_VMLINUX_BYTES = 8 << 30
 # A vmlinux has 0.6 to 1 GiB; how much it is exactly stands in the package.
@@ -40,10 +40,10 @@ def package_of(release: str, version: str, machine: str) -> Package:
     """Return the package for a kernel. Raise HostError when the kernel is not Debian's."""
     # "#1 SMP PREEMPT_DYNAMIC Debian 6.1.192-2 (2026-11-16)"
     built = re.search(r"\bDebian ([0-9][\w.+~-]*)", version)
-    architecture = _ARCHITECTURES.get(machine)
-    if built is None or architecture is None or not release:
+    facts = machines().get(machine)
+    if built is None or facts is None or not release:
         raise HostError(f"--debuginfo-package is for Debian's kernels, this one is {release or '?'} {version or '?'}")
-    return Package(f"linux-image-{release}-dbg", built[1], architecture)
+    return Package(f"linux-image-{release}-dbg", built[1], facts.debian)
 
 
 def fetch(package: Package, to: Path, *, workdir: Path, require_space: RequireSpace, progress: Progress) -> str:

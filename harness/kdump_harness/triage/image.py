@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from struct import Struct
 
 from ..base.errors import UsageError
 from ..vmcore.formats.damage import VmcoreError
+from ..vmcore.formats.machines import ByteOrder, in_both_orders
 from ..vmcore.formats.source import PlainFile, read_exactly
 
-_EHDR = Struct("<16sHHIQQQIHHHHHH")
-_SHDR = Struct("<IIQQQQIIQQ")
-_NOTE = Struct("<III")
+_EHDR = in_both_orders("16sHHIQQQIHHHHHH")
+_SHDR = in_both_orders("IIQQQQIIQQ")
+_NOTE = in_both_orders("III")
 _SHT_NOTE, _SHT_NOBITS = 7, 8
 _NT_GNU_BUILD_ID = 3
 _DWARF = (".debug_info", ".zdebug_info")
@@ -52,11 +52,12 @@ def read_image(path: Path) -> VmlinuxImage:
     """Read build id and banners. Raise NotAKernel for a file that is not ELF or is damaged."""
     file = PlainFile(path)
     try:
-        sections = list(_sections(file))
+        order = _byte_order(file)
+        sections = list(_sections(file, order))
         rodata = next((s for s in sections if s.name == ".rodata" and s.kind != _SHT_NOBITS), None)
         return VmlinuxImage(
             path=path,
-            build_id=next((found for s in sections if (found := _build_id(file, s))), None),
+            build_id=next((found for s in sections if (found := _build_id(file, s, order))), None),
             banners=tuple(_banners(file, rodata)) if rodata is not None else (),
             has_dwarf=any(s.name in _DWARF and s.kind != _SHT_NOBITS and s.size for s in sections),
         )
@@ -66,16 +67,22 @@ def read_image(path: Path) -> VmlinuxImage:
         file.close()
 
 
-def _sections(file: PlainFile) -> Iterator[_Section]:
-    head = file.read(0, _EHDR.size)
-    if len(head) < _EHDR.size or head[:7] != b"\x7fELF\x02\x01\x01":
-        raise NotAKernel(f"{file.path} is not a 64-bit little-endian ELF file (a packed one must be unpacked first)")
-    fields = _EHDR.unpack(head)
+def _byte_order(file: PlainFile) -> ByteOrder:
+    head = file.read(0, _EHDR["little"].size)
+    orders: dict[bytes, ByteOrder] = {b"\x7fELF\x02\x01\x01": "little", b"\x7fELF\x02\x02\x01": "big"}
+    if len(head) < _EHDR["little"].size or head[:7] not in orders:
+        raise NotAKernel(f"{file.path} is not a 64-bit ELF file (a packed one must be unpacked first)")
+    return orders[head[:7]]
+
+
+def _sections(file: PlainFile, order: ByteOrder) -> Iterator[_Section]:
+    fields = _EHDR[order].unpack(file.read(0, _EHDR[order].size))
+    layout = _SHDR[order]
     table_at, entry_bytes, count, names_index = fields[6], fields[11], fields[12], fields[13]
-    if entry_bytes != _SHDR.size or not 0 < count <= _MAX_SECTIONS or names_index >= count:
+    if entry_bytes != layout.size or not 0 < count <= _MAX_SECTIONS or names_index >= count:
         raise NotAKernel(f"{file.path} is an ELF file without sections, so without debug info")
-    raw = read_exactly(file, table_at, count * _SHDR.size, "the section headers")
-    headers = list(_SHDR.iter_unpack(raw))
+    raw = read_exactly(file, table_at, count * layout.size, "the section headers")
+    headers = list(layout.iter_unpack(raw))
     _, _, _, _, names_at, names_bytes, *_ = headers[names_index]
     if names_bytes > _MAX_NAMES_BYTES:
         raise NotAKernel(f"{file.path} is an ELF file with {names_bytes:,} bytes of section names")
@@ -86,15 +93,15 @@ def _sections(file: PlainFile) -> Iterator[_Section]:
         )
 
 
-def _build_id(file: PlainFile, section: _Section) -> str | None:
+def _build_id(file: PlainFile, section: _Section, order: ByteOrder) -> str | None:
     """Return the GNU build id in a section of notes."""
     if section.kind != _SHT_NOTE or not 0 < section.size <= _MAX_NOTES_BYTES:
         return None
     data = read_exactly(file, section.offset, section.size, f"the section {section.name}")
-    at = 0
-    while at + _NOTE.size <= len(data):
-        name_bytes, text_bytes, kind = _NOTE.unpack_from(data, at)
-        name_at = at + _NOTE.size
+    at, note = 0, _NOTE[order]
+    while at + note.size <= len(data):
+        name_bytes, text_bytes, kind = note.unpack_from(data, at)
+        name_at = at + note.size
         text_at = name_at + (name_bytes + 3 & ~3)
         if data[name_at : name_at + name_bytes] == b"GNU\0" and kind == _NT_GNU_BUILD_ID:
             return data[text_at : text_at + text_bytes].hex()

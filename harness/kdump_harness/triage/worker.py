@@ -17,6 +17,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..vmcore import Vmcore, VmcoreError, open_vmcore
+from ..vmcore.formats.machines import machines
 
 _MAX_FRAMES = 256
 _MAX_MODULES = 4096
@@ -79,9 +80,11 @@ def _program(vmcore: Vmcore, vmlinux: str) -> Any:
     """Return the crashed kernel, with its memory read through the project's reader and the debug info of one file."""
     import drgn  # here, so that a drgn that cannot be imported is a sentence too
 
-    architectures = {"x86_64": drgn.Architecture.X86_64, "aarch64": drgn.Architecture.AARCH64}
-    flags = drgn.PlatformFlags.IS_64_BIT | drgn.PlatformFlags.IS_LITTLE_ENDIAN
-    program = drgn.Program(drgn.Platform(architectures[vmcore.machine], flags))
+    machine = machines()[vmcore.machine]
+    flags = drgn.PlatformFlags.IS_64_BIT
+    if machine.byte_order == "little":
+        flags |= drgn.PlatformFlags.IS_LITTLE_ENDIAN
+    program = drgn.Program(drgn.Platform(drgn.Architecture[machine.drgn], flags))
 
     def read(address: int, count: int, _offset: int, _physical: bool) -> bytes:
         try:

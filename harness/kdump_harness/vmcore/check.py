@@ -16,6 +16,7 @@ from .formats.bitmap import any_outside
 from .formats.damage import UNSUPPORTED, Damage, DamageList, Unreadable
 from .formats.elf import ElfFile
 from .formats.kdump import KdumpFile
+from .formats.machines import machines, names_of_machines
 from .formats.source import rest_is_empty
 from .formats.utsname import Utsname
 from .formats.vmcoreinfo import MAX_BYTES as VMCOREINFO_MAX_BYTES
@@ -109,8 +110,11 @@ def _check_header(part: KdumpFile, damage: DamageList) -> None:
         if place is not None and place[1] and not 0 < place[0] <= part.source.size_bytes - place[1]:
             message = f"the {name} ({place[1]:,} bytes at {place[0]:,}) lie outside the file"
             damage.add("header", message, offset=place[0])
-    if header.machine not in (*kdump.MACHINES, kdump.UNKNOWN_MACHINE):
-        damage.add(UNSUPPORTED, f"the machine is {header.machine!r}, not x86_64 or aarch64", offset=272)
+    known = machines().get(header.machine)
+    if known is None and header.machine != kdump.UNKNOWN_MACHINE:
+        damage.add(UNSUPPORTED, f"the machine is {header.machine!r}, not {names_of_machines()}", offset=272)
+    elif known is not None and known.byte_order != header.byte_order:
+        damage.add("header", f"the header of a {known.name} is {header.byte_order} endian", offset=8)
 
 
 def _check_compression(part: KdumpFile, counts: Counter[str], damage: DamageList) -> None:

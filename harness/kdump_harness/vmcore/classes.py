@@ -8,6 +8,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from .formats.damage import NotMapped, VmcoreError
 from .formats.intervals import Int64s
 from .formats.kdump import MAX_LEVEL, STATUS_NO_VMEMMAP
+from .formats.machines import ByteOrder
 from .formats.vmcoreinfo import Vmcoreinfo
 from .formats.zeros import MOST_SHARE, ZeroCount
 from .vmcore import Bools, Vmcore
@@ -23,7 +25,7 @@ Codes = NDArray[np.uint8]
 
 _MASK64 = (1 << 64) - 1
 _MASK32 = (1 << 32) - 1
-_CHUNK_BITS = 15  # page frames looked at together: a section of x86_64, with 2 MiB of struct pages
+_CHUNK_BITS = 15  # page frames looked at together, at most a section: of x86_64, with 2 MiB of struct pages
 _MAX_BLOCK_ORDER = 18  # the largest compound page is a huge page of 1 GiB, in pages of 4 KiB
 _MAX_FRAMES = 1 << 30  # in one array; count_classes() needs none
 
@@ -255,6 +257,7 @@ class _Counter:
 class _StructPage:
     """The layout and flags of struct page in this kernel; masks are 0 where the kernel does not have the flag."""
 
+    byte_order: ByteOrder
     size_bytes: int
     flags_at: int
     mapping_at: int
@@ -305,7 +308,9 @@ class _StructPage:
         order_at = "folio._folio_order" if folio else "page.compound_order"
         dtor_at = "folio._folio_dtor" if folio else "page.compound_dtor"
         flags_at = at("page.flags")
+        low_byte_at = flags_at if info.byte_order == "little" else flags_at + 7
         return cls(
+            byte_order=info.byte_order,
             size_bytes=size_bytes,
             flags_at=flags_at,
             mapping_at=at("page.mapping"),
@@ -313,7 +318,7 @@ class _StructPage:
             private_at=at("page.private"),
             # Linux 7.1 renamed it: what follows the lowest bit need no longer be the head's address.
             head_at=at("page.compound_info" if "compound_info" in has else "page.compound_head"),
-            order_at=at(order_at, 1) if folio or "compound_order" in has else flags_at,
+            order_at=at(order_at, 1) if folio or "compound_order" in has else low_byte_at,
             dtor_at=at(dtor_at, 1) if folio or "compound_dtor" in has else None,
             lru=flag("PG_lru", needed=True),
             private=flag("PG_private", needed=True),
@@ -347,7 +352,7 @@ class _Sections:
         page_shift = vmcore.page_size.bit_length() - 1
         section_bits = info.number("SECTION_SIZE_BITS")
         address_bits = _within("NUMBER(MAX_PHYSMEM_BITS)", info.number("MAX_PHYSMEM_BITS"), 32, 56)
-        self.shift = _within("NUMBER(SECTION_SIZE_BITS)", section_bits, page_shift + 10, 34) - page_shift
+        self.shift = _within("NUMBER(SECTION_SIZE_BITS)", section_bits, page_shift + 8, 34) - page_shift
         self._vmcore = vmcore
         self._struct_bytes = struct_bytes
         self._table_at = info.symbol("mem_section")
@@ -397,14 +402,14 @@ class _Sections:
         except VmcoreError:
             return 0
         self._read = True
-        return int.from_bytes(entry[self._map_at : self._map_at + 8], "little")
+        return self._vmcore.vmcoreinfo.unsigned(entry[self._map_at : self._map_at + 8])
 
     def _entry(self, section: int) -> bytes:
         if not self._extreme:
             return self._vmcore.read_virt(self._table_at + section * self._entry_bytes, self._entry_bytes)
         root, inside = divmod(section, self._per_root)
         if self._root is None or self._root[0] != root:
-            at = int.from_bytes(self._vmcore.read_virt(self._table_at + 8 * root, 8), "little")
+            at = self._vmcore.vmcoreinfo.unsigned(self._vmcore.read_virt(self._table_at + 8 * root, 8))
             entries_bytes = self._per_root * self._entry_bytes
             self._root = (root, self._vmcore.read_virt(at, entries_bytes) if at else bytes(entries_bytes))
         return self._root[1][inside * self._entry_bytes : (inside + 1) * self._entry_bytes]
@@ -510,20 +515,24 @@ def _classes(kernel: _StructPage, rows: NDArray[np.uint8], known: Bools, first: 
 
     The order of the tests is makedumpfile's: a page belongs to the first class that claims it.
     """
-    words = rows.view("<u8")
-    flags = words[:, kernel.flags_at // 8]
-    types = rows.view("<u4")[:, kernel.mapcount_at // 4]
+
+    def member(at: int, dtype: type[np.unsignedinteger[Any]] = np.uint64) -> NDArray[Any]:
+        words = rows.view(np.dtype(dtype).newbyteorder(kernel.byte_order))
+        return words[:, at // np.dtype(dtype).itemsize].astype(dtype, copy=False)
+
+    flags = member(kernel.flags_at)
+    types = member(kernel.mapcount_at, np.uint32)
 
     def flagged(mask: int) -> Bools:
         return np.asarray(flags & np.uint64(mask) != 0)
 
-    tails = known & (words[:, kernel.head_at // 8] & np.uint64(_TAIL) != 0)
+    tails = known & (member(kernel.head_at) & np.uint64(_TAIL) != 0)
     slab = flagged(kernel.slab) | _is_type(types, kernel.slab_type)
-    anon = (words[:, kernel.mapping_at // 8] & np.uint64(_MAPPING_ANON) != 0) & ~slab
+    anon = (member(kernel.mapping_at) & np.uint64(_MAPPING_ANON) != 0) & ~slab
     swapped = flagged(kernel.swapcache) & (flagged(kernel.swapbacked) if kernel.swapbacked else True)
     cache = (flagged(kernel.lru) | swapped) & ~anon
     private = flagged(kernel.private)
-    free_order = words[:, kernel.private_at // 8]
+    free_order = member(kernel.private_at)
     free = _is_type(types, kernel.buddy_type) & ~slab & (free_order < kernel.free_orders)
     unaccepted = _is_type(types, kernel.unaccepted_type)
     # A head is never the last page of a chunk: it lies at a multiple of its size, which is at least 2.
@@ -533,7 +542,7 @@ def _classes(kernel: _StructPage, rows: NDArray[np.uint8], known: Bools, first: 
     for claimed, each in (
         (slab, PageClass.SLAB),
         (_is_type(types, kernel.offline_type) & ~slab, PageClass.OFFLINE),
-        (anon | heads & _is_hugetlb(kernel, rows, types), PageClass.USER),
+        (anon | heads & _is_hugetlb(kernel, rows, flags, types), PageClass.USER),
         (cache & private, PageClass.CACHE_PRIVATE),
         (cache & ~private, PageClass.CACHE),
         (flagged(kernel.hwpoison), PageClass.HWPOISON),
@@ -562,13 +571,15 @@ def _is_type(types: NDArray[np.uint32], value: int | None) -> Bools:
     return np.asarray(types == value)
 
 
-def _is_hugetlb(kernel: _StructPage, rows: NDArray[np.uint8], types: NDArray[np.uint32]) -> Bools:
+def _is_hugetlb(
+    kernel: _StructPage, rows: NDArray[np.uint8], flags: NDArray[np.uint64], types: NDArray[np.uint32]
+) -> Bools:
     """Return a mask of the huge pages: by type (6.9), a flag of the page behind (6.6), or its destructor."""
     behind = np.zeros(len(rows), dtype=np.bool_)
     if kernel.hugetlb_type is not None:
         return _is_type(types, kernel.hugetlb_type)
     if kernel.hugetlb:
-        behind[:-1] = rows.view("<u8")[1:, kernel.flags_at // 8] & np.uint64(kernel.hugetlb) != 0
+        behind[:-1] = flags[1:] & np.uint64(kernel.hugetlb) != 0
     elif kernel.dtor_at is not None and kernel.hugetlb_dtor is not None:
         behind[:-1] = rows[1:, kernel.dtor_at] == kernel.hugetlb_dtor
     return behind

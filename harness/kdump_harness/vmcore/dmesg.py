@@ -72,8 +72,8 @@ class _Layout:
         return _exactly(read, address, self.size_bytes)
 
 
-def _number(raw: bytes, place: slice) -> int:
-    return int.from_bytes(raw[place], "little")
+def _number(info: Vmcoreinfo, raw: bytes, place: slice) -> int:
+    return info.unsigned(raw[place])
 
 
 def _in_chunks(read: ReadKernel) -> ReadKernel:
@@ -96,25 +96,26 @@ def _exactly(read: ReadKernel, address: int, length: int) -> bytes:
     return data
 
 
-def _pointer(read: ReadKernel, address: int) -> int:
-    return int.from_bytes(_exactly(read, address, 8), "little")
+def _variable(info: Vmcoreinfo, read: ReadKernel, name: str, size_bytes: int = 8) -> int:
+    """Return the value of an unsigned variable of the kernel."""
+    return info.unsigned(_exactly(read, info.symbol(name), size_bytes))
 
 
 def _ring_buffer(info: Vmcoreinfo, read: ReadKernel, last: int) -> Iterator[tuple[int, bytes]]:
     """Yield time stamp and text of the last records in the lockless ring buffer (Linux 5.10 and later)."""
-    ring_at = _pointer(read, info.symbol("prb"))
+    ring_at = _variable(info, read, "prb")
     desc_ring, data_ring = _Layout(info, "prb_desc_ring"), _Layout(info, "prb_data_ring")
     descs = desc_ring.read(read, ring_at + info.offset("printk_ringbuffer.desc_ring"))
     texts = data_ring.read(read, ring_at + info.offset("printk_ringbuffer.text_data_ring"))
     counter = info.offset("atomic_long_t.counter")
-    count_bits = _number(descs, desc_ring.place("count_bits", 4))
-    size_bits = _number(texts, data_ring.place("size_bits", 4))
+    count_bits = _number(info, descs, desc_ring.place("count_bits", 4))
+    size_bits = _number(info, texts, data_ring.place("size_bits", 4))
     if count_bits > _MAX_COUNT_BITS or not 3 <= size_bits <= _MAX_BUFFER_BITS:
         raise VmcoreError(f"the kernel log claims 2^{count_bits} records in 2^{size_bits} bytes")
-    desc_at, info_at = _number(descs, desc_ring.place("descs")), _number(descs, desc_ring.place("infos"))
-    data_at = _number(texts, data_ring.place("data"))
-    head = _number(descs, desc_ring.place("head_id", inner=counter))
-    tail = _number(descs, desc_ring.place("tail_id", inner=counter))
+    desc_at, info_at = _number(info, descs, desc_ring.place("descs")), _number(info, descs, desc_ring.place("infos"))
+    data_at = _number(info, texts, data_ring.place("data"))
+    head = _number(info, descs, desc_ring.place("head_id", inner=counter))
+    tail = _number(info, descs, desc_ring.place("tail_id", inner=counter))
     count = min((head - tail & _ID_MASK) + 1, 1 << count_bits)
     desc, about = _Layout(info, "prb_desc"), _Layout(info, "printk_info")
     state_var = desc.place("state_var", inner=counter)
@@ -127,14 +128,18 @@ def _ring_buffer(info: Vmcoreinfo, read: ReadKernel, last: int) -> Iterator[tupl
         slot = record_id & (1 << count_bits) - 1
         try:
             raw = desc.read(read, desc_at + slot * desc.size_bytes)
-            state = _number(raw, state_var)
+            state = _number(info, raw, state_var)
             if state & _ID_MASK != record_id or state >> _STATE_SHIFT not in (_COMMITTED, _FINALIZED):
                 continue
             raw_info = about.read(read, info_at + slot * about.size_bytes)
-            begins, ends, length = _number(raw, begin), _number(raw, following), _number(raw_info, text_len)
+            begins, ends, length = (
+                _number(info, raw, begin),
+                _number(info, raw, following),
+                _number(info, raw_info, text_len),
+            )
             text = _block(read, data_at, size_bits, begins, ends, length)
             found += 1
-            yield _number(raw_info, ts_nsec), text
+            yield _number(info, raw_info, ts_nsec), text
         except VmcoreError:
             unreadable += 1  # a page of the log is missing or damaged: give the rest
             if unreadable > _MAX_UNREADABLE:
@@ -161,10 +166,10 @@ def _block(read: ReadKernel, data_at: int, size_bits: int, begin: int, following
 def _record_buffer(info: Vmcoreinfo, read: ReadKernel) -> Iterator[tuple[int, bytes]]:
     """Yield time stamp and text of each record in log_buf (Linux 3.5 to 5.9)."""
     name = "printk_log" if "SIZE(printk_log)" in info else "log"  # renamed in 3.11
-    buffer_at = _pointer(read, info.symbol("log_buf"))
-    buffer_bytes = int.from_bytes(_exactly(read, info.symbol("log_buf_len"), 4), "little")
-    at = int.from_bytes(_exactly(read, info.symbol("log_first_idx"), 4), "little")
-    end = int.from_bytes(_exactly(read, info.symbol("log_next_idx"), 4), "little")
+    buffer_at = _variable(info, read, "log_buf")
+    buffer_bytes = _variable(info, read, "log_buf_len", 4)
+    at = _variable(info, read, "log_first_idx", 4)
+    end = _variable(info, read, "log_next_idx", 4)
     header = _Layout(info, name)
     header_bytes = header.size_bytes
     record_len, record_text_len = header.place("len", 2), header.place("text_len", 2)
@@ -177,7 +182,7 @@ def _record_buffer(info: Vmcoreinfo, read: ReadKernel) -> Iterator[tuple[int, by
         if at + header_bytes > buffer_bytes:
             break
         record = header.read(read, buffer_at + at)
-        length = _number(record, record_len)
+        length = _number(info, record, record_len)
         if length == 0:  # the rest of the buffer is unused: continue at its start
             if at == 0:
                 break
@@ -186,8 +191,8 @@ def _record_buffer(info: Vmcoreinfo, read: ReadKernel) -> Iterator[tuple[int, by
             continue
         if length < header_bytes or at + length > buffer_bytes:
             break
-        text_len = min(_number(record, record_text_len), length - header_bytes)
-        yield _number(record, ts_nsec), _exactly(read, buffer_at + at + header_bytes, text_len)
+        text_len = min(_number(info, record, record_text_len), length - header_bytes)
+        yield _number(info, record, ts_nsec), _exactly(read, buffer_at + at + header_bytes, text_len)
         at += length
         walked += length
 

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from struct import Struct
 
 from .formats.damage import VmcoreError
+from .formats.machines import in_both_orders, machines
 from .vmcore import Vmcore
 
 # struct elf_prstatus (include/linux/elfcore.h): pr_pid at 32, pr_reg at 112, both alike on 64-bit machines.
-_PID = Struct("<i")
+_PID = in_both_orders("i")
 _PID_AT = 32
 _REGISTERS_AT = 112
-_REGISTER = Struct("<Q")
-# Which of the registers are the stack and the instruction pointer (user_regs_struct of each machine).
-_STACK_AND_CODE = {"x86_64": (19, 16), "aarch64": (31, 32)}
+_REGISTER = in_both_orders("Q")
 _KERNEL_HALF = 1 << 63
 
 
@@ -26,28 +24,26 @@ class CpuState:
     pid: int
     stack: int
     code: int
-
-    @property
-    def in_kernel(self) -> bool:
-        """Return whether it ran kernel code; a CPU that was in user space says nothing of kernel memory."""
-        return bool(self.stack & _KERNEL_HALF and self.code & _KERNEL_HALF)
+    in_kernel: bool  # a CPU that was in user space says nothing of kernel memory
 
 
 def cpu_states(vmcore: Vmcore) -> tuple[CpuState, ...]:
     """Return every CPU that left its registers; none for a machine whose registers are not known here."""
-    if vmcore.notes is None or vmcore.machine not in _STACK_AND_CODE:
+    machine = machines().get(vmcore.machine)
+    if vmcore.notes is None or machine is None:
         return ()
-    places = [_REGISTERS_AT + 8 * index for index in _STACK_AND_CODE[vmcore.machine]]
-    return tuple(
-        CpuState(
-            cpu,
-            _PID.unpack_from(text, _PID_AT)[0],
-            _REGISTER.unpack_from(text, places[0])[0],
-            _REGISTER.unpack_from(text, places[1])[0],
-        )
-        for cpu, text in enumerate(vmcore.notes.prstatus)
-        if len(text) >= max(places) + 8
-    )
+    pid, register = _PID[vmcore.byte_order], _REGISTER[vmcore.byte_order]
+    places = [_REGISTERS_AT + 8 * index for index in (machine.stack, machine.code, machine.user_register)]
+    found = []
+    for cpu, text in enumerate(vmcore.notes.prstatus):
+        if len(text) >= max(places) + 8:
+            stack, code, user = (register.unpack_from(text, place)[0] for place in places)
+            if machine.user_bits:
+                in_kernel = bool(stack and code and not user & machine.user_bits)
+            else:
+                in_kernel = bool(stack & code & _KERNEL_HALF)
+            found.append(CpuState(cpu, pid.unpack_from(text, _PID_AT)[0], stack, code, in_kernel))
+    return tuple(found)
 
 
 def unreadable_tasks(vmcore: Vmcore) -> list[str]:

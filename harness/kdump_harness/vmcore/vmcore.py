@@ -10,17 +10,19 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from . import dmesg, memory
+from . import dmesg
 from .formats import elf, kdump, notes, zeros
 from .formats.damage import UNSUPPORTED, Damage, NotInDump, Unreadable, VmcoreError
 from .formats.elf import ElfFile
 from .formats.intervals import Int64s
 from .formats.kdump import KdumpFile
+from .formats.machines import ByteOrder
 from .formats.source import FLAT_SIGNATURE, DumpSource, FlattenedFile, PlainFile
 from .formats.utsname import Utsname
 from .formats.vmcoreinfo import MAX_BYTES as VMCOREINFO_MAX_BYTES
 from .formats.vmcoreinfo import Vmcoreinfo
 from .packed import PACKINGS
+from .translation.machines import Translate, translator
 
 Bools = NDArray[np.bool_]
 
@@ -97,7 +99,12 @@ class Vmcore:
     @cached_property
     def vmcoreinfo(self) -> Vmcoreinfo:
         """VMCOREINFO parsed; empty when the dump has none."""
-        return Vmcoreinfo.parse(self.vmcoreinfo_text)
+        return Vmcoreinfo.parse(self.vmcoreinfo_text, self.byte_order)
+
+    @property
+    def byte_order(self) -> ByteOrder:
+        """The order of the bytes of each number in the dump and in the kernel's memory."""
+        return self.elf.byte_order if self.elf is not None else self.kdumps[0].header.byte_order
 
     @property
     def by_hypervisor(self) -> bool:
@@ -116,12 +123,12 @@ class Vmcore:
 
     @property
     def frames_per_block(self) -> int:
-        """The page frames that are stored together: QEMU stores 64 KiB of an aarch64 guest with any page size."""
+        """The page frames that are stored together: QEMU stores 64 KiB of some guests with any page size."""
         return self.kdumps[0].page_size // self.page_size if self.kdumps else 1
 
     @property
     def machine(self) -> str:
-        """x86_64 or aarch64; empty when the dump does not say."""
+        """A name in machines.toml; empty when the dump does not say."""
         if self.elf:
             return self.elf.machine
         assert self.header is not None
@@ -305,9 +312,9 @@ class Vmcore:
         return b"".join(pieces)
 
     @cached_property
-    def _translate(self) -> memory.Translate:
+    def _translate(self) -> Translate:
         phys_base = self.header.phys_base if self.header is not None else None
-        return memory.translator(self.machine, self.vmcoreinfo, self.read_phys, phys_base=phys_base)
+        return translator(self.machine, self.vmcoreinfo, self.read_phys, phys_base=phys_base)
 
     def read_virt(self, address: int, length: int) -> bytes:
         """Return all of length bytes of kernel virtual memory, or raise VmcoreError."""

@@ -25,12 +25,10 @@ def tables(part: KdumpFile, first: int = 0, count: int | None = None) -> Iterato
     """Yield the index of the first entry, and entries in blocks that fit in memory; fewer where the file ends."""
     end = part.descriptors if count is None else first + count
     for start in range(first, end, AT_ONCE):
-        at = part.header.descriptor_offset + start * DESCRIPTOR.itemsize
         wanted = min(AT_ONCE, end - start)
-        raw = part.source.read(at, wanted * DESCRIPTOR.itemsize)
-        there = len(raw) // DESCRIPTOR.itemsize
-        yield start, np.frombuffer(raw[: there * DESCRIPTOR.itemsize], dtype=DESCRIPTOR)
-        if there < wanted:
+        table = part.table(start, wanted)
+        yield start, table
+        if len(table) < wanted:
             break  # bitmaps may claim billions of descriptors behind the end of the file
 
 

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from struct import Struct
-
 import numpy as np
 from numpy.typing import NDArray
 
 from . import notes
 from .damage import UNSUPPORTED, Damage, NotInDump, Unreadable
 from .intervals import Int64s, disjoint, runs
+from .machines import ByteOrder, in_both_orders, machine_of_elf, machines, names_of_machines
 from .source import DumpSource, read_exactly
 
 SIGNATURE = b"\x7fELF"
 FLAG_INCOMPLETE = 0x1  # makedumpfile's DUMP_ELF_INCOMPLETE
-MACHINES = {62: "x86_64", 183: "aarch64"}
 
-_EHDR = Struct("<16sHHIQQQIHHHHHH")
+_EHDR = in_both_orders("16sHHIQQQIHHHHHH")
 _PHDR = np.dtype(
     [
         ("type", "<u4"),
@@ -29,7 +27,7 @@ _PHDR = np.dtype(
         ("align", "<u8"),
     ]
 )
-_SHDR = Struct("<IIQQQQIIQQ")
+_SHDR = in_both_orders("IIQQQQIIQQ")
 _ET_CORE = 4
 PT_LOAD = 1
 PT_NOTE = 4
@@ -46,17 +44,20 @@ class ElfFile:
 
     def __init__(self, source: DumpSource) -> None:
         self.source = source
-        header = _EHDR.unpack(read_exactly(source, 0, _EHDR.size, "the ELF header"))
-        ident, kind, machine = header[0], header[1], header[2]
-        if ident[4:7] != b"\x02\x01\x01":
-            known = ident[4] in (1, 2) and ident[5] in (1, 2) and ident[6] == 1
-            message = "the ELF file is not 64-bit, little endian, version 1"
+        raw = read_exactly(source, 0, _EHDR["little"].size, "the ELF header")
+        if raw[4:7] not in (b"\x02\x01\x01", b"\x02\x02\x01"):
+            known = raw[4] in (1, 2) and raw[5] in (1, 2) and raw[6] == 1
+            message = "the ELF file is not 64-bit, version 1"
             raise Unreadable(Damage(UNSUPPORTED if known else "header", message, 4))
+        self.byte_order: ByteOrder = "little" if raw[5] == 1 else "big"
+        header = _EHDR[self.byte_order].unpack(raw)
+        kind, machine = header[1], header[2]
         if kind != _ET_CORE:
             raise _bad_header(f"the ELF file is of type {kind}, not a core (4)", 16)
-        self.machine = MACHINES.get(machine, "")
+        self.machine = machine_of_elf(machine, self.byte_order)
         if not self.machine:
-            raise Unreadable(Damage(UNSUPPORTED, f"ELF machine {machine} is neither x86_64 nor aarch64", 18))
+            message = f"ELF machine {machine}, {self.byte_order} endian, is not {names_of_machines()}"
+            raise Unreadable(Damage(UNSUPPORTED, message, 18))
         self.flags: int = header[7]
         self._segments_at: int = header[5]
         self._sections_at: int = header[6]
@@ -87,12 +88,14 @@ class ElfFile:
         if entry_bytes != _PHDR.itemsize:
             raise _bad_header(f"program headers of {entry_bytes} bytes, not {_PHDR.itemsize}", 54)
         if count == _PN_XNUM:
-            section = _SHDR.unpack(read_exactly(self.source, section_at, _SHDR.size, "the first section header"))
+            layout = _SHDR[self.byte_order]
+            section = layout.unpack(read_exactly(self.source, section_at, layout.size, "the first section header"))
             count = section[7]
         if not 0 < count <= _MAX_SEGMENTS:
             raise _bad_header(f"the ELF file claims {count:,} segments", 56)
         raw = read_exactly(self.source, at, count * _PHDR.itemsize, "the program headers")
-        return np.frombuffer(raw, dtype=_PHDR)
+        stored = _PHDR.newbyteorder("<" if self.byte_order == "little" else ">")
+        return np.frombuffer(raw, dtype=stored).astype(_PHDR, copy=False)
 
     @property
     def headers_end(self) -> int:
@@ -101,11 +104,11 @@ class ElfFile:
 
     def sections_end(self) -> int:
         """Return the end of the last section; QEMU puts a table of names behind the memory."""
-        ends = [0]
+        ends, layout = [0], _SHDR[self.byte_order]
         for index in range(min(self._section_count, _MAX_SECTIONS)):
-            raw = self.source.read(self._sections_at + index * _SHDR.size, _SHDR.size)
-            if len(raw) == _SHDR.size:
-                _, kind, _, _, offset, size, *_ = _SHDR.unpack(raw)
+            raw = self.source.read(self._sections_at + index * layout.size, layout.size)
+            if len(raw) == layout.size:
+                _, kind, _, _, offset, size, *_ = layout.unpack(raw)
                 if kind != _SHT_NULL and offset + size <= self.source.size_bytes:
                     ends.append(offset + size)
         return max(ends)
@@ -136,7 +139,8 @@ class ElfFile:
         offset, size = int(self.note_segments[0]["offset"]), int(self.note_segments[0]["filesz"])
         if not 0 < size <= notes.MAX_BYTES or offset + size > self.source.size_bytes:
             return None
-        return notes.parse(self.source.read(offset, size))
+        fpregs = machines()[self.machine].kernel_fpregs
+        return notes.parse(self.source.read(offset, size), self.byte_order, kernel_fpregs=fpregs)
 
 
 def _bad_header(message: str, offset: int) -> Unreadable:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from struct import Struct
 
 import numpy as np
+from numpy.typing import NDArray
 
 from . import notes, pages
 from .bitmap import Bitmap
-from .damage import UNSUPPORTED, Damage, NotInDump, Unreadable
+from .damage import Damage, NotInDump, Unreadable
+from .machines import ByteOrder, in_both_orders, machines
 from .pages import BadPage
 from .source import DumpSource, read_exactly
 from .utsname import Utsname
@@ -23,7 +24,6 @@ STATUS_NO_VMEMMAP = 0x10
 STATUS_KNOWN = 0x3F
 MAX_LEVEL = 31
 PAGE_SIZES = (4096, 16384, 65536)
-MACHINES = ("x86_64", "aarch64")
 UNKNOWN_MACHINE = "Unknown"  # QEMU 10 and later name no other; for aarch64 guests older ones neither
 _STATUS_COMPRESSIONS = (pages.ZLIB, pages.LZO, pages.SNAPPY, pages.ZSTD)
 
@@ -32,14 +32,15 @@ MAX_PFNS = 1 << 34
 _MAX_SUB_HEADER_BYTES = 256 << 20
 
 UTSNAME_AT = 12
-_HEADER = Struct("<8si390x6xqqIiiIIIIIIi")
-_SUB_HEADER = Struct("<QiiQQqQqQqQQQQ")
+_HEADER = in_both_orders("8si390x6xqqIiiIIIIIIi")
+_SUB_HEADER = in_both_orders("QiiQQqQqQqQQQQ")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Header:
     """The header and sub-header; fields that a version lacks are None."""
 
+    byte_order: ByteOrder
     version: int
     utsname: Utsname
     status: int
@@ -93,19 +94,20 @@ class Header:
 def read_header(source: DumpSource) -> Header:
     """Return the header with what is odd about it. Raise Unreadable when the layout cannot be known."""
     damage: list[Damage] = []
-    block = read_exactly(source, 0, _HEADER.size, "the dump header")
-    fields = _HEADER.unpack(block)
+    block = read_exactly(source, 0, _HEADER["little"].size, "the dump header")
+    # The writer's byte order; no other field is as small.
+    order: ByteOrder = "big" if 1 <= int.from_bytes(block[8:12], "big") <= LATEST_VERSION else "little"
+    fields = _HEADER[order].unpack(block)
     version = fields[1]
     status, block_size, sub_header_blocks, bitmap_blocks, max_mapnr_32 = fields[4:9]
-    if 1 <= int.from_bytes(block[8:12], "big") <= LATEST_VERSION:
-        raise Unreadable(Damage(UNSUPPORTED, "the dump is of a big-endian machine, not x86_64 or aarch64", 8))
     if not 1 <= version <= LATEST_VERSION:
         raise _bad_header(f"header version {version} is not one of 1 to {LATEST_VERSION}", 8)
     if block_size not in PAGE_SIZES:
-        raise _bad_header(f"block size {block_size:,} is not a page size of x86_64 or aarch64", 428)
+        raise _bad_header(f"block size {block_size:,} is not a page size", 428)
     if not 0 < sub_header_blocks <= _MAX_SUB_HEADER_BYTES // block_size:
         raise _bad_header(f"sub-header of {sub_header_blocks:,} blocks", 432)
-    sub = _SUB_HEADER.unpack(read_exactly(source, block_size, _SUB_HEADER.size, "the dump sub-header"))
+    layout = _SUB_HEADER[order]
+    sub = layout.unpack(read_exactly(source, block_size, layout.size, "the dump sub-header"))
     max_mapnr = sub[13] if version >= 6 else max_mapnr_32
     if not 0 < max_mapnr <= MAX_PFNS:
         raise _bad_header(f"the dump claims {max_mapnr:,} page frames", block_size + 96 if version >= 6 else 440)
@@ -122,6 +124,7 @@ def read_header(source: DumpSource) -> Header:
         message = f"a split dump with the page frames {start_pfn:,} to {end_pfn:,} of {max_mapnr:,}"
         raise _bad_header(message, block_size + (80 if version >= 6 else 16))
     return Header(
+        byte_order=order,
         version=version,
         utsname=Utsname(block[UTSNAME_AT : UTSNAME_AT + Utsname.BYTES]),
         status=status,
@@ -157,6 +160,7 @@ class KdumpFile:
         half = header.bitmap_bytes // 2
         self.ram = Bitmap(source, header.bitmap_offset, header.max_mapnr)
         self.dumped = Bitmap(source, header.bitmap_offset + half, header.max_mapnr)
+        self._descriptor = DESCRIPTOR.newbyteorder("<" if header.byte_order == "little" else ">")
         self._unpacker = pages.Unpacker(self.page_size)
 
     @property
@@ -197,15 +201,22 @@ class KdumpFile:
         """Return whether this file has the page."""
         return self.header.start_pfn <= pfn < self.header.end_pfn and pfn in self.dumped
 
+    def table(self, first: int, count: int) -> NDArray[np.void]:
+        """Return count descriptors from the first-th one on; fewer where the file ends."""
+        size_bytes = DESCRIPTOR.itemsize
+        raw = self.source.read(self.header.descriptor_offset + first * size_bytes, count * size_bytes)
+        stored = np.frombuffer(raw, dtype=self._descriptor, count=len(raw) // size_bytes)
+        return stored.astype(DESCRIPTOR, copy=False)
+
     def descriptor(self, pfn: int) -> tuple[int, int, int]:
         """Return offset, stored size and flags of a page, unchecked."""
         if not self.holds(pfn):
             raise NotInDump(f"page frame {pfn:#x} is not in the dump")
         index = self.index_of(pfn)
-        raw = self.source.read(self.header.descriptor_offset + index * DESCRIPTOR.itemsize, DESCRIPTOR.itemsize)
-        if len(raw) != DESCRIPTOR.itemsize:
+        table = self.table(index, 1)
+        if not len(table):
             raise BadPage(f"page frame {pfn:#x}: the file ends before its descriptor")
-        offset, size, flags, _ = np.frombuffer(raw, dtype=DESCRIPTOR)[0].item()
+        offset, size, flags, _ = table[0].item()
         return offset, size, flags
 
     def read_page(self, pfn: int) -> bytes:
@@ -233,4 +244,9 @@ class KdumpFile:
         offset, size = self.header.note
         if not 0 < size <= notes.MAX_BYTES or offset <= 0 or offset + size > self.source.size_bytes:
             return None
-        return notes.parse(self.source.read(offset, size))
+        machine = machines().get(self.header.machine)
+        return notes.parse(
+            self.source.read(offset, size),
+            self.header.byte_order,
+            kernel_fpregs=machine is not None and machine.kernel_fpregs,
+        )

@@ -17,7 +17,8 @@ from ...base.errors import UsageError
 from .damage import UNSUPPORTED, Damage, Unreadable
 from .intervals import Int64s, disjoint, int64s, runs
 
-FLAT_SIGNATURE = b"makedumpfile\0\0\0\0"
+# The field has 16 bytes. makedumpfile does not clear the last three, and compares the word alone.
+FLAT_SIGNATURE = b"makedumpfile\0"
 FLAT_HEADER_BYTES = 4096
 _FLAT_TYPE_VERSION = Struct(">qq")
 _RECORD = Struct(">qq")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from .damage import VmcoreError
+from .machines import ByteOrder, machines
 
 MAX_BYTES = 1 << 20
 
@@ -15,26 +16,30 @@ NO_VMCOREINFO = (
     "no VMCOREINFO: the guest had not handed it to QEMU, so that kernel, log and classes of pages are unknown"
     " (give the domain <vmcoreinfo state='on'/>, and load qemu_fw_cfg in the guest)"
 )
-_MACHINES = {
-    "SYMBOL(init_top_pgt)": "x86_64",
-    "SYMBOL(init_level4_pgt)": "x86_64",  # before 4.13
-    "NUMBER(kimage_voffset)": "aarch64",
-}
 
 
 class Vmcoreinfo(dict[str, str]):
     """The KEY=value lines, with the numbers behind SYMBOL(), OFFSET(), SIZE(), LENGTH() and NUMBER()."""
 
+    byte_order: ByteOrder = "little"  # of the kernel's memory
+
     @classmethod
-    def parse(cls, text: bytes) -> Vmcoreinfo:
+    def parse(cls, text: bytes, byte_order: ByteOrder = "little") -> Vmcoreinfo:
         """Read the well-formed lines; malformed() reports the others."""
         lines = text.rstrip(b"\0").decode("latin-1").split("\n")
-        return cls(line.split("=", 1) for line in lines if "=" in line)
+        info = cls(line.split("=", 1) for line in lines if "=" in line)
+        info.byte_order = byte_order
+        return info
+
+    def unsigned(self, raw: bytes) -> int:
+        """Return the number that bytes of the kernel's memory hold."""
+        return int.from_bytes(raw, self.byte_order)
 
     @property
     def machine(self) -> str:
-        """x86_64 or aarch64, by what only its kernels export; empty where neither does."""
-        return next((machine for key, machine in _MACHINES.items() if key in self), "")
+        """The machine, by lines that only its kernels export; empty where none of them is there."""
+        rows = (row for row in machines().values() if row.byte_order == self.byte_order)
+        return next((row.name for row in rows if any(key in self for key in row.known_by)), "")
 
     def symbol(self, name: str) -> int:
         """Return the address of a kernel symbol."""
@@ -58,6 +63,10 @@ class Vmcoreinfo(dict[str, str]):
         if default is not None and key not in self:
             return default
         return self._number(key, 0)
+
+    def hexadecimal(self, key: str, default: int = 0) -> int:
+        """Return a plain hexadecimal line such as KERNELOFFSET; default where the kernel does not export it."""
+        return self._number(key, 16) if key in self else default
 
     def integer(self, key: str) -> int | None:
         """Return a plain decimal line such as PAGESIZE or CRASHTIME; None when absent or not a number."""

@@ -1,0 +1,1 @@
+"""Kernel virtual addresses to physical ones, from VMCOREINFO and the dump's own page tables."""
