@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -16,8 +17,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from kdump_harness.__main__ import main
+from help_texts import help_texts
+from kdump_harness.__main__ import VERBS as ALL_VERBS
+from kdump_harness.__main__ import main, make_parser
 from kdump_harness.base import tables
+from kdump_harness.cli import parser
+from kdump_harness.cli.verbs.size import parse_memories
 from kdump_harness.drill.disks import probe_format
 from kdump_harness.images.state import State
 from kdump_harness.vm.hypervisor import connection
@@ -73,8 +78,8 @@ def refused(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Any:
         ),
         (["drill", "debian-12", "--trigger", "sysrq"], "unknown trigger 'sysrq' (known: sysrq-c"),
         (["drill", "debian-12", "--target", "tape"], "unknown target 'tape' (known: local"),
-        (["drill", "debian-12", "--memory", "-1"], "invalid guest memory: got -1 MiB, expected 256 to "),
-        (["drill", "debian-12", "--memory", "999999999"], "invalid guest memory: got 999999999 MiB, expected 256 to "),
+        (["drill", "debian-12", "--memory", "64"], "invalid guest memory: got 64 MiB, expected 256 to "),
+        (["drill", "debian-12", "--memory", "9999999"], "invalid guest memory: got 9999999 MiB, expected 256 to "),
         (["drill", "debian-12", "--vcpus", "0"], "invalid number of processors: got 0, expected 1 to 255"),
         (["drill", "debian-12", "--level", "32"], "dump level 32 does not exist (0 to 31; "),
         (["drill", "debian-12", "--level", "-1"], "dump level -1 does not exist (0 to 31; "),
@@ -272,7 +277,35 @@ def test_a_wrong_command_line_is_a_usage_error(argv: list[str], capsys: pytest.C
     with pytest.raises(SystemExit) as caught:
         main(argv)
     assert caught.value.code == 2
-    assert "error: " in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert re.fullmatch(r"kdump-harness[a-z ]*: error: .* \(see kdump-harness[a-z ]* --help\)\n", said)
+
+
+@pytest.mark.parametrize(
+    ("text", "size_mib"), [("2G", 2048), ("1536M", 1536), ("512MiB", 512), ("1024", 1024), ("1g", 1024)]
+)
+def test_a_size_of_memory_takes_units(text: str, size_mib: int) -> None:
+    for verb in ("drill", "sweep", "compare"):
+        assert make_parser(verb).parse_args([verb, "debian-12", "--memory", text]).memory == size_mib
+    assert parse_memories(f"{text},4G") == (size_mib, 4096)
+    assert make_parser("drill").parse_args(["drill", "debian-12", "--dimm", text]).dimm == [size_mib]
+    assert make_parser("fleet").parse_args(["fleet", "worker", "lab", "--memory", text]).memory == size_mib
+
+
+@pytest.mark.parametrize("text", ["", "0", "-1", "much", "2T", "1,5G", "99999999999"])
+def test_a_bad_size_is_quoted_with_the_forms_that_are_taken(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["drill", "debian-12", f"--memory={text}"])
+    assert f"invalid size: got {text}, expected as in 2G, 1536M, or 1536 for MiB" in capsys.readouterr().err
+
+
+def test_the_help_of_each_verb_has_its_exit_statuses() -> None:
+    known = tables.load_toml(Path(parser.__file__).with_name("exit_statuses.toml"))
+    assert set(known) - {"every"} == set(ALL_VERBS)
+    for verb in ALL_VERBS:
+        paragraph = help_texts()[f"kdump-harness {verb}"].partition("exit status:\n")[2]
+        listed = [line.split()[0] for line in paragraph.splitlines()]
+        assert listed == sorted({**known["every"], **known[verb]}, key=int), verb
 
 
 def test_a_number_that_must_be_positive_is_quoted(capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from .types import jobs, positive
+from .types import jobs, mib, positive
 
 KEEP = ("never", "failed", "always")  # values of --keep: when the dumps of a run stay
 KEEP_HELP = "when vmcores stay in the evidence"
@@ -109,16 +109,18 @@ def add_dimm(group: Any) -> None:
     """Add --dimm."""
     group.add_argument(
         "--dimm",
-        type=int,
+        type=mib,
         action="append",
-        metavar="MIB",
+        metavar="S",
         help="DIMM in addition to the memory, which the guest finds by ACPI (repeatable)",
     )
 
 
 def add_guest_size(group: Any) -> None:
     """Add the guest's memory and processors."""
-    group.add_argument("--memory", type=int, default=1024, metavar="MIB", help="memory of the guest")
+    group.add_argument(
+        "--memory", type=mib, default=1024, metavar="S", help="memory of the guest, as 2G, 1536M, or a number of MiB"
+    )
     group.add_argument("--vcpus", type=int, default=2, metavar="N", help="processors of the guest")
 
 

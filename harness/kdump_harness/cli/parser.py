@@ -5,7 +5,11 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Iterable
-from typing import Any
+from pathlib import Path
+from typing import Any, NoReturn
+
+from ..base.errors import EXIT_USAGE
+from ..base.tables import load_toml
 
 Verbs = Any  # argparse keeps the type of its sub-parsers private
 Handler = Callable[[argparse.Namespace], int]
@@ -21,6 +25,14 @@ class Formatter(argparse.RawDescriptionHelpFormatter):
         return text
 
 
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are one sentence."""
+
+    def error(self, message: str) -> NoReturn:
+        """End with exit status 2."""
+        self.exit(EXIT_USAGE, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
+
+
 class _ShowVersion(argparse.Action):
     """Print the version, which takes time to find."""
 
@@ -33,7 +45,7 @@ class _ShowVersion(argparse.Action):
 
 def make_parser(adders: Iterable[Callable[[Verbs], None]]) -> argparse.ArgumentParser:
     """Return a parser with the verbs that ADDERS add; its result has the verb's handler as `run`."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="kdump-harness",
         description="Prove that kdump works: crash a throw-away guest, then judge the vmcore it leaves behind.",
         epilog="exit status:\n"
@@ -69,13 +81,26 @@ def add_verb(
     epilog: str = "",
     **more: Any,
 ) -> Any:
-    """Add a verb, or an action of a verb, and return its parser; RUN is None for a verb that has actions."""
+    """Add a verb, or an action of a verb, and return its parser; RUN is None for a verb that has actions.
+
+    The help of a verb ends with its exit statuses.
+    """
+    epilog = "\n\n".join(filter(None, (epilog.rstrip("\n"), _exit_statuses(name))))
     parser = verbs.add_parser(
         name, help=sentence, description=about or sentence, epilog=epilog, formatter_class=Formatter, **more
     )
     if run is not None:
         parser.set_defaults(run=run)
     return parser
+
+
+def _exit_statuses(verb: str) -> str:
+    """Return the paragraph about the exit statuses of a verb; empty for an action."""
+    table = load_toml(Path(__file__).with_name("exit_statuses.toml"))
+    if verb not in table:
+        return ""
+    statuses = sorted({**table["every"], **table[verb]}.items(), key=lambda row: int(row[0]))
+    return "\n".join(["exit status:", *(f"{status:>5}  {meaning}" for status, meaning in statuses)])
 
 
 def add_actions(parser: Any) -> Any:

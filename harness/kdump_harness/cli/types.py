@@ -45,6 +45,15 @@ def positive(text: str) -> float:
     return value
 
 
+def mib(text: str) -> int:
+    """Return a size in MiB: 2G, 1536M, or a plain number of MiB."""
+    from ..base.crashkernel import parse_size_mib
+
+    if not (size_mib := parse_size_mib(text)):
+        raise argparse.ArgumentTypeError(f"invalid size: got {text}, expected as in 2G, 1536M, or 1536 for MiB")
+    return size_mib
+
+
 def jobs(text: str) -> int | None:
     """Return the number of jobs; None for auto."""
     if text == "auto":

@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 from ..base.errors import EXIT_OK, HostError, UsageError
 from ..cli.options import HISTORY_HELP, RESUME_HELP, add_json, add_state
 from ..cli.parser import Verbs, add_actions, add_verb
-from ..cli.types import count, port, seconds
+from ..cli.types import count, mib, port, seconds
 
 DEFAULT_PORT = 8786
 
@@ -79,7 +79,7 @@ def _add_worker(actions: Any) -> Any:
     )
     number = count(least=1, most=10**8 - 1)
     made.add_argument(
-        "--memory", type=number, metavar="MIB", help="memory that guests may use (default: the free memory)"
+        "--memory", type=mib, metavar="S", help="memory that guests may use, as 8G or 8192 (default: the free memory)"
     )
     made.add_argument("--cores", type=number, metavar="N", help="cores that guests may use (default: all)")
     made.add_argument(
@@ -116,8 +116,8 @@ def _add_run(actions: Any) -> Any:
     )  # fmt: skip
     made.add_argument("--vmcores", action="store_true", help="also transfer the vmcores that the drills keep")
     made.add_argument(
-        "--evidence-limit", type=number, metavar="MIB",
-        help="maximum evidence transferred per task, in MiB (default: 64; with --vmcores 2048)",
+        "--evidence-limit", type=mib, metavar="S",
+        help="maximum evidence transferred per task, as 1G or 64 (default: 64; with --vmcores 2048)",
     )  # fmt: skip
     made.add_argument(
         "--direct", action="store_true",

@@ -41,8 +41,7 @@ def add_compare(verbs: Verbs) -> None:
         epilog="examples:\n  kdump-harness compare debian-12 --kernel linux-image-amd64 --kernel bookworm-backports\n"
         "  kdump-harness compare debian-12 --kernel ./build    # against the image's own\n"
         "  kdump-harness compare debian-12 debian-13 --only smoke --max-slower 50%\n"
-        "  kdump-harness compare debian-12 --bisect --kernel OLD --kernel MIDDLE --kernel NEW\n"
-        "exit status: 1 for a regression, or when --bisect found a first bad one",
+        "  kdump-harness compare debian-12 --bisect --kernel OLD --kernel MIDDLE --kernel NEW",
     )
     parser.set_defaults(kernel=None, packages=None)
     guest = parser.add_argument_group("guest")

@@ -22,7 +22,6 @@ def add_diagnose(verbs: Verbs) -> None:
         run=diagnose,
         epilog="examples:\n  kdump-harness diagnose console.log\n"
         "  kdump-harness diagnose console.log journal.txt vmcore-dmesg.txt vmcore\n\n"
-        "exit status: 0 without a failure, 1 with one, 2 for a file that is not a log of a kernel or of kdump;\n"
         "several files, or a directory, are one case: they get one answer",
     )
     parser.add_argument(

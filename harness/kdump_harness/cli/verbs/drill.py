@@ -24,6 +24,7 @@ from ..options import (
     add_software,
 )
 from ..parser import Verbs, add_verb
+from ..types import mib
 
 if TYPE_CHECKING:
     from ...base.verdict import Verdict
@@ -51,7 +52,10 @@ def add_drill(verbs: Verbs) -> None:
     add_image(guest, domain=True)
     add_software(guest)
     guest.add_argument(
-        "--memory", type=int, metavar="MIB", help="memory of the guest (default: 1024; for a clone the domain's)"
+        "--memory",
+        type=mib,
+        metavar="S",
+        help="memory of the guest, as 2G, 1536M, or a number of MiB (default: 1024; for a clone the domain's)",
     )
     add_dimm(guest)
     guest.add_argument(

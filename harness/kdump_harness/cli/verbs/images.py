@@ -29,7 +29,7 @@ def add_images(verbs: Verbs) -> None:
         "List the catalogue of images; check, download or remove cached images.",
         run=images,
         epilog="examples:\n"
-        "  kdump-harness images --refresh    # exit 1: an image is gone or unreachable; 3: no network\n"
+        "  kdump-harness images --refresh\n"
         "  kdump-harness images --fetch rocky-9 'alma-*'\n"
         "  kdump-harness images --prune --dry-run",
     )

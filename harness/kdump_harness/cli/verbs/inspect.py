@@ -28,7 +28,6 @@ def add_inspect(verbs: Verbs) -> None:
         epilog="examples:\n  kdump-harness inspect vmcore --triage\n"
         "  kdump-harness inspect vmcore --quick --triage --debuginfo ./vmlinux\n"
         "  kdump-harness inspect /var/crash/*/dump.*\n\n"
-        "judgement: whole (exit status 0), damaged (1), or not judged (5), for a format or machine that is not known;\n"
         "several dumps are judged one by one, and the worst judgement counts: damaged, then not judged",
     )
     parser.add_argument(

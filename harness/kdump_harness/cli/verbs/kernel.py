@@ -18,6 +18,7 @@ from ..bare_sides import choose_session
 from ..options import add_campaign, add_crashkernel
 from ..parser import Verbs, add_verb
 from .drill import show_verdict
+from .size import parse_memories
 
 if TYPE_CHECKING:
     from ...base.verdict import Verdict
@@ -60,7 +61,7 @@ def add_kernel(verbs: Verbs) -> None:
     )
     guest.add_argument("--append", default="", metavar="ARGS", help="more arguments for the first kernel")
     guest.add_argument("--capture-append", default="", metavar="ARGS", help="more arguments for the capture kernel")
-    guest.add_argument("--memory", default=_IN_FILE["memory"], metavar="MIB", help="memory of the guest")
+    guest.add_argument("--memory", default=_IN_FILE["memory"], metavar="S", help="memory of the guest, as 1G or 768")
     guest.add_argument(
         "--vcpus",
         type=int,
@@ -197,7 +198,7 @@ def _asked(arguments: argparse.Namespace) -> tuple[KernelPlan, frozenset[str]]:
         known = ", ".join(sorted(required(Scope.KERNEL)))
         raise UsageError(f"--bad: unknown check {min(unknown)!r} (known: {known})")
     vcpus = arguments.vcpus if arguments.vcpus is not None else 1 if arguments.clock == INSTRUCTIONS else 2
-    machine = Machine(memory_mib=_number("--memory", arguments.memory), vcpus=vcpus, cpu_level=arguments.cpu)
+    machine = Machine(memory_mib=_one_memory(arguments.memory), vcpus=vcpus, cpu_level=arguments.cpu)
     plan = KernelPlan(
         kernel=not_yet_found(arguments.kernel),
         machine=machine,
@@ -267,6 +268,13 @@ def _number(option: str, text: str) -> int:
     return int(text)
 
 
+def _one_memory(text: str) -> int:
+    """Return a size of memory in MiB; --matrix takes lists."""
+    if "," in text:
+        raise UsageError(f"--memory: expected one size, got {text!r} (--matrix takes lists)")
+    return parse_memories(text)[0]
+
+
 def _numbers(option: str, text: str) -> tuple[int, ...]:
     return tuple(dict.fromkeys(_number(option, part.strip()) for part in text.split(",")))
 
@@ -312,7 +320,7 @@ def _drill_matrix(arguments: argparse.Namespace) -> int:
             makedumpfiles=_words("--makedumpfile", arguments.makedumpfile or arguments.userland),
             levels=_numbers("--level", arguments.level),
             compressions=_words("--compress", arguments.compress),
-            memories_mib=_numbers("--memory", arguments.memory),
+            memories_mib=parse_memories(arguments.memory),
             layouts=_words("--layout", ",".join(arguments.layout)),
             userland=arguments.userland,
             crashkernel=arguments.crashkernel or "",

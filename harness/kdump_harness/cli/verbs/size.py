@@ -10,6 +10,7 @@ from ...base.errors import EXIT_FAILED, EXIT_OK, UsageError
 from ...kdump.target import TARGETS
 from ..options import add_campaign, add_command_lines, add_crashkernel, add_filter, add_image, add_plot, add_software
 from ..parser import Verbs, add_verb
+from ..types import mib
 
 if TYPE_CHECKING:
     from ...base.verdict import Verdict
@@ -30,7 +31,7 @@ def add_size(verbs: Verbs) -> None:
     guest = parser.add_argument_group("guest")
     add_image(guest)
     add_software(guest)
-    guest.add_argument("--memory", default="1G", metavar="S,S", help="memory sizes of the guest")
+    guest.add_argument("--memory", default="1G", metavar="S,S", help="memory sizes of the guest, as in 1G,1536M")
     guest.add_argument("--vcpus", default="2", metavar="N,N", help="numbers of processors of the guest")
     kdump = parser.add_argument_group("kdump")
     kdump.add_argument("--target", default="local", metavar="T,T", help=f"dump targets: {', '.join(TARGETS)}")
@@ -38,7 +39,9 @@ def add_size(verbs: Verbs) -> None:
     add_filter(kdump)
     add_command_lines(kdump)
     search = parser.add_argument_group("search")
-    search.add_argument("--step", type=int, default=4, metavar="MIB", help="precision of the result in MiB")
+    search.add_argument(
+        "--step", type=mib, default=4, metavar="S", help="precision of the result, as 4M or a number of MiB"
+    )
     search.add_argument(
         "--repeats", type=int, default=3, metavar="N", help="crashes that must agree on either side of the edge"
     )
@@ -107,18 +110,11 @@ def size(arguments: argparse.Namespace) -> int:
 
 
 def parse_memories(text: str) -> tuple[int, ...]:
-    """Return the memory sizes of a list like 1G,2G or 1024,2048 in MiB, each once.
-
-    Raises UsageError for a part that is not a size.
-    """
-    from ...base.crashkernel import parse_size_mib
-
-    sizes = []
-    for part in text.split(","):
-        if (mib := parse_size_mib(part)) is None:
-            raise UsageError(f"invalid memory size: got {part.strip()!r}, expected a list as in 1G,2G or 1536M")
-        sizes.append(mib)
-    return tuple(dict.fromkeys(sizes))
+    """Return the memory sizes of a list like 1G,2G or 1024,2048 in MiB, each once; UsageError for any other part."""
+    try:
+        return tuple(dict.fromkeys(mib(part.strip()) for part in text.split(",")))
+    except argparse.ArgumentTypeError as error:
+        raise UsageError(f"argument --memory: {error}") from None
 
 
 def _parse_vcpus(text: str) -> tuple[int, ...]:
