@@ -7,6 +7,7 @@ import dataclasses
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -14,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from history_factory import VERDICT, drill, failed
@@ -21,6 +23,7 @@ from kdump_harness.__main__ import main
 from kdump_harness.base.errors import UsageError
 from kdump_harness.base.stage import Stage
 from kdump_harness.base.verdict import Check, Verdict
+from kdump_harness.history import database
 from kdump_harness.history.database import DRILL, SIZE, SWEEP, History, RecordedRun, history_path, shrunk
 from kdump_harness.history.figures import figures_of, load_figures
 from kdump_harness.history.importing import _results, import_file, result_files, sizing_results
@@ -121,7 +124,7 @@ def test_failed_drills_do_not_count_as_a_measurement(past: History) -> None:
 def test_two_drills_are_too_few_for_a_comparison(past: History) -> None:
     runs = [past.add(DRILL, drill(day, slower_by=1.0 if day < 2 else 9.0)) for day in range(3)]
     assert runs[-1] is not None
-    assert find(load_figures()["panic_to_login"], past.series(runs[-1].series)) is None
+    assert find(load_figures()["panic_to_login"], past.past(runs[-1], most=9)) is None
 
 
 def test_a_trial_with_a_part_of_its_reservation_is_not_compared_with_drills_of_the_whole(past: History) -> None:
@@ -201,6 +204,48 @@ def test_figures_are_taken_from_their_places() -> None:
 
 
 # ---------------------------------------------------------------- the file
+
+
+def test_a_history_of_the_first_version_gets_trigger_target_and_architecture(tmp_path: Path) -> None:
+    path = tmp_path / "history.sqlite"
+    with patch.object(database, "_MIGRATIONS", database._MIGRATIONS[:1]):
+        History(path)._database.close()
+    old = sqlite3.connect(path)
+    for number, result in enumerate((json.dumps({**VERDICT, "trigger": "nmi"}), "{damaged", json.dumps(SWEEP_RESULT))):
+        kind = SWEEP if number == 2 else DRILL
+        row = (number, str(number), kind, 1e9 + number, "x", "", "s", 1, "", "", result)
+        columns = "number, key, kind, at_s, image, scenario, series, ok, summary, evidence, result"
+        old.execute(f"INSERT INTO run ({columns}) VALUES ({', '.join('?' * len(row))})", row)
+    old.commit()
+    old.close()
+    with History(path) as past:
+        sweep, damaged, nmi = past.newest()
+        assert (nmi.topic, nmi.arch, nmi.target) == ("nmi → local", None, "local")
+        assert (damaged.trigger, sweep.trigger) == (None, None)
+        with pytest.raises(UsageError, match="is damaged: the result of run 1 is not JSON"):
+            past.result(damaged)
+
+
+def test_another_architecture_is_another_system(past: History) -> None:
+    usual, foreign = past.add(DRILL, drill(1)), past.add(DRILL, drill(1, arch="aarch64"))
+    assert usual is not None
+    assert foreign is not None
+    assert usual.series != foreign.series
+    assert (usual.system, foreign.system) == ("debian-12", "debian-12 (aarch64)")
+    assert past.add(DRILL, drill(2, arch="x86_64")).series == usual.series  # type: ignore[union-attr]
+
+
+def test_evidence_is_found_from_any_directory(past: History, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    record(past.path, DRILL, drill(1, evidence="evidence/run/debian-12"), log=print)
+    moved = tmp_path / "archive" / "run" / "debian-12"
+    moved.mkdir(parents=True)
+    (moved / "verdict.json").write_text(json.dumps(drill(2, evidence="evidence/run/debian-12")))
+    matrix = {"tests": [{"scenario": "a", "verdicts": [drill(3, evidence="evidence/run/debian-12")]}]}
+    (moved.parent / "matrix.json").write_text(json.dumps(matrix))
+    for name in ("debian-12/verdict.json", "matrix.json"):
+        import_file(past, moved.parent / name)
+    assert [run.evidence for run in past.newest()] == [str(moved), str(moved), f"{tmp_path}/evidence/run/debian-12"]
 
 
 def test_a_result_is_recorded_once(past: History, tmp_path: Path) -> None:

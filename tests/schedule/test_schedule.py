@@ -13,12 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from history_factory import VERDICT, drill, failed, unjudged
+from history_factory import VERDICT, failed, unjudged
 from kdump_harness.__main__ import main
 from kdump_harness.base.clock import poll
 from kdump_harness.base.errors import HostError, UsageError
 from kdump_harness.history.database import DRILL, History, word_of
-from kdump_harness.history.metrics import render, write_metrics
 from kdump_harness.schedule import running, units
 from kdump_harness.schedule.running import (
     AlreadyRunning,
@@ -282,7 +281,8 @@ def test_the_whole_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: 
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(":")[0] for line in lines] == ["debian-12", "debian-13"] * 2
     assert len((tmp_path / "calls").read_text().splitlines()) == 2  # the second time is not a change
-    assert 'kdump_drill_verified{image="debian-12",scenario="sysrq-c → local"} 1' in (tmp_path / "m.prom").read_text()
+    labels = 'image="debian-12",arch="x86_64",scenario="drill",trigger="sysrq-c",target="local"'
+    assert f"kdump_drill_verified{{{labels}}} 1" in (tmp_path / "m.prom").read_text()
 
 
 def test_a_run_during_another_run_is_skipped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -310,39 +310,3 @@ def test_bad_input_is_a_sentence(capsys: pytest.CaptureFixture[str], argv: list[
     said = capsys.readouterr().err
     assert sentence in said
     assert said.count("\n") == 1
-
-
-# ---------------------------------------------------------------- metrics
-
-_SAMPLE = re.compile(r'kdump_drill_\w+\{(?:\w+="(?:[^"\\\n]|\\["\\n])*",?)+\} [0-9.e+]+')
-
-
-def test_metrics_have_the_form_that_prometheus_reads(tmp_path: Path) -> None:
-    with History(tmp_path / "h.sqlite") as past:
-        for day in range(8):
-            past.add(DRILL, drill(day, slower_by=2.0 if day == 7 else 1.0))
-        past.add(DRILL, failed(9, image='ev"il\\\n', known_issue="https://x"))
-        write_metrics(past, tmp_path / "m.prom")
-        text = render(past)
-    assert (tmp_path / "m.prom").read_text() == text
-    assert (tmp_path / "m.prom").stat().st_mode & 0o777 == 0o644
-    assert [path.name for path in tmp_path.glob(".m.prom*")] == []
-    samples = [line for line in text.splitlines() if not line.startswith("#")]
-    assert all(_SAMPLE.fullmatch(line) for line in samples)
-    labels = 'image="debian-12",scenario="sysrq-c → local"'
-    assert f'kdump_drill_worse{{{labels},figure="panic_to_login"}} 1' in samples
-    assert f"kdump_drill_reserved_bytes{{{labels}}} 268435456" in samples
-    assert 'kdump_drill_known_issue{image="ev\\"il\\\\\\n",scenario="sysrq-c → local"} 1' in samples
-    assert not any("success" in line and "ev" in line for line in samples)
-
-
-@pytest.mark.skipif(shutil.which("promtool") is None, reason="no promtool here")
-def test_promtool_reads_the_metrics(tmp_path: Path) -> None:
-    with History(tmp_path / "h.sqlite") as past:
-        past.add(DRILL, VERDICT)
-        subprocess.run(["promtool", "check", "metrics"], input=render(past), text=True, check=True)
-
-
-def test_metrics_that_cannot_be_written_are_a_sentence(tmp_path: Path) -> None:
-    with History(tmp_path / "h.sqlite") as past, pytest.raises(UsageError, match="cannot be written"):
-        write_metrics(past, tmp_path / "no" / "m.prom")

@@ -38,6 +38,7 @@ class Verdict:
     accelerator: str
     memory_mib: int
     vcpus: int
+    arch: str = "x86_64"
     firmware: str = "bios"
     release: str | None = None  # the row of the family's table that the guest was driven by
     dimms_mib: list[int] = field(default_factory=list)  # the part of memory_mib that is in DIMMs

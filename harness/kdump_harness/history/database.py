@@ -21,6 +21,7 @@ from .figures import figures_of
 DEFAULT_NAME = "history.sqlite"
 NOWHERE = "none"  # value of --history that disables recording
 _MODE = 0o664  # a group shares the state directory
+USUAL_ARCH = "x86_64"  # also that of results without an architecture
 _APPLICATION = 0x4B444849  # "KDHI"
 _MIGRATIONS = (
     """
@@ -36,6 +37,15 @@ _MIGRATIONS = (
         run INTEGER NOT NULL REFERENCES run (number) ON DELETE CASCADE, name TEXT NOT NULL, value REAL NOT NULL,
         PRIMARY KEY (run, name)
     ) WITHOUT ROWID
+    """,
+    # In a separate table: a column behind the long result would be slow to read.
+    """
+    CREATE TABLE drill (
+        run INTEGER PRIMARY KEY REFERENCES run (number) ON DELETE CASCADE, trigger TEXT, target TEXT, arch TEXT
+    );
+    CREATE INDEX run_by_time ON run (at_s, number);
+    INSERT INTO drill SELECT number, json_extract(result, '$.trigger'), json_extract(result, '$.target'),
+        json_extract(result, '$.arch') FROM run WHERE kind = 'drill' AND json_valid(result)
     """,
 )
 
@@ -75,7 +85,25 @@ class RecordedRun:
     known_issue: str | None
     summary: str
     evidence: str
+    trigger: str | None
+    target: str | None
+    arch: str | None
     figures: Mapping[str, float]
+
+    @property
+    def system(self) -> str:
+        """Image, with its architecture unless it is the usual one."""
+        return f"{self.image} ({self.arch})" if self.arch not in (None, USUAL_ARCH) else self.image
+
+    @property
+    def test(self) -> str:
+        """Name of the test that made the drill; empty for a drill of the command line."""
+        return self.scenario.rpartition("::")[2] or self.scenario
+
+    @property
+    def topic(self) -> str:
+        """Topic of a drill: the name of its test, or its trigger and dump target."""
+        return self.test or f"{self.trigger} → {self.target}"
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as JSON data."""
@@ -111,15 +139,16 @@ class History:
         self._database.close()
 
     def add(
-        self, kind: str, result: Mapping[str, Any], *, at_s: float | None = None, scenario: str = ""
+        self, kind: str, result: Mapping[str, Any], *, at_s: float | None = None, scenario: str = "", place: str = ""
     ) -> RecordedRun | None:
         """Record a result and return its row, or None if the history has it already.
 
         A drill is a verdict.json. All other results have image and ok, and may have kernel, accelerator, evidence,
         cells (as in sweep.json), a summary, figures by name, and a series (the values that it shares with its past).
-        AT_S is the start of a result that does not contain its own.
+        AT_S is the start of a result that does not contain its own. PLACE is the directory of the evidence, if it is
+        not the one in the result.
         """
-        row = _row(kind, result, at_s=at_s, scenario=scenario)
+        row = _row(kind, result, at_s=at_s, scenario=scenario, place=place)
         columns = ", ".join(row)
         with self._database.writing():
             added = self._database.run(
@@ -128,42 +157,59 @@ class History:
             if not added:
                 return None
             number = self._database.rows("SELECT last_insert_rowid()")[0][0]
+            if kind == DRILL:
+                about = (result.get(name) for name in ("trigger", "target", "arch"))
+                self._database.run("INSERT INTO drill VALUES (?, ?, ?, ?)", number, *about)
             figures = _figures(kind, result)
             self._database.run_many(
                 "INSERT INTO figure VALUES (?, ?, ?)", [(number, *figure) for figure in figures.items()]
             )
         return self.runs("WHERE number = ?", number)[0]
 
-    def runs(self, where: str = "", *values: Any) -> list[RecordedRun]:
-        """Return runs with their figures, in the order of the query."""
-        rows = self._database.rows(f"SELECT {', '.join(_COLUMNS)} FROM run {where}", *values)
-        figures: dict[int, dict[str, float]] = {}
-        numbers = f"SELECT number FROM run {where}"
-        for row in self._database.rows(f"SELECT run, name, value FROM figure WHERE run IN ({numbers})", *values):
-            figures.setdefault(row["run"], {})[row["name"]] = row["value"]
-        return [_run(row, figures.get(row["number"], {})) for row in rows]
+    def runs(self, where: str = "", *values: Any, figures: Sequence[str] | None = None) -> list[RecordedRun]:
+        """Return runs with their figures (all, or those with the names FIGURES), in the order of the query."""
+        rows = self._database.rows(f"SELECT {', '.join(_COLUMNS)} FROM {_FROM} {where}", *values)
+        found: dict[int, dict[str, float]] = {}
+        if figures != ():
+            named = f"name IN ({', '.join('?' * len(figures))}) AND " if figures else ""
+            query = f"SELECT run, name, value FROM figure WHERE {named}run IN (SELECT number FROM {_FROM} {where})"
+            for run, name, value in self._database.rows(query, *(figures or ()), *values):
+                found.setdefault(run, {})[name] = value
+        return [_run(row, found.get(row["number"], {})) for row in rows]
 
-    def newest(self, *, images: Sequence[str] = (), limit: int = -1) -> list[RecordedRun]:
+    def newest(self, *, images: Sequence[str] = (), limit: int = -1, since_s: float = 0.0) -> list[RecordedRun]:
         """Return runs, the newest first."""
-        where = f"WHERE image IN ({', '.join('?' * len(images))}) " if images else ""
-        return self.runs(f"{where}ORDER BY at_s DESC, number DESC LIMIT ?", *images, limit)
+        where = f"AND image IN ({', '.join('?' * len(images))}) " if images else ""
+        return self.runs(f"WHERE at_s >= ? {where}ORDER BY at_s DESC, number DESC LIMIT ?", since_s, *images, limit)
 
-    def series(self, name: str) -> list[RecordedRun]:
-        """Return the runs of a series, the oldest first."""
-        return self.runs("WHERE series = ? ORDER BY at_s, number", name)
+    def last_drills(self, *, ok: bool = False) -> list[RecordedRun]:
+        """Return the last drill, or with OK the last verified one, of each image, scenario, trigger and target."""
+        order = "PARTITION BY image, arch, scenario, trigger, target ORDER BY at_s DESC, number DESC"
+        last = f"SELECT number, row_number() OVER ({order}) AS place FROM {_FROM} WHERE kind = ? AND ok >= ?"
+        where = f"WHERE number IN (SELECT number FROM ({last}) WHERE place = 1) ORDER BY image, scenario, number"
+        return self.runs(where, DRILL, int(ok))
+
+    def measured(self, figure: str, *, images: Sequence[str] = ()) -> list[RecordedRun]:
+        """Return the successes that have a figure, with this figure only, the oldest of each series first."""
+        where = f"AND image IN ({', '.join('?' * len(images))}) " if images else ""
+        found = self.runs(f"WHERE ok {where}ORDER BY image, series, at_s, number", *images, figures=(figure,))
+        return [run for run in found if figure in run.figures]
+
+    def past(self, run: RecordedRun, *, most: int) -> list[RecordedRun]:
+        """Return the successes of the run's series before it, and the run: MOST runs, the oldest first."""
+        where = "WHERE series = ? AND (ok OR number = ?) AND (at_s, number) <= (?, ?)"
+        order = "ORDER BY at_s DESC, number DESC LIMIT ?"
+        found = self.runs(f"{where} {order}", run.series, run.number, run.at_s, run.number, most)
+        return found[::-1]
 
     def result(self, run: RecordedRun) -> dict[str, Any]:
-        """Return the whole recorded result."""
+        """Return the whole recorded result. Raises UsageError if it is damaged."""
         rows = self._database.rows("SELECT result FROM run WHERE number = ?", run.number)
-        found = json.loads(rows[0]["result"]) if rows else {}
+        try:
+            found = json.loads(rows[0]["result"]) if rows else {}
+        except (ValueError, TypeError, RecursionError) as error:
+            raise UsageError(f"{self.path} is damaged: the result of run {run.number} is not JSON ({error})") from None
         return found if isinstance(found, dict) else {}
-
-    def topic(self, run: RecordedRun) -> str:
-        """Return the topic of a drill: the name of its test, or its trigger and dump target."""
-        if run.scenario:
-            return run.scenario.rpartition("::")[2] or run.scenario
-        verdict = self.result(run)
-        return f"{verdict.get('trigger')} → {verdict.get('target')}"
 
     def images(self) -> list[str]:
         """Return all images that were drilled."""
@@ -174,7 +220,7 @@ class History:
 
         The newest success of each series stays, because reports show when a scenario last worked.
         """
-        runs = self.newest()
+        runs = self.runs("ORDER BY at_s DESC, number DESC", figures=())
         seen: dict[tuple[str, str], int] = {}
         worked: set[tuple[str, str]] = set()  # scenario and series
         gone = []
@@ -194,22 +240,27 @@ class History:
 
 _COLUMNS = (
     "number", "kind", "at_s", "image", "scenario", "series", "kernel", "accelerator", "ok", "reached", "known_issue",
-    "summary", "evidence",
+    "summary", "evidence", "trigger", "target", "arch",
 )  # fmt: skip
+_FROM = "run LEFT JOIN drill ON drill.run = run.number"
 
 
 def _run(row: sqlite3.Row, figures: Mapping[str, float]) -> RecordedRun:
-    return RecordedRun(**{**dict(row), "ok": bool(row["ok"])}, figures=figures)
+    values = dict(zip(_COLUMNS, row, strict=True))
+    values["ok"] = bool(values["ok"])
+    return RecordedRun(**values, figures=figures)
 
 
-def _row(kind: str, result: Mapping[str, Any], *, at_s: float | None, scenario: str) -> dict[str, Any]:
+def _row(kind: str, result: Mapping[str, Any], *, at_s: float | None, scenario: str, place: str) -> dict[str, Any]:
     started = result.get("started")
     if started:
         at_s = datetime.datetime.fromisoformat(started).timestamp()
+    foreign = {"arch": result["arch"]} if result.get("arch") not in (None, USUAL_ARCH) else {}
     series = {"image": result["image"], **result.get("series", {})}
     if kind == DRILL:
         series = {name: result.get(name) for name in _SERIES} | shrunk(result) | crowded(result) | added(result)
-    identity = {name: result.get(name) for name in _IDENTITY}
+        series |= foreign
+    identity = {name: result.get(name) for name in _IDENTITY} | foreign
     return {
         "key": _digest([kind, identity]),
         "kind": kind,
@@ -223,7 +274,7 @@ def _row(kind: str, result: Mapping[str, Any], *, at_s: float | None, scenario: 
         "reached": result.get("reached"),
         "known_issue": result.get("known_issue"),
         "summary": _summary(kind, result),
-        "evidence": str(result.get("evidence") or ""),
+        "evidence": place or str(result.get("evidence") or ""),
         "result": json.dumps(result, default=str),
     }
 

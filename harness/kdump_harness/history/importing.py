@@ -24,13 +24,22 @@ def import_file(history: History, path: Path) -> tuple[int, int]:
     at_s = path.stat().st_mtime
     try:
         for kind, result, scenario in list(_results(path, table)):  # the whole file or nothing
-            if history.add(kind, result, at_s=at_s, scenario=scenario) is None:
+            place = _place(path, result)
+            if history.add(kind, result, at_s=at_s, scenario=scenario, place=place) is None:
                 known += 1
             else:
                 added += 1
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UsageError(f"{path} is not a result of kdump-harness ({type(error).__name__}: {error})") from None
     return added, known
+
+
+def _place(path: Path, result: Mapping[str, Any]) -> str:
+    """Return the directory of a result's evidence, which may have been moved together with the file PATH."""
+    here = path.absolute().parent
+    parts = Path(str(result.get("evidence") or "")).parts
+    below = parts[parts.index(here.name) + 1 :] if here.name in parts else ()
+    return str(here.joinpath(*below)) if here.joinpath(*below).is_dir() else str(here)
 
 
 def result_files(path: Path) -> list[Path]:

@@ -4,27 +4,32 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from ..base.errors import UsageError
 from ..base.units import MIB
-from .database import DRILL, KNOWN_ISSUE, History, RecordedRun, word_of
+from .database import KNOWN_ISSUE, USUAL_ARCH, History, RecordedRun, word_of
 from .trend import regressions
 
-_PHASES = ("boot", "panic_to_capture", "capture_boot", "dump", "reboot", "panic_to_login")
+_PHASES = ("boot", "panic_to_capture", "capture_boot", "dump", "reboot")  # parts, so that a sum is right
 _HELP = {
     "kdump_drill_verified": "Whether the last drill was verified.",
     "kdump_drill_known_issue": "Whether a known issue excuses the last drill.",
     "kdump_drill_timestamp_seconds": "When the last drill began.",
     "kdump_drill_success_timestamp_seconds": "When the last verified drill began.",
     "kdump_drill_phase_seconds": "How long a phase of the last drill took.",
+    "kdump_drill_panic_to_login_seconds": "How long the last drill took from the panic to the login prompt.",
     "kdump_drill_dump_bytes": "Size of the last drill's vmcore.",
     "kdump_drill_dump_pages": "Pages in the last drill's vmcore.",
     "kdump_drill_reserved_bytes": "Memory reserved for the capture kernel in the last drill.",
     "kdump_drill_worse": "A figure of the last drill that is worse than its past by more than the noise.",
     "kdump_drill_info": "Kernel, makedumpfile and accelerator of the last drill.",
 }
+
+# The kernel is a label of kdump_drill_info alone: an update of it must not begin new series.
+_LABELS = ("image", "arch", "scenario", "trigger", "target")
+_NO_TEST = "drill"  # scenario of a drill of the command line
 
 Sample = tuple[str, dict[str, str], float]
 
@@ -59,16 +64,10 @@ def render(history: History) -> str:
 
 
 def _samples(history: History) -> Iterator[Sample]:
-    last: dict[tuple[str, str], RecordedRun] = {}
-    worked: dict[tuple[str, str], RecordedRun] = {}
-    for run in history.newest():
-        if run.kind == DRILL:
-            key = (run.image, history.topic(run))
-            last.setdefault(key, run)
-            if run.ok:
-                worked.setdefault(key, run)
+    worked = {_identity(run): run for run in reversed(_newest_first(history.last_drills(ok=True)))}
+    last = {_identity(run): run for run in reversed(_newest_first(history.last_drills()))}
     for key, run in sorted(last.items(), key=lambda item: item[0]):
-        labels = {"image": key[0], "scenario": key[1]}
+        labels = dict(zip(_LABELS, key, strict=True))
         yield "kdump_drill_verified", labels, float(run.ok)
         yield "kdump_drill_known_issue", labels, float(word_of(run) == KNOWN_ISSUE)
         yield "kdump_drill_timestamp_seconds", labels, run.at_s
@@ -82,11 +81,21 @@ def _samples(history: History) -> Iterator[Sample]:
         yield "kdump_drill_info", {**labels, **about}, 1.0
 
 
+def _newest_first(runs: Iterable[RecordedRun]) -> list[RecordedRun]:
+    return sorted(runs, key=lambda run: (-run.at_s, -run.number))
+
+
+def _identity(run: RecordedRun) -> tuple[str, ...]:
+    """Return the values of the labels that each metric has."""
+    return (run.image, run.arch or USUAL_ARCH, run.test or _NO_TEST, run.trigger or "", run.target or "")
+
+
 def _figures(run: RecordedRun, labels: dict[str, str]) -> Iterator[Sample]:
     for phase in _PHASES:
         if phase in run.figures:
             yield "kdump_drill_phase_seconds", {**labels, "phase": phase}, run.figures[phase]
     for name, figure, factor in (
+        ("kdump_drill_panic_to_login_seconds", "panic_to_login", 1),
         ("kdump_drill_dump_bytes", "dump_size", 1),
         ("kdump_drill_dump_pages", "pages_kept", 1),
         ("kdump_drill_reserved_bytes", "reserved", MIB),

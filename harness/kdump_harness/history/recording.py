@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,8 @@ def record(
         return []
     try:
         with History(path) as history:
-            run = history.add(kind, result, scenario=scenario)
+            place = os.path.abspath(result["evidence"]) if result.get("evidence") else ""  # for readers elsewhere
+            run = history.add(kind, result, scenario=scenario, place=place)
             return [found.text for found in regressions(history, run)] if run is not None and run.ok else []
     except (HarnessError, OSError) as error:
         log(f"this {kind} was not recorded: {str(error).splitlines()[0]}")

@@ -39,24 +39,27 @@ class Regression:
 
 def regressions(history: History, run: RecordedRun) -> list[Regression]:
     """Return the figures of a drill that are worse than before in its series."""
-    past = [one for one in history.series(run.series) if one.ok or one.number == run.number]
-    numbers = [one.number for one in past]
-    if run.number not in numbers:
+    past = history.past(run, most=_MOST)
+    if not past or past[-1].number != run.number:
         return []
-    past = past[: numbers.index(run.number) + 1][-_MOST:]
     found = (find(figure, past) for figure in load_figures().values())
     return [one for one in found if one is not None]
 
 
 def find(figure: Figure, runs: Sequence[RecordedRun]) -> Regression | None:
     """Return the regression of the last run, or None; it starts at the first run since which all are worse."""
-    known = [(run, run.figures[figure.name]) for run in runs if figure.name in run.figures]
+    known = [(run, run.figures[figure.name]) for run in runs[-_MOST:] if figure.name in run.figures]
     if not known or known[-1][0] is not runs[-1]:
         return None
-    values = [value for _, value in known]
+    values, emulated = [value for _, value in known], runs[-1].accelerator != "kvm"
+    lowest = min(values)
+    enough = lowest + figure.noise(lowest, emulated=emulated)  # no usual value is smaller, nor is its noise
     for change in range(_LEAST, len(values)):
-        usual, noise = _usual(figure, values[:change], emulated=runs[-1].accelerator != "kvm")
-        if all(value > usual + noise for value in values[change:]):
+        since = min(values[change:])
+        if since <= enough:
+            continue
+        usual, noise = _usual(figure, values[:change], emulated=emulated)
+        if since > usual + noise:
             return _regression(figure, [run for run, _ in known], values, change, usual, noise)
     return None
 

@@ -115,7 +115,7 @@ def gather(history: History, *, images: Sequence[str], days: int | None, drills:
     since_s = time.time() - days * 86400 if days is not None else 0.0
     runs = [run for run in history.newest(images=images) if run.at_s >= since_s]
     crashes = [run for run in runs if run.kind == DRILL]
-    column_of = {run.number: history.topic(run) for run in crashes}
+    column_of = {run.number: run.topic for run in crashes}
     cells = _cells(crashes, column_of)
     chosen = {run.number: run for run in crashes[:drills]} | {cell.last.number: cell.last for cell in cells.values()}
     detailed = tuple(_drill(history, run) for run in sorted(chosen.values(), key=lambda run: (-run.at_s, -run.number)))

@@ -133,8 +133,7 @@ def _trend(found: History, images: Sequence[str], figure: Figure, json_to: str |
     """Print each series of comparable drills, by kernel in the order of the drills."""
     from ...base.output import write_json
 
-    runs = [run for run in found.newest(images=images) if run.ok and figure.name in run.figures]
-    runs.sort(key=lambda run: (run.image, run.series, run.at_s, run.number))
+    runs = found.measured(figure.name, images=images)
     rows = [_series(found, figure, list(series)) for _, series in groupby(runs, key=lambda run: run.series)]
     write_json(json_to, {"figure": figure.name, "unit": figure.unit, "series": rows})
     if json_to != "-":
@@ -175,15 +174,16 @@ def _of_kernel(figure: Figure, kernel: str | None, runs: list[RecordedRun]) -> d
 def _show_trend(figure: Figure, rows: Sequence[dict[str, Any]]) -> None:
     for row in rows:
         _say(f"{row['image']} {row['conditions']}: {figure.label}", "bold")
-        for one in row["kernels"]:
-            span = f"{figure.text(one['least'])} to {figure.text(one['most'])}"
-            _say(
-                f"  {one['kernel']}: {figure.text(one['median'])} ({one['drills']} drills, {span}, last {one['last']})"
-            )
+        _say("\n".join(_of_one_kernel(figure, one) for one in row["kernels"]))
         if row["worse"]:
             _say(f"  {row['worse']['text']}", "red")
     if not rows:
         _say(f"no verified drill has a value for {figure.name}")
+
+
+def _of_one_kernel(figure: Figure, one: dict[str, Any]) -> str:
+    span = f"{figure.text(one['least'])} to {figure.text(one['most'])}"
+    return f"  {one['kernel']}: {figure.text(one['median'])} ({one['drills']} drills, {span}, last {one['last']})"
 
 
 def _import(found: History, files: Sequence[Path], json_to: str | None) -> int:
