@@ -19,6 +19,18 @@ from test_diagnosis_modes import ARMED_CRASH, CAPTURE_BOOT, CRASHED, FIRST_BOOT,
 DATA = Path(__file__).parents[1] / "data"
 CONSOLE = CRASHED + CAPTURE_BOOT + REDHAT_SAVED + NEXT_BOOT
 SYSLOG = "Mar  1 10:00:0{} sut kdumpctl[800]: kdump: {}\n"
+CHANGE_LOG = b"""\
+linux (6.1.1-1) stable; urgency=medium
+
+  * New upstream stable update:
+    - kdump: update the list of segments before kexec -p
+    - [arm64] efi: keep the memory map for kdump
+    - NFS: clear the inode cache when lookup failed
+    - nvme: report the error when the controller is gone
+    - kexec: fix the case in which no kernel is loaded
+
+ -- A Maintainer <maintainer@example.org>  Sat, 07 Nov 2026 10:11:12 +0100
+"""
 NOT_ARMED = SYSLOG.format(1, "No memory reserved for crash kernel") + SYSLOG.format(2, "Starting kdump: [FAILED]")
 
 
@@ -41,6 +53,12 @@ def test_a_log_is_read_whatever_its_packing(tmp_path: Path, packed: Callable[[by
     assert diagnose_file(path).to_json() == diagnose_file(DATA / "consoles" / "rhel-96m-oom.log").to_json()
 
 
+def test_a_log_with_a_list_in_it_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "console.log"
+    path.write_text("Steps:\n" + "- start the guest, and crash it\n" * 6 + CONSOLE, encoding="utf-8")
+    assert diagnose_file(path).mode == "ok"
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [
@@ -50,8 +68,11 @@ def test_a_log_is_read_whatever_its_packing(tmp_path: Path, packed: Callable[[by
         (b"KDUMP   \6\0\0\0" + bytes(200), "inspect"),
         (gzip.compress(b"[ 1.0] Linux version 6.1\n" * 99)[:-9], "cannot be unpacked"),
         (b"\x1f\x8b" + os.urandom(99), "cannot be"),
+        (CHANGE_LOG, "is a document with lists, not a log"),
+        (gzip.compress(CHANGE_LOG), "is a document with lists, not a log"),
+        (b"#!/bin/sh\necho 'kdump: kexec: failed to load kdump kernel'\n", "is a script, not a log"),
     ],
-    ids=["random", "program", "passwd", "dump", "cut", "damaged"],
+    ids=["random", "program", "passwd", "dump", "cut", "damaged", "change log", "packed change log", "script"],
 )
 def test_a_file_that_is_not_a_log_is_refused(tmp_path: Path, content: bytes, said: str) -> None:
     path = tmp_path / "file"

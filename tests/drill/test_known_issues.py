@@ -251,6 +251,31 @@ def test_a_level_without_the_bits_is_another_matter() -> None:
     assert judged(verdict_of(level=None), row).known_issue_note is None
 
 
+def test_only_a_drill_that_could_have_shown_an_issue_tells_that_it_is_gone() -> None:
+    row = issue(kernel=">= 7.1, < 7.9", makedumpfile="< 1.7.10")
+    for changes, told in (
+        ({"kernel": "7.3.4-amd64"}, True),
+        ({"kernel": "7.3.4-amd64", "makedumpfile": "1.7.10"}, True),
+        ({"kernel": "7.9.1-amd64"}, True),
+        ({"kernel": "6.12.48-amd64"}, False),  # older than the issue
+        ({"kernel": None}, False),
+        ({"kernel": "7.3.4-amd64", "makedumpfile": None}, False),
+    ):
+        note = judged(verdict_of(**changes), row).known_issue_note  # type: ignore[arg-type]
+        assert ("no longer seen" in (note or "")) is told, changes
+    unmade = verdict_of()
+    unmade.checks = [check for check in unmade.checks if check.name != "filter"]
+    assert judged(unmade, issue()).known_issue_note is None
+
+
+def test_only_dumps_without_user_pages_lose_pages_of_the_slab() -> None:
+    """makedumpfile 1.7.6 dropped 240 of 1,924 slab pages of Linux 7.3.4 with -d 8, and none with -d 1, 2, 4 or 16."""
+    for level, told in ((1, False), (23, False), (8, True), (31, True)):
+        verdict = verdict_of(image="debian-sid", kernel="7.2.13-amd64", makedumpfile="1.7.8", level=level)
+        note = judged(verdict, *load_known_issues()).known_issue_note or ""
+        assert ("f50c015" in note) is told, level
+
+
 @pytest.mark.parametrize(
     ("bounds", "version", "within"),
     [

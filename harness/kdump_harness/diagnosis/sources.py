@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from ..base.errors import UsageError
+from .lines import LogLine
 
 _HEAD_BYTES = 4096
 _DUMP = re.compile(
@@ -27,6 +28,10 @@ _COMPRESSED: dict[bytes, Callable[[BinaryIO], object]] = {
 }
 _TEXT_BYTES = bytes(range(0x20, 0x7F)) + b"\t\n\r\f\v\b\x07\x1b\0"
 _BINARY_SHARE_MAX = 0.3  # bytes that are not text, in the first block of a text
+# Change logs and manuals speak of kernels and of kdump in lists, which no kernel and no program of kdump prints.
+_OPENING_BYTES = 1 << 16
+_LIST_ITEM = re.compile(rb"^[ \t]{0,16}[-*][ \t]{1,8}\w", re.MULTILINE)
+_LIST_ITEMS_MIN = 5
 
 
 class _Recoded(io.RawIOBase):
@@ -95,7 +100,23 @@ def _as_utf8(stream: BinaryIO, head: bytes, path: Path) -> BinaryIO:
     control = len(head.translate(None, _TEXT_BYTES + bytes(range(0x80, 0x100))))
     if lost + control > _BINARY_SHARE_MAX * len(head):
         raise UsageError(f"{path}: is not a text (name a console log or a journal's text)")
+    opening = stream.read(_OPENING_BYTES)
+    stream.seek(0)
+    if kind := _kind_of_document(opening):
+        raise UsageError(f"{path}: is a {kind}, not a log (copy the log itself to a file)")
     return stream
+
+
+def _kind_of_document(opening: bytes) -> str | None:
+    """Return the name of a text that may quote kdump's words, or None for one that may be a log."""
+    if opening.startswith(b"#!"):
+        return "script"
+    items = len(_LIST_ITEM.findall(opening))
+    if items < _LIST_ITEMS_MIN:
+        return None
+    lines = (LogLine.parse(0, raw) for raw in opening.splitlines())
+    logged = sum(line.stamp_s is not None or line.from_syslog or line.program is not None for line in lines)
+    return "document with lists" if items > logged else None
 
 
 def _utf16(head: bytes) -> str | None:

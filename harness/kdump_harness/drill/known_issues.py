@@ -49,6 +49,13 @@ class KnownIssue:
             and (verdict.level or 0) & self.level_bits == self.level_bits
         )
 
+    def could_be_seen(self, verdict: Verdict) -> bool:
+        """Return whether the issue, unless it is fixed, would have failed this drill."""
+        made = {check.name for check in verdict.checks}
+        return set(self.failed_checks) <= made and all(
+            not wanted or _holds(wanted, seen, only=">=") for _, wanted, seen in self._versions(verdict)
+        )
+
     def is_seen(self, verdict: Verdict, console: str, unmade: Collection[str]) -> bool:
         """Whether a drill that is not verified shows the evidence; checks that were not made count as failed."""
         if self.evidence and not any(
@@ -66,13 +73,17 @@ class KnownIssue:
 
     def outside(self, verdict: Verdict) -> str | None:
         """Which version lies outside the row; an unknown one does."""
-        for what, wanted, seen in (
-            ("kernel", self.kernel, verdict.kernel),
-            ("makedumpfile", self.makedumpfile, verdict.makedumpfile),
-        ):
+        for what, wanted, seen in self._versions(verdict):
             if wanted and not _holds(wanted, seen):
                 return f"its row is for {what} {wanted}, this is {seen or 'unknown'}"
         return None
+
+    def _versions(self, verdict: Verdict) -> tuple[tuple[str, str, str | None], ...]:
+        """Return the programs whose versions matter, each with the bounds of the row and the drill's version."""
+        return (
+            ("kernel", self.kernel, verdict.kernel),
+            ("makedumpfile", self.makedumpfile, verdict.makedumpfile),
+        )
 
 
 def load_known_issues(path: Path | None = None) -> tuple[KnownIssue, ...]:
@@ -105,7 +116,8 @@ def judge(
         if outside and verdict.family == USERLAND:
             continue  # kernel drills are of any version, so a row for another one says nothing
         if verdict.verified:
-            notes.append(f"known issue {issue.tracker} no longer seen" + (f" ({outside})" if outside else ""))
+            if issue.could_be_seen(verdict):
+                notes.append(f"known issue {issue.tracker} no longer seen" + (f" ({outside})" if outside else ""))
         elif issue.is_seen(verdict, console, unmade):
             expired = f"its row expired on {issue.until}" if today > issue.until else None
             if why := outside or expired:
@@ -123,14 +135,14 @@ def _globs(scenario: Any) -> tuple[str, ...]:
     return (scenario,) if isinstance(scenario, str) else tuple(scenario)
 
 
-def _holds(wanted: str, seen: str | None) -> bool:
-    """Whether a version lies within all bounds, such as ">= 6.12, < 6.15"."""
+def _holds(wanted: str, seen: str | None, *, only: str = "") -> bool:
+    """Return whether a version lies within all bounds, such as ">= 6.12, < 6.15", or within those of one order."""
     found = _LEADING_VERSION.match(seen or "")
     if found is None:
         return False
     version = _numbers(found.group())
     bounds = [match.groups() for part in wanted.split(",") if (match := _BOUND.fullmatch(part))]
-    return all(_ORDERS[order](version, _numbers(bound)) for order, bound in bounds)
+    return all(_ORDERS[order](version, _numbers(bound)) for order, bound in bounds if only in ("", order))
 
 
 def _numbers(version: str) -> tuple[int, ...]:
