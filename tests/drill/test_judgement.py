@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import platform
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from kdump_harness import __version__
 from kdump_harness.base.evidence import Evidence
 from kdump_harness.base.stage import Stage
 from kdump_harness.base.verdict import Verdict
@@ -23,6 +26,23 @@ KINDS = {
     Scope.SAVED: (Plan(subject=SUBJECT, until=SAVED), Stage.SAVED),
     Scope.SURVIVED: (Plan(subject=SUBJECT, trigger="nmi-ignored"), Stage.ARMED),
 }
+
+
+@pytest.mark.parametrize(("keep", "is_kept"), [("never", False), ("failed", True), ("always", True)])
+def test_a_verdict_says_who_made_it_and_where_the_vmcore_lies(tmp_path: Path, keep: str, is_kept: bool) -> None:
+    run: Any = SimpleNamespace(progress=None, accelerator="tcg", beside=0, options=SimpleNamespace(keep=keep))
+    (dump := tmp_path / "dump").touch()
+    with contextlib.closing(Evidence(tmp_path / "drill")) as evidence:
+        record = DrillRecord(run, KINDS[Scope.RECOVERED][0], evidence)
+        record.dumps.append(dump)
+        record.conclude(None)
+    written = json.loads((tmp_path / "drill" / "verdict.json").read_text(encoding="utf-8"))
+    assert written["vmcore"] == (str(dump) if is_kept else None)
+    assert (written["harness"], written["host"]) == (__version__, platform.node())
+    assert (
+        f"drill/test_judgement.py::{test_a_verdict_says_who_made_it_and_where_the_vmcore_lies.__name__}["
+        in written["test"]
+    )
 
 
 def conclude(directory: Path, plan: Plan, reached: Stage, names: frozenset[str], failed: str = "") -> Verdict:

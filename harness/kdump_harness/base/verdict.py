@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import platform
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -23,6 +24,12 @@ class Check:
     seen: str
 
 
+def _version() -> str:
+    from .. import __version__
+
+    return __version__
+
+
 def _now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
@@ -39,6 +46,9 @@ class Verdict:
     memory_mib: int
     vcpus: int
     arch: str = "x86_64"
+    harness: str = field(default_factory=_version)  # its version
+    host: str = field(default_factory=platform.node)  # that the harness ran on
+    test: str | None = None  # the id of the pytest test that made the drill
     firmware: str = "bios"
     release: str | None = None  # the row of the family's table that the guest was driven by
     dimms_mib: list[int] = field(default_factory=list)  # the part of memory_mib that is in DIMMs
@@ -71,6 +81,7 @@ class Verdict:
     known_issue: str | None = None  # the tracker that excuses the failure; verified stays false
     known_issue_note: str | None = None  # no longer seen, or no excuse any more
     evidence: str = ""
+    vmcore: str | None = None  # the kept dump on that host
 
     @property
     def main_mib(self) -> int | None:

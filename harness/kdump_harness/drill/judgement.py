@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,8 @@ class DrillRecord:
             capture_append=plan.config.capture_append,
             kernel_asked=plan.subject.kernel.asked if plan.subject.kernel is not None else None,
             evidence=str(evidence.directory),
+            # As "tests/test_kdump.py::test_dump[debian-12] (call)"; pytest sets it.
+            test=os.environ.get("PYTEST_CURRENT_TEST", "").rpartition(" ")[0] or None,
         )
         self.console: list[str] = []
         self.dumps: list[Path] = []
@@ -147,6 +150,7 @@ class DrillRecord:
         if keep == "never" or (keep == "failed" and verdict.verified):
             for path in self.dumps:
                 path.unlink(missing_ok=True)
+        verdict.vmcore = next((str(path) for path in self.dumps if path.exists()), None)
         self.evidence.json("verdict.json", verdict.to_json())
 
     def goal(self) -> tuple[Scope, Stage]:
