@@ -218,7 +218,7 @@ def test_a_compressed_dump_is_stored_as_the_dump_that_it_is(kept: Store, incomin
     place = kept.place_of(dump)
     assert (place / "vmcore").read_bytes() == (DATA / "lzo.kdump").read_bytes()
     assert sorted(found.name for found in place.iterdir()) == [
-        "inspection.json", "kernel.log", "sender", "triage.json", "vmcore",
+        "inspection.json", "kernel.log", "record.json", "sender", "triage.json", "vmcore",
     ]  # fmt: skip
     assert [found.name for found in (place / "sender").iterdir()] == ["dmesg.202611221011"]
     assert _add(kept, DATA / "lzo.kdump").outcome == KNOWN

@@ -158,7 +158,7 @@ def test_seen_before_counts_the_others_only(kept: Store) -> None:
 
 def _gone(dumps: list[Dump], policy: Policy, now_s: float = NOW_S) -> set[int]:
     ids = {dump.id: number for number, dump in enumerate(dumps)}
-    return {ids[one.dump.id] for one in decide(dumps, policy, now_s=now_s) if not one.kept_because}
+    return {ids[one.dump.id] for one in decide(dumps[::-1], policy, now_s=now_s) if not one.kept_because}
 
 
 def test_the_newest_of_each_host_stay() -> None:
@@ -169,7 +169,7 @@ def test_the_newest_of_each_host_stay() -> None:
 def test_age_never_takes_the_last_dump_of_a_host() -> None:
     dumps = [make_dump(number, added_s=NOW_S - (100 - number) * DAY_S, host="a") for number in range(3)]
     assert _gone(dumps, Policy(keep_days=7)) == {0, 1}
-    kept = [one for one in decide(dumps, Policy(keep_days=7), now_s=NOW_S) if one.kept_because]
+    kept = [one for one in decide(dumps[::-1], Policy(keep_days=7), now_s=NOW_S) if one.kept_because]
     assert [(one.dump, one.kept_because) for one in kept] == [(dumps[2], "it is the last one of its host")]
 
 
@@ -190,7 +190,7 @@ def test_the_budget_takes_the_oldest_first() -> None:
 )
 def test_the_protected_stay(changes: dict[str, Any], policy: dict[str, Any], because: str) -> None:
     dumps = [make_dump(0, **changes), make_dump(1)]
-    (decision,) = decide(dumps, Policy(keep_per_host=1, **policy), now_s=NOW_S)
+    (decision,) = decide(dumps[::-1], Policy(keep_per_host=1, **policy), now_s=NOW_S)
     assert decision.kept_because == because
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import sqlite3
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,14 +20,21 @@ _ROOM_BYTES = 1 << 17  # of the journal, a few times what one transaction needs
 class Database:
     """One file; every write is a transaction that is there as a whole or not at all, also after kill -9."""
 
-    def __init__(self, path: Path, *, application: int, migrations: Sequence[str], mode: int = 0o600) -> None:
+    def __init__(
+        self, path: Path, *, application: int, migrations: Sequence[str], mode: int = 0o600, remedy: str = ""
+    ) -> None:
         """Open or create the file and apply the migrations that it has not seen; there is one per version.
 
-        application distinguishes the databases of the harness. Raise UsageError for another or newer file.
+        remedy is the advice for a damaged file. application distinguishes the databases of the harness. Raise
+        UsageError for another or newer file.
         """
-        self.path = path
-        with self._reported_errors():
-            _make(path, mode)
+        self.path, self._remedy = path, f"; {remedy}" if remedy else ""
+        self.read_only = on_read_only_disk(path.parent)
+        with contextlib.ExitStack() as stack, self._reported_errors():
+            if self.read_only:
+                path = stack.enter_context(_copied(path))
+            else:
+                _make(path, mode)
             self._connection = sqlite3.connect(path, timeout=_WAIT_S, isolation_level=None)
             self._connection.row_factory = sqlite3.Row
             try:
@@ -48,14 +57,14 @@ class Database:
         self._connection.execute("PRAGMA foreign_keys = ON")
         if found == application and version == len(migrations):
             return
-        with self.writing():  # asked again inside: another process may have been quicker
+        with self._transaction():  # asked again inside: another process may have been quicker
             before = self._pragma("user_version")
             for version in range(before, len(migrations)):
                 for statement in filter(str.strip, migrations[version].split(";")):
                     self._connection.execute(statement)
                 self._connection.execute(f"PRAGMA user_version = {version + 1}")
             self._connection.execute(f"PRAGMA application_id = {application}")
-        if before == 0:
+        if before == 0 and not self.read_only:
             self._make_room()
 
     def _make_room(self) -> None:
@@ -71,9 +80,14 @@ class Database:
     def _pragma(self, name: str) -> int:
         return int(self._connection.execute(f"PRAGMA {name}").fetchone()[0])
 
-    @contextlib.contextmanager
-    def writing(self) -> Iterator[None]:
+    def writing(self) -> contextlib.AbstractContextManager[None]:
         """No other process writes within the block; what it wrote is undone when it ends with an exception."""
+        if self.read_only:
+            raise HostError(f"{self.path} cannot be changed: its disk is read-only (repair it, and mount it with rw)")
+        return self._transaction()
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[None]:
         with self._reported_errors():
             self._connection.execute("BEGIN IMMEDIATE")
             try:
@@ -109,8 +123,30 @@ class Database:
             yield
         except sqlite3.Error as error:
             if getattr(error, "sqlite_errorcode", None) in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
-                raise UsageError(f"{self.path} is not a database, or is damaged ({error})") from None
+                raise UsageError(f"{self.path} is not a database, or is damaged ({error}){self._remedy}") from None
             raise HostError(f"{self.path}: {error}") from None
+
+
+def on_read_only_disk(directory: Path) -> bool:
+    """Return whether the directory exists, on a filesystem that is mounted read-only."""
+    try:
+        return bool(os.statvfs(directory).f_flag & os.ST_RDONLY)
+    except OSError:
+        return False
+
+
+@contextlib.contextmanager
+def _copied(path: Path) -> Iterator[Path]:
+    """A copy of a database on a read-only disk: there, SQLite cannot undo what a dead process left in the journal."""
+    with tempfile.TemporaryDirectory(prefix="kdump-harness-") as directory:
+        copy = Path(directory) / path.name
+        try:
+            for suffix in ("", "-journal"):
+                with contextlib.suppress(FileNotFoundError):
+                    shutil.copyfile(f"{path}{suffix}", f"{copy}{suffix}")
+        except OSError as error:
+            raise HostError(f"{path} cannot be read: {error.strerror}") from None
+        yield copy
 
 
 def _make(path: Path, mode: int) -> None:

@@ -35,6 +35,11 @@ _MIGRATIONS = (
         id TEXT NOT NULL, host TEXT NOT NULL, size_bytes INTEGER NOT NULL, why TEXT NOT NULL, at_s REAL NOT NULL
     )
     """,
+    """
+    CREATE TABLE clock (
+        name TEXT PRIMARY KEY, wall_s REAL NOT NULL, up_s REAL NOT NULL, boot TEXT NOT NULL
+    ) WITHOUT ROWID
+    """,
 )
 
 _MOST_ARRIVALS = 100_000
@@ -82,7 +87,22 @@ class Index:
     """The database of a store."""
 
     def __init__(self, path: Path) -> None:
-        self.database = Database(path, application=_APPLICATION, migrations=_MIGRATIONS)
+        self.database = Database(
+            path,
+            application=_APPLICATION,
+            migrations=_MIGRATIONS,
+            remedy="store reindex sets it aside, and makes a new one from the dumps",
+        )
+
+    def check(self) -> None:
+        """Read the whole index, and close it. Raise UsageError when it is damaged."""
+        try:
+            found = self.database.rows("PRAGMA quick_check(1)")[0][0]
+            if found != "ok":
+                raise UsageError(f"{self.database.path} is damaged ({found})")
+            self.dumps()
+        finally:
+            self.database.close()
 
     def put(self, dump: Dump, traits: Mapping[str, str]) -> None:
         """Add a dump or replace what is known of it."""
@@ -118,8 +138,8 @@ class Index:
         return found[0]
 
     def dumps(self) -> list[Dump]:
-        """Return all dumps, the newest first."""
-        return self._dumps("ORDER BY added_s DESC, id")
+        """Return all dumps, the one that arrived last first, in spite of what the clock said."""
+        return self._dumps("ORDER BY rowid DESC")
 
     def _dumps(self, where: str, *values: Any) -> list[Dump]:
         rows = self.database.rows(f"SELECT {', '.join(_COLUMNS)} FROM dump {where}", *values)
@@ -158,6 +178,16 @@ class Index:
         self.database.run(
             "INSERT OR REPLACE INTO arrival VALUES (?, ?, ?, ?, ?, ?)", path, mark, outcome, reason, dump, at_s
         )
+
+    def clock(self) -> list[sqlite3.Row]:
+        """Return the readings of the clock that were kept."""
+        return self.database.rows("SELECT * FROM clock")
+
+    def note_clock(self, name: str, *, wall_s: float, up_s: float, boot: str) -> None:
+        """Keep a reading of the clock under a name; a believed one ends the doubt."""
+        self.database.run("INSERT OR REPLACE INTO clock VALUES (?, ?, ?, ?)", name, wall_s, up_s, boot)
+        if name == "believed":
+            self.database.run("DELETE FROM clock WHERE name = 'doubted'")
 
     def forget_arrivals(self) -> None:
         """Keep the newest results only, because a sender can make any number of files."""

@@ -44,7 +44,7 @@ class Central:
 @contextlib.contextmanager
 def alone(store: Store) -> Iterator[None]:
     """Keep other pushes of this store away from the same copies. Raise HostError when one is running."""
-    lock = os.open(store.directory / "push.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    lock = os.open(store.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)  # also on a read-only disk
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
@@ -77,10 +77,9 @@ def push(store: Store, dump: Dump, central: Central) -> bool:
             if last:
                 raise HostError(f"{dump.id}: the copy in {central.name} has the checksum {seen}, not {dump.sha256}")
         run("mv %s %s", f"{to}/{_PART}", f"{to}/{VMCORE}")
-    with store.index.database.writing():
-        store.index.database.run(
-            "UPDATE dump SET central = ?, pushed_s = ? WHERE id = ?", central.name, time.time(), dump.id
-        )
+    if not store.read_only:
+        with store.index.database.writing():
+            store.change(store.index.find(dump.id), central=central.name, pushed_s=time.time())
     return copied
 
 

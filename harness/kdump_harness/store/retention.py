@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..base.units import MIB
+from . import wall_clock
 from .index import UNTRIAGED, Dump
 from .policy import Policy
 from .push import Central
@@ -25,6 +26,7 @@ class Decision:
     dump: Dump
     why: str
     kept_because: str = ""
+    doubted: bool = False  # it stays only because the clock is not believed
 
     def to_json(self) -> dict[str, Any]:
         """Return the record in the form of JSON."""
@@ -37,16 +39,20 @@ class Decision:
         }
 
 
-def decide(dumps: Sequence[Dump], policy: Policy, *, now_s: float) -> list[Decision]:
-    """Yield the dumps beyond the limits, the oldest first; dumps are given the newest first."""
+def decide(dumps: Sequence[Dump], policy: Policy, *, now_s: float, doubt: str = "") -> list[Decision]:
+    """Return the dumps beyond the limits, the oldest first; dumps are given in the reverse order of their arrival.
+
+    doubt is the reason why the clock is not believed; then every dump is kept.
+    """
+    order = _order(dumps)
     by_host: dict[str, list[Dump]] = defaultdict(list)
-    for dump in sorted(dumps, key=moment, reverse=True):
+    for dump in sorted(dumps, key=lambda dump: order[dump.id], reverse=True):
         by_host[dump.host].append(dump)
     last = {found[0].id for found in by_host.values()}
     place = {dump.id: number for found in by_host.values() for number, dump in enumerate(found, start=1)}
     decisions: dict[str, Decision] = {}
     left_bytes = sum(dump.disk_bytes for dump in dumps)
-    oldest_first = sorted(dumps, key=moment)
+    oldest_first = sorted(dumps, key=lambda dump: order[dump.id])
     for budget in (False, True):  # the budget takes what is too much after the other limits
         for dump in oldest_first:
             if dump.id in decisions:
@@ -59,24 +65,32 @@ def decide(dumps: Sequence[Dump], policy: Policy, *, now_s: float) -> list[Decis
             if not why:
                 continue
             kept = protection(dump, policy) or ("it is the last one of its host" if dump.id in last else "")
-            decisions[dump.id] = Decision(dump=dump, why=why, kept_because=kept)
+            doubted = bool(doubt and not kept)
+            kept = kept or doubt
+            decisions[dump.id] = Decision(dump=dump, why=why, kept_because=kept, doubted=doubted)
             left_bytes -= 0 if kept else dump.disk_bytes
-    return sorted(decisions.values(), key=lambda one: moment(one.dump))
+    return sorted(decisions.values(), key=lambda one: order[one.dump.id])
 
 
-def moment(dump: Dump) -> tuple[float, float]:
-    """Return the time that a dump's age is counted from: its crash, or its arrival where the crash is unknown.
+def _order(dumps: Sequence[Dump]) -> dict[str, tuple[float, int]]:
+    """Return each dump's place: by its crash, or by its arrival where the crash is unknown or later than that.
 
-    A crash time after the arrival is ignored.
+    No dump arrives before its predecessors, whatever the clock said.
     """
-    return min(dump.crash_s or dump.added_s, dump.added_s), dump.added_s
+    order, arrived_s = {}, 0.0
+    for number, dump in enumerate(reversed(dumps)):
+        arrived_s = max(arrived_s, dump.added_s)
+        order[dump.id] = min(dump.crash_s or arrived_s, arrived_s), number
+    return order
 
 
 def _limit(dump: Dump, policy: Policy, place: int, *, now_s: float) -> str:
     # The dumps that name no host may be of many.
     if policy.keep_per_host and place > policy.keep_per_host and dump.host != UNKNOWN_HOST:
         return f"it is number {place} of {dump.host}, {policy.keep_per_host} are kept"
-    days = (now_s - dump.added_s) / _DAY_S
+    # The machine of the store may have been without the time when the dump came.
+    since_s = max(dump.added_s, dump.crash_s or 0)
+    days = (now_s - since_s) / _DAY_S
     if policy.keep_days and days > policy.keep_days:
         return f"it has been here for {days:.0f} days, {policy.keep_days} are kept"
     return ""
@@ -93,9 +107,13 @@ def protection(dump: Dump, policy: Policy) -> str:
     return ""
 
 
-def prune(store: Store, policy: Policy, *, dry_run: bool) -> list[Decision]:
-    """Remove the dumps that the policy does not keep; report protected dumps, and keep them."""
-    decisions = decide(store.index.dumps(), policy, now_s=time.time())
+def prune(store: Store, policy: Policy, *, dry_run: bool, trust_clock: bool = False) -> list[Decision]:
+    """Remove the dumps that the policy does not keep; report protected dumps, and keep them.
+
+    Nothing is removed after a jump of the clock, unless trust_clock says that the clock is right.
+    """
+    doubt = wall_clock.check(store.index, wall_clock.Reading.now(), trust=trust_clock, note=not dry_run)
+    decisions = decide(store.index.dumps(), policy, now_s=time.time(), doubt=doubt)
     if dry_run:
         return decisions
     done = []

@@ -10,13 +10,15 @@ import json
 import os
 import re
 import secrets
+import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..base.errors import EXIT_UNJUDGED, HostError, UsageError
+from ..base.sqlite import on_read_only_disk
 from ..base.units import MIB
 from ..images.state import default_directory, is_held, remove_tree
 from ..vmcore import Unreadable, VmcoreError, rearrange
@@ -31,7 +33,9 @@ from .policy import NAME as POLICY
 from .policy import Policy, load_policy
 
 VARIABLE = "KDUMP_HARNESS_STORE"
+INDEX = "index.sqlite"
 VMCORE = "vmcore"
+RECORD = "record.json"  # below a dump: its row of the index
 SENDERS = "sender"  # below a dump: what came with it
 _MAX_BESIDE_BYTES = 16 * MIB
 _ID_CHARACTERS = 12
@@ -88,24 +92,39 @@ class Store:
         """
         self._debuginfo, self._state = debuginfo, state
         self.directory = (directory or default_store()).absolute()
-        index = self.directory / "index.sqlite"
+        index = self.directory / INDEX
         try:
             if self.directory.is_dir():  # asked first: no other user can read it
                 self._require_owner()
             if not index.exists():
                 if not create:
-                    raise UsageError(f"{self.directory} has no store (store add or store watch makes one)")
+                    raise UsageError(self._missing())
                 self._require_empty(index)
-            self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._require_owner()
-            for path in (self.directory, self.dumps, self.incoming):
-                path.mkdir(mode=0o700, exist_ok=True)
-                path.chmod(0o700)
+            if not on_read_only_disk(self.directory):
+                self._make_directories()
         except OSError as error:
             raise HostError(f"the store {self.directory} cannot be used: {error.strerror} (--store DIR)") from None
         self.policy: Policy = load_policy(self.directory)
         self.index = Index(index)
-        self._sweep()
+        if not self.read_only:
+            self._sweep()
+
+    def _missing(self) -> str:
+        if any(self.dumps.glob("*")):
+            return f"the store {self.directory} has dumps, but no index (store reindex makes one from them)"
+        return f"{self.directory} has no store (store add or store watch makes one)"
+
+    def _make_directories(self) -> None:
+        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._require_owner()
+        for path in (self.directory, self.dumps, self.incoming):
+            path.mkdir(mode=0o700, exist_ok=True)
+            path.chmod(0o700)
+
+    @property
+    def read_only(self) -> bool:
+        """Whether the disk is mounted read-only: then the dumps can be listed, bundled and pushed, not changed."""
+        return self.index.database.read_only
 
     @property
     def dumps(self) -> Path:
@@ -141,7 +160,10 @@ class Store:
         strange = [path for path in self.directory.glob("*") if path.name not in _MAY_BE_THERE]
         strange += [*self.dumps.glob("*"), *self.incoming.glob("*")]
         if strange and not index.exists():  # another process may just have made it
-            raise UsageError(f"{strange[0]} is there, but no {index.name}: a store begins in an empty directory")
+            raise UsageError(
+                f"{strange[0]} is there, but no {index.name}: a store begins in an empty directory"
+                " (store reindex makes an index from the dumps of a store)"
+            )
 
     def require_apart(self, top: Path) -> None:
         """Raise UsageError for a source of dumps that is the store, or a directory above the store."""
@@ -177,6 +199,8 @@ class Store:
         damaged one, and one that cannot be judged. The file itself is not touched.
         """
         path = shown(place.path / name)
+        if self.read_only:
+            raise HostError(f"{path} could not be taken in: the disk of the store {self.directory} is read-only")
         try:
             descriptor = place.open(name)
         except (OSError, UsageError) as error:
@@ -232,6 +256,7 @@ class Store:
             if not known and self.index.by_id(dump.id):
                 raise UsageError(f"another dump is called {dump.id}, though its bytes are others")
             final = self.place_of(dump)
+            _write_record(part, dump, seen.traits)
             remove_tree(final)  # of a process that died between the two steps
             part.rename(final)
             _sync(self.dumps)
@@ -264,6 +289,10 @@ class Store:
     @contextlib.contextmanager
     def scratch(self) -> Iterator[Path]:
         """Make a private directory for unfinished files; a lock next to it shows whether its process is alive."""
+        if self.read_only:
+            with tempfile.TemporaryDirectory(prefix="kdump-harness-") as directory:
+                yield Path(directory)
+            return
         own = self.incoming / secrets.token_hex(8)
         own.mkdir(mode=0o700)
         lock = os.open(own / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -346,14 +375,31 @@ class Store:
             kept = {name: getattr(now, name) for name in ("id", "added_s", "hold", "central", "pushed_s")}
             fresh = dataclasses.replace(fresh, **kept)
             self.index.put(fresh, seen.traits)
+            _write_record(directory, fresh, seen.traits)
         return fresh
+
+    def describe_again(self, directory: Path, sha256: str, *, hold: str) -> tuple[Dump, Mapping[str, str]]:
+        """Return row and traits of a dump of the store that has lost both; its directory is all that is known of it."""
+        seen = self._examine(directory / VMCORE, directory)
+        self._write_facts(directory, seen)
+        dump = self._described(directory, seen, sha256=sha256, origin=str(directory), sender="", sign=None)
+        added_s = (directory / VMCORE).stat().st_mtime
+        dump = dataclasses.replace(dump, added_s=added_s, hold=hold)
+        _write_record(directory, dump, seen.traits)
+        return dump, seen.traits
 
     def hold(self, wanted: str, why: str | None) -> Dump:
         """Protect a dump from being removed; None ends it."""
         with self.index.database.writing():
             dump = self.index.find(wanted)
-            self.index.database.run("UPDATE dump SET hold = ? WHERE id = ?", why, dump.id)
-        return dataclasses.replace(dump, hold=why)
+            return self.change(dump, hold=why)
+
+    def change(self, dump: Dump, **facts: Any) -> Dump:
+        """Change facts of a dump, within a transaction of the index, and its record for a lost index."""
+        changed, traits = dataclasses.replace(dump, **facts), self.index.traits_of(dump.id)
+        self.index.put(changed, traits)
+        _write_record(self.place_of(dump), changed, traits)
+        return changed
 
     def remove(self, dump: Dump, *, why: str, unless: Callable[[Dump], bool]) -> bool:
         """Remove a dump unless it is protected by now; return whether it was removed."""
@@ -373,6 +419,21 @@ class Store:
         with contextlib.suppress(OSError, ValueError):
             return json.loads((self.place_of(dump) / f"{name}.json").read_text(encoding="utf-8"))
         return None
+
+
+def _write_record(directory: Path, dump: Dump, traits: Mapping[str, str]) -> None:
+    """Write the row of a dump next to it; on a full disk it has none, rather than one that has become wrong."""
+    fresh = directory / f"{RECORD}.new"
+    try:
+        fresh.write_text(
+            json.dumps({"dump": dump.to_json(), "traits": dict(traits)}, indent=1) + "\n", encoding="utf-8"
+        )
+        fresh.chmod(0o600)
+        fresh.rename(directory / RECORD)
+    except OSError:
+        for path in (fresh, directory / RECORD):
+            with contextlib.suppress(OSError):
+                path.unlink()
 
 
 def host_of(nodename: str | None, sender: str) -> str:

@@ -107,6 +107,11 @@ def add_store(verbs: Verbs) -> None:
 
     made = action(prune, "Remove the dumps that the policy does not keep.")
     made.add_argument("--dry-run", action="store_true", help="only list what would be removed, and why")
+    made.add_argument(
+        "--trust-clock",
+        action="store_true",
+        help="believe this machine's clock, although it differs from the last look",
+    )
     for name, text in (
         ("keep-per-host", "newest dumps to keep per host"),
         ("keep-days", "days to keep a dump after its arrival"),
@@ -118,6 +123,9 @@ def add_store(verbs: Verbs) -> None:
             metavar="N",
             help=f"{text}; 0 means unlimited (default: the policy's)",
         )
+
+    made = action(reindex, "Rebuild a lost or damaged index from the directories of the dumps.")
+    _add_debuginfo(made)
 
     made = action(push, "Copy dumps to the central place and verify them; continues an interrupted copy.")
     made.add_argument("id", nargs="*", metavar="ID", help="dumps to copy (default: all that are not there)")
@@ -219,6 +227,7 @@ def watch(arguments: argparse.Namespace) -> int:
     from ...store.watching import Watcher
 
     outcomes: set[str] = set()
+    doubted: set[str] = set()
     with _open(arguments) as store:
         store.require_apart(arguments.path)
         watcher = Watcher(store, arguments.path.absolute(), remove=arguments.remove)
@@ -228,8 +237,10 @@ def watch(arguments: argparse.Namespace) -> int:
                 _show_outcome(store, outcome)
             if store.policy.limited:
                 for decision in prune_store(store, store.policy, dry_run=False):
-                    if not decision.kept_because:
+                    if not decision.kept_because or (decision.doubted and decision.dump.id not in doubted):
                         _show_decision(decision, "removed")
+                    if decision.doubted:
+                        doubted.add(decision.dump.id)
             if arguments.once and looks == _LOOKS_OF_ONE_RUN:
                 break
             pause(store.policy.settle_s if arguments.once else arguments.every)
@@ -421,7 +432,7 @@ def prune(arguments: argparse.Namespace) -> int:
             raise UsageError(
                 f"nothing limits the store: set a limit in {store.directory / 'store.toml'}, or give --keep-days N"
             )
-        decisions = prune_store(store, policy, dry_run=arguments.dry_run)
+        decisions = prune_store(store, policy, dry_run=arguments.dry_run, trust_clock=arguments.trust_clock)
     freed_bytes = sum(one.dump.disk_bytes for one in decisions if not one.kept_because)
     write_json(
         arguments.json,
@@ -445,6 +456,22 @@ def _show_decision(decision: Decision, doing: str) -> None:
     dump = decision.dump
     did, because = ("kept", f", but {decision.kept_because}") if decision.kept_because else (doing, "")
     _say(f"{did} {dump.id} of {dump.host} ({dump.disk_bytes / MIB:,.1f} MiB): {decision.why}{because}")
+
+
+def reindex(arguments: argparse.Namespace) -> int:
+    from ...base.output import check_output, write_json
+    from ...store.reindex import reindex as reindex_store
+
+    check_output(arguments.json)
+    rows = []
+    for row in reindex_store(arguments.store, debuginfo=arguments.debuginfo, state=arguments.state):
+        rows.append(row.to_json())
+        if arguments.json != "-":
+            _say(f"{row.directory}: {row.outcome}")
+    write_json(arguments.json, rows)
+    if not rows and arguments.json != "-":
+        _say("every dump has its row")
+    return EXIT_FAILED if any(row["id"] is None for row in rows) else EXIT_OK
 
 
 def push(arguments: argparse.Namespace) -> int:
