@@ -137,7 +137,7 @@ def on_read_only_disk(directory: Path) -> bool:
 
 @contextlib.contextmanager
 def _copied(path: Path) -> Iterator[Path]:
-    """A copy of a database on a read-only disk: there, SQLite cannot undo what a dead process left in the journal."""
+    """Copy a database of a read-only disk: there, SQLite cannot undo what a dead process left in the journal."""
     with tempfile.TemporaryDirectory(prefix="kdump-harness-") as directory:
         copy = Path(directory) / path.name
         try:
