@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,6 +20,7 @@ from kdump_harness.distro.family import choose_release, find_family
 from kdump_harness.drill.disks import SystemUnderTest
 from kdump_harness.drill.plan import Plan
 from kdump_harness.drill.steps import Drill
+from kdump_harness.kdump import crash_monitor
 from kdump_harness.kdump.crash_monitor import CrashMonitor
 from kdump_harness.kdump.trigger import find_trigger
 from kdump_harness.vm.console import ByteQueue, Console, ConsoleLine, clean
@@ -660,3 +662,13 @@ def test_a_capture_kernel_without_a_panic_on_the_console_is_a_crash() -> None:
     assert watch.stage is Stage.CAPTURING
     assert watch.clock.between_s("panic", "capture") == 0.0
     assert watch.panic_text is None
+
+
+def test_a_line_that_is_made_to_take_long_does_not() -> None:
+    """Digits are not tried as digits and as letters of a unit in every way."""
+    began_s = time.process_time()
+    assert crash_monitor._JOB.search("Job x (" + "1" * 20_000) is None
+    assert crash_monitor._JOB.search("Job x (" + "1s " * 7_000) is None
+    assert time.process_time() - began_s < 0.3  # it took 9 s
+    line = "A start job is running for /dev/x (1h 2min 3s / no limit)"
+    assert crash_monitor._JOB.search(line)

@@ -25,7 +25,10 @@ _DEAD = re.compile(r"---\[ end Kernel panic")
 _RESTART = re.compile(r"reboot: Restarting system|reboot: machine restart|kexec_core: Starting new kernel")
 _POWER_DOWN = re.compile(r"reboot: (Power down|System halted)")
 # systemd reports the jobs that it waits for repeatedly, on one line.
-_JOB = re.compile(r"(?:A (?:start|stop) job is running for|Job) (.{1,120}?) ?\((?:\d+\w+ )*\d+\w+ / no limit\)")
+_JOB = re.compile(
+    r"(?:A (?:start|stop) job is running for|Job) (.{1,120}?) ?"
+    r"\((?:\d{1,9}[a-z]{1,9} ){0,7}\d{1,9}[a-z]{1,9} / no limit\)"
+)
 _PROGRESS = re.compile(r"(?:Copying data|Excluding unnecessary pages|Checking for memory holes)\s*: \[\s*([\d.]+) ?%\]")
 
 

@@ -394,6 +394,8 @@ def bundle(arguments: argparse.Namespace) -> int:
         _say(f"{request.to}: {len(manifest['files'])} files, {request.to.stat().st_size / MIB:,.1f} MiB")
         for one in manifest["left_out"]:
             _say(f"  left out: {one['what']}: {one['why']}")
+        if manifest["looked_for"]:
+            _say(f"  looked for: {', '.join(manifest['looked_for'])}")
         for text in manifest["still_in"]:
             _say(f"  still in it: {text}")
     return EXIT_OK

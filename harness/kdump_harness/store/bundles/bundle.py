@@ -31,7 +31,8 @@ from .collect import collect, items
 SCHEMA = 1
 _MAX_TEXT_BYTES = 64 << 20
 # A filtered dump is the kernel's memory all the same.
-_STILL_IN = "the vmcore holds the kernel's own memory: its log, its command line, names of files and tasks, its keys"
+_IN_VMCORE = "the vmcore holds the kernel's own memory: its log, its command line, names of files and tasks, its keys"
+_IN_TEXTS = "secrets in forms that no rule knows may be in any text"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,13 +95,20 @@ class _Bundle:
                 "vmcore": vmcore,
                 "files": self._files,
                 "left_out": self._left_out,
-                "still_in": [_STILL_IN] if self._request.redacted and vmcore["file"] else [],
+                "looked_for": redact.kinds() if self._request.redacted else [],
+                "still_in": self._still_in(with_vmcore=bool(vmcore["file"])),
             }
             sums = {one["name"]: one["sha256"] for one in self._files}
             written = self._put("manifest.json", json.dumps(manifest, indent=1) + "\n")
             sums["manifest.json"] = hashlib.sha256(written).hexdigest()
             self._put("SHA256SUMS", "".join(f"{sha256}  {name}\n" for name, sha256 in sums.items()))
         return manifest
+
+    def _still_in(self, *, with_vmcore: bool) -> list[str]:
+        """Return the confidential data that may remain in a redacted bundle."""
+        if not self._request.redacted:
+            return []
+        return [_IN_TEXTS, _IN_VMCORE] if with_vmcore else [_IN_TEXTS]
 
     def _redacted_value(self, name: str, value: Any) -> Any:
         """Return a text or a record as it may be published."""

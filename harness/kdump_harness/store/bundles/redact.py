@@ -26,23 +26,48 @@ _ADDRESS_SPACE_BYTES = 8 << 30
 class _Rule:
     name: str
     pattern: str
-    keep: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Rules:
+    word: str
+    value: str
+    rest: str
+    rule: tuple[_Rule, ...]
 
 
 @functools.cache
-def _rules() -> Sequence[tuple[str, re.Pattern[str], str]]:
-    rows = tables.load_rows(tables.package_path("store", "bundles", "redact.toml"), "rule", _Rule)
-    return [(row.name, re.compile(row.pattern), row.keep + _LEFT_OUT) for row in rows]
+def _rules() -> Sequence[tuple[str, re.Pattern[str]]]:
+    table = tables.load(tables.package_path("store", "bundles", "redact.toml"), _Rules)
+    compiled = []
+    for rule in table.rule:
+        pattern = rule.pattern
+        for part in ("word", "value", "rest"):
+            pattern = pattern.replace(f"@{part}@", getattr(table, part))
+        compiled.append((rule.name, re.compile(pattern)))
+    return compiled
+
+
+def kinds() -> list[str]:
+    """Return the kinds of secrets that are looked for."""
+    return list(dict.fromkeys(name for name, _ in _rules()))
 
 
 def redact_text(text: str) -> tuple[str, dict[str, int]]:
     """Return the text without secrets, and how often each kind of them was left out."""
-    counts = {}
-    for name, pattern, put in _rules():
-        text, count = pattern.subn(put, text)
-        if count:
-            counts[name] = count
-    return text, counts
+    counts: Counter[str] = Counter()
+    for name, pattern in _rules():
+        text = pattern.sub(functools.partial(_without_secret, name, counts), text)
+    return text, dict(counts)
+
+
+def _without_secret(name: str, counts: Counter[str], match: re.Match[str]) -> str:
+    """Return the match without its secret; a part that another rule has left out counts once."""
+    start, end = match.span("secret")
+    if start == end or match.string.startswith(_LEFT_OUT, start):
+        return match[0]
+    counts[name] += 1
+    return match.string[match.start() : start] + _LEFT_OUT + match.string[end : match.end()]
 
 
 def redact_json(value: Any, counts: Counter[str]) -> Any:
