@@ -11,7 +11,7 @@ import pytest
 from fakes import FakeClock
 from hypothesis import settings
 from image_site import Site, serve
-from kdump_harness.base import plot
+from kdump_harness.campaigns import plot
 
 PROXIES = [f(f"{kind}_proxy") for kind in ("http", "https", "all", "no") for f in (str.lower, str.upper)]
 

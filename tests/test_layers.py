@@ -17,7 +17,7 @@ ONLY_IN = {
     "drgn": "triage",
     "jinja2": "report",
     "libvirt": "vm",
-    "matplotlib": "base",
+    "matplotlib": "campaigns",
     "paramiko": "vm",
     "pexpect": "vm",
     "pytest": "pytest_plugin",

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 from kdump_harness import __main__
-from kdump_harness.base import extras, plot
+from kdump_harness.base import extras
 from kdump_harness.base.errors import EXIT_HOST, HostError
+from kdump_harness.campaigns import plot
 from layers import ROOT, imports, sources
 
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]

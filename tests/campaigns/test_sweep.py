@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 from kdump_harness.base.errors import CommandFailed, GuestError, UsageError
 from kdump_harness.base.evidence import Evidence, EvidenceRoot
-from kdump_harness.base.plot import Point, check_format, draw_sizes
 from kdump_harness.base.progress import Progress
 from kdump_harness.base.stage import Stage
 from kdump_harness.base.verdict import Verdict
+from kdump_harness.campaigns.plot import Point, check_format, draw_sizes
 from kdump_harness.campaigns.resume import with_record
 from kdump_harness.campaigns.sweep import run as sweeping
 from kdump_harness.campaigns.sweep.cells import COMPUTED, REAL, REFUSED, SweepCell, compare_cells

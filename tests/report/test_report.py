@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from history_factory import drill, failed, unjudged
 from kdump_harness.__main__ import main
-from kdump_harness.base import plot
+from kdump_harness.campaigns import plot
 from kdump_harness.history.database import DRILL, SWEEP, History
 from kdump_harness.report import gather as gather_module
 from kdump_harness.report.gather import Report, gather

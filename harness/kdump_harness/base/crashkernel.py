@@ -21,6 +21,7 @@ EXAMPLES = "256M, 1G-4G:192M,4G-:256M or '256M,high crashkernel=72M,low'"
 _SUFFIXES = (HIGH, LOW, CMA)
 _ROUNDED_TO = 128 * MIB  # the kernel rounds its memory up before it looks into ranges
 _SHIFTS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40, "P": 50, "E": 60}
+_MOST_DIGITS = 24  # of an octal number of 64 bits, and some
 _NUMBER = re.compile(r"(0x[0-9a-f]+|0[0-7]*|[1-9]\d*|)([KMGTPE]?)", re.IGNORECASE | re.ASCII)
 _WORD = re.compile(r"[\w@,:.+-]+", re.ASCII)
 _WORDS = re.compile(rf"{PARAMETER}(\S*)")
@@ -291,6 +292,8 @@ def _number(word: str, rest: str) -> tuple[int, str]:
     digits, unit = found.groups()
     if not found.group():
         raise WordRefused(word, f"a size is missing before {rest[:1]!r}" if rest else "a size is missing at its end")
+    if len(digits) > _MOST_DIGITS:
+        raise WordRefused(word, f"a size has {len(digits)} digits, more than a number of 64 bits")
     base = 16 if digits[:2].lower() == "0x" else 8 if digits.startswith("0") else 10
     return int(digits or "0", base) << _SHIFTS[unit.upper()], rest[found.end() :]
 

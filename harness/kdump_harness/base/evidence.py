@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import datetime
 import errno
-import json
 import os
 import threading
 from pathlib import Path
 from typing import Any
 
+from . import foreign
 from .clock import now_s
 from .errors import HostError
 
@@ -57,7 +57,7 @@ class Evidence:
         """Append one line to events.jsonl, with the seconds since the drill began."""
         record = {"at_s": round(now_s() - self._zero_s, 3), "event": name, **details}
         with self._lock, contextlib.suppress(ValueError):
-            self._events.write(json.dumps(record, default=str) + "\n")
+            self._events.write(foreign.dump_json(record) + "\n")
 
     def command(self, line: str, status: int, out: str, err: str, took_s: float) -> None:
         """Append a command that the harness ran, and its output."""
@@ -79,7 +79,7 @@ class Evidence:
 
     def json(self, name: str, data: Any) -> Path:
         """Write a JSON file."""
-        return self.text(name, json.dumps(data, indent=1, default=str) + "\n")
+        return self.text(name, foreign.dump_json(data, indent=1) + "\n")
 
     def close(self) -> None:
         """Close the logs."""

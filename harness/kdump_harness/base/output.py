@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ from rich.console import Console as RichConsole
 from rich.markup import escape
 from rich.table import Table
 
+from . import foreign
 from .errors import UsageError
 
 # Rich takes a pipe or a file for 80 columns wide, and would fold the tables of every log; COLUMNS has the last word.
@@ -59,7 +59,7 @@ def print_table(columns: Sequence[str], rows: Sequence[dict[str, Any]]) -> None:
 def write_json(to: str | None, data: Any) -> None:
     """Write data as JSON to a file, to standard output (-), or nowhere (None)."""
     if to is not None:
-        write_text(to, json.dumps(data, indent=1, default=str) + "\n")
+        write_text(to, foreign.dump_json(data, indent=1) + "\n")
 
 
 def check_output(to: str | Path | None, *, not_over: Sequence[str | Path] = ()) -> None:

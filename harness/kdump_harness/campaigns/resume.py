@@ -8,13 +8,13 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
-import json
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from ..base import foreign
 from ..base.errors import UsageError
 from ..base.evidence import Evidence
 from ..drill.disks import SystemUnderTest
@@ -86,7 +86,7 @@ def record_of(run: Run, name: str) -> Iterator[Evidence]:
 def read_record(path: Path, asked: Mapping[str, str]) -> dict[str, Any]:
     """Return the record of a run with the same options. Raises UsageError that names the difference."""
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = foreign.parse_object(path.read_text(encoding="utf-8"))
         before = dict(record[ASKED])
     except (OSError, ValueError, KeyError, TypeError):
         raise UsageError(f"cannot resume from {path}: the file is not a readable record of a run") from None
@@ -94,7 +94,7 @@ def read_record(path: Path, asked: Mapping[str, str]) -> dict[str, Any]:
         if before.get(name) != asked.get(name):
             was, now = before.get(name) or "nothing", asked.get(name) or "nothing"
             raise UsageError(f"cannot resume from {path}: {name} was {was}, and is {now} now")
-    return record  # type: ignore[no-any-return]
+    return record
 
 
 @contextlib.contextmanager

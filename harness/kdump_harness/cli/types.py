@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 
+from ..base.foreign import whole_number
+
 MAX_JOBS = 1000
 
 
@@ -12,9 +14,10 @@ def count(*, least: int = 0, most: int) -> Callable[[str], int]:
     """Return the type of whole numbers from LEAST to MOST."""
 
     def parse(text: str) -> int:
-        if not (text.isascii() and text.isdigit() and len(text) <= len(str(most)) and least <= int(text) <= most):
-            raise argparse.ArgumentTypeError(f"invalid number: got {text}, expected {least} to {most}")
-        return int(text)
+        number = whole_number(text, most=most)
+        if number is None or number < least:
+            raise argparse.ArgumentTypeError(f"invalid number: got {text[:100]}, expected {least} to {most}")
+        return number
 
     return parse
 
@@ -58,9 +61,10 @@ def jobs(text: str) -> int | None:
     """Return the number of jobs; None for auto."""
     if text == "auto":
         return None
-    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= MAX_JOBS):
-        raise argparse.ArgumentTypeError(f"invalid number of jobs: got {text}, expected 1 to {MAX_JOBS}, or auto")
-    return int(text)
+    number = whole_number(text, most=MAX_JOBS)
+    if not number:
+        raise argparse.ArgumentTypeError(f"invalid number of jobs: got {text[:100]}, expected 1 to {MAX_JOBS}, or auto")
+    return number
 
 
 port = count(most=65535)

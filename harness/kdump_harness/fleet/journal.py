@@ -7,6 +7,7 @@ import json
 import os
 from pathlib import Path
 
+from ..base import foreign
 from ..base.errors import UsageError
 from .protocol.results import BadResult, TaskResult, from_header
 
@@ -41,7 +42,7 @@ class Journal:
             raise UsageError(f"{self._path} cannot be read: {error.strerror}") from None
         for line in text.splitlines():
             with contextlib.suppress(ValueError, KeyError, TypeError, BadResult):
-                row = json.loads(line)
+                row = foreign.parse_object(line)
                 found.setdefault(str(row["task"]), []).append(from_header(row["result"]))
         return found
 

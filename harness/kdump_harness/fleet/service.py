@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
-import json
 import os
 import signal
 import subprocess
@@ -15,6 +14,7 @@ from pathlib import Path
 
 from distributed.security import Security
 
+from ..base import foreign
 from ..base.errors import HostError
 from ..images.state import remove_tree
 from .protocol import wire_format
@@ -82,7 +82,7 @@ async def _serve_once(
 
 def _label(text: object) -> str:
     with contextlib.suppress(ValueError, KeyError, TypeError):
-        table = json.loads(str(text))
+        table = foreign.parse_object(str(text))
         return str(table["test"] or " ".join(table["arguments"]))[:200]
     return "something else"
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..base import foreign
 from ..base.crashkernel import reserved_mib
 from ..base.errors import HostError, UsageError
 from ..base.sqlite import Database
@@ -206,8 +207,8 @@ class History:
         """Return the whole recorded result. Raises UsageError if it is damaged."""
         rows = self._database.rows("SELECT result FROM run WHERE number = ?", run.number)
         try:
-            found = json.loads(rows[0]["result"]) if rows else {}
-        except (ValueError, TypeError, RecursionError) as error:
+            found = foreign.parse_json(rows[0]["result"]) if rows else {}
+        except (ValueError, TypeError) as error:
             raise UsageError(f"{self.path} is damaged: the result of run {run.number} is not JSON ({error})") from None
         return found if isinstance(found, dict) else {}
 

@@ -6,13 +6,13 @@ import base64
 import binascii
 import fnmatch
 import hashlib
-import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from ..base import foreign
 from ..base.errors import HostError
 
 _HEX_DIGITS = {"sha256": 64, "sha512": 128}
@@ -162,8 +162,8 @@ FORMS: dict[str, Callable[[str], list[ChecksumEntry]]] = {
 
 def _parsed(text: str) -> Any:
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
+        return foreign.parse_json(text)
+    except ValueError:
         return None
 
 

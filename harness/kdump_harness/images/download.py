@@ -29,6 +29,7 @@ from urllib.parse import urljoin, urlsplit
 
 from ..base import clock
 from ..base.errors import HostError
+from ..base.foreign import whole_number
 from . import checksums
 from .catalog import Image
 from .checksums import Digest, NoChecksum
@@ -45,6 +46,8 @@ SPARE_BYTES = 64 << 20  # left free by a download
 
 _DOWNLOADED = re.compile(r"sha(256|512)-[0-9a-f]+\.(?P<kind>qcow2|part)")
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# A negative size of a chunk is a ValueError of http.client.
+LYING_ANSWERS = (OSError, http.client.HTTPException, ValueError, OverflowError)
 _PASSING_STATUS = (408, 425, 429, 500, 502, 503, 504)
 
 
@@ -109,7 +112,7 @@ class Client:
         with self.open(url) as response:
             try:
                 body = response.read(DOCUMENT_MAX_BYTES)
-            except (OSError, http.client.HTTPException) as error:
+            except LYING_ANSWERS as error:
                 raise _unreachable(url, error) from None
             promised = length_bytes(response)
             if promised is not None and len(body) < min(promised, DOCUMENT_MAX_BYTES):
@@ -332,7 +335,7 @@ def _transfer(image: Image, url: str, partial: Path, client: Client, progress: P
 def _read(response: Any, url: str) -> bytes:
     try:
         return bytes(response.read(CHUNK_BYTES))
-    except (OSError, http.client.HTTPException) as error:
+    except LYING_ANSWERS as error:
         raise _unreachable(url, error) from None
 
 
@@ -421,14 +424,13 @@ def _unreachable(url: str, error: Exception) -> Unreachable:
 
 def length_bytes(response: Any) -> int | None:
     """Return the length of a response, if the server reports it."""
-    value = response.headers.get("Content-Length", "")
-    return int(value) if value.isdigit() else None
+    return whole_number(response.headers.get("Content-Length", ""))
 
 
 def _continues_at(response: Any) -> int | None:
     """Return the offset of a partial response, or None for a complete one."""
     match = re.match(r"bytes (\d+)-", response.headers.get("Content-Range", ""))
-    return int(match[1]) if response.status == http.client.PARTIAL_CONTENT and match else None
+    return whole_number(match[1]) if response.status == http.client.PARTIAL_CONTENT and match else None
 
 
 def _have_bytes(path: Path) -> int:

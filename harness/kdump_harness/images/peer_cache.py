@@ -9,6 +9,8 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
+from ..base import foreign
+
 VARIABLE = "KDUMP_HARNESS_NEIGHBOURS"  # path of the worker's socket
 
 
@@ -25,9 +27,9 @@ def bring(cache: str, key: str, report: Callable[[str], None]) -> dict[str, Any]
         line.sendall(json.dumps({"cache": cache, "key": key}).encode() + b"\n")
         with line.makefile(encoding="utf-8") as answers:
             for answer in answers:
-                message = json.loads(answer)
+                message = foreign.parse_object(answer)
                 if message.get("say"):
-                    report(message["say"])
+                    report(str(message["say"]))
                 if message.get("done"):
                     found = message.get("meta")
                     return found if isinstance(found, dict) else None

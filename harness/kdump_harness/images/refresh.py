@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from ..base.clock import Deadline
+from ..base.foreign import whole_number
 from .catalog import Image
 from .checksums import NoChecksum
 from .download import Client, Unreachable, cached, length_bytes, make_client, resolve
@@ -144,7 +145,7 @@ def _ask(url: str, client: Client) -> _Answer:
             raise
     with client.open(url, headers={"Range": "bytes=0-0"}) as response:
         whole = re.fullmatch(r"bytes 0-0/(\d+)", response.headers.get("Content-Range", ""))
-        size_bytes = int(whole[1]) if whole else length_bytes(response)
+        size_bytes = whole_number(whole[1]) if whole else length_bytes(response)
         return _Answer(str(response.geturl()), size_bytes, response.headers.get_content_type())
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..base import foreign
 from ..base.clock import pause
 from ..base.errors import HostError
 from ..base.units import MIB
@@ -115,7 +116,7 @@ class State:
         found = []
         for path in sorted((self.directory / cache).glob("*/meta.json")):
             with contextlib.suppress(OSError, ValueError):
-                found.append(json.loads(path.read_text(encoding="utf-8")))
+                found.append(foreign.parse_object(path.read_text(encoding="utf-8")))
         return found
 
     def make_once(
@@ -213,7 +214,7 @@ class State:
         found = []
         for path in sorted(path for cache in OVERLAYS for path in (self.directory / cache).glob("*/meta.json")):
             with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-                meta = json.loads(path.read_text(encoding="utf-8"))
+                meta = foreign.parse_object(path.read_text(encoding="utf-8"))
                 if os.path.realpath(meta["base"]["path"]) == os.path.realpath(base):
                     found += [*self.resting_on(path.with_name("disk.qcow2")), path.parent]
         return found

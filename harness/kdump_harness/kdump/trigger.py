@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from ..base import tables
 from ..base.errors import TableError, UsageError
+from ..base.foreign import whole_number
 
 if TYPE_CHECKING:
     from ..vm.guest import Guest
@@ -116,9 +117,9 @@ def find_trigger(name: str, *, vcpus: int = 1) -> Trigger:
     if not trigger.any_cpu:
         able = ", ".join(row.name for row in triggers.values() if row.any_cpu)
         raise UsageError(f"{plain} cannot crash on a chosen processor ({able} can)")
-    number = {"first": 0, "last": vcpus - 1}.get(cpu, int(cpu) if cpu.isdigit() else -1)
-    if not 0 <= number < vcpus:
-        raise UsageError(f"{name}: the guest has no such processor (0 to {vcpus - 1}, first, last)")
+    number = {"first": 0, "last": vcpus - 1}.get(cpu, whole_number(cpu, most=vcpus - 1))
+    if number is None:
+        raise UsageError(f"{name[:100]}: the guest has no such processor (0 to {vcpus - 1}, first, last)")
     return dataclasses.replace(
         trigger,
         name=name,

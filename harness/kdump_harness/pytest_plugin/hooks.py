@@ -12,6 +12,7 @@ import pytest
 
 from ..base.errors import HarnessError
 from ..base.evidence import run_stamp
+from ..base.foreign import whole_number
 from .matrix import MatrixEntry
 from .outcomes import MatrixReporter, excuses, record_failed, update_entry
 from .session import (
@@ -175,10 +176,11 @@ def _shard(text: str | None) -> tuple[int, int] | None:
     """Return I and N of --shard I/N."""
     if text is None:
         return None
-    number, _, of = text.partition("/")
-    if not (number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of)):
+    first, _, last = text.partition("/")
+    number, of = whole_number(first), whole_number(last)
+    if not number or not of or number > of:
         raise pytest.UsageError(f"invalid --shard {text}: expected I/N with 1 <= I <= N, e.g. 2/5")
-    return int(number), int(of)
+    return number, of
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -14,6 +14,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..base.foreign import whole_number
+
 SCHEMA = 1
 UNFINISHED = "it did not come to its end"
 REASON_LINES = 3  # the evidence has it all
@@ -250,4 +252,5 @@ def _distinct(names: Iterable[str]) -> list[str]:
 
 def _natural(name: str) -> list[tuple[int, str]]:
     """Return a sort key that puts debian-9 before debian-12."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
+    parts = ((whole_number(part), part) for part in re.split(r"(\d+)", name))
+    return [(-1, part) if number is None else (number, "") for number, part in parts]

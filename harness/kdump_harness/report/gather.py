@@ -8,9 +8,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..base import plot
-from ..base.plot import Moment, Point
 from ..base.units import MIB
+from ..campaigns import plot
+from ..campaigns.plot import Moment, Point
 from ..campaigns.sweep.cells import COMPUTED
 from ..distro.config_file import COMPRESS_FLAGS
 from ..drill.known_issues import load_known_issues

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import os
 import subprocess
 import sys
@@ -15,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..base import foreign
 from ..base.errors import (
     EXIT_BROKEN,
     EXIT_FAILED,
@@ -26,6 +26,7 @@ from ..base.errors import (
     HostError,
 )
 from ..history.database import VERIFIED, outcome_of
+from ..history.shape import DRILL_SHAPE, require
 
 BROKEN = "broken"  # the drill ended without a verdict
 _HOOK_S = 120.0
@@ -89,8 +90,8 @@ def run_drill(
                 done.communicate()
                 raise
         verdict: dict[str, Any] | None = None
-        with contextlib.suppress(OSError, ValueError):
-            verdict = json.loads(to.read_text(encoding="utf-8"))
+        with contextlib.suppress(OSError, ValueError):  # the drill's message has the reason
+            verdict = _checked(to.read_text(encoding="utf-8"))
     before = _recall(state).get(_job(image, options))
     if verdict is None or done.returncode not in (EXIT_OK, EXIT_FAILED, EXIT_UNJUDGED):
         lines = [line for line in messages.splitlines() if line.strip()]
@@ -103,11 +104,18 @@ def run_drill(
     )
 
 
+def _checked(text: str) -> dict[str, Any]:
+    """Return a verdict in a text. Raise ValueError for a text that is not one."""
+    verdict = foreign.parse_object(text)
+    require(verdict, DRILL_SHAPE, "verdict")
+    return {"symptoms": [], "phases_s": {}, "stopped_by": None, "reached": None} | verdict
+
+
 def _one_line(verdict: dict[str, Any]) -> str:
     if verdict["verified"]:
-        took = verdict["phases_s"].get("panic_to_login")
+        took = (verdict["phases_s"] or {}).get("panic_to_login")
         return f"panic to login {took:.0f} s" if took is not None else "panic to login was not measured"
-    causes = [one["name"] for one in verdict["symptoms"] if one["severity"] == "failure"][:1]
+    causes = [one["name"] for one in verdict["symptoms"] or () if one["severity"] == "failure"][:1]
     failed = [f"{one['name']}: {one['seen']}" for one in verdict["checks"] if not one["ok"]]
     unjudged = f"the dump was not judged: {verdict['not_judged']}" if verdict.get("not_judged") else ""
     reason = "; ".join([*causes, *filter(None, [verdict["stopped_by"], unjudged]), *failed])
@@ -136,15 +144,14 @@ def remember(state: Path, options: Sequence[str], result: ScheduledResult) -> No
     """Save the word of a drill for the next run; the caller must hold the lock."""
     words = {**_recall(state), _job(result.image, options): result.word}
     fresh = state / f".{_MEMORY}"
-    fresh.write_text(json.dumps(words, indent=1) + "\n", encoding="utf-8")
+    fresh.write_text(foreign.dump_json(words, indent=1) + "\n", encoding="utf-8")
     fresh.replace(state / _MEMORY)
 
 
 def _recall(state: Path) -> dict[str, str]:
     with contextlib.suppress(OSError, ValueError):
-        words = json.loads((state / _MEMORY).read_text(encoding="utf-8"))
-        if isinstance(words, dict):
-            return words
+        words = foreign.parse_object((state / _MEMORY).read_text(encoding="utf-8"))
+        return {name: word for name, word in words.items() if isinstance(word, str)}
     return {}
 
 
@@ -161,7 +168,7 @@ def call_hook(command: str, result: ScheduledResult) -> str | None:
     """Run the user's command with the result as JSON on standard input; return an error message, or None."""
     try:
         done = subprocess.run(
-            ["sh", "-c", command], input=json.dumps(result.to_json(), default=str) + "\n", capture_output=True,
+            ["sh", "-c", command], input=foreign.dump_json(result.to_json()) + "\n", capture_output=True,
             text=True, errors="replace", timeout=_HOOK_S, check=False,
         )  # fmt: skip
     except subprocess.TimeoutExpired:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..base.errors import HostError, UsageError
+from ..base.foreign import whole_number
 from .index import Dump
 from .remote import SourceMachine
 from .store import SENDERS, VMCORE, Store, utc
@@ -86,7 +87,7 @@ def push(store: Store, dump: Dump, central: Central) -> bool:
 def _append(central: Central, source: Path, to: str) -> None:
     """Copy the bytes that the other side does not have yet."""
     size = central.machine.run("stat -c %%s %s 2>/dev/null || echo 0", to, timeout_s=_STATUS_S)
-    have = int(size) if size.strip().isdecimal() else 0
+    have = whole_number(size.strip()) or 0
     if have > source.stat().st_size:
         central.machine.run("rm -f %s", to)
         have = 0

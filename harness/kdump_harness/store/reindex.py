@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import os
 import re
 import time
@@ -13,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..base import foreign
 from ..base.errors import HostError, UsageError
 from ..base.sqlite import on_read_only_disk
 from .index import Dump, Index
@@ -59,7 +59,7 @@ def reindex(directory: Path | None, *, debuginfo: Path | None = None, state: Pat
 
 
 def _set_damaged_aside(path: Path) -> None:
-    """Make an empty index where there is none that can be read."""
+    """Make an empty index where none can be read."""
     try:
         Index(path).check()
     except UsageError as error:
@@ -91,9 +91,9 @@ def _restore(store: Store, path: Path) -> Row:
 
 def _recorded(path: Path, sha256: str) -> tuple[Dump, Mapping[str, str]] | None:
     """Return the row as it was recorded next to the dump, if that can be believed."""
-    with contextlib.suppress(OSError, ValueError, TypeError, KeyError, RecursionError):
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
         with (path / RECORD).open("rb") as file:
-            record = json.loads(file.read(_MAX_RECORD_BYTES))
+            record = foreign.parse_object(file.read(_MAX_RECORD_BYTES))
         dump = Dump(**record["dump"])
         traits = {str(name): str(value) for name, value in record["traits"].items()}
         if (dump.id, dump.sha256) == (path.name, sha256):

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..base import foreign
 from ..base.errors import EXIT_UNJUDGED, HostError, UsageError
 from ..base.sqlite import on_read_only_disk
 from ..base.units import MIB
@@ -417,7 +418,7 @@ class Store:
     def facts_of(self, dump: Dump, name: str) -> Any:
         """Return the inspection or triage as it was found, or None."""
         with contextlib.suppress(OSError, ValueError):
-            return json.loads((self.place_of(dump) / f"{name}.json").read_text(encoding="utf-8"))
+            return foreign.parse_json((self.place_of(dump) / f"{name}.json").read_text(encoding="utf-8"))
         return None
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 import subprocess
@@ -13,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..base import foreign
 from ..base.progress import Progress
 
 LIMIT_S = 120  # a dump of a small guest takes one second, of which half is for the debug info
@@ -113,7 +113,7 @@ def _parse(out: bytes) -> Answer:
     answer = Answer()
     for raw in out.split(b"\n"):
         with contextlib.suppress(ValueError, KeyError, TypeError):
-            line = json.loads(raw)
+            line = foreign.parse_object(raw)
             if "why" in line:
                 answer.troubles.append(f"{line['fact']}: {line['why']}")
             else:

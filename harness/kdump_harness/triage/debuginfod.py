@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from ..base.foreign import whole_number
 from ..base.progress import Progress
-from ..images.download import CHUNK_BYTES, Client, Unreachable, make_client
+from ..images.download import CHUNK_BYTES, LYING_ANSWERS, Client, Unreachable, length_bytes, make_client
 
 VARIABLE = "DEBUGINFOD_URLS"
 SILENCE_S = 90.0  # debuginfod's own default: a server may have to unpack a package before the first byte
@@ -65,15 +66,15 @@ def _transfer(client: Client, url: str, to: Path, require_space: RequireSpace, p
             )
             if done_bytes > MAX_BYTES:
                 raise Unreachable(f"{url} sends more than {MAX_BYTES >> 30} GiB, which is not debug info")
-    promised = response.headers.get("Content-Length", "")
-    if promised.isdigit() and done_bytes < int(promised):
-        raise Unreachable(f"{url}: cut off after {done_bytes:,} of {int(promised):,} bytes", passing=True)
+    promised_bytes = length_bytes(response)
+    if promised_bytes is not None and done_bytes < promised_bytes:
+        raise Unreachable(f"{url}: cut off after {done_bytes:,} of {promised_bytes:,} bytes", passing=True)
 
 
 def _read(response: Any, url: str) -> bytes:
     try:
         return bytes(response.read(CHUNK_BYTES))
-    except (OSError, http.client.HTTPException) as error:
+    except LYING_ANSWERS as error:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise Unreachable(f"{url}: cut off ({reason})", passing=True) from None
 
@@ -81,7 +82,6 @@ def _read(response: Any, url: str) -> bytes:
 def _size_bytes(response: Any) -> int | None:
     """Return the size as debuginfod announces it, also where it sends the file packed."""
     for header in ("X-DEBUGINFOD-SIZE", "Content-Length"):
-        text = response.headers.get(header, "")
-        if text.isdigit():
-            return int(text)
+        if (size_bytes := whole_number(response.headers.get(header, ""))) is not None:
+            return size_bytes
     return None

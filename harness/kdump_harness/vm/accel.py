@@ -12,6 +12,7 @@ import shutil
 from pathlib import Path
 from xml.sax.saxutils import quoteattr
 
+from ..base import foreign
 from ..base.clock import utc_s
 from ..base.errors import ConsoleLost, HarnessError, UsageError, WaitedInVain
 from ..images.state import State
@@ -86,10 +87,14 @@ def choose(wanted: str, hypervisor: Hypervisor, state: State, directory: Path, p
     note = state.directory / "kvm-probe.json"
     here = {"uri": hypervisor.uri, "boot": place.boot_id(), **hypervisor.versions()}
     try:
-        known = json.loads(note.read_text(encoding="utf-8"))
+        known = foreign.parse_object(note.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         known = {}
-    if known.get("here") == here and (known["problem"] is None or 0 <= utc_s() - known.get("at_s", 0) < AGAIN_S):
+    if (
+        known.get("here") == here
+        and "problem" in known
+        and (known["problem"] is None or 0 <= utc_s() - known.get("at_s", 0) < AGAIN_S)
+    ):
         problem = known["problem"]
     else:
         problem = kvm_problem(hypervisor, directory, place)

@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from ...base import plot
 from ...kdump.capture_memory import CaptureMemory
+from .. import plot
 from .plan import STEP_MIB
 
 SCHEMA = 1

@@ -8,6 +8,7 @@ from itertools import product
 
 from ...base.crashkernel import Reservation
 from ...base.errors import UsageError
+from ...base.foreign import whole_number
 from ...distro.family import COMPRESS_FLAGS, MAX_LEVEL
 from ...drill import known_issues
 from ...drill.disks import SystemUnderTest
@@ -29,9 +30,10 @@ def parse_levels(text: str) -> tuple[int, ...]:
     """Return dump levels as in 0,1,16,31, sorted and each once. Raises UsageError for an invalid level."""
     levels = set()
     for part in _parts(text, "levels", "0,1,16,31"):
-        if not part.isascii() or not part.isdigit() or int(part) > MAX_LEVEL:
-            raise UsageError(f"dump level {part!r} does not exist (0 to {MAX_LEVEL}; makedumpfile(8), -d)")
-        levels.add(int(part))
+        level = whole_number(part, most=MAX_LEVEL)
+        if level is None:
+            raise UsageError(f"dump level {part[:100]!r} does not exist (0 to {MAX_LEVEL}; makedumpfile(8), -d)")
+        levels.add(level)
     return tuple(sorted(levels))
 
 
@@ -48,9 +50,10 @@ def parse_real(text: str) -> int | None:
     """Return a number of crashes, or None for "all"."""
     if text == "all":
         return None
-    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= MAX_CELLS:
-        raise UsageError(f"invalid number of real crashes: got {text!r}, expected 1 to {MAX_CELLS}, or all")
-    return int(text)
+    number = whole_number(text, most=MAX_CELLS)
+    if not number:
+        raise UsageError(f"invalid number of real crashes: got {text[:100]!r}, expected 1 to {MAX_CELLS}, or all")
+    return number
 
 
 def _parts(text: str, what: str, example: str) -> list[str]:

@@ -6,10 +6,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ...base import plot
 from ...base.units import MIB
 from ...base.verdict import Check
 from ...distro.family import COMPRESS_FLAGS
+from .. import plot
 from .cells import COMPUTED, REFUSED, SweepCell
 
 SCHEMA = 1

@@ -55,9 +55,9 @@ def add_size(verbs: Verbs) -> None:
 
 
 def size(arguments: argparse.Namespace) -> int:
-    from ...base import plot
     from ...base.evidence import check_writable
     from ...base.output import check_output, write_json
+    from ...campaigns import plot
     from ...campaigns.resume import with_record
     from ...campaigns.size.plan import SizePlan
     from ...campaigns.size.run import run_size

@@ -68,9 +68,9 @@ def add_sweep(verbs: Verbs) -> None:
 
 
 def sweep(arguments: argparse.Namespace) -> int:
-    from ...base import plot
     from ...base.evidence import check_writable
     from ...base.output import check_output, write_json
+    from ...campaigns import plot
     from ...campaigns.resume import with_record
     from ...campaigns.sweep.plan import SweepPlan, parse_compressions, parse_levels, parse_real
     from ...campaigns.sweep.run import run_sweep

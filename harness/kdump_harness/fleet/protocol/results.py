@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from ...base import foreign
 from ...base.errors import EXIT_BROKEN, EXIT_FAILED, EXIT_OK, EXIT_UNJUDGED, NoVerdict
 from ...base.output import printable
 from ...base.stage import Stage
@@ -55,8 +56,8 @@ def read_result(data: object) -> tuple[TaskResult, memoryview]:
     if len(view) < 8 or length > min(HEADER_MAX_BYTES, len(view) - 8):
         raise BadResult("the worker's result is truncated")
     try:
-        table = json.loads(bytes(view[8 : 8 + length]))
-    except (ValueError, RecursionError):
+        table = foreign.parse_json(bytes(view[8 : 8 + length]))
+    except ValueError:
         raise BadResult("the worker's result is not JSON") from None
     return from_header(table), view[8 + length :]
 

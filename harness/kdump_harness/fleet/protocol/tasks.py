@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ... import __version__
+from ...base import foreign
 from ...base.errors import HarnessError, UsageError
 from ...base.tables import data_path
 from ...cli.options import KEEP
@@ -90,8 +91,8 @@ def read_task(text: object) -> FleetTask:
     if not isinstance(text, str) or len(text.encode(errors="replace")) > TEXT_MAX_BYTES:
         raise TaskRefused("the task is not text, or too long")
     try:
-        table = json.loads(text)
-    except (ValueError, RecursionError):
+        table = foreign.parse_json(text)
+    except ValueError:
         raise TaskRefused("the task is not JSON") from None
     kinds: Mapping[str, type] = {
         "kind": str, "arguments": list, "test": str, "sha256": str, "version": str, "vmcores": bool,

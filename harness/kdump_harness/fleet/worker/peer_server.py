@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ...base import foreign
 from ...base.errors import CommandFailed, NoVerdict
 from ...images.state import OVERLAYS, State, remove_tree
 from ...vm.hosts.qemu_img import qemu_img
@@ -154,13 +155,13 @@ def _checked(answer: Any) -> tuple[dict[str, Any], dict[str, int], str]:
         text, files, base = answer["meta"], answer["files"], answer["base"]
         if len(text) > _META_MAX_BYTES or not 0 < len(files) <= _FILES_MAX or not isinstance(base, str):
             raise ValueError
-        meta = json.loads(text)
-        if not isinstance(meta, dict) or not meta:
+        meta = foreign.parse_object(text)
+        if not meta:
             raise ValueError
         for name, size_bytes in files.items():
             if not _FILE.fullmatch(name) or name == "meta.json" or type(size_bytes) is not int or size_bytes < 0:
                 raise ValueError
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, AttributeError):
         raise NoCopy("its answer is invalid") from None
     return meta, dict(files), base
 

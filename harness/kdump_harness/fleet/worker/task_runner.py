@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import os
 import secrets
 import shutil
@@ -17,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ...base import foreign
 from ...base.clock import now_s
 from ...base.errors import EXIT_BROKEN, EXIT_FAILED, EXIT_HOST, EXIT_OK, EXIT_USAGE
 from ...images.peer_cache import VARIABLE as PEERS
@@ -186,9 +186,9 @@ def _result(task: FleetTask, paths: TaskPaths, host: Host, status: int, output: 
     with contextlib.suppress(OSError, ValueError):
         lines = paths.result.read_text(encoding="utf-8")
         if task.kind == DRILL:
-            result.verdict = json.loads(lines)
+            result.verdict = foreign.parse_object(lines)
         else:
-            result.reports = [json.loads(line) for line in lines.splitlines()]
+            result.reports = [foreign.parse_object(line) for line in lines.splitlines()]
     if result.verdict is None and not result.reports:
         result.problem = _error_message(output) or f"the process ended with status {status}"
         if status in (EXIT_OK, EXIT_FAILED):

@@ -14,6 +14,7 @@ import distributed
 from dask._task_spec import Task as Spec
 from distributed.security import Security
 
+from ...base import foreign
 from ...base.clock import now_s
 from ...images.state import State
 from ..protocol import wire_format
@@ -167,7 +168,7 @@ class FleetWorker(distributed.Worker):  # type: ignore[misc]
             await writer.drain()
 
         try:
-            wanted = json.loads(await reader.readline())
+            wanted = foreign.parse_object(await reader.readline())
             meta = None
             if wanted["cache"] in CACHES:
                 meta = await self._copy_from_peer(str(wanted["cache"]), str(wanted["key"]), send)

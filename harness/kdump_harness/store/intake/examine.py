@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 import subprocess
@@ -13,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ...base import foreign
 from ...vmcore.inspection import UNJUDGED, WHOLE
 from .copying import NO_ROOM_STATUS, NoRoom
 
@@ -133,6 +133,6 @@ def _parse(out: bytes) -> dict[str, Any]:
     facts: dict[str, Any] = {}
     for raw in out.split(b"\n"):
         with contextlib.suppress(ValueError, KeyError, TypeError):
-            line = json.loads(raw)
+            line = foreign.parse_object(raw)
             facts[line["fact"]] = line["value"]
     return facts

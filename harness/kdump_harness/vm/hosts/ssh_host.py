@@ -21,6 +21,7 @@ from urllib.parse import parse_qsl, quote, unquote, urlencode
 
 from ...base.clock import Deadline
 from ...base.errors import CommandFailed, HostError, UsageError
+from ...base.foreign import whole_number
 
 HOLD_TIMEOUT_S = 120.0  # the user may have to type a passphrase
 COMMAND_TIMEOUT_S = 60.0
@@ -74,7 +75,7 @@ def where_of(uri: str) -> Where:
         port = port.removeprefix(":")
     else:
         host, _, port = host.partition(":")
-    if not host or host.startswith("-") or (port and not port.isdecimal()):
+    if not host or host.startswith("-") or (port and not whole_number(port, most=65535)):
         raise UsageError(f"{uri} does not name a host for ssh: expected qemu+ssh://user@host:port/system")
     asked = dict(parse_qsl(query, keep_blank_values=True))
     options = [*(["-l", unquote(user)] if user else []), *(["-p", port] if port else [])]

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .errors import HostError, UsageError
-from .extras import install_command, is_installed
+from ..base.errors import HostError, UsageError
+from ..base.extras import install_command, is_installed
 
 FORMATS = (".svg", ".png", ".pdf")
 # Colours that colour-blind people can distinguish (Okabe and Ito); the markers differ as well, for print in grey.
