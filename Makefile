@@ -7,6 +7,7 @@ IMAGE  ?= debian-12
 IMAGES ?=
 JOBS   ?= 1
 STRICT ?=
+ARCH   ?=
 ONLY   ?= *
 BENCHES := $(sort $(wildcard benchmarks/$(ONLY).py))
 
@@ -18,8 +19,8 @@ in_group = if [ "$$(id -u)" -eq 0 ] || id -nG | grep -qw libvirt; then $(1); els
 help: ## List the targets
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST)
 
-setup: ## Install packages, start libvirt, make the Python environment
-	@sh harness/kdump_harness/vm/setup_host.sh
+setup: ## Install packages (ARCH=arm64: also for guests of arm64), start libvirt, make the Python environment
+	@sh harness/kdump_harness/vm/setup_host.sh $(ARCH:%=harness/kdump_harness/distro/architectures/%.toml)
 	@$(MAKE) --no-print-directory $(VENV)/.done
 
 $(VENV)/.done: pyproject.toml

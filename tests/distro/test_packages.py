@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from kdump_harness.base.errors import UsageError
 from kdump_harness.distro.family import Family, find_family
-from kdump_harness.distro.kernels import IMAGES
+from kdump_harness.distro.kernels import image_patterns
 from kdump_harness.distro.packages import (
     KernelChoice,
     LocalPackage,
@@ -188,7 +188,7 @@ def test_package_files_come_before_a_kernel_beside_them(tmp_path: Path) -> None:
 def test_a_directory_with_neither_is_told_what_was_looked_for(tmp_path: Path) -> None:
     with pytest.raises(UsageError) as error:
         parse_kernel(str(tmp_path), DEBIAN)
-    assert str(error.value) == (f"{tmp_path} has neither .deb files nor a kernel ({', '.join(IMAGES)})")
+    assert str(error.value) == (f"{tmp_path} has neither .deb files nor a kernel ({', '.join(image_patterns())})")
 
 
 @pytest.mark.parametrize("family", [REDHAT, SUSE], ids=lambda family: family.name)

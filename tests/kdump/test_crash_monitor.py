@@ -108,6 +108,41 @@ def test_the_moments_of_a_good_crash_are_marked_in_their_order(replay: Any) -> N
     assert sorted(marks.values()) == list(marks.values())
 
 
+@pytest.mark.parametrize(
+    "sign",
+    [
+        "[    0.000000] OF: fdt: Reserving 1 KiB of memory at 0x7abff000 for elfcorehdr",
+        "[    0.000000] Kernel command line: console=hvc0 elfcorehdr=565824K",
+    ],
+)
+def test_a_capture_kernel_has_its_header_in_the_device_tree_or_on_the_command_line(sign: str) -> None:
+    watch = make_watch()
+    lines = [
+        "[   35.000000] Kernel panic - not syncing: sysrq triggered crash",
+        "[   35.100000] Bye!",
+        "[    0.000000] Booting Linux on physical CPU 0x0000000000 [0x411fd070]",
+        "[    0.000000] Linux version 6.1.0-50-cloud-arm64 (debian-kernel@lists.debian.org)",
+        sign,
+        "[    0.000000] Kernel command line: console=ttyAMA0 nr_cpus=1 reset_devices",
+        "kdump-tools: saved vmcore",
+    ]
+    for number, line in enumerate(lines):
+        watch.feed(ConsoleLine(line, float(number)))
+    assert (watch.capture_seen, watch.restart_seen) == (True, False)
+    assert watch.clock.between_s("panic", "capture") == 3.0
+
+
+def test_a_machine_may_be_silent_for_longer_between_the_kernels() -> None:
+    watch = make_watch()
+    watch.handover_silence_s = 40.0
+    assert watch.silence_s == 20.0
+    watch.feed(ConsoleLine("[   35.000000] Kernel panic - not syncing: sysrq triggered crash", 0.0))
+    assert watch.silence_s == 40.0
+    watch.feed(ConsoleLine("[    0.0] Linux version 6.1.0", 30.0))
+    watch.feed(ConsoleLine("[    0.0] Kernel command line: elfcorehdr=565824K", 30.0))
+    assert watch.silence_s == 20.0
+
+
 def test_each_stage_is_told_once() -> None:
     told: list[Stage] = []
     watch = make_watch()

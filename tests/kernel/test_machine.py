@@ -8,6 +8,7 @@ from xml.etree import ElementTree
 
 import pytest
 from kdump_harness.base.errors import UsageError
+from kdump_harness.distro.architecture import find_architecture
 from kdump_harness.drill.checks import REQUIRED_CHECKS, Scope, required
 from kdump_harness.kernel.drill import not_judged, processor_times
 from kdump_harness.kernel.layouts import find_layout, load_layouts
@@ -39,6 +40,37 @@ def test_the_domain_boots_directly_and_has_no_network() -> None:
     assert len(root.findall("./devices/serial")) == 2
     assert root.find("./devices/panic") is None
     assert root.find(f"{QEMU}commandline") is None
+
+
+def test_other_architectures_have_their_machine() -> None:
+    expected = {
+        "arm64": ("aarch64", "virt", "cortex-a57", True),
+        "ppc64el": ("ppc64le", "pseries", "POWER9", False),
+        "riscv64": ("riscv64", "virt", None, True),
+    }
+    for name, (machine, kind, model, vmcoreinfo) in expected.items():
+        root = domain(architecture=find_architecture(name), cpu_level=None)
+        place = root.find("./os/type")
+        assert place is not None
+        assert (place.get("arch"), place.get("machine")) == (machine, kind)
+        assert root.findtext("./cpu/model") == model
+        assert (root.find("./features/vmcoreinfo") is not None) == vmcoreinfo
+        assert root.find("./features/acpi") is None  # it needs UEFI there
+        assert len(root.findall("./devices/serial")) == 2
+
+
+@pytest.mark.parametrize(
+    ("more", "sentence"),
+    [
+        ({"accelerator": "kvm", "cpu_level": None}, "a kernel for arm64 needs --accelerator tcg"),
+        ({"cpu_level": 2}, "--cpu is a level of x86-64 processors"),
+    ],
+)
+def test_hardware_that_another_architecture_lacks_is_refused(more: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(UsageError, match=sentence):
+        bare(architecture=find_architecture("arm64"), **more).check()
+    with pytest.raises(UsageError, match="the layout dimm needs a machine for amd64"):
+        bare("dimm", architecture=find_architecture("arm64"), cpu_level=None).check()
 
 
 def test_layouts_change_the_machine() -> None:

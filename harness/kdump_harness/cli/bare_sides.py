@@ -55,7 +55,7 @@ def bare_sides(
     for value in values:
         kernel = find_kernel(value if thing == "kernel" else arguments.image, run.state, run.progress)
         instead = {"makedumpfile": value} if thing == "makedumpfile" else {}
-        request = UserlandRequest(suite=arguments.userland, instead=instead)
+        request = UserlandRequest(suite=arguments.userland or "", instead=instead)
         plan = KernelPlan(
             kernel=kernel,
             userland=make_userland(request, run.state, run.progress),

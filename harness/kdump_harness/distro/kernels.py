@@ -14,13 +14,14 @@ from pathlib import Path
 
 from ..base.errors import UsageError
 from ..base.units import MIB
+from .architecture import Architecture, find_architecture
 from .deb import ArchiveMember, write_deb
 
 CONFIG_MAX_BYTES = 4 * MIB
+IMAGE_MAX_BYTES = 256 * MIB
 MODULES_MAX_MIB = 2048  # of a disk that holds a system, an initramfs of the modules, and dumps
 
-# Where a build, its "make install" and "make modules_install", and people who copy by hand put things.
-IMAGES = ("vmlinuz", "boot/vmlinuz-*", "vmlinuz-*", "arch/x86/boot/bzImage", "lib/modules/*/vmlinuz")
+# Where a build, its "make install" and "make modules_install", and people who copy by hand put the other files.
 MODULES = ("lib/modules", "modules", "usr/lib/modules")
 CONFIGS = ("boot/config-{release}", "config-{release}", "config", ".config", "lib/modules/{release}/config")
 # In packages and in guests; the second is where Fedora, SUSE and Debian's kernels since 7.2 have it.
@@ -34,6 +35,7 @@ BOOT_DRIVERS = ("VIRTIO", "VIRTIO_PCI", "VIRTIO_BLK", "EXT4_FS", "ISO9660_FS", "
 _HEADER_BYTES = 0x268
 _PROTOCOL = 0x20C  # 2.12, the first that marks 64-bit kernels: Linux 3.8
 _RELEASE = re.compile(rb"(\d{1,3}\.\d{1,4}(?![0-9])[A-Za-z0-9.+~_-]{0,56})[\0 ]")
+_BANNER = re.compile(rb"Linux version (\d{1,3}\.\d{1,4}[A-Za-z0-9.+~_-]{0,56}) \(")
 _GENERATED = re.compile(
     r"modules\.(?:alias|builtin\.alias|builtin|dep|symbols)\.bin|modules\.(?:alias|dep|devname|softdep|symbols|weakdep)"
 )
@@ -105,7 +107,7 @@ def lacking(config: str) -> str:
     A whole configuration omits options whose dependency is unset; a fragment omits unchanged options.
     """
     values = _values(config)
-    whole = values.get("X86_64") == "y"
+    whole = any(values.get(name) == "y" for name in ("X86_64", "ARM64", "PPC64", "RISCV"))
     for group in REQUIRED:
         if all(values.get(name, "n" if whole else "y") == "n" for name in group):
             return " and ".join(f"CONFIG_{name}" for name in group)
@@ -127,10 +129,15 @@ def _values(config: str) -> dict[str, str]:
 # ---------------------------------------------------------------- the image
 
 
-def release_of(image: Path) -> str:
-    """Return the release in the header of an x86-64 bzImage; raise UsageError for any other file."""
+def release_of(image: Path, architecture: Architecture | None = None) -> str:
+    """Return the release of a kernel image, without an architecture of an x86-64 bzImage.
+
+    Raises UsageError for any other file.
+    """
     if not os.access(image, os.R_OK):
         raise UsageError(f"{image} cannot be read (no permission)")
+    if architecture is not None and architecture.image_magic:
+        return _release_in_image(image, architecture)
     with image.open("rb") as file:
         head = file.read(_HEADER_BYTES)
         size_bytes = os.fstat(file.fileno()).st_size
@@ -142,6 +149,17 @@ def release_of(image: Path) -> str:
     found = _RELEASE.match(text) if offset else None
     if found is None:
         raise UsageError(f"{image} is not a usable x86-64 bzImage (its header names no release)")
+    return found.group(1).decode("ascii")
+
+
+def _release_in_image(image: Path, architecture: Architecture) -> str:
+    """Return the release in the banner of an image that is not packed."""
+    magic, at = architecture.image_magic.encode(), architecture.image_magic_at
+    with image.open("rb") as file:
+        content = file.read(IMAGE_MAX_BYTES)
+    found = _BANNER.search(content) if content[at : at + len(magic)] == magic else None
+    if found is None:
+        raise UsageError(f"{image} is not an unpacked kernel image for {architecture.name}")
     return found.group(1).decode("ascii")
 
 
@@ -170,9 +188,17 @@ def _no_bzimage(head: bytes, size_bytes: int) -> str | None:
 # ---------------------------------------------------------------- the directory
 
 
-def find_image(place: Path) -> Path | None:
+def image_patterns(architecture: Architecture | None = None) -> tuple[str, ...]:
+    """Return where a build, its make install and modules_install, and people who copy by hand put an image."""
+    architecture = architecture or find_architecture("amd64")
+    words = architecture.images
+    copied = [pattern for word in words for pattern in (word, f"boot/{word}-*", f"{word}-*")]
+    return (*copied, architecture.built_image, *(f"lib/modules/*/{word}" for word in words))
+
+
+def find_image(place: Path, architecture: Architecture | None = None) -> Path | None:
     """Find the kernel image of a directory; raise UsageError if there are several in one place."""
-    for pattern in IMAGES:
+    for pattern in image_patterns(architecture):
         found = [path for path in sorted(place.glob(pattern)) if path.is_file() and path.suffix != ".old"]
         if len(found) > 1:
             names = ", ".join(path.name for path in found)

@@ -11,7 +11,7 @@ from pathlib import Path
 from ..base.errors import UsageError
 from .deb import BadDebError, control_of, find_text
 from .family import Family
-from .kernels import CONFIG_FILES, CONFIG_MAX_BYTES, IMAGES, KernelTree, check_config, find_image, read_tree
+from .kernels import CONFIG_FILES, CONFIG_MAX_BYTES, KernelTree, check_config, find_image, image_patterns, read_tree
 
 GUEST_PLACE = "/var/tmp/kdump-harness-packages"  # where package files are put while they are installed
 
@@ -128,7 +128,7 @@ def kernel_files(place: Path, family: Family) -> tuple[LocalPackage, ...]:
         if suffix in names:
             return local_packages(place, family)
         if (image := find_image(place)) is None:
-            raise UsageError(f"{place} has neither {suffix} files nor a kernel ({', '.join(IMAGES)})")
+            raise UsageError(f"{place} has neither {suffix} files nor a kernel ({', '.join(image_patterns())})")
         if suffix != ".deb":
             raise UsageError(
                 f"a kernel's directory cannot be installed in guests of the family {family.name} yet"

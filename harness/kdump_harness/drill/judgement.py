@@ -32,6 +32,7 @@ class DrillRecord:
         self.run, self.plan, self.evidence = run, plan, evidence
         self.progress = run.progress
         self.clock = PhaseClock()
+        self.handover_silence_s = 0.0  # unscaled, between the two kernels
         self.trigger: Trigger = find_trigger(plan.trigger, vcpus=plan.machine.vcpus)
         self.target: Target = find_target(plan.target, plan.subject.family, plan.server)
         self.verdict = Verdict(

@@ -261,6 +261,7 @@ class Drill(DrillRecord):
         if self.plan.on_trigger is not None:
             self.plan.on_trigger(guest)
         monitor = CrashMonitor(service.family.console, self.trigger.panic, self.clock, on_change=self.reach)
+        monitor.handover_silence_s = self.handover_silence_s
         monitor.loaded = before.loaded and not self.trigger.while_booting
         monitor.stage = self.verdict.reached if self.verdict.reached >= Stage.ARMED else Stage.ARMED
         if self.trigger.while_booting:

@@ -12,15 +12,18 @@ from .service import KdumpService
 
 # Written by the program of the family's [measure] table to the capture kernel's log.
 _LEFT = re.compile(r"kdump-harness: capture memory: total (\d+) kB, left (\d+) kB")
-# kexec_file_load hands over "elfcorehdr=0x...", kexec_load "elfcorehdr=...K".
-CAPTURE_COMMAND_LINE = re.compile(r"[Cc]ommand line: .*\belfcorehdr=")
+# kexec_file_load hands over "elfcorehdr=0x...", kexec_load "elfcorehdr=...K"; arm64 and riscv64 have it in the device
+# tree, whose line precedes the command line (drivers/of/fdt.c).
+CAPTURE_KERNEL = re.compile(r"[Cc]ommand line: .*\belfcorehdr=|\bmemory at 0x[0-9a-f]{1,16} for elfcorehdr\b")
 # mm/mm_init.c (mem_init_print_info), of the kernel that starts. More than the "available" memory becomes free later.
-_AT_START = re.compile(r"Memory: \d+K/(\d+)K available \(.*?, (\d+)K reserved")
+# Kernels of ppc64le count before any memory is free, and print 0K.
+_AT_START = re.compile(r"Memory: [1-9]\d*K/(\d+)K available \(.*?, (\d+)K reserved")
+_ARGUMENTS = re.compile(r"[Cc]ommand line: (.*)")
 _PRINTED_MAX = 900  # printk cuts lines that are longer than about 1,000 characters
 _MOST = 1 << 32  # KiB; what is larger was damaged on the line
 # The lines by which a kernel reports its memory: all that it found at its start, and each range of it (mm/mm_init.c,
 # arch/x86/kernel/e820.c). A map named "user" replaces the one of the BIOS.
-_TOTAL = re.compile(r"Memory: \d+K/(\d+)K available.*")
+_TOTAL = re.compile(r"Memory: [1-9]\d*K/(\d+)K available.*")
 _RANGE = re.compile(r"(BIOS-e820|user): \[mem 0x([0-9a-f]{1,16})-0x([0-9a-f]{1,16})\]\s+(?:usable|System RAM)\b")
 _MEMINFO = re.compile(r"\bMemTotal:? +(\d+) kB")  # of /proc/meminfo
 _PAGES_RAM = re.compile(r"\b(\d+) pages RAM\b")
@@ -61,15 +64,15 @@ class MemoryClaim:
 
 def capture_command_line(console: str) -> str | None:
     """Return the arguments of the first capture kernel on a console; None where they were cut or not printed."""
-    if (found := CAPTURE_COMMAND_LINE.search(console)) is None:
+    if (found := CAPTURE_KERNEL.search(console)) is None:
         return None
-    line = console[found.start() :].partition("\n")[0].partition(": ")[2]
-    return line if len(line) < _PRINTED_MAX else None
+    line = _ARGUMENTS.search(console, found.start())
+    return line[1] if line is not None and len(line[1]) < _PRINTED_MAX else None
 
 
 def read_claim(console: str) -> MemoryClaim | None:
     """Return the memory that the first capture kernel on a console reported as its own; None if it reported none."""
-    began = CAPTURE_COMMAND_LINE.search(console)
+    began = CAPTURE_KERNEL.search(console)
     if began is None:
         return None
     after = _NEXT_KERNEL.search(console, began.end())
@@ -106,7 +109,7 @@ def prepare(guest: Guest, service: KdumpService) -> bool:
 
 def read(console: str) -> CaptureMemory | None:
     """Return the memory that the first capture kernel on a console reported; None without a capture kernel."""
-    began = CAPTURE_COMMAND_LINE.search(console)
+    began = CAPTURE_KERNEL.search(console)
     if began is None:
         return None
     rest = console[began.start() :]

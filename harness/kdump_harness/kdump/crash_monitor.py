@@ -11,7 +11,7 @@ from ..base.stage import Stage
 from ..distro.family import ConsoleSigns
 from ..vm.console import LOGIN, PANIC, ConsoleLine
 from ..vm.console_signs import find_sign
-from .capture_memory import CAPTURE_COMMAND_LINE
+from .capture_memory import CAPTURE_KERNEL
 
 # Unscaled, as for a guest under KVM on an idle machine.
 PANIC_TIMEOUT_S = 15.0  # from the trigger to the panic text
@@ -43,6 +43,7 @@ class CrashMonitor:
     panic_text: str | None = None
     hopeless: str | None = None  # why nothing more can come
     failed: str | None = None  # kdump's own words that the dump failed; the guest may still come back
+    handover_silence_s: float = 0.0  # unscaled, between the two kernels, where a machine needs longer than usual
     loaded: bool = True  # whether a capture kernel was loaded before the trigger
     done: bool = False  # the login prompt of the next boot was seen
     capture_seen: bool = False
@@ -90,7 +91,7 @@ class CrashMonitor:
             self._reach(Stage.CRASHED)
         elif _LINUX.search(line.text):
             self._kernel_at_s = line.at_s
-        elif self._kernel_at_s is not None and CAPTURE_COMMAND_LINE.search(line.text):
+        elif self._kernel_at_s is not None and CAPTURE_KERNEL.search(line.text):
             # From an NMI the kernel jumps before its words have reached the console; the dump's own log has them.
             self.clock.mark("panic", self._kernel_at_s)
             self._reach(Stage.CRASHED)
@@ -99,7 +100,7 @@ class CrashMonitor:
     def _after_panic(self, line: ConsoleLine) -> None:
         if _LINUX.search(line.text):
             self._kernel_at_s = line.at_s
-        elif CAPTURE_COMMAND_LINE.search(line.text) or self._capturing.search(line.text):
+        elif CAPTURE_KERNEL.search(line.text) or self._capturing.search(line.text):
             self._capture_starts(line.at_s)
         elif _POWER_DOWN.search(line.text):
             self.hopeless = "the guest powered off after the panic"
@@ -156,13 +157,13 @@ class CrashMonitor:
     def _booting(self, line: ConsoleLine) -> None:
         """Note that a kernel starts after the crash: the capture kernel, or already the ordinary one."""
         text = line.text
-        if not self.restart_seen and _COMMAND_LINE.search(text):
-            assert self._kernel_at_s is not None
-            if CAPTURE_COMMAND_LINE.search(text):
+        if not self.restart_seen and self._kernel_at_s is not None:
+            if CAPTURE_KERNEL.search(text):
                 self._capture_starts(self._kernel_at_s)
-            else:
+                return
+            if _COMMAND_LINE.search(text):
                 self._restarts(self._kernel_at_s)
-            return
+                return
         if found := PANIC.search(text):
             when = "while rebooting" if self.restart_seen else "while the capture kernel started"
             self.hopeless = f"a second panic {when}: {found.group()}"
@@ -211,4 +212,9 @@ class CrashMonitor:
     def silence_s(self) -> float:
         """How long the console may say nothing now; unscaled."""
         dumping = "dump" in self.clock.marks_s and self.stage < Stage.SAVED and not self.restart_seen
-        return max(SILENCE_TIMEOUT_S, self.signs.dump_silence_s if dumping else 0.0)
+        handover = self.stage >= Stage.CRASHED and not (self.capture_seen or self.restart_seen)
+        return max(
+            SILENCE_TIMEOUT_S,
+            self.signs.dump_silence_s if dumping else 0.0,
+            self.handover_silence_s if handover else 0.0,
+        )

@@ -22,6 +22,7 @@ from ..base.crashkernel import (
 )
 from ..base.errors import CommandFailed, NotArmed, UsageError, WaitedInVain
 from ..base.units import MIB
+from ..distro.architecture import find_architecture
 from ..distro.config_file import Collection, last_assignment, with_assignment
 from ..distro.family import COMPRESS_FLAGS, MAX_LEVEL, Family, choose_release, fill
 from ..distro.packages import GUEST_PLACE, KernelChoice, LocalPackage, PackageChoice, refusal
@@ -54,11 +55,8 @@ if [ -w $limit ]; then
 fi
 """
 
-# Our own serial console last and every message on it; "quiet" would hide the capture kernel's troubles.
-CONSOLE_ARGUMENTS = "console=tty0 console=ttyS0,115200n8 ignore_loglevel"
-# On a busy host an emulated timer may be late, and the kernel panics ("IO-APIC + timer doesn't work!"). Under KVM
-# kernels skip that check by themselves; Fedora's cloud images skip it everywhere.
-DRILL_ARGUMENTS = f"{CONSOLE_ARGUMENTS} no_timer_check"
+# The serial console last and every message on it; "quiet" would hide the capture kernel's troubles.
+DRILL_ARGUMENTS = find_architecture("amd64").arguments
 
 # Kernels since about 6.19 moved the files below /sys/kernel/kexec; the old names are deprecated links.
 _LOADED = "cat /sys/kernel/kexec_crash_loaded 2>/dev/null || cat /sys/kernel/kexec/crash_loaded"

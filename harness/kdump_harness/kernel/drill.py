@@ -16,6 +16,7 @@ from ..base.stage import Stage
 from ..base.tables import package_path
 from ..base.units import MIB
 from ..base.verdict import Verdict
+from ..distro.architecture import Architecture, find_architecture
 from ..distro.family import Family, load_family
 from ..drill.checks import CHECKS, CrashFacts, Scope
 from ..drill.disks import SystemUnderTest
@@ -25,7 +26,7 @@ from ..drill.steps import Drill
 from ..images.state import require_space
 from ..kdump.command_line import check_arguments
 from ..kdump.crash_monitor import CrashMonitor
-from ..kdump.service import DRILL_ARGUMENTS, GuestState, KdumpConfig, KdumpService
+from ..kdump.service import GuestState, KdumpConfig, KdumpService
 from ..kdump.target import FoundFile, Target
 from ..kdump.trigger import find_trigger
 from ..vm.guest import Guest
@@ -42,7 +43,6 @@ from .userland import Userland
 READY_TIMEOUT_S = 60.0  # from the power-on to the answer of the init
 LAST_REPORT_S = 10.0  # of the capture kernel, after it restarted
 LOADS = {"auto": "", "file": "-s", "syscall": "-c"}
-_CAPTURE_ARGUMENTS = "nr_cpus=1 reset_devices irqpoll"
 _COPY_BYTES = MIB
 _CLOCK = re.compile(r"kdump-harness: clock (\w+) ([\d.]+) (\d+) ([1-9]\d*)")
 _CRASHES = re.compile(r"kdump-harness: the clock at the crash is (\d+)")
@@ -60,6 +60,7 @@ class KernelPlan:
     userland: Userland = field(default_factory=lambda: Userland(entries=(), key=""))
     second: KernelFiles | None = None  # the capture kernel; None: the first kernel
     machine: Machine = field(default_factory=lambda: Machine(memory_mib=MEMORY_MIB))
+    architecture: Architecture = field(default_factory=lambda: find_architecture("amd64"))
     crashkernel: str | None = None
     level: int | None = None
     compress: str | None = None
@@ -80,7 +81,7 @@ class KernelPlan:
             subject=SystemUnderTest(name=self.kernel.name, family=userland_family()),
             machine=self.machine,
             config=KdumpConfig(
-                crashkernel=self.crashkernel or userland_family().crashkernel, level=self.level, compress=self.compress
+                crashkernel=self.crashkernel or self.architecture.crashkernel, level=self.level, compress=self.compress
             ),
             trigger=self.trigger,
             until=SAVED,
@@ -94,6 +95,9 @@ class KernelPlan:
         trigger = find_trigger(self.trigger, vcpus=self.machine.vcpus)
         if self.clock == INSTRUCTIONS and trigger.from_host:
             raise UsageError(f"--clock instructions needs a trigger inside the guest, which {self.trigger} is not")
+        if trigger.from_host == "nmi" and not self.architecture.nmi:
+            name = self.architecture.name
+            raise UsageError(f"{self.trigger} needs an NMI, which QEMU cannot send to a guest for {name}")
         if trigger.module or trigger.while_booting or not trigger.panics:
             raise UsageError(f"a kernel drill cannot be crashed by {self.trigger}: it needs a whole system")
         check_arguments("--append", self.append, shells=False)
@@ -110,6 +114,7 @@ class KernelPlan:
             devices=find_trigger(self.trigger, vcpus=machine.vcpus).devices,
             layouts=self.layouts,
             clock=self.clock,
+            architecture=self.architecture,
         )
         hardware.check()
         return hardware
@@ -124,7 +129,7 @@ def run_kernel_drill(run: Run, plan: KernelPlan) -> Verdict:
     """Drill a kernel once."""
     run.host.require_local("a kernel drill")
     inner = plan.drill_plan()
-    machine = run.fit(plan.machine, needs=1)
+    machine = run.fit(plan.machine, needs=1 if plan.architecture.name == "amd64" else None)
     run.state.require_space(2 * machine.memory_mib, f"the drill of {plan.kernel.release}")
     require_space(run.evidence_directory, machine.memory_mib // 4, "the evidence of a drill", option="--evidence")
     with contextlib.closing(run.evidence(inner.name or inner.subject.name)) as evidence:
@@ -181,6 +186,8 @@ class KernelDrill(Drill):
         self._control: ControlLine | None = None
         self.verdict.target = "raw-disk"
         self.verdict.kernel_asked = kernel_plan.kernel.asked
+        self.verdict.arch = kernel_plan.architecture.machine
+        self.handover_silence_s = kernel_plan.architecture.handover_silence_s
         self.verdict.append, self.verdict.capture_append = kernel_plan.append, kernel_plan.capture_append
 
     @property
@@ -190,9 +197,10 @@ class KernelDrill(Drill):
         return config.with_collection("", *self.plan.config.core_collector(self.plan.subject.family))
 
     @property
-    def _clock(self) -> str:
-        """The argument of the init for a clock of instructions."""
-        return f"kdump_harness.clock={INSTRUCTIONS}" if self._kernel_plan.clock == INSTRUCTIONS else ""
+    def _init_arguments(self) -> str:
+        """The arguments for the init: the device of the control line, and a clock of instructions."""
+        clock = f" kdump_harness.clock={INSTRUCTIONS}" if self._kernel_plan.clock == INSTRUCTIONS else ""
+        return f"kdump_harness.control={self._kernel_plan.architecture.control_device}{clock}"
 
     def make_boot(self, name: str) -> DirectBoot:
         """Write the initramfs of both kernels and the empty disk."""
@@ -226,7 +234,9 @@ class KernelDrill(Drill):
         return DirectBoot(
             kernel=kernel,
             initrd=initrd,
-            command_line=" ".join(filter(None, (DRILL_ARGUMENTS, self._clock, reserved, *appended, plan.append))),
+            command_line=" ".join(
+                filter(None, (plan.architecture.arguments, self._init_arguments, reserved, *appended, plan.append))
+            ),
             dump_disk=self._disk,
         )
 
@@ -299,9 +309,9 @@ class KernelDrill(Drill):
         collector = family.config.get(self._config, "collector") or ""
         append = " ".join(
             [
-                DRILL_ARGUMENTS,
-                _CAPTURE_ARGUMENTS,
-                self._clock,
+                plan.architecture.arguments,
+                plan.architecture.capture_arguments,
+                self._init_arguments,
                 f"kdump_harness.disk={_DISK}",
                 f"kdump_harness.collector={','.join(collector.split())}",
                 plan.capture_append,

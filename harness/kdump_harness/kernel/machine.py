@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from xml.sax.saxutils import escape, quoteattr
 
 from ..base.errors import UsageError
+from ..distro.architecture import Architecture, find_architecture
 from ..vm.hypervisor.domain_xml import DEVICES, TCG_CACHE, cpu_xml
 from ..vm.hypervisor.memory_xml import dimm_xml
 from .layouts import Layout
@@ -40,9 +41,17 @@ class BareMachine:
     devices: Iterable[str] = ()  # names in domain_xml.DEVICES
     layouts: tuple[Layout, ...] = ()
     clock: str = WALL
+    architecture: Architecture = field(default_factory=lambda: find_architecture("amd64"))
 
     def check(self) -> None:
         """Raise UsageError for hardware that does not exist."""
+        if self.architecture.name != "amd64":
+            if self.accelerator == "kvm":
+                raise UsageError(f"a kernel for {self.architecture.name} needs --accelerator tcg")
+            if self.cpu_level is not None:
+                raise UsageError("--cpu is a level of x86-64 processors")
+            if pc_only := [layout.name for layout in self.layouts if layout.cpu or layout.device or layout.dimm_mib]:
+                raise UsageError(f"the layout {pc_only[0]} needs a machine for amd64")
         if self.clock == INSTRUCTIONS and self.vcpus != 1:
             raise UsageError(f"--clock instructions counts those of one processor: got {self.vcpus} (--vcpus 1)")
         if self.accelerator == "kvm":
@@ -61,7 +70,8 @@ class BareMachine:
 
     def xml(self, name: str, boot: DirectBoot) -> str:
         """Return the domain as XML."""
-        kvm = self.accelerator == "kvm"
+        kvm, architecture = self.accelerator == "kvm", self.architecture
+        vmcoreinfo = '<vmcoreinfo state="on"/>' if architecture.vmcoreinfo else ""
         plug_mib, keep_mib = self._most("plug_mib"), self._most("keep_mib")
         dimms_mib = tuple(layout.dimm_mib for layout in self.layouts if layout.dimm_mib)
         nodes = max(self._most("nodes"), 1 if plug_mib or dimms_mib else 0)
@@ -69,9 +79,11 @@ class BareMachine:
         count = len(dimms_mib) + bool(plug_mib)
         slots = f'<maxMemory unit="MiB" slots="{count}">{total_mib}</maxMemory>' if count else ""
         now = f'<currentMemory unit="MiB">{keep_mib}</currentMemory>' if keep_mib else ""
-        cpu = next((layout.cpu for layout in self.layouts if layout.cpu), "") or cpu_xml(kvm, self.cpu_level)
+        cpu = next((layout.cpu for layout in self.layouts if layout.cpu), "") or self._cpu_xml()
         numa = self._numa(nodes)
-        cpu = cpu.replace("/>", f">{numa}</cpu>") if cpu.endswith("/>") else cpu.replace("</cpu>", f"{numa}</cpu>")
+        if numa:
+            cpu = (cpu or "<cpu/>").replace("</cpu>", f"{numa}</cpu>")
+            cpu = cpu.replace("/>", f">{numa}</cpu>") if cpu.endswith("/>") else cpu
         plug = (
             f'<memory model="virtio-mem"><target><size unit="MiB">{plug_mib}</size><node>0</node>'
             f'<block unit="MiB">{_BLOCK_MIB}</block><requested unit="MiB">{plug_mib}</requested></target></memory>'
@@ -88,12 +100,12 @@ class BareMachine:
   <name>{escape(name)}</name>
   {slots}<memory unit="MiB">{total_mib}</memory>{now}
   <vcpu>{self.vcpus}</vcpu>
-  <os><type arch="x86_64" machine="q35">hvm</type>
+  <os><type arch="{architecture.machine}" machine="{architecture.machine_type}">hvm</type>
     <kernel>{escape(str(boot.kernel))}</kernel>
     <initrd>{escape(str(boot.initrd))}</initrd>
     <cmdline>{escape(boot.command_line)}</cmdline>
   </os>
-  <features><acpi/><apic/><vmcoreinfo state="on"/>{"" if kvm else TCG_CACHE}</features>
+  <features>{architecture.features}{vmcoreinfo}{"" if kvm else TCG_CACHE}</features>
   {cpu}
   <clock offset="utc"/>
   <on_poweroff>destroy</on_poweroff>
@@ -104,7 +116,7 @@ class BareMachine:
       <source file={quoteattr(str(boot.dump_disk))}/><target dev="vda" bus="virtio"/></disk>
     <controller type="usb" model="none"/>
     <serial type="pty"><target port="0"/></serial>
-    <serial type="pty"><target port="1"/></serial>
+    {architecture.control_xml}
     <console type="pty"><target type="serial" port="0"/></console>
     <memballoon model="{"virtio" if keep_mib else "none"}"/>
     {plug}{"".join(map(dimm_xml, dimms_mib))}{"".join(layout.device for layout in self.layouts)}
@@ -113,6 +125,13 @@ class BareMachine:
   {icount}
 </domain>
 """
+
+    def _cpu_xml(self) -> str:
+        if self.architecture.name == "amd64":
+            return cpu_xml(self.accelerator == "kvm", self.cpu_level)
+        if model := self.architecture.cpu_model:
+            return f'<cpu mode="custom" match="exact" check="none"><model fallback="forbid">{model}</model></cpu>'
+        return ""
 
     def _numa(self, nodes: int) -> str:
         """Return the NUMA nodes, which share memory and processors."""

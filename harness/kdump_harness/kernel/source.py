@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ..base.errors import UsageError
 from ..base.progress import Progress
+from ..distro.architecture import Architecture, find_architecture
 from ..distro.kernels import CONFIG_MAX_BYTES, CONFIGS, MODULES, check_config, find_image, release_of
 from ..images.checksums import digest_of
 from ..images.state import State, remove_tree
@@ -18,7 +19,6 @@ from .archive import Archive, digest, unpack_deb
 
 HOST = "host"  # the word for the kernel that this host runs
 _PACKAGE_PARTS = re.compile(r"linux-(?:image|modules|modules-extra|base|binary)-\d\S*")
-_USUAL = "linux-image-cloud-amd64"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9+.~_-]*")
 
 
@@ -44,27 +44,31 @@ def not_yet_found(text: str) -> KernelFiles:
     return KernelFiles(asked=text, image=Path(), release="", modules=None, config="")
 
 
-def find_kernel(text: str, state: State, progress: Progress) -> KernelFiles:
-    """Return the kernel that a user named.
+def find_kernel(text: str, state: State, progress: Progress, architecture: Architecture | None = None) -> KernelFiles:
+    """Return the kernel that a user named, for an architecture (amd64 by default).
 
-    That is a file (bzImage or .deb), a kernel's tree or the directory of an installed one, SUITE, PACKAGE/SUITE or
+    That is a file (kernel image or .deb), a kernel's tree or the directory of an installed one, SUITE, PACKAGE/SUITE or
     SUITE:PACKAGE, or "host". Raises UsageError for everything else, and for a kernel without what kdump needs.
     """
     place = Path(text).expanduser()
+    architecture = architecture or find_architecture("amd64")
     if text == HOST:
+        if not architecture.is_of_host:
+            raise UsageError(f"this host does not run a kernel for {architecture.name}")
         found = _of_host()
     elif text.endswith(".deb"):
-        found = _of_package_files(place, state)
+        found = _of_package_files(place, state, architecture)
     elif place.is_file():
-        found = KernelFiles(asked=text, image=place, release=release_of(place), modules=None, config="")
+        release = release_of(place, architecture)
+        found = KernelFiles(asked=text, image=place, release=release, modules=None, config="")
     elif place.is_dir():
-        found = _of_directory(place.resolve(), str(place.resolve()))
+        found = _of_directory(place.resolve(), str(place.resolve()), architecture)
     elif place.exists():
         raise UsageError(f"{text} is not a kernel: neither a file nor a directory")
     elif text.startswith((".", "/", "~")):
         raise UsageError(f"{text} does not exist")
     else:
-        found = _of_suite(text, state, progress)
+        found = _of_suite(text, state, progress, architecture)
     if found.config:
         check_config(found.config, f"the kernel {found.release}")
     return found
@@ -89,14 +93,15 @@ def _of_host() -> KernelFiles:
     )
 
 
-def _of_directory(place: Path, asked: str) -> KernelFiles:
+def _of_directory(place: Path, asked: str, architecture: Architecture) -> KernelFiles:
     """Return the kernel of a built tree, or of a directory that has boot and lib/modules."""
     if not os.access(place, os.R_OK | os.X_OK):
         raise UsageError(f"{place} cannot be read (no permission)")
-    image = find_image(place)
+    image = find_image(place, architecture)
     if image is None:
-        raise UsageError(f"{place} has no kernel: expected arch/x86/boot/bzImage, vmlinuz or boot/vmlinuz-RELEASE")
-    release = release_of(image)
+        word = architecture.images[0]
+        raise UsageError(f"{place} has no kernel: expected {architecture.built_image}, {word} or boot/{word}-RELEASE")
+    release = release_of(image, architecture)
     built = place if (place / "modules.order").exists() or (place / "modules.builtin").exists() else None
     modules = next((path for name in MODULES if (path := place / name / release).is_dir()), built)
     return KernelFiles(
@@ -116,7 +121,7 @@ def _config(paths: Iterable[Path]) -> str:
     return ""
 
 
-def _of_package_files(place: Path, state: State) -> KernelFiles:
+def _of_package_files(place: Path, state: State, architecture: Architecture) -> KernelFiles:
     """Return the kernel of a .deb, unpacked once."""
     if not place.is_file():
         raise UsageError(f"{place} does not exist")
@@ -127,19 +132,19 @@ def _of_package_files(place: Path, state: State) -> KernelFiles:
         return {"file": str(place)}
 
     directory = state.make_once("kernels", key, make, report=lambda _line: None, what=f"the kernel of {place.name}")
-    return _unpacked(directory / "root", asked=str(place))
+    return _unpacked(directory / "root", architecture, asked=str(place))
 
 
-def _of_suite(text: str, state: State, progress: Progress) -> KernelFiles:
+def _of_suite(text: str, state: State, progress: Progress, architecture: Architecture) -> KernelFiles:
     """Return the kernel of a suite, downloaded once for each version."""
     if ":" in text:
         suite, package = text.split(":", 1)
     else:
         package, slash, suite = text.rpartition("/")
-        package = package if slash else _USUAL
+        package = package if slash else architecture.kernel_package
     if not (_NAME.fullmatch(package) and _NAME.fullmatch(suite)):
         raise UsageError(f"{text!r} does not name a kernel (a file, a directory, SUITE, SUITE:PACKAGE, or {HOST})")
-    archive = Archive(suite, state, progress)
+    archive = Archive(suite, state, progress, architecture=architecture.name)
     parts = tuple(part for part in archive.closure(package) if _PACKAGE_PARTS.fullmatch(part.name))
     if not parts:
         raise UsageError(f"{package} of {suite} is not a kernel: it brings no linux-image-RELEASE")
@@ -150,7 +155,7 @@ def _of_suite(text: str, state: State, progress: Progress) -> KernelFiles:
         return {"packages": [vars(one) for one in parts], "suite": suite}
 
     directory = state.make_once("kernels", digest(parts), make, report=progress.say, what=f"{package} of {suite}")
-    return _unpacked(directory / "root", asked=text)
+    return _unpacked(directory / "root", architecture, asked=text)
 
 
 def _keep_kernel_only(root: Path) -> None:
@@ -160,13 +165,18 @@ def _keep_kernel_only(root: Path) -> None:
     shutil.rmtree(root / "usr" / "share", ignore_errors=True)
 
 
-def _unpacked(root: Path, *, asked: str) -> KernelFiles:
+def _unpacked(root: Path, architecture: Architecture, *, asked: str) -> KernelFiles:
     """Return the kernel of unpacked packages, whose files lie in /boot or, since Debian 14, in /usr/lib/modules."""
-    images = [path for pattern in ("boot/vmlinuz-*", "usr/lib/modules/*/vmlinuz", "lib/modules/*/vmlinuz")
-              for path in sorted(root.glob(pattern)) if path.is_file()]  # fmt: skip
+    images = [
+        path
+        for word in architecture.images
+        for pattern in (f"boot/{word}-*", f"usr/lib/modules/*/{word}", f"lib/modules/*/{word}")
+        for path in sorted(root.glob(pattern))
+        if path.is_file()
+    ]
     if not images:
-        raise UsageError(f"{asked} is not a kernel: its packages have no vmlinuz")
-    release = release_of(images[0])
+        raise UsageError(f"{asked} is not a kernel: its packages have no {architecture.images[0]}")
+    release = release_of(images[0], architecture)
     modules = next((path for name in MODULES if (path := root / name / release).is_dir()), None)
     config = _config((root / f"boot/config-{release}", *((modules / "config",) if modules else ())))
     return KernelFiles(asked=asked, image=images[0], release=release, modules=modules, config=config)

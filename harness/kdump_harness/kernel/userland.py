@@ -16,6 +16,7 @@ from elftools.elf.segments import InterpSegment
 from ..base.errors import UsageError
 from ..base.progress import Progress
 from ..base.tables import package_path
+from ..distro.architecture import Architecture, find_architecture
 from ..images.state import State
 from .archive import Archive, digest
 from .initramfs import Entry
@@ -42,8 +43,9 @@ class Userland:
 class UserlandRequest:
     """The suite of the userland, and files or suites that replace single programs of it."""
 
-    suite: str = DEFAULT_SUITE
+    suite: str = ""  # empty: that of the architecture
     instead: Mapping[str, str] = field(default_factory=dict)
+    architecture: Architecture = field(default_factory=lambda: find_architecture("amd64"))
 
 
 def make_userland(request: UserlandRequest, state: State, progress: Progress) -> Userland:
@@ -57,9 +59,9 @@ def make_userland(request: UserlandRequest, state: State, progress: Progress) ->
         elif wanted.startswith((".", "/", "~")):
             raise UsageError(f"{wanted} does not exist")
         else:
-            suite = wanted or request.suite
+            suite = wanted or request.suite or request.architecture.userland
             if suite not in roots:
-                roots[suite] = _unpacked(suite, state, progress)
+                roots[suite] = _unpacked(suite, request.architecture, state, progress)
             root = roots[suite]
             file = next((path for place in places if (path := root / place).is_file()), root / places[0])
         for entry in _with_libraries(program, file, root):
@@ -79,8 +81,8 @@ def _content(entry: Entry) -> bytes:
     return entry.content if isinstance(entry.content, bytes) else entry.content.read_bytes()
 
 
-def _unpacked(suite: str, state: State, progress: Progress) -> Path:
-    archive = Archive(suite, state, progress)
+def _unpacked(suite: str, architecture: Architecture, state: State, progress: Progress) -> Path:
+    archive = Archive(suite, state, progress, architecture=architecture.name)
     names = [package for package, _ in PROGRAMS.values()]
     packages = archive.closure(*names)
 

@@ -14,6 +14,7 @@ from ..base import tables
 from ..base.errors import HarnessError
 from ..base.progress import Progress
 from ..base.units import MIB
+from ..distro.architecture import load_architectures
 from ..images.mirror import find_mirror
 from ..images.state import GROUP, State
 from . import accel
@@ -64,11 +65,20 @@ def load_needs() -> tuple[Need, ...]:
     return tables.load_rows(tables.package_path("vm", "host.toml"), "need", Need)
 
 
+def needs_of_other_architectures() -> tuple[Need, ...]:
+    """Return the requirements of kernel drills for architectures other than this package's own."""
+    return tuple(
+        Need(name=f"kernel drills for {one.name}", commands=(one.emulator,), packages=one.packages, optional=True)
+        for one in load_architectures().values()
+        if one.name != "amd64"
+    )
+
+
 def examine(*, uri: str | None, state_directory: Path | None, remote_state: Path | None = None) -> list[HostFinding]:
     """Check everything that drills need, in the order of need; takes seconds."""
     uri = uri or default_uri()
     if is_local(uri):
-        needs = _packages(load_needs(), _lacking_here)
+        needs = _packages((*load_needs(), *needs_of_other_architectures()), _lacking_here)
         return [*needs, *_kvm_device(), *_libvirt(uri, state_directory), *_space(state_directory), _mirror()]
     needs = _packages((need for need in load_needs() if need.on != "guests"), _lacking_here)
     return [*needs, *_remote_host(uri, state_directory, remote_state), *_space(state_directory), _mirror()]

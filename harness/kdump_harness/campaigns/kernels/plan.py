@@ -11,6 +11,7 @@ from typing import Any
 
 from ...base import tables
 from ...base.errors import UsageError
+from ...distro.architecture import find_architecture
 from ...distro.family import COMPRESS_FLAGS, MAX_LEVEL
 from ...kernel.drill import KernelPlan
 from ...kernel.layouts import find_layout
@@ -44,6 +45,7 @@ class KernelMatrix:
     """The values of each dimension; a file of a matrix has these keys."""
 
     kernels: tuple[str, ...]
+    arch: str = "amd64"
     makedumpfiles: tuple[str, ...] = (DEFAULT_SUITE,)
     levels: tuple[int, ...] = (31,)
     compressions: tuple[str, ...] = ("zlib",)
@@ -76,7 +78,11 @@ class KernelMatrix:
             machine = Machine(memory_mib=memory_mib, vcpus=self.vcpus)
             kernel = not_yet_found(self.kernels[0])
             KernelPlan(
-                kernel=kernel, machine=machine, crashkernel=self.crashkernel or None, trigger=self.trigger
+                kernel=kernel,
+                architecture=find_architecture(self.arch),
+                machine=machine,
+                crashkernel=self.crashkernel or None,
+                trigger=self.trigger,
             ).drill_plan()
 
     def cells(self) -> Iterator[KernelCell]:

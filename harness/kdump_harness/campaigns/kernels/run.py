@@ -10,6 +10,7 @@ from typing import Any
 from ...base.clock import now_s
 from ...base.errors import GuestError, UsageError
 from ...base.verdict import Verdict
+from ...distro.architecture import Architecture, find_architecture
 from ...kernel.drill import KernelPlan, run_kernel_drill
 from ...kernel.layouts import find_layout
 from ...kernel.source import KernelFiles, find_kernel
@@ -50,13 +51,19 @@ class _Kernels(Campaign[KernelMatrix, Kernels]):
         with Jobs(self.run, at_once, [task.kind for task in tasks]) as jobs:
             jobs.run(tasks)
 
+    @property
+    def _architecture(self) -> Architecture:
+        return find_architecture(self.plan.arch)
+
     @functools.cache  # noqa: B019 - the campaign ends with the process
     def _kernel(self, name: str) -> KernelFiles:
-        return find_kernel(name, self.run.state, self.progress)
+        return find_kernel(name, self.run.state, self.progress, self._architecture)
 
     @functools.cache  # noqa: B019
     def _userland(self, makedumpfile: str) -> Userland:
-        request = UserlandRequest(suite=self.plan.userland, instead={"makedumpfile": makedumpfile})
+        request = UserlandRequest(
+            suite=self.plan.userland, instead={"makedumpfile": makedumpfile}, architecture=self._architecture
+        )
         return make_userland(request, self.run.state, self.progress)
 
     def _drill(self, cell: KernelCell) -> None:
@@ -70,6 +77,7 @@ class _Kernels(Campaign[KernelMatrix, Kernels]):
                 KernelPlan(
                     kernel=kernel,
                     userland=userland,
+                    architecture=self._architecture,
                     machine=Machine(memory_mib=cell.memory_mib, vcpus=self.plan.vcpus),
                     crashkernel=self.plan.crashkernel or None,
                     level=cell.level,

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...base.errors import EXIT_FAILED, EXIT_OK, HarnessError, HostError, UsageError
+from ...distro.architecture import Architecture, find_architecture, load_architectures
 from ...distro.family import COMPRESS_FLAGS
 from ...kdump.trigger import load_triggers
 from ...kernel.layouts import find_layout, load_layouts
@@ -24,13 +25,14 @@ if TYPE_CHECKING:
     from ...base.verdict import Verdict
     from ...campaigns.kernels.result import Kernels
     from ...kernel.drill import KernelPlan
+    from ...vm.run import Options
 
 # git-bisect(1): 125 skips a commit, and 128 and more stop the bisection.
 BISECT_SKIP, BISECT_STOP = 125, 128
 # Options that the file of a matrix has keys for, and their defaults.
 _IN_FILE: dict[str, Any] = {
-    "memory": "768", "level": "31", "compress": "zlib", "trigger": "sysrq-c", "userland": "trixie",
-    "crashkernel": None, "vcpus": None, "makedumpfile": None, "layout": [],
+    "memory": None, "level": "31", "compress": "zlib", "trigger": "sysrq-c", "userland": None,
+    "crashkernel": None, "arch": None, "vcpus": None, "makedumpfile": None, "layout": [],
 }  # fmt: skip
 
 
@@ -61,7 +63,13 @@ def add_kernel(verbs: Verbs) -> None:
     )
     guest.add_argument("--append", default="", metavar="ARGS", help="more arguments for the first kernel")
     guest.add_argument("--capture-append", default="", metavar="ARGS", help="more arguments for the capture kernel")
-    guest.add_argument("--memory", default=_IN_FILE["memory"], metavar="S", help="memory of the guest, as 1G or 768")
+    guest.add_argument(
+        "--arch",
+        metavar="A",
+        help=f"architecture of the guest: {', '.join(load_architectures())} (default: that of this host);"
+        " another one is emulated",
+    )
+    guest.add_argument("--memory", metavar="S", help="memory of the guest, as 1G or 768 (default: 768; ppc64el: 1024)")
     guest.add_argument(
         "--vcpus",
         type=int,
@@ -87,9 +95,8 @@ def add_kernel(verbs: Verbs) -> None:
     userland = parser.add_argument_group("userland")
     userland.add_argument(
         "--userland",
-        default=_IN_FILE["userland"],
         metavar="SUITE",
-        help="Debian suite of busybox, kexec and makedumpfile",
+        help="Debian suite of busybox, kexec and makedumpfile (default: trixie; riscv64: sid)",
     )
     for program in ("makedumpfile", "kexec", "busybox"):
         userland.add_argument(f"--{program}", metavar="P", help=f"other {program}: a program file or a Debian suite")
@@ -107,7 +114,7 @@ def add_kernel(verbs: Verbs) -> None:
         metavar="C",
         help=f"compression of the dump: {', '.join(COMPRESS_FLAGS)}",
     )
-    add_crashkernel(kdump, 'crashkernel= value or "none" (default: 192M)')
+    add_crashkernel(kdump, 'crashkernel= value or "none" (default: 192M; arm64, riscv64: 256M; ppc64el: 320M)')
     kdump.add_argument(
         "--load",
         choices=("auto", "file", "syscall"),
@@ -198,9 +205,12 @@ def _asked(arguments: argparse.Namespace) -> tuple[KernelPlan, frozenset[str]]:
         known = ", ".join(sorted(required(Scope.KERNEL)))
         raise UsageError(f"--bad: unknown check {min(unknown)!r} (known: {known})")
     vcpus = arguments.vcpus if arguments.vcpus is not None else 1 if arguments.clock == INSTRUCTIONS else 2
-    machine = Machine(memory_mib=_one_memory(arguments.memory), vcpus=vcpus, cpu_level=arguments.cpu)
+    architecture = find_architecture(arguments.arch)
+    memory_mib = _one_memory(arguments.memory) if arguments.memory else architecture.memory_mib
+    machine = Machine(memory_mib=memory_mib, vcpus=vcpus, cpu_level=arguments.cpu)
     plan = KernelPlan(
         kernel=not_yet_found(arguments.kernel),
+        architecture=architecture,
         machine=machine,
         crashkernel=arguments.crashkernel,
         level=_number("--level", arguments.level),
@@ -228,20 +238,21 @@ def _drill(arguments: argparse.Namespace, plan: KernelPlan, bad: frozenset[str])
     from ...kernel.source import find_kernel
     from ...kernel.userland import UserlandRequest, make_userland
     from ...vm.run import Run
-    from ..runs import options_of, record_result
+    from ..runs import record_result
 
     choose_session(arguments)
-    with Run(options_of(arguments, network=False)) as run:
+    with Run(_options(arguments, plan.architecture)) as run:
         plan.hardware(run.accelerator, plan.machine)
         if arguments.build:
             run_build(arguments.build, arguments.kernel, log=run.log_path("build.log"), progress=run.progress)
         second = arguments.second_kernel
         plan = dataclasses.replace(
             plan,
-            kernel=find_kernel(arguments.kernel, run.state, run.progress),
+            kernel=find_kernel(arguments.kernel, run.state, run.progress, plan.architecture),
             userland=make_userland(
                 UserlandRequest(
-                    suite=arguments.userland,
+                    suite=arguments.userland or "",
+                    architecture=plan.architecture,
                     instead={
                         program: value
                         for program in ("makedumpfile", "kexec", "busybox")
@@ -251,7 +262,7 @@ def _drill(arguments: argparse.Namespace, plan: KernelPlan, bad: frozenset[str])
                 run.state,
                 run.progress,
             ),
-            second=find_kernel(second, run.state, run.progress) if second else None,
+            second=find_kernel(second, run.state, run.progress, plan.architecture) if second else None,
         )
         verdict = run_kernel_drill(run, plan)
     verdict.remarks += record_result(arguments, DRILL, verdict.to_json())
@@ -259,6 +270,19 @@ def _drill(arguments: argparse.Namespace, plan: KernelPlan, bad: frozenset[str])
     if arguments.json != "-":
         show_verdict(verdict)
     return _status(verdict, bad)
+
+
+def _options(arguments: argparse.Namespace, architecture: Architecture) -> Options:
+    """Return the options of a run; a guest of another architecture is emulated."""
+    from ..runs import options_of
+
+    options = options_of(arguments, network=False)
+    if architecture.name == "amd64":
+        return options
+    if options.accelerator == "kvm":
+        raise UsageError(f"a kernel for {architecture.name} needs --accelerator tcg")
+    architecture.require_emulator()
+    return dataclasses.replace(options, accelerator="tcg")
 
 
 def _number(option: str, text: str) -> int:
@@ -295,7 +319,7 @@ def _drill_matrix(arguments: argparse.Namespace) -> int:
     from ...campaigns.resume import with_record
     from ...history.database import DRILL
     from ...vm.run import Run
-    from ..runs import options_of, record_result
+    from ..runs import record_result
 
     refused = {
         "--build": arguments.build, "--second-kernel": arguments.second_kernel, "--git-bisect": arguments.git_bisect,
@@ -315,14 +339,17 @@ def _drill_matrix(arguments: argparse.Namespace) -> int:
                 raise UsageError(f"--{name} cannot go with --matrix FILE: the file has a key for it")
         plan = load_matrix(Path(arguments.matrix))
     else:
+        architecture = find_architecture(arguments.arch)
+        userland = arguments.userland or architecture.userland
         plan = KernelMatrix(
             kernels=tuple(dict.fromkeys(arguments.kernel)),
-            makedumpfiles=_words("--makedumpfile", arguments.makedumpfile or arguments.userland),
+            arch=architecture.name,
+            makedumpfiles=_words("--makedumpfile", arguments.makedumpfile or userland),
             levels=_numbers("--level", arguments.level),
             compressions=_words("--compress", arguments.compress),
-            memories_mib=parse_memories(arguments.memory),
+            memories_mib=parse_memories(arguments.memory or str(architecture.memory_mib)),
             layouts=_words("--layout", ",".join(arguments.layout)),
-            userland=arguments.userland,
+            userland=userland,
             crashkernel=arguments.crashkernel or "",
             vcpus=2 if arguments.vcpus is None else arguments.vcpus,
             trigger=arguments.trigger,
@@ -335,7 +362,7 @@ def _drill_matrix(arguments: argparse.Namespace) -> int:
     def drilled(verdict: Verdict) -> None:
         verdict.remarks += record_result(arguments, DRILL, verdict.to_json())
 
-    options = with_record(options_of(arguments, network=False), arguments.resume, "kernels.json")
+    options = with_record(_options(arguments, find_architecture(plan.arch or None)), arguments.resume, "kernels.json")
     with Run(options) as run:
         found = run_kernels(run, plan, on_verdict=drilled)
     write_json(arguments.json, found.to_json())

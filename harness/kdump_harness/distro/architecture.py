@@ -1,0 +1,69 @@
+"""The architectures of guests: their virtual machines, kernels and consoles, one file in architectures/ for each."""
+
+from __future__ import annotations
+
+import functools
+import platform
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from ..base.errors import HostError, UsageError
+from ..base.tables import load, package_path
+
+_DEFAULT = "amd64"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Architecture:
+    """The facts about one architecture."""
+
+    machine: str  # as uname -m prints it, and libvirt names it
+    machine_type: str  # of QEMU
+    emulator: str  # QEMU's program
+    packages: tuple[str, ...]  # Debian's packages that a host of its guests needs, on one line for setup_host.sh
+    control_device: str  # the guest's device of the control line
+    control_xml: str  # the control line in the domain's XML
+    arguments: str  # of each kernel's command line: the console, with every message on it
+    capture_arguments: str  # of the capture kernel's command line, in addition
+    crashkernel: str  # that suffices for a kernel drill
+    memory_mib: int  # of the guest of a kernel drill
+    kernel_package: str  # Debian's usual kernel for virtual machines
+    userland: str  # the suite of the userland
+    images: tuple[str, ...]  # the first word of the names of kernel images
+    built_image: str  # place of the image in a tree after make
+    image_magic: str = ""  # text in a kernel image
+    image_magic_at: int = 0
+    cpu_model: str = ""  # for emulation; empty: the machine's own default, or domain_xml's choice
+    features: str = ""  # in the domain's XML
+    vmcoreinfo: bool = False  # whether the machine has QEMU's device that takes VMCOREINFO
+    nmi: bool = False  # whether QEMU can inject an NMI, or what the machine has in its place
+    handover_silence_s: float = 0.0  # unscaled, from the last words of a kernel to the first ones of the capture kernel
+    name: str = ""  # Debian's word, which is the name of the file
+
+    @property
+    def is_of_host(self) -> bool:
+        """Whether this host has the same architecture."""
+        return platform.machine() == self.machine
+
+    def require_emulator(self) -> None:
+        """Raise HostError on a host without the program that emulates it."""
+        if shutil.which(self.emulator) is None:
+            raise HostError(f"guests for {self.name} need {self.emulator} (make setup ARCH={self.name})")
+
+
+@functools.cache
+def load_architectures() -> Mapping[str, Architecture]:
+    """Return all architectures by Debian's words for them."""
+    paths = sorted(package_path("distro", "architectures").glob("*.toml"))
+    return {path.stem: replace(load(path, Architecture), name=path.stem) for path in paths}
+
+
+def find_architecture(name: str | None = None) -> Architecture:
+    """Return an architecture by name, without a name that of this host; UsageError names the known ones."""
+    known = load_architectures()
+    if name is None:
+        return next((one for one in known.values() if one.is_of_host), known[_DEFAULT])
+    if name not in known:
+        raise UsageError(f"unknown architecture {name!r} (known: {', '.join(known)})")
+    return known[name]
