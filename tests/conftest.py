@@ -12,6 +12,7 @@ from fakes import FakeClock
 from hypothesis import settings
 from image_site import Site, serve
 from kdump_harness.campaigns import plot
+from kdump_harness.configuration import own_tables
 
 PROXIES = [f(f"{kind}_proxy") for kind in ("http", "https", "all", "no") for f in (str.lower, str.upper)]
 
@@ -38,9 +39,11 @@ def no_proxies() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def own_state(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Hide the state of this host, with the history of its drills."""
+    """Hide the state of this host, with the history of its drills, and the tables of its user."""
     # A path of each test, which costs nothing: tmp_path would make a directory for each of some 3,600 tests.
     monkeypatch.setenv("KDUMP_HARNESS_STATE", f"{tmp_path_factory.getbasetemp()}/state-{next(_numbers)}")
+    monkeypatch.setenv("XDG_CONFIG_HOME", f"{tmp_path_factory.getbasetemp()}/no-config")
+    monkeypatch.setattr(own_tables, "HOST_DIRECTORY", tmp_path_factory.getbasetemp() / "no-tables")
 
 
 @pytest.fixture(scope="session", autouse=True)

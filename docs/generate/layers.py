@@ -17,6 +17,7 @@ PAGE = ROOT / "docs" / "architecture.md"
 # From the bottom up: a module may import from its own folder and from the folders before it in this list.
 FOLDERS = (
     "base",
+    "configuration",
     "vmcore/formats",
     "vmcore/translation",
     "vmcore",

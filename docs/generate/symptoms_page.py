@@ -6,7 +6,8 @@ import itertools
 import sys
 
 from kdump_harness.base.stage import Stage
-from kdump_harness.diagnosis.remedies import ANY, FAMILIES, PLATFORMS
+from kdump_harness.configuration.own_tables import family_names
+from kdump_harness.diagnosis.remedies import ANY, PLATFORMS
 from kdump_harness.diagnosis.table import PLACES_IN_WORDS, SymptomRow, SymptomTable, load_symptoms
 
 _INTRODUCTION = """\
@@ -16,8 +17,7 @@ These are the failures that `kdump-harness diagnose` and a failed drill can name
 consequences. This page is generated from `harness/kdump_harness/diagnosis/symptoms.toml` by
 `python docs/generate/symptoms_page.py`; change the table, not the page.
 
-A table of the same form adds symptoms, and replaces those of the same name: `kdump-harness.toml` in the
-project's directory, `~/.config/kdump-harness/symptoms.toml`, or `/etc/kdump-harness/symptoms.toml`. The
+Rows of [your own tables](configuration.md) add symptoms, and replace those of the same name. The
 head of the package's table explains the keys. A row needs `name`, `stage`, `meaning`, `remedy` and
 `patterns`; outside the capture kernel it counts only where kdump speaks, unless it has `generic = true`.
 
@@ -73,7 +73,9 @@ def _entry(row: SymptomRow) -> str:
 
 def _commands(remedies: dict[str, str]) -> list[str]:
     """Return one line for the command of each family and platform."""
-    return [f"- Remedy ({name}): {_code(remedies[name])}" for name in (*FAMILIES, *PLATFORMS, ANY) if name in remedies]
+    return [
+        f"- Remedy ({name}): {_code(remedies[name])}" for name in (*family_names(), *PLATFORMS, ANY) if name in remedies
+    ]
 
 
 def _code(text: str) -> str:

@@ -194,12 +194,15 @@ def test_a_broken_table_of_triggers_is_a_sentence_too(
     from kdump_harness.kdump import trigger
 
     (tmp_path / "triggers.toml").write_text("[[trigger]]\nname = 1\n", encoding="utf-8")
-    monkeypatch.setattr(tables, "package_path", lambda *parts: tmp_path / parts[-1])
-    trigger.load_triggers.cache_clear()
+    really = tables.package_path
+    monkeypatch.setattr(
+        tables, "package_path", lambda *parts: tmp_path / parts[-1] if "triggers.toml" in parts else really(*parts)
+    )
+    trigger.shipped_triggers.cache_clear()
     try:
         said, status = refused("drill", "debian-12")
     finally:
-        trigger.load_triggers.cache_clear()
+        trigger.shipped_triggers.cache_clear()
     assert said == "triggers.toml: [[trigger]] 1: name must be a string, not 1"
     assert status == 2
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from kdump_harness.base.errors import TableError, UsageError
 from kdump_harness.base.stage import Stage
-from kdump_harness.diagnosis import diagnose_case, diagnose_file, diagnose_text, table
+from kdump_harness.diagnosis import diagnose_case, diagnose_file, diagnose_text
 from test_diagnosis_modes import ARMED_CRASH, CAPTURE_BOOT, CRASHED, FIRST_BOOT, NEXT_BOOT, REDHAT, REDHAT_SAVED
 
 DATA = Path(__file__).parents[1] / "data"
@@ -173,6 +173,5 @@ def test_a_symptom_of_the_user_works_as_the_others_do(
     oom = CRASHED + CAPTURE_BOOT + "[    4.0] swapper/0 invoked oom-killer: gfp_mask=0xcc0(GFP_KERNEL), order=0\n"
     assert diagnose_text(oom).symptoms[0].remedy == "Ask the lab for more"
     path.write_text(OWN.replace("'lab: the", "'lab.*the"), encoding="utf-8")
-    table._with_own.cache_clear()
     with pytest.raises(TableError, match=rf"{path.name}: \[\[symptom\]\] lab-switch-down"):
         diagnose_text(console)

@@ -7,13 +7,16 @@ import subprocess
 
 import pytest
 from kdump_harness.base.crashkernel import amounts
+from kdump_harness.configuration.own_tables import family_names
 from kdump_harness.diagnosis import diagnose_text, load_symptoms
-from kdump_harness.diagnosis.remedies import FAMILIES, PLATFORMS, doubled, filled, main_size
+from kdump_harness.diagnosis.remedies import PLATFORMS, doubled, filled, main_size
 from test_diagnosis_modes import ARMED_CRASH, CAPTURE_BOOT, CAPTURING, FIRST_BOOT, FIRST_KERNEL, IN_CAPTURE, USERSPACE
 
 BLANK = re.compile(r"\b(DRIVER|TARGET|IMAGE|HOST|KERNEL|KEY|UNIT|FILE|NAME|SIZE|USER)\b|\.\.\.|[{}]")
 OOM = "[    4.000000] swapper/0 invoked oom-killer: gfp_mask=0xcc0(GFP_KERNEL), order=0, oom_score_adj=0\n"
 LOAD = "Mar  1 10:00:00 sut kdumpctl[800]: kdump: "
+
+FAMILIES = family_names()
 
 
 def is_command(remedy: str) -> bool:

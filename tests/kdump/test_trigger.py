@@ -141,12 +141,12 @@ def test_a_guest_that_cannot_be_crashed_so_is_told_why() -> None:
 def test_a_bad_row_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, row: str, fault: str) -> None:
     (tmp_path / "triggers.toml").write_text(f'[[trigger]]\nname = "mine"\nmeaning = "m"\n{row}\n', encoding="utf-8")
     monkeypatch.setattr(tables, "package_path", lambda *parts: tmp_path / parts[-1])
-    trigger.load_triggers.cache_clear()
+    trigger.shipped_triggers.cache_clear()
     try:
         with pytest.raises(TableError) as error:
             load_triggers()
     finally:
-        trigger.load_triggers.cache_clear()
+        trigger.shipped_triggers.cache_clear()
     assert str(error.value).startswith(f"triggers.toml: [[trigger]] mine: {fault}")
 
 

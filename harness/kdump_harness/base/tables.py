@@ -35,10 +35,11 @@ def package_path(*parts: str) -> Path:
 
 def load_toml(path: Path) -> dict[str, Any]:
     """Parse the file; raise TableError when it cannot be read or parsed."""
-    return _parse(_read(path), path.name)
+    return parse(read_text(path), path.name)
 
 
-def _read(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """Read a table; raise TableError when it cannot be read."""
     try:
         return path.read_text(encoding="utf-8")
     except OSError as error:
@@ -47,7 +48,8 @@ def _read(path: Path) -> str:
         raise TableError(f"{path.name}: not valid TOML: {error}") from None
 
 
-def _parse(text: str, name: str) -> dict[str, Any]:
+def parse(text: str, name: str) -> dict[str, Any]:
+    """Parse a table; raise TableError when it is not valid TOML."""
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -61,14 +63,14 @@ def load(path: Path, cls: type[T]) -> T:
 
 def load_rows(path: Path, key: str, cls: type[T]) -> tuple[T, ...]:
     """Make the dataclasses of an array of tables [[key]]; an error names file, row and key."""
-    rows: tuple[T, ...] = _rows(_read(path), path.name, key, typing.cast(Any, cls))
+    rows: tuple[T, ...] = _rows(read_text(path), path.name, key, typing.cast(Any, cls))
     return rows
 
 
 @functools.lru_cache(maxsize=16)
 def _rows(text: str, name: str, key: str, cls: type[Any]) -> tuple[Any, ...]:
     """Build the rows once for each text: a campaign reads some tables at each of its drills."""
-    table = _parse(text, name)
+    table = parse(text, name)
     unknown = sorted(set(table) - {key})
     if unknown:
         raise TableError(f"{name}: unknown {unknown[0]} (known: {key})")

@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 
 from ..base.errors import EXIT_USAGE
 from ..base.tables import load_toml
+from .defaults import apply_defaults
 
 Verbs = Any  # argparse keeps the type of its sub-parsers private
 Handler = Callable[[argparse.Namespace], int]
@@ -68,6 +69,8 @@ def make_parser(adders: Iterable[Callable[[Verbs], None]]) -> argparse.ArgumentP
     verbs = parser.add_subparsers(title="verbs", required=True, metavar="VERB")
     for add in adders:
         add(verbs)
+    for name, made in verbs.choices.items():
+        apply_defaults(made, name)
     return parser
 
 

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 
 from ..base.crashkernel import Reservation, main_word
 
-FAMILIES = ("redhat", "debian", "suse")
 # Systems whose packages and boot parameters are changed in another way than their family's; the marks sign-* name them.
 PLATFORMS = ("ostree", "sonic", "transactional", "nixos")
 SIZE_GIVEN = "size-given"  # the sign that the log's crashkernel= is a plain size

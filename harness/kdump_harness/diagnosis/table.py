@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-import os
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -11,8 +11,9 @@ from typing import TypeVar
 from ..base import tables
 from ..base.errors import TableError
 from ..base.stage import Stage
+from ..configuration.own_tables import OwnTable, family_names, own_rows
 from .patterns import PatternError, TextPattern, compile_pattern
-from .remedies import ANY, FAMILIES, KERNEL_LOG, PLACEHOLDERS, PLATFORMS, SIZE_GIVEN, Variant, placeholders
+from .remedies import ANY, KERNEL_LOG, PLACEHOLDERS, PLATFORMS, SIZE_GIVEN, Variant, placeholders
 from .rules import RULES
 
 SYMPTOMS = Path(__file__).resolve().parent / "symptoms.toml"
@@ -93,30 +94,27 @@ def load_symptoms(path: Path | None = None) -> SymptomTable:
 
 def all_symptoms() -> SymptomTable:
     """Return the symptoms of this package and those of the user, which come first and replace others of their name."""
-    own = tuple(path for path in own_tables() if path.is_file())
+    own = tuple((table, json.dumps(row, default=str)) for table, _, row in own_rows("symptom"))
     return _with_own(own) if own else load_symptoms()
 
 
-def own_tables() -> tuple[Path, ...]:
-    """Return the places of further tables: the project's directory, the home, and the machine."""
-    home = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
-    return (
-        Path.cwd() / "kdump-harness.toml",
-        home / "kdump-harness" / "symptoms.toml",
-        Path("/etc/kdump-harness/symptoms.toml"),
-    )
-
-
 @functools.lru_cache(maxsize=4)
-def _with_own(paths: tuple[Path, ...]) -> SymptomTable:
+def _with_own(own: tuple[tuple[OwnTable, str], ...]) -> SymptomTable:
     """Return the symptoms of several tables and of this package, each name once."""
     kept: dict[str, tuple[SymptomRow, Path]] = {}
-    for path in (*paths, SYMPTOMS):
-        for row in _rows(path):
-            kept.setdefault(row.name, (row, path))
+    for table, text in own:
+        content = json.loads(text)
+        where = f"{table.path.name}: [[symptom]] {content.get('name', '') if isinstance(content, dict) else content}"
+        row = tables.build(content, SymptomRow, where=where)
+        _check(row, where=where)
+        if row.name in kept and kept[row.name][1] == table.path:
+            raise TableError(f"{where}: stands twice")
+        kept.setdefault(row.name, (row, table.path))
+    for row in _rows(SYMPTOMS):
+        kept.setdefault(row.name, (row, SYMPTOMS))
     rows = tuple(row for row, _ in kept.values())
     matchers = tuple(_matcher(row, path, "symptom") for row, path in kept.values())
-    return SymptomTable(paths[0], rows, matchers)
+    return SymptomTable(own[0][0].path, rows, matchers)
 
 
 def _rows(path: Path) -> tuple[SymptomRow, ...]:
@@ -152,7 +150,7 @@ def _check(row: SymptomRow, *, where: str) -> None:
     for place in row.where:
         _known(place, tuple(PLACES_IN_WORDS), where=where, key="where")
     for family in row.family:
-        _known(family, FAMILIES, where=where, key="family")
+        _known(family, family_names(), where=where, key="family")
     if row.rule:
         _known(row.rule, tuple(RULES), where=where, key="rule")
     if not row.rule and not row.patterns:
@@ -168,7 +166,7 @@ def _check(row: SymptomRow, *, where: str) -> None:
         needed = tuple(name for name, default in PLACEHOLDERS.items() if default is None)
         _check_remedy(texts.remedy, tuple(name for name in PLACEHOLDERS if name not in needed), where=where)
         for name, remedy in texts.remedies.items():
-            _known(name, (*FAMILIES, *PLATFORMS, ANY), where=where, key="family")
+            _known(name, (*family_names(), *PLATFORMS, ANY), where=where, key="family")
             _check_remedy(remedy, tuple(PLACEHOLDERS), where=where)
 
 

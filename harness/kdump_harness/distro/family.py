@@ -16,6 +16,7 @@ from typing import Any
 
 from ..base import tables
 from ..base.errors import TableError, UsageError
+from ..configuration.own_tables import family_files
 from .config_file import COLLECTORS, COMPRESS_FLAGS, MAX_LEVEL, SYNTAXES, ConfigFile
 
 __all__ = ["COMPRESS_FLAGS", "MAX_LEVEL", "Family", "choose_release", "fill", "find_family", "load_families"]
@@ -234,19 +235,38 @@ def _version(text: str) -> tuple[int, ...]:
 # ---------------------------------------------------------------- tables
 
 
-@functools.cache
 def load_families() -> Mapping[str, Family]:
-    """All families by name."""
-    families = (load_family(path) for path in sorted(tables.package_path("distro", "families").glob("*.toml")))
-    return {family.name: family for family in families}
+    """All families by name: those of the harness and of the user; an invalid own file is left out."""
+    return {name: family for name, path in family_files().items() if isinstance(family := _loaded(name, path), Family)}
+
+
+def _loaded(name: str, path: Path) -> Family | TableError:
+    return _parsed(name, path, path.stat().st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=64)
+def _parsed(name: str, path: Path, _changed_ns: int) -> Family | TableError:
+    """Return a family, or the error in its file."""
+    try:
+        family = load_family(path)
+        if family.name != name:
+            raise TableError(f"{path}: name must be {name!r}, as the file is, not {family.name!r}")
+    except TableError as error:
+        if path.is_relative_to(tables.package_path()):
+            raise
+        return error
+    return family
 
 
 def find_family(name: str) -> Family:
     """Find a family by name; UsageError names the known ones."""
-    families = load_families()
-    if name not in families:
-        raise UsageError(f"unknown family {name!r} (known: {', '.join(families)})")
-    return families[name]
+    files = family_files()
+    if name not in files:
+        raise UsageError(f"unknown family {name!r} (known: {', '.join(load_families())})")
+    family = _loaded(name, files[name])
+    if isinstance(family, TableError):
+        raise family
+    return family
 
 
 def load_family(path: Path) -> Family:

@@ -19,6 +19,7 @@ from ..kdump.target import Target, find_target
 from ..kdump.trigger import Trigger, find_trigger
 from ..vm.run import Run
 from ..vmcore import VmcoreError, open_vmcore
+from .budgets import budget_s
 from .checks import Scope, record_check, unmade
 from .known_issues import judge, load_known_issues
 from .oracle import compare
@@ -59,6 +60,7 @@ class DrillRecord:
         self.picture: Path | None = None  # the guest's memory from the hypervisor
         self.stretched = 1.0  # the most that a wait since the trigger was stretched by
         self.known_issues = load_known_issues()
+        self.budget_s = plan.budget_s if plan.budget_s is not None else budget_s(self.verdict)
         self.memory: MemoryState  # before the crash
 
     def refuse(self, error: NotArmed) -> None:

@@ -15,6 +15,7 @@ from ..base import tables
 from ..base.errors import TableError
 from ..base.stage import Stage
 from ..base.verdict import Verdict
+from ..configuration.own_tables import own_rows
 
 DRILL, KERNEL = "drill", "kernel"  # the scenarios that the verbs are
 USERLAND = "userland"  # the family of kernel drills
@@ -87,13 +88,26 @@ class KnownIssue:
 
 
 def load_known_issues(path: Path | None = None) -> tuple[KnownIssue, ...]:
-    """Return the known issues, by default those of the scenarios. Raise TableError with file, row and key."""
+    """Return the known issues of a table; by default those of the user, then those of the scenarios.
+
+    Raise TableError with file, row and key.
+    """
+    issues = []
+    if path is None:
+        for table, label, row in own_rows("issue"):
+            where = f"{table.path}: [[issue]] {label}"
+            issues.append(_checked(tables.build(row, KnownIssue, where=where), where))
     path = path or tables.data_path("scenarios", "known_issues.toml")
-    issues = tables.load_rows(path, "issue", KnownIssue)
-    for number, issue in enumerate(issues, start=1):
-        if fault := _fault(issue):
-            raise TableError(f"{path.name}: [[issue]] {number}: {fault}")
-    return issues
+    for number, issue in enumerate(tables.load_rows(path, "issue", KnownIssue), start=1):
+        issues.append(_checked(issue, f"{path.name}: [[issue]] {number}"))
+    return tuple(issues)
+
+
+def _checked(issue: KnownIssue, where: str) -> KnownIssue:
+    """Return the issue. Raise TableError for an invalid one."""
+    if fault := _fault(issue):
+        raise TableError(f"{where}: {fault}")
+    return issue
 
 
 def judge(

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..base.errors import UsageError
+from ..diagnosis.table import all_symptoms
 from ..kdump.crash_monitor import CrashMonitor
 from ..kdump.service import KdumpConfig, KdumpService
 from ..kdump.target import ON_DISK, Server, find_target
@@ -14,6 +15,7 @@ from ..kdump.trigger import find_trigger
 from ..vm.guest import Guest
 from ..vm.hypervisor.domain_xml import Disk
 from ..vm.run import Machine
+from .budgets import load_budgets
 from .checks import CrashFacts
 from .clone import Clone
 from .disks import SystemUnderTest
@@ -77,6 +79,8 @@ class Plan:
             find_target(self.target, self.subject.family)
         find_trigger(self.trigger, vcpus=self.machine.vcpus)
         load_known_issues()
+        load_budgets()
+        all_symptoms()
 
     @property
     def knows_family(self) -> bool:

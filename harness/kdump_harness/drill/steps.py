@@ -396,8 +396,8 @@ class Drill(DrillRecord):
                 raise
             verdict.stopped_by = f"after the reboot: {error}"
         took_s = self.clock.between_s("panic", "login")
-        own = self.plan.budget_s is not None  # the user's is what it is, however busy the host
-        budget_s = self.plan.budget_s if self.plan.budget_s is not None else REBOOT_BUDGET_S * self.stretched
+        own = self.budget_s is not None  # the user's is what it is, however busy the host
+        budget_s = self.budget_s if self.budget_s is not None else REBOOT_BUDGET_S * self.stretched
         checks.check_recovery(
             verdict,
             old_boot=facts.before.boot_id,

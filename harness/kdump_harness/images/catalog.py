@@ -5,16 +5,16 @@ from __future__ import annotations
 import difflib
 import fnmatch
 import re
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
 from ..base import tables
 from ..base.errors import TableError, UsageError
+from ..configuration import own_tables
 from .checksums import FORMS
 
-FAMILIES = ("debian", "redhat", "suse")
 ARCHES = ("x86_64", "aarch64")
 FIRMWARE = ("bios", "uefi")
 CPU_LEVELS = (1, 2, 3)  # x86-64 levels; no published image needs level 4
@@ -68,7 +68,7 @@ class Catalog:
     """The images of a table, in its order."""
 
     images: tuple[Image, ...]
-    path: Path
+    faults: Mapping[str, TableError] = field(default_factory=dict)  # in own rows, by name
 
     def __iter__(self) -> Iterator[Image]:
         return iter(self.images)
@@ -82,7 +82,9 @@ class Catalog:
         return tuple(image.name for image in self.images)
 
     def find(self, name: str) -> Image:
-        """Return an image by its name; UsageError suggests similar names."""
+        """Return an image by its name; UsageError suggests similar names, TableError is the error of its row."""
+        if name in self.faults:
+            raise self.faults[name]
         for image in self.images:
             if image.name == name:
                 return image
@@ -97,7 +99,9 @@ class Catalog:
             if not set(glob) & set("*?["):
                 found.add(self.find(glob).name)
                 continue
-            names = fnmatch.filter(self.names, glob)
+            names = fnmatch.filter((*self.names, *self.faults), glob)
+            for name in names:
+                self.find(name)
             if not names:
                 raise UsageError(f"no image matches {glob!r} (known: {', '.join(self.names)})")
             found.update(names)
@@ -105,8 +109,16 @@ class Catalog:
 
 
 def load_catalog(path: Path | None = None) -> Catalog:
-    """Load a table of images, by default the harness's; TableError names file, row and key."""
-    path = path or tables.data_path("images", "catalog.toml")
+    """Load one table of images, by default those of the harness and of the user; TableError names file, row and key."""
+    if path is None:
+        ours = _load(tables.data_path("images", "catalog.toml"))
+        found = own_tables.merged("image", Image, ours, _fault)
+        return Catalog(tuple(found.rows.values()), found.faults)
+    return Catalog(_load(path))
+
+
+def _load(path: Path) -> tuple[Image, ...]:
+    """Load the rows of one table."""
     images = tables.load_rows(path, "image", Image)
     seen: set[str] = set()
     for image in images:
@@ -114,7 +126,7 @@ def load_catalog(path: Path | None = None) -> Catalog:
         if fault:
             raise TableError(f"{path.name}: [[image]] {image.name}: {fault}")
         seen.add(image.name)
-    return Catalog(images, path)
+    return images
 
 
 def _fault(image: Image) -> str | None:
@@ -122,7 +134,7 @@ def _fault(image: Image) -> str | None:
     if not _NAME.fullmatch(image.name):
         return "name must be lower-case letters, digits, dots, pluses and dashes"
     for key, value, known in (
-        ("family", image.family, FAMILIES),
+        ("family", image.family, own_tables.family_names()),
         ("arch", image.arch, ARCHES),
         ("checksum_form", image.checksum_form, tuple(FORMS)),
     ):

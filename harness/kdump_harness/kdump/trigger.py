@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from ..base import tables
 from ..base.errors import TableError, UsageError
 from ..base.foreign import whole_number
+from ..configuration.own_tables import Merged, merged
 
 if TYPE_CHECKING:
     from ..vm.guest import Guest
@@ -67,16 +68,25 @@ class Trigger:
             guest.shell.start(f"insmod {MODULE_PATH} how={self.module}" if self.module else self.command)
 
 
-@functools.cache
 def load_triggers() -> Mapping[str, Trigger]:
-    """All triggers by name."""
+    """All triggers by name: those of the harness and of the user."""
+    return _merged().rows
+
+
+def _merged() -> Merged[Trigger]:
+    return merged("trigger", Trigger, shipped_triggers(), _fault)
+
+
+@functools.cache
+def shipped_triggers() -> tuple[Trigger, ...]:
+    """Return the triggers of the harness."""
     path = tables.package_path("kdump", "triggers.toml")
     rows = tables.load_rows(path, "trigger", Trigger)
     names = [row.name for row in rows]
     for row in rows:
         if fault := _fault(row, names):
             raise TableError(f"{path.name}: [[trigger]] {row.name}: {fault}")
-    return {row.name: row for row in rows}
+    return rows
 
 
 def _fault(row: Trigger, names: Sequence[str] = ()) -> str | None:
@@ -105,8 +115,10 @@ def _fault(row: Trigger, names: Sequence[str] = ()) -> str | None:
 
 def find_trigger(name: str, *, vcpus: int = 1) -> Trigger:
     """Find a trigger by name, perhaps on one processor (NAME@N); UsageError names the known ones."""
-    triggers = load_triggers()
+    found = _merged()
+    triggers = found.rows
     plain, at, cpu = name.partition("@")
+    found.check(plain)
     if plain not in triggers:
         near = difflib.get_close_matches(plain, triggers, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""

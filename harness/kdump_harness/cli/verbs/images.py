@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from ...base.errors import EXIT_FAILED, EXIT_HOST, EXIT_OK, HostError, UsageError
+from ...base.errors import EXIT_FAILED, EXIT_HOST, EXIT_OK, HostError, TableError, UsageError
 from ..options import add_json, add_state
 from ..parser import Verbs, add_verb
 from ..types import count
@@ -65,7 +65,7 @@ def images(arguments: argparse.Namespace) -> int:
     catalog, state = load_catalog(), State(arguments.state)
     if arguments.prune:
         return _prune_images(arguments, catalog, state)
-    chosen = catalog.match(arguments.pattern or ["*"])
+    chosen = catalog.match(arguments.pattern) if arguments.pattern else catalog.images
     if arguments.refresh:
         return _refresh_images(arguments, chosen, state)
     if arguments.fetch:
@@ -78,7 +78,9 @@ def images(arguments: argparse.Namespace) -> int:
     if arguments.json != "-":
         shown = [{**row, "cpu": f"v{row['cpu']}"} for row in rows]
         print_table(("name", "family", "release", "cpu", "cached", "how", "source"), shown)
-    return EXIT_OK
+    if arguments.pattern or not catalog.faults:
+        return EXIT_OK
+    raise TableError("; ".join(map(str, catalog.faults.values())))
 
 
 def _listed(image: Image, state: State, built: set[str]) -> dict[str, Any]:
