@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import errno
 import fcntl
 import hashlib
+import itertools
 import json
 import multiprocessing
 import os
 import resource
 import shutil
+import socket
 import threading
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -32,6 +36,7 @@ from kdump_harness.images import download
 from kdump_harness.images.catalog import Image
 from kdump_harness.images.checksums import NoChecksum
 from kdump_harness.images.download import (
+    SPARE_BYTES,
     ChecksumMismatch,
     NeedsLogin,
     NoSpace,
@@ -420,3 +425,78 @@ def test_an_image_that_was_brought_is_used(cache):
     path = cache / "demo-1" / "rhel-9.8-x86_64-kvm.qcow2"
     path.write_bytes(CONTENT)
     assert fetch(by_hand(), cache) == path
+
+
+# --- answers that lie ---
+
+
+@contextlib.contextmanager
+def answering(*raw: bytes):
+    """A server that answers each request with the next bytes, and the last ones again."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve_all() -> None:
+            for number in itertools.count():
+                try:
+                    line, _ = server.accept()
+                except OSError:
+                    return
+                with line:
+                    line.recv(65536)
+                    with contextlib.suppress(OSError):
+                        line.sendall(raw[min(number, len(raw) - 1)])
+
+        thread = threading.Thread(target=serve_all)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.getsockname()[1]}"
+        finally:
+            server.shutdown(socket.SHUT_RDWR)
+            server.close()
+            thread.join()
+
+
+LISTING = f"{hashlib.sha256(CONTENT).hexdigest()}  demo.qcow2\n".encode()
+SOUND = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s" % (len(LISTING), LISTING)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"200 OK\r\nContent-Length: \xb2",
+        b"200 OK\r\nContent-Length: " + b"9" * 5000,
+        b"200 OK\r\nContent-Length: -5",
+        b"206 OK\r\nContent-Range: bytes " + b"9" * 5000 + b"-/*",
+        b"206 OK\r\nContent-Range: bytes \xb2-9/9",
+        b"200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-5",
+        b"200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + b"f" * 5000,
+        b"200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz",
+    ],
+    ids=lambda head: repr(head[8:40]),
+)
+@pytest.mark.parametrize("document", [True, False])
+def test_an_answer_that_lies_is_one_sentence(cache: Path, head: bytes, document: bool) -> None:
+    lie = b"HTTP/1.1 " + head + b"\r\n\r\nshort"
+    client = make_client(attempts=2, pause_s=0.0)
+    with answering(*([lie] if document else [SOUND, lie])) as url, pytest.raises(HostError) as caught:
+        fetch(make_image(url), cache, client=client)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 500
+    assert not [name for name in files_in(cache) if name.endswith(".qcow2")]
+
+
+def test_a_download_of_unknown_length_leaves_room(site, image, cache, monkeypatch) -> None:
+    site.lengths = False
+    free = iter(itertools.chain([SPARE_BYTES + (1 << 20)] * 2, itertools.repeat(SPARE_BYTES)))
+    monkeypatch.setattr(download.shutil, "disk_usage", lambda _: SimpleNamespace(free=next(free)))
+    with pytest.raises(NoSpace, match=r"64 MiB must stay free, and its server does not say how large it is"):
+        fetch(image, cache, client=PATIENT)
+    assert files_in(cache) == []
+
+
+def test_a_server_that_hardly_sends_is_given_up(site, image, cache, monkeypatch) -> None:
+    now = itertools.count(0, 61)
+    monkeypatch.setattr(download.clock, "now_s", lambda: next(now))
+    monkeypatch.setattr(download, "CHUNK_BYTES", 100)
+    with pytest.raises(Unreachable, match=r"only \d+ bytes in 61 s"):
+        fetch(image, cache, client=PATIENT)

@@ -18,7 +18,7 @@ from kdump_harness.__main__ import main
 from kdump_harness.base.clock import poll
 from kdump_harness.base.errors import HostError, UsageError
 from kdump_harness.history.database import DRILL, History, word_of
-from kdump_harness.schedule import running, units
+from kdump_harness.schedule import hook, running, units
 from kdump_harness.schedule.running import (
     AlreadyRunning,
     ScheduledResult,
@@ -74,6 +74,45 @@ def test_a_time_that_systemd_does_not_know_is_refused() -> None:
         verify(found, user=False)
 
 
+def _store_unit() -> str:
+    """The unit in the documentation of the store."""
+    page = (Path(__file__).parents[2] / "docs" / "store.md").read_text()
+    return page.partition("```ini\n")[2].partition("```")[0]
+
+
+@needs_systemd
+@pytest.mark.parametrize("what", ["schedule", "store"])
+def test_the_exposure_of_each_unit_is_low(tmp_path: Path, what: str) -> None:
+    """systemd's own measure, from 0 to 10; a service without restrictions has more than 9."""
+    schedule = Schedule(name="kdump-drill", user=False).render(["/bin/true"], **SPANS)
+    unit = tmp_path / f"kdump-{what}.service"
+    unit.write_text(schedule["kdump-drill.service"] if what == "schedule" else _store_unit())
+    done = subprocess.run(
+        ["systemd-analyze", "security", "--offline=true", "--threshold=40", unit], capture_output=True, text=True
+    )
+    if "unrecognized option" in done.stderr:
+        pytest.skip("this systemd-analyze reads no files (before systemd 250)")
+    assert done.returncode == 0, (done.stdout + done.stderr)[-200:]
+
+
+@pytest.mark.parametrize(
+    ("words", "tmp", "home"),
+    [
+        (["run", "debian-12", "--state", "/var/lib/x"], "yes", "read-only"),
+        (["run", "debian-12", "--state", "/tmp/x"], "no", "read-only"),
+        (["run", "--evidence=/var/tmp"], "no", "read-only"),
+        (["run", "--hook", "tee /root/last"], "yes", "no"),
+        (["run", "--history", "/home/a/h.sqlite"], "yes", "no"),
+        (["run", "--state", "/srv/tmp/x", "--evidence", "/srv/home/x"], "yes", "read-only"),
+    ],
+)
+def test_directories_that_a_schedule_names_are_not_hidden(words: list[str], tmp: str, home: str) -> None:
+    unit = Schedule(name="x", user=False).render(words, **SPANS)["x.service"]
+    assert f"PrivateTmp={tmp}\n" in unit
+    assert f"ProtectHome={home}\n" in unit
+    assert "PrivateTmp" not in Schedule(name="x", user=True).render(words, **SPANS)["x.service"]
+
+
 @pytest.mark.parametrize("word", ["plain", "a b", '"', "\\", "100%", "$HOME ${X}", "a\nb", "", "'", "--x=y z", "ü"])
 def test_words_come_through_systemd_as_they_are(word: str) -> None:
     """Read back by the rules of systemd.service(5)."""
@@ -91,7 +130,15 @@ def test_an_invalid_unit_name_is_refused(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "changes", [{"delay": "soon"}, {"limit": "12h\nExecStart=/bin/x"}, {"at": "a\nb"}, {"at": " "}]
+    "changes",
+    [
+        {"delay": "soon"},
+        {"limit": "12h\nExecStart=/bin/x"},
+        {"at": "a\nb"},
+        {"at": "a\rb"},
+        {"at": "a\0b"},
+        {"at": " "},
+    ],
 )
 def test_spans_cannot_bring_lines_of_their_own(changes: dict[str, str]) -> None:
     with pytest.raises(UsageError):
@@ -236,10 +283,51 @@ def test_the_hook_reads_the_verdict(tmp_path: Path) -> None:
     assert result["verdict"]["image"] == VERDICT["image"]
 
 
+def test_the_processes_of_a_hook_die_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    note = tmp_path / "pids"
+    command = f"for i in 1 2 3; do sleep 97 & echo $! >> {note}; done"
+    monkeypatch.setattr("kdump_harness.schedule.hook._HOOK_S", 0.5)
+    assert call_hook(command, _result()) is None
+    assert call_hook(f"{command}; wait", _result()) == "the hook did not finish within 0 s"
+    for pid in note.read_text().split():
+        status = Path("/proc") / pid / "status"
+        poll("the end", lambda status=status: not status.exists() or "State:\tZ" in status.read_text(), timeout_s=5)
+
+
+def test_a_hook_gets_json_without_numbers_that_json_does_not_have(tmp_path: Path) -> None:
+    verdict = {**VERDICT, "phases_s": {"boot": float("nan"), "dump": float("inf")}}
+    assert call_hook(f"cat > {tmp_path / 'got'}", _result(verdict=verdict)) is None
+    got = json.loads((tmp_path / "got").read_text(), parse_constant=pytest.fail)
+    assert got["verdict"]["phases_s"] == {"boot": None, "dump": None}
+
+
+@pytest.mark.parametrize(
+    "text", ["[1]", "{}", '{"verified": 5}', "[" * 5000, '{"verified": true, "image": "a", "checks": 3}']
+)
+def test_a_verdict_of_the_wrong_shape_does_not_stop_the_next_drill(tmp_path: Path, text: str) -> None:
+    command = _drill_command(tmp_path, {}, said="kdump-harness: it went wrong")
+    (tmp_path / "given.json").write_text(text)
+    result = run_drill("debian-12", [], tmp_path, command=command)
+    assert (result.word, result.said) == ("broken", "kdump-harness: it went wrong")
+
+
+def test_a_verdict_of_few_fields_is_reported(tmp_path: Path) -> None:
+    verdict = {"image": "debian-12", "verified": False, "checks": []}
+    assert run_drill("debian-12", [], tmp_path, command=_drill_command(tmp_path, verdict, status=1)).word == "failed"
+
+
+@needs_systemd
+def test_a_time_is_checked_without_a_session_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
+    units = Schedule(name="kdump-drill", user=True).render(["/bin/true"], **{**SPANS, "at": "*-*-* 25:00"})
+    with pytest.raises(UsageError, match=r"kdump-drill\.timer:5: Failed to parse calendar specification"):
+        verify(units, user=True)
+
+
 def test_a_hook_that_fails_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     assert call_hook("echo no mailer >&2; exit 3", _result()) == "the hook ended with status 3: no mailer"
     assert call_hook("exec true", _result(said="x" * 500_000)) is None  # it need not read
-    monkeypatch.setattr(running, "_HOOK_S", 0.2)
+    monkeypatch.setattr(hook, "_HOOK_S", 0.2)
     assert call_hook("exec sleep 5", _result()) == "the hook did not finish within 0 s"
 
 

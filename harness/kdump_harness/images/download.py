@@ -42,6 +42,7 @@ CHUNK_BYTES = 256 << 10
 LOCK_EVERY_S = 0.2
 SILENCE_S = 30.0  # longest time without a byte from a connection
 DOCUMENT_MAX_BYTES = 16 << 20  # Fedora's releases.json is the largest, below 1 MB
+SLOW_S, SLOWEST_BYTES_PER_S = 60.0, 256  # a server that sends less than this for so long is given up
 SPARE_BYTES = 64 << 20  # left free by a download
 
 _DOWNLOADED = re.compile(r"sha(256|512)-[0-9a-f]+\.(?P<kind>qcow2|part)")
@@ -110,10 +111,11 @@ class Client:
 
     def _text(self, url: str) -> tuple[str, str]:
         with self.open(url) as response:
-            try:
-                body = response.read(DOCUMENT_MAX_BYTES)
-            except LYING_ANSWERS as error:
-                raise _unreachable(url, error) from None
+            body = b""
+            for chunk in chunks(response, url):
+                body += chunk
+                if len(body) >= DOCUMENT_MAX_BYTES:
+                    break
             promised = length_bytes(response)
             if promised is not None and len(body) < min(promised, DOCUMENT_MAX_BYTES):
                 raise Unreachable(f"{url}: cut off after {len(body)} of {promised} bytes", passing=True)
@@ -320,7 +322,9 @@ def _transfer(image: Image, url: str, partial: Path, client: Client, progress: P
                 os.fchmod(file, 0o664)  # other users of the cache may continue the download
         try:
             progress(have_bytes, total_bytes)
-            while chunk := _read(response, url):
+            for chunk in chunks(response, url):
+                if total_bytes is None:  # nothing was asked for beforehand
+                    _leave_space(image, partial, len(chunk))
                 with _disk_errors(partial.parent, partial):
                     _write(file, chunk)
                 have_bytes += len(chunk)
@@ -332,11 +336,22 @@ def _transfer(image: Image, url: str, partial: Path, client: Client, progress: P
     return continued
 
 
-def _read(response: Any, url: str) -> bytes:
-    try:
-        return bytes(response.read(CHUNK_BYTES))
-    except LYING_ANSWERS as error:
-        raise _unreachable(url, error) from None
+def chunks(response: Any, url: str) -> Iterator[bytes]:
+    """Yield the parts of a response as they come. Raise Unreachable for one that is cut off or hardly moves."""
+    began_s, fresh_bytes = clock.now_s(), 0
+    while True:
+        try:
+            chunk = bytes(response.read1(CHUNK_BYTES))
+        except LYING_ANSWERS as error:
+            raise _unreachable(url, error) from None
+        if not chunk:
+            return
+        yield chunk
+        fresh_bytes += len(chunk)
+        if (took_s := clock.now_s() - began_s) >= SLOW_S:
+            if fresh_bytes < SLOWEST_BYTES_PER_S * took_s:
+                raise Unreachable(f"{url}: only {fresh_bytes} bytes in {took_s:.0f} s", passing=True)
+            began_s, fresh_bytes = clock.now_s(), 0
 
 
 def _write(file: int, chunk: bytes) -> None:
@@ -363,6 +378,17 @@ def _need_space(image: Image, partial: Path, total_bytes: int | None) -> None:
         raise NoSpace(
             f"not enough disk space in {partial.parent} for {image.name}: {_mib(need_bytes + SPARE_BYTES)} MiB needed,"
             f" {_mib(free_bytes)} MiB free (free some, or move the cache)"
+        )
+
+
+def _leave_space(image: Image, partial: Path, need_bytes: int) -> None:
+    """Raise NoSpace, and remove the partial file, where a download of unknown length would fill the disk."""
+    if shutil.disk_usage(partial.parent).free < need_bytes + SPARE_BYTES:
+        taken_mib = _mib(_have_bytes(partial))
+        partial.unlink(missing_ok=True)
+        raise NoSpace(
+            f"not enough disk space in {partial.parent} for {image.name}: {_mib(SPARE_BYTES)} MiB must stay free, and"
+            f" its server does not say how large it is; {taken_mib} MiB were removed (free some, or move the cache)"
         )
 
 

@@ -27,9 +27,9 @@ from ..base.errors import (
 )
 from ..history.database import VERIFIED, outcome_of
 from ..history.shape import DRILL_SHAPE, require
+from .hook import run_hook
 
 BROKEN = "broken"  # the drill ended without a verdict
-_HOOK_S = 120.0
 _MEMORY = "schedule.json"
 _LOCK = "schedule.lock"
 
@@ -166,14 +166,4 @@ def _job(image: str, options: Sequence[str]) -> str:
 
 def call_hook(command: str, result: ScheduledResult) -> str | None:
     """Run the user's command with the result as JSON on standard input; return an error message, or None."""
-    try:
-        done = subprocess.run(
-            ["sh", "-c", command], input=foreign.dump_json(result.to_json()) + "\n", capture_output=True,
-            text=True, errors="replace", timeout=_HOOK_S, check=False,
-        )  # fmt: skip
-    except subprocess.TimeoutExpired:
-        return f"the hook did not finish within {_HOOK_S:.0f} s"
-    if done.returncode != 0:
-        said = done.stderr.strip().splitlines()[-1:]
-        return f"the hook ended with status {done.returncode}" + (f": {said[0]}" if said else "")
-    return None
+    return run_hook(command, result.to_json())

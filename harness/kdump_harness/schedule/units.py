@@ -36,6 +36,37 @@ ExecStart={command}
 KillMode=mixed
 TimeoutStartSec={limit}
 TimeoutStopSec=120
+{sandbox}"""
+
+# Restrictions of every schedule; guests run in libvirt's services, not in this one.
+_SANDBOX = """\
+NoNewPrivileges=yes
+RestrictRealtime=yes
+LockPersonality=yes
+MemoryDenyWriteExecute=yes
+SystemCallArchitectures=native
+SystemCallFilter=@system-service @mount
+SystemCallErrorNumber=EPERM
+RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6
+"""
+# The manager of a user cannot enforce these. The capabilities, namespaces and mounts are those of a build of an image
+# from packages, and of the export of a guest's disk; /proc stays visible, since the memory of other guests counts.
+_SYSTEM_SANDBOX = """\
+ProtectSystem=full
+ProtectHome={home}
+PrivateTmp={tmp}
+PrivateMounts=yes
+ProtectClock=yes
+ProtectHostname=yes
+ProtectKernelLogs=yes
+ProtectKernelModules=yes
+ProtectKernelTunables=yes
+ProtectControlGroups=yes
+RestrictNamespaces=mnt uts ipc pid
+DevicePolicy=closed
+DeviceAllow=/dev/fuse rw
+CapabilityBoundingSet=CAP_CHOWN CAP_DAC_OVERRIDE CAP_DAC_READ_SEARCH CAP_FOWNER CAP_FSETID CAP_KILL
+CapabilityBoundingSet=CAP_SETUID CAP_SETGID CAP_SETFCAP CAP_SYS_ADMIN CAP_SYS_CHROOT CAP_MKNOD
 """
 
 _TIMER = """\
@@ -81,7 +112,7 @@ class Schedule:
         for what, text in (("--delay", delay), ("--limit", limit)):
             if not _SPAN.fullmatch(text):
                 raise UsageError(f"invalid {what}: got {text!r}, expected a time span as in 90min")
-        if "\n" in at or not at.strip():
+        if not at.isprintable() or not at.strip():  # systemd ends a line at a carriage return and at NUL, too
             raise UsageError(f"invalid --at: got {at!r}, expected a calendar time (systemd.time(7))")
         values = {
             "name": self.name,
@@ -92,10 +123,21 @@ class Schedule:
                 if name in os.environ
             ),
             "limit": limit,
+            "sandbox": _SANDBOX + ("" if self.user else self._system_sandbox(command)),
             "at": at,
             "delay": delay,
         }
         return {f"{self.name}.service": _SERVICE.format(**values), f"{self.name}.timer": _TIMER.format(**values)}
+
+    def _system_sandbox(self, command: Sequence[str]) -> str:
+        """Return the restrictions that only the system's manager can enforce.
+
+        Directories that the command names stay writable, and visible to QEMU.
+        """
+        words = " ".join(command)
+        tmp = "no" if re.search(r"(?<![\w/.-])(?:/var)?/tmp\b", words) else "yes"
+        home = "no" if re.search(r"(?<![\w/.-])/(?:home|root|run/user)\b", words) else "read-only"
+        return _SYSTEM_SANDBOX.format(tmp=tmp, home=home)
 
     def systemctl(self, *arguments: str, check: bool = True) -> str:
         """Return the output of systemctl. Raises HostError unless it succeeds."""
@@ -163,6 +205,7 @@ def verify(units: Mapping[str, str], *, user: bool) -> None:
     """Raise UsageError with systemd's message if a unit is invalid; do nothing on a host without systemd."""
     if shutil.which("systemd-analyze") is None:
         return
+    _verify_times(units)
     with tempfile.TemporaryDirectory() as scratch:
         for name, text in units.items():
             (Path(scratch) / name).write_text(text, encoding="utf-8")
@@ -174,3 +217,17 @@ def verify(units: Mapping[str, str], *, user: bool) -> None:
         wrong = [line.replace(f"{scratch}/", "") for line in done.stderr.splitlines() if scratch in line]
     if wrong:
         raise UsageError(f"systemd rejects the schedule: {wrong[0]}")
+
+
+def _verify_times(units: Mapping[str, str]) -> None:
+    """Check the calendar times alone, since systemd-analyze verify checks nothing of a user without a session."""
+    for name, text in units.items():
+        for number, line in enumerate(text.splitlines(), start=1):
+            key, _, value = line.partition("=")
+            if key == "OnCalendar":
+                done = subprocess.run(
+                    ["systemd-analyze", "calendar", "--", value], capture_output=True, text=True, check=False
+                )
+                if done.returncode != 0:
+                    said = (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[0]
+                    raise UsageError(f"systemd rejects the schedule: {name}:{number}: {said}")

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from ..base.foreign import whole_number
 from ..base.progress import Progress
-from ..images.download import CHUNK_BYTES, LYING_ANSWERS, Client, Unreachable, length_bytes, make_client
+from ..images.download import Client, Unreachable, chunks, length_bytes, make_client
 
 VARIABLE = "DEBUGINFOD_URLS"
 SILENCE_S = 90.0  # debuginfod's own default: a server may have to unpack a package before the first byte
@@ -59,7 +59,7 @@ def _transfer(client: Client, url: str, to: Path, require_space: RequireSpace, p
             raise Unreachable(f"{url} has {total_bytes:,} bytes, which is not debug info")
         require_space((total_bytes or 0) >> 20)
         done_bytes = 0
-        while chunk := _read(response, url):
+        for chunk in chunks(response, url):
             done_bytes += file.write(chunk)
             progress.detail(
                 f"{done_bytes >> 20} of {total_bytes >> 20} MiB" if total_bytes else f"{done_bytes >> 20} MiB"
@@ -69,14 +69,6 @@ def _transfer(client: Client, url: str, to: Path, require_space: RequireSpace, p
     promised_bytes = length_bytes(response)
     if promised_bytes is not None and done_bytes < promised_bytes:
         raise Unreachable(f"{url}: cut off after {done_bytes:,} of {promised_bytes:,} bytes", passing=True)
-
-
-def _read(response: Any, url: str) -> bytes:
-    try:
-        return bytes(response.read(CHUNK_BYTES))
-    except LYING_ANSWERS as error:
-        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise Unreachable(f"{url}: cut off ({reason})", passing=True) from None
 
 
 def _size_bytes(response: Any) -> int | None:
