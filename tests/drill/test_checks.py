@@ -688,7 +688,9 @@ def test_a_packed_dump_is_judged_like_any_other(
     drill: Any = Drill.__new__(Drill)
     drill.verdict, drill.progress, drill.dumps = verdict, Progress(quiet=True), []
     drill.evidence = SimpleNamespace(directory=tmp_path, json=lambda *_: None)
-    drill.plan = SimpleNamespace(oracle=False, on_dump=lambda dump, _: shown.append(inspect_anew(dump).judgement))
+    drill.plan = SimpleNamespace(
+        oracle=False, crash=None, on_dump=lambda dump, _: shown.append(inspect_anew(dump).judgement)
+    )
     drill.target = SimpleNamespace(name="local", dump_files=lambda system: system)
     service: Any = SimpleNamespace(formats=lambda *_: ("kdump",))
     files: Any = _Fetched(data)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import platform
 from pathlib import Path
@@ -11,14 +12,19 @@ from typing import Any
 
 import pytest
 from kdump_harness import __version__
+from kdump_harness.base.errors import HostError, UsageError
 from kdump_harness.base.evidence import Evidence
 from kdump_harness.base.stage import Stage
 from kdump_harness.base.verdict import Verdict
 from kdump_harness.distro.family import find_family
+from kdump_harness.drill import judgement
 from kdump_harness.drill.checks import Scope, record_check, required
 from kdump_harness.drill.disks import SystemUnderTest
 from kdump_harness.drill.judgement import DrillRecord
 from kdump_harness.drill.plan import RECOVERED, SAVED, Plan
+from kdump_harness.triage.crash import CrashReport, CrashRequest
+from kdump_harness.vmcore import Unreadable
+from kdump_harness.vmcore.formats.damage import UNSUPPORTED, Damage
 
 SUBJECT = SystemUnderTest(name="debian-12", family=find_family("debian"))
 KINDS = {
@@ -71,3 +77,64 @@ def test_a_required_check_that_was_not_made_or_failed_is_no_verified_drill(
     failing = conclude(tmp_path / "failing", plan, reached, required(scope), failed=name)
     assert (lacking.verified, lacking.reached) == (failing.verified, failing.reached) == (False, reached)
     assert [check.name for check in failing.failed()] == [name]
+
+
+def by_crash(directory: Path, answer: CrashReport | Exception, monkeypatch: pytest.MonkeyPatch) -> Verdict:
+    """Return the verdict of a drill whose other checks hold, after this answer of crash."""
+    asked: list[dict[str, Any]] = []
+
+    def ask(_dump: Path, **how: Any) -> CrashReport:
+        asked.append(how)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(judgement, "ask_crash", ask)
+    run: Any = SimpleNamespace(
+        progress=None, accelerator="tcg", beside=0, options=SimpleNamespace(keep="never"),
+        state=SimpleNamespace(directory=directory),
+    )  # fmt: skip
+    facts: Any = SimpleNamespace(nonce="n0nce", before=SimpleNamespace(os_release={"VERSION_CODENAME": "trixie"}))
+    with contextlib.closing(Evidence(directory / "drill")) as evidence:
+        record = DrillRecord(run, Plan(subject=SUBJECT, crash=CrashRequest()), evidence)
+        record.verdict.reached = Stage.RECOVERED
+        for name in required(Scope.RECOVERED):
+            record_check(record.verdict, name, True, seen="")
+        record.ask_crash(Path("vmcore"), facts)
+        record.conclude(None)
+    assert (asked[0]["suite"], asked[0]["log"]) == ("trixie", "n0nce")
+    return record.verdict
+
+
+ANSWER = CrashReport(version="9.0.2", source="a package", debuginfo="vmlinux", tasks=53, outputs={"sys": "TASKS: 53"})
+
+
+def test_a_dump_that_crash_opens_is_verified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    verdict = by_crash(tmp_path, ANSWER, monkeypatch)
+    assert (verdict.verified, verdict.exit_status) == (True, 0)
+    assert verdict.crash is not None
+    assert (verdict.crash["version"], verdict.crash["tasks"]) == ("9.0.2", 53)
+    assert "crash> sys\nTASKS: 53" in (tmp_path / "drill" / "crash.txt").read_text()
+
+
+def test_complaints_of_crash_fail_the_drill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    verdict = by_crash(tmp_path, dataclasses.replace(ANSWER, complaints=("bt: seek error",)), monkeypatch)
+    assert ([check.name for check in verdict.failed()], verdict.exit_status) == (["crash"], 1)
+    assert "crash 9.0.2: bt: seek error; 53 tasks" in verdict.reason()
+
+
+@pytest.mark.parametrize("error", [HostError("no debug info for 6.1"), UsageError("vmlinux is another kernel's")])
+def test_a_check_that_was_asked_for_and_not_made_is_not_a_pass(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    verdict = by_crash(tmp_path, error, monkeypatch)
+    assert (verdict.verified, verdict.exit_status) == (False, 5)
+    assert verdict.not_judged == f"the check crash could not be made: {error}"
+
+
+@pytest.mark.parametrize(("judged", "status"), [(True, 1), (False, 5)])
+def test_a_dump_that_cannot_be_opened_is_not_shown_to_crash(
+    judged: bool, status: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    error = Unreadable(Damage("signature" if judged else UNSUPPORTED, "it is not a dump"))
+    assert by_crash(tmp_path, error, monkeypatch).exit_status == status

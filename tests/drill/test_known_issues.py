@@ -22,7 +22,7 @@ from kdump_harness.base.stage import Stage
 from kdump_harness.base.verdict import Verdict
 from kdump_harness.distro.family import find_family
 from kdump_harness.drill import judgement, steps
-from kdump_harness.drill.checks import REQUIRED_CHECKS
+from kdump_harness.drill.checks import CHECKS, REQUIRED_CHECKS
 from kdump_harness.drill.disks import SystemUnderTest
 from kdump_harness.drill.known_issues import KnownIssue, judge, load_known_issues
 from kdump_harness.drill.plan import Plan
@@ -90,14 +90,14 @@ def judged(verdict: Verdict, *issues: KnownIssue, **how: Any) -> Verdict:
 
 
 def test_the_table_speaks_of_images_scenarios_and_checks_that_exist() -> None:
-    scenarios = {"drill", "kernel"}
+    scenarios = {"drill", "kernel", "inspect"}
     for path in tables.data_path("scenarios").glob("test_*.py"):
         tree = ast.parse(path.read_text(encoding="utf-8"))
         scenarios |= {f"{path.name}::{node.name}" for node in tree.body if isinstance(node, ast.FunctionDef)}
     for row in load_known_issues():
-        assert {*row.failed_checks, *row.may_fail} <= REQUIRED_CHECKS
+        assert {*row.failed_checks, *row.may_fail} <= {check.name for check in CHECKS}
         for glob in row.images:
-            assert fnmatch.filter((*load_catalog().names, "kernel-any"), glob), glob
+            assert fnmatch.filter((*load_catalog().names, "kernel-any", "inspect"), glob), glob
         for glob in [row.scenario] if isinstance(row.scenario, str) else row.scenario:
             assert fnmatch.filter(scenarios, glob), glob
 
@@ -106,9 +106,32 @@ def test_debian_13_with_its_backports_kernel_shows_two_known_issues_at_once() ->
     rows = load_known_issues()
     backports = "7.3.4+deb13-cloud-amd64"
     both = judged(verdict_of("filter", "pages", kernel=backports), *rows, today=rows[-1].until)
-    assert both.known_issue == "https://github.com/makedumpfile/makedumpfile/issues/16"
+    assert both.known_issue == f"{rows[0].tracker} and {rows[1].tracker}"
     assert judged(verdict_of("filter", "pages"), *rows).known_issue is None
     assert judged(verdict_of("filter", "pages", "nonce", kernel=backports), *rows).known_issue is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "excused"),
+    [
+        ({}, True),
+        ({"until": TODAY - datetime.timedelta(days=1)}, False),
+        ({"crash": "< 8.0.2"}, False),
+        ({"images": ("debian-14",)}, False),
+        ({"evidence": "another word"}, False),
+    ],
+)
+def test_issues_of_several_programs_excuse_a_drill_together(changes: dict[str, Any], excused: bool) -> None:
+    other = issue(**{"tracker": "crash", "failed_checks": ("crash",), "crash": "< 8.0.4", **changes})
+    verdict = verdict_of("filter", "crash", crash={"version": "8.0.2"})
+    assert judged(verdict, issue(), other).known_issue == (f"{TRACKER} and crash" if excused else None)
+
+
+def test_the_version_of_crash_is_looked_at() -> None:
+    row = issue(failed_checks=("crash",), crash="< 8.0.4")
+    for version, known in (("8.0.2", TRACKER), ("8.0.4", None), ("9.0.2", None)):
+        assert judged(verdict_of("crash", crash={"version": version}), row).known_issue == known
+    assert judged(verdict_of("crash"), row).known_issue is None
 
 
 def test_the_free_pages_in_the_dumps_of_debian_13_are_known() -> None:
@@ -133,7 +156,7 @@ def test_the_table_is_found_in_a_wheel_too(tmp_path: Path, monkeypatch: pytest.M
 @pytest.mark.parametrize(
     ("old", "new", "complaint"),
     [
-        ("until ", "untill ", "unknown untill (known: evidence, failed_checks, "),
+        ("until ", "untill ", "unknown untill (known: crash, evidence, failed_checks, "),
         ("until         = 2099-12-31", "", "missing until"),
         ("2099-12-31", '"2099-12-31"', "until must be a date, not '2099-12-31'"),
         ("2099-12-31", "2099-12-31T12:00:00", "until must be a date without a time"),

@@ -345,7 +345,9 @@ def test_a_command_line_is_written_anew() -> None:
     assert tasks.drill_arguments(found) == ("debian-12", "--level=3", "--budget=9.0", "--as-is")
     # Each option of drill is listed as accepted or local: a new one is refused until it is listed.
     known = {"image", "run", *tasks._DRILL_OPTIONS, *tasks.LOCAL_OPTIONS}
-    assert set(vars(found)) - known == {"uri", "remote_state", "key", "password_file", "packages", "domain", "keep_mac"}
+    assert set(vars(found)) - known == {
+        "uri", "remote_state", "key", "password_file", "packages", "domain", "keep_mac", "crash_package", "debuginfo",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from kdump_harness.base.errors import CommandFailed, HostError, UsageError
 from kdump_harness.base.progress import Progress
+from kdump_harness.images.archive import Archive, PackageFile, digest, unpack_deb
 from kdump_harness.images.state import State
-from kdump_harness.kernel.archive import Archive, PackageFile, digest, unpack_deb
 from kdump_harness.kernel.build import run_build
 from kdump_harness.kernel.source import KernelFiles, find_kernel
 from kdump_harness.kernel.userland import UserlandRequest, make_userland
@@ -75,11 +75,13 @@ def test_a_file_that_is_not_a_kernel_says_what_it_is(
         find_kernel("/dev/null", state, QUIET)
 
 
-def test_packages_that_a_suite_lacks_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_packages_that_a_suite_lacks_are_named(tmp_path: Path) -> None:
     archive = object.__new__(Archive)
     archive.suite, archive._progress, archive._select = "trixie", QUIET, ()
 
     class Apt:
+        workdir = tmp_path
+
         def run(self, *_words: str, progress: Progress) -> str:
             return self.said
 
@@ -89,6 +91,30 @@ def test_packages_that_a_suite_lacks_are_named(monkeypatch: pytest.MonkeyPatch) 
     Apt.said = "E: Unable to locate package b"  # type: ignore[attr-defined]
     with pytest.raises(UsageError, match="trixie cannot give b: Unable to locate package b"):
         archive.closure("b")
+
+
+def test_what_packages_depend_on_is_kept_as_long_as_the_index(tmp_path: Path) -> None:
+    archive = object.__new__(Archive)
+    archive.suite, archive._progress, archive._select = "trixie", QUIET, ()
+    asked = []
+
+    class Apt:
+        workdir = tmp_path
+
+        def run(self, *words: str, progress: Progress) -> str:
+            asked.append(words)
+            return f"'http://x/a_{len(asked)}_amd64.deb' a_{len(asked)}_amd64.deb 10 SHA256:1\n"
+
+    archive._apt = Apt()  # type: ignore[assignment]
+    read = tmp_path / "read"
+    read.touch()
+    os.utime(read, (1, 1))
+    assert archive.closure("a") == archive.closure("a") == (PackageFile("a", "a_1_amd64.deb", 10),)
+    os.utime(read)  # the index is read again
+    os.utime(tmp_path / "closure-a.json", (1, 1))
+    assert archive.closure("a") == (PackageFile("a", "a_2_amd64.deb", 10),)
+    (tmp_path / "closure-a.json").write_text("[{]")
+    assert archive.closure("a") == (PackageFile("a", "a_3_amd64.deb", 10),)
 
 
 def test_an_index_that_cannot_be_read_is_never_taken_for_read(tmp_path: Path) -> None:

@@ -76,6 +76,7 @@ class Verdict:
     phases_s: dict[str, float] = field(default_factory=dict)
     processor_s: dict[str, float] = field(default_factory=dict)  # of phases, by a clock of instructions
     dump: dict[str, Any] | None = None
+    crash: dict[str, Any] | None = None  # the answers of the crash utility: version, source, tasks, complaints, ...
     symptoms: list[dict[str, Any]] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)  # what one should know to trust it
     known_issue: str | None = None  # the tracker that excuses the failure; verified stays false

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from ..base.errors import UsageError
 from .types import jobs, mib, positive
+
+if TYPE_CHECKING:
+    from ..triage.crash import CrashRequest
 
 KEEP = ("never", "failed", "always")  # values of --keep: when the dumps of a run stay
 KEEP_HELP = "when vmcores stay in the evidence"
@@ -159,6 +164,39 @@ def add_budget(group: Any) -> None:
     group.add_argument(
         "--budget", type=positive, metavar="S", help="maximum seconds from the panic to the login prompt"
     )
+
+
+def add_crash(group: Any, *, debuginfo: bool = True) -> None:
+    """Add the options that choose the crash utility, and the debug info for it where no other option does."""
+    group.add_argument(
+        "--crash",
+        action="store_true",
+        help="let the crash utility of the kernel's distribution open the vmcore; it and the debug info of the kernel"
+        " are downloaded once (Debian's, else those of this host)",
+    )
+    group.add_argument(
+        "--crash-package",
+        metavar="SUITE",
+        help="other crash utility: a Debian suite, or the path of a program (implies --crash)",
+    )
+    if debuginfo:
+        group.add_argument(
+            "--debuginfo",
+            type=Path,
+            metavar="PATH",
+            help="vmlinux, or a directory with one, for --crash (default: the usual places, then a download)",
+        )
+
+
+def crash_request(arguments: argparse.Namespace) -> CrashRequest | None:
+    """Return the request for the crash utility, if the user made one; raise UsageError for an option without it."""
+    from ..triage.crash import CrashRequest
+
+    if arguments.crash or arguments.crash_package is not None:
+        return CrashRequest(program=arguments.crash_package or "", debuginfo=arguments.debuginfo)
+    if arguments.debuginfo is not None:
+        raise UsageError("--debuginfo is for --crash, which is missing")
+    return None
 
 
 def add_plot(group: Any) -> None:

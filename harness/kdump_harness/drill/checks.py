@@ -9,7 +9,7 @@ from __future__ import annotations
 import datetime
 import enum
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -95,6 +95,7 @@ CHECKS = (
     CheckKind("no-dump", "no new dump", Scope.SURVIVED),
     # Made where the capture kernel reports its memory on the console.
     CheckKind("capture-memory", "a capture kernel with no more memory than was reserved for it"),
+    CheckKind("crash", "a dump that the crash utility opens and analyses"),  # made with --crash
     CheckKind("oracle", "every page as the hypervisor saw it when the capture kernel started"),  # made with --oracle
 )
 _BY_NAME = {check.name: check for check in CHECKS}
@@ -105,9 +106,9 @@ def required(scope: Scope) -> frozenset[str]:
     return frozenset(check.name for check in CHECKS if scope in check.required_for)
 
 
-def unmade(verdict: Verdict, scope: Scope) -> frozenset[str]:
-    """Return the names of the required checks that the verdict lacks."""
-    return required(scope) - {check.name for check in verdict.checks}
+def unmade(verdict: Verdict, scope: Scope, *, asked: Collection[str] = ()) -> frozenset[str]:
+    """Return the names of the checks that the verdict lacks, of those that are required or were asked for."""
+    return (required(scope) | set(asked)) - {check.name for check in verdict.checks}
 
 
 REQUIRED_CHECKS = required(Scope.RECOVERED)

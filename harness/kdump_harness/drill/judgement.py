@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..base.clock import PhaseClock, raise_if_stopped
-from ..base.errors import NotArmed
+from ..base.errors import EXIT_UNJUDGED, HostError, NotArmed, UsageError
 from ..base.evidence import Evidence
 from ..base.stage import Stage
 from ..base.verdict import Verdict
@@ -17,10 +17,11 @@ from ..kdump.page_flags import MemoryState
 from ..kdump.service import GuestState
 from ..kdump.target import Target, find_target
 from ..kdump.trigger import Trigger, find_trigger
+from ..triage.crash import ask_crash
 from ..vm.run import Run
 from ..vmcore import VmcoreError, open_vmcore
 from .budgets import budget_s
-from .checks import Scope, record_check, unmade
+from .checks import CrashFacts, Scope, record_check, unmade
 from .known_issues import judge, load_known_issues
 from .oracle import compare
 from .plan import MIB, SAVED, Plan
@@ -117,6 +118,40 @@ class DrillRecord:
         record_check(self.verdict, "oracle", found.ok and agreed, seen=seen)
         self.evidence.json("oracle.json", {**found.to_json(), "before": dict(self.memory.pages)})
 
+    def ask_crash(self, path: Path, facts: CrashFacts) -> None:
+        """Let the crash utility open the vmcore; a verdict without the answers that were asked for is not verified."""
+        request, verdict = self.plan.crash, self.verdict
+        if request is None:
+            return
+        suite = self.crash_suite(facts)
+        try:
+            report = ask_crash(
+                path,
+                request=request,
+                suite=suite,
+                log=facts.nonce,
+                state=self.run.state.directory,
+                progress=self.progress,
+            )
+        except VmcoreError as error:
+            if error.exit_code == EXIT_UNJUDGED:
+                verdict.not_judged = verdict.not_judged or str(error)
+            else:
+                record_check(verdict, "crash", False, seen=str(error))
+        except (HostError, UsageError) as error:
+            verdict.not_judged = verdict.not_judged or f"the check crash could not be made: {error}"
+        else:
+            verdict.crash = report.to_json()
+            record_check(verdict, "crash", report.ok, seen=report.summary())
+            self.evidence.text("crash.txt", report.transcript())
+
+    def crash_suite(self, facts: CrashFacts) -> str:
+        """Return the Debian suite of the kernel that crashed, as the image or the guest names it; empty for others."""
+        image = self.plan.subject.image
+        if image is not None and image.build is not None:
+            return image.build.suite
+        return facts.before.os_release.get("VERSION_CODENAME", "")
+
     def conclude(self, monitor: CrashMonitor | None) -> None:
         """Phases, symptoms, and whether it all adds up to verified."""
         raise_if_stopped()  # a guest that the harness destroyed proves nothing
@@ -137,7 +172,7 @@ class DrillRecord:
             verdict.stopped_by = f"the capture kernel says: {monitor.failed}"
         verdict.symptoms = self._symptoms()
         scope, stage = self.goal()
-        missing = unmade(verdict, scope)
+        missing = unmade(verdict, scope, asked=("crash",) if self.plan.crash is not None else ())
         if verdict.reached is stage and not missing and not list(verdict.failed()) and not verdict.stopped_by:
             verdict.reached = Stage.VERIFIED
             verdict.verified = True

@@ -14,10 +14,10 @@ from typing import Any
 from ..base import tables
 from ..base.errors import TableError
 from ..base.stage import Stage
-from ..base.verdict import Verdict
+from ..base.verdict import Check, Verdict
 from ..configuration.own_tables import own_rows
 
-DRILL, KERNEL = "drill", "kernel"  # the scenarios that the verbs are
+DRILL, KERNEL, INSPECT = "drill", "kernel", "inspect"  # the scenarios that the verbs are
 USERLAND = "userland"  # the family of kernel drills
 MAX_LEVEL = 31
 
@@ -40,6 +40,7 @@ class KnownIssue:
     level_bits: int = 0  # only drills whose dump level has all of these bits
     kernel: str = ""  # ">= 6.12", "< 6.15" or both with a comma
     makedumpfile: str = ""
+    crash: str = ""
     note: str = ""
 
     def concerns(self, verdict: Verdict, scenario: str) -> bool:
@@ -59,18 +60,17 @@ class KnownIssue:
 
     def is_seen(self, verdict: Verdict, console: str, unmade: Collection[str]) -> bool:
         """Whether a drill that is not verified shows the evidence; checks that were not made count as failed."""
-        if self.evidence and not any(
-            re.search(self.evidence, text, re.MULTILINE) for text in (verdict.reason(), console)
-        ):
+        if not self._has_evidence(verdict, console):
             return False
-        if not self.failed_checks:
-            return True
-        failed = {check.name for check in verdict.failed()} | set(unmade)
-        return (
-            set(self.failed_checks) <= failed <= {*self.failed_checks, *self.may_fail}
-            and verdict.reached is (Stage.SAVED if verdict.until == "saved" else Stage.RECOVERED)
-            and verdict.stopped_by is None
-        )
+        return not self.failed_checks or _explained((self,), verdict, unmade)
+
+    def is_part(self, verdict: Verdict, console: str, unmade: Collection[str]) -> bool:
+        """Return whether a drill shows the evidence of the issue, perhaps next to that of others."""
+        return self._has_evidence(verdict, console) and set(self.failed_checks) <= _failed(verdict, unmade)
+
+    def _has_evidence(self, verdict: Verdict, console: str) -> bool:
+        texts = (verdict.reason(), console)
+        return not self.evidence or any(re.search(self.evidence, text, re.MULTILINE) for text in texts)
 
     def outside(self, verdict: Verdict) -> str | None:
         """Which version lies outside the row; an unknown one does."""
@@ -84,7 +84,26 @@ class KnownIssue:
         return (
             ("kernel", self.kernel, verdict.kernel),
             ("makedumpfile", self.makedumpfile, verdict.makedumpfile),
+            ("crash", self.crash, (verdict.crash or {}).get("version")),
         )
+
+
+def _failed(verdict: Verdict, unmade: Collection[str]) -> set[str]:
+    """Return the checks that did not hold; those that were not made count as failed."""
+    return {check.name for check in verdict.failed()} | set(unmade)
+
+
+def _explained(issues: Collection[KnownIssue], verdict: Verdict, unmade: Collection[str]) -> bool:
+    """Return whether issues whose checks failed explain every fault of the drill."""
+    failed = _failed(verdict, unmade)
+    needed = {name for issue in issues for name in issue.failed_checks}
+    allowed = {name for issue in issues for name in issue.may_fail}
+    return (
+        bool(needed)
+        and needed <= failed <= needed | allowed
+        and verdict.reached is (Stage.SAVED if verdict.until == "saved" else Stage.RECOVERED)
+        and verdict.stopped_by is None
+    )
 
 
 def load_known_issues(path: Path | None = None) -> tuple[KnownIssue, ...]:
@@ -138,7 +157,30 @@ def judge(
                 notes.append(f"known issue {issue.tracker} does not apply: {why}")
             else:
                 verdict.known_issue = verdict.known_issue or issue.tracker
+    if not verdict.verified and verdict.known_issue is None:
+        parts = [
+            issue
+            for issue in issues
+            if issue.failed_checks
+            and issue.concerns(verdict, scenario)
+            and not issue.outside(verdict)
+            and today <= issue.until
+            and issue.is_part(verdict, console, unmade)
+        ]
+        if _explained(parts, verdict, unmade):
+            verdict.known_issue = " and ".join(dict.fromkeys(issue.tracker for issue in parts))
     verdict.known_issue_note = "; ".join(dict.fromkeys(notes)) or None
+
+
+def judge_crash(crash: dict[str, Any], kernel: str | None, issues: Iterable[KnownIssue]) -> str | None:
+    """Return the tracker that excuses the complaints of crash about a dump file, by the rows of scenario inspect."""
+    verdict = Verdict(
+        image=INSPECT, family=USERLAND, trigger="", target="", accelerator="", memory_mib=0, vcpus=0,
+        kernel=kernel, crash=crash, reached=Stage.RECOVERED,
+        checks=[Check("crash", False, "no complaint", "; ".join(crash["complaints"]))],
+    )  # fmt: skip
+    judge(verdict, issues, scenario=INSPECT)
+    return verdict.known_issue
 
 
 def _matches(name: str, globs: Iterable[str]) -> bool:
@@ -183,7 +225,7 @@ def _fault(issue: KnownIssue) -> str | None:
         return f"until must be a date without a time, not {issue.until}"
     if not 0 <= issue.level_bits <= MAX_LEVEL:
         return f"level_bits must be 0 to {MAX_LEVEL}, not {issue.level_bits}"
-    for key, wanted in (("kernel", issue.kernel), ("makedumpfile", issue.makedumpfile)):
+    for key, wanted in (("kernel", issue.kernel), ("makedumpfile", issue.makedumpfile), ("crash", issue.crash)):
         if wanted and not all(_BOUND.fullmatch(part) for part in wanted.split(",")):
             return f'{key} must be like "< 1.7.7" or ">= 6.12, < 6.15", not {wanted!r}'
     return _evidence_fault(issue)

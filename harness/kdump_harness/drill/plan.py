@@ -12,6 +12,7 @@ from ..kdump.crash_monitor import CrashMonitor
 from ..kdump.service import KdumpConfig, KdumpService
 from ..kdump.target import ON_DISK, Server, find_target
 from ..kdump.trigger import find_trigger
+from ..triage.crash import CrashRequest
 from ..vm.guest import Guest
 from ..vm.hypervisor.domain_xml import Disk
 from ..vm.run import Machine
@@ -50,6 +51,7 @@ class Plan:
     target_disk: Disk | None = None  # for dumps; a blank one is made where the target needs it
     budget_s: float | None = None  # panic to login
     oracle: bool = False  # compare the vmcore with the hypervisor's picture of the memory
+    crash: CrashRequest | None = None  # let the crash utility open the vmcore
     name: str = ""  # of the evidence directory
     scenario: str = DRILL  # whose known issues count
     before_crash: Callable[[Guest, KdumpService], None] | None = None  # has the last word on the guest's configuration
@@ -78,6 +80,8 @@ class Plan:
             self.config.check(self.subject.family, self.machine.memory_mib)
             find_target(self.target, self.subject.family)
         find_trigger(self.trigger, vcpus=self.machine.vcpus)
+        if self.crash is not None:
+            self.crash.check()
         load_known_issues()
         load_budgets()
         all_symptoms()

@@ -493,8 +493,9 @@ class Drill(DrillRecord):
             yield dump
 
     def _use_dump(self, dump: Path, chosen: FoundFile, found: Inspection | None, facts: CrashFacts) -> None:
-        """Let the oracle and the plan have the dump, and note its facts."""
+        """Let the oracle, crash and the plan have the dump, and note its facts."""
         self.ask_oracle(dump)
+        self.ask_crash(dump, facts)
         self.verdict.dump = {
             "path": chosen.path,
             "place": chosen.place or None,

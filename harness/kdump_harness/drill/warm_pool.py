@@ -16,6 +16,7 @@ MOST_GUESTS = 3  # saved at a time; each takes as much disk as the guest had mem
 # What drills of one kind may differ in.
 _OF_A_DRILL = (
     "trigger", "name", "scenario", "before_crash", "on_trigger", "meanwhile", "on_dump", "until", "budget_s", "oracle",
+    "crash",
 )  # fmt: skip
 
 
@@ -92,4 +93,5 @@ def kind_of(plan: Plan) -> Plan:
         until=RECOVERED,
         budget_s=None,
         oracle=False,
+        crash=None,
     )

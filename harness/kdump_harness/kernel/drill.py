@@ -29,6 +29,7 @@ from ..kdump.crash_monitor import CrashMonitor
 from ..kdump.service import GuestState, KdumpConfig, KdumpService
 from ..kdump.target import FoundFile, Target
 from ..kdump.trigger import find_trigger
+from ..triage.crash import CrashRequest
 from ..vm.guest import Guest
 from ..vm.run import Machine, Run
 from ..vm.serial_shell import ControlLine
@@ -72,6 +73,7 @@ class KernelPlan:
     layouts: tuple[Layout, ...] = ()
     clock: str = WALL  # or INSTRUCTIONS
     oracle: bool = False
+    crash: CrashRequest | None = None
     name: str = ""  # of the evidence directory
     scenario: str = KERNEL  # whose known issues count
 
@@ -87,6 +89,7 @@ class KernelPlan:
             until=SAVED,
             scenario=self.scenario,
             oracle=self.oracle,
+            crash=self.crash,
             name=self.name,
         )
         plan.check()
@@ -328,6 +331,10 @@ class KernelDrill(Drill):
         for layout in plan.layouts:
             if layout.prepare:
                 guest.shell.run(layout.prepare, timeout_s=60 * guest.factor)
+
+    def crash_suite(self, _facts: CrashFacts) -> str:
+        """Return the suite that the kernel came from, else that of the userland."""
+        return self._kernel_plan.kernel.suite or self._kernel_plan.userland.suite
 
     def goal(self) -> tuple[Scope, Stage]:
         """Return the checks of a kernel drill."""

@@ -6,16 +6,16 @@ import os
 import re
 import shutil
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..base.errors import UsageError
 from ..base.progress import Progress
 from ..distro.architecture import Architecture, find_architecture
 from ..distro.kernels import CONFIG_MAX_BYTES, CONFIGS, MODULES, check_config, find_image, release_of
+from ..images.archive import Archive, digest, unpack_deb
 from ..images.checksums import digest_of
 from ..images.state import State, remove_tree
-from .archive import Archive, digest, unpack_deb
 
 HOST = "host"  # the word for the kernel that this host runs
 _PACKAGE_PARTS = re.compile(r"linux-(?:image|modules|modules-extra|base|binary)-\d\S*")
@@ -31,6 +31,7 @@ class KernelFiles:
     release: str
     modules: Path | None
     config: str  # empty where it is not known
+    suite: str = ""  # that its package came from
 
     @property
     def name(self) -> str:
@@ -155,7 +156,7 @@ def _of_suite(text: str, state: State, progress: Progress, architecture: Archite
         return {"packages": [vars(one) for one in parts], "suite": suite}
 
     directory = state.make_once("kernels", digest(parts), make, report=progress.say, what=f"{package} of {suite}")
-    return _unpacked(directory / "root", architecture, asked=text)
+    return replace(_unpacked(directory / "root", architecture, asked=text), suite=suite)
 
 
 def _keep_kernel_only(root: Path) -> None:

@@ -17,8 +17,8 @@ from ..base.errors import UsageError
 from ..base.progress import Progress
 from ..base.tables import package_path
 from ..distro.architecture import Architecture, find_architecture
+from ..images.archive import Archive, digest
 from ..images.state import State
-from .archive import Archive, digest
 from .initramfs import Entry
 
 DEFAULT_SUITE = "trixie"
@@ -37,6 +37,7 @@ class Userland:
 
     entries: tuple[Entry, ...]
     key: str
+    suite: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +75,7 @@ def make_userland(request: UserlandRequest, state: State, progress: Progress) ->
     init = Entry(path="init", content=package_path("kernel", "init"))
     files = (*entries.values(), init)
     key = hashlib.sha256(b"".join(hashlib.sha256(_content(entry)).digest() for entry in files)).hexdigest()[:16]
-    return Userland(entries=files, key=key)
+    return Userland(entries=files, key=key, suite=request.suite)
 
 
 def _content(entry: Entry) -> bytes:

@@ -60,10 +60,10 @@ def ask(
                 out, errors = process.communicate(timeout=limit_s)
             except subprocess.TimeoutExpired:
                 timed_out = True
-                _kill(process)
+                kill_group(process)
                 out, errors = process.communicate()
     finally:
-        _kill(process)
+        kill_group(process)
         process.wait()
     answer = _parse(out[:_MAX_ANSWER_BYTES])
     if timed_out:
@@ -86,7 +86,7 @@ def _environment() -> dict[str, str]:
     }
 
 
-def _kill(process: subprocess.Popen[bytes]) -> None:
+def kill_group(process: subprocess.Popen[bytes]) -> None:
     """End the process and all that it may have started."""
     if process.returncode is None:
         with contextlib.suppress(ProcessLookupError):

@@ -14,6 +14,7 @@ from ...kdump.trigger import find_trigger, load_triggers
 from ..options import (
     add_budget,
     add_command_lines,
+    add_crash,
     add_crashkernel,
     add_dimm,
     add_filter,
@@ -22,6 +23,7 @@ from ..options import (
     add_keep,
     add_run,
     add_software,
+    crash_request,
 )
 from ..parser import Verbs, add_verb
 from ..types import mib
@@ -95,6 +97,7 @@ def add_drill(verbs: Verbs) -> None:
         action="store_true",
         help="compare the vmcore with the memory that the hypervisor saw (needs disk space for the guest's memory)",
     )
+    add_crash(verdict)
     run = parser.add_argument_group("run and output")
     add_keep(run)
     add_run(run)
@@ -133,6 +136,7 @@ def drill(arguments: argparse.Namespace) -> int:
         budget_s=arguments.budget,
         until=arguments.until,
         oracle=arguments.oracle,
+        crash=crash_request(arguments),
         name=f"domain-{subject.name}" if cloned else "",
     )
     if not cloned:

@@ -7,15 +7,27 @@ import contextlib
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from ...base.errors import UsageError
-from ..options import add_json, add_state
+from ...base.errors import HostError, UsageError
+from ..options import add_crash, add_json, add_state, crash_request
 from ..parser import Verbs, add_verb
 
 if TYPE_CHECKING:
     from ...triage import Triage
+    from ...triage.crash import CrashReport, CrashRequest
     from ...vmcore import Inspection
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Result:
+    """The findings about one dump."""
+
+    found: Inspection
+    triage: Triage | None = None
+    crash: CrashReport | None = None
+    no_crash: str | None = None  # the reason why crash was not asked
+    known_issue: str | None = None  # the tracker that excuses the complaints of crash
 
 
 def add_inspect(verbs: Verbs) -> None:
@@ -28,7 +40,8 @@ def add_inspect(verbs: Verbs) -> None:
         epilog="examples:\n  kdump-harness inspect vmcore --triage\n"
         "  kdump-harness inspect vmcore --quick --triage --debuginfo ./vmlinux\n"
         "  kdump-harness inspect /var/crash/*/dump.*\n\n"
-        "several dumps are judged one by one, and the worst judgement counts: damaged, then not judged",
+        "several dumps are judged one by one, and the worst judgement counts: damaged, then not judged;\n"
+        "with --crash, complaints of crash count as damage, unless a known issue explains them",
     )
     parser.add_argument(
         "vmcore", metavar="VMCORE", nargs="+", help="dump files; the parts of a split dump are one dump"
@@ -44,13 +57,14 @@ def add_inspect(verbs: Verbs) -> None:
         "--debuginfo",
         type=Path,
         metavar="PATH",
-        help="vmlinux, or a directory with one, for the triage (default: the usual places, then debuginfod)",
+        help="vmlinux, or a directory with one, for --triage and --crash (default: the usual places, then debuginfod)",
     )
     parser.add_argument(
         "--debuginfo-package",
         action="store_true",
         help="triage; download Debian's -dbg package if no other debug info is found",
     )
+    add_crash(parser, debuginfo=False)
     add_state(parser, "state directory, where downloaded debug info is kept")
     add_json(parser)
 
@@ -65,27 +79,47 @@ def inspect(arguments: argparse.Namespace) -> int:
     dumps = group_parts(arguments.vmcore)
     if arguments.dmesg and len(dumps) > 1:
         raise UsageError(f"--dmesg is for one dump: got {len(dumps)} (inspect each dump by itself)")
-    wanted = arguments.triage or arguments.debuginfo is not None or arguments.debuginfo_package
-    results: list[tuple[Inspection, Triage | None]] = []
+    asked = arguments.crash or arguments.crash_package is not None
+    crash = crash_request(arguments) if asked else None
+    if crash is not None:
+        crash.check()
+    given = arguments.debuginfo is not None and crash is None
+    triaged = arguments.triage or given or arguments.debuginfo_package
+    results: list[_Result] = []
     for number, files in enumerate(dumps):
-        results.append(_inspect(arguments, files, triaged=wanted))
+        results.append(_inspect(arguments, files, triaged=triaged, crash=crash))
         if "-" not in (arguments.json, arguments.dmesg):
             if number:
                 out.print()
-            _show(*results[-1])
-    rows = [
-        {**found.to_json(), **({"triage": crash.to_json() if crash is not None else None} if wanted else {})}
-        for found, crash in results
-    ]
+            _show(results[-1])
+    rows = [_to_json(result, triaged=triaged, asked=asked) for result in results]
     write_json(arguments.json, rows if len(rows) > 1 else rows[0])
-    judgements = {found.judgement for found, _ in results}
+    judgements = {result.found.judgement for result in results} | {_judgement_by_crash(result) for result in results}
     return next(status for judgement, status in reversed(EXIT_STATUS.items()) if judgement in judgements)
 
 
+def _judgement_by_crash(result: _Result) -> str:
+    from ...vmcore.inspection import DAMAGED, UNJUDGED, WHOLE
+
+    if result.no_crash is not None:
+        return UNJUDGED
+    return WHOLE if result.crash is None or result.crash.ok or result.known_issue else DAMAGED
+
+
+def _to_json(result: _Result, *, triaged: bool, asked: bool) -> dict[str, Any]:
+    row = result.found.to_json()
+    if triaged:
+        row["triage"] = result.triage.to_json() if result.triage is not None else None
+    if asked:
+        answers = result.crash.to_json() if result.crash is not None else {"not_asked": result.no_crash}
+        row["crash"] = {**answers, "known_issue": result.known_issue}
+    return row
+
+
 def _inspect(
-    arguments: argparse.Namespace, files: Sequence[Path | str], *, triaged: bool
-) -> tuple[Inspection, Triage | None]:
-    """Judge one dump, write its kernel log, and triage it, as the user asked for."""
+    arguments: argparse.Namespace, files: Sequence[Path | str], *, triaged: bool, crash: CrashRequest | None
+) -> _Result:
+    """Judge one dump, write its kernel log, triage it, and let crash open it, as the user asked for."""
     from ...base.progress import Progress
     from ...vmcore import Unreadable
     from ...vmcore import inspect as inspect_vmcore
@@ -95,21 +129,44 @@ def _inspect(
     first, *parts = files
     packing = readable_packing(first)
     if packing is None:
-        crash = _triage(arguments, files) if triaged else None
+        triaged_crash = _triage(arguments, files) if triaged else None
         found = inspect_vmcore(first, *parts, quick=arguments.quick)
         _write_log(arguments.dmesg, files)
-        return found, crash
-    crash, progress, size_bytes = None, Progress(), Path(first).stat().st_size
+        return _ask_crash(arguments, _Result(found=found, triage=triaged_crash), files, crash)
+    progress, size_bytes = Progress(), Path(first).stat().st_size
     try:
         with contextlib.ExitStack() as stack:
             with progress.step(f"unpacking {Path(first).name}, {size_bytes >> 20:,} MiB"):
                 dump = stack.enter_context(unpacked(first, progress=progress.bytes))
-            crash = _triage(arguments, [dump]) if triaged else None
+            triaged_crash = _triage(arguments, [dump]) if triaged else None
             found = inspect_vmcore(dump, quick=arguments.quick)
             _write_log(arguments.dmesg, [dump])
+            result = _ask_crash(arguments, _Result(found=found, triage=triaged_crash), [dump], crash)
     except Unreadable as error:
-        found = unreadable(first, error, quick=arguments.quick)
-    return dataclasses.replace(found, path=str(first), size_bytes=size_bytes, packed=packing.name), crash
+        result = _Result(found=unreadable(first, error, quick=arguments.quick))
+    found = dataclasses.replace(result.found, path=str(first), size_bytes=size_bytes, packed=packing.name)
+    return dataclasses.replace(result, found=found)
+
+
+def _ask_crash(
+    arguments: argparse.Namespace, result: _Result, files: Sequence[Path | str], request: CrashRequest | None
+) -> _Result:
+    """Return the result with the answers of crash, or the reason why it has none."""
+    from ...base.progress import Progress
+    from ...drill.known_issues import judge_crash, load_known_issues
+    from ...triage.crash import ask_crash
+    from ...vmcore import VmcoreError
+
+    if request is None:
+        return result
+    try:
+        report = ask_crash(*files, request=request, state=arguments.state, progress=Progress())
+    except (HostError, VmcoreError) as error:
+        return dataclasses.replace(result, no_crash=str(error))
+    known_issue = None
+    if not report.ok:
+        known_issue = judge_crash(report.to_json(), result.found.kernel, load_known_issues())
+    return dataclasses.replace(result, crash=report, known_issue=known_issue)
 
 
 def _write_log(to: str | None, files: Sequence[Path | str]) -> None:
@@ -129,13 +186,14 @@ def _write_log(to: str | None, files: Sequence[Path | str]) -> None:
         write_text(to, text if text.endswith("\n") else text + "\n")
 
 
-def _show(found: Inspection, crash: Triage | None) -> None:
+def _show(result: _Result) -> None:
     """Print the facts of a dump, its damage, its crash, and the judgement."""
     from rich.markup import escape
 
     from ...base.output import out
     from ...vmcore.inspection import DAMAGED, WHOLE
 
+    found = result.found
     for name, value in found.to_json().items():
         if name == "classes":
             for each, pages in value.items():
@@ -149,11 +207,31 @@ def _show(found: Inspection, crash: Triage | None) -> None:
         out.print(f"[red]{escape(one.kind)}[/]: {escape(one.message)}{where}{frame}", soft_wrap=True)
     for reason in found.unsupported:
         out.print(f"[yellow]unsupported[/]: {escape(reason)}", soft_wrap=True)
-    if crash is not None:
-        _show_triage(crash)
+    if result.triage is not None:
+        _show_triage(result.triage)
+    _show_crash(result)
     how = " (pages not read)" if found.quick and found.whole else ""
     colour = {WHOLE: "green", DAMAGED: "red"}.get(found.judgement, "yellow")
     out.print(f"judgement: [{colour}]{found.judgement}[/]{how}")
+
+
+def _show_crash(result: _Result) -> None:
+    """Print the answers of crash."""
+    from rich.markup import escape
+
+    from ...base.output import out
+
+    if result.no_crash is not None:
+        out.print(f"[yellow]not judged by crash[/]: {escape(result.no_crash)}", soft_wrap=True)
+    if (report := result.crash) is None:
+        return
+    mark = "[green]ok[/]" if report.ok else "[red]NO[/]"
+    out.print(f"crash: {mark} {escape(report.summary())}", soft_wrap=True)
+    rows = [("source", report.source), ("debug info", report.debuginfo)]
+    for name, text in [*rows, *(("warning", warning) for warning in report.warnings)]:
+        out.print(f"  {name:<13} {escape(text)}", soft_wrap=True)
+    if result.known_issue:
+        out.print(f"[yellow]known issue:[/] {escape(result.known_issue)}", soft_wrap=True)
 
 
 def _triage(arguments: argparse.Namespace, files: Sequence[Path | str]) -> Triage | None:

@@ -16,7 +16,7 @@ from ...kdump.trigger import load_triggers
 from ...kernel.layouts import find_layout, load_layouts
 from ...kernel.machine import INSTRUCTIONS, WALL
 from ..bare_sides import choose_session
-from ..options import add_campaign, add_crashkernel
+from ..options import add_campaign, add_crash, add_crashkernel, crash_request
 from ..parser import Verbs, add_verb
 from .drill import show_verdict
 from .size import parse_memories
@@ -127,6 +127,7 @@ def add_kernel(verbs: Verbs) -> None:
         action="store_true",
         help="compare the vmcore with the memory that the hypervisor saw (needs disk space for the guest's memory)",
     )
+    add_crash(verdict)
     verdict.add_argument(
         "--bad",
         metavar="CHECKS",
@@ -201,7 +202,7 @@ def _asked(arguments: argparse.Namespace) -> tuple[KernelPlan, frozenset[str]]:
         raise UsageError("--resume is for --matrix: a single drill starts afresh")
     arguments.kernel = arguments.kernel[0]
     bad = frozenset(filter(None, (arguments.bad or "").split(",")))
-    if unknown := bad - required(Scope.KERNEL) - {"oracle"}:
+    if unknown := bad - required(Scope.KERNEL) - {"oracle", "crash"}:
         known = ", ".join(sorted(required(Scope.KERNEL)))
         raise UsageError(f"--bad: unknown check {min(unknown)!r} (known: {known})")
     vcpus = arguments.vcpus if arguments.vcpus is not None else 1 if arguments.clock == INSTRUCTIONS else 2
@@ -223,6 +224,7 @@ def _asked(arguments: argparse.Namespace) -> tuple[KernelPlan, frozenset[str]]:
         layouts=tuple(map(find_layout, arguments.layout)),
         clock=arguments.clock,
         oracle=arguments.oracle,
+        crash=crash_request(arguments),
     )
     plan.drill_plan()
     check_writable(arguments.evidence)
@@ -326,7 +328,8 @@ def _drill_matrix(arguments: argparse.Namespace) -> int:
         "--bad": arguments.bad, "--append": arguments.append, "--capture-append": arguments.capture_append,
         "--module": arguments.module, "--kexec": arguments.kexec, "--busybox": arguments.busybox,
         "--oracle": arguments.oracle, "--clock": arguments.clock != WALL, "--load": arguments.load != "auto",
-        "--cpu": arguments.cpu,
+        "--cpu": arguments.cpu, "--crash": arguments.crash, "--crash-package": arguments.crash_package,
+        "--debuginfo": arguments.debuginfo,
     }  # fmt: skip
     for option, given in refused.items():
         if given:

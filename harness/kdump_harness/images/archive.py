@@ -1,9 +1,11 @@
-"""Packages of a suite for kernel drills, unpacked on this host: nothing of them is installed or run."""
+"""Packages of a Debian suite, unpacked on this host without being installed."""
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
+import json
 import os
 import re
 import subprocess
@@ -15,9 +17,9 @@ from pathlib import Path
 from ..base.errors import HostError, UsageError
 from ..base.progress import Progress
 from ..base.units import MIB
-from ..images.apt import Apt, private_apt, require_tools
-from ..images.catalog import Image, load_catalog
-from ..images.state import State, locked, require_space
+from .apt import Apt, private_apt, require_tools
+from .catalog import Image, load_catalog
+from .state import State, locked, require_space
 
 INDEX_MAX_AGE_S = 3600.0  # a newer index of a suite is not read again
 _INDEX_MIB = 50
@@ -40,11 +42,11 @@ class Archive:
 
     def __init__(self, suite: str, state: State, progress: Progress, *, architecture: str = "amd64") -> None:
         """Raise UsageError for a suite of no known release, HostError for a host without apt."""
-        require_tools("a kernel drill from packages", "apt-get", "dpkg-deb")
+        require_tools(f"packages of {suite}", "apt-get", "dpkg-deb")
         self.suite, self._progress = suite, progress
-        base = _BACKPORTS.sub("", suite)
-        row = _release(base)
+        row = known_suite(suite)
         assert row.build is not None
+        base = _BACKPORTS.sub("", suite)
         more = () if suite in (base, row.build.updates_suite, row.build.security_suite) else (suite,)
         place = state.directory / "userlands" / f"index-{suite}-{architecture}"
         self._select = ("-t", suite) if more else ()
@@ -69,7 +71,14 @@ class Archive:
         self._progress.say(f"{told} (an older one is used)")
 
     def closure(self, *packages: str) -> tuple[PackageFile, ...]:
-        """Return the packages and all that they depend on; UsageError where the suite lacks one."""
+        """Return the packages and all that they depend on; UsageError where the suite lacks one.
+
+        The answer is kept as long as the index, since apt needs more than a second for it.
+        """
+        kept = self._apt.workdir / f"closure-{'+'.join(packages)}.json"
+        with contextlib.suppress(OSError, ValueError, TypeError):
+            if kept.stat().st_mtime > (self._apt.workdir / "read").stat().st_mtime:
+                return tuple(PackageFile(**one) for one in json.loads(kept.read_text(encoding="utf-8")))
         output = self._apt.run(
             "install", "--print-uris", "-y", "--no-install-recommends", *self._select, *packages,
             progress=self._progress,
@@ -78,7 +87,11 @@ class Archive:
         if not found:
             why = output.partition("E: ")[2].split("; ")[0] or "it has no such package"
             raise UsageError(f"{self.suite} cannot give {' '.join(packages)}: {why}")
-        return tuple(sorted(found, key=lambda package: package.file))
+        found.sort(key=lambda package: package.file)
+        part = kept.with_name(f"{kept.name}.{os.getpid()}")
+        part.write_text(json.dumps([vars(one) for one in found]), encoding="utf-8")
+        part.replace(kept)
+        return tuple(found)
 
     def unpack(self, packages: tuple[PackageFile, ...], to: Path, *, what: str) -> None:
         """Download packages and unpack them below a directory."""
@@ -130,9 +143,9 @@ def _version(file: str) -> str:
     return file.split("_")[1].replace("%3a", ":")
 
 
-def _release(suite: str) -> Image:
-    """Return the catalogue's row of a Debian release; UsageError names the known ones."""
+def known_suite(suite: str) -> Image:
+    """Return the catalogue's row of the release that a suite belongs to; UsageError names the known ones."""
     rows = {row.build.suite: row for row in load_catalog() if row.family == "debian" and row.build is not None}
-    if suite not in rows:
-        raise UsageError(f"unknown suite {suite!r} (known: {', '.join(rows)}, each also with -backports)")
-    return rows[suite]
+    if (base := _BACKPORTS.sub("", suite)) not in rows:
+        raise UsageError(f"unknown suite {base!r} (known: {', '.join(rows)}, each also with -backports)")
+    return rows[base]
