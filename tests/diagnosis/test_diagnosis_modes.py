@@ -371,3 +371,11 @@ def test_a_guest_that_does_not_boot_after_its_dump_is_a_failure() -> None:
     found = diagnose_text(FIRST_BOOT + ARMED_CRASH + CAPTURE_BOOT + REDHAT_SAVED + grub)
     assert (found.mode, found.stage) == ("no-boot-after-dump", Stage.SAVED)
     assert "update-grub" in found.symptoms[0].remedy
+
+
+def test_a_hang_that_a_kernel_drill_outlived_is_not_a_failure() -> None:
+    hang = "[  363.8] INFO: task tee:102 blocked for more than 120 seconds.\n"
+    writing = CAPTURING + "kdump-harness: writing the vmcore to /dev/vda\n" + hang
+    saved = diagnose_text(writing + "kdump-harness: the vmcore is saved\n")
+    assert (saved.mode, saved.stage) == ("ok", Stage.SAVED), saved.explain()
+    assert diagnose_text(writing + "kdump-harness: the vmcore failed: makedumpfile ended with status 1\n").failed

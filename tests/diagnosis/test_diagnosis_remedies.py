@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+from pathlib import Path
 
 import pytest
 from kdump_harness.base.crashkernel import amounts
@@ -148,6 +149,40 @@ def test_a_fatal_hardware_error_is_not_blamed_on_a_driver() -> None:
     assert "blacklist" not in symptom.remedy
 
 
+def run_first_step(remedy: str, places: str, directory: Path) -> None:
+    """Run the first step of a remedy, which edits files in PLACES, on those of a directory."""
+    script = re.sub(places, str(directory), remedy.split(" && ")[0])
+    assert not re.search(r"/(etc|usr)\b", script), script
+    subprocess.run(["bash", "-c", script], check=True, timeout=20)
+
+
+def test_a_larger_reservation_is_written_wherever_debian_has_one(tmp_path: Path) -> None:
+    (tmp_path / "grub.d").mkdir()
+    files = {
+        "grub": "GRUB_CMDLINE_LINUX='crashkernel=96M'\nGRUB_CMDLINE_LINUX_DEFAULT=\"quiet\"\n",
+        "grub.d/kdump-tools.cfg": 'GRUB_CMDLINE_LINUX_DEFAULT="$GRUB_CMDLINE_LINUX_DEFAULT crashkernel=384M-:96M"\n',
+        "grub.d/own.cfg": 'GRUB_CMDLINE_LINUX="crashkernel=96M quiet"\n',
+    }
+    for name, text in files.items():
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    (symptom,) = diagnose_text(
+        "Linux version 6.1\nCommand line: ro crashkernel=96M\n" + CAPTURING + "x invoked oom-killer: a\n",
+        family="debian",
+    ).symptoms
+    run_first_step(symptom.remedy, "/etc/default", tmp_path)
+    for name, text in files.items():
+        wanted = text.replace("384M-:96M", "96M").replace("96M", "192M")
+        assert (tmp_path / name).read_text(encoding="utf-8") == wanted, name
+
+
+def test_the_line_that_forbids_loading_becomes_a_comment(tmp_path: Path) -> None:
+    (symptom,) = diagnose_text(LOAD + "kernel.kexec_load_disabled = 1\n").symptoms
+    hardening = tmp_path / "60-hardening.conf"
+    hardening.write_text("kernel.kptr_restrict=2\n kernel.kexec_load_disabled = 1\n", encoding="utf-8")
+    run_first_step(symptom.remedy, r"/(etc|usr/lib)/sysctl\.(d|conf)", tmp_path)
+    assert hardening.read_text(encoding="utf-8") == "kernel.kptr_restrict=2\n#  kernel.kexec_load_disabled = 1\n"
+
+
 # ---------------------------------------------------------------- one error, several causes
 
 
@@ -158,6 +193,10 @@ def test_a_load_that_is_not_permitted_has_several_causes_until_a_second_sign() -
     assert "kexec_load_limit_panic" in doubtful.symptoms[0].meaning
     certain = diagnose_text(refused + "kernel.kexec_load_disabled = 1\n")
     assert "until the next boot" in certain.symptoms[0].meaning
+    by_old_call = diagnose_text(refused.replace("_file", "") + "kernel.kexec_load_disabled = 1\n")
+    assert [symptom.name for symptom in by_old_call.symptoms] == ["kexec-load-disabled"], by_old_call.explain()
+    assert certain.symptoms[0].remedy == by_old_call.symptoms[0].remedy
+    assert certain.symptoms[0].remedy.endswith("&& reboot")
     locked = diagnose_text("[ 1.0] Lockdown: kexec: kexec of unsigned images is restricted; see man x\n" + refused)
     assert locked.mode == "kexec-signature-rejected"
 

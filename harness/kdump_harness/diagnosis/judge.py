@@ -400,6 +400,10 @@ class Judge:
             ):
                 self.rejected.append(Rejected(row.name, found.line.text, found.line.number, "another symptom says why"))
                 continue
+            if other_cause := self.tracker.signs.intersection(row.not_with):
+                reason = f"the log has a sign of another cause ({', '.join(sorted(other_cause))})"
+                self.rejected.append(Rejected(row.name, found.line.text, found.line.number, reason))
+                continue
             if row.explains and found.severity == "failure" and all(other.explains for other in others):
                 yield dataclasses.replace(found, severity="warning")
                 continue

@@ -46,6 +46,7 @@ class SymptomRow:
     after_end: bool = False  # firmware or a boot loader prints it, after the kernel of the boot
     last_resort: bool = False  # counts only where no other failure of the same stage is found
     explains: bool = False  # a cause where something else failed too, else a warning
+    not_with: tuple[str, ...] = ()  # signs of another cause of the same lines, with which it does not count
     despite_load: bool = False  # counts although a capture kernel was loaded afterwards
     remedies: dict[str, str] = field(default_factory=dict)  # commands by family or platform
     variant: tuple[Variant, ...] = ()

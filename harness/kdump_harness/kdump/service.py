@@ -592,7 +592,9 @@ class KdumpService:
     def says(self) -> str:
         """Return kdump's status, which may wait for a lock that is never released, and the service's last log lines."""
         journal = f"journalctl -b -u {self.family.service} -o cat --no-pager -n 8"
-        command = f"{{ {self.family.commands.status}; {journal}; }} 2>&1 | tail -30"
+        # kexec's own error is the same for a forbidden load, for lockdown and for an exhausted limit.
+        permission = "sysctl kernel.kexec_load_disabled kernel.kexec_load_limit_panic 2>/dev/null"
+        command = f"{{ {self.family.commands.status}; {journal}; {permission}; }} 2>&1 | tail -30"
         try:
             return self.guest.shell.run(
                 command, timeout_s=COMMAND_TIMEOUT_S * self.guest.factor, check=False
