@@ -66,6 +66,13 @@ def add_image(group: Any, *, domain: bool = False, optional: bool = False) -> No
 
     families = ", ".join(load_families())
     group.add_argument("--family", metavar="F", help=f"distribution family of the {system} ({families}); {needed}")
+    group.add_argument(
+        "--allow-backing",
+        type=Path,
+        action="append",
+        metavar="DIR",
+        help="directory whose files a qcow2 image file may name as its backing files; repeatable (default: none)",
+    )
     group.add_argument("--login", default="root", metavar="USER", help=f"SSH user of the {system}")
     group.add_argument(
         "--key", type=Path, metavar="FILE", help=f"private SSH key of USER, for a {_without_cloud_init(domain)}"

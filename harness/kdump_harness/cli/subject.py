@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from ..base.errors import UsageError
@@ -16,17 +17,20 @@ from ..vm.run import Machine
 from ..vm.shell import Access
 
 
-def find_subject(image: str, *, family: str | None, login: str = "root") -> SystemUnderTest:
+def find_subject(
+    image: str, *, family: str | None, login: str = "root", allow_backing: Sequence[Path] | None = None
+) -> SystemUnderTest:
     """Return the system that IMAGE names: a file if it looks like a path, else a row of the catalogue."""
     if "/" in image or image.endswith((".qcow2", ".img", ".raw")):
         path = Path(image)
         if family is None:
             raise UsageError(f"{image} is a file of an unknown family: give --family ({', '.join(load_families())})")
         driven = find_family(family)
-        probe_format(path)
+        backing = tuple(directory.absolute() for directory in allow_backing or ())
+        probe_format(path, backing)
         # The name becomes a part of host, domain and directory names.
         name = re.sub(r"[^A-Za-z0-9.-]+", "-", path.stem).strip("-.")[:40] or "image"
-        return SystemUnderTest(name=name, family=driven, path=path, login=login)
+        return SystemUnderTest(name=name, family=driven, path=path, login=login, allow_backing=backing)
     row = load_catalog().find(image)
     if family is not None and family != row.family:
         raise UsageError(f"{image} belongs to the family {row.family}, not to {family}: omit --family")
@@ -35,7 +39,9 @@ def find_subject(image: str, *, family: str | None, login: str = "root") -> Syst
 
 def subject_of(arguments: argparse.Namespace) -> SystemUnderTest:
     """Return the system to drill, with the kernel, the packages and the access that the user chose."""
-    subject = find_subject(arguments.image, family=arguments.family, login=arguments.login)
+    subject = find_subject(
+        arguments.image, family=arguments.family, login=arguments.login, allow_backing=arguments.allow_backing
+    )
     family = subject.family
     makedumpfile = getattr(arguments, "makedumpfile", None)
     if subject.image is not None and (arguments.key is not None or arguments.password_file is not None):

@@ -7,7 +7,7 @@ import dataclasses
 import hashlib
 import json
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from ..images import build
 from ..images.catalog import Image
 from ..images.download import Unreachable, cached, fetch
 from ..images.mirror import find_mirror
+from ..images.qcow2 import MAGIC, require_named
 from ..kdump.service import KdumpConfig, KdumpService
 from ..vm.guest import Guest
 from ..vm.hosts.qemu_img import run_qemu_img
@@ -46,6 +47,7 @@ class SystemUnderTest:
     image: Image | None = None
     path: Path | None = None
     login: str = "root"
+    allow_backing: tuple[Path, ...] = ()  # directories whose files the disk file may name as backing files
     access: Access | None = None  # the user's login, for a guest without cloud-init
     kernel: KernelChoice | None = None  # instead of the image's own
     files: tuple[LocalPackage, ...] = ()  # of this host, instead of what the distribution's repositories have
@@ -93,8 +95,11 @@ class BaseDisk:
     kernel: str | None = None  # the release of the one that was asked for, when it was installed beforehand
 
 
-def probe_format(path: Path) -> str:
-    """Return qcow2 or raw. Raise UsageError for a file that is not a readable disk."""
+def probe_format(path: Path, allow_backing: Sequence[Path] = ()) -> str:
+    """Return qcow2 or raw. Raise UsageError for a file that is not a readable disk.
+
+    ALLOW_BACKING is the directories whose files the image may name as backing files.
+    """
     if not path.exists():
         raise UsageError(f"{path} does not exist")
     if not path.is_file():
@@ -104,7 +109,8 @@ def probe_format(path: Path) -> str:
             head = file.read(0x210)
     except OSError as error:
         raise UsageError(f"{path} cannot be read ({error.strerror})") from None
-    if head[:4] == b"QFI\xfb":
+    if head[:4] == MAGIC:
+        require_named(path, allow_backing)  # first, since qemu-img opens what an image names
         _check_qcow2(path)
         return "qcow2"
     # A raw disk that can boot has an MBR, be it a protective one.
@@ -125,7 +131,7 @@ def _check_qcow2(path: Path) -> None:
 def base_disk(run: Run, subject: SystemUnderTest, packages: tuple[str, ...]) -> BaseDisk:
     """Return the disk that a guest starts from; one line of progress names its source and the reason."""
     if subject.path is not None:
-        return _brought(subject.path)
+        return _brought(subject.path, subject.allow_backing)
     image = subject.image
     assert image is not None
     if (path := cached(image, run.state.images)) is not None:
@@ -152,13 +158,14 @@ def base_disk(run: Run, subject: SystemUnderTest, packages: tuple[str, ...]) -> 
 
 
 def _downloaded(path: Path, source: str) -> BaseDisk:
+    require_named(path, ())
     return BaseDisk(path=path, format="qcow2", key=path.stem, packages=(), source=source)
 
 
-def _brought(path: Path) -> BaseDisk:
+def _brought(path: Path, allow_backing: Sequence[Path] = ()) -> BaseDisk:
     """Return a disk file; its key is its content, as far as size and time show it."""
     path = path.resolve()
-    disk_format = probe_format(path)
+    disk_format = probe_format(path, allow_backing)
     status = path.stat()
     key = hashlib.sha256(f"{path}:{status.st_size}:{status.st_mtime_ns}:{status.st_ino}".encode()).hexdigest()[:16]
     return BaseDisk(path=path, format=disk_format, key=key, packages=(), source=str(path))

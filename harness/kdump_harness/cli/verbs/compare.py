@@ -312,7 +312,9 @@ def _sides(arguments: argparse.Namespace) -> tuple[str, list[Side]]:
     thing = things[0]
     base = subject_of(arguments)
     if thing == "image":
-        other = find_subject(arguments.other, family=arguments.family, login=arguments.login)
+        other = find_subject(
+            arguments.other, family=arguments.family, login=arguments.login, allow_backing=arguments.allow_backing
+        )
         other = dataclasses.replace(other, access=base.access)
         return thing, [Side(name=base.name, subject=base), Side(name=other.name, subject=other)]
     sides = [_side(thing, text, base) for text in given[thing]]

@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from ...base import foreign
-from ...base.errors import CommandFailed, NoVerdict
+from ...base.errors import CommandFailed, NoVerdict, UsageError
+from ...images.qcow2 import read_references
 from ...images.state import OVERLAYS, State, remove_tree
 from ...vm.hosts.qemu_img import qemu_img
 
@@ -210,9 +211,12 @@ def _rebase(state: State, disk: Path, old: object, base: str) -> dict[str, Any]:
     here = state.directory / base
     if ".." in parts or not here.is_file():
         raise NoCopy("the backing file of its overlay is missing on this host")
-    image = json.loads(_qemu_img("info", "-f", "qcow2", "--output=json", str(disk)))
-    # Other references in a qcow2, such as a data file, would be read as files of this host.
-    if "data-file" in json.dumps(image.get("format-specific", {})) or image.get("format") != "qcow2":
+    # A data file would be read as a file of this host; the name of the backing file is replaced.
+    try:
+        plain = read_references(disk).data_file is None
+    except UsageError:
+        plain = False
+    if not plain:
         raise NoCopy("its disk is not a plain overlay")
     kind = "raw" if here.suffix == ".raw" else "qcow2"
     _qemu_img("rebase", "-u", "-f", "qcow2", "-F", kind, "-b", str(here), str(disk))
