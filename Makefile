@@ -14,7 +14,7 @@ BENCHES := $(sort $(wildcard benchmarks/$(ONLY).py))
 # Setup may have added the user to the group libvirt; the current session does not have the new membership yet.
 in_group = if [ "$$(id -u)" -eq 0 ] || id -nG | grep -qw libvirt; then $(1); else sg libvirt -c "$(1)"; fi
 
-.PHONY: setup drill test scenarios check bench clean help
+.PHONY: setup drill test pages scenarios check bench clean help
 
 help: ## List the targets
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST)
@@ -34,6 +34,9 @@ drill: setup ## Drill IMAGE (debian-12) once
 
 test: setup ## Run the quick tests: no guest, no root, no network
 	@$(BIN)/pytest tests -n auto --dist worksteal
+
+pages: setup ## Look at the pages of reports in headless Chromium (apt-get install chromium)
+	@$(BIN)/pytest tests/report/pages_in_chromium.py -q
 
 # Without IMAGES each scenario runs on the images it names, or on debian-12. The quotes protect globs from the shell.
 scenarios: setup ## Crash real guests: IMAGES="debian-* rocky-9" JOBS=2 STRICT=1 (missing images are errors)

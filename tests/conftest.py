@@ -65,7 +65,7 @@ def real_plots(stub_plots: pytest.MonkeyPatch) -> Iterator[None]:
 def _stub_plots(patch: pytest.MonkeyPatch) -> None:
     for name in ("draw_sizes", "draw_reservations"):
         patch.setattr(plot, name, lambda path, *_args, **_more: path.write_text("not drawn", encoding="utf-8"))
-    for name in ("inline_sizes", "inline_trend", "inline_reservations"):
+    for name in ("inline_sizes",):
         patch.setattr(plot, name, lambda _lines, *, title, **_more: f"<svg>{html.escape(title)}</svg>")
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import html
 import io
-import itertools
 import re
 import warnings
 from collections.abc import Mapping, Sequence
@@ -24,14 +24,11 @@ _STYLES = {
     "snappy": ("#009E73", "D"),
     "zstd": ("#CC79A7", "v"),
 }
-_TREND_STYLES = (*list(_STYLES.values())[1:], _STYLES["none"])
 _CLASSES = {1: "zero", 2: "cache", 4: "private", 8: "user", 16: "free"}  # bits of -d (makedumpfile(8))
 _WIDTH_IN, _HEIGHT_IN = 7.2, 4.4  # the width of a page between its margins
 _LOG_FROM = 6.0  # largest to smallest
 _LABELLED_LEVELS = 8  # more have no room for words below the axis
 _INLINE_IN = (4.7, 3.3)  # as wide as a phone, so that its letters are as large there as the page's
-_HALF_A_LINE = 30  # characters of a legend
-_NAME = 24  # characters that an axis has room for
 _GRID = "#dddddd"
 _BLACK = "#000001"  # what is quite black is not written into an SVG, and stays black on a dark page
 # Text stays text, and the same numbers give the same file. The name of a kernel or an image is not a formula.
@@ -58,15 +55,6 @@ class Point:
     level: int
     mib: float
     computed: bool
-
-
-@dataclass(frozen=True)
-class Moment:
-    """A value at a time, in seconds since 1970; changed where the kernel is another one than before."""
-
-    at_s: float
-    value: float
-    changed: bool
 
 
 def check_format(path: Path) -> None:
@@ -138,83 +126,10 @@ def inline_sizes(lines: Mapping[str, Sequence[Point]], *, title: str, subtitle: 
     import matplotlib
 
     with matplotlib.rc_context(_STYLE | _PLACEHOLDERS):
-        return _inline(_sizes(lines, title=title, subtitle=subtitle, size_in=_INLINE_IN))
+        return _inline(_sizes(lines, title=title, subtitle=subtitle, size_in=_INLINE_IN), name=f"{title}, {subtitle}")
 
 
-def inline_trend(lines: Mapping[str, Sequence[Moment]], *, title: str, unit: str) -> str:
-    """Values over time as SVG for an HTML page, a line each; the first value of another kernel is hollow."""
-    import datetime
-
-    import matplotlib.dates
-    from matplotlib.figure import Figure
-
-    dates: Any = matplotlib.dates
-
-    with matplotlib.rc_context(_STYLE | _PLACEHOLDERS):
-        figure = Figure(figsize=_INLINE_IN, layout="constrained")
-        axes: Any = figure.subplots()
-        for (name, moments), (colour, shape) in zip(lines.items(), itertools.cycle(_TREND_STYLES), strict=False):
-            at = [datetime.datetime.fromtimestamp(moment.at_s, datetime.UTC) for moment in moments]
-            axes.plot(at, [moment.value for moment in moments], color=colour, linewidth=1.4, label=name)
-            for x, moment in zip(at, moments, strict=True):
-                axes.plot(x, moment.value, **{**_marker(colour, shape, hollow=moment.changed), "markersize": 5})
-        axes.set_ylim(0, 1.12 * max(moment.value for moments in lines.values() for moment in moments))
-        axes.set_ylabel(unit)
-        locator = dates.AutoDateLocator(minticks=2, maxticks=5)
-        axes.xaxis.set_major_locator(locator)
-        axes.xaxis.set_major_formatter(dates.ConciseDateFormatter(locator))
-        axes.grid(axis="y", color=_GRID, linewidth=0.8)
-        axes.set_axisbelow(True)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.set_title(title, loc="left", fontsize=11, fontweight="bold")
-        handles = [_line(name, style) for name, style in zip(lines, itertools.cycle(_TREND_STYLES), strict=False)]
-        ncols = 2 if max(map(len, lines)) <= _HALF_A_LINE else 1
-        figure.legend(handles=handles, loc="outside lower left", ncols=ncols, frameon=False, fontsize=8.5)
-        return _inline(figure)
-
-
-def inline_reservations(images: Mapping[str, Sequence[tuple[float, bool]]], *, title: str) -> str:
-    """Which reservations, in MiB, dumped and which did not, a row for each image, as SVG for an HTML page."""
-    import matplotlib
-    from matplotlib.figure import Figure
-    from matplotlib.lines import Line2D
-
-    with matplotlib.rc_context(_STYLE | _PLACEHOLDERS):
-        size_in = (_INLINE_IN[0], max(1.6, 0.9 + 0.32 * len(images)))
-        figure = Figure(figsize=size_in, layout="constrained")
-        axes: Any = figure.subplots()
-        for row, drills in enumerate(images.values()):
-            for mib, ok in drills:
-                axes.plot(mib, row, linestyle="none", **_outcome(ok))
-        axes.set_yticks(
-            range(len(images)), [name if len(name) <= _NAME else f"{name[: _NAME - 1]}…" for name in images]
-        )
-        axes.set_ylim(len(images) - 0.5, -0.5)
-        axes.set_xlim(0, 1.1 * max(mib for drills in images.values() for mib, _ in drills))
-        axes.set_xlabel("MiB reserved")
-        axes.grid(axis="x", color=_GRID, linewidth=0.8)
-        axes.set_axisbelow(True)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.set_title(title, loc="left", fontsize=11, fontweight="bold")
-        handles = [
-            Line2D([], [], linestyle="none", label=label, **_outcome(ok))
-            for ok, label in ((True, "verified"), (False, "not verified"))
-        ]
-        figure.legend(handles=handles, loc="outside lower left", ncols=2, frameon=False, fontsize=8.5)
-        return _inline(figure)
-
-
-def _outcome(ok: bool) -> dict[str, Any]:
-    return _marker("#009E73", "o") if ok else _marker("#D55E00", "X", hollow=True)
-
-
-def _line(name: str, style: tuple[str, str]) -> Any:
-    from matplotlib.lines import Line2D
-
-    return Line2D([], [], label=name, **{**_marker(*style), "markersize": 5})
-
-
-def _inline(figure: Any) -> str:
+def _inline(figure: Any, *, name: str) -> str:
     """Return the figure's SVG without the parts of a file, with the page's colours for the placeholders."""
     out = io.StringIO()
     with warnings.catch_warnings():
@@ -228,7 +143,10 @@ def _inline(figure: Any) -> str:
     # Several figures on one page must not share ids.
     prefix = "f" + hashlib.sha256(text.encode()).hexdigest()[:8]
     text = re.sub(r'(\bid="|url\(#|href="#)', rf"\1{prefix}-", text)
-    return re.sub(r'<svg [^>]*?viewBox="([^"]*)"[^>]*>', r'<svg viewBox="\1" role="img">', text, count=1)
+    label = html.escape(name).replace("\\", r"\\")
+    return re.sub(
+        r'<svg [^>]*?viewBox="([^"]*)"[^>]*>', rf'<svg viewBox="\1" role="img" aria-label="{label}">', text, count=1
+    )
 
 
 def _sizes(lines: Mapping[str, Sequence[Point]], *, title: str, subtitle: str, size_in: tuple[float, float]) -> Any:

@@ -11,7 +11,7 @@ from .database import History, RecordedRun
 from .figures import Figure, load_figures
 
 _LEAST = 3  # smallest number of drills that make a past
-_MOST = 60  # older drills are ignored
+MOST = 60  # older drills are ignored
 _SIGMAS = 4.0
 _MAD_TO_SIGMA = 1.4826  # factor of a normal distribution
 
@@ -39,7 +39,7 @@ class Regression:
 
 def regressions(history: History, run: RecordedRun) -> list[Regression]:
     """Return the figures of a drill that are worse than before in its series."""
-    past = history.past(run, most=_MOST)
+    past = history.past(run, most=MOST)
     if not past or past[-1].number != run.number:
         return []
     found = (find(figure, past) for figure in load_figures().values())
@@ -48,7 +48,7 @@ def regressions(history: History, run: RecordedRun) -> list[Regression]:
 
 def find(figure: Figure, runs: Sequence[RecordedRun]) -> Regression | None:
     """Return the regression of the last run, or None; it starts at the first run since which all are worse."""
-    known = [(run, run.figures[figure.name]) for run in runs[-_MOST:] if figure.name in run.figures]
+    known = [(run, run.figures[figure.name]) for run in runs[-MOST:] if figure.name in run.figures]
     if not known or known[-1][0] is not runs[-1]:
         return None
     values, emulated = [value for _, value in known], runs[-1].accelerator != "kvm"

@@ -1,4 +1,4 @@
-"""Content of a report: images × scenarios, regressions, known issues, drills and charts."""
+"""Content of a report: failures, systems × scenarios by day, regressions, known issues, drills and charts."""
 
 from __future__ import annotations
 
@@ -10,16 +10,18 @@ from typing import Any
 
 from ..base.units import MIB
 from ..campaigns import plot
-from ..campaigns.plot import Moment, Point
+from ..campaigns.plot import Point
 from ..campaigns.sweep.cells import COMPUTED
 from ..distro.config_file import COMPRESS_FLAGS
 from ..drill.known_issues import load_known_issues
-from ..history.database import DRILL, SWEEP, History, RecordedRun, conditions, utc, word_of
-from ..history.figures import load_figures
-from ..history.trend import Regression, regressions
+from ..history.database import DRILL, FAILED, KNOWN_ISSUE, SWEEP, History, RecordedRun, conditions, utc, word_of
+from ..history.trend import Regression
+from .days import Span, Strip, span_of, strip_of
+from .series import Reservation, Series, reservations_of, series_of, worse_of
 
-_TRENDS = ("panic_to_login", "dump_size")
-_MOST_LINES = 5  # number of distinct line styles
+# A page of these is at most 3 MB.
+_MOST_DETAILED = 250
+_MOST_SERIES = 300
 # Phases from the panic on, in their order; the reboot is the rest of panic to login.
 _PHASES = (
     ("panic_to_capture", "panic to capture kernel"),
@@ -31,10 +33,13 @@ _PHASES = (
 
 @dataclass(frozen=True, kw_only=True)
 class MatrixCell:
-    """Last drill of a scenario on an image, and the last one that worked."""
+    """Drills of a scenario on a system: the last one, the last one that worked, and all by day."""
 
     last: RecordedRun
     worked: RecordedRun | None
+    since: RecordedRun  # first drill of the same outcome without another one between
+    drills: int  # number of drills with this outcome since then
+    strip: Strip
 
     @property
     def word(self) -> str:
@@ -67,6 +72,21 @@ class DrillRow:
         """Outcome as a word."""
         return word_of(self.run)
 
+    @property
+    def cause(self) -> Mapping[str, Any] | None:
+        """First symptom that is a failure."""
+        symptoms = self.verdict.get("symptoms") or ()
+        return next((one for one in symptoms if one.get("severity") == "failure"), None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failure:
+    """Scenarios whose last drills failed for one reason, the newest failure first."""
+
+    word: str
+    newest: DrillRow
+    cells: tuple[MatrixCell, ...]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Issue:
@@ -87,81 +107,131 @@ class Report:
     made_s: float
     runs: int
     first_s: float | None
-    images: tuple[str, ...]
+    last_s: float | None
+    span: Span
+    systems: tuple[str, ...]
     columns: tuple[str, ...]
     cells: Mapping[tuple[str, str], MatrixCell]
+    failures: tuple[Failure, ...]
     worse: tuple[tuple[RecordedRun, Regression], ...]
     issues: tuple[Issue, ...]
     drills: tuple[DrillRow, ...]
+    not_detailed: int  # number of drills that the report counts but does not show in full
+    series: tuple[Series, ...]
+    more_series: int  # number of series that are left out
+    reservations: Mapping[str, tuple[Reservation, ...]]
     charts: tuple[str, ...]
 
     @property
-    def failing(self) -> tuple[DrillRow, ...]:
-        """Last drills of their cells that are not verified."""
-        last = {cell.last.number for cell in self.cells.values()}
-        return tuple(drill for drill in self.drills if drill.run.number in last and not drill.run.ok)
-
-    @property
     def counts(self) -> dict[str, int]:
-        """Number of cells by outcome."""
-        found: dict[str, int] = defaultdict(int)
-        for cell in self.cells.values():
-            found[cell.word] += 1
-        return dict(found)
+        """Number of cells by outcome, failures first."""
+        words = [cell.word for cell in self.cells.values()]
+        return {word: words.count(word) for word in sorted(set(words), key=_urgency)}
+
+
+def _urgency(word: str) -> tuple[bool, bool, str]:
+    """Return the order of outcomes: failed, not judged, known issue, verified."""
+    return word != FAILED, word == KNOWN_ISSUE, word
 
 
 def gather(history: History, *, images: Sequence[str], days: int | None, drills: int, charts: bool) -> Report:
     """Read the history; the DRILLS newest drills are shown with all details, besides the last one of each cell."""
-    since_s = time.time() - days * 86400 if days is not None else 0.0
-    runs = [run for run in history.newest(images=images) if run.at_s >= since_s]
+    made_s = time.time()
+    past = history.newest(images=images)
+    runs = [run for run in past if days is None or run.at_s >= made_s - days * 86400]
     crashes = [run for run in runs if run.kind == DRILL]
-    column_of = {run.number: run.topic for run in crashes}
-    cells = _cells(crashes, column_of)
-    chosen = {run.number: run for run in crashes[:drills]} | {cell.last.number: cell.last for cell in cells.values()}
-    detailed = tuple(_drill(history, run) for run in sorted(chosen.values(), key=lambda run: (-run.at_s, -run.number)))
+    span = span_of(runs, made_s)
+    cells = _cells(crashes, span)
     last = {cell.last.number for cell in cells.values()}
+    groups: dict[str, list[RecordedRun]] = defaultdict(list)
+    for run in reversed(past):
+        if run.kind == DRILL:
+            groups[run.series].append(run)
+    worse = {series: found for series, some in groups.items() if some[-1].number in last and (found := worse_of(some))}
+    detailed = tuple(
+        _drill(history, run, worse.get(run.series, ()) if run.number in last else ())
+        for run in _chosen(crashes, cells.values(), drills)
+    )
+    series, more = series_of(history, list(groups.values()), worse, most=_MOST_SERIES) if charts else ([], 0)
     return Report(
-        made_s=time.time(),
+        made_s=made_s,
         runs=len(runs),
         first_s=min((run.at_s for run in runs), default=None),
-        images=tuple(sorted({image for image, _ in cells})),
+        last_s=max((run.at_s for run in runs), default=None),
+        span=span,
+        systems=tuple(sorted({system for system, _ in cells})),
         columns=tuple(sorted({column for _, column in cells})),
         cells=cells,
-        worse=tuple(_worse(drill for drill in detailed if drill.run.number in last)),
+        failures=_failures(cells.values(), detailed),
+        worse=tuple((groups[name][-1], one) for name, found in worse.items() for one in found),
         issues=_issues(crashes),
         drills=detailed,
-        charts=tuple(_charts(history, runs)) if charts else (),
+        not_detailed=len(crashes) - len(detailed),
+        series=tuple(series),
+        more_series=more,
+        reservations=reservations_of(runs),
+        charts=tuple(_sizes_of_sweeps(history, runs)) if charts else (),
     )
 
 
-def _worse(drills: Iterable[DrillRow]) -> Iterator[tuple[RecordedRun, Regression]]:
-    """Yield the regressions of the newest drill of each series."""
-    seen: set[str] = set()
-    for drill in drills:
-        if drill.run.series not in seen:
-            yield from ((drill.run, one) for one in drill.worse)
-        seen.add(drill.run.series)
-
-
-def _cells(crashes: Sequence[RecordedRun], column_of: Mapping[int, str]) -> dict[tuple[str, str], MatrixCell]:
+def _cells(crashes: Sequence[RecordedRun], span: Span) -> dict[tuple[str, str], MatrixCell]:
+    """Return the cells by system and topic; CRASHES are sorted, the newest first."""
     grouped: dict[tuple[str, str], list[RecordedRun]] = defaultdict(list)
     for run in crashes:
-        grouped[run.image, column_of[run.number]].append(run)
-    return {
-        key: MatrixCell(last=found[0], worked=next((run for run in found if run.ok), None))
-        for key, found in grouped.items()
-    }
+        grouped[run.system, run.topic].append(run)
+    return {key: _cell(runs, span) for key, runs in grouped.items()}
 
 
-def _drill(history: History, run: RecordedRun) -> DrillRow:
+def _cell(runs: Sequence[RecordedRun], span: Span) -> MatrixCell:
+    word = word_of(runs[0])
+    streak = next((number for number, run in enumerate(runs) if word_of(run) != word), len(runs))
+    return MatrixCell(
+        last=runs[0],
+        worked=next((run for run in runs if run.ok), None),
+        since=runs[streak - 1],
+        drills=streak,
+        strip=strip_of(runs, span),
+    )
+
+
+def _chosen(crashes: Sequence[RecordedRun], cells: Iterable[MatrixCell], drills: int) -> list[RecordedRun]:
+    """Return the drills to show in full, the newest first: failures, the newest DRILLS, then as a page has room."""
+    last = sorted((cell.last for cell in cells), key=lambda run: (run.ok, -run.at_s))
+    failed = [run for run in last if not run.ok]
+    chosen = {run.number: run for run in [*failed[:_MOST_DETAILED], *crashes[:drills]]}
+    for run in last:
+        if len(chosen) >= _MOST_DETAILED:
+            break
+        chosen[run.number] = run
+    return sorted(chosen.values(), key=lambda run: (-run.at_s, -run.number))
+
+
+def _drill(history: History, run: RecordedRun, worse: tuple[Regression, ...]) -> DrillRow:
     verdict = defaultdict(lambda: None, history.result(run))  # an old verdict may lack keys
     return DrillRow(
         run=run,
         verdict=verdict,
         phases=_timeline(verdict.get("phases_s") or {}),
         conditions=conditions(verdict),
-        worse=tuple(regressions(history, run)) if run.ok else (),
+        worse=worse,
     )
+
+
+def _failures(cells: Iterable[MatrixCell], detailed: Iterable[DrillRow]) -> tuple[Failure, ...]:
+    """Return the failures by reason: failed, not judged, known issues, and in each of them the newest first."""
+    drills = {drill.run.number: drill for drill in detailed}
+    groups: dict[tuple[str, str], list[MatrixCell]] = defaultdict(list)
+    for cell in cells:
+        drill = drills.get(cell.last.number)
+        if not cell.last.ok and drill is not None:
+            reason = drill.run.known_issue or (drill.cause["name"] if drill.cause else drill.run.summary)
+            groups[cell.word, reason].append(cell)
+    found = []
+    for (word, _), some in groups.items():
+        some.sort(key=lambda cell: -cell.since.at_s)
+        newest = max(some, key=lambda cell: cell.last.at_s)
+        found.append(Failure(word=word, newest=drills[newest.last.number], cells=tuple(some)))
+    return tuple(sorted(found, key=lambda one: (*_urgency(one.word), -one.cells[0].since.at_s)))
 
 
 def _timeline(phases_s: Mapping[str, float]) -> tuple[TimelineBar, ...]:
@@ -194,53 +264,12 @@ def _issues(crashes: Sequence[RecordedRun]) -> tuple[Issue, ...]:
     )
 
 
-def _charts(history: History, runs: Sequence[RecordedRun]) -> list[str]:
-    found = []
-    for name in _TRENDS:
-        figure = load_figures()[name]
-        lines = _lines(history, [run for run in runs if run.kind == DRILL and run.ok and name in run.figures], name)
-        if any(len(moments) > 1 for moments in lines.values()):
-            unit, scale = ("MiB", MIB) if figure.unit == "bytes" else (figure.unit, 1)
-            scaled = {
-                line: [Moment(one.at_s, one.value / scale, one.changed) for one in moments]
-                for line, moments in lines.items()
-            }
-            found.append(plot.inline_trend(scaled, title=figure.label, unit=unit))
-    reserved: dict[str, set[tuple[float, bool]]] = defaultdict(set)
-    for run in runs:
-        if run.figures.get("reserved"):
-            reserved[_label(run.image)].add((run.figures["reserved"], run.ok))
-    if reserved:
-        # Failed drills are drawn over verified ones.
-        rows = {image: sorted(reserved[image], key=lambda one: (not one[1], one[0])) for image in sorted(reserved)}
-        found.append(plot.inline_reservations(rows, title="verified by reservation"))
+def _sizes_of_sweeps(history: History, runs: Sequence[RecordedRun]) -> Iterator[str]:
     newest: dict[str, RecordedRun] = {}
     for run in runs:
         if run.kind == SWEEP:
             newest.setdefault(run.image, run)
-    found += [chart for run in newest.values() if (chart := _sizes(history.result(run)))]
-    return found
-
-
-def _lines(history: History, runs: Sequence[RecordedRun], name: str) -> dict[str, list[Moment]]:
-    """Return the series with the most drills, oldest drill first, by image and the conditions that differ."""
-    series: dict[str, list[RecordedRun]] = defaultdict(list)
-    for run in reversed(runs):
-        series[run.series].append(run)
-    most = sorted(series.values(), key=len, reverse=True)[:_MOST_LINES]
-    most.sort(key=lambda some: some[0].image)
-    words = [conditions(history.result(found[0])).split(", ") for found in most]
-    lines: dict[str, list[Moment]] = {}
-    for found, own in zip(most, words, strict=True):
-        image = found[0].image
-        others = [theirs for other, theirs in zip(most, words, strict=True) if other[0].image == image]
-        label = ", ".join([image, *(word for word in own if any(word not in theirs for theirs in others))])
-        before = [found[0], *found]
-        lines[_label(label)] = [
-            Moment(run.at_s, run.figures[name], run.kernel != last.kernel)
-            for run, last in zip(found, before, strict=False)
-        ]
-    return lines
+    yield from (chart for run in newest.values() if (chart := _sizes(history.result(run))))
 
 
 def _label(text: str) -> str:

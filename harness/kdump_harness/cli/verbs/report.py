@@ -61,9 +61,13 @@ def report(arguments: argparse.Namespace) -> int:
         if charts and not is_installed("matplotlib"):
             charts = False
             command = install_command("plots")
-            err.print(f"the page has no charts: matplotlib is not installed ({command})", markup=False, soft_wrap=True)
+            err.print(
+                f"the page has no charts of sweeps: matplotlib is not installed ({command})",
+                markup=False,
+                soft_wrap=True,
+            )
         gathered = gather(found, images=arguments.image, days=arguments.days, drills=arguments.drills, charts=charts)
     for path in paths:
-        write_text(str(path), render(gathered, path.suffix))
+        write_text(str(path), render(gathered, path.suffix, directory=path.parent))
         out.print(f"{path}: {len(gathered.cells)} scenarios on images, {len(gathered.drills)} drills", markup=False)
     return EXIT_OK
