@@ -70,7 +70,9 @@ def test_the_verbs_that_read_need_no_extra(tmp_path: Path) -> None:
     *said, statuses = ran.stderr.strip().splitlines()
     assert json.loads(statuses) == [1, 0, 0, 0, 0, 0, 0, 0, EXIT_HOST], ran.stderr
     assert said[-1].endswith("is not installed (pip install 'kdump-harness[vm]')")
-    assert any("no charts: matplotlib is not installed (pip install 'kdump-harness[plots]')" in line for line in said)
+    assert any(
+        "no charts of sweeps: matplotlib is not installed (pip install 'kdump-harness[plots]')" in line for line in said
+    )
 
 
 @pytest.mark.parametrize(

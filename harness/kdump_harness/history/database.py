@@ -183,12 +183,24 @@ class History:
         where = f"AND image IN ({', '.join('?' * len(images))}) " if images else ""
         return self.runs(f"WHERE at_s >= ? {where}ORDER BY at_s DESC, number DESC LIMIT ?", since_s, *images, limit)
 
-    def last_drills(self, *, ok: bool = False) -> list[RecordedRun]:
-        """Return the last drill, or with OK the last verified one, of each image, scenario, trigger and target."""
-        order = "PARTITION BY image, arch, scenario, trigger, target ORDER BY at_s DESC, number DESC"
-        last = f"SELECT number, row_number() OVER ({order}) AS place FROM {_FROM} WHERE kind = ? AND ok >= ?"
-        where = f"WHERE number IN (SELECT number FROM ({last}) WHERE place = 1) ORDER BY image, scenario, number"
-        return self.runs(where, DRILL, int(ok))
+    def last_drills(self) -> list[RecordedRun]:
+        """Return the last drill of each image, scenario, trigger and target."""
+        return self._last("kind = ?", figures=None)
+
+    def last_successes(self) -> list[RecordedRun]:
+        """Return the last verified drill of each image, scenario, trigger and target, without its figures."""
+        return self._last("kind = ? AND ok", figures=())
+
+    def _last(self, where: str, *, figures: Sequence[str] | None) -> list[RecordedRun]:
+        # In a query with max(), SQLite takes the other columns from the row of the maximum.
+        query = f"SELECT number, max(at_s) FROM {_FROM} WHERE {where} GROUP BY image, arch, scenario, trigger, target"
+        numbers = [str(row["number"]) for row in self._database.rows(query, DRILL)]
+        return self.runs(f"WHERE number IN ({', '.join(numbers)}) ORDER BY at_s, number", figures=figures)
+
+    def least_figures(self) -> dict[tuple[str, str], float]:
+        """Return the smallest value of the successes by series and figure."""
+        query = "SELECT series, name, min(value) FROM figure JOIN run ON run.number = figure.run WHERE ok GROUP BY 1, 2"
+        return {(series, name): value for series, name, value in self._database.rows(query)}
 
     def measured(self, figure: str, *, images: Sequence[str] = ()) -> list[RecordedRun]:
         """Return the successes that have a figure, with this figure only, the oldest of each series first."""

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from ..base.errors import UsageError
 from ..base.units import MIB
 from .database import KNOWN_ISSUE, USUAL_ARCH, History, RecordedRun, word_of
-from .trend import regressions
+from .trend import may_be_worse, regressions
 
 _PHASES = ("boot", "panic_to_capture", "capture_boot", "dump", "reboot")  # parts, so that a sum is right
 _HELP = {
@@ -64,8 +64,9 @@ def render(history: History) -> str:
 
 
 def _samples(history: History) -> Iterator[Sample]:
-    worked = {_identity(run): run for run in reversed(_newest_first(history.last_drills(ok=True)))}
-    last = {_identity(run): run for run in reversed(_newest_first(history.last_drills()))}
+    worked = {_identity(run): run for run in history.last_successes()}
+    last = {_identity(run): run for run in history.last_drills()}  # the newest of tests with one name
+    least = history.least_figures()
     for key, run in sorted(last.items(), key=lambda item: item[0]):
         labels = dict(zip(_LABELS, key, strict=True))
         yield "kdump_drill_verified", labels, float(run.ok)
@@ -74,15 +75,11 @@ def _samples(history: History) -> Iterator[Sample]:
         if key in worked:
             yield "kdump_drill_success_timestamp_seconds", labels, worked[key].at_s
         yield from _figures(run, labels)
-        for one in regressions(history, run) if run.ok else ():
+        for one in regressions(history, run) if run.ok and may_be_worse(run, least) else ():
             yield "kdump_drill_worse", {**labels, "figure": one.figure}, 1.0
         makedumpfile = str(history.result(run).get("makedumpfile") or "")
         about = {"kernel": run.kernel or "", "makedumpfile": makedumpfile, "accelerator": run.accelerator or ""}
         yield "kdump_drill_info", {**labels, **about}, 1.0
-
-
-def _newest_first(runs: Iterable[RecordedRun]) -> list[RecordedRun]:
-    return sorted(runs, key=lambda run: (-run.at_s, -run.number))
 
 
 def _identity(run: RecordedRun) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,8 +52,7 @@ def find(figure: Figure, runs: Sequence[RecordedRun]) -> Regression | None:
     if not known or known[-1][0] is not runs[-1]:
         return None
     values, emulated = [value for _, value in known], runs[-1].accelerator != "kvm"
-    lowest = min(values)
-    enough = lowest + figure.noise(lowest, emulated=emulated)  # no usual value is smaller, nor is its noise
+    enough = _least_that_is_worse(figure, min(values), emulated=emulated)
     for change in range(_LEAST, len(values)):
         since = min(values[change:])
         if since <= enough:
@@ -62,6 +61,21 @@ def find(figure: Figure, runs: Sequence[RecordedRun]) -> Regression | None:
         if since > usual + noise:
             return _regression(figure, [run for run, _ in known], values, change, usual, noise)
     return None
+
+
+def may_be_worse(run: RecordedRun, least: Mapping[tuple[str, str], float]) -> bool:
+    """Return whether a run can have regressions, by the smallest values of its series."""
+    emulated = run.accelerator != "kvm"
+    return any(
+        name in load_figures()
+        and value > _least_that_is_worse(load_figures()[name], least.get((run.series, name), value), emulated=emulated)
+        for name, value in run.figures.items()
+    )
+
+
+def _least_that_is_worse(figure: Figure, least: float, *, emulated: bool) -> float:
+    """Return a bound for values that are worse: no usual value is below the smallest one, nor is its noise."""
+    return least + figure.noise(least, emulated=emulated)
 
 
 def _usual(figure: Figure, values: Sequence[float], *, emulated: bool) -> tuple[float, float]:
