@@ -672,6 +672,33 @@ class _Fetched:
 
 @pytest.mark.usefixtures("crash_time")
 @pytest.mark.parametrize(
+    ("changes", "failed", "seen"),
+    [
+        ({}, "", ""),
+        ({"compressors": ("none", "zlib", "lzo")}, "", ""),
+        ({"misread": "0x1f", "level": 0}, "level", "as which makedumpfile reads '0x1f'"),
+        (
+            {"compress": "snappy", "compressors": ("none", "zlib", "lzo")},
+            "compression",
+            "zlib (makedumpfile was built without snappy)",
+        ),
+        ({"compress": "snappy", "compressors": ("none", "zlib", "snappy")}, "compression", "zlib"),
+    ],
+)
+def test_a_setting_that_makedumpfile_does_not_obey_is_named(
+    verdict: Verdict, changes: dict[str, Any], failed: str, seen: str
+) -> None:
+    known = facts_of(LOGGED)
+    before = dataclasses.replace(known.before, **changes)
+    facts = dataclasses.replace(known, before=before, compress=before.compress or "none")
+    check_dump(verdict, LOGGED, facts, expected_formats=("kdump",))
+    assert [check.name for check in verdict.failed()] == ([failed] if failed else [])
+    assert all(check.seen.endswith(seen) for check in verdict.failed())
+    assert bool(before.collection_remarks()) is ((bool(failed) and "without" in seen) or "reads" in seen)
+
+
+@pytest.mark.usefixtures("crash_time")
+@pytest.mark.parametrize(
     ("name", "failed", "why"),
     [
         ("dump.1.gz", [], None),

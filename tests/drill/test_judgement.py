@@ -27,6 +27,7 @@ from kdump_harness.vmcore import Unreadable
 from kdump_harness.vmcore.formats.damage import UNSUPPORTED, Damage
 
 SUBJECT = SystemUnderTest(name="debian-12", family=find_family("debian"))
+REPORT = "The kernel version is not supported.\n    Free pages              : 0x0000000000000000\n"
 KINDS = {
     Scope.RECOVERED: (Plan(subject=SUBJECT, until=RECOVERED), Stage.RECOVERED),
     Scope.SAVED: (Plan(subject=SUBJECT, until=SAVED), Stage.SAVED),
@@ -77,6 +78,26 @@ def test_a_required_check_that_was_not_made_or_failed_is_no_verified_drill(
     failing = conclude(tmp_path / "failing", plan, reached, required(scope), failed=name)
     assert (lacking.verified, lacking.reached) == (failing.verified, failing.reached) == (False, reached)
     assert [check.name for check in failing.failed()] == [name]
+
+
+@pytest.mark.parametrize(
+    ("console", "reached"),
+    [(REPORT, Stage.RECOVERED), (REPORT, Stage.CRASHED), ("", Stage.SAVED)],
+    ids=["report", "no capture", "silent"],
+)
+def test_the_messages_of_makedumpfile_are_in_the_verdict(console: str, reached: Stage, tmp_path: Path) -> None:
+    run: Any = SimpleNamespace(progress=None, accelerator="tcg", beside=0, options=SimpleNamespace(keep="never"))
+    with contextlib.closing(Evidence(tmp_path / "drill")) as evidence:
+        record = DrillRecord(run, Plan(subject=SUBJECT), evidence)
+        record.verdict.reached, record.verdict.makedumpfile, record.verdict.level = reached, "1.7.6", 31
+        record.console += console.splitlines()
+        record.classes = {"free": {"total": 138390, "kept": 138390}}
+        record.conclude(None)
+    said, remark = record.verdict.makedumpfile_said, "makedumpfile counted 0 free pages"
+    assert (said is None) is (reached is Stage.CRASHED)
+    assert any(one.startswith(remark) for one in record.verdict.remarks) is (said is not None and bool(console))
+    if said is not None:
+        assert (said["latest_kernel"], said["pages"]) == ("6.11.4", {"free": 0} if console else None)
 
 
 def by_crash(directory: Path, answer: CrashReport | Exception, monkeypatch: pytest.MonkeyPatch) -> Verdict:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from kdump_harness.__main__ import main
@@ -184,6 +185,14 @@ def test_an_end_of_any_kind_is_a_complaint(
         monkeypatch.setattr(crash_module, "_OUTPUT_LIMIT_BYTES", 1 << 20)
         body = body.replace("yes > log", "exec yes > log")
     assert complaint in asked(dump, fake(tmp_path, body)).summary()
+
+
+def test_a_dump_of_another_architecture_is_not_for_this_crash(
+    dump: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(crash_module.os, "uname", lambda: SimpleNamespace(machine="aarch64"))
+    with pytest.raises(HostError, match="crash of this host is for dumps of aarch64, this one is of x86_64"):
+        asked(dump, fake(tmp_path, answering()))
 
 
 def test_debug_info_of_another_kernel_is_refused(dump: Path, tmp_path: Path) -> None:

@@ -60,6 +60,7 @@ class Verdict:
     kernel: str | None = None
     kernel_asked: str | None = None  # as the user put it; the drill does not begin with another one
     makedumpfile: str | None = None
+    makedumpfile_said: dict[str, Any] | None = None  # its latest kernel, its warnings, and its counts of pages
     crashkernel: str | None = None
     append: str = ""  # to the command line of the first kernel, as the user put it
     capture_append: str = ""

@@ -23,6 +23,7 @@ class Collection:
     level: int
     compress: str
     elf: bool = False  # an ELF file instead of kdump's own format
+    misread: str | None = None  # the text of a level that is not a number, which makedumpfile takes for another one
 
 
 # ---------------------------------------------------------------- syntaxes
@@ -189,11 +190,8 @@ def _read_format(config: ConfigFile, text: str) -> Collection:
     level, word = config.get(text, "level") or "", (config.get(text, "format") or "").lower()
     compress = next((name for name, known in config.formats.items() if known.lower() == word), "none")
     unfiltered = word == "raw"
-    return Collection(
-        level=int(level) if level.isdigit() and not unfiltered else 0,
-        compress=compress,
-        elf=unfiltered or word == "elf",
-    )
+    number, misread = (0, None) if unfiltered or not level else read_level(level)
+    return Collection(level=number, compress=compress, elf=unfiltered or word == "elf", misread=misread)
 
 
 def _write_format(config: ConfigFile, level: int, compress: str) -> Mapping[str, str]:
@@ -206,9 +204,19 @@ COLLECTORS: Mapping[str, CoreCollector] = {
 }
 
 
+def read_level(text: str) -> tuple[int, str | None]:
+    """Return the level that makedumpfile reads, by atoi(3), and the text if it is not a decimal number.
+
+    "0x1f" and "abc" are level 0, without a message and with exit status 0.
+    """
+    number = re.match(r"\s*[+-]?\d+", text)
+    return int(number[0]) if number else 0, None if re.fullmatch(r"[0-9]+", text) else text
+
+
 def parse_options(words: list[str]) -> Collection:
     """Level and compression among makedumpfile's options; the last one of a kind counts, as for getopt."""
     level, compress, elf = 0, "none", False
+    misread: str | None = None
     names = {flag[1:]: name for name, flag in COMPRESS_FLAGS.items() if flag}
     rest = iter(words)
     for word in rest:
@@ -219,6 +227,7 @@ def parse_options(words: list[str]) -> Collection:
             elf = elf or letter == "E"
             if letter in _WITH_VALUE:
                 value = (word[at:] or next(rest, "")).partition(",")[0]  # 11,31: 31 when the disk is full
-                level = int(value) if letter == "d" and value.isdigit() else level
+                if letter == "d":
+                    level, misread = read_level(value)
                 break
-    return Collection(level, compress, elf)
+    return Collection(level, compress, elf, misread)

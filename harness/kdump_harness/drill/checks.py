@@ -219,9 +219,22 @@ def check_dump(
     record_check(verdict, "format", found.format in expected_formats, expected=expected_format, seen=found.format)
     silent = found.level is None and vmcore.elf is not None
     seen_level = "an ELF dump does not say it; the check filter counts its pages" if silent else found.level
-    record_check(verdict, "level", silent or found.level == facts.level, expected=facts.level, seen=seen_level)
+    misread = facts.before.misread
     record_check(
-        verdict, "compression", found.compression == facts.compress, expected=facts.compress, seen=found.compression
+        verdict,
+        "level",
+        misread is None and (silent or found.level == facts.level),
+        expected=facts.level if misread is None else f"a number of 0 to 31, which {misread!r} is not",
+        seen=seen_level if misread is None else f"{seen_level}, as which makedumpfile reads {misread!r}",
+    )
+    compressors = facts.before.compressors
+    lacks = f" (makedumpfile was built without {facts.compress})"
+    record_check(
+        verdict,
+        "compression",
+        found.compression == facts.compress,
+        expected=facts.compress,
+        seen=f"{found.compression}{lacks if compressors and facts.compress not in compressors else ''}",
     )
     if found.judgement == UNJUDGED:
         verdict.not_judged = found.why

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from ..base.stage import Stage
 from ..base.verdict import Verdict
 from ..diagnosis import diagnose_text
 from ..kdump.crash_monitor import CrashMonitor
+from ..kdump.makedumpfile import read_words
 from ..kdump.page_flags import MemoryState
 from ..kdump.service import GuestState
 from ..kdump.target import Target, find_target
@@ -58,6 +60,7 @@ class DrillRecord:
         )
         self.console: list[str] = []
         self.dumps: list[Path] = []
+        self.classes: Mapping[str, Mapping[str, int]] = {}  # of the pages, by the page structures in the dump
         self.picture: Path | None = None  # the guest's memory from the hypervisor
         self.stretched = 1.0  # the most that a wait since the trigger was stretched by
         self.known_issues = load_known_issues()
@@ -84,7 +87,7 @@ class DrillRecord:
         verdict.kernel, verdict.makedumpfile = state.kernel, state.makedumpfile
         verdict.crashkernel, verdict.reserved_mib = state.crashkernel, state.reserved.fixed_bytes // MIB
         verdict.reserved = state.reserved.to_json()
-        for remark in state.reservation_remarks(self.plan.machine.memory_mib):
+        for remark in [*state.reservation_remarks(self.plan.machine.memory_mib), *state.collection_remarks()]:
             if remark not in verdict.remarks:
                 verdict.remarks.append(remark)
         verdict.level, verdict.compress = state.level, state.compress
@@ -170,6 +173,7 @@ class DrillRecord:
             self.evidence.text("panic.txt", monitor.panic_text + "\n")
         if verdict.stopped_by is None and monitor is not None and monitor.failed:
             verdict.stopped_by = f"the capture kernel says: {monitor.failed}"
+        self._note_makedumpfile()
         verdict.symptoms = self._symptoms()
         scope, stage = self.goal()
         missing = unmade(verdict, scope, asked=("crash",) if self.plan.crash is not None else ())
@@ -190,6 +194,15 @@ class DrillRecord:
                 path.unlink(missing_ok=True)
         verdict.vmcore = next((str(path) for path in self.dumps if path.exists()), None)
         self.evidence.json("verdict.json", verdict.to_json())
+
+    def _note_makedumpfile(self) -> None:
+        """Copy the messages of makedumpfile into the verdict, with remarks on those that differ from the dump."""
+        verdict = self.verdict
+        if verdict.reached < Stage.CAPTURING:
+            return
+        words = read_words("\n".join(self.console), verdict.makedumpfile)
+        verdict.makedumpfile_said = words.to_json()
+        verdict.remarks += [*words.remarks, *words.differences(self.classes, verdict.level or 0)]
 
     def goal(self) -> tuple[Scope, Stage]:
         """Return the checks that the drill must make, and the stage that it must reach."""

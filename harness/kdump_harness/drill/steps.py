@@ -506,6 +506,7 @@ class Drill(DrillRecord):
         }
         if found:
             self.evidence.json("inspect.json", found.to_json())
+            self.classes = found.classes
         if self.plan.on_dump is not None:
             self.plan.on_dump(dump, facts)
 

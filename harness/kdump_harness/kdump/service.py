@@ -140,6 +140,7 @@ class GuestState:
     compress: str | None
     hostname: str
     elf: bool = False  # an ELF dump is asked for
+    misread: str | None = None  # a level in the configuration that makedumpfile takes for another one
     directory: str | None = None  # of dumps; None when it is not in this guest
     compressors: tuple[str, ...] = ()  # the compressions that its makedumpfile has
     acpi_memory: int = 0  # ACPI memory devices whose memory a kernel like this brings online by itself
@@ -164,6 +165,21 @@ class GuestState:
             remarks.append(
                 f"crashkernel=...,cma asks for {asked.cma_mib} MiB, and the kernel reserved"
                 f" {self.reserved.cma_bytes // MIB} MiB"
+            )
+        return remarks
+
+    def collection_remarks(self) -> list[str]:
+        """Return sentences about a level and a compression that makedumpfile does not take as they are meant."""
+        remarks = []
+        if self.misread is not None:
+            remarks.append(
+                f"the configuration asks for the dump level {self.misread!r}, which makedumpfile reads as {self.level}"
+                " (write a number of 0 to 31)"
+            )
+        if self.compressors and self.compress not in (None, *self.compressors):
+            remarks.append(
+                f"the configuration asks for {self.compress}, and the guest's makedumpfile was built without it: it"
+                f" writes uncompressed pages (it has {', '.join(self.compressors)})"
             )
         return remarks
 
@@ -243,6 +259,7 @@ class KdumpService:
             hostname=parts["hostname"],
             acpi_memory=len(re.findall(r"^/sys/\S+/status$", parts.get("acpi_memory", ""), re.MULTILINE)),
             elf=collection.elf,
+            misread=collection.misread,
             directory=self.family.config.directory(config),
             compressors=built_in(parts.get("makedumpfile", "")) if version else (),
             packing=self.family.config.get(config, "packing") or None,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import re
 import resource
 import subprocess
@@ -155,6 +156,8 @@ def ask_crash(
         if vmcore.by_hypervisor and not vmcore.vmcoreinfo:
             raise NoCrash(NO_VMCOREINFO)
         wanted = Wanted.of(vmcore)
+        if wanted.machine != (host := os.uname().machine):
+            raise NoCrash(f"crash of this host is for dumps of {host}, this one is of {wanted.machine or '?'}")
         panic = _panic_of(vmcore)
     program = find_program(request.program, suite or suite_of(wanted.release), State(state), progress)
     vmlinux = find(wanted, given=request.debuginfo, package=True, state=state, progress=progress)

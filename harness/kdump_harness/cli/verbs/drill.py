@@ -210,6 +210,13 @@ def _with_clone(run: Run, plan: Plan, arguments: argparse.Namespace) -> Plan:
     return dataclasses.replace(plan, clone=clone, machine=clone.machine)
 
 
+def _knows(verdict: Verdict) -> str:
+    """Return the kernels that makedumpfile knows, if it said that it does not know the guest's."""
+    said = verdict.makedumpfile_said or {}
+    newer = any("kernel version is not supported" in warning for warning in said.get("warnings", ()))
+    return f" (knows kernels up to {said['latest_kernel']})" if newer and said["latest_kernel"] else ""
+
+
 def show_verdict(verdict: Verdict) -> None:
     """Print the verdict as a table."""
     from rich.markup import escape
@@ -225,7 +232,7 @@ def show_verdict(verdict: Verdict) -> None:
     out.print(f"{escape(verdict.image)}  {title}")
     facts = [
         f"kernel {verdict.kernel}",
-        f"makedumpfile {verdict.makedumpfile or 'not installed'}",
+        f"makedumpfile {verdict.makedumpfile or 'not installed'}{_knows(verdict)}",
         f"{verdict.memory_mib} MiB, {verdict.vcpus} CPUs, {verdict.firmware}, {verdict.accelerator}",
         f"crashkernel={verdict.crashkernel} ({in_words(verdict.reserved or {})} reserved)",
         f"-d {verdict.level}, {verdict.compress}",
