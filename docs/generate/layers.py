@@ -29,6 +29,7 @@ FOLDERS = (
     "vm",
     "kdump",
     "triage",
+    "fallback",
     "drill",
     "kernel",
     "campaigns",

@@ -728,3 +728,53 @@ def test_a_packed_dump_is_judged_like_any_other(
     assert [path.name for path in tmp_path.iterdir()] == [name]
     assert verdict.dump is not None
     assert verdict.dump["size_bytes"] == 1 << 20
+
+
+def ram_of(path: Path) -> list[AddressRange]:
+    """Return the ranges of memory that a dump describes."""
+    with open_vmcore(path) as vmcore:
+        bits = np.unpackbits(vmcore.ram_bitmap(), bitorder="little")[: vmcore.max_pfn].astype(np.int8)
+    edges = np.flatnonzero(np.diff(np.concatenate(([0], bits, [0])))) * 4096
+    return [AddressRange(int(first), int(last)) for first, last in edges.reshape(-1, 2)]
+
+
+DIMM = AddressRange(0x1_4000_0000, 0x1_5000_0000)
+
+
+@pytest.mark.parametrize(
+    ("added", "removed", "cpus", "seen"),
+    [
+        ([], [], 0, None),
+        ([], [AddressRange(0, 4096)], 0, None),  # what the firmware uses
+        ([DIMM], [], 0, "missing: 65,536 page frames from 0x140000000 to 0x14fffffff"),
+        ([], [AddressRange(16 << 20, 32 << 20)], 0, "not in the guest: 4,096 page frames from 0x1000000 to 0x1ffffff"),
+        ([], [], 1, "CPUs"),
+    ],
+)
+def test_a_dump_has_the_memory_and_processors_that_were_there(
+    verdict: Verdict, added: list[AddressRange], removed: list[AddressRange], cpus: int, seen: str | None
+) -> None:
+    ram = [*ram_of(LOGGED), *added]
+    for gone in removed:
+        ram = [
+            left
+            for part in ram
+            for left in (
+                AddressRange(part.start, min(part.end, gone.start)), AddressRange(max(part.start, gone.end), part.end),
+            )
+            if left.size_bytes > 0
+        ]  # fmt: skip
+    with open_vmcore(LOGGED) as vmcore:
+        before: Any = SimpleNamespace(ram=tuple(ram), reserved=ReservedMemory(), cpus=(vmcore.cpus or 0) + cpus)
+        checks.check_hotplug(verdict, vmcore, before)
+    (check,) = verdict.checks
+    assert check.ok is (seen is None), check
+    assert seen is None or seen in check.seen
+
+
+def test_the_reservation_is_not_expected_in_the_dump(verdict: Verdict) -> None:
+    reserved = ReservedMemory(fixed=(DIMM,))
+    with open_vmcore(LOGGED) as vmcore:
+        before: Any = SimpleNamespace(ram=(*ram_of(LOGGED), DIMM), reserved=reserved, cpus=vmcore.cpus)
+        checks.check_hotplug(verdict, vmcore, before)
+    assert verdict.checks[0].ok

@@ -20,6 +20,7 @@ from kdump_harness.drill.checks import REQUIRED_CHECKS
 from kdump_harness.drill.disks import SystemUnderTest
 from kdump_harness.drill.plan import Plan
 from kdump_harness.drill.steps import Drill
+from kdump_harness.fallback.records import Fallback
 from kdump_harness.kdump.service import KdumpService
 from kdump_harness.kdump.target import Server
 
@@ -128,6 +129,27 @@ def test_a_capture_kernel_without_enough_memory_is_named(drill: Any) -> None:
     )
     assert verdict.symptoms[0]["name"] == "capture-oom"
     assert [(check.name, check.ok) for check in verdict.checks] == [("capture-memory", True)]
+
+
+@pytest.mark.parametrize("crash", ["a capture kernel that panics", "a failure that is reported, then a reboot"])
+def test_the_memory_is_taken_while_a_drill_that_failed_shows_the_crash(
+    drill: Any, crash: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[str] = []
+    monkeypatch.setattr(Fallback, "take_memory", lambda *_: taken.append("taken"))
+    after = IN_CAPTURE + CAPTURE_OOM if "panics" in crash else CRASH.replace(b"saved vmcore", b"failed to save vmcore")
+    verdict = drill(FakeGuest(BOOT, after, probes=PROBES), fallback=("hypervisor",))
+    assert not verdict.verified
+    assert set(taken) == {"taken"}
+    assert [(one["source"], one["path"]) for one in verdict.fallback] == [("hypervisor", None)]
+
+
+def test_a_verified_drill_keeps_no_other_record(drill: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Fallback, "take_memory", lambda *_: pytest.fail("the memory of a good drill"))
+    guest = FakeGuest(BOOT, CRASH, probes=PROBES, dump=(DUMP, VMCORE))
+    verdict = drill(guest, fallback=("pstore", "hypervisor"))
+    assert verdict.verified, verdict.explain()
+    assert verdict.fallback == []
 
 
 def test_a_crash_that_leaves_no_dump_fails_the_checks_of_the_dump(drill: Any) -> None:

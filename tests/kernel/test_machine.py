@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -13,6 +14,7 @@ from kdump_harness.drill.checks import REQUIRED_CHECKS, Scope, required
 from kdump_harness.kernel.drill import not_judged, processor_times
 from kdump_harness.kernel.layouts import find_layout, load_layouts
 from kdump_harness.kernel.machine import INSTRUCTIONS, BareMachine, DirectBoot
+from kdump_harness.vm.hypervisor.memory_xml import Spare
 
 BOOT = DirectBoot(kernel=Path("/run/k"), initrd=Path("/run/i"), command_line="a=b & c", dump_disk=Path("/run/d"))
 QEMU = "{http://libvirt.org/schemas/domain/qemu/1.0}"
@@ -142,3 +144,33 @@ def test_the_verdict_names_the_checks_that_a_kernel_drill_does_not_make() -> Non
     for name in REQUIRED_CHECKS - required(Scope.KERNEL):
         assert name in not_judged()
     assert {"complete", "filter", "pages", "nonce"} <= required(Scope.KERNEL)
+
+
+def test_the_machine_has_room_for_hotplug_and_the_records(tmp_path: Path) -> None:
+    store = tmp_path / "erst"
+    store.write_bytes(bytes(4096))
+    spare = Spare(dimms_mib=(256,), virtio_mem_mib=128, cpus=1)
+    xml = bare("numa", spare=spare).xml("kdh-1", dataclasses.replace(BOOT, erst=store))
+    root = ElementTree.fromstring(xml)
+    assert (root.findtext("./maxMemory"), attribute(root, "./maxMemory", "slots")) == ("1152", "2")
+    assert (root.findtext("./memory"), root.findtext("./vcpu")) == ("896", "3")
+    assert attribute(root, "./vcpu", "current") == "2"
+    assert [cell.get("cpus") for cell in root.iterfind("./cpu/numa/cell")] == ["0-0", "1-2"]
+    assert root.findtext("./devices/memory[@model='virtio-mem']/target/requested") == "0"
+    arguments = [argument.get("value", "") for argument in root.iterfind(f"{QEMU}commandline/{QEMU}arg")]
+    assert str(store) in arguments[1]
+    assert arguments[3].startswith("acpi-erst,")
+
+
+@pytest.mark.parametrize(
+    ("name", "more", "why"),
+    [
+        ("arm64", {"spare": Spare(cpus=1)}, "--hotplug needs a machine for amd64"),
+        ("arm64", {"fallback": ("pstore",)}, "--fallback pstore: the machine type virt has no ACPI ERST device"),
+        ("ppc64el", {"fallback": ("hypervisor",)}, "the machine type pseries has no vmcoreinfo device"),
+    ],
+)
+def test_machines_that_lack_what_was_asked_for_are_named(name: str, more: dict[str, Any], why: str) -> None:
+    with pytest.raises(UsageError, match=why):
+        bare(architecture=find_architecture(name), cpu_level=None, **more).check()
+    bare(architecture=find_architecture("arm64"), cpu_level=None, fallback=("hypervisor",)).check()

@@ -309,7 +309,7 @@ def test_the_memory_of_a_guest_is_taken_in_each_of_its_drills(tmp_path: Path) ->
     run = Run(Options(quiet=True))
     state = State(tmp_path)
     run.host = LocalHost(state, RunDirectory("abc123", tmp_path / "runs"), "qemu:///system")
-    domain = SimpleNamespace(dump_memory=lambda path, tick: path.write_bytes(b"memory"))
+    domain = SimpleNamespace(dump_memory=lambda path, compressed, tick: path.write_bytes(b"memory"))
     guest: Any = SimpleNamespace(name="kdh-abc123-1-debian-12", domain=domain)
     taken = [run.memory_of(guest) for _ in range(2)]
     assert [path.read_bytes() for path in dict.fromkeys(taken)] == [b"memory"] * 2

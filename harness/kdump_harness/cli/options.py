@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..base.errors import UsageError
+from ..fallback.kinds import KINDS
+from ..kdump.hotplug_steps import STEPS
 from .types import jobs, mib, positive
 
 if TYPE_CHECKING:
@@ -128,6 +130,16 @@ def add_dimm(group: Any) -> None:
     )
 
 
+def add_hotplug(group: Any) -> None:
+    """Add --hotplug."""
+    group.add_argument(
+        "--hotplug",
+        default="",
+        metavar="STEP,STEP",
+        help=f"memory and processors to add and remove after kdump was armed, in this order: {STEPS}",
+    )
+
+
 def add_guest_size(group: Any) -> None:
     """Add the guest's memory and processors."""
     group.add_argument(
@@ -152,6 +164,17 @@ def add_command_lines(group: Any) -> None:
         default="",
         metavar="ARGS",
         help="more arguments for the capture kernel, in kdump's own configuration",
+    )
+
+
+def add_fallback(group: Any) -> None:
+    """Add --fallback."""
+    group.add_argument(
+        "--fallback",
+        default="",
+        metavar="R,R",
+        help=f"other records of the crash that a failed drill keeps: {', '.join(KINDS)} (the panic record in an ACPI"
+        " ERST device or in variables of UEFI, and the hypervisor's dump of the memory)",
     )
 
 

@@ -43,6 +43,9 @@ CHANGED_PAGES = 2048
 # A capture kernel also has the memory below 1 MiB, and firmware's tables as small ranges. Memory that it takes of the
 # crashed kernel comes in blocks of 128 MiB.
 UNRESERVED_KIB = 8 << 10
+# Ranges of memory that are described to the capture kernel may end a few pages before, or after, those of the guest.
+EDGE_FRAMES = 512
+LOW_BYTES = 1 << 20
 # At least this share of the kernel's slabs and page tables is in every dump: they are hardly ever empty.
 SURE_SHARE = 0.5
 # No file can show that its pages are swapped, or from another moment: a checksum does not name the page frame.
@@ -96,6 +99,8 @@ CHECKS = (
     # Made where the capture kernel reports its memory on the console.
     CheckKind("capture-memory", "a capture kernel with no more memory than was reserved for it"),
     CheckKind("crash", "a dump that the crash utility opens and analyses"),  # made with --crash
+    # Made with --hotplug.
+    CheckKind("hotplug", "all memory and processors of the moment of the crash, and none that was removed"),
     CheckKind("oracle", "every page as the hypervisor saw it when the capture kernel started"),  # made with --oracle
 )
 _BY_NAME = {check.name: check for check in CHECKS}
@@ -134,6 +139,7 @@ class CrashFacts:
     nonce: str
     crashed_after_s: tuple[float, float]  # earliest and latest, in seconds after the guest's clock was read
     memory: MemoryState
+    hotplug: bool = False  # memory or processors were added or removed
     oracle: bool = False  # another check compares each page with the hypervisor's picture
 
 
@@ -213,6 +219,8 @@ def check_dump(
             else:
                 trouble = ""
             check_pages(verdict, vmcore, found, facts)
+            if facts.hotplug:
+                check_hotplug(verdict, vmcore, facts.before)
     except VmcoreError as error:
         record_unreadable(verdict, error, path.stat().st_size, expected_format)
         return None
@@ -358,6 +366,32 @@ def check_pages(verdict: Verdict, vmcore: Vmcore, found: Inspection, facts: Cras
         expected=f"at least {least:,} of {total:,} pages, with the stack and code of every CPU",
         seen="; ".join([f"{kept:,} of {total:,} pages", *missing]),
     )
+
+
+def check_hotplug(verdict: Verdict, vmcore: Vmcore, before: GuestState) -> None:
+    """Compare the memory and the processors in the dump with those that the kernel had."""
+    page, reserved = vmcore.page_size, before.reserved
+    there = np.unpackbits(vmcore.ram_bitmap(), bitorder="little")[: vmcore.max_pfn].astype(np.bool_)
+    frames = max([len(there), *(part.end // page for part in before.ram)])
+    there = np.pad(there, (0, frames - len(there)))
+    wanted = np.zeros(frames, dtype=np.bool_)
+    for part in before.ram:
+        wanted[-(-part.start // page) : part.end // page] = True
+    for part in (*reserved.fixed, *reserved.cma):
+        wanted[part.start // page : -(-part.end // page)] = False
+    low = LOW_BYTES // page  # used by the firmware and by the start of the capture kernel
+    missing, gone = wanted & ~there, there & ~wanted
+    missing[:low], gone[:low] = False, False
+    cpus = vmcore.cpus
+    seen = [f"{int((wanted & there).sum()):,} of {int(wanted.sum()):,} page frames, {cpus} of {before.cpus} CPUs"]
+    seen += [f"missing: {_span(missing, page)}"] if missing.sum() > EDGE_FRAMES else []
+    seen += [f"not in the guest: {_span(gone, page)}"] if gone.sum() > EDGE_FRAMES else []
+    record_check(verdict, "hotplug", len(seen) == 1 and cpus == before.cpus, seen="; ".join(seen))
+
+
+def _span(frames: NDArray[np.bool_], page: int) -> str:
+    found = np.flatnonzero(frames)
+    return f"{len(found):,} page frames from {int(found[0]) * page:#x} to {int(found[-1] + 1) * page - 1:#x}"
 
 
 def _zeros(vmcore: Vmcore, facts: CrashFacts) -> Iterator[str]:

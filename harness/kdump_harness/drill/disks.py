@@ -27,6 +27,7 @@ from ..images.qcow2 import MAGIC, require_named
 from ..kdump.service import KdumpConfig, KdumpService
 from ..vm.guest import Guest
 from ..vm.hosts.qemu_img import run_qemu_img
+from ..vm.hypervisor.memory_xml import Spare
 from ..vm.run import Identity, Machine, Run
 from ..vm.shell import Access
 
@@ -384,7 +385,7 @@ def armed_disk(
     packages are the family's by default; more is added to them.
     """
     family = subject.family
-    machine = replace(run.fit(machine, needs=subject.needs_cpu), dimms_mib=())  # the disk is for guests with or without
+    machine = replace(run.fit(machine, needs=subject.needs_cpu), dimms_mib=(), spare=Spare())
     base = installed_disk(run, subject, machine, packages, more)
     # A new initramfs for each drill would take minutes: where it has a copy of them, settings are part of the disk.
     settings = config.core_collector(family) if family.config.in_initramfs else ()

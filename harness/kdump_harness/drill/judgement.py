@@ -13,6 +13,7 @@ from ..base.evidence import Evidence
 from ..base.stage import Stage
 from ..base.verdict import Verdict
 from ..diagnosis import diagnose_text
+from ..fallback.records import Fallback
 from ..kdump.crash_monitor import CrashMonitor
 from ..kdump.makedumpfile import read_words
 from ..kdump.page_flags import MemoryState
@@ -51,6 +52,7 @@ class DrillRecord:
             firmware=plan.machine.firmware,
             until=plan.until,
             beside=run.beside,
+            hotplug=[step.word for step in plan.hotplug],
             append=plan.config.append,
             capture_append=plan.config.capture_append,
             kernel_asked=plan.subject.kernel.asked if plan.subject.kernel is not None else None,
@@ -61,6 +63,7 @@ class DrillRecord:
         self.console: list[str] = []
         self.dumps: list[Path] = []
         self.classes: Mapping[str, Mapping[str, int]] = {}  # of the pages, by the page structures in the dump
+        self.fallback = Fallback(kinds=plan.fallback)
         self.picture: Path | None = None  # the guest's memory from the hypervisor
         self.stretched = 1.0  # the most that a wait since the trigger was stretched by
         self.known_issues = load_known_issues()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ..base.errors import UsageError
 from ..diagnosis.table import all_symptoms
+from ..fallback.kinds import check_firmware
 from ..kdump.crash_monitor import CrashMonitor
+from ..kdump.hotplug_steps import HotplugStep, room_for
 from ..kdump.service import KdumpConfig, KdumpService
 from ..kdump.target import ON_DISK, Server, find_target
 from ..kdump.trigger import find_trigger
@@ -50,6 +52,8 @@ class Plan:
     server: Server | None = None  # that dumps are sent to; one is made where the target needs it
     target_disk: Disk | None = None  # for dumps; a blank one is made where the target needs it
     budget_s: float | None = None  # panic to login
+    fallback: tuple[str, ...] = ()  # the records that a failed drill keeps: names in KINDS of fallback/records.py
+    hotplug: tuple[HotplugStep, ...] = ()  # taken after the capture kernel was loaded
     oracle: bool = False  # compare the vmcore with the hypervisor's picture of the memory
     crash: CrashRequest | None = None  # let the crash utility open the vmcore
     name: str = ""  # of the evidence directory
@@ -63,7 +67,10 @@ class Plan:
 
     def check(self) -> None:
         """UsageError for anything that can be known wrong before a guest is started."""
-        self.machine.check()
+        check_firmware(self.fallback, self.machine.firmware)
+        if self.hotplug and self.clone is not None:
+            raise UsageError("--hotplug cannot go with --domain: a clone has no free slots for memory or processors")
+        replace(self.machine, spare=room_for(self.hotplug, self.machine.vcpus)).check()
         self.subject.check(self.machine)
         if self.as_is and (self.subject.kernel or self.subject.files or self.subject.more):
             raise UsageError("--as-is installs nothing, so it cannot go with --kernel, --makedumpfile or --packages")

@@ -6,12 +6,16 @@ import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from ..base.errors import HarnessError, NotArmed, UsageError
 from ..base.evidence import Evidence
 from ..base.verdict import Verdict
+from ..fallback.erst import STORE_BYTES
+from ..fallback.kinds import HYPERVISOR, PSTORE
 from ..images.state import require_space
+from ..kdump.hotplug_steps import room_for
 from ..kdump.service import KdumpService
 from ..kdump.target import LABEL, ON_DISK, ON_SERVER
 from ..kdump.trigger import CannotTrigger, find_trigger
@@ -46,7 +50,8 @@ def open_session(run: Run, plan: Plan, *, on_verdict: Callable[[Verdict], None] 
     plan.check()
     machine = run.fit(plan.machine, needs=plan.subject.needs_cpu)
     devices = {*machine.devices, *find_trigger(plan.trigger, vcpus=machine.vcpus).devices}
-    plan = replace(plan, machine=replace(machine, devices=tuple(sorted(devices))))
+    spare = room_for(plan.hotplug, machine.vcpus)
+    plan = replace(plan, machine=replace(machine, devices=tuple(sorted(devices)), spare=spare))
     run.open_evidence()
     disk: ArmedDisk | BaseDisk
     if plan.clone is not None:
@@ -60,15 +65,17 @@ def open_session(run: Run, plan: Plan, *, on_verdict: Callable[[Verdict], None] 
         except NotArmed as error:
             yield RefusedSession(run, plan, error, on_verdict)
             return
-    need_mib = plan.machine.total_mib * (2 if plan.oracle else 1) + OVERLAY_MIB
+    need_mib = plan.machine.most_mib * (2 if plan.oracle else 1) + OVERLAY_MIB
     run.host.require_space(need_mib, f"the drill of {plan.subject.name}")
-    require_space(run.evidence_directory, EVIDENCE_NEED_MIB, "the evidence of a drill", option="--evidence")
+    kept_mib = EVIDENCE_NEED_MIB + (plan.machine.total_mib if HYPERVISOR in plan.fallback else 0)
+    require_space(run.evidence_directory, kept_mib, "the evidence of a drill", option="--evidence")
     with contextlib.ExitStack() as resources:
         if plan.server is None and plan.target in ON_SERVER:
             plan = replace(plan, server=resources.enter_context(open_dump_server(run)).server)
         target_disk = plan.target_disk
         if target_disk is None and plan.target in ON_DISK:
             target_disk = run.blank_disk(TARGET_DISK_MIB, serial=LABEL)
+        store = run.erst_store(STORE_BYTES) if PSTORE in plan.fallback else None
         evidence = run.evidence(plan.name or plan.subject.name)
         resources.callback(evidence.close)
         subject = plan.subject
@@ -84,9 +91,10 @@ def open_session(run: Run, plan: Plan, *, on_verdict: Callable[[Verdict], None] 
             disks=(target_disk,) if target_disk is not None else (),
             identity=plan.clone.identity if plan.clone is not None else None,
             like=plan.clone.like if plan.clone is not None else None,
+            erst=store,
         )
         with _pointing_to(evidence):
-            yield GuestSession(run, plan, resources.enter_context(guest), evidence, disk, on_verdict)
+            yield GuestSession(run, plan, resources.enter_context(guest), evidence, disk, on_verdict, store)
 
 
 @contextlib.contextmanager
@@ -174,8 +182,11 @@ class GuestSession(Session):
         evidence: Evidence,
         disk: ArmedDisk | BaseDisk,
         on_verdict: Callable[[Verdict], None],
+        store: Path | None = None,
     ) -> None:
+        """STORE is the file of the guest's ACPI ERST device."""
         super().__init__(run, plan, on_verdict)
+        self._store = store
         self._service = KdumpService(guest, plan.subject.family)
         self._evidence: Evidence | None = evidence  # of the first drill
         self._disk = disk
@@ -192,6 +203,8 @@ class GuestSession(Session):
         """Whether the guest can be drilled once more: it was not drilled yet, was saved, or came back armed."""
         if self._last is None or self._saved is not None:
             return True
+        if self.plan.hotplug:
+            return False  # the steps are taken once
         passed = {check.name for check in self._last.checks if check.ok}
         return "rearmed" in passed and ("rebooted" in passed or "lives" in passed)
 
@@ -246,6 +259,7 @@ class GuestSession(Session):
 
     def _new_drill(self, plan: Plan, evidence: Evidence) -> Drill:
         drill = Drill(self.run, plan, evidence)
+        drill.fallback.store = self._store
         if isinstance(self._disk, ArmedDisk):
             drill.verdict.disk = self._disk.base.source
             drill.verdict.remarks.extend(self._disk.remarks)

@@ -17,10 +17,12 @@ from ..base.clock import Deadline, now_s
 from ..base.errors import CommandFailed, ConsoleLost, GuestError, NotArmed
 from ..base.stage import Stage
 from ..base.verdict import Verdict
+from ..fallback.kinds import DUMP_NAME
 from ..images.state import require_space
 from ..kdump.capture_memory import capture_command_line
 from ..kdump.command_line import not_in_force
-from ..kdump.crash_monitor import PANIC_TIMEOUT_S, TOTAL_TIMEOUT_S, CrashMonitor
+from ..kdump.crash_monitor import LAST_WORDS_S, PANIC_TIMEOUT_S, TOTAL_TIMEOUT_S, CrashMonitor
+from ..kdump.hotplug import plug
 from ..kdump.page_flags import CLASSES, FREE, MemoryState, from_flags, from_meminfo
 from ..kdump.service import GuestState, KdumpService
 from ..kdump.target import Files, FoundFile, ShellFiles, find_target
@@ -38,6 +40,8 @@ from .judgement import DrillRecord
 from .plan import COPY_MIB, MIB, REBOOT_BUDGET_S, SAVED
 
 _TICK_S = 0.5
+_PANIC_ENDED, _LAST_LINES = "---[ end Kernel panic", 3  # printed when the record is written
+LAST_RECORD_S = 20.0  # longest wait for the record of a kernel that panicked
 # Usual seconds of each step of an emulated drill; only for the progress line.
 _USUAL_S = {"the capture kernel": 10, "the capture kernel to save the vmcore": 40, "the login prompt": 60}
 
@@ -86,9 +90,11 @@ class Drill(DrillRecord):
                 self._read_off(guest, service, facts, dumps_before)
             elif monitor.done:
                 self._recover(guest, service, facts, dumps_before)
+            self.keep_records(guest if monitor.done else None, facts)
             self.conclude(monitor)
             return self.verdict
         finally:
+            self.fallback.drop_memory(self.run)
             unsubscribe()
 
     def _survive(
@@ -200,6 +206,9 @@ class Drill(DrillRecord):
                 self._let_it_boot(service)
             if self.plan.before_crash is not None:
                 self.plan.before_crash(guest, service)
+            if self.plan.hotplug:
+                plug(guest, self.plan.hotplug, self.progress.detail)
+                self._after_hotplug(guest, service)
             # The steps after the reading take many seconds on a busy host; CRASHTIME lies behind all of them.
             self.clock.mark("asked")
             before = service.state()
@@ -222,6 +231,11 @@ class Drill(DrillRecord):
         self.evidence.json("before.json", {**vars(before), **facts})
         return before, dumps
 
+    def _after_hotplug(self, _guest: Guest, service: KdumpService) -> None:
+        """Wait until kdump is loaded, which udev's rules may have done anew."""
+        if not self.plan.config.reservation.none:
+            service.wait_until_loaded()
+
     def _memory_state(self, guest: Guest, before: GuestState) -> MemoryState:
         """Return the content of the memory: the class of each page frame by the guest, or at least the sums."""
         path = self.evidence.directory / "kpageflags.gz"
@@ -229,8 +243,10 @@ class Drill(DrillRecord):
             guest.shell.save("gzip -1 -c /proc/kpageflags", path)
             # As many frames as the guest has memory, the hole below 4 GiB, and the gap before each DIMM.
             machine = self.plan.machine
-            gaps_mib = 4096 + 1024 * len(machine.dimms_mib)
-            frames_max = (machine.total_mib + gaps_mib) * MIB // 4096
+            gaps_mib = 4096 + 1024 * (len(machine.dimms_mib) + len(machine.spare.dimms_mib))
+            if machine.spare.virtio_mem_mib:  # lies at a multiple of its size, or of 1 GiB
+                gaps_mib += 4096 + machine.spare.virtio_mem_mib
+            frames_max = (machine.most_mib + gaps_mib) * MIB // 4096
             return from_flags(path.read_bytes(), page_frames_max=frames_max)
         except (CommandFailed, ValueError) as error:
             self.progress.say(f"no page flags ({error}): the filter is judged by /proc/meminfo")
@@ -255,6 +271,7 @@ class Drill(DrillRecord):
 
     def _crash(self, guest: Guest, service: KdumpService, before: GuestState) -> tuple[CrashFacts, CrashMonitor]:
         """Leave the nonce, pull the trigger, follow the console."""
+        self.fallback.look_before(guest)
         nonce = secrets.token_hex(8)
         guest.shell.run("echo %s > /dev/kmsg; sync", f"kdump-harness: this is crash {nonce}")
         self.trigger.make_ready(guest)
@@ -273,6 +290,7 @@ class Drill(DrillRecord):
             self.clock.mark("trigger")
             self.trigger.fire(guest)
             self.verdict.stopped_by = self._follow(guest, monitor)
+            self._wait_for_records(guest, monitor)
             if guest.console.pending:
                 self.console.append(guest.console.pending)  # the last word of a console that stopped in mid-line
         checks.check_capture_memory(self.verdict, "\n".join(self.console), before)
@@ -290,6 +308,7 @@ class Drill(DrillRecord):
             crashed_after_s=(0.0, self.clock.between_s("asked", "panic") or 0.0),
             memory=self.memory,
             oracle=self.plan.oracle,
+            hotplug=bool(self.plan.hotplug),
         )
         return facts, monitor
 
@@ -317,6 +336,8 @@ class Drill(DrillRecord):
                     self.progress.detail(monitor.progress)
                     if monitor.hopeless:
                         return monitor.hopeless
+                    if monitor.failed and not monitor.restart_seen:
+                        self._take_fallback(guest)  # before the guest reboots
                     self._let_panic_end(guest)
                     silent_s = guest.console.silent_s
                     if stopped := monitor.why_panicked(silent_s) or self._too_late(guest, monitor):
@@ -334,6 +355,34 @@ class Drill(DrillRecord):
         self.clock.mark("panicked", at_s)
         with contextlib.suppress(GuestError):  # it is gone, or was resumed by a user
             guest.domain.resume()
+
+    def _wait_for_records(self, guest: Guest, monitor: CrashMonitor) -> None:
+        """Let a guest that will not come back write its record, and take its memory while it shows the crash."""
+        if not self.plan.fallback or monitor.done or self._is_enough(monitor) or monitor.stage < Stage.CRASHED:
+            return
+        deadline = Deadline(LAST_RECORD_S * self.run.factor)
+        ended = any(_PANIC_ENDED in line for line in self.console[-_LAST_LINES:])
+        with contextlib.suppress(ConsoleLost), self.progress.step("waiting for the guest's last words"):
+            while not ended and guest.console.silent_s < LAST_WORDS_S * self.run.factor and not deadline.passed:
+                line = guest.console.read_line(timeout_s=_TICK_S)
+                ended = line is not None and _PANIC_ENDED in line.text
+                self._let_panic_end(guest)
+        if not monitor.restart_seen:
+            self._take_fallback(guest)
+
+    def _take_fallback(self, guest: Guest) -> None:
+        with self.clock.held():
+            self.fallback.take_memory(self.run, guest)
+
+    def keep_records(self, guest: Guest | None, facts: CrashFacts) -> None:
+        """Keep the other records of the crash where it left no good dump; GUEST is one that came back."""
+        if not self.plan.fallback:
+            return
+        verdict = self.verdict
+        if not verdict.stopped_by and not list(verdict.failed()) and verdict.reached >= self.goal()[1]:
+            return
+        verdict.fallback = self.fallback.collect(self.run, guest, self.evidence, facts.nonce)
+        self.dumps += [self.evidence.directory / one["path"] for one in verdict.fallback if one["path"] == DUMP_NAME]
 
     def _is_enough(self, monitor: CrashMonitor) -> bool:
         """Whether the guest may be switched off: the capture kernel has written all that it will, and restarts."""

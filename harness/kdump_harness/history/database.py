@@ -307,7 +307,7 @@ def crowded(result: Mapping[str, Any]) -> dict[str, Any]:
 
 def added(result: Mapping[str, Any]) -> dict[str, Any]:
     """Return the arguments that were added to the command lines; empty for a drill without such."""
-    return {name: result[name] for name in ("append", "capture_append") if result.get(name)}
+    return {name: result[name] for name in ("append", "capture_append", "hotplug") if result.get(name)}
 
 
 def _digest(value: Any) -> str:

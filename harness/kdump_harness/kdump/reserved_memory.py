@@ -119,6 +119,12 @@ def parse(iomem: str, crash_cma: str, crash_size: str) -> ReservedMemory:
     return ReservedMemory(fixed=fixed, size_bytes=size_bytes, cma=cma)
 
 
+def ram_ranges(iomem: str) -> tuple[AddressRange, ...]:
+    """Return the memory that lines of /proc/iomem name System RAM, also that of a virtio-mem device."""
+    found = re.findall(r"^\s*([0-9a-f]+)-([0-9a-f]+) : System RAM\b", iomem, re.MULTILINE)
+    return tuple(sorted(AddressRange(int(first, 16), int(last, 16) + 1) for first, last in found))
+
+
 def _ranges(text: str) -> tuple[AddressRange, ...]:
     found = (AddressRange(int(first, 16), int(last, 16) + 1) for first, last in _RANGE.findall(text))
     return tuple(sorted(part for part in found if part.size_bytes > 1))

@@ -30,7 +30,7 @@ from ..distro.serial_line import SERIAL_LINE_FILES
 from ..vm.guest import Guest
 from . import reserved_memory
 from .command_line import check_arguments, joined_arguments
-from .reserved_memory import ReservedMemory, in_words
+from .reserved_memory import AddressRange, ReservedMemory, in_words
 
 # Unscaled, as for a guest under KVM.
 INSTALL_TIMEOUT_S = 300.0
@@ -77,6 +77,8 @@ _PROBE = {
     "os_release": "cat /etc/os-release",
     "meminfo": "cat /proc/meminfo",
     "clock_s": "date +%s.%N",
+    "ram": "grep -E ' : System RAM( \\(.*\\))?$' /proc/iomem",
+    "cpus": "grep -c ^processor /proc/cpuinfo",
     "hostname": "cat /proc/sys/kernel/hostname",
     # The ACPI memory devices (DIMMs), if a kernel brings added memory online by itself.
     "acpi_memory": "grep -q online /sys/devices/system/memory/auto_online_blocks &&"
@@ -143,6 +145,8 @@ class GuestState:
     misread: str | None = None  # a level in the configuration that makedumpfile takes for another one
     directory: str | None = None  # of dumps; None when it is not in this guest
     compressors: tuple[str, ...] = ()  # the compressions that its makedumpfile has
+    ram: tuple[AddressRange, ...] = ()  # memory of the kernel, with the reservation
+    cpus: int = 0  # that are online
     acpi_memory: int = 0  # ACPI memory devices whose memory a kernel like this brings online by itself
     packing: str | None = None  # the program that compresses the dump as a whole
 
@@ -257,6 +261,8 @@ class KdumpService:
             level=collection.level,
             compress=collection.compress,
             hostname=parts["hostname"],
+            ram=reserved_memory.ram_ranges(parts.get("ram", "")),
+            cpus=int(parts.get("cpus") or 0),
             acpi_memory=len(re.findall(r"^/sys/\S+/status$", parts.get("acpi_memory", ""), re.MULTILINE)),
             elf=collection.elf,
             misread=collection.misread,

@@ -23,9 +23,13 @@ from ..drill.disks import SystemUnderTest
 from ..drill.known_issues import KERNEL
 from ..drill.plan import SAVED, Plan
 from ..drill.steps import Drill
+from ..fallback.erst import STORE_BYTES
+from ..fallback.kinds import HYPERVISOR, PSTORE
 from ..images.state import require_space
 from ..kdump.command_line import check_arguments
 from ..kdump.crash_monitor import CrashMonitor
+from ..kdump.hotplug import updated_by_kernel
+from ..kdump.hotplug_steps import VIRTIO_MEM, HotplugStep, room_for
 from ..kdump.service import GuestState, KdumpConfig, KdumpService
 from ..kdump.target import FoundFile, Target
 from ..kdump.trigger import find_trigger
@@ -50,6 +54,7 @@ _CRASHES = re.compile(r"kdump-harness: the clock at the crash is (\d+)")
 _CRASH_SLACK_S = 2.0  # of a clock that is read in whole seconds
 MEMORY_MIB = 768
 _DISK = "/dev/vda"
+_VMCOREINFO_DRIVER = "qemu_fw_cfg"  # gives the hypervisor the VMCOREINFO for its dump
 _DISK_IS_THERE = f"for _ in 1 2 3 4 5; do [ -b {_DISK} ] && exit; sleep 1; done; false"
 
 
@@ -74,6 +79,8 @@ class KernelPlan:
     clock: str = WALL  # or INSTRUCTIONS
     oracle: bool = False
     crash: CrashRequest | None = None
+    fallback: tuple[str, ...] = ()  # the records that a failed drill keeps
+    hotplug: tuple[HotplugStep, ...] = ()
     name: str = ""  # of the evidence directory
     scenario: str = KERNEL  # whose known issues count
 
@@ -90,6 +97,8 @@ class KernelPlan:
             scenario=self.scenario,
             oracle=self.oracle,
             crash=self.crash,
+            fallback=self.fallback,
+            hotplug=self.hotplug,
             name=self.name,
         )
         plan.check()
@@ -118,6 +127,8 @@ class KernelPlan:
             layouts=self.layouts,
             clock=self.clock,
             architecture=self.architecture,
+            spare=room_for(self.hotplug, machine.vcpus),
+            fallback=self.fallback,
         )
         hardware.check()
         return hardware
@@ -134,17 +145,21 @@ def run_kernel_drill(run: Run, plan: KernelPlan) -> Verdict:
     inner = plan.drill_plan()
     machine = run.fit(plan.machine, needs=1 if plan.architecture.name == "amd64" else None)
     run.state.require_space(2 * machine.memory_mib, f"the drill of {plan.kernel.release}")
-    require_space(run.evidence_directory, machine.memory_mib // 4, "the evidence of a drill", option="--evidence")
+    kept_mib = machine.memory_mib // 4 + (machine.memory_mib if HYPERVISOR in plan.fallback else 0)
+    require_space(run.evidence_directory, kept_mib, "the evidence of a drill", option="--evidence")
     with contextlib.closing(run.evidence(inner.name or inner.subject.name)) as evidence:
         drill = KernelDrill(run, inner, evidence, plan)
+        if PSTORE in plan.fallback:
+            drill.fallback.store = run.erst_store(STORE_BYTES)
         bare = plan.hardware(run.accelerator, machine)
         name = run.domain_name(plan.kernel.release)
         boot = drill.make_boot(name)
         try:
-            with run.bare_guest(name, bare.xml(name, boot), machine.memory_mib, evidence) as guest:
+            most_mib = machine.memory_mib + bare.spare.memory_mib
+            with run.bare_guest(name, bare.xml(name, boot), most_mib, evidence) as guest:
                 return drill.take_directly(guest)
         finally:
-            for path in (boot.kernel, boot.initrd, boot.dump_disk):
+            for path in filter(None, (boot.kernel, boot.initrd, boot.dump_disk, boot.erst)):
                 path.unlink(missing_ok=True)
 
 
@@ -187,6 +202,7 @@ class KernelDrill(Drill):
         self._kernel_plan = kernel_plan
         self._disk = run.directory.path / "unset"
         self._control: ControlLine | None = None
+        self._load = ""
         self.verdict.target = "raw-disk"
         self.verdict.kernel_asked = kernel_plan.kernel.asked
         self.verdict.arch = kernel_plan.architecture.machine
@@ -212,6 +228,10 @@ class KernelDrill(Drill):
         capture = directory / f"{name}.capture"
         # The capture kernel has none of them: a balloon would take the memory of its reservation.
         layout_modules = [module for layout in plan.layouts for module in layout.modules]
+        if any(step.thing == VIRTIO_MEM for step in plan.hotplug):
+            layout_modules.append("virtio_mem")
+        if HYPERVISOR in plan.fallback:
+            layout_modules.append(_VMCOREINFO_DRIVER)
         with self.progress.step("making the initramfs"):
             with capture.open("wb") as file:
                 write_archive(file, self._entries(second, plan.modules))
@@ -229,7 +249,8 @@ class KernelDrill(Drill):
             kernel.write_bytes(plan.kernel.image.read_bytes())
             self._disk = directory / f"{name}.dump"
             with self._disk.open("wb") as file:
-                file.truncate((plan.machine.memory_mib * 5 // 4 + 16) * MIB)
+                memory_mib = plan.machine.memory_mib + room_for(plan.hotplug, plan.machine.vcpus).memory_mib
+                file.truncate((memory_mib * 5 // 4 + 16) * MIB)
             for path in (initrd, kernel):
                 path.chmod(0o644)
         appended = [layout.append for layout in plan.layouts]
@@ -241,6 +262,7 @@ class KernelDrill(Drill):
                 filter(None, (plan.architecture.arguments, self._init_arguments, reserved, *appended, plan.append))
             ),
             dump_disk=self._disk,
+            erst=self.fallback.store,
         )
 
     def _entries(self, kernel: KernelFiles, more_modules: tuple[str, ...]) -> list[Entry]:
@@ -269,12 +291,14 @@ class KernelDrill(Drill):
             facts, monitor = self._crash(guest, service, before)
             if self._is_enough(monitor):
                 self._read_off(guest, service, facts, dumps_before)
+            self.keep_records(None, facts)
             self.verdict.remarks.append(not_judged())
             if self._kernel_plan.clock == INSTRUCTIONS:
                 self.verdict.processor_s = processor_times("\n".join(self.console))
             self.conclude(monitor)
             return self.verdict
         finally:
+            self.fallback.drop_memory(self.run)
             unsubscribe()
 
     def _boot_directly(self, guest: Guest) -> None:
@@ -322,12 +346,10 @@ class KernelDrill(Drill):
         ).strip()
         if self.plan.config.reservation.none:
             return
-        load = f"kexec -p {LOADS[plan.load]} /kexec/kernel --initrd=/kexec/initrd --append={shlex.quote(append)}"
-        try:
-            guest.shell.run(load, timeout_s=60 * guest.factor)
-        except CommandFailed as error:
-            raise NotArmed(f"kexec cannot load the capture kernel: {error}", said=str(error)) from None
-        guest.shell.run("rm -rf /kexec")
+        self._load = f"kexec -p {LOADS[plan.load]} /kexec/kernel --initrd=/kexec/initrd --append={shlex.quote(append)}"
+        self._load_capture(guest)
+        if not plan.hotplug:
+            guest.shell.run("rm -rf /kexec")
         for layout in plan.layouts:
             if layout.prepare:
                 guest.shell.run(layout.prepare, timeout_s=60 * guest.factor)
@@ -335,6 +357,21 @@ class KernelDrill(Drill):
     def crash_suite(self, _facts: CrashFacts) -> str:
         """Return the suite that the kernel came from, else that of the userland."""
         return self._kernel_plan.kernel.suite or self._kernel_plan.userland.suite
+
+    def _load_capture(self, guest: Guest) -> None:
+        try:
+            guest.shell.run(self._load, timeout_s=60 * guest.factor)
+        except CommandFailed as error:
+            raise NotArmed(f"kexec cannot load the capture kernel: {error}", said=str(error)) from None
+
+    def _after_hotplug(self, guest: Guest, _service: KdumpService) -> None:
+        """Load the capture kernel anew where the kernel does not describe to it what was added, as udev's rules do."""
+        if self.plan.config.reservation.none:
+            return
+        if not updated_by_kernel(guest, self.plan.hotplug):
+            self.verdict.remarks.append("the capture kernel was loaded anew after the hotplug")
+            self._load_capture(guest)
+        guest.shell.run("rm -rf /kexec")
 
     def goal(self) -> tuple[Scope, Stage]:
         """Return the checks of a kernel drill."""

@@ -9,15 +9,16 @@ from xml.sax.saxutils import escape, quoteattr
 
 from ..base.errors import UsageError
 from ..distro.architecture import Architecture, find_architecture
+from ..fallback.kinds import HYPERVISOR, PSTORE
 from ..vm.hypervisor.domain_xml import DEVICES, TCG_CACHE, cpu_xml
-from ..vm.hypervisor.memory_xml import dimm_xml
+from ..vm.hypervisor.erst_xml import commandline_xml, erst_arguments
+from ..vm.hypervisor.memory_xml import Spare, dimm_xml, vcpu_xml, virtio_mem_xml
 from .layouts import Layout
 
 WALL, INSTRUCTIONS = "wall", "instructions"  # clocks
 # One instruction is 4 ns of the guest's time, and idle time passes at once.
 _ICOUNT_SHIFT = 2
 INSTRUCTIONS_PER_S = 1_000_000_000 >> _ICOUNT_SHIFT
-_BLOCK_MIB = 2  # of virtio-mem
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +29,7 @@ class DirectBoot:
     initrd: Path
     command_line: str
     dump_disk: Path  # raw
+    erst: Path | None = None  # file with the records of an ACPI ERST device
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +44,8 @@ class BareMachine:
     layouts: tuple[Layout, ...] = ()
     clock: str = WALL
     architecture: Architecture = field(default_factory=lambda: find_architecture("amd64"))
+    spare: Spare = field(default_factory=Spare)
+    fallback: tuple[str, ...] = ()
 
     def check(self) -> None:
         """Raise UsageError for hardware that does not exist."""
@@ -52,6 +56,9 @@ class BareMachine:
                 raise UsageError("--cpu is a level of x86-64 processors")
             if pc_only := [layout.name for layout in self.layouts if layout.cpu or layout.device or layout.dimm_mib]:
                 raise UsageError(f"the layout {pc_only[0]} needs a machine for amd64")
+            if self.spare != Spare():
+                raise UsageError("--hotplug needs a machine for amd64")
+            self._check_fallback()
         if self.clock == INSTRUCTIONS and self.vcpus != 1:
             raise UsageError(f"--clock instructions counts those of one processor: got {self.vcpus} (--vcpus 1)")
         if self.accelerator == "kvm":
@@ -65,6 +72,14 @@ class BareMachine:
         if (keep := self._most("keep_mib")) >= self.memory_mib:
             raise UsageError(f"a balloon that leaves {keep} MiB needs a guest with more: got {self.memory_mib} MiB")
 
+    def _check_fallback(self) -> None:
+        """Raise UsageError for a record that the machine type cannot keep."""
+        machine = self.architecture.machine_type
+        if PSTORE in self.fallback:
+            raise UsageError(f"--fallback {PSTORE}: the machine type {machine} has no ACPI ERST device")
+        if HYPERVISOR in self.fallback and not self.architecture.vmcoreinfo:
+            raise UsageError(f"--fallback {HYPERVISOR}: the machine type {machine} has no vmcoreinfo device")
+
     def _most(self, key: str) -> int:
         return max((getattr(layout, key) for layout in self.layouts), default=0)
 
@@ -74,32 +89,26 @@ class BareMachine:
         vmcoreinfo = '<vmcoreinfo state="on"/>' if architecture.vmcoreinfo else ""
         plug_mib, keep_mib = self._most("plug_mib"), self._most("keep_mib")
         dimms_mib = tuple(layout.dimm_mib for layout in self.layouts if layout.dimm_mib)
-        nodes = max(self._most("nodes"), 1 if plug_mib or dimms_mib else 0)
-        total_mib = self.memory_mib + plug_mib + sum(dimms_mib)
-        count = len(dimms_mib) + bool(plug_mib)
-        slots = f'<maxMemory unit="MiB" slots="{count}">{total_mib}</maxMemory>' if count else ""
+        spare = self.spare
+        total_mib = self.memory_mib + plug_mib + sum(dimms_mib) + spare.virtio_mem_mib
+        count = len(dimms_mib) + len(spare.dimms_mib) + bool(plug_mib) + bool(spare.virtio_mem_mib)
+        nodes = max(self._most("nodes"), 1 if count else 0)
+        most_mib = total_mib + sum(spare.dimms_mib)
+        slots = f'<maxMemory unit="MiB" slots="{count}">{most_mib}</maxMemory>' if count else ""
         now = f'<currentMemory unit="MiB">{keep_mib}</currentMemory>' if keep_mib else ""
         cpu = next((layout.cpu for layout in self.layouts if layout.cpu), "") or self._cpu_xml()
         numa = self._numa(nodes)
         if numa:
             cpu = (cpu or "<cpu/>").replace("</cpu>", f"{numa}</cpu>")
             cpu = cpu.replace("/>", f">{numa}</cpu>") if cpu.endswith("/>") else cpu
-        plug = (
-            f'<memory model="virtio-mem"><target><size unit="MiB">{plug_mib}</size><node>0</node>'
-            f'<block unit="MiB">{_BLOCK_MIB}</block><requested unit="MiB">{plug_mib}</requested></target></memory>'
-            if plug_mib
-            else ""
-        )
-        icount = (
-            f'<commandline xmlns="http://libvirt.org/schemas/domain/qemu/1.0"><arg value="-icount"/>'
-            f'<arg value="shift={_ICOUNT_SHIFT},sleep=off"/></commandline>'
-            if self.clock == INSTRUCTIONS
-            else ""
-        )
+        plug = virtio_mem_xml(plug_mib, plug_mib) if plug_mib else ""
+        plug += virtio_mem_xml(spare.virtio_mem_mib, 0) if spare.virtio_mem_mib else ""
+        icount = ("-icount", f"shift={_ICOUNT_SHIFT},sleep=off") if self.clock == INSTRUCTIONS else ()
+        erst = erst_arguments(boot.erst) if boot.erst is not None else ()
         return f"""<domain type="{"kvm" if kvm else "qemu"}">
   <name>{escape(name)}</name>
   {slots}<memory unit="MiB">{total_mib}</memory>{now}
-  <vcpu>{self.vcpus}</vcpu>
+  {vcpu_xml(self.vcpus, spare)}
   <os><type arch="{architecture.machine}" machine="{architecture.machine_type}">hvm</type>
     <kernel>{escape(str(boot.kernel))}</kernel>
     <initrd>{escape(str(boot.initrd))}</initrd>
@@ -122,7 +131,7 @@ class BareMachine:
     {plug}{"".join(map(dimm_xml, dimms_mib))}{"".join(layout.device for layout in self.layouts)}
     {"".join(DEVICES[device] for device in self.devices)}
   </devices>
-  {icount}
+  {commandline_xml((*icount, *erst))}
 </domain>
 """
 
@@ -140,6 +149,7 @@ class BareMachine:
         cells = []
         for node in range(nodes):
             first, last = self.vcpus * node // nodes, self.vcpus * (node + 1) // nodes - 1
+            last += self.spare.cpus if node == nodes - 1 else 0
             memory_mib = self.memory_mib * (node + 1) // nodes - self.memory_mib * node // nodes
             cells.append(f'<cell id="{node}" cpus="{first}-{last}" memory="{memory_mib}" unit="MiB"/>')
         return f"<numa>{''.join(cells)}</numa>"

@@ -7,7 +7,7 @@ import itertools
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ..base.clock import EMULATION_FACTOR, Deadline, pause, raise_if_stopped
@@ -23,7 +23,7 @@ from .hosts.guest_host import GuestHost, open_guest_host
 from .hypervisor.connection import PREFIX, Hypervisor
 from .hypervisor.domain import Domain
 from .hypervisor.domain_xml import FIRMWARE, NETWORK, Disk, DomainSpec, Layer, new_mac
-from .hypervisor.memory_xml import DIMM_BLOCK_MIB, MAX_DIMMS
+from .hypervisor.memory_xml import DIMM_BLOCK_MIB, MAX_DIMMS, Spare
 from .isolated_network import IsolatedNetwork, Port
 from .reaper import Reaper
 from .shell import Access
@@ -62,6 +62,7 @@ class Machine:
 
     memory_mib: int = 1024  # at the power-on
     dimms_mib: tuple[int, ...] = ()  # sizes of the DIMMs besides that memory
+    spare: Spare = field(default_factory=Spare)  # room for what is added while it runs
     vcpus: int = 2
     firmware: str = "bios"
     devices: tuple[str, ...] = ()  # names in domain_xml.DEVICES
@@ -72,24 +73,31 @@ class Machine:
         """The whole memory, with the DIMMs."""
         return self.memory_mib + sum(self.dimms_mib)
 
+    @property
+    def most_mib(self) -> int:
+        """The whole memory, with all that can be added."""
+        return self.total_mib + self.spare.memory_mib
+
     def check(self) -> None:
         """Raise UsageError for hardware that no guest can have."""
         if not MIN_MEMORY_MIB <= self.memory_mib <= MAX_MEMORY_MIB:
             raise UsageError(
                 f"invalid guest memory: got {self.memory_mib} MiB, expected {MIN_MEMORY_MIB} to {MAX_MEMORY_MIB}"
             )
-        for size_mib in self.dimms_mib:
+        for size_mib in (*self.dimms_mib, *self.spare.dimms_mib, *filter(None, [self.spare.virtio_mem_mib])):
             if size_mib < DIMM_BLOCK_MIB or size_mib % DIMM_BLOCK_MIB:
                 raise UsageError(f"invalid DIMM: got {size_mib} MiB, expected a multiple of {DIMM_BLOCK_MIB} MiB")
-        if len(self.dimms_mib) > MAX_DIMMS or self.total_mib > MAX_MEMORY_MIB:
+        dimms = len(self.dimms_mib) + len(self.spare.dimms_mib)
+        if dimms > MAX_DIMMS or self.most_mib > MAX_MEMORY_MIB:
             raise UsageError(
-                f"invalid DIMMs: got {len(self.dimms_mib)} and {self.total_mib} MiB of memory in all,"
+                f"invalid DIMMs: got {dimms} and {self.most_mib} MiB of memory in all,"
                 f" expected at most {MAX_DIMMS} and {MAX_MEMORY_MIB} MiB"
             )
         if self.firmware not in FIRMWARE:
             raise UsageError(f"unknown firmware {self.firmware!r} (known: {', '.join(FIRMWARE)})")
-        if not 1 <= self.vcpus <= MAX_VCPUS:
-            raise UsageError(f"invalid number of processors: got {self.vcpus}, expected 1 to {MAX_VCPUS}")
+        if not 1 <= self.vcpus <= MAX_VCPUS - self.spare.cpus:
+            most = MAX_VCPUS - self.spare.cpus
+            raise UsageError(f"invalid number of processors: got {self.vcpus}, expected 1 to {most}")
         if self.cpu_level is not None and self.cpu_level not in CPU_LEVELS:
             known = ", ".join(map(str, CPU_LEVELS))
             raise UsageError(f"invalid x86-64 level: got {self.cpu_level}, expected one of {known}")
@@ -355,6 +363,7 @@ class Run:
         ports: tuple[Port, ...] = (),
         disks: tuple[Disk, ...] = (),
         like: CloneTemplate | None = None,
+        erst: Path | None = None,
     ) -> Iterator[Guest]:
         """Provide a paused guest; it is destroyed at the end of the block.
 
@@ -383,6 +392,7 @@ class Run:
             accelerator=self.accelerator,
             memory_mib=machine.memory_mib,
             dimms_mib=machine.dimms_mib,
+            spare=machine.spare,
             vcpus=machine.vcpus,
             disk=disk,
             layers=layers,
@@ -395,10 +405,11 @@ class Run:
             devices=machine.devices,
             nics=tuple(port.nic for port in ports),
             extra_disks=disks,
+            erst=erst,
         )
         owners = {layer.path: layer.path.stat() for layer in layers if layer.relabel}
         description = like.describe(spec) if like is not None else None
-        with self._room(label, machine.total_mib):
+        with self._room(label, machine.most_mib):
             domain = self.hypervisor.spawn(spec, description)
         try:
             with self._started(
@@ -413,7 +424,7 @@ class Run:
         finally:
             for private, owner in owners.items():
                 os.chown(private, owner.st_uid, owner.st_gid)
-            self._remove(seed, nvram, disk, *(extra.path for extra in disks))
+            self._remove(seed, nvram, disk, erst, *(extra.path for extra in disks))
 
     @contextlib.contextmanager
     def bare_guest(self, name: str, xml: str, memory_mib: int, evidence: Evidence) -> Iterator[Guest]:
@@ -437,12 +448,22 @@ class Run:
         self._guests.pop(guest.name, None)
         return saved
 
-    def memory_of(self, guest: Guest) -> Path:
+    def erst_store(self, size_bytes: int) -> Path:
+        """Create the empty store of an ACPI ERST device, which only QEMU's user and root can read."""
+        self.host.require_local("--fallback pstore")
+        path = self.host.directory / f"erst-{next(self._numbers)}"
+        self.host.private(path)
+        os.truncate(path, size_bytes)
+        if os.geteuid() == 0 and (owner := self.hypervisor.owner_of_files()) is not None:
+            os.chown(path, *owner)
+        return path
+
+    def memory_of(self, guest: Guest, *, compressed: bool = False) -> Path:
         """Dump the guest's memory, as the hypervisor sees it, to a file on the guest host; host.take() fetches it."""
         # Numbered, since the same guest may be drilled several times.
         path = self.host.directory / f"{guest.name}-{next(self._numbers)}.memory"
         self.host.private(path)
-        guest.domain.dump_memory(path, tick=self.progress.tick)
+        guest.domain.dump_memory(path, compressed=compressed, tick=self.progress.tick)
         return path
 
     @contextlib.contextmanager

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 from ...base.errors import UsageError
 from ...distro.family import find_family, load_families
+from ...fallback.kinds import PSTORE, parse_kinds
+from ...kdump.hotplug_steps import parse_steps
 from ...kdump.reserved_memory import in_words
 from ...kdump.target import TARGETS
 from ...kdump.trigger import find_trigger, load_triggers
@@ -17,7 +19,9 @@ from ..options import (
     add_crash,
     add_crashkernel,
     add_dimm,
+    add_fallback,
     add_filter,
+    add_hotplug,
     add_image,
     add_json,
     add_keep,
@@ -63,6 +67,7 @@ def add_drill(verbs: Verbs) -> None:
     guest.add_argument(
         "--vcpus", type=int, metavar="N", help="processors of the guest (default: 2; for a clone the domain's)"
     )
+    add_hotplug(guest)
     guest.add_argument(
         "--keep-mac", action="store_true", help="keep the domain's MAC addresses, which its network setup may need"
     )
@@ -92,6 +97,7 @@ def add_drill(verbs: Verbs) -> None:
         default="recovered",
         help="end of the drill; saved powers the guest off when the dump is written and judges no reboot (ext4 only)",
     )
+    add_fallback(verdict)
     verdict.add_argument(
         "--oracle",
         action="store_true",
@@ -137,6 +143,8 @@ def drill(arguments: argparse.Namespace) -> int:
         until=arguments.until,
         oracle=arguments.oracle,
         crash=crash_request(arguments),
+        fallback=parse_kinds(arguments.fallback),
+        hotplug=parse_steps(arguments.hotplug),
         name=f"domain-{subject.name}" if cloned else "",
     )
     if not cloned:
@@ -162,6 +170,7 @@ def _subject_of_domain(arguments: argparse.Namespace) -> SystemUnderTest:
     from ...drill.disks import SystemUnderTest
     from ...drill.plan import SAVED
     from ...kdump.service import KdumpConfig
+    from ...vm.hypervisor.erst_xml import lacks_erst
     from ..subject import access_of
 
     for option, given, why in (
@@ -170,6 +179,7 @@ def _subject_of_domain(arguments: argparse.Namespace) -> SystemUnderTest:
         ("--packages", arguments.packages, "a clone is judged with what is installed in it"),
         ("--firmware", arguments.firmware, "a clone has the domain's"),
         ("--dimm", arguments.dimm, "a clone has the domain's"),
+        ("--hotplug", arguments.hotplug or None, "a clone has no free slots for memory or processors"),
         ("--crashkernel", arguments.crashkernel, "a clone has the domain's reservation"),
         ("--append", arguments.append or None, "a clone has the domain's command line"),
         ("--capture-append", arguments.capture_append or None, "a clone has the domain's configuration"),
@@ -180,6 +190,8 @@ def _subject_of_domain(arguments: argparse.Namespace) -> SystemUnderTest:
     if arguments.as_is and arguments.target is not None:
         raise UsageError("--target cannot go with --as-is: it would change the configuration of the guest")
     original = describe_domain(arguments.uri, arguments.domain)
+    if PSTORE in parse_kinds(arguments.fallback) and (lacks := lacks_erst(original.xml)):
+        raise UsageError(f"--fallback {PSTORE} cannot go with {original.name}: {lacks}")
     find_trigger(arguments.trigger, vcpus=arguments.vcpus or original.vcpus)
     if arguments.until == SAVED and len(original.disks) > 1:
         raise UsageError(
@@ -248,6 +260,10 @@ def show_verdict(verdict: Verdict) -> None:
             else "unreadable"
         )
         out.print(escape(f"  dump {dump['path']}: {dump['size_bytes']:,} bytes, {kept}"), soft_wrap=True)
+    for one in verdict.fallback:
+        shows = one.get("panic") or one.get("why") or "no panic in it"
+        where = f"record of {one['source']} kept as {one['path']}" if one["path"] else f"no record of {one['source']}"
+        out.print(escape(f"  {where}: {shows}"), soft_wrap=True)
     if verdict.phases_s:
         out.print(
             "  " + "  ".join(f"{name} {seconds:.1f} s" for name, seconds in verdict.phases_s.items()), soft_wrap=True

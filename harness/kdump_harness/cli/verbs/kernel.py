@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Any
 from ...base.errors import EXIT_FAILED, EXIT_OK, HarnessError, HostError, UsageError
 from ...distro.architecture import Architecture, find_architecture, load_architectures
 from ...distro.family import COMPRESS_FLAGS
+from ...fallback.kinds import parse_kinds
+from ...kdump.hotplug_steps import parse_steps
 from ...kdump.trigger import load_triggers
 from ...kernel.layouts import find_layout, load_layouts
 from ...kernel.machine import INSTRUCTIONS, WALL
 from ..bare_sides import choose_session
-from ..options import add_campaign, add_crash, add_crashkernel, crash_request
+from ..options import add_campaign, add_crash, add_crashkernel, add_fallback, add_hotplug, crash_request
 from ..parser import Verbs, add_verb
 from .drill import show_verdict
 from .size import parse_memories
@@ -86,6 +88,7 @@ def add_kernel(verbs: Verbs) -> None:
         "--layout", action="append", default=[], metavar="L",
         help=f"layout of the guest's memory: {', '.join(load_layouts())} (repeatable)",
     )  # fmt: skip
+    add_hotplug(guest)
     guest.add_argument(
         "--clock",
         choices=(WALL, INSTRUCTIONS),
@@ -122,6 +125,7 @@ def add_kernel(verbs: Verbs) -> None:
         help="system call of kexec: kexec_file_load (file), kexec_load (syscall), or the choice of kexec",
     )
     verdict = parser.add_argument_group("verdict")
+    add_fallback(verdict)
     verdict.add_argument(
         "--oracle",
         action="store_true",
@@ -225,6 +229,8 @@ def _asked(arguments: argparse.Namespace) -> tuple[KernelPlan, frozenset[str]]:
         clock=arguments.clock,
         oracle=arguments.oracle,
         crash=crash_request(arguments),
+        fallback=parse_kinds(arguments.fallback),
+        hotplug=parse_steps(arguments.hotplug),
     )
     plan.drill_plan()
     check_writable(arguments.evidence)
@@ -327,9 +333,9 @@ def _drill_matrix(arguments: argparse.Namespace) -> int:
         "--build": arguments.build, "--second-kernel": arguments.second_kernel, "--git-bisect": arguments.git_bisect,
         "--bad": arguments.bad, "--append": arguments.append, "--capture-append": arguments.capture_append,
         "--module": arguments.module, "--kexec": arguments.kexec, "--busybox": arguments.busybox,
-        "--oracle": arguments.oracle, "--clock": arguments.clock != WALL, "--load": arguments.load != "auto",
-        "--cpu": arguments.cpu, "--crash": arguments.crash, "--crash-package": arguments.crash_package,
-        "--debuginfo": arguments.debuginfo,
+        "--oracle": arguments.oracle, "--fallback": arguments.fallback, "--hotplug": arguments.hotplug,
+        "--clock": arguments.clock != WALL, "--load": arguments.load != "auto", "--cpu": arguments.cpu,
+        "--crash": arguments.crash, "--crash-package": arguments.crash_package, "--debuginfo": arguments.debuginfo,
     }  # fmt: skip
     for option, given in refused.items():
         if given:

@@ -42,8 +42,8 @@ EVIDENCE_MAX_MIB = 16 * 1024
 # The options of drill that a worker accepts. Paths and the credentials for guests are set on the worker alone.
 _DRILL_OPTIONS = (
     "family", "login", "kernel", "makedumpfile", "firmware", "cpu", "trigger", "target", "level", "compress",
-    "crashkernel", "append", "capture_append", "memory", "dimm", "vcpus", "budget", "until", "oracle", "crash", "as_is",
-    "keep", "accelerator", "timeout_factor",
+    "crashkernel", "append", "capture_append", "memory", "dimm", "vcpus", "budget", "until", "oracle", "crash",
+    "fallback", "hotplug", "as_is", "keep", "accelerator", "timeout_factor",
 )  # fmt: skip
 # The options that apply on the host of the client.
 LOCAL_OPTIONS = ("evidence", "history", "json", "state", "quiet", "verbose")

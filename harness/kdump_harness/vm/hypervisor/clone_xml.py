@@ -11,6 +11,7 @@ from xml.etree import ElementTree
 from xml.etree.ElementTree import Element, SubElement
 
 from .domain_xml import DomainSpec, new_mac
+from .erst_xml import commandline_xml, erst_arguments, free_address
 from .source_description import SourceDescription, attribute, clonable_nics
 
 # Features of a source domain under KVM that an emulated clone can have.
@@ -59,6 +60,9 @@ def clone_xml(original: SourceDescription, spec: DomainSpec, parts: CloneParts) 
                 found.find("system").remove(entry)  # type: ignore[union-attr]
             root.append(found)
     _replace_devices(source_root, root, spec, parts)
+    if spec.erst is not None:
+        arguments = ElementTree.fromstring(commandline_xml(erst_arguments(spec.erst, free_address(root))))
+        _replace(root, arguments)
     if not resized and spec.vcpus == original.vcpus:
         _replace_dimms(dimms, root.find("devices"))
     return ElementTree.tostring(root, encoding="unicode")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import threading
 import weakref
 from collections.abc import Callable, Container
@@ -111,6 +112,16 @@ class Hypervisor:
         root = ElementTree.fromstring(self._connection.getCapabilities())
         found = root.findall("./guest/arch[@name='x86_64']/domain")
         return tuple(sorted({element.get("type", "") for element in found}))
+
+    def owner_of_files(self) -> tuple[int, int] | None:
+        """Return user and group of QEMU's processes, where they differ from those of this process."""
+        root = ElementTree.fromstring(self._connection.getCapabilities())
+        for module in root.findall("./host/secmodel"):
+            label = module.findtext("baselabel", "")
+            if module.findtext("model") == "dac" and re.fullmatch(r"\+\d+:\+\d+", label):
+                user, group = label.replace("+", "").split(":")
+                return int(user), int(group)
+        return None
 
     def lacks(self, accelerator: str, cpu_level: int) -> str | None:
         """Return the features of an x86-64 level that guests here would lack, or None.

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from xml.etree import ElementTree
 
 import libvirt
 
@@ -168,12 +169,45 @@ class Domain:
         with guest_error(f"{self.name}: cannot change the network link"):
             self._handle.updateDeviceFlags(xml, libvirt.VIR_DOMAIN_AFFECT_LIVE)
 
-    def dump_memory(self, path: Path, *, tick: Callable[[], None] | None = None) -> None:
-        """Write the guest's memory, as the hypervisor sees it, as an ELF core; the guest is paused meanwhile.
+    def attach(self, xml: str) -> None:
+        """Add a device."""
+        with guest_error(f"{self.name}: cannot add a device"):
+            self._handle.attachDeviceFlags(xml, libvirt.VIR_DOMAIN_AFFECT_LIVE)
 
+    def detach(self, xml: str) -> None:
+        """Ask the guest to give a device back, as its XML is in the domain."""
+        with guest_error(f"{self.name}: cannot remove a device"):
+            self._handle.detachDeviceFlags(xml, libvirt.VIR_DOMAIN_AFFECT_LIVE)
+
+    def update(self, xml: str) -> None:
+        """Change a device, given as its XML is in the domain."""
+        with guest_error(f"{self.name}: cannot change a device"):
+            self._handle.updateDeviceFlags(xml, libvirt.VIR_DOMAIN_AFFECT_LIVE)
+
+    def set_vcpus(self, number: int) -> None:
+        """Add processors, or ask the guest to give some back."""
+        with guest_error(f"{self.name}: cannot change the number of processors"):
+            self._handle.setVcpusFlags(number, libvirt.VIR_DOMAIN_AFFECT_LIVE)
+
+    def nvram(self) -> Path | None:
+        """Return the file with the variables of UEFI, if there is one."""
+        found = ElementTree.fromstring(self.xml()).findtext("./os/nvram")
+        return Path(found) if found else None
+
+    def memory_devices(self, model: str) -> list[ElementTree.Element]:
+        """Return the memory devices of a model, as they are in the domain now."""
+        with guest_error(f"{self.name}: libvirt does not report its devices"):
+            root = ElementTree.fromstring(self._handle.XMLDesc())
+        return root.findall(f"./devices/memory[@model='{model}']")
+
+    def dump_memory(self, path: Path, *, compressed: bool = False, tick: Callable[[], None] | None = None) -> None:
+        """Write the guest's memory, as the hypervisor sees it; the guest is paused meanwhile.
+
+        The file is an ELF core, or COMPRESSED a kdump-compressed dump of all pages.
         The file must exist and belong to this user: libvirt creates files that only root can read.
         """
-        kind, only = libvirt.VIR_DOMAIN_CORE_DUMP_FORMAT_RAW, libvirt.VIR_DUMP_MEMORY_ONLY
+        raw, zlib = libvirt.VIR_DOMAIN_CORE_DUMP_FORMAT_RAW, libvirt.VIR_DOMAIN_CORE_DUMP_FORMAT_KDUMP_ZLIB
+        kind, only = zlib if compressed else raw, libvirt.VIR_DUMP_MEMORY_ONLY
         with guest_error(f"{self.name}: cannot dump the memory"):
             in_background(lambda: self._handle.coreDumpWithFormat(str(path), kind, only), tick)
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from xml.etree import ElementTree
 from xml.sax.saxutils import escape, quoteattr
 
-from .memory_xml import dimm_xml, memory_xml, numa_xml
+from .erst_xml import commandline_xml, erst_arguments
+from .memory_xml import Spare, dimm_xml, memory_xml, numa_xml, vcpu_xml, virtio_mem_xml
 
 NETWORK = "default"
 # QEMU's translated code outlives a reset, and a page of which code was translated is slow to overwrite for the next
@@ -91,10 +92,12 @@ class DomainSpec:
     firmware: str = "bios"  # a name in FIRMWARE
     devices: tuple[str, ...] = ()  # names in DEVICES
     dimms_mib: tuple[int, ...] = ()  # sizes of the DIMMs besides that memory
+    spare: Spare = field(default_factory=Spare)
     nvram: Path | None = None  # file for the variables of UEFI, in the directory of the run
     network: str = NETWORK  # network of the card for SSH
     nics: tuple[Nic, ...] = ()  # the cards besides the one for SSH
     extra_disks: tuple[Disk, ...] = ()
+    erst: Path | None = None  # file with the records of an ACPI ERST device
 
     def xml(self) -> str:
         """Return the domain as XML."""
@@ -106,11 +109,11 @@ class DomainSpec:
         nics = (Nic(mac=self.mac, network=self.network), *self.nics)
         return f"""<domain type="{"kvm" if kvm else "qemu"}">
   <name>{escape(self.name)}</name>
-  {memory_xml(self.memory_mib, self.dimms_mib)}
-  <vcpu>{self.vcpus}</vcpu>
+  {memory_xml(self.memory_mib, self.dimms_mib, self.spare)}
+  {vcpu_xml(self.vcpus, self.spare)}
   {_os_xml(self.firmware, self.nvram)}
   <features><acpi/><apic/><vmcoreinfo state="on"/>{"" if kvm else TCG_CACHE}</features>
-  {cpu_xml(kvm, self.cpu_level, numa_xml(self.memory_mib, self.vcpus) if self.dimms_mib else "")}
+  {cpu_xml(kvm, self.cpu_level, self._numa())}
   <clock offset="utc"/>
   <on_poweroff>destroy</on_poweroff>
   <on_reboot>restart</on_reboot>
@@ -125,9 +128,17 @@ class DomainSpec:
     <panic model="isa"/>
     {"".join(DEVICES[name] for name in self.devices)}
     {"".join(map(dimm_xml, self.dimms_mib))}
+    {virtio_mem_xml(self.spare.virtio_mem_mib, 0) if self.spare.virtio_mem_mib else ""}
   </devices>
+  {commandline_xml(erst_arguments(self.erst) if self.erst is not None else ())}
 </domain>
 """
+
+    def _numa(self) -> str:
+        """Return the NUMA node of a machine with memory devices."""
+        if not self.dimms_mib and not self.spare.memory_mib:
+            return ""
+        return numa_xml(self.memory_mib, self.vcpus + self.spare.cpus)
 
 
 @dataclass(frozen=True, kw_only=True)

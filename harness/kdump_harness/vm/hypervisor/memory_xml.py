@@ -1,17 +1,41 @@
-"""The memory of a domain in libvirt's XML: its memory at the power-on, and its DIMMs."""
+"""Memory and processors of a domain in libvirt's XML: those at the power-on, and the room for more."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 # A DIMM is made of the memory blocks of Linux, which are 128 MiB on small x86 machines.
 DIMM_BLOCK_MIB = 128
 MAX_DIMMS = 16
+_VIRTIO_BLOCK_MIB = 2
 
 
-def memory_xml(memory_mib: int, dimms_mib: tuple[int, ...]) -> str:
-    """Return the elements for the whole memory; a domain with DIMMs has a slot for each of them."""
+@dataclass(frozen=True, kw_only=True)
+class Spare:
+    """The room of a machine for memory and processors that are added while it runs."""
+
+    dimms_mib: tuple[int, ...] = ()
+    virtio_mem_mib: int = 0  # size of a virtio-mem device, which gives nothing at the power-on
+    cpus: int = 0
+
+    @property
+    def memory_mib(self) -> int:
+        """All memory that can be added."""
+        return sum(self.dimms_mib) + self.virtio_mem_mib
+
+
+def memory_xml(memory_mib: int, dimms_mib: tuple[int, ...], spare: Spare = Spare()) -> str:
+    """Return the elements for the whole memory; a domain has a slot for each of its memory devices."""
     total_mib = memory_mib + sum(dimms_mib)
-    slots = f'<maxMemory unit="MiB" slots="{len(dimms_mib)}">{total_mib}</maxMemory>' if dimms_mib else ""
-    return f'{slots}<memory unit="MiB">{total_mib}</memory>'
+    count = len(dimms_mib) + len(spare.dimms_mib) + bool(spare.virtio_mem_mib)
+    most_mib = total_mib + spare.memory_mib
+    slots = f'<maxMemory unit="MiB" slots="{count}">{most_mib}</maxMemory>' if count else ""
+    return f'{slots}<memory unit="MiB">{total_mib + spare.virtio_mem_mib}</memory>'
+
+
+def vcpu_xml(vcpus: int, spare: Spare = Spare()) -> str:
+    """Return the element for the processors."""
+    return f'<vcpu current="{vcpus}">{vcpus + spare.cpus}</vcpu>' if spare.cpus else f"<vcpu>{vcpus}</vcpu>"
 
 
 def numa_xml(memory_mib: int, vcpus: int) -> str:
@@ -22,3 +46,12 @@ def numa_xml(memory_mib: int, vcpus: int) -> str:
 def dimm_xml(size_mib: int) -> str:
     """Return a DIMM of the first NUMA node."""
     return f'<memory model="dimm"><target><size unit="MiB">{size_mib}</size><node>0</node></target></memory>'
+
+
+def virtio_mem_xml(size_mib: int, requested_mib: int) -> str:
+    """Return a virtio-mem device of the first NUMA node, which gives the requested part of its memory."""
+    return (
+        f'<memory model="virtio-mem"><target><size unit="MiB">{size_mib}</size><node>0</node>'
+        f'<block unit="MiB">{_VIRTIO_BLOCK_MIB}</block><requested unit="MiB">{requested_mib}</requested>'
+        "</target></memory>"
+    )

@@ -1,0 +1,103 @@
+"""Memory and processors that are added and removed after the capture kernel was loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from xml.etree import ElementTree
+
+from ..base.clock import poll
+from ..base.errors import GuestError, WaitedInVain
+from ..vm.guest import Guest
+from ..vm.hypervisor.memory_xml import dimm_xml
+from .hotplug_steps import CPU, VIRTIO_MEM, HotplugStep
+
+# Unscaled, as for a guest under KVM on an idle machine.
+PLUG_TIMEOUT_S = 20.0
+LOOK_EVERY_S = 0.5
+_BLOCKS = "/sys/devices/system/memory"
+# Memory of the movable zone can be removed again. Kernels that bring added memory online by themselves are left alone.
+_ONLINE_MEMORY = (
+    f"for state in {_BLOCKS}/memory*/state; do"
+    " [ $(cat $state) != offline ] || echo online_movable >$state || echo online >$state; done"
+)
+_ONLINE_BY_ITSELF = f"grep -q online {_BLOCKS}/auto_online_blocks || echo online >{_BLOCKS}/auto_online_blocks"
+_MEMORY = f"echo $(grep -lx online {_BLOCKS}/memory*/state | wc -l) $(cat {_BLOCKS}/block_size_bytes)"
+_CPUS = "ls -d /sys/devices/system/cpu/cpu[0-9]* | wc -l; grep -c ^processor /proc/cpuinfo"
+_ONLINE_CPUS = "for online in /sys/devices/system/cpu/cpu*/online; do [ $(cat $online) = 1 ] || echo 1 >$online; done"
+# udev's rules of kdump load the capture kernel anew, while the event is handled.
+_SETTLE = "! command -v udevadm >/dev/null || udevadm settle --timeout 120"
+_BY_KERNEL = "cat /sys/devices/system/%s/crash_hotplug 2>/dev/null || echo 0"
+
+
+def plug(guest: Guest, steps: tuple[HotplugStep, ...], say: Callable[[str], None]) -> None:
+    """Take the steps, each until the guest uses, or has given back, the memory or the processor."""
+    guest.shell.run(_ONLINE_BY_ITSELF, check=False)
+    for step in steps:
+        say(str(step))
+        try:
+            if step.thing == CPU:
+                _change_cpu(guest, step)
+            else:
+                _change_memory(guest, step)
+        except WaitedInVain as error:
+            raise GuestError(f"{guest.name}: {step} failed: {error.args[0]}", see=guest.evidence.console_path) from None
+    guest.shell.run(_SETTLE, timeout_s=150 * guest.factor, check=False)
+
+
+def updated_by_kernel(guest: Guest, steps: tuple[HotplugStep, ...]) -> bool:
+    """Return whether the kernel itself keeps the description of a loaded capture kernel up to date."""
+    kinds = {"cpu" if step.thing == CPU else "memory" for step in steps}
+    return all(guest.shell.run(_BY_KERNEL % kind).out.strip() == "1" for kind in sorted(kinds))
+
+
+def _change_cpu(guest: Guest, step: HotplugStep) -> None:
+    present, _ = _numbers(guest, _CPUS)
+    wanted = present + (1 if step.add else -1)
+    if not step.add:
+        guest.shell.run("echo 0 >/sys/devices/system/cpu/cpu%s/online", str(present - 1))
+    guest.domain.set_vcpus(wanted)
+
+    def done() -> bool | None:
+        if step.add:
+            guest.shell.run(_ONLINE_CPUS, check=False)
+        return True if _numbers(guest, _CPUS) == [wanted, wanted] else None
+
+    _wait(guest, f"{wanted} processors", done)
+
+
+def _change_memory(guest: Guest, step: HotplugStep) -> None:
+    before_mib, domain = _memory_mib(guest), guest.domain
+    devices = domain.memory_devices(step.thing)
+    if step.thing == VIRTIO_MEM:
+        requested = devices[-1].find("target/requested")
+        assert requested is not None
+        requested.text = str(int(requested.text or 0) + (step.mib << 10) if step.add else 0)
+        domain.update(ElementTree.tostring(devices[-1], encoding="unicode"))
+    elif step.add:
+        domain.attach(dimm_xml(step.mib))
+    else:
+        domain.detach(ElementTree.tostring(devices[-1], encoding="unicode"))
+
+    def done() -> bool | None:
+        if step.add:
+            guest.shell.run(_ONLINE_MEMORY, check=False)
+            return True if _memory_mib(guest) == before_mib + step.mib else None
+        now = domain.memory_devices(step.thing)
+        gone = now[-1].findtext("target/current") == "0" if step.thing == VIRTIO_MEM else len(now) < len(devices)
+        return True if gone else None
+
+    _wait(guest, f"{before_mib + step.mib} MiB of memory" if step.add else f"the end of the {step.thing}", done)
+
+
+def _wait(guest: Guest, what: str, done: Callable[[], bool | None]) -> None:
+    poll(what, done, timeout_s=PLUG_TIMEOUT_S * guest.factor, every_s=LOOK_EVERY_S)
+
+
+def _memory_mib(guest: Guest) -> int:
+    """Return the memory that is online."""
+    count, block = guest.shell.run(_MEMORY).out.split()
+    return int(count) * int(block, 16) >> 20
+
+
+def _numbers(guest: Guest, command: str) -> list[int]:
+    return [int(word) for word in guest.shell.run(command).out.split()]

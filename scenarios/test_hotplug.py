@@ -1,0 +1,36 @@
+"""Memory and processors that are added or removed after kdump was armed are in the dump, or not in it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from kdump_harness.kdump.hotplug_steps import parse_steps
+from kdump_harness.kdump.service import KdumpConfig
+from kdump_harness.pytest_plugin import Verdict, pin_image
+
+KERNELS = ("bookworm", "trixie", "trixie-backports")  # 6.1 does not update a loaded capture kernel by itself
+STEPS = (
+    "add-dimm:256,remove-cpu", "add-virtio-mem:256", "add-dimm:256,remove-dimm", "remove-cpu,add-cpu",
+    "add-virtio-mem:256,remove-virtio-mem",
+)  # fmt: skip
+# Without it, the capture kernel of some distributions adds the DIMM to its own memory (scenarios/test_memory.py).
+ALONE = "acpi_no_memhotplug"
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("steps", STEPS)
+def test_hotplug_of_a_kernel(kernel_drill: Callable[..., Verdict], kernel: str, steps: str) -> None:
+    """The dump has all memory and the registers of all processors of the moment of the crash, and no others."""
+    verdict = kernel_drill(kernel, hotplug=parse_steps(steps), capture_append=ALONE, level=1)
+    assert verdict.verified, verdict.explain()
+    assert "hotplug" in {check.name for check in verdict.checks}
+
+
+@pin_image("debian-12", "debian-13")
+def test_hotplug_of_a_distribution(drill: Callable[..., Verdict]) -> None:
+    """udev's rules of kdump, or the kernel, keep the capture kernel up to date."""
+    config = KdumpConfig(crashkernel=None, level=1, compress=None, capture_append=ALONE)
+    verdict = drill(hotplug=parse_steps("add-dimm:512,add-cpu"), config=config)
+    assert verdict.verified, verdict.explain()
+    assert "hotplug" in {check.name for check in verdict.checks}
