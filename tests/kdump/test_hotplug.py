@@ -110,6 +110,7 @@ class Shell:
     def __init__(self, domain: Domain, *, stuck: bool = False) -> None:
         self.domain, self.stuck = domain, stuck
         self.commands: list[str] = []
+        self.possible, self.has_memory = "0-7\n", True
 
     def run(self, command: str, *arguments: str, **_: object) -> Any:
         self.commands.append(command % arguments if arguments else command)
@@ -118,9 +119,14 @@ class Shell:
             out = f"{1024 // 128 if self.stuck else self.domain.mib // 128} 8000000"
         elif "cpuinfo" in command:
             out = f"{self.domain.cpus}\n{self.domain.cpus}\n"
+        elif command.endswith("possible"):
+            out = self.possible
         elif "crash_hotplug" in command:
             out = "1" if "memory" in command else "0"
         return SimpleNamespace(out=out)
+
+    def succeeds(self, command: str) -> bool:
+        return self.has_memory
 
 
 def guest_of(domain: Domain, shell: Shell) -> Any:
@@ -142,6 +148,18 @@ def test_each_step_waits_for_the_guest(fake_clock: FakeClock) -> None:
     assert (domain.cpus, len(domain.devices)) == (2, 1)
     assert "echo 0 >/sys/devices/system/cpu/cpu2/online" in shell.commands
     assert "udevadm settle" in shell.commands[-1]
+
+
+def test_a_kernel_without_room_is_named_before_anything_is_added() -> None:
+    domain = Domain()
+    shell = Shell(domain)
+    shell.possible = "0-1\n"
+    with pytest.raises(UsageError, match="the guest's kernel has room for 2 processors, and add-cpu makes 3"):
+        plug(guest_of(domain, shell), parse_steps("add-dimm:256,remove-cpu,add-cpu,add-cpu"), lambda _: None)
+    shell.has_memory = False
+    with pytest.raises(UsageError, match="add-dimm:256 needs a kernel with memory hotplug, which this one lacks"):
+        plug(guest_of(domain, shell), parse_steps("add-dimm:256"), lambda _: None)
+    assert domain.mib == 1024
 
 
 def test_memory_that_a_guest_does_not_use_is_no_failure_of_its_kdump(fake_clock: FakeClock) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from xml.etree import ElementTree
 
 from ..base.clock import poll
-from ..base.errors import GuestError, WaitedInVain
+from ..base.errors import GuestError, UsageError, WaitedInVain
 from ..vm.guest import Guest
 from ..vm.hypervisor.memory_xml import dimm_xml
 from .hotplug_steps import CPU, VIRTIO_MEM, HotplugStep
@@ -23,6 +23,7 @@ _ONLINE_MEMORY = (
 _ONLINE_BY_ITSELF = f"grep -q online {_BLOCKS}/auto_online_blocks || echo online >{_BLOCKS}/auto_online_blocks"
 _MEMORY = f"echo $(grep -lx online {_BLOCKS}/memory*/state | wc -l) $(cat {_BLOCKS}/block_size_bytes)"
 _CPUS = "ls -d /sys/devices/system/cpu/cpu[0-9]* | wc -l; grep -c ^processor /proc/cpuinfo"
+_POSSIBLE = "cat /sys/devices/system/cpu/possible"
 _ONLINE_CPUS = "for online in /sys/devices/system/cpu/cpu*/online; do [ $(cat $online) = 1 ] || echo 1 >$online; done"
 # udev's rules of kdump load the capture kernel anew, while the event is handled.
 _SETTLE = "! command -v udevadm >/dev/null || udevadm settle --timeout 120"
@@ -31,6 +32,7 @@ _BY_KERNEL = "cat /sys/devices/system/%s/crash_hotplug 2>/dev/null || echo 0"
 
 def plug(guest: Guest, steps: tuple[HotplugStep, ...], say: Callable[[str], None]) -> None:
     """Take the steps, each until the guest uses, or has given back, the memory or the processor."""
+    _check_guest(guest, steps)
     guest.shell.run(_ONLINE_BY_ITSELF, check=False)
     for step in steps:
         say(str(step))
@@ -42,6 +44,21 @@ def plug(guest: Guest, steps: tuple[HotplugStep, ...], say: Callable[[str], None
         except WaitedInVain as error:
             raise GuestError(f"{guest.name}: {step} failed: {error.args[0]}", see=guest.evidence.console_path) from None
     guest.shell.run(_SETTLE, timeout_s=150 * guest.factor, check=False)
+
+
+def _check_guest(guest: Guest, steps: tuple[HotplugStep, ...]) -> None:
+    """Raise UsageError for a kernel that cannot take a step."""
+    cpus = most = _numbers(guest, _CPUS)[0]
+    for step in steps:
+        if step.thing == CPU:
+            cpus += 1 if step.add else -1
+            most = max(most, cpus)
+        elif not guest.shell.succeeds(f"test -e {_BLOCKS}/block_size_bytes"):
+            raise UsageError(f"--hotplug: {step.word} needs a kernel with memory hotplug, which this one lacks")
+    possible = guest.shell.run(_POSSIBLE).out.strip()
+    room = int(possible.rpartition("-")[2] or 0) + 1
+    if most > room:
+        raise UsageError(f"--hotplug: the guest's kernel has room for {room} processors, and add-cpu makes {most}")
 
 
 def updated_by_kernel(guest: Guest, steps: tuple[HotplugStep, ...]) -> bool:
