@@ -24,19 +24,16 @@ from pathlib import Path
 from kdump_harness.base.verdict import Verdict
 from kdump_harness.campaigns.kernels.plan import KernelMatrix
 from kdump_harness.campaigns.kernels.run import run_kernels
-from kdump_harness.kernel.drill import KernelDrill, KernelPlan, run_kernel_drill
+from kdump_harness.kernel.boot import capture_command_line, write_boot
+from kdump_harness.kernel.drill import run_kernel_drill
 from kdump_harness.kernel.machine import INSTRUCTIONS, DirectBoot
+from kdump_harness.kernel.plan import KernelPlan
 from kdump_harness.kernel.source import find_kernel
 from kdump_harness.kernel.userland import UserlandRequest, make_userland
 from kdump_harness.vm.run import Machine, Options, Run
 
 RATIO_LIMIT, JOBS_LIMIT, SPREAD_LIMIT = 1.10, 0.75, 0.01
 BUSY_LOOPS = (0, 2, 6)
-COLLECTOR = "-c,-d,31"
-CAPTURE = (
-    "console=ttyS0,115200n8 ignore_loglevel no_timer_check nr_cpus=1 reset_devices irqpoll"
-    f" kdump_harness.disk=/dev/vda kdump_harness.collector={COLLECTOR}"
-)
 
 
 def qemu_command(boot: DirectBoot, accelerator: str, memory_mib: int, directory: Path) -> list[str]:
@@ -52,7 +49,7 @@ def qemu_command(boot: DirectBoot, accelerator: str, memory_mib: int, directory:
     ]  # fmt: skip
 
 
-def bare(command: list[str], directory: Path, disk: Path) -> float:
+def bare(command: list[str], capture: str, directory: Path, disk: Path) -> float:
     """Return the seconds from the start of QEMU to the end of the vmcore's copy."""
     began_s = time.monotonic()
     qemu = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -65,7 +62,7 @@ def bare(command: list[str], directory: Path, disk: Path) -> float:
                 time.sleep(0.05)
             lines = control.makefile("rw")
             wait_for(lines.readline, "ready")
-            load = f"kexec -p /kexec/kernel --initrd=/kexec/initrd --append={shlex.quote(CAPTURE)}"
+            load = f"kexec -p /kexec/kernel --initrd=/kexec/initrd --append={shlex.quote(capture)}"
             for number, (how, script) in enumerate((("run", load), ("start", "echo c > /proc/sysrq-trigger")), start=1):
                 lines.write(f"{number} {how} {base64.b64encode(script.encode()).decode()}\n")
                 lines.flush()
@@ -148,10 +145,10 @@ def main(arguments: list[str] | None = None) -> int:
             for number in range(options.n):
                 directory = Path(scratch) / str(number)
                 directory.mkdir()
-                with contextlib.closing(run.evidence("bare")) as unused:
-                    boot = KernelDrill(run, plan.drill_plan(), unused, plan).make_boot(f"bare-{number}")
+                boot = write_boot(plan, directory, "bare")
                 memory_mib = plan.machine.memory_mib
-                bare_s = bare(qemu_command(boot, run.accelerator, memory_mib, directory), directory, boot.dump_disk)
+                command = qemu_command(boot, run.accelerator, memory_mib, directory)
+                bare_s = bare(command, capture_command_line(plan), directory, boot.dump_disk)
                 began_s = time.monotonic()
                 verdict = run_kernel_drill(run, plan)
                 drill_s = time.monotonic() - began_s

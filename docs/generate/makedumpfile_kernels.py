@@ -1,4 +1,4 @@
-"""Write docs/makedumpfile-kernels.md from the record of a matrix: makedumpfile_kernels.py KERNELS.json."""
+"""Write docs/makedumpfile-kernels.md from the records of matrices: makedumpfile_kernels.py KERNELS.json..."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ PAGE = Path(__file__).parents[1] / "makedumpfile-kernels.md"
 _MARKS = {"verified": "ok", "failed": "**NO**", "known issue": "**known**", "not judged": "?"}
 
 
-def main(path: str) -> None:
+def main(*paths: str) -> None:
     """Write the page."""
-    record = json.loads(Path(path).read_text(encoding="utf-8"))
-    PAGE.write_text(page(record), encoding="utf-8")
+    PAGE.write_text(page([json.loads(Path(path).read_text(encoding="utf-8")) for path in paths]), encoding="utf-8")
 
 
-def page(record: Mapping[str, Any]) -> str:
+def page(records: Iterable[Mapping[str, Any]]) -> str:
     """Return the text of the page."""
-    outcomes = [one for one in record["outcomes"] if one["release"] and one["makedumpfile"]]
-    others = [one for one in record["outcomes"] if not (one["release"] and one["makedumpfile"])]
+    drills = [one for record in records for one in record["outcomes"]]
+    outcomes = [one for one in drills if one["release"] and one["makedumpfile"]]
+    others = [one for one in drills if not (one["release"] and one["makedumpfile"])]
     releases = sorted({one["release"] for one in outcomes}, key=_version)
     versions = sorted({one["makedumpfile"] for one in outcomes}, key=_version)
     lines = [
         "# Which makedumpfile reads which kernel",
         "",
-        "<!-- python docs/generate/makedumpfile_kernels.py KERNELS.json -->",
+        "<!-- python docs/generate/makedumpfile_kernels.py KERNELS.json... -->",
         "",
         f"Real crashes of Debian's kernels with Debian's versions of makedumpfile: {len(outcomes)} kernel drills,",
         f"dump levels {_listed(outcomes, 'level')}, compression {_listed(outcomes, 'compress')},",
@@ -77,4 +77,4 @@ def _version(text: str) -> list[int]:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

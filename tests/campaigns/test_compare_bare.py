@@ -19,7 +19,7 @@ from kdump_harness.campaigns.compare.bisection import run_bisect
 from kdump_harness.campaigns.compare.plan import ComparePlan, choose_scenarios
 from kdump_harness.cli.bare_sides import changed_thing
 from kdump_harness.kdump.service import KdumpConfig
-from kdump_harness.kernel.drill import KernelPlan
+from kdump_harness.kernel.plan import KernelPlan
 from kdump_harness.kernel.source import KernelFiles
 from kdump_harness.kernel.userland import Userland
 from kdump_harness.vm.run import Machine, Options

@@ -24,7 +24,7 @@ def _nothing_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ("options", "sentence"),
     [
         ("--trigger nope", "unknown trigger 'nope'"),
-        ("--trigger interrupt", "cannot be crashed by interrupt"),
+        ("--trigger nmi-ignored", "cannot be crashed by nmi-ignored"),
         ("--level 99", "dump level 99 does not exist"),
         ("--level 1,31", "--level: expected one number, got '1,31' (--matrix takes lists)"),
         ("--compress gzip", "unknown compression 'gzip'"),
@@ -33,6 +33,12 @@ def _nothing_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("--append a'b", "cannot be added to a command line"),
         ("--memory 64", "invalid guest memory: got 64 MiB"),
         ("--bad unknown", "unknown check 'unknown'"),
+        ("--bad ,", "--bad: expected values separated by commas, got ','"),
+        ("--bad pages,", "--bad: expected values separated by commas, got 'pages,'"),
+        ("--second-kernel nosuch", "unknown suite 'nosuch'"),
+        ("--userland nosuch", "unknown suite 'nosuch'"),
+        ("--makedumpfile sid:", "unknown suite 'sid:'"),
+        ("--matrix --makedumpfile trixie,nosuch", "unknown suite 'nosuch'"),
         ("--clock instructions --trigger nmi", "--clock instructions needs a trigger inside the guest"),
         ("--arch vax", "unknown architecture 'vax'"),
         ("--arch arm64 --trigger nmi", "nmi needs an NMI, which QEMU cannot send to a guest for arm64"),
@@ -56,6 +62,47 @@ def test_a_wrong_option_ends_before_the_build(
     said = " ".join(capsys.readouterr().err.split())
     assert sentence in said
     assert not Path("built").exists()
+
+
+@pytest.mark.parametrize("options", ["", "--git-bisect", "--matrix"])
+def test_a_suite_that_is_not_known_ends_before_anything_starts(
+    options: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for kernel in ("nosuch", "linux-image-amd64/nosuch", "nosuch:linux-image-amd64"):
+        assert main(["kernel", kernel, *options.split()]) == (128 if options == "--git-bisect" else 2)
+        assert "unknown suite 'nosuch' (known: " in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_build_needs_its_directory(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("bzImage").touch()
+    for kernel in ("./missing", "bzImage"):
+        for options, status in (((), 2), (("--git-bisect",), 128)):
+            assert main(["kernel", kernel, "--build", "true", *options]) == status
+            assert f"--build needs a directory to build in: {kernel}" in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ("trixie --append a'b", '--append: "a\'b" cannot be added to a command line: it has a quote'),
+        ("trixie --capture-append a --capture-append a\\b", "it has a backslash"),
+        ("trixie --append crashkernel=1G", "--append cannot set crashkernel="),
+        ("trixie --makedumpfile nosuch", "unknown suite 'nosuch'"),
+        ("trixie --kernel nosuch", "unknown suite 'nosuch'"),
+        ("trixie --kernel sid --crashkernel 10G", "refuses crashkernel=10G"),
+        ("trixie --kernel sid --memory 64", "invalid guest memory: got 64 MiB"),
+        ("trixie --kernel sid --rounds 0", "invalid rounds: got 0"),
+        ("trixie --kernel sid --max-larger x", "invalid budget: got 'x'"),
+        ("trixie --kernel sid --scenario tight --only tight", "the drill tight needs a whole system"),
+        ("trixie --bisect --kernel nosuch", "unknown suite 'nosuch'"),
+        ("--bisect --kernel sid", "nothing to bisect"),
+    ],
+)
+def test_a_wrong_comparison_ends_before_anything_starts(
+    words: str, sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["compare", "--bare", *words.split()]) == 2
+    assert sentence in " ".join(capsys.readouterr().err.split())
 
 
 def test_an_option_beside_the_file_of_a_matrix_is_not_ignored(capsys: pytest.CaptureFixture[str]) -> None:

@@ -721,7 +721,7 @@ def test_a_packed_dump_is_judged_like_any_other(
     drill.target = SimpleNamespace(name="local", dump_files=lambda system: system)
     service: Any = SimpleNamespace(formats=lambda *_: ("kdump",))
     files: Any = _Fetched(data)
-    drill._fetch_and_check(files, service, found(f"/var/crash/1/{name}"), facts_of(LOGGED))
+    drill.fetch_and_check(files, service, found(f"/var/crash/1/{name}"), facts_of(LOGGED))
     assert sorted(check.name for check in verdict.failed()) == failed
     assert verdict.not_judged == why
     assert shown == ["not judged" if failed or why else "whole"]

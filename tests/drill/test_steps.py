@@ -15,7 +15,7 @@ from kdump_harness.base.progress import Progress
 from kdump_harness.base.stage import Stage
 from kdump_harness.base.verdict import Verdict
 from kdump_harness.distro.family import find_family
-from kdump_harness.drill import checks, steps
+from kdump_harness.drill import checks, crash
 from kdump_harness.drill.checks import REQUIRED_CHECKS
 from kdump_harness.drill.disks import SystemUnderTest
 from kdump_harness.drill.plan import Plan
@@ -61,7 +61,7 @@ def drill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fake_clock: FakeClock
     monkeypatch.setattr(
         checks, "inspect_opened", lambda vmcore: dataclasses.replace(really(vmcore), crash_time_s=CRASH_S)
     )
-    monkeypatch.setattr(steps.secrets, "token_hex", lambda _bytes: NONCE)
+    monkeypatch.setattr(crash.secrets, "token_hex", lambda _bytes: NONCE)
     monkeypatch.setattr(KdumpService, "formats", lambda *_: ("kdump",))
 
     def take(guest: FakeGuest, **changes: Any) -> Verdict:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from kdump_harness.base.errors import CommandFailed, ConsoleLost, GuestError, WaitedInVain
 from kdump_harness.base.tables import package_path
-from kdump_harness.kernel.drill import userland_family
+from kdump_harness.kernel.plan import userland_family
 from kdump_harness.vm import serial_shell
 from kdump_harness.vm.hypervisor.byte_queue import ByteQueue
 from kdump_harness.vm.serial_shell import PART_BYTES, ControlLine, SerialShell
@@ -25,7 +25,8 @@ INIT = package_path("kernel", "init")
 @pytest.fixture
 def line(tmp_path: Path) -> Iterator[ControlLine]:
     """A control line whose other end is the loop of the init."""
-    loop = "while read" + INIT.read_text().rpartition("while read")[2].partition("\ndone\n")[0] + "\ndone"
+    pack, _, rest = INIT.read_text().partition("pack() {")[2].partition("\n")
+    loop = f"pack() {{{pack}\nwhile read" + rest.rpartition("while read")[2].partition("\ndone\n")[0] + "\ndone"
     ours, theirs = socket.socketpair()
     script = "exec 3<&0\n" + loop.replace("/run/", f"{tmp_path}/").replace("/dev/console", "/dev/null")
     process = subprocess.Popen(["sh", "-c", script], stdin=theirs)

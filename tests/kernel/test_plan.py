@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
+import subprocess
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
-from unittest.mock import MagicMock
 
 import pytest
-from kdump_harness.base.errors import GuestError, UsageError
+from kdump_harness.base.errors import GuestError, NotArmed, UsageError
 from kdump_harness.base.progress import Progress
-from kdump_harness.kernel.drill import KernelDrill, KernelPlan
+from kdump_harness.kdump.trigger import CannotTrigger
+from kdump_harness.kernel.crash_module import make_module
+from kdump_harness.kernel.drill import KernelDrill
+from kdump_harness.kernel.plan import KernelPlan
 from kdump_harness.kernel.source import KernelFiles
 
 
@@ -38,19 +42,66 @@ def test_cma_needs_a_kernel_that_has_it(release: str, config: str, sentence: str
         plan.drill_plan()
 
 
-@pytest.mark.parametrize(("second", "there"), [(False, True), (False, False), (True, False)])
-def test_a_kernel_without_the_driver_of_the_disk_is_not_judged(second: bool, there: bool) -> None:
+class Shell:
+    """A shell whose commands run on this host."""
+
+    def __init__(self, disk: str, kexec: str) -> None:
+        self._prefix = f"kexec() {{ {kexec}; }}; sleep() {{ :; }}; "
+        self._disk = disk
+
+    def run(self, command: str, **_: Any) -> SimpleNamespace:
+        here = command.replace("/dev/vda", self._disk).replace("-b ", "-e ").replace("rm -rf /kexec", "true")
+        done = subprocess.run(["sh", "-c", self._prefix + here], capture_output=True, text=True, check=False)
+        return SimpleNamespace(
+            status=done.returncode, ok=done.returncode == 0, out=done.stdout, err=done.stderr, command=command
+        )
+
+
+def load(kexec: str, disk: str = "/dev/null", *, second: bool = False) -> None:
+    """Load a capture kernel in a guest."""
     kernel = KernelFiles(asked="k", image=Path("bzImage"), release="7.3.4", modules=None, config="")
     drill: Any = object.__new__(KernelDrill)
     drill._kernel_plan = KernelPlan(kernel=kernel, second=kernel if second else None)
     drill.plan = drill._kernel_plan.drill_plan()
-    drill.run = SimpleNamespace(factor=1.0)
-    drill.progress, drill.clock = Progress(quiet=True), MagicMock()
     drill.evidence = SimpleNamespace(console_path=Path("console.log"))
-    guest = MagicMock()
-    guest.shell.succeeds.return_value = there
-    if second or there:
-        drill._boot_directly(guest)
-        return
+    guest: Any = SimpleNamespace(shell=Shell(disk, kexec), factor=1.0)
+    drill._load(guest)
+
+
+def test_a_kernel_without_the_driver_of_the_disk_is_not_judged() -> None:
+    load("true")
+    load("true", "/dev/missing", second=True)
     with pytest.raises(GuestError, match="cannot write a vmcore: /dev/vda did not appear"):
-        drill._boot_directly(guest)
+        load("true", "/dev/missing")
+
+
+def test_a_refused_load_is_told_once() -> None:
+    with pytest.raises(NotArmed) as caught:
+        load("echo 'Cannot determine the file type' >&2; echo 'kexec_load failed: EPERM' >&2; return 255")
+    assert "kexec cannot load the capture kernel: kexec_load failed: EPERM" in str(caught.value)
+    assert caught.value.said == "Cannot determine the file type\nkexec_load failed: EPERM"
+    assert "--append" not in str(caught.value)
+
+
+def test_the_crash_module_is_built_in_the_tree_of_the_kernel(tmp_path: Path) -> None:
+    tree = tmp_path / "linux"
+    tree.mkdir()
+    (tree / "Makefile").write_text("modules:\n\ttest -e $(M)/Kbuild\n\techo made > $(M)/kdump_harness_crash.ko\n")
+    kernel = KernelFiles(asked="k", image=Path("bzImage"), release="7.3.4", modules=tree, config="")
+    run: Any = SimpleNamespace(
+        directory=SimpleNamespace(path=tmp_path), log_path=lambda name: tmp_path / name, progress=Progress(quiet=True)
+    )
+    assert make_module(run, kernel).read_text() == "made\n"
+    (tree / "Makefile").write_text("modules:\n\techo 'no modules here'; exit 1\n")
+    with pytest.raises(CannotTrigger, match=r"no crash module for 7\.3\.4: .*ended with status 2"):
+        make_module(run, kernel)
+    for modules in (None, tmp_path / "lib"):
+        with pytest.raises(CannotTrigger, match="expected a kernel tree after make with CONFIG_MODULES"):
+            make_module(run, dataclasses.replace(kernel, modules=modules))
+
+
+def test_triggers_by_module_are_for_kernel_drills_too() -> None:
+    kernel = KernelFiles(asked="k", image=Path("bzImage"), release="7.3.4", modules=None, config="")
+    KernelPlan(kernel=kernel, trigger="bug").drill_plan()
+    with pytest.raises(UsageError, match="cannot be crashed by nmi-ignored"):
+        KernelPlan(kernel=kernel, trigger="nmi-ignored").drill_plan()

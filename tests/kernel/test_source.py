@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -11,10 +12,11 @@ from kdump_harness.base.errors import CommandFailed, HostError, UsageError
 from kdump_harness.base.progress import Progress
 from kdump_harness.images.archive import Archive, PackageFile, digest, unpack_deb
 from kdump_harness.images.state import State
+from kdump_harness.kernel import userland
 from kdump_harness.kernel.build import run_build
 from kdump_harness.kernel.source import KernelFiles, find_kernel
-from kdump_harness.kernel.userland import UserlandRequest, make_userland
-from kernel_factory import bzimage
+from kdump_harness.kernel.userland import PROGRAMS, UserlandRequest, make_userland
+from kernel_factory import RELEASE, bzimage, deb, kernel_deb
 
 QUIET = Progress(quiet=True)
 
@@ -57,6 +59,19 @@ def test_what_is_not_a_kernel_is_told(text: str, message: str, state: State) -> 
         pytest.skip("this host has no apt")
     with pytest.raises(UsageError, match=message):
         find_kernel(text, state, QUIET)
+
+
+def test_a_package_without_a_kernel_is_not_kept(tmp_path: Path, state: State) -> None:
+    if not shutil.which("dpkg-deb"):
+        pytest.skip("this host has no dpkg-deb")
+    package = tmp_path / "makedumpfile.deb"
+    package.write_bytes(deb(files={"usr/bin/makedumpfile": b"x"}))
+    for _ in range(2):
+        with pytest.raises(UsageError, match=r"makedumpfile\.deb is not a kernel: its packages have no vmlinuz"):
+            find_kernel(str(package), state, QUIET)
+    assert [path.suffix for path in (state.directory / "kernels").iterdir()] == [".lock"]
+    package.write_bytes(kernel_deb())
+    assert find_kernel(str(package), state, QUIET).release == RELEASE
 
 
 def test_a_file_that_is_not_a_kernel_says_what_it_is(
@@ -173,6 +188,38 @@ def test_programs_of_the_user_come_with_their_libraries(state: State) -> None:
     assert {"init", "bin/busybox", "bin/kexec", "bin/makedumpfile", "lib/libc.so.6"} <= set(paths)
     assert any(path.startswith(("lib64/ld-", "lib/ld-")) for path in paths)
     assert len(paths) == len(set(paths))
+
+
+def test_programs_of_two_suites_have_their_own_libraries(
+    tmp_path: Path, state: State, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shell = str(Path("/bin/sh").resolve())
+    root = tmp_path / "suite"
+    made = make_userland(UserlandRequest(instead=dict.fromkeys(PROGRAMS, shell)), state, QUIET)
+    for entry in made.entries:  # the same programs and libraries, as another suite built them
+        if isinstance(entry.content, Path) and entry.path != "init":
+            (root / entry.path).parent.mkdir(parents=True, exist_ok=True)
+            (root / entry.path).write_bytes(entry.content.read_bytes() + b"\0")
+    for program, (_, places) in PROGRAMS.items():
+        (root / places[0]).parent.mkdir(parents=True, exist_ok=True)
+        (root / places[0]).write_bytes((root / "bin" / program).read_bytes())
+    monkeypatch.setattr(userland, "_unpacked", lambda *_: root)
+    mixed = {
+        entry.path: entry for entry in make_userland(UserlandRequest(instead={"kexec": shell}), state, QUIET).entries
+    }
+    assert mixed["lib/libc.so.6"].content == root / "lib/libc.so.6"
+    assert mixed["opt/kexec/libc.so.6"].content != root / "lib/libc.so.6"
+    for path, entry in mixed.items():
+        if path.startswith("opt/"):
+            assert isinstance(entry.content, Path)
+            (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / path).write_bytes(entry.content.read_bytes())
+            (tmp_path / path).chmod(0o755)
+    script = mixed["bin/kexec"].content
+    assert isinstance(script, bytes)
+    words = script.decode().replace("/opt/", f"{tmp_path}/opt/")
+    done = subprocess.run(["sh", "-c", words, "sh", "-c", "echo $0 runs", "it"], capture_output=True, check=True)
+    assert done.stdout == b"it runs\n"
 
 
 def test_a_program_that_is_none_is_refused(tmp_path: Path, state: State) -> None:

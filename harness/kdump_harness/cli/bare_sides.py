@@ -5,13 +5,17 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ..base.errors import UsageError
 
 if TYPE_CHECKING:
     from ..campaigns.compare.bare import BareSide
+    from ..kernel.userland import UserlandRequest
     from ..vm.run import Machine, Run
+
+NOTHING = "nothing"  # name of a side without the arguments that the other side has
 
 
 def changed_thing(arguments: argparse.Namespace) -> tuple[str, list[str]]:
@@ -42,33 +46,53 @@ def changed_thing(arguments: argparse.Namespace) -> tuple[str, list[str]]:
     return thing, values
 
 
-def bare_sides(
-    run: Run, arguments: argparse.Namespace, thing: str, values: list[str], machine: Machine
-) -> list[BareSide]:
-    """Return the sides, whose kernels and userlands are downloaded where they are missing."""
+def bare_sides(arguments: argparse.Namespace, thing: str, values: list[str], machine: Machine) -> list[BareSide]:
+    """Return the sides before their kernels are found; UsageError for every error that is visible now."""
     from ..campaigns.compare.bare import bare_side
-    from ..kernel.drill import KernelPlan
-    from ..kernel.source import find_kernel
-    from ..kernel.userland import UserlandRequest, make_userland
+    from ..distro.architecture import find_architecture
+    from ..kernel.plan import KernelPlan
+    from ..kernel.source import check_kernel, not_yet_found
+    from ..kernel.userland import check_userland
 
     sides = []
     for value in values:
-        kernel = find_kernel(value if thing == "kernel" else arguments.image, run.state, run.progress)
-        instead = {"makedumpfile": value} if thing == "makedumpfile" else {}
-        request = UserlandRequest(suite=arguments.userland or "", instead=instead)
+        asked = value if thing == "kernel" else arguments.image
+        check_kernel(asked, find_architecture("amd64"))
+        check_userland(_userland(arguments, thing, value))
         plan = KernelPlan(
-            kernel=kernel,
-            userland=make_userland(request, run.state, run.progress),
+            kernel=not_yet_found(asked),
             machine=machine,
             crashkernel=arguments.crashkernel,
+            append=value if thing == "append" else "",
+            capture_append=value if thing == "capture-append" else "",
             clock=arguments.clock,
         )
-        if thing == "append":
-            plan = dataclasses.replace(plan, append=value)
-        elif thing == "capture-append":
-            plan = dataclasses.replace(plan, capture_append=value)
-        sides.append(bare_side(value or "nothing", plan))
+        plan.drill_plan()
+        sides.append(bare_side(value or NOTHING, plan))
     return sides
+
+
+def found_sides(run: Run, arguments: argparse.Namespace, thing: str, sides: Sequence[BareSide]) -> tuple[BareSide, ...]:
+    """Return the sides with their kernels and userlands, which are downloaded where they are missing."""
+    from ..campaigns.compare.bare import bare_side
+    from ..kernel.source import find_kernel
+    from ..kernel.userland import make_userland
+
+    found = []
+    for side in sides:
+        plan = side.kernel_plan
+        kernel = find_kernel(plan.kernel.asked, run.state, run.progress)
+        userland = make_userland(_userland(arguments, thing, side.name), run.state, run.progress)
+        found.append(bare_side(side.name, dataclasses.replace(plan, kernel=kernel, userland=userland)))
+    return tuple(found)
+
+
+def _userland(arguments: argparse.Namespace, thing: str, value: str) -> UserlandRequest:
+    from ..kernel.userland import UserlandRequest
+
+    return UserlandRequest(
+        suite=arguments.userland or "", instead={"makedumpfile": value} if thing == "makedumpfile" else {}
+    )
 
 
 def choose_session(arguments: argparse.Namespace) -> None:

@@ -189,6 +189,24 @@ def add_filter(group: Any) -> None:
     group.add_argument("--compress", metavar="C", help=f"compression of the dump: {names} (default: the family's)")
 
 
+def add_trigger(group: Any) -> None:
+    """Add the trigger."""
+    from ..kdump.trigger import load_triggers
+
+    group.add_argument(
+        "--trigger", default="sysrq-c", metavar="T", help=f"way to crash the guest: {', '.join(load_triggers())}"
+    )
+
+
+def add_oracle(group: Any) -> None:
+    """Add --oracle."""
+    group.add_argument(
+        "--oracle",
+        action="store_true",
+        help="compare the vmcore with the memory that the hypervisor saw (needs disk space for the guest's memory)",
+    )
+
+
 def add_budget(group: Any) -> None:
     """Add --budget."""
     group.add_argument(

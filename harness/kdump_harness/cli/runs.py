@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from ..base.evidence import check_writable
+from ..base.output import check_output
 from ..base.progress import err
 from ..history.database import history_path
 from ..history.recording import record
@@ -25,6 +27,13 @@ def options_of(arguments: argparse.Namespace, *, network: bool = True) -> Option
         verbose=arguments.verbose,
         quiet=arguments.quiet,
     )
+
+
+def check_outputs(arguments: argparse.Namespace, *files: str | None) -> None:
+    """Raise HostError or UsageError if the evidence, --json or FILES cannot be written."""
+    check_writable(arguments.evidence)
+    for file in (arguments.json, *files):
+        check_output(file)
 
 
 def jobs_of(arguments: argparse.Namespace) -> int | None:

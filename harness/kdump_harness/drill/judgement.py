@@ -23,10 +23,10 @@ from ..kdump.trigger import Trigger, find_trigger
 from ..triage.crash import ask_crash
 from ..vm.run import Run
 from ..vmcore import VmcoreError, open_vmcore
+from ..vmcore.oracle import compare
 from .budgets import budget_s
 from .checks import CrashFacts, Scope, record_check, unmade
 from .known_issues import judge, load_known_issues
-from .oracle import compare
 from .plan import MIB, SAVED, Plan
 
 

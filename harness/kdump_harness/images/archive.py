@@ -46,8 +46,7 @@ class Archive:
         self.suite, self._progress = suite, progress
         row = known_suite(suite)
         assert row.build is not None
-        base = _BACKPORTS.sub("", suite)
-        more = () if suite in (base, row.build.updates_suite, row.build.security_suite) else (suite,)
+        more = () if suite in (row.build.suite, row.build.updates_suite, row.build.security_suite) else (suite,)
         place = state.directory / "userlands" / f"index-{suite}-{architecture}"
         self._select = ("-t", suite) if more else ()
         with locked(place.with_name(f"{place.name}.lock"), lambda: None):
@@ -147,5 +146,5 @@ def known_suite(suite: str) -> Image:
     """Return the catalogue's row of the release that a suite belongs to; UsageError names the known ones."""
     rows = {row.build.suite: row for row in load_catalog() if row.family == "debian" and row.build is not None}
     if (base := _BACKPORTS.sub("", suite)) not in rows:
-        raise UsageError(f"unknown suite {base!r} (known: {', '.join(rows)}, each also with -backports)")
+        raise UsageError(f"unknown suite {suite!r} (known: {', '.join(rows)}, each also with -backports)")
     return rows[base]

@@ -48,6 +48,11 @@ class Trigger:
     memory_moves: bool = False
     while_booting: str = ""  # regular expression
 
+    @property
+    def command_in_guest(self) -> str:
+        """The command that crashes the guest; empty for a trigger from the host."""
+        return f"insmod {MODULE_PATH} how={self.module}" if self.module else self.command
+
     def check_guest(self, guest: Guest) -> None:
         """CannotTrigger when the guest lacks what this needs."""
         if self.probe and not guest.shell.succeeds(self.probe, timeout_s=60 * guest.factor):
@@ -65,7 +70,7 @@ class Trigger:
         elif self.from_host == "alt-sysrq-c":
             guest.domain.press_keys("KEY_LEFTALT", "KEY_SYSRQ", "KEY_C")
         else:
-            guest.shell.start(f"insmod {MODULE_PATH} how={self.module}" if self.module else self.command)
+            guest.shell.start(self.command_in_guest)
 
 
 def load_triggers() -> Mapping[str, Trigger]:

@@ -13,11 +13,17 @@ _SHOWN_BYTES = 400
 _ERROR = re.compile(rb":\d+: (?:fatal )?error: |: undefined reference to ")
 
 
-def run_build(command: str, directory: str, *, log: Path, progress: Progress) -> None:
-    """Run a command of the user in a directory; CommandFailed quotes the end of its output."""
+def check_build(directory: str) -> Path:
+    """Return the directory to build in; UsageError where it is not one."""
     place = Path(directory).expanduser()
     if not place.is_dir():
         raise UsageError(f"--build needs a directory to build in: {directory} is not one")
+    return place
+
+
+def run_build(command: str, directory: str, *, log: Path, progress: Progress) -> None:
+    """Run a command of the user in a directory; CommandFailed quotes the end of its output."""
+    place = check_build(directory)
     with progress.step(f"building {place.resolve().name}"), log.open("wb") as out:
         process = subprocess.Popen(
             command, shell=True, cwd=place, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT

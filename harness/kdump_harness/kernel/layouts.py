@@ -19,7 +19,7 @@ class Layout:
     append: str = ""
     prepare: str = ""
     modules: tuple[str, ...] = ()
-    cpu: str = ""
+    la57: bool = False
     nodes: int = 0
     keep_mib: int = 0
     plug_mib: int = 0

@@ -12,7 +12,7 @@ from ..distro.architecture import Architecture, find_architecture
 from ..fallback.kinds import HYPERVISOR, PSTORE
 from ..vm.hypervisor.domain_xml import DEVICES, TCG_CACHE, cpu_xml
 from ..vm.hypervisor.erst_xml import commandline_xml, erst_arguments
-from ..vm.hypervisor.memory_xml import Spare, dimm_xml, vcpu_xml, virtio_mem_xml
+from ..vm.hypervisor.memory_xml import Spare, dimm_xml, numa_xml, vcpu_xml, virtio_mem_xml
 from .layouts import Layout
 
 WALL, INSTRUCTIONS = "wall", "instructions"  # clocks
@@ -54,7 +54,7 @@ class BareMachine:
                 raise UsageError(f"a kernel for {self.architecture.name} needs --accelerator tcg")
             if self.cpu_level is not None:
                 raise UsageError("--cpu is a level of x86-64 processors")
-            if pc_only := [layout.name for layout in self.layouts if layout.cpu or layout.device or layout.dimm_mib]:
+            if pc_only := [layout.name for layout in self.layouts if layout.la57 or layout.device or layout.dimm_mib]:
                 raise UsageError(f"the layout {pc_only[0]} needs a machine for amd64")
             if self.spare != Spare():
                 raise UsageError("--hotplug needs a machine for amd64")
@@ -96,11 +96,8 @@ class BareMachine:
         most_mib = total_mib + sum(spare.dimms_mib)
         slots = f'<maxMemory unit="MiB" slots="{count}">{most_mib}</maxMemory>' if count else ""
         now = f'<currentMemory unit="MiB">{keep_mib}</currentMemory>' if keep_mib else ""
-        cpu = next((layout.cpu for layout in self.layouts if layout.cpu), "") or self._cpu_xml()
-        numa = self._numa(nodes)
-        if numa:
-            cpu = (cpu or "<cpu/>").replace("</cpu>", f"{numa}</cpu>")
-            cpu = cpu.replace("/>", f">{numa}</cpu>") if cpu.endswith("/>") else cpu
+        numa = numa_xml(self.memory_mib, self.vcpus, nodes, spare.cpus) if nodes else ""
+        cpu = self._cpu_xml(numa)
         plug = virtio_mem_xml(plug_mib, plug_mib) if plug_mib else ""
         plug += virtio_mem_xml(spare.virtio_mem_mib, 0) if spare.virtio_mem_mib else ""
         icount = ("-icount", f"shift={_ICOUNT_SHIFT},sleep=off") if self.clock == INSTRUCTIONS else ()
@@ -135,21 +132,10 @@ class BareMachine:
 </domain>
 """
 
-    def _cpu_xml(self) -> str:
+    def _cpu_xml(self, numa: str) -> str:
         if self.architecture.name == "amd64":
-            return cpu_xml(self.accelerator == "kvm", self.cpu_level)
+            la57 = any(layout.la57 for layout in self.layouts)
+            return cpu_xml(self.accelerator == "kvm", self.cpu_level, numa, la57=la57)
         if model := self.architecture.cpu_model:
-            return f'<cpu mode="custom" match="exact" check="none"><model fallback="forbid">{model}</model></cpu>'
-        return ""
-
-    def _numa(self, nodes: int) -> str:
-        """Return the NUMA nodes, which share memory and processors."""
-        if not nodes:
-            return ""
-        cells = []
-        for node in range(nodes):
-            first, last = self.vcpus * node // nodes, self.vcpus * (node + 1) // nodes - 1
-            last += self.spare.cpus if node == nodes - 1 else 0
-            memory_mib = self.memory_mib * (node + 1) // nodes - self.memory_mib * node // nodes
-            cells.append(f'<cell id="{node}" cpus="{first}-{last}" memory="{memory_mib}" unit="MiB"/>')
-        return f"<numa>{''.join(cells)}</numa>"
+            return f'<cpu mode="custom" match="exact" check="none"><model fallback="forbid">{model}</model>{numa}</cpu>'
+        return f"<cpu>{numa}</cpu>" if numa else ""

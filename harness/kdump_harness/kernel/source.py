@@ -13,12 +13,13 @@ from ..base.errors import UsageError
 from ..base.progress import Progress
 from ..distro.architecture import Architecture, find_architecture
 from ..distro.kernels import CONFIG_MAX_BYTES, CONFIGS, MODULES, check_config, find_image, release_of
-from ..images.archive import Archive, digest, unpack_deb
+from ..images.archive import Archive, digest, known_suite, unpack_deb
 from ..images.checksums import digest_of
 from ..images.state import State, remove_tree
 
 HOST = "host"  # the word for the kernel that this host runs
 _PACKAGE_PARTS = re.compile(r"linux-(?:image|modules|modules-extra|base|binary)-\d\S*")
+_PACKAGE_FILES = (".deb",)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9+.~_-]*")
 
 
@@ -45,6 +46,30 @@ def not_yet_found(text: str) -> KernelFiles:
     return KernelFiles(asked=text, image=Path(), release="", modules=None, config="")
 
 
+def check_kernel(text: str, architecture: Architecture) -> None:
+    """Raise UsageError for a word that is neither a path nor the kernel of a known suite."""
+    if text != HOST and not text.endswith(_PACKAGE_FILES) and not _is_path(text):
+        known_suite(_suite_and_package(text, architecture)[0])
+
+
+def _is_path(text: str) -> bool:
+    """Return whether a text means a path, also of a file that a build has yet to write."""
+    place = Path(text)
+    return text.startswith((".", "/", "~")) or place.exists() or (place.parent != Path() and place.parent.exists())
+
+
+def _suite_and_package(text: str, architecture: Architecture) -> tuple[str, str]:
+    """Return the two parts of SUITE, SUITE:PACKAGE or PACKAGE/SUITE; UsageError for another text."""
+    if ":" in text:
+        suite, package = text.split(":", 1)
+    else:
+        package, slash, suite = text.rpartition("/")
+        package = package if slash else architecture.kernel_package
+    if not (_NAME.fullmatch(package) and _NAME.fullmatch(suite)):
+        raise UsageError(f"{text!r} does not name a kernel (a file, a directory, SUITE, SUITE:PACKAGE, or {HOST})")
+    return suite, package
+
+
 def find_kernel(text: str, state: State, progress: Progress, architecture: Architecture | None = None) -> KernelFiles:
     """Return the kernel that a user named, for an architecture (amd64 by default).
 
@@ -57,7 +82,7 @@ def find_kernel(text: str, state: State, progress: Progress, architecture: Archi
         if not architecture.is_of_host:
             raise UsageError(f"this host does not run a kernel for {architecture.name}")
         found = _of_host()
-    elif text.endswith(".deb"):
+    elif text.endswith(_PACKAGE_FILES):
         found = _of_package_files(place, state, architecture)
     elif place.is_file():
         release = release_of(place, architecture)
@@ -66,7 +91,7 @@ def find_kernel(text: str, state: State, progress: Progress, architecture: Archi
         found = _of_directory(place.resolve(), str(place.resolve()), architecture)
     elif place.exists():
         raise UsageError(f"{text} is not a kernel: neither a file nor a directory")
-    elif text.startswith((".", "/", "~")):
+    elif _is_path(text):
         raise UsageError(f"{text} does not exist")
     else:
         found = _of_suite(text, state, progress, architecture)
@@ -130,6 +155,7 @@ def _of_package_files(place: Path, state: State, architecture: Architecture) -> 
 
     def make(part: Path) -> dict[str, object]:
         unpack_deb(place, part / "root")
+        _unpacked(part / "root", architecture, asked=str(place))  # a package without a kernel is not kept
         return {"file": str(place)}
 
     directory = state.make_once("kernels", key, make, report=lambda _line: None, what=f"the kernel of {place.name}")
@@ -138,13 +164,7 @@ def _of_package_files(place: Path, state: State, architecture: Architecture) -> 
 
 def _of_suite(text: str, state: State, progress: Progress, architecture: Architecture) -> KernelFiles:
     """Return the kernel of a suite, downloaded once for each version."""
-    if ":" in text:
-        suite, package = text.split(":", 1)
-    else:
-        package, slash, suite = text.rpartition("/")
-        package = package if slash else architecture.kernel_package
-    if not (_NAME.fullmatch(package) and _NAME.fullmatch(suite)):
-        raise UsageError(f"{text!r} does not name a kernel (a file, a directory, SUITE, SUITE:PACKAGE, or {HOST})")
+    suite, package = _suite_and_package(text, architecture)
     archive = Archive(suite, state, progress, architecture=architecture.name)
     parts = tuple(part for part in archive.closure(package) if _PACKAGE_PARTS.fullmatch(part.name))
     if not parts:
@@ -153,6 +173,7 @@ def _of_suite(text: str, state: State, progress: Progress, architecture: Archite
     def make(part: Path) -> dict[str, object]:
         archive.unpack(parts, part / "root", what=f"{package} of {suite}")
         _keep_kernel_only(part / "root")
+        _unpacked(part / "root", architecture, asked=text)
         return {"packages": [vars(one) for one in parts], "suite": suite}
 
     directory = state.make_once("kernels", digest(parts), make, report=progress.say, what=f"{package} of {suite}")

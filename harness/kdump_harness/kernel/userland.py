@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import stat
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from elftools.common.exceptions import ELFError
@@ -17,7 +17,7 @@ from ..base.errors import UsageError
 from ..base.progress import Progress
 from ..base.tables import package_path
 from ..distro.architecture import Architecture, find_architecture
-from ..images.archive import Archive, digest
+from ..images.archive import Archive, digest, known_suite
 from ..images.state import State
 from .initramfs import Entry
 
@@ -49,6 +49,13 @@ class UserlandRequest:
     architecture: Architecture = field(default_factory=lambda: find_architecture("amd64"))
 
 
+def check_userland(request: UserlandRequest) -> None:
+    """Raise UsageError for a suite that is not known; a missing file may still be built."""
+    for suite in filter(None, (request.suite, *request.instead.values())):
+        if not Path(suite).expanduser().is_file() and not suite.startswith((".", "/", "~")):
+            known_suite(suite)
+
+
 def make_userland(request: UserlandRequest, state: State, progress: Progress) -> Userland:
     """Return the userland; its packages are downloaded once for each version."""
     roots: dict[str, Path] = {}
@@ -65,13 +72,10 @@ def make_userland(request: UserlandRequest, state: State, progress: Progress) ->
                 roots[suite] = _unpacked(suite, request.architecture, state, progress)
             root = roots[suite]
             file = next((path for place in places if (path := root / place).is_file()), root / places[0])
-        for entry in _with_libraries(program, file, root):
-            other = entries.setdefault(entry.path, entry)
-            if other != entry and _content(other) != _content(entry):
-                raise UsageError(
-                    f"{program} needs another {entry.path} than the rest of the userland"
-                    " (take all of it from one suite with --userland)"
-                )
+        wanted_entries = list(_with_libraries(program, file, root))
+        if any(_differ(entries.get(entry.path), entry) for entry in wanted_entries):
+            wanted_entries = _apart(program, wanted_entries)
+        entries.update((entry.path, entry) for entry in wanted_entries)
     init = Entry(path="init", content=package_path("kernel", "init"))
     files = (*entries.values(), init)
     key = hashlib.sha256(b"".join(hashlib.sha256(_content(entry)).digest() for entry in files)).hexdigest()[:16]
@@ -80,6 +84,22 @@ def make_userland(request: UserlandRequest, state: State, progress: Progress) ->
 
 def _content(entry: Entry) -> bytes:
     return entry.content if isinstance(entry.content, bytes) else entry.content.read_bytes()
+
+
+def _differ(one: Entry | None, other: Entry) -> bool:
+    return one is not None and one != other and _content(one) != _content(other)
+
+
+def _apart(program: str, entries: list[Entry]) -> list[Entry]:
+    """Return a program with its libraries in a separate directory, for programs of several suites in one userland.
+
+    The path of the loader is fixed in a program, so a script calls the loader.
+    """
+    place = f"opt/{program}"
+    moved = [replace(entry, path=f"{place}/{Path(entry.path).name}") for entry in entries]
+    loader = next(entry.path for entry in moved if Path(entry.path).name.startswith("ld"))
+    script = f'#!/bin/busybox sh\nexec /{loader} --library-path /{place} /{place}/{program} "$@"\n'
+    return [*moved, Entry(path=f"bin/{program}", content=script.encode())]
 
 
 def _unpacked(suite: str, architecture: Architecture, state: State, progress: Progress) -> Path:

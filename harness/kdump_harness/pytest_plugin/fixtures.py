@@ -407,7 +407,8 @@ def kernel_drill(request: pytest.FixtureRequest, harness_run: Run) -> Callable[.
 
     userland is the suite of busybox, kexec and makedumpfile.
     """
-    from ..kernel.drill import KernelPlan, run_kernel_drill
+    from ..kernel.drill import run_kernel_drill
+    from ..kernel.plan import KernelPlan
     from ..kernel.source import find_kernel
     from ..kernel.userland import DEFAULT_SUITE, UserlandRequest, make_userland
 

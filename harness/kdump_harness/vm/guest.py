@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import re
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -262,11 +263,10 @@ class Guest:
         source, send = self.domain.open_control_line()
         return ControlLine(source, send)
 
-    def connect_by(self, line: ControlLine) -> str:
-        """Give commands by a control line from now on, and return the boot id."""
+    def connect_by(self, line: ControlLine) -> None:
+        """Give commands by a control line from now on."""
         self._shell = SerialShell(self.name, line, self._load)
         self._shell.subscribe(self._log_command)
-        return self.boot_id()
 
     def boot_id(self) -> str:
         """Return the kernel's random identifier of this boot."""
@@ -324,6 +324,14 @@ class Guest:
         """Close the SSH connection and destroy the domain."""
         self.close_shell()
         self.domain.destroy()
+
+    @contextlib.contextmanager
+    def destroyed_meanwhile(self) -> Iterator[None]:
+        """Destroy the domain in the background of the block, since QEMU takes a moment to end."""
+        with ThreadPoolExecutor(1, "destroy") as pool:
+            destroyed = pool.submit(self.destroy)
+            yield
+            destroyed.result()
 
     def _cannot_boot(self, line: ConsoleLine) -> str | None:
         if self.domain.events.has("stopped"):

@@ -120,6 +120,8 @@ class SerialShell(Shell):
 
 def _unpack(word: str) -> bytes:
     """Return an output as gzip and base64 packed it; ValueError for more than a guest has reason to send."""
+    if word == "-":
+        return b""
     unpacker = zlib.decompressobj(wbits=31)
     out = unpacker.decompress(base64.b64decode(word, validate=True), OUTPUT_MAX_BYTES)
     if not unpacker.eof:

@@ -11,8 +11,9 @@ from ...base.errors import UsageError
 from ...base.verdict import Verdict
 from ...drill.disks import SystemUnderTest
 from ...drill.session import Session
-from ...kernel.drill import KernelPlan, run_kernel_drill, userland_family
+from ...kernel.drill import run_kernel_drill
 from ...kernel.machine import INSTRUCTIONS
+from ...kernel.plan import KernelPlan, userland_family
 from ...vm.run import Run
 from .bisection import BisectPlan
 from .plan import ComparedDrill, ComparePlan, Side
@@ -39,13 +40,23 @@ def bare_side(name: str, kernel_plan: KernelPlan) -> BareSide:
     return BareSide(name=name, subject=subject, content=content.strip(), kernel_plan=kernel_plan)
 
 
+def check_bare(plan: ComparePlan) -> None:
+    """Raise UsageError for every error that is visible before a kernel is found."""
+    for scenario in plan.scenarios:
+        if scenario.tight or scenario.target != "local":
+            raise UsageError(f"the drill {scenario.name} needs a whole system, which --bare does not have")
+    plan.check()
+    for side in plan.sides:
+        for scenario in plan.scenarios:
+            assert isinstance(side, BareSide)
+            _plan_of(side, scenario, "").drill_plan()
+
+
 def run_bare_compare(
     run: Run, plan: ComparePlan, *, on_verdict: Callable[[Verdict], None] = lambda _: None
 ) -> Comparison:
     """Drill both kernels and compare them; call on_verdict after each drill."""
-    for scenario in plan.scenarios:
-        if scenario.tight or scenario.target != "local":
-            raise UsageError(f"the drill {scenario.name} needs a whole system, which --bare does not have")
+    check_bare(plan)
     return _BareCompare.start(run, plan, on_verdict)
 
 

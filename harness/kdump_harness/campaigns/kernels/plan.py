@@ -13,10 +13,10 @@ from ...base import tables
 from ...base.errors import UsageError
 from ...distro.architecture import find_architecture
 from ...distro.family import COMPRESS_FLAGS, MAX_LEVEL
-from ...kernel.drill import KernelPlan
 from ...kernel.layouts import find_layout
-from ...kernel.source import not_yet_found
-from ...kernel.userland import DEFAULT_SUITE
+from ...kernel.plan import KernelPlan
+from ...kernel.source import check_kernel, not_yet_found
+from ...kernel.userland import DEFAULT_SUITE, UserlandRequest, check_userland
 from ...vm.run import Machine, Run
 
 MAX_CELLS = 2000
@@ -71,15 +71,19 @@ class KernelMatrix:
                 raise UsageError(f"unknown compression {name!r} (known: {', '.join(COMPRESS_FLAGS)})")
         for name in filter(None, self.layouts):
             find_layout(name)
+        architecture = find_architecture(self.arch)
+        for name in self.kernels:
+            check_kernel(name, architecture)
+        for makedumpfile in self.makedumpfiles:
+            check_userland(UserlandRequest(suite=self.userland, instead={"makedumpfile": makedumpfile}))
         number = len(tuple(self.cells()))
         if not 0 < number <= MAX_CELLS:
             raise UsageError(f"invalid matrix: it has {number} drills, expected 1 to {MAX_CELLS}")
         for memory_mib in self.memories_mib:
             machine = Machine(memory_mib=memory_mib, vcpus=self.vcpus)
-            kernel = not_yet_found(self.kernels[0])
             KernelPlan(
-                kernel=kernel,
-                architecture=find_architecture(self.arch),
+                kernel=not_yet_found(self.kernels[0]),
+                architecture=architecture,
                 machine=machine,
                 crashkernel=self.crashkernel or None,
                 trigger=self.trigger,

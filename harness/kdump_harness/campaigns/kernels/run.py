@@ -11,8 +11,9 @@ from ...base.clock import now_s
 from ...base.errors import GuestError, UsageError
 from ...base.verdict import Verdict
 from ...distro.architecture import Architecture, find_architecture
-from ...kernel.drill import KernelPlan, run_kernel_drill
+from ...kernel.drill import run_kernel_drill
 from ...kernel.layouts import find_layout
+from ...kernel.plan import KernelPlan
 from ...kernel.source import KernelFiles, find_kernel
 from ...kernel.userland import Userland, UserlandRequest, make_userland
 from ...vm.run import Machine, Run

@@ -12,6 +12,7 @@ from ...base.errors import EXIT_FAILED, EXIT_OK, UsageError
 from ...campaigns.compare.statistics import BETTER, FEWER, SAME, UNCLEAR, WORSE
 from ...distro.family import fill
 from ...kernel.machine import INSTRUCTIONS, WALL
+from ..bare_sides import NOTHING
 from ..options import add_campaign, add_crashkernel, add_guest_size, add_image
 from ..parser import Verbs, add_verb
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from ...vm.run import Machine
 
 
-OWN, NOTHING = "the image's own", "nothing"
+OWN = "the image's own"
 _COLOURS = {WORSE: "red", BETTER: "green", FEWER: "yellow", UNCLEAR: "yellow", SAME: "dim"}
 
 
@@ -122,13 +123,11 @@ def add_compare(verbs: Verbs) -> None:
 
 
 def compare(arguments: argparse.Namespace) -> int:
-    from ...base.evidence import check_writable
-    from ...base.output import check_output
     from ...campaigns.compare.plan import ComparePlan, choose_scenarios
     from ...campaigns.compare.run import run_compare
     from ...campaigns.resume import with_record
     from ...vm.run import Machine, Run
-    from ..runs import options_of
+    from ..runs import check_outputs, options_of
 
     if arguments.bare:
         return _compare_bare(arguments)
@@ -143,9 +142,7 @@ def compare(arguments: argparse.Namespace) -> int:
         firmware=arguments.firmware or sides[0].subject.firmware,
         cpu_level=arguments.cpu,
     )
-    check_writable(arguments.evidence)
-    for to in (arguments.json, arguments.junit, arguments.markdown):
-        check_output(to)
+    check_outputs(arguments, arguments.junit, arguments.markdown)
     if arguments.bisect:
         return _bisect(arguments, thing, sides, machine)
     if len(sides) != 2:
@@ -187,55 +184,56 @@ def _conclude(arguments: argparse.Namespace, found: Comparison) -> int:
 
 def _compare_bare(arguments: argparse.Namespace) -> int:
     """Compare kernels, versions of makedumpfile or command lines by kernel drills."""
-    from ...base.evidence import check_writable
-    from ...base.output import check_output
-    from ...campaigns.compare.bare import SCENARIOS, BareBisectPlan, run_bare_compare, usual_bare_max_slower
+    from ...campaigns.compare.bare import SCENARIOS, BareBisectPlan, check_bare, run_bare_compare, usual_bare_max_slower
     from ...campaigns.compare.bisection import run_bisect
     from ...campaigns.compare.plan import ComparePlan, choose_scenarios, usual_max_slower
     from ...campaigns.resume import with_record
     from ...kdump.service import KdumpConfig
     from ...vm.run import Machine, Run
-    from ..bare_sides import bare_sides, changed_thing, choose_session
-    from ..runs import options_of
+    from ..bare_sides import bare_sides, changed_thing, choose_session, found_sides
+    from ..runs import check_outputs, options_of
 
     thing, values = changed_thing(arguments)
-    check_writable(arguments.evidence)
-    for to in (arguments.json, arguments.junit, arguments.markdown):
-        check_output(to)
-    choose_session(arguments)
     vcpus = 1 if arguments.clock == INSTRUCTIONS else arguments.vcpus
     machine = Machine(memory_mib=arguments.memory, vcpus=vcpus, cpu_level=arguments.cpu)
+    sides = bare_sides(arguments, thing, values, machine)
+    check_outputs(arguments, arguments.junit, arguments.markdown)
+    choose_session(arguments)
     options = options_of(arguments, network=False)
     if arguments.bisect:
         _check_bisect(arguments)
-        with Run(options) as run:
-            sides = bare_sides(run, arguments, thing, values, machine)
-            plan = BareBisectPlan(
-                image=sides[0].subject.name,
-                thing=thing,
-                sides=tuple(sides),
-                machine=machine,
-                config=KdumpConfig(crashkernel=arguments.crashkernel, level=None, compress=None),
-            )
-            return _conclude_bisect(arguments, run_bisect(run, plan))
-    if len(values) != 2:
-        raise UsageError(f"cannot compare {len(values)} sides: give two, or --bisect to find the first bad one")
-    with Run(with_record(options, arguments.resume, "compare.json")) as run:
-        old, new = bare_sides(run, arguments, thing, values, machine)
-        usual = usual_bare_max_slower(arguments.clock, usual_max_slower(run.accelerator))
-        plan_compare = ComparePlan(
-            image=old.subject.name,
+        plan = BareBisectPlan(
+            image=sides[0].subject.name,
             thing=thing,
-            sides=(old, new),
+            sides=tuple(sides),
             machine=machine,
-            crashkernel=arguments.crashkernel,
-            scenarios=choose_scenarios(arguments.scenario, arguments.only or SCENARIOS),
-            rounds=arguments.rounds,
-            most_rounds=max(arguments.rounds, arguments.most_rounds),
-            max_slower=share(arguments.max_slower) if arguments.max_slower is not None else usual,
-            max_larger=share(arguments.max_larger),
+            config=KdumpConfig(crashkernel=arguments.crashkernel, level=None, compress=None),
         )
-        plan_compare.check()
+        plan.check()
+        with Run(options) as run:
+            found = found_sides(run, arguments, thing, sides)
+            return _conclude_bisect(arguments, run_bisect(run, dataclasses.replace(plan, sides=found)))
+    if len(sides) != 2:
+        raise UsageError(f"cannot compare {len(sides)} sides: give two, or --bisect to find the first bad one")
+    plan_compare = ComparePlan(
+        image=sides[0].subject.name,
+        thing=thing,
+        sides=(sides[0], sides[1]),
+        machine=machine,
+        crashkernel=arguments.crashkernel,
+        scenarios=choose_scenarios(arguments.scenario, arguments.only or SCENARIOS),
+        rounds=arguments.rounds,
+        most_rounds=max(arguments.rounds, arguments.most_rounds),
+        max_slower=share(arguments.max_slower) if arguments.max_slower is not None else None,
+        max_larger=share(arguments.max_larger),
+    )
+    check_bare(plan_compare)
+    with Run(with_record(options, arguments.resume, "compare.json")) as run:
+        max_slower = plan_compare.max_slower
+        if max_slower is None:
+            max_slower = usual_bare_max_slower(arguments.clock, usual_max_slower(run.accelerator))
+        old, new = found_sides(run, arguments, thing, sides)
+        plan_compare = dataclasses.replace(plan_compare, sides=(old, new), max_slower=max_slower)
         return _conclude(arguments, run_bare_compare(run, plan_compare))
 
 

@@ -12,7 +12,7 @@ from ...fallback.kinds import PSTORE, parse_kinds
 from ...kdump.hotplug_steps import parse_steps
 from ...kdump.reserved_memory import in_words
 from ...kdump.target import TARGETS
-from ...kdump.trigger import find_trigger, load_triggers
+from ...kdump.trigger import find_trigger
 from ..options import (
     add_budget,
     add_command_lines,
@@ -25,8 +25,10 @@ from ..options import (
     add_image,
     add_json,
     add_keep,
+    add_oracle,
     add_run,
     add_software,
+    add_trigger,
     crash_request,
 )
 from ..parser import Verbs, add_verb
@@ -77,9 +79,7 @@ def add_drill(verbs: Verbs) -> None:
         metavar="M",
         help="makedumpfile to install: a suite (trixie), makedumpfile=VERSION, PACKAGE/SUITE, or package files",
     )
-    kdump.add_argument(
-        "--trigger", default="sysrq-c", metavar="T", help=f"way to crash the guest: {', '.join(load_triggers())}"
-    )
+    add_trigger(kdump)
     kdump.add_argument(
         "--target", metavar="T", help=f"dump target: {', '.join(TARGETS)} (default: local; for a clone its own)"
     )
@@ -98,11 +98,7 @@ def add_drill(verbs: Verbs) -> None:
         help="end of the drill; saved powers the guest off when the dump is written and judges no reboot (ext4 only)",
     )
     add_fallback(verdict)
-    verdict.add_argument(
-        "--oracle",
-        action="store_true",
-        help="compare the vmcore with the memory that the hypervisor saw (needs disk space for the guest's memory)",
-    )
+    add_oracle(verdict)
     add_crash(verdict)
     run = parser.add_argument_group("run and output")
     add_keep(run)
@@ -111,14 +107,11 @@ def add_drill(verbs: Verbs) -> None:
 
 
 def drill(arguments: argparse.Namespace) -> int:
-    from ...base.evidence import check_writable
-    from ...base.output import check_output, write_json
     from ...drill.plan import Plan
     from ...drill.session import run_drill
-    from ...history.database import DRILL
     from ...kdump.service import KdumpConfig
     from ...vm.run import Machine, Run
-    from ..runs import options_of, record_result
+    from ..runs import check_outputs, options_of
     from ..subject import machine_of, subject_of
 
     cloned = arguments.domain is not None
@@ -149,14 +142,10 @@ def drill(arguments: argparse.Namespace) -> int:
     )
     if not cloned:
         plan.check()
-    check_writable(arguments.evidence)
-    check_output(arguments.json)
+    check_outputs(arguments)
     with Run(options_of(arguments)) as run:
         verdict = run_drill(run, _with_clone(run, plan, arguments) if cloned else plan)
-    verdict.remarks += record_result(arguments, DRILL, verdict.to_json())
-    write_json(arguments.json, verdict.to_json())
-    if arguments.json != "-":
-        show_verdict(verdict)
+    report_drill(arguments, verdict)
     return verdict.exit_status
 
 
@@ -227,6 +216,18 @@ def _knows(verdict: Verdict) -> str:
     said = verdict.makedumpfile_said or {}
     newer = any("kernel version is not supported" in warning for warning in said.get("warnings", ()))
     return f" (knows kernels up to {said['latest_kernel']})" if newer and said["latest_kernel"] else ""
+
+
+def report_drill(arguments: argparse.Namespace, verdict: Verdict) -> None:
+    """Record, write and show the verdict of a single drill."""
+    from ...base.output import write_json
+    from ...history.database import DRILL
+    from ..runs import record_result
+
+    verdict.remarks += record_result(arguments, DRILL, verdict.to_json())
+    write_json(arguments.json, verdict.to_json())
+    if arguments.json != "-":
+        show_verdict(verdict)
 
 
 def show_verdict(verdict: Verdict) -> None:

@@ -14,19 +14,28 @@ from ...distro.architecture import Architecture, find_architecture, load_archite
 from ...distro.family import COMPRESS_FLAGS
 from ...fallback.kinds import parse_kinds
 from ...kdump.hotplug_steps import parse_steps
-from ...kdump.trigger import load_triggers
 from ...kernel.layouts import find_layout, load_layouts
 from ...kernel.machine import INSTRUCTIONS, WALL
 from ..bare_sides import choose_session
-from ..options import add_campaign, add_crash, add_crashkernel, add_fallback, add_hotplug, crash_request
+from ..options import (
+    add_campaign,
+    add_crash,
+    add_crashkernel,
+    add_fallback,
+    add_hotplug,
+    add_oracle,
+    add_trigger,
+    crash_request,
+)
 from ..parser import Verbs, add_verb
-from .drill import show_verdict
+from .drill import report_drill
 from .size import parse_memories
 
 if TYPE_CHECKING:
     from ...base.verdict import Verdict
     from ...campaigns.kernels.result import Kernels
-    from ...kernel.drill import KernelPlan
+    from ...kernel.plan import KernelPlan
+    from ...kernel.userland import UserlandRequest
     from ...vm.run import Options
 
 # git-bisect(1): 125 skips a commit, and 128 and more stop the bisection.
@@ -104,12 +113,7 @@ def add_kernel(verbs: Verbs) -> None:
     for program in ("makedumpfile", "kexec", "busybox"):
         userland.add_argument(f"--{program}", metavar="P", help=f"other {program}: a program file or a Debian suite")
     kdump = parser.add_argument_group("kdump")
-    kdump.add_argument(
-        "--trigger",
-        default=_IN_FILE["trigger"],
-        metavar="T",
-        help=f"way to crash the guest: {', '.join(load_triggers())}",
-    )
+    add_trigger(kdump)
     kdump.add_argument("--level", default=_IN_FILE["level"], metavar="N", help="dump level of makedumpfile, 0 to 31")
     kdump.add_argument(
         "--compress",
@@ -126,11 +130,7 @@ def add_kernel(verbs: Verbs) -> None:
     )
     verdict = parser.add_argument_group("verdict")
     add_fallback(verdict)
-    verdict.add_argument(
-        "--oracle",
-        action="store_true",
-        help="compare the vmcore with the memory that the hypervisor saw (needs disk space for the guest's memory)",
-    )
+    add_oracle(verdict)
     add_crash(verdict)
     verdict.add_argument(
         "--bad",
@@ -193,19 +193,20 @@ def _asked(arguments: argparse.Namespace) -> tuple[KernelPlan, frozenset[str]]:
 
     Raises HarnessError for what is known to be wrong before anything is built or downloaded.
     """
-    from ...base.evidence import check_writable
-    from ...base.output import check_output
     from ...drill.checks import Scope, required
-    from ...kernel.drill import KernelPlan
-    from ...kernel.source import not_yet_found
+    from ...kernel.build import check_build
+    from ...kernel.plan import KernelPlan
+    from ...kernel.source import check_kernel, not_yet_found
+    from ...kernel.userland import check_userland
     from ...vm.run import Machine
+    from ..runs import check_outputs
 
     if len(arguments.kernel) != 1:
         raise UsageError(f"expected one KERNEL, got {len(arguments.kernel)} (--matrix drills several)")
     if arguments.resume is not None:
         raise UsageError("--resume is for --matrix: a single drill starts afresh")
     arguments.kernel = arguments.kernel[0]
-    bad = frozenset(filter(None, (arguments.bad or "").split(",")))
+    bad = frozenset(() if arguments.bad is None else _words("--bad", arguments.bad))
     if unknown := bad - required(Scope.KERNEL) - {"oracle", "crash"}:
         known = ", ".join(sorted(required(Scope.KERNEL)))
         raise UsageError(f"--bad: unknown check {min(unknown)!r} (known: {known})")
@@ -233,20 +234,30 @@ def _asked(arguments: argparse.Namespace) -> tuple[KernelPlan, frozenset[str]]:
         hotplug=parse_steps(arguments.hotplug),
     )
     plan.drill_plan()
-    check_writable(arguments.evidence)
-    check_output(arguments.json)
+    check_kernel(arguments.kernel, architecture)
+    if arguments.second_kernel:
+        check_kernel(arguments.second_kernel, architecture)
+    check_userland(_userland(arguments, architecture))
+    if arguments.build:
+        check_build(arguments.kernel)
+    check_outputs(arguments)
     return plan, bad
 
 
+def _userland(arguments: argparse.Namespace, architecture: Architecture) -> UserlandRequest:
+    """Return the userland that the options ask for."""
+    from ...kernel.userland import PROGRAMS, UserlandRequest
+
+    instead = {program: value for program in PROGRAMS if (value := getattr(arguments, program))}
+    return UserlandRequest(suite=arguments.userland or "", instead=instead, architecture=architecture)
+
+
 def _drill(arguments: argparse.Namespace, plan: KernelPlan, bad: frozenset[str]) -> int:
-    from ...base.output import write_json
-    from ...history.database import DRILL
     from ...kernel.build import run_build
     from ...kernel.drill import run_kernel_drill
     from ...kernel.source import find_kernel
-    from ...kernel.userland import UserlandRequest, make_userland
+    from ...kernel.userland import make_userland
     from ...vm.run import Run
-    from ..runs import record_result
 
     choose_session(arguments)
     with Run(_options(arguments, plan.architecture)) as run:
@@ -257,26 +268,11 @@ def _drill(arguments: argparse.Namespace, plan: KernelPlan, bad: frozenset[str])
         plan = dataclasses.replace(
             plan,
             kernel=find_kernel(arguments.kernel, run.state, run.progress, plan.architecture),
-            userland=make_userland(
-                UserlandRequest(
-                    suite=arguments.userland or "",
-                    architecture=plan.architecture,
-                    instead={
-                        program: value
-                        for program in ("makedumpfile", "kexec", "busybox")
-                        if (value := getattr(arguments, program))
-                    },
-                ),
-                run.state,
-                run.progress,
-            ),
+            userland=make_userland(_userland(arguments, plan.architecture), run.state, run.progress),
             second=find_kernel(second, run.state, run.progress, plan.architecture) if second else None,
         )
         verdict = run_kernel_drill(run, plan)
-    verdict.remarks += record_result(arguments, DRILL, verdict.to_json())
-    write_json(arguments.json, verdict.to_json())
-    if arguments.json != "-":
-        show_verdict(verdict)
+    report_drill(arguments, verdict)
     return _status(verdict, bad)
 
 
@@ -313,21 +309,20 @@ def _numbers(option: str, text: str) -> tuple[int, ...]:
 
 def _words(option: str, text: str) -> tuple[str, ...]:
     words = tuple(dict.fromkeys(part.strip() for part in text.split(",")))
-    if text and "" in words:
+    if "" in words:
         raise UsageError(f"{option}: expected values separated by commas, got {text!r}")
     return words
 
 
 def _drill_matrix(arguments: argparse.Namespace) -> int:
     """Drill all combinations, from the options or from a file."""
-    from ...base.evidence import check_writable
-    from ...base.output import check_output, write_json
+    from ...base.output import write_json
     from ...campaigns.kernels.plan import KernelMatrix, load_matrix
     from ...campaigns.kernels.run import run_kernels
     from ...campaigns.resume import with_record
     from ...history.database import DRILL
     from ...vm.run import Run
-    from ..runs import record_result
+    from ..runs import check_outputs, record_result
 
     refused = {
         "--build": arguments.build, "--second-kernel": arguments.second_kernel, "--git-bisect": arguments.git_bisect,
@@ -357,15 +352,14 @@ def _drill_matrix(arguments: argparse.Namespace) -> int:
             levels=_numbers("--level", arguments.level),
             compressions=_words("--compress", arguments.compress),
             memories_mib=parse_memories(arguments.memory or str(architecture.memory_mib)),
-            layouts=_words("--layout", ",".join(arguments.layout)),
+            layouts=_words("--layout", ",".join(arguments.layout)) if arguments.layout else ("",),
             userland=userland,
             crashkernel=arguments.crashkernel or "",
             vcpus=2 if arguments.vcpus is None else arguments.vcpus,
             trigger=arguments.trigger,
         )
     plan.check()
-    check_writable(arguments.evidence)
-    check_output(arguments.json)
+    check_outputs(arguments)
     choose_session(arguments)
 
     def drilled(verdict: Verdict) -> None:

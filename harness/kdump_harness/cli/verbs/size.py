@@ -55,8 +55,7 @@ def add_size(verbs: Verbs) -> None:
 
 
 def size(arguments: argparse.Namespace) -> int:
-    from ...base.evidence import check_writable
-    from ...base.output import check_output, write_json
+    from ...base.output import write_json
     from ...campaigns import plot
     from ...campaigns.resume import with_record
     from ...campaigns.size.plan import SizePlan
@@ -64,7 +63,7 @@ def size(arguments: argparse.Namespace) -> int:
     from ...history.database import DRILL, SIZE
     from ...history.importing import sizing_results
     from ...vm.run import Machine, Run
-    from ..runs import options_of, record_result
+    from ..runs import check_outputs, options_of, record_result
     from ..subject import subject_of
 
     subject = subject_of(arguments)
@@ -85,11 +84,9 @@ def size(arguments: argparse.Namespace) -> int:
         confirm=not arguments.no_confirm,
     )
     plan.check()
-    check_writable(arguments.evidence)
     if arguments.plot is not None:
         plot.check_format(Path(arguments.plot))
-    for to in (arguments.json, arguments.plot):
-        check_output(to)
+    check_outputs(arguments, arguments.plot)
 
     def crashed(verdict: Verdict) -> None:
         # A trial may fail on purpose. Its outcome is in the record of the sizing, so only verified drills are recorded.

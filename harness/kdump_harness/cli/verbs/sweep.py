@@ -68,15 +68,14 @@ def add_sweep(verbs: Verbs) -> None:
 
 
 def sweep(arguments: argparse.Namespace) -> int:
-    from ...base.evidence import check_writable
-    from ...base.output import check_output, write_json
+    from ...base.output import write_json
     from ...campaigns import plot
     from ...campaigns.resume import with_record
     from ...campaigns.sweep.plan import SweepPlan, parse_compressions, parse_levels, parse_real
     from ...campaigns.sweep.run import run_sweep
     from ...history.database import DRILL, SWEEP
     from ...vm.run import Run
-    from ..runs import options_of, record_result
+    from ..runs import check_outputs, options_of, record_result
     from ..subject import machine_of, subject_of
 
     subject = subject_of(arguments)
@@ -92,11 +91,9 @@ def sweep(arguments: argparse.Namespace) -> int:
         budget_s=arguments.budget,
     )
     plan.check()
-    check_writable(arguments.evidence)
     if arguments.plot is not None:
         plot.check_format(Path(arguments.plot))
-    for to in (arguments.json, arguments.plot):
-        check_output(to)
+    check_outputs(arguments, arguments.plot)
 
     def crashed(verdict: Verdict) -> None:
         verdict.remarks += record_result(arguments, DRILL, verdict.to_json())

@@ -78,11 +78,13 @@ class Domain:
 
     def open_console(self, on_bytes: Callable[[bytes], None]) -> ByteQueue:
         """Return the serial console, read through libvirt, also of a remote host; ON_BYTES sees every chunk first."""
-        return self._open_serial(None, on_bytes)[0]
+        return self._open_serial(None, on_bytes, ByteQueue())[0]
 
     def open_control_line(self) -> tuple[ByteQueue, Callable[[bytes], None]]:
         """Return what arrives on the second serial line, and the function that writes to it."""
-        source, stream = self._open_serial("serial1", lambda _data: None)
+        source = ByteQueue()
+        source.gather_s = 0.0  # an answer is awaited
+        source, stream = self._open_serial("serial1", lambda _data: None, source)
 
         def send(data: bytes) -> None:
             with guest_error(f"{self.name}: cannot write to the control line"):
@@ -98,8 +100,9 @@ class Domain:
 
         return source, send
 
-    def _open_serial(self, device: str | None, on_bytes: Callable[[bytes], None]) -> tuple[ByteQueue, Any]:
-        source = ByteQueue()
+    def _open_serial(
+        self, device: str | None, on_bytes: Callable[[bytes], None], source: ByteQueue
+    ) -> tuple[ByteQueue, Any]:
         stream = self._hypervisor.new_stream()
         with guest_error(f"{self.name}: cannot open the serial line"):
             self._handle.openConsole(device, stream, libvirt.VIR_DOMAIN_CONSOLE_FORCE)
@@ -114,6 +117,8 @@ class Domain:
                     if data == -2:  # nothing more just now
                         if events & ended:
                             break
+                        if not source.gather_s:
+                            return
                         stream.eventUpdateCallback(ended)
                         libvirt.virEventUpdateTimeout(timer, CONSOLE_GATHER_MS)
                         return

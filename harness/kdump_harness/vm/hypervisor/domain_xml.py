@@ -226,18 +226,19 @@ def _backing_xml(layers: tuple[Layer, ...]) -> str:
     )
 
 
-def cpu_xml(kvm: bool, level: int | None, numa: str = "") -> str:
+def cpu_xml(kvm: bool, level: int | None, numa: str = "", *, la57: bool = False) -> str:
     """Return the processor: the host's under KVM, the cheapest sufficient one under emulation.
 
     With TCG, "max" takes a fifth more time than qemu64. Intel models are slower still, because the kernel isolates its
-    page tables. Five-level paging (la57) is disabled because crash tools do not support it.
+    page tables. Five-level paging (LA57) is disabled unless asked for, because crash tools do not support it.
     """
     if kvm:
         return f'<cpu mode="host-passthrough">{numa}</cpu>'
-    if level == 1:
+    if level == 1 and not la57:
         # QEMU 7.2 emulates the flags after CMPXCHG16B wrongly: Linux 6.12 of bookworm-backports, whose allocator uses
         # the instruction, panics at each boot. x86-64-v1 does not have the instruction.
         no_cx16 = '<feature policy="disable" name="cx16"/>'
         model = f'<model fallback="forbid">qemu64</model>{no_cx16}'
         return f'<cpu mode="custom" match="exact" check="none">{model}{numa}</cpu>'
-    return f'<cpu mode="maximum" check="none"><feature policy="disable" name="la57"/>{numa}</cpu>'
+    without = "" if la57 else '<feature policy="disable" name="la57"/>'
+    return f'<cpu mode="maximum" check="none">{without}{numa}</cpu>'

@@ -38,9 +38,18 @@ def vcpu_xml(vcpus: int, spare: Spare = Spare()) -> str:
     return f'<vcpu current="{vcpus}">{vcpus + spare.cpus}</vcpu>' if spare.cpus else f"<vcpu>{vcpus}</vcpu>"
 
 
-def numa_xml(memory_mib: int, vcpus: int) -> str:
-    """Return the one NUMA node that libvirt wants for DIMMs, with all processors and the memory at the power-on."""
-    return f'<numa><cell id="0" cpus="0-{vcpus - 1}" memory="{memory_mib}" unit="MiB"/></numa>'
+def numa_xml(memory_mib: int, vcpus: int, nodes: int = 1, spare_cpus: int = 0) -> str:
+    """Return NUMA nodes that share the processors and the memory at the power-on; libvirt wants one for DIMMs.
+
+    The last node has the processors that are added later.
+    """
+    cells = []
+    for node in range(nodes):
+        first, last = vcpus * node // nodes, vcpus * (node + 1) // nodes - 1
+        last += spare_cpus if node == nodes - 1 else 0
+        size_mib = memory_mib * (node + 1) // nodes - memory_mib * node // nodes
+        cells.append(f'<cell id="{node}" cpus="{first}-{last}" memory="{size_mib}" unit="MiB"/>')
+    return f"<numa>{''.join(cells)}</numa>"
 
 
 def dimm_xml(size_mib: int) -> str:

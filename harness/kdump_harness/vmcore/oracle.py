@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..base.units import MIB
-from ..vmcore import LevelViolations, NotInDump, PageClass, Tally, Vmcore, VmcoreError, classify
+from . import LevelViolations, NotInDump, PageClass, Tally, Vmcore, VmcoreError, classify
 
 FIRST_MIB_FRAMES = MIB // 4096
 LISTED_MAX = 100  # differing frames are listed one by one up to this many

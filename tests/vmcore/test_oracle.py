@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from kdump_harness.drill import oracle
-from kdump_harness.drill.oracle import OracleResult, compare
-from kdump_harness.vmcore import open_vmcore
+from kdump_harness.vmcore import open_vmcore, oracle
+from kdump_harness.vmcore.oracle import OracleResult, compare
 from vmcore_factory import PAGE, Kdump, elf, text_page
 
 FRAMES = 16
