@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +20,18 @@ from kdump_harness.base.clock import poll
 from kdump_harness.base.errors import HostError, UsageError
 from kdump_harness.history.database import DRILL, History, word_of
 from kdump_harness.schedule import hook, running, units
+from kdump_harness.schedule.hook import run_hook
+from kdump_harness.schedule.jobs import Job
+from kdump_harness.schedule.memory import Remembered, recall, remember
 from kdump_harness.schedule.running import (
     AlreadyRunning,
     ScheduledResult,
     alone,
-    call_hook,
-    last_words,
-    remember,
     run_drill,
 )
 from kdump_harness.schedule.units import Schedule, quote, verify
 
+JOB = Job("debian-12", ("debian-12",))
 SPANS = {"at": "*-*-* 02:30", "delay": "30min", "limit": "12h"}
 needs_systemd = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd here")
 
@@ -202,6 +204,125 @@ def test_a_failed_install_restores_the_existing_units(tmp_path: Path, fake_syste
     assert schedule.files[1].read_text() == before
 
 
+# ---------------------------------------------------------------- jobs
+
+
+def test_a_job_is_whatever_drill_or_kernel_takes(
+    tmp_path: Path, fake_systemctl: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my.img").write_bytes(bytes(510) + b"\x55\xaa")
+    jobs = ["drill ./my.img --family debian --as-is", "kernel trixie-backports --level 1"]
+    options = [f"--job={text}" for text in jobs]
+    pages = ["--report", "pages", "--max-age", "3d", "--hook", "true", "--hook-on", "start,end"]
+    assert main(["schedule", "install", "debian-12", "--domain", "web1", *options, *pages]) == 0
+    service = (tmp_path / "system" / "kdump-drill.service").read_text()
+    assert f"WorkingDirectory=-{tmp_path}\n" in service
+    for part in ("schedule run debian-12", "--domain=web1", *(f'"--job={text}"' for text in jobs)):
+        assert part in service
+    assert f"--report {tmp_path}/pages --max-age 4320min --hook true --hook-on start,end" in service
+
+
+def test_files_of_a_schedule_have_whole_paths(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my.img").write_bytes(bytes(510) + b"\x55\xaa")
+    options = ["--options=--family debian"]
+    assert main(["schedule", "install", "./my.img", "--print", *options]) == 0
+    assert f"schedule run {tmp_path}/my.img " in capsys.readouterr().out
+
+
+def test_each_kind_of_job_runs_as_its_verb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The stand-in writes its arguments down."""
+    command = _drill_command(tmp_path, VERDICT)
+    command[2] = (
+        f"import sys; open({str(tmp_path / 'calls')!r}, 'a').write(' '.join(sys.argv[1:]) + chr(10));" + command[2]
+    )
+    monkeypatch.setattr(running, "run_drill", functools.partial(run_drill, command=command))
+    jobs = ["--domain", "web1", "--job", "kernel trixie --level 1", "--job", "drill debian-12 --trigger nmi"]
+    history = str(tmp_path / "h.sqlite")
+    assert main(["schedule", "run", *jobs, "--state", str(tmp_path), "--history", history]) == 0
+    calls = (tmp_path / "calls").read_text().splitlines()
+    begins = [call.partition(" --json ")[0] for call in calls]
+    assert begins == ["drill --domain web1", "kernel trixie --level 1", "drill debian-12 --trigger nmi"]
+    assert all(
+        call.endswith(f"--state {tmp_path} --evidence {tmp_path}/evidence --history {history}") for call in calls
+    )
+    assert list(recall(tmp_path)) == ["--domain web1", "kernel trixie --level 1", "debian-12 --trigger nmi"]
+
+
+def test_a_run_writes_its_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(running, "run_drill", functools.partial(run_drill, command=_drill_command(tmp_path, VERDICT)))
+    with History(tmp_path / "h.sqlite") as past:
+        past.add(DRILL, failed(1))
+    pages = tmp_path / "www" / "kdump"
+    options = ["--state", str(tmp_path), "--history", str(tmp_path / "h.sqlite"), "--report", str(pages)]
+    assert main(["schedule", "run", "debian-12", *options]) == 0
+    assert sorted(path.name for path in pages.iterdir()) == ["index.html", "junit.xml", "summary.md"]
+    assert "capture-oom" in (pages / "index.html").read_text()
+    assert (pages / "index.html").stat().st_mode & 0o777 == 0o644
+
+
+def test_each_event_calls_the_hook_that_asked_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = tmp_path / "calls"
+    hook_command = f"cat >> {calls}"
+
+    def run(verdict: dict[str, Any], *options: str) -> list[tuple[str, str]]:
+        calls.write_text("")
+        command = _drill_command(tmp_path, verdict, status=int(not verdict["verified"]))
+        monkeypatch.setattr(running, "run_drill", functools.partial(run_drill, command=command))
+        main(["schedule", "run", "debian-12", "--state", str(tmp_path), "--hook", hook_command, *options])
+        events = [json.loads(line) for line in calls.read_text().splitlines()]
+        return [(event["event"], event["text"]) for event in events]
+
+    assert run(VERDICT) == []
+    assert [event for event, _ in run(failed(1))] == ["change"]
+    every = run(VERDICT, "--hook-on", "start,change,end")
+    assert [event for event, _ in every] == ["start", "change", "end"]
+    assert every[1][1] == "debian-12: verified (before: failed): panic to login 339 s"
+    assert run(VERDICT, "--hook-on", "end") == [("end", "debian-12: verified: panic to login 339 s")]
+
+
+def test_a_success_that_is_too_old_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    day_s = 86400
+    now_s = time.time()
+    bad = _drill_command(tmp_path, failed(1), status=1)
+    monkeypatch.setattr(running, "run_drill", functools.partial(run_drill, command=bad))
+    remember(tmp_path, "debian-12", "verified", wanted_s=3 * day_s)
+    calls = tmp_path / "calls"
+    options = ["--state", str(tmp_path), "--max-age", "3d", "--hook", f"cat >> {calls}", "--hook-on", "stale"]
+    for days, stale in ((2, False), (5, True)):
+        monkeypatch.setattr(time, "time", lambda days=days: now_s + days * day_s)
+        main(["schedule", "run", "debian-12", *options])
+        assert calls.exists() == stale
+    sentence = "debian-12: the last verified drill was 5 days ago, wanted is one within 3 days"
+    assert json.loads(calls.read_text())["text"] == sentence
+    assert sentence in capsys.readouterr().out
+    assert main(["schedule", "status", "--state", str(tmp_path)]) == 1
+    assert sentence in capsys.readouterr().out
+    monkeypatch.setattr(time, "time", lambda: now_s + 2 * day_s)
+    assert main(["schedule", "status", "--state", str(tmp_path)]) == 0
+
+
+def test_a_job_that_never_succeeded_is_stale_from_its_first_run_on() -> None:
+    never = Remembered(word="failed", at_s=100 * 3600, first_s=0.0, wanted_s=36 * 3600.0)
+    assert never.overdue(36 * 3600) is None
+    assert never.overdue(40 * 3600) == "no verified drill ever, first tried 40 h ago, wanted is one within 36 h"
+    assert Remembered(word="failed").overdue(1e12) is None
+
+
+def test_the_memory_of_an_older_version_is_read(tmp_path: Path) -> None:
+    rows = {"a": "verified", "b": {"word": "failed", "success_s": "soon", "at_s": 5}, "c": 3, "d": {"word": 1}}
+    (tmp_path / "schedule.json").write_text(json.dumps(rows))
+    assert recall(tmp_path) == {"a": Remembered(word="verified"), "b": Remembered(word="failed", at_s=5.0)}
+    again = remember(tmp_path, "a", "failed", wanted_s=None)
+    assert again.success_s is None
+    assert recall(tmp_path)["a"] == again
+
+
 # ---------------------------------------------------------------- runs
 
 
@@ -220,7 +341,7 @@ def test_a_failed_install_restores_the_existing_units(tmp_path: Path, fake_syste
 def test_the_outcome_of_a_drill(
     tmp_path: Path, verdict: dict[str, Any] | None, status: int, said: str, word: str, text: str
 ) -> None:
-    result = run_drill("debian-12", [], tmp_path, command=_drill_command(tmp_path, verdict, status=status, said=said))
+    result = run_drill(JOB, tmp_path, command=_drill_command(tmp_path, verdict, status=status, said=said))
     assert result.word == word
     assert result.said.startswith(text)
     assert result.status == {"verified": 0, "broken": 4, "not judged": 5}.get(word, 1)
@@ -237,12 +358,13 @@ def test_the_history_has_the_same_word_as_the_schedule(tmp_path: Path) -> None:
 def test_only_changes_call_the_hook(tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
+    level_one = Job("debian-12", ("debian-12", "--level", "1"))
     good = _drill_command(tmp_path / "a", VERDICT)
     bad = _drill_command(tmp_path / "b", failed(1), status=1)
     changed = []
     for command in (good, good, bad, bad, good):
-        result = run_drill("debian-12", ["--level", "1"], tmp_path, command=command)
-        remember(tmp_path, ["--level", "1"], result)
+        result = run_drill(level_one, tmp_path, command=command)
+        remember(tmp_path, level_one.name, result.word, wanted_s=None)
         changed.append((result.before, result.word, result.changed))
     assert changed == [
         (None, "verified", False),
@@ -251,11 +373,11 @@ def test_only_changes_call_the_hook(tmp_path: Path) -> None:
         ("failed", "failed", False),
         ("failed", "verified", True),
     ]
-    assert last_words(tmp_path) == {"debian-12 --level 1": "verified"}
+    assert {name: one.word for name, one in recall(tmp_path).items()} == {"debian-12 --level 1": "verified"}
 
 
 def test_a_first_drill_that_fails_calls_the_hook(tmp_path: Path) -> None:
-    assert run_drill("x", [], tmp_path, command=_drill_command(tmp_path, failed(1), status=1)).changed
+    assert run_drill(JOB, tmp_path, command=_drill_command(tmp_path, failed(1), status=1)).changed
 
 
 def test_two_runs_do_not_meet(tmp_path: Path) -> None:
@@ -266,13 +388,20 @@ def test_two_runs_do_not_meet(tmp_path: Path) -> None:
 
 
 def _result(**changes: Any) -> ScheduledResult:
-    fields: dict[str, Any] = {"image": "debian-12", "word": "failed", "status": 1, "said": "x", "before": "verified"}
+    fields: dict[str, Any] = {
+        "image": "debian-12",
+        "job": "debian-12",
+        "word": "failed",
+        "status": 1,
+        "said": "x",
+        "before": "verified",
+    }
     return ScheduledResult(**{**fields, "verdict": VERDICT, **changes})
 
 
 def test_the_hook_reads_the_verdict(tmp_path: Path) -> None:
     to = tmp_path / "result.json"
-    assert call_hook(f"cat > {to}", _result()) is None
+    assert run_hook(f"cat > {to}", _result().to_json()) is None
     result = json.loads(to.read_text())
     assert (result["image"], result["before"], result["word"], result["changed"]) == (
         "debian-12",
@@ -287,8 +416,8 @@ def test_the_processes_of_a_hook_die_with_it(tmp_path: Path, monkeypatch: pytest
     note = tmp_path / "pids"
     command = f"for i in 1 2 3; do sleep 97 & echo $! >> {note}; done"
     monkeypatch.setattr("kdump_harness.schedule.hook._HOOK_S", 0.5)
-    assert call_hook(command, _result()) is None
-    assert call_hook(f"{command}; wait", _result()) == "the hook did not finish within 0 s"
+    assert run_hook(command, _result().to_json()) is None
+    assert run_hook(f"{command}; wait", _result().to_json()) == "the hook did not finish within 0 s"
     for pid in note.read_text().split():
         status = Path("/proc") / pid / "status"
         poll("the end", lambda status=status: not status.exists() or "State:\tZ" in status.read_text(), timeout_s=5)
@@ -296,7 +425,7 @@ def test_the_processes_of_a_hook_die_with_it(tmp_path: Path, monkeypatch: pytest
 
 def test_a_hook_gets_json_without_numbers_that_json_does_not_have(tmp_path: Path) -> None:
     verdict = {**VERDICT, "phases_s": {"boot": float("nan"), "dump": float("inf")}}
-    assert call_hook(f"cat > {tmp_path / 'got'}", _result(verdict=verdict)) is None
+    assert run_hook(f"cat > {tmp_path / 'got'}", _result(verdict=verdict).to_json()) is None
     got = json.loads((tmp_path / "got").read_text(), parse_constant=pytest.fail)
     assert got["verdict"]["phases_s"] == {"boot": None, "dump": None}
 
@@ -307,13 +436,13 @@ def test_a_hook_gets_json_without_numbers_that_json_does_not_have(tmp_path: Path
 def test_a_verdict_of_the_wrong_shape_does_not_stop_the_next_drill(tmp_path: Path, text: str) -> None:
     command = _drill_command(tmp_path, {}, said="kdump-harness: it went wrong")
     (tmp_path / "given.json").write_text(text)
-    result = run_drill("debian-12", [], tmp_path, command=command)
+    result = run_drill(JOB, tmp_path, command=command)
     assert (result.word, result.said) == ("broken", "kdump-harness: it went wrong")
 
 
 def test_a_verdict_of_few_fields_is_reported(tmp_path: Path) -> None:
     verdict = {"image": "debian-12", "verified": False, "checks": []}
-    assert run_drill("debian-12", [], tmp_path, command=_drill_command(tmp_path, verdict, status=1)).word == "failed"
+    assert run_drill(JOB, tmp_path, command=_drill_command(tmp_path, verdict, status=1)).word == "failed"
 
 
 @needs_systemd
@@ -325,10 +454,10 @@ def test_a_time_is_checked_without_a_session_of_the_user(monkeypatch: pytest.Mon
 
 
 def test_a_hook_that_fails_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert call_hook("echo no mailer >&2; exit 3", _result()) == "the hook ended with status 3: no mailer"
-    assert call_hook("exec true", _result(said="x" * 500_000)) is None  # it need not read
+    assert run_hook("echo no mailer >&2; exit 3", _result().to_json()) == "the hook ended with status 3: no mailer"
+    assert run_hook("exec true", _result(said="x" * 500_000).to_json()) is None  # it need not read
     monkeypatch.setattr(hook, "_HOOK_S", 0.2)
-    assert call_hook("exec sleep 5", _result()) == "the hook did not finish within 0 s"
+    assert run_hook("exec sleep 5", _result().to_json()) == "the hook did not finish within 0 s"
 
 
 def test_a_stopped_run_lets_its_drill_clean_up(tmp_path: Path) -> None:
@@ -384,6 +513,18 @@ def test_a_run_during_another_run_is_skipped(tmp_path: Path, capsys: pytest.Capt
     [
         (["run", "debain-12"], "unknown image 'debain-12' (did you mean debian-12"),
         (["install", "debian-12", "--print", "--options", "'"], '--options "\'": No closing quotation'),
+        (["run"], "nothing to drill: give an IMAGE, --domain NAME or --job TEXT"),
+        (["run", "./none.qcow2"], "./none.qcow2 is a file of an unknown family: give --family"),
+        (["install", "--job", "size debian-12"], "invalid --job: got 'size debian-12', expected arguments that begin"),
+        (
+            ["install", "--job", "drill debian-12 --levle 1"],
+            "drill debian-12 --levle 1: unrecognized arguments: --levle",
+        ),
+        (["install", "--job", "kernel a b"], "kernel a b: a job is one drill of one kernel"),
+        (["install", "--job", "kernel a --matrix"], "a job is one drill of one kernel"),
+        (["install", "--job", "drill debian-12 --help"], "drill debian-12 --help: "),
+        (["run", "debian-12", "debian-12"], "the job 'debian-12' is given twice"),
+        (["run", "debian-12", "--report", "/proc/x"], "/proc/x cannot be made"),
         (["install", "debian-12", "--print", "--delay", "x"], "invalid --delay: got 'x'"),
         (["install", "debian-12", "--print", "--name", "a/b"], "invalid name of a unit: got 'a/b'"),
         (
@@ -398,3 +539,17 @@ def test_bad_input_is_a_sentence(capsys: pytest.CaptureFixture[str], argv: list[
     said = capsys.readouterr().err
     assert sentence in said
     assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("argv", "sentence"),
+    [
+        (["--hook-on", "never"], "invalid event: got 'never', expected start, change, end, stale"),
+        (["--max-age", "soon"], "invalid time span: got soon, expected as in 90min"),
+        (["--max-age", "0d"], "invalid time span: got 0d, expected as in 90min"),
+    ],
+)
+def test_bad_values_are_a_sentence(capsys: pytest.CaptureFixture[str], argv: list[str], sentence: str) -> None:
+    with pytest.raises(SystemExit):
+        main(["schedule", "run", "debian-12", *argv])
+    assert sentence in capsys.readouterr().err

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -15,6 +16,8 @@ from rich.table import Table
 
 from . import foreign
 from .errors import UsageError
+
+Sample = tuple[str, dict[str, str], float]  # of a metric: name, labels, value
 
 # Rich takes a pipe or a file for 80 columns wide, and would fold the tables of every log; COLUMNS has the last word.
 _LOG_COLUMNS = 160
@@ -87,3 +90,37 @@ def write_text(to: str, text: str) -> None:
         Path(to).write_text(text, encoding="utf-8")
     except OSError as error:
         raise UsageError(f"{to} cannot be written: {error.strerror}") from None
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Replace a file as a whole, readable for all users. Raise UsageError if it cannot be written."""
+    try:
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+                file.write(text)
+            os.chmod(name, 0o644)
+            os.replace(name, path)
+        except BaseException:
+            os.unlink(name)
+            raise
+    except OSError as error:
+        raise UsageError(f"{path} cannot be written: {error.strerror}") from None
+
+
+def format_metrics(texts: Mapping[str, str], samples: Iterable[Sample]) -> str:
+    """Return metrics for Prometheus, a group of lines for each one that has samples; TEXTS explain them by name."""
+    found: dict[str, list[str]] = {name: [] for name in texts}
+    for name, labels, value in samples:
+        found[name].append(f"{name}{_labels(labels)} {value:.15g}")
+    lines = []
+    for name, rows in found.items():
+        if rows:
+            lines += [f"# HELP {name} {texts[name]}", f"# TYPE {name} gauge", *rows]
+    return "".join(line + "\n" for line in lines)
+
+
+def _labels(labels: Mapping[str, str]) -> str:
+    escapes = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
+    pairs = ",".join(f'{name}="{value.translate(escapes)}"' for name, value in labels.items())
+    return f"{{{pairs}}}" if pairs else ""

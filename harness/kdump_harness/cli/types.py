@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Callable
 
 from ..base.foreign import whole_number
@@ -46,6 +47,15 @@ def positive(text: str) -> float:
     if not 0 < value < 1e6:
         raise argparse.ArgumentTypeError(f"{text} is not a positive number")
     return value
+
+
+def span(text: str) -> float:
+    """Return the seconds of a time span: 90min, 36h, 3d, 2w."""
+    sizes_s = {"min": 60, "h": 3600, "d": 86400, "w": 604800}
+    found = re.fullmatch(r"([0-9]{1,6})(min|h|d|w)", text)
+    if found is None or not int(found[1]):
+        raise argparse.ArgumentTypeError(f"invalid time span: got {text[:100]}, expected as in 90min, 36h, 3d or 2w")
+    return int(found[1]) * float(sizes_s[found[2]])
 
 
 def mib(text: str) -> int:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..base.errors import UsageError
+from ..base.output import Sample, format_metrics, replace_text
 from ..base.units import MIB
 from .database import KNOWN_ISSUE, USUAL_ARCH, History, RecordedRun, word_of
 from .trend import may_be_worse, regressions
@@ -31,36 +29,15 @@ _HELP = {
 _LABELS = ("image", "arch", "scenario", "trigger", "target")
 _NO_TEST = "drill"  # scenario of a drill of the command line
 
-Sample = tuple[str, dict[str, str], float]
-
 
 def write_metrics(history: History, path: Path) -> None:
     """Replace the file atomically, readable for all users. Raises UsageError if it cannot be written."""
-    text = render(history)
-    try:
-        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                file.write(text)
-            os.chmod(name, 0o644)
-            os.replace(name, path)
-        except BaseException:
-            os.unlink(name)
-            raise
-    except OSError as error:
-        raise UsageError(f"{path} cannot be written: {error.strerror}") from None
+    replace_text(path, render(history))
 
 
 def render(history: History) -> str:
     """Return the text of the file: one group of lines for each metric."""
-    samples = list(_samples(history))
-    lines = []
-    for name, text in _HELP.items():
-        found = [(labels, value) for sample, labels, value in samples if sample == name]
-        if found:
-            lines += [f"# HELP {name} {text}", f"# TYPE {name} gauge"]
-            lines += [f"{name}{{{_labels(labels)}}} {value:.15g}" for labels, value in found]
-    return "".join(line + "\n" for line in lines)
+    return format_metrics(_HELP, _samples(history))
 
 
 def _samples(history: History) -> Iterator[Sample]:
@@ -99,8 +76,3 @@ def _figures(run: RecordedRun, labels: dict[str, str]) -> Iterator[Sample]:
     ):
         if figure in run.figures:
             yield name, labels, run.figures[figure] * factor
-
-
-def _labels(labels: dict[str, str]) -> str:
-    escapes = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
-    return ",".join(f'{name}="{value.translate(escapes)}"' for name, value in labels.items())

@@ -27,10 +27,10 @@ from ..base.errors import (
 )
 from ..history.database import VERIFIED, outcome_of
 from ..history.shape import DRILL_SHAPE, require
-from .hook import run_hook
+from .jobs import Job
+from .memory import recall
 
 BROKEN = "broken"  # the drill ended without a verdict
-_MEMORY = "schedule.json"
 _LOCK = "schedule.lock"
 
 
@@ -45,6 +45,7 @@ class ScheduledResult:
     """Outcome of one scheduled drill."""
 
     image: str
+    job: str
     word: str
     status: int
     said: str  # one-line summary
@@ -53,25 +54,31 @@ class ScheduledResult:
 
     @property
     def changed(self) -> bool:
-        """Whether the outcome is worth a call of the hook: a first success is not."""
+        """Whether the outcome differs from the previous one: a first success does not."""
         return self.word != (self.before or VERIFIED)
+
+    @property
+    def text(self) -> str:
+        """Outcome as one line for people."""
+        change = f" (before: {self.before})" if self.before not in (None, self.word) else ""
+        return f"{self.job}: {self.word}{change}: {self.said}"
 
     def to_json(self) -> dict[str, Any]:
         """Return the data for the standard input of a hook."""
-        return {**vars(self), "changed": self.changed, "at_s": int(time.time())}
+        return {**vars(self), "changed": self.changed, "text": self.text, "at_s": int(time.time())}
+
+
+def event_json(event: str, job: Job, text: str, **more: Any) -> dict[str, Any]:
+    """Return the data of an event that has no verdict."""
+    return {"event": event, "image": job.subject, "job": job.name, "text": text, "at_s": int(time.time()), **more}
 
 
 def run_drill(
-    image: str,
-    options: Sequence[str],
-    state: Path,
-    *,
-    places: Sequence[str] = (),
-    command: Sequence[str] | None = None,
+    job: Job, state: Path, *, places: Sequence[str] = (), command: Sequence[str] | None = None
 ) -> ScheduledResult:
     """Make one drill in a separate process, whose failure does not affect the next drill.
 
-    OPTIONS identify the drill; PLACES, the options for directories and files, do not.
+    PLACES, the options for directories and files, do not identify the drill.
     """
     command = command or (sys.executable, "-P", "-m", "kdump_harness")
     with tempfile.TemporaryDirectory() as scratch:
@@ -79,7 +86,7 @@ def run_drill(
         # The drill has its own session, so that it gets Ctrl-C only once, from here: a second signal would disturb its
         # clean-up.
         with subprocess.Popen(
-            [*command, "drill", image, "--json", str(to), "--state", str(state), *options, *places],
+            [*command, job.verb, *job.words, "--json", str(to), "--state", str(state), *places],
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, errors="replace",
             start_new_session=True,
         ) as done:  # fmt: skip
@@ -92,16 +99,15 @@ def run_drill(
         verdict: dict[str, Any] | None = None
         with contextlib.suppress(OSError, ValueError):  # the drill's message has the reason
             verdict = _checked(to.read_text(encoding="utf-8"))
-    before = _recall(state).get(_job(image, options))
+    known = recall(state).get(job.name)
+    common: Any = {"image": job.subject, "job": job.name, "before": known.word if known else None}
     if verdict is None or done.returncode not in (EXIT_OK, EXIT_FAILED, EXIT_UNJUDGED):
         lines = [line for line in messages.splitlines() if line.strip()]
         said = lines[-1].strip() if lines else f"the drill ended with status {done.returncode}"
         status = done.returncode if done.returncode in (EXIT_USAGE, EXIT_HOST) else EXIT_BROKEN
-        return ScheduledResult(image=image, word=BROKEN, status=status, said=said, verdict=verdict, before=before)
+        return ScheduledResult(word=BROKEN, status=status, said=said, verdict=verdict, **common)
     word = outcome_of(verdict)
-    return ScheduledResult(
-        image=image, word=word, status=done.returncode, said=_one_line(verdict), verdict=verdict, before=before
-    )
+    return ScheduledResult(word=word, status=done.returncode, said=_one_line(verdict), verdict=verdict, **common)
 
 
 def _checked(text: str) -> dict[str, Any]:
@@ -138,32 +144,3 @@ def alone(state: Path) -> Iterator[None]:
         yield
     finally:
         os.close(lock)
-
-
-def remember(state: Path, options: Sequence[str], result: ScheduledResult) -> None:
-    """Save the word of a drill for the next run; the caller must hold the lock."""
-    words = {**_recall(state), _job(result.image, options): result.word}
-    fresh = state / f".{_MEMORY}"
-    fresh.write_text(foreign.dump_json(words, indent=1) + "\n", encoding="utf-8")
-    fresh.replace(state / _MEMORY)
-
-
-def _recall(state: Path) -> dict[str, str]:
-    with contextlib.suppress(OSError, ValueError):
-        words = foreign.parse_object((state / _MEMORY).read_text(encoding="utf-8"))
-        return {name: word for name, word in words.items() if isinstance(word, str)}
-    return {}
-
-
-def last_words(state: Path) -> dict[str, str]:
-    """Return the last outcome of each scheduled drill."""
-    return _recall(state)
-
-
-def _job(image: str, options: Sequence[str]) -> str:
-    return " ".join([image, *options])
-
-
-def call_hook(command: str, result: ScheduledResult) -> str | None:
-    """Run the user's command with the result as JSON on standard input; return an error message, or None."""
-    return run_hook(command, result.to_json())

@@ -30,7 +30,7 @@ After=network-online.target libvirtd.service virtqemud.service
 
 [Service]
 Type=oneshot
-ExecStart={command}
+{directory}ExecStart={command}
 {environment}Nice=10
 # Only the run gets the signal: it stops its drill, which removes its guest.
 KillMode=mixed
@@ -107,8 +107,13 @@ class Schedule:
         """Paths of the service and the timer."""
         return self.directory / f"{self.name}.service", self.directory / f"{self.name}.timer"
 
-    def render(self, command: Sequence[str], *, at: str, delay: str, limit: str) -> dict[str, str]:
-        """Return the texts of the units by file name. Raises UsageError for an invalid time."""
+    def render(
+        self, command: Sequence[str], *, at: str, delay: str, limit: str, directory: Path | None = None
+    ) -> dict[str, str]:
+        """Return the texts of the units by file name. Raises UsageError for an invalid time.
+
+        Relative paths in COMMAND are those of DIRECTORY.
+        """
         for what, text in (("--delay", delay), ("--limit", limit)):
             if not _SPAN.fullmatch(text):
                 raise UsageError(f"invalid {what}: got {text!r}, expected a time span as in 90min")
@@ -116,6 +121,8 @@ class Schedule:
             raise UsageError(f"invalid --at: got {at!r}, expected a calendar time (systemd.time(7))")
         values = {
             "name": self.name,
+            # A directory that is gone must not stop the jobs without relative paths.
+            "directory": f"WorkingDirectory=-{str(directory).replace('%', '%%')}\n" if directory else "",
             "command": " ".join(quote(word) for word in command),
             "environment": "".join(
                 f"Environment={quote(f'{name}={os.environ[name]}', command=False)}\n"
@@ -123,18 +130,18 @@ class Schedule:
                 if name in os.environ
             ),
             "limit": limit,
-            "sandbox": _SANDBOX + ("" if self.user else self._system_sandbox(command)),
+            "sandbox": _SANDBOX + ("" if self.user else self._system_sandbox(command, directory)),
             "at": at,
             "delay": delay,
         }
         return {f"{self.name}.service": _SERVICE.format(**values), f"{self.name}.timer": _TIMER.format(**values)}
 
-    def _system_sandbox(self, command: Sequence[str]) -> str:
+    def _system_sandbox(self, command: Sequence[str], directory: Path | None) -> str:
         """Return the restrictions that only the system's manager can enforce.
 
         Directories that the command names stay writable, and visible to QEMU.
         """
-        words = " ".join(command)
+        words = " ".join([*command, str(directory or "")])
         tmp = "no" if re.search(r"(?<![\w/.-])(?:/var)?/tmp\b", words) else "yes"
         home = "no" if re.search(r"(?<![\w/.-])/(?:home|root|run/user)\b", words) else "read-only"
         return _SYSTEM_SANDBOX.format(tmp=tmp, home=home)

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ...base.errors import EXIT_OK, UsageError
 from ..options import add_state
 from ..parser import Verbs, add_verb
 from ..types import count
+
+if TYPE_CHECKING:
+    from ...history.database import History
+
+DRILLS = 30  # shown in full, unless the user chooses another number
+PAGES = ("index.html", "summary.md", "junit.xml")  # of a schedule
 
 
 def add_report(verbs: Verbs) -> None:
@@ -35,7 +42,7 @@ def add_report(verbs: Verbs) -> None:
     add_state(parser)
     parser.add_argument("--days", type=count(most=99_999), metavar="N", help="maximum age of the runs in days")
     parser.add_argument(
-        "--drills", type=count(most=99_999), default=30, metavar="N", help="number of drills to show in full"
+        "--drills", type=count(most=99_999), default=DRILLS, metavar="N", help="number of drills to show in full"
     )
 
 
@@ -71,3 +78,29 @@ def report(arguments: argparse.Namespace) -> int:
         write_text(str(path), render(gathered, path.suffix, directory=path.parent))
         out.print(f"{path}: {len(gathered.cells)} scenarios on images, {len(gathered.drills)} drills", markup=False)
     return EXIT_OK
+
+
+def check_directory(directory: Path | None) -> None:
+    """Make the directory of scheduled pages. Raises UsageError if no page can be written there."""
+    from ...base.output import check_output
+
+    if directory is None:
+        return
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"{directory} cannot be made: {error.strerror}") from None
+    for name in PAGES:
+        check_output(directory / name)
+
+
+def write_pages(history: History, directory: Path) -> None:
+    """Replace the pages of a directory, each as a whole: they may be read at any time."""
+    from ...base.extras import is_installed
+    from ...base.output import replace_text
+    from ...report.gather import gather
+    from ...report.render import render
+
+    gathered = gather(history, images=(), days=None, drills=DRILLS, charts=is_installed("matplotlib"))
+    for name in PAGES:
+        replace_text(directory / name, render(gathered, Path(name).suffix, directory=directory))

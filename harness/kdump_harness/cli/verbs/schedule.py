@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import os
 import shlex
 import sys
+import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from ...base.errors import (
     EXIT_BROKEN,
@@ -19,7 +24,13 @@ from ...base.errors import (
     UsageError,
 )
 from ..options import add_state
-from ..parser import Verbs, add_actions, add_verb
+from ..parser import Verbs, add_actions, add_verb, make_parser
+from ..types import span
+
+if TYPE_CHECKING:
+    from ...schedule.jobs import Job
+
+EVENTS = ("start", "change", "end", "stale")
 
 # The exit status of several drills is the most urgent one: no other status can be trusted before that is fixed.
 _WORST_LAST = (EXIT_OK, EXIT_UNJUDGED, EXIT_FAILED, EXIT_BROKEN, EXIT_HOST, EXIT_USAGE)
@@ -34,6 +45,8 @@ def add_schedule(verbs: Verbs) -> None:
         epilog="examples:\n"
         "  kdump-harness schedule install debian-12 rocky-9 --at 02:30 --metrics /var/lib/node_exporter/kdump.prom\n"
         "  kdump-harness schedule install debian-12 --user --at weekly --hook 'mail -s kdump root'\n"
+        "  kdump-harness schedule install --domain web1 --job 'drill ./my.qcow2 --family debian --as-is' \\\n"
+        "      --job 'kernel trixie-backports' --report /var/www/html/kdump --max-age 3d\n"
         "  kdump-harness schedule run debian-12 --options '--level 1'    # what the timer runs, for cron and CI\n",
     )
     actions = add_actions(parser)
@@ -49,10 +62,27 @@ def add_schedule(verbs: Verbs) -> None:
     for made in (installing, asking, removing):
         made.add_argument("--name", default="kdump-drill", metavar="NAME", help="name of the units")
         made.add_argument("--user", action="store_true", help="use the user's systemd instead of the system's")
-    drilling = add_verb(actions, "run", "Drill now, one image after the other.", run=run)
+    drilling = add_verb(actions, "run", "Drill now, one job after the other.", run=run)
     for made in (installing, drilling):
-        made.add_argument("image", nargs="+", metavar="IMAGE", help="names from the catalogue")
-        made.add_argument("--options", default="", metavar="TEXT", help="more options of drill, as one argument")
+        made.add_argument(
+            "image", nargs="*", metavar="IMAGE", help="names from the catalogue, or paths of qcow2 or raw disk images"
+        )
+        made.add_argument(
+            "--domain", action="append", default=[], metavar="NAME", help="libvirt domain to clone (repeatable)"
+        )
+        made.add_argument(
+            "--options",
+            default="",
+            metavar="TEXT",
+            help="more options of drill for each IMAGE and NAME, in one argument",
+        )
+        made.add_argument(
+            "--job",
+            action="append",
+            default=[],
+            metavar="TEXT",
+            help="drill with options that differ, as the arguments of the verb drill or kernel (repeatable)",
+        )
         made.add_argument(
             "--evidence", type=Path, metavar="DIR", help="directory of the evidence (default: in the state directory)"
         )
@@ -61,17 +91,44 @@ def add_schedule(verbs: Verbs) -> None:
         )
         made.add_argument("--metrics", type=Path, metavar="FILE", help="textfile to write for Prometheus")
         made.add_argument(
-            "--hook", metavar="COMMAND", help="command to run when a verdict changes, with JSON on its standard input"
+            "--report",
+            type=Path,
+            metavar="DIR",
+            help="directory for index.html, summary.md and junit.xml of all drills",
+        )
+        made.add_argument(
+            "--max-age", type=span, metavar="SPAN", help="maximum age of the last success of a job, as in 36h or 3d"
+        )
+        made.add_argument(
+            "--hook",
+            metavar="COMMAND",
+            help="command to run at the events of --hook-on, with JSON on its standard input",
+        )
+        made.add_argument(
+            "--hook-on",
+            type=_events,
+            default=["change", "stale"],
+            metavar="EVENTS",
+            help="events that run the hook: start and end of each drill, change of its outcome, and stale (no success"
+            " within --max-age) (default: change,stale)",
         )
     for made in (installing, asking, drilling):
         add_state(made)
+
+
+def _events(text: str) -> list[str]:
+    """Return the events in a list with commas."""
+    found = text.split(",")
+    if unknown := [name for name in found if name not in EVENTS]:
+        raise argparse.ArgumentTypeError(f"invalid event: got {unknown[0]!r}, expected {', '.join(EVENTS)}")
+    return found
 
 
 def install(arguments: argparse.Namespace) -> int:
     from ...base.output import out
     from ...schedule.units import Schedule
 
-    _check(arguments)
+    jobs(arguments)
     schedule = Schedule(name=arguments.name, user=arguments.user)
     state = _state(arguments)
     units = schedule.render(
@@ -79,6 +136,7 @@ def install(arguments: argparse.Namespace) -> int:
         at=arguments.at,
         delay=arguments.delay,
         limit=arguments.limit,
+        directory=Path.cwd() if arguments.job or arguments.options else None,
     )
     if arguments.print:
         for name, text in units.items():
@@ -91,16 +149,52 @@ def install(arguments: argparse.Namespace) -> int:
     return EXIT_OK
 
 
-def _check(arguments: argparse.Namespace) -> None:
-    """Raise UsageError for arguments that every run would refuse."""
-    from ...images.catalog import load_catalog
+def jobs(arguments: argparse.Namespace) -> list[Job]:
+    """Return the drills of the command line. Raises UsageError for arguments that every run would refuse."""
+    from ...schedule.jobs import Job, image_jobs, split_verb
 
-    for image in arguments.image:
-        load_catalog().find(image)
+    found = list(image_jobs(arguments.image, arguments.domain, _split("--options", arguments.options)))
+    for text in arguments.job:
+        verb, words = split_verb(_split("--job", text), text)
+        found.append(Job(_subject(verb, words), words, verb))
+    if not found:
+        raise UsageError("nothing to drill: give an IMAGE, --domain NAME or --job TEXT")
+    for job in found:
+        _subject(job.verb, job.words)
+    if doubles := sorted({job.name for job in found if [one.name for one in found].count(job.name) > 1}):
+        raise UsageError(f"the job {doubles[0]!r} is given twice")
+    return found
+
+
+def _split(option: str, text: str) -> list[str]:
     try:
-        shlex.split(arguments.options)
+        return shlex.split(text)
     except ValueError as error:
-        raise UsageError(f"--options {arguments.options!r}: {error}") from None
+        raise UsageError(f"{option} {text!r}: {error}") from None
+
+
+def _subject(verb: str, words: Sequence[str]) -> str:
+    """Return the image, domain or kernel of a job. Raises UsageError for arguments that the verb would refuse."""
+    from ...schedule.jobs import KERNEL
+    from ..subject import subject_of
+    from . import drill, kernel
+
+    parser = make_parser([kernel.add_kernel if verb == KERNEL else drill.add_drill])
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
+            parsed = parser.parse_args([verb, *words])
+    except SystemExit:
+        lines = said.getvalue().splitlines() or ["it only prints"]
+        raise UsageError(f"{verb} {shlex.join(words)}: {lines[-1].partition('error: ')[2] or lines[-1]}") from None
+    if verb == KERNEL:
+        if parsed.matrix is not None or parsed.git_bisect or len(parsed.kernel) != 1:
+            raise UsageError(f"{verb} {shlex.join(words)}: a job is one drill of one kernel")
+        return str(parsed.kernel[0])
+    if parsed.domain is not None:
+        return str(parsed.domain)
+    subject_of(parsed)
+    return str(parsed.image)
 
 
 def _state(arguments: argparse.Namespace) -> Path:
@@ -111,55 +205,83 @@ def _state(arguments: argparse.Namespace) -> Path:
 
 def _run_arguments(arguments: argparse.Namespace, state: Path) -> list[str]:
     """Return the arguments of "schedule run" with absolute paths, since a service has another working directory."""
-    words = [*arguments.image, "--state", str(state)]
+    words = [os.path.abspath(image) if os.path.exists(image) and "/" in image else image for image in arguments.image]
+    words += ["--state", str(state)]
+    for name in ("domain", "job"):
+        words += [f"--{name}={text}" for text in getattr(arguments, name)]
     if arguments.options:
         words.append(f"--options={arguments.options}")
-    if arguments.evidence is not None:
-        words += ["--evidence", str(arguments.evidence.absolute())]
     if arguments.history is not None:
         words += ["--history", arguments.history if arguments.history == "none" else os.path.abspath(arguments.history)]
-    if arguments.metrics is not None:
-        words += ["--metrics", str(arguments.metrics.absolute())]
+    for name in ("evidence", "metrics", "report"):
+        if (path := getattr(arguments, name)) is not None:
+            words += [f"--{name}", str(path.absolute())]
+    if arguments.max_age is not None:
+        words += ["--max-age", f"{arguments.max_age / 60:.0f}min"]
     if arguments.hook is not None:
-        words += ["--hook", arguments.hook]
+        words += ["--hook", arguments.hook, "--hook-on", ",".join(arguments.hook_on)]
     return words
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from ...base.output import check_output, out
+    from ...base.output import check_output
     from ...history.database import History, history_path
     from ...history.metrics import write_metrics
-    from ...schedule.running import alone, call_hook, remember, run_drill
+    from ...schedule.running import alone
+    from .report import check_directory, write_pages
 
-    _check(arguments)
+    found = jobs(arguments)
     state = _state(arguments)
-    options = shlex.split(arguments.options)
     history = history_path(arguments.history, state)
-    if arguments.metrics is not None and history is None:
-        raise UsageError("--metrics needs a history, but --history none disables it")
+    for name in ("metrics", "report"):
+        if getattr(arguments, name) is not None and history is None:
+            raise UsageError(f"--{name} needs a history, but --history none disables it")
     check_output(arguments.metrics)
+    check_directory(arguments.report)
     evidence = arguments.evidence or state / "evidence"
     places = ["--evidence", str(evidence), "--history", str(history) if history is not None else "none"]
-    statuses = []
     with alone(state):
-        for image in arguments.image:
-            result = run_drill(image, options, state, places=places)
-            remember(state, options, result)
-            statuses.append(result.status)
-            change = f" (before: {result.before})" if result.before not in (None, result.word) else ""
-            out.print(f"{image}: {result.word}{change}: {result.said}", markup=False, soft_wrap=True)
-            if arguments.hook and result.changed and (trouble := call_hook(arguments.hook, result)):
-                out.print(f"{image}: {trouble}", markup=False, soft_wrap=True)
-        if arguments.metrics is not None and history is not None:
-            with History(history) as found:
-                write_metrics(found, arguments.metrics)
+        try:
+            statuses = [_run_job(job, arguments, state, places) for job in found]
+        finally:  # an interrupted run has results, too
+            if history is not None and history.exists():
+                with History(history) as past:
+                    if arguments.metrics is not None:
+                        write_metrics(past, arguments.metrics)
+                    if arguments.report is not None:
+                        write_pages(past, arguments.report)
     return max(statuses, key=_WORST_LAST.index)
+
+
+def _run_job(job: Job, arguments: argparse.Namespace, state: Path, places: Sequence[str]) -> int:
+    """Make one drill, remember and print its outcome, call the hook for each event, and return the exit status."""
+    from ...base.output import out
+    from ...schedule.hook import run_hook
+    from ...schedule.memory import remember
+    from ...schedule.running import event_json, run_drill
+
+    def tell(event: str, data: dict[str, Any]) -> None:
+        if arguments.hook and event in arguments.hook_on and (trouble := run_hook(arguments.hook, data)):
+            out.print(f"{job.name}: {trouble}", markup=False, soft_wrap=True)
+
+    tell("start", event_json("start", job, f"{job.name}: the drill starts"))
+    result = run_drill(job, state, places=places)
+    remembered = remember(state, job.name, result.word, wanted_s=arguments.max_age)
+    out.print(result.text, markup=False, soft_wrap=True)
+    if result.changed:
+        tell("change", {"event": "change", **result.to_json()})
+    tell("end", {"event": "end", **result.to_json()})
+    if late := remembered.overdue(time.time()):
+        out.print(f"{job.name}: {late}", markup=False, soft_wrap=True)
+        about = {"word": result.word, "success_s": remembered.success_s}
+        tell("stale", event_json("stale", job, f"{job.name}: {late}", **about))
+    return result.status
 
 
 def status(arguments: argparse.Namespace) -> int:
     from ...base.output import out
     from ...history.database import History, history_path, utc
-    from ...schedule.running import last_words
+    from ...schedule.memory import age, recall
     from ...schedule.units import Schedule
 
     schedule = Schedule(name=arguments.name, user=arguments.user)
@@ -175,14 +297,20 @@ def status(arguments: argparse.Namespace) -> int:
         except HostError as error:
             out.print(str(error), markup=False, soft_wrap=True)
     state = _state(arguments)
-    for job, word in sorted(last_words(state).items()):
-        out.print(f"{job}: {word}", markup=False, soft_wrap=True)
+    now_s = time.time()
+    stale = False
+    for job, known in sorted(recall(state).items()):
+        when = f", {age(now_s - known.at_s)} ago" if known.at_s else ""
+        out.print(f"{job}: {known.word}{when}", markup=False, soft_wrap=True)
+        if late := known.overdue(now_s):
+            stale = True
+            out.print(f"{job}: {late}", markup=False, soft_wrap=True)
     history = history_path(None, state)
     if history is not None and history.exists():
         with History(history, create=False) as found:
             for newest in found.newest(limit=1):
                 out.print(f"last recorded: {newest.image}, {utc(newest.at_s)}, {newest.summary}", markup=False)
-    return EXIT_OK
+    return EXIT_FAILED if stale else EXIT_OK
 
 
 def remove(arguments: argparse.Namespace) -> int:
