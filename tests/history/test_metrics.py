@@ -107,6 +107,7 @@ def test_rules_and_dashboard_use_metrics_and_labels_that_exist(past: History, na
     labels = {label for line in _samples(past) for label in re.findall(r'(\w+)="', line)}
     for words in re.findall(r"(?:\bby|\bon|group_left) ?\(([\w, ]+)\)", text):
         assert {word.strip() for word in words.split(",")} <= labels
+    labels |= {"host", "crash"}  # of the store
     named = {name for pair in re.findall(r"\$labels\.(\w+)|\{\{(\w+)\}\}", text) for name in pair if name}
     assert named <= labels
 

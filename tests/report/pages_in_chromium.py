@@ -17,6 +17,9 @@ from chromium import PROGRAM, Browser
 from history_factory import drill, failed, unjudged
 from kdump_harness.__main__ import main
 from kdump_harness.history.database import DRILL, SWEEP, History
+from kdump_harness.report.store_page import render_store
+from kdump_harness.store.store import Store
+from store_factory import make_dump, put
 
 pytestmark = pytest.mark.skipif(PROGRAM is None, reason="Chromium is not installed (apt-get install chromium)")
 IMAGES = (
@@ -152,6 +155,41 @@ def test_nothing_overflows_or_is_too_pale(browser: Browser, page: Path, width: i
             browser.run(OPENED)
         assert browser.run(OVERFLOWING) == []
         assert browser.run(PALE) == []
+
+
+@pytest.fixture(scope="module")
+def store_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page of a store with 60 dumps of 12 hosts, some of them new, and a refused file."""
+    place = tmp_path_factory.mktemp("store")
+    now_s = time.time()
+    with Store(place / "store", create=True) as store:
+        for number in range(60):
+            old_s = now_s - (120 - 2 * number) * 86400
+            crash = f"function_with_a_long_name_{number % 7} < caller < do_syscall_64 < entry_SYSCALL_64_after_hwframe"
+            about = {"host": f"db{number % 12}.example.org", "signature": f"{number % 7:010}", "signature_text": crash}
+            traits = {"firmware": f"F{number % 7}", "hardware": "X1"}
+            put(store, make_dump(number, added_s=old_s, crash_s=int(old_s), panic="BUG: " + "x" * 90, **about), traits)
+        fresh = {"signature": "new", "signature_text": "never_seen < before", "hold": "INC-7", "remark": "a remark"}
+        put(store, make_dump(99, host="web1", added_s=now_s, crash_s=int(now_s - 60), **fresh))
+        with store.index.database.writing():
+            why = "damaged: descriptor: the page has its data outside the file (offset 49,866, 400 bytes, flags 0x1)"
+            path = "/srv/incoming/" + "a-long-name-" * 12 + "/vmcore"
+            store.index.note_arrival(path, "m", outcome="refused", reason=why, dump=None, at_s=now_s)
+        (place / "store.html").write_text(render_store(store.index), encoding="utf-8")
+    return place / "store.html"
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize("width", WIDTHS)
+def test_nothing_of_a_store_overflows_or_is_too_pale(
+    browser: Browser, store_page: Path, width: int, dark: bool
+) -> None:
+    browser.open(store_page.as_uri(), width=width, dark=dark)
+    assert browser.run(OVERFLOWING) == []
+    assert browser.run(PALE) == []
+    _type(browser, "web1 never_seen")
+    assert browser.run(_shown("article")) == 1
+    assert browser.run(_shown("tbody tr")) == 2  # host and dump
 
 
 @pytest.mark.parametrize("columns", [3, 12])

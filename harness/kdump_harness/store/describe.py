@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from ..base.units import MIB
-from .index import Dump
-from .patterns import SeenBefore
-from .store import utc
+from .index import Dump, Index
+from .patterns import SeenBefore, seen_before
+from .store import IntakeOutcome, utc
 
 
 def lines(
@@ -42,3 +43,25 @@ def lines(
     for seen in before:
         hosts = f"{seen.hosts} host{'s' if seen.hosts > 1 else ''}"
         yield f"seen before: {seen.what} {seen.value}: {seen.count} other dumps of {hosts}, last {utc(seen.last_s)}"
+
+
+def outcome_event(index: Index, outcome: IntakeOutcome) -> dict[str, Any]:
+    """Return an arrival as the data of a hook, with a line for people."""
+    dump = outcome.dump
+    before = seen_before(index, dump) if dump else []
+    same = next((seen for seen in before if seen.what == "signature"), None)
+    return {
+        "event": outcome.outcome,
+        **outcome.to_json(),
+        "text": f"{outcome.outcome} {outcome.path}: {outcome.reason}" if dump is None else _crash_line(dump, same),
+        "new": dump is not None and bool(dump.signature) and same is None,
+        "seen_before": [seen.to_json() for seen in before],
+        "at_s": int(time.time()),
+    }
+
+
+def _crash_line(dump: Dump, same: SeenBefore | None) -> str:
+    crash = dump.signature_text or dump.panic or "no panic was found"
+    again = f"seen {same.count} times before, last {utc(same.last_s)}" if same else "not seen before"
+    when = f" at {utc(dump.crash_s)}" if dump.crash_s else ""
+    return f"{dump.host} crashed{when}: {crash} ({again if dump.signature else 'no signature'}; store show {dump.id})"

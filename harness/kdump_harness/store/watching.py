@@ -23,6 +23,7 @@ class _Seen:
     mark: str
     since_s: float  # on the local clock: the sender sets the file's times
     reported: str = ""
+    settling: bool = True  # the last look found it younger than settle_s
 
 
 class Watcher:
@@ -34,6 +35,11 @@ class Watcher:
         self._top = top
         self._remove = remove
         self._seen: dict[str, _Seen] = {}
+
+    def settles_in_s(self) -> float | None:
+        """Return the time until the first new file has been unchanged for long enough; None without such a file."""
+        settle_s, settling = self._store.policy.settle_s, [seen for seen in self._seen.values() if seen.settling]
+        return min((max(0.0, settle_s - (now_s() - seen.since_s)) for seen in settling), default=None)
 
     def look(self) -> Iterator[IntakeOutcome]:
         """Yield every file whose state has changed since the last look, with what became of it."""
@@ -66,7 +72,8 @@ class Watcher:
         if not stat.S_ISREG(status.st_mode):
             return self._done(path, mark, self._store.admit(place, name))
         policy, still_s = self._store.policy, now_s() - seen.since_s
-        if still_s < policy.settle_s:
+        seen.settling = still_s < policy.settle_s
+        if seen.settling:
             return self._wait(path, seen, f"it must be unchanged for {policy.settle_s:.0f} s")
         sign = unfinished_sign(place, name)
         if sign and still_s < policy.abandoned_s:

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...base.errors import EXIT_FAILED, EXIT_HOST, EXIT_OK, EXIT_UNJUDGED, HostError, UsageError
+from ...base.errors import EXIT_FAILED, EXIT_HOST, EXIT_OK, EXIT_UNJUDGED, HarnessError, HostError, UsageError
 from ..options import add_json, add_state
 from ..parser import Handler, Verbs, add_actions, add_verb
 from ..types import count, seconds
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 
 _LOOKS_OF_ONE_RUN = 2  # a file must be the same at both
+_PUBLISH_S = 60.0  # metrics have the time of the last look
+_AFTER_S = 0.1  # a look is a moment after a file has settled
 _ABOUT = """\
 Takes dumps in from where machines send them (NFS, SSH, a directory), whatever they are called: only finished and
 whole ones, triaged on arrival, compared with all others, kept by the policy in DIR/store.toml and no longer.
@@ -63,13 +65,23 @@ def add_store(verbs: Verbs) -> None:
     made.add_argument(
         "--every",
         type=seconds(least=0.1, most=86400),
-        default=30.0,
+        default=15.0,
         metavar="S",
-        help="seconds between two scans of DIR",
+        help="maximum seconds between two scans of DIR",
     )
     made.add_argument("--once", action="store_true", help="scan twice, settle_s apart, and end")
     made.add_argument("--remove", action="store_true", help="remove the files of DIR that are in the store")
+    made.add_argument(
+        "--hook",
+        metavar="COMMAND",
+        help="command to run for each file that was taken in, refused or not judged, with JSON on its standard input",
+    )
+    made.add_argument("--metrics", type=Path, metavar="FILE", help="textfile to write for Prometheus")
+    made.add_argument("--report", type=Path, metavar="FILE", help="page of the store to write, as HTML")
     _add_debuginfo(made)
+
+    made = action(report, "Write the store as one page: new crashes, patterns, hosts and dumps.", json=False)
+    made.add_argument("--out", type=Path, default=Path("store.html"), metavar="FILE", help="HTML file to write")
 
     made = action(list_dumps, "List the dumps of the store, newest first.", name="list")
     made.add_argument("--host", metavar="H", help="list only dumps of this host")
@@ -222,29 +234,79 @@ def _show_outcome(store: Store, outcome: IntakeOutcome) -> None:
 
 
 def watch(arguments: argparse.Namespace) -> int:
-    from ...base.clock import pause
+    from ...base.clock import now_s, pause
+    from ...base.output import check_output
     from ...store.retention import prune as prune_store
+    from ...store.store import WAITING
     from ...store.watching import Watcher
 
+    check_output(arguments.metrics)
+    check_output(arguments.report)
     outcomes: set[str] = set()
-    doubted: set[str] = set()
+    published_s: float | None = None
     with _open(arguments) as store:
         store.require_apart(arguments.path)
         watcher = Watcher(store, arguments.path.absolute(), remove=arguments.remove)
         for looks in itertools.count(1):
+            changed = False
             for outcome in watcher.look():
                 outcomes.add(outcome.outcome)
                 _show_outcome(store, outcome)
+                changed |= outcome.outcome != WAITING
+                _call_hook(arguments.hook, store, outcome)
             if store.policy.limited:
                 for decision in prune_store(store, store.policy, dry_run=False):
-                    if not decision.kept_because or (decision.doubted and decision.dump.id not in doubted):
+                    if not decision.kept_because:
                         _show_decision(decision, "removed")
-                    if decision.doubted:
-                        doubted.add(decision.dump.id)
+                        changed = True
+            if changed or published_s is None or now_s() - published_s >= _PUBLISH_S:
+                _publish(arguments, store)
+                published_s = now_s()
             if arguments.once and looks == _LOOKS_OF_ONE_RUN:
                 break
-            pause(store.policy.settle_s if arguments.once else arguments.every)
+            wait_s = watcher.settles_in_s()
+            every_s = arguments.every if wait_s is None else min(arguments.every, wait_s + _AFTER_S)
+            pause(store.policy.settle_s if arguments.once else every_s)
     return _exit_status(outcomes)
+
+
+def _publish(arguments: argparse.Namespace, store: Store) -> None:
+    """Write the metrics and the page that were asked for; trouble with them does not stop the intake."""
+    from ...base.output import replace_text
+    from ...report.store_page import render_store
+    from ...store.metrics import write_metrics
+
+    try:
+        if arguments.metrics is not None:
+            write_metrics(store.index, arguments.metrics)
+        if arguments.report is not None:
+            replace_text(arguments.report, render_store(store.index))
+    except HarnessError as error:
+        _say(str(error))
+
+
+def _call_hook(command: str | None, store: Store, outcome: IntakeOutcome) -> None:
+    from ...schedule.hook import run_hook
+    from ...store.describe import outcome_event
+    from ...store.store import REFUSED, STORED
+    from ...vmcore.inspection import UNJUDGED
+
+    if command is None or outcome.outcome not in (STORED, REFUSED, UNJUDGED):
+        return
+    if trouble := run_hook(command, outcome_event(store.index, outcome)):
+        _say(f"{outcome.path}: {trouble}")
+
+
+def report(arguments: argparse.Namespace) -> int:
+    from ...base.output import check_output, replace_text
+    from ...report.store_page import render_store
+    from ...store.store import Store
+
+    check_output(arguments.out)
+    with Store(arguments.store) as store:
+        replace_text(arguments.out, render_store(store.index))
+    _say(f"{arguments.out} is written")
+    return EXIT_OK
 
 
 def list_dumps(arguments: argparse.Namespace) -> int:
