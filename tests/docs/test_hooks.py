@@ -119,12 +119,14 @@ def test_alertmanager_gets_an_alert_that_ends_with_the_next_success(receiver: Re
     command = f"{HOOKS}/alertmanager.sh {receiver.address}"
     for event in (_event(failed(1)), _event(VERDICT), event_json("stale", JOB, "no drill", word="broken")):
         assert run_hook(command, event) is None
-    alerts = [body[0] for _, path, _, body in receiver.got if path == "/api/v2/alerts"]
-    names = [alert["labels"]["alertname"] for alert in alerts]
-    assert names == ["KdumpDrillFailed", "KdumpDrillFailed", "KdumpDrillStale"]
-    assert alerts[0]["labels"] == alerts[1]["labels"]
-    assert alerts[0]["endsAt"] > alerts[1]["endsAt"]
-    assert alerts[0]["annotations"]["summary"].startswith("debian-12 --level 1: failed")
+    failing, ended, stale = (body for _, path, _, body in receiver.got if path == "/api/v2/alerts")
+    assert [alert["labels"]["alertname"] for alert in failing] == ["KdumpDrillFailed"]
+    assert [alert["labels"]["alertname"] for alert in ended] == ["KdumpDrillFailed", "KdumpDrillStale"]
+    assert [alert["labels"]["alertname"] for alert in stale] == ["KdumpDrillStale"]
+    assert failing[0]["labels"] == ended[0]["labels"]
+    assert stale[0]["labels"] == ended[1]["labels"]
+    assert failing[0]["endsAt"] > ended[0]["endsAt"]
+    assert failing[0]["annotations"]["summary"].startswith("debian-12 --level 1: failed")
 
 
 def test_a_mail_has_the_cause_and_the_remedy() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from ..base.foreign import whole_number
 
@@ -47,6 +47,18 @@ def positive(text: str) -> float:
     if not 0 < value < 1e6:
         raise argparse.ArgumentTypeError(f"{text} is not a positive number")
     return value
+
+
+def events(known: Sequence[str]) -> Callable[[str], list[str]]:
+    """Return the type of lists of events, separated by commas."""
+
+    def parse(text: str) -> list[str]:
+        found = text.split(",")
+        if unknown := [name for name in found if name not in known]:
+            raise argparse.ArgumentTypeError(f"invalid event: got {unknown[0]!r}, expected {', '.join(known)}")
+        return found
+
+    return parse
 
 
 def span(text: str) -> float:

@@ -45,15 +45,15 @@ def lines(
         yield f"seen before: {seen.what} {seen.value}: {seen.count} other dumps of {hosts}, last {utc(seen.last_s)}"
 
 
-def outcome_event(index: Index, outcome: IntakeOutcome) -> dict[str, Any]:
+def outcome_event(index: Index, event: str, outcome: IntakeOutcome) -> dict[str, Any]:
     """Return an arrival as the data of a hook, with a line for people."""
     dump = outcome.dump
     before = seen_before(index, dump) if dump else []
     same = next((seen for seen in before if seen.what == "signature"), None)
     return {
-        "event": outcome.outcome,
+        "event": event,
         **outcome.to_json(),
-        "text": f"{outcome.outcome} {outcome.path}: {outcome.reason}" if dump is None else _crash_line(dump, same),
+        "text": _crash_line(dump, same) if dump else f"{event} {outcome.path}: {outcome.reason}",
         "new": dump is not None and bool(dump.signature) and same is None,
         "seen_before": [seen.to_json() for seen in before],
         "at_s": int(time.time()),

@@ -36,6 +36,11 @@ class Watcher:
         self._remove = remove
         self._seen: dict[str, _Seen] = {}
 
+    @property
+    def pending(self) -> set[str]:
+        """Files that were seen and not yet taken in."""
+        return set(self._seen)
+
     def settles_in_s(self) -> float | None:
         """Return the time until the first new file has been unchanged for long enough; None without such a file."""
         settle_s, settling = self._store.policy.settle_s, [seen for seen in self._seen.values() if seen.settling]

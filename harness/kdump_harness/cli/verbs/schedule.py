@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib
 import io
 import os
 import shlex
@@ -25,7 +26,7 @@ from ...base.errors import (
 )
 from ..options import add_state
 from ..parser import Verbs, add_actions, add_verb, make_parser
-from ..types import span
+from ..types import events, span
 
 if TYPE_CHECKING:
     from ...schedule.jobs import Job
@@ -106,7 +107,7 @@ def add_schedule(verbs: Verbs) -> None:
         )
         made.add_argument(
             "--hook-on",
-            type=_events,
+            type=events(EVENTS),
             default=["change", "stale"],
             metavar="EVENTS",
             help="events that run the hook: start and end of each drill, change of its outcome, and stale (no success"
@@ -114,14 +115,6 @@ def add_schedule(verbs: Verbs) -> None:
         )
     for made in (installing, asking, drilling):
         add_state(made)
-
-
-def _events(text: str) -> list[str]:
-    """Return the events in a list with commas."""
-    found = text.split(",")
-    if unknown := [name for name in found if name not in EVENTS]:
-        raise argparse.ArgumentTypeError(f"invalid event: got {unknown[0]!r}, expected {', '.join(EVENTS)}")
-    return found
 
 
 def install(arguments: argparse.Namespace) -> int:
@@ -154,13 +147,13 @@ def jobs(arguments: argparse.Namespace) -> list[Job]:
     from ...schedule.jobs import Job, image_jobs, split_verb
 
     found = list(image_jobs(arguments.image, arguments.domain, _split("--options", arguments.options)))
+    for job in found:
+        _subject(job.verb, job.words)
     for text in arguments.job:
         verb, words = split_verb(_split("--job", text), text)
         found.append(Job(_subject(verb, words), words, verb))
     if not found:
         raise UsageError("nothing to drill: give an IMAGE, --domain NAME or --job TEXT")
-    for job in found:
-        _subject(job.verb, job.words)
     if doubles := sorted({job.name for job in found if [one.name for one in found].count(job.name) > 1}):
         raise UsageError(f"the job {doubles[0]!r} is given twice")
     return found
@@ -175,11 +168,11 @@ def _split(option: str, text: str) -> list[str]:
 
 def _subject(verb: str, words: Sequence[str]) -> str:
     """Return the image, domain or kernel of a job. Raises UsageError for arguments that the verb would refuse."""
+    from ...images.catalog import load_catalog
     from ...schedule.jobs import KERNEL
-    from ..subject import subject_of
-    from . import drill, kernel
 
-    parser = make_parser([kernel.add_kernel if verb == KERNEL else drill.add_drill])
+    adder = importlib.import_module(f".{verb}", __package__)
+    parser = make_parser([getattr(adder, f"add_{verb}")])
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
@@ -193,8 +186,17 @@ def _subject(verb: str, words: Sequence[str]) -> str:
         return str(parsed.kernel[0])
     if parsed.domain is not None:
         return str(parsed.domain)
-    subject_of(parsed)
+    if _is_path(parsed.image) or parsed.family is not None:
+        from ..subject import subject_of  # needs what drills need
+
+        subject_of(parsed)
+    else:
+        load_catalog().find(parsed.image)
     return str(parsed.image)
+
+
+def _is_path(image: str) -> bool:
+    return "/" in image or image.endswith((".qcow2", ".img", ".raw"))
 
 
 def _state(arguments: argparse.Namespace) -> Path:
@@ -205,7 +207,7 @@ def _state(arguments: argparse.Namespace) -> Path:
 
 def _run_arguments(arguments: argparse.Namespace, state: Path) -> list[str]:
     """Return the arguments of "schedule run" with absolute paths, since a service has another working directory."""
-    words = [os.path.abspath(image) if os.path.exists(image) and "/" in image else image for image in arguments.image]
+    words = [os.path.abspath(image) if _is_path(image) else image for image in arguments.image]
     words += ["--state", str(state)]
     for name in ("domain", "job"):
         words += [f"--{name}={text}" for text in getattr(arguments, name)]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ...base.errors import EXIT_FAILED, EXIT_HOST, EXIT_OK, EXIT_UNJUDGED, HarnessError, HostError, UsageError
 from ..options import add_json, add_state
 from ..parser import Handler, Verbs, add_actions, add_verb
-from ..types import count, seconds
+from ..types import count, events, seconds
 
 if TYPE_CHECKING:
     from ...store.index import Dump
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 
 _LOOKS_OF_ONE_RUN = 2  # a file must be the same at both
+EVENTS = ("arriving", "stored", "refused", "unjudged")
 _PUBLISH_S = 60.0  # metrics have the time of the last look
 _AFTER_S = 0.1  # a look is a moment after a file has settled
 _ABOUT = """\
@@ -74,7 +75,14 @@ def add_store(verbs: Verbs) -> None:
     made.add_argument(
         "--hook",
         metavar="COMMAND",
-        help="command to run for each file that was taken in, refused or not judged, with JSON on its standard input",
+        help="command to run at the events of --hook-on, with JSON on its standard input",
+    )
+    made.add_argument(
+        "--hook-on",
+        type=events(EVENTS),
+        default=list(EVENTS),
+        metavar="EVENTS",
+        help="events that run the hook: arriving (a new file), stored, refused, unjudged (default: all)",
     )
     made.add_argument("--metrics", type=Path, metavar="FILE", help="textfile to write for Prometheus")
     made.add_argument("--report", type=Path, metavar="FILE", help="page of the store to write, as HTML")
@@ -244,6 +252,8 @@ def watch(arguments: argparse.Namespace) -> int:
     check_output(arguments.report)
     outcomes: set[str] = set()
     published_s: float | None = None
+    arriving: set[str] = set()
+    doubted: set[str] = set()
     with _open(arguments) as store:
         store.require_apart(arguments.path)
         watcher = Watcher(store, arguments.path.absolute(), remove=arguments.remove)
@@ -253,12 +263,15 @@ def watch(arguments: argparse.Namespace) -> int:
                 outcomes.add(outcome.outcome)
                 _show_outcome(store, outcome)
                 changed |= outcome.outcome != WAITING
-                _call_hook(arguments.hook, store, outcome)
+                _call_hook(arguments, store, outcome, arriving)
+            arriving &= watcher.pending
             if store.policy.limited:
                 for decision in prune_store(store, store.policy, dry_run=False):
-                    if not decision.kept_because:
+                    changed |= not decision.kept_because
+                    if not decision.kept_because or (decision.doubted and decision.dump.id not in doubted):
                         _show_decision(decision, "removed")
-                        changed = True
+                    if decision.doubted:
+                        doubted.add(decision.dump.id)
             if changed or published_s is None or now_s() - published_s >= _PUBLISH_S:
                 _publish(arguments, store)
                 published_s = now_s()
@@ -285,15 +298,21 @@ def _publish(arguments: argparse.Namespace, store: Store) -> None:
         _say(str(error))
 
 
-def _call_hook(command: str | None, store: Store, outcome: IntakeOutcome) -> None:
+def _call_hook(arguments: argparse.Namespace, store: Store, outcome: IntakeOutcome, arriving: set[str]) -> None:
+    """Call the hook for an outcome; ARRIVING has the files whose arrival was reported."""
     from ...schedule.hook import run_hook
     from ...store.describe import outcome_event
-    from ...store.store import REFUSED, STORED
+    from ...store.store import REFUSED, STORED, WAITING
     from ...vmcore.inspection import UNJUDGED
 
-    if command is None or outcome.outcome not in (STORED, REFUSED, UNJUDGED):
+    event = {WAITING: "arriving", STORED: "stored", REFUSED: "refused", UNJUDGED: "unjudged"}.get(outcome.outcome)
+    if event == "arriving":
+        if outcome.path in arriving:
+            return
+        arriving.add(outcome.path)
+    if not arguments.hook or event is None or event not in arguments.hook_on:
         return
-    if trouble := run_hook(command, outcome_event(store.index, outcome)):
+    if trouble := run_hook(arguments.hook, outcome_event(store.index, event, outcome)):
         _say(f"{outcome.path}: {trouble}")
 
 
