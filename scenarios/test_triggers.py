@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from kdump_harness.drill.session import Session
-from kdump_harness.kdump.service import KdumpService
+from kdump_harness.kdump.service import KdumpConfig, KdumpService
 from kdump_harness.kdump.trigger import load_triggers
 from kdump_harness.pytest_plugin import Verdict, pin_trigger
 from kdump_harness.vm.guest import Guest
@@ -53,13 +53,17 @@ def test_a_second_crash_is_dumped_like_the_first(drill_session: Callable[..., Se
 
 
 def test_a_panic_with_notifiers_before_the_capture_kernel(drill: Callable[..., Verdict]) -> None:
-    """With crash_kexec_post_notifiers the hypervisor hears of the panic first, and the capture kernel still runs."""
+    """With crash_kexec_post_notifiers the hypervisor hears of the panic first, and the capture kernel still runs.
+
+    Level 1 drops no pages, which a makedumpfile that is older than the kernel does wrongly.
+    """
 
     def run_notifiers_first(guest: Guest, _service: KdumpService) -> None:
         guest.shell.run("modprobe -a pvpanic_mmio || modprobe pvpanic")
         guest.shell.run("echo Y > /sys/module/kernel/parameters/crash_kexec_post_notifiers")
 
-    verdict = drill(before_crash=run_notifiers_first)
+    config = KdumpConfig(crashkernel=None, level=1, compress=None)
+    verdict = drill(before_crash=run_notifiers_first, config=config)
     assert verdict.verified, verdict.explain()
     assert verdict.evidence is not None
     events = Path(verdict.evidence, "events.jsonl").read_text(encoding="utf-8").splitlines()

@@ -106,7 +106,7 @@ def test_debian_13_with_its_backports_kernel_shows_two_known_issues_at_once() ->
     rows = load_known_issues()
     backports = "7.3.4+deb13-cloud-amd64"
     both = judged(verdict_of("filter", "pages", kernel=backports), *rows, today=rows[-1].until)
-    assert both.known_issue == f"{rows[0].tracker} and {rows[1].tracker}"
+    assert both.known_issue == f"{rows[0].tracker} and {rows[2].tracker}"
     assert judged(verdict_of("filter", "pages"), *rows).known_issue is None
     assert judged(verdict_of("filter", "pages", "nonce", kernel=backports), *rows).known_issue is None
 
@@ -132,6 +132,15 @@ def test_the_version_of_crash_is_looked_at() -> None:
     for version, known in (("8.0.2", TRACKER), ("8.0.4", None), ("9.0.2", None)):
         assert judged(verdict_of("crash", crash={"version": version}), row).known_issue == known
     assert judged(verdict_of("crash"), row).known_issue is None
+
+
+def test_the_slab_pages_that_debian_12_loses_of_its_backports_kernel_are_known() -> None:
+    verdict = verdict_of("pages", image="debian-12", kernel="6.12.95+deb12-cloud-amd64", makedumpfile="1.7.2")
+    tracker = judged(verdict, *load_known_issues(), today=load_known_issues()[0].until).known_issue
+    assert tracker is not None
+    assert tracker.endswith("/commit/bad2a7c4fa75d37a41578441468584963028bdda")
+    released = verdict_of("pages", image="debian-12", kernel="6.1.0-57-cloud-amd64", makedumpfile="1.7.2")
+    assert judged(released, *load_known_issues()).known_issue is None
 
 
 def test_the_free_pages_in_the_dumps_of_debian_13_are_known() -> None:

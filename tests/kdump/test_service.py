@@ -898,7 +898,9 @@ def test_a_hook_of_kdump_tools_that_builds_nothing_without_a_word_is_noticed(
     assert all(part in line for part, line in zip([*told, "[status 1]"], said, strict=True))
     symptom = diagnose_text(caught.value.said, family="debian").symptoms[0]
     assert symptom.name == "capture-initramfs-not-built"
-    assert symptom.remedy.startswith("apt-get install -y initramfs-tools-core && systemctl restart kdump-tools")
+    assert symptom.remedy.startswith(
+        "apt-get update && apt-get install -y initramfs-tools-core && systemctl restart kdump-tools"
+    )
 
 
 @pytest.mark.parametrize(
