@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
+from kdump_harness.base import tables
 from kdump_harness.base.crashkernel import amounts
 from kdump_harness.configuration.own_tables import family_names
 from kdump_harness.diagnosis import diagnose_text, load_symptoms
@@ -277,3 +279,15 @@ def test_an_empty_directory_of_dumps_says_nothing_for_certain(followed: bool) ->
     log = LOAD + "Starting kdump: [OK]\n# ls /var/crash\n" + ("127.0.0.1-2026-01-01-00:00:00\n" if followed else "")
     found = diagnose_text(log)
     assert (found.mode, found.failed) == ("indeterminate" if followed else "panic-not-captured-unknown", False)
+
+
+def test_the_failures_made_on_purpose_expect_symptoms_of_the_table() -> None:
+    names = {row.name for row in load_symptoms().rows}
+    table = tomllib.loads(tables.data_path("scenarios", "sabotage.toml").read_text(encoding="utf-8"))
+    for row in table["sabotage"]:
+        expected = {*row["symptom"], *row.get("remedies", ()), *row.get("followed_by", ())} - {"first"}
+        assert expected <= names, row["name"]
+        # A sentence cannot be run: the row has the command that follows it.
+        for name in row["symptom"] if row.get("guest") else ():
+            remedy = load_symptoms().row(name).remedies.get("debian") or load_symptoms().row(name).remedy
+            assert is_command(remedy) or name in row.get("followed_by", ()), (row["name"], name)
