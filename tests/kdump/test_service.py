@@ -976,6 +976,15 @@ def test_what_was_not_loaded_is_told_with_the_status_and_the_last_words_of_the_s
     with pytest.raises(CommandFailed, match=r"kdump\.service has failed; .* says: kdump: Kdump is not operational"):
         stack.wait_until_loaded()
     assert "journalctl -b -u kdump.service" in shell.commands[-1]
+    assert shell.commands[-1].index("journalctl") < shell.commands[-1].index("kdumpctl status")
+
+
+def test_a_service_that_was_stopped_is_named_and_not_only_the_panic() -> None:
+    journal = "loaded kdump kernel\nStopping kdump-tools.service - Kernel crash dump capture service...\n"
+    said = f"{journal}unloaded kdump kernel.\ncurrent state:    Not ready to kdump\n"
+    panic = "[  9.1] Kernel panic - not syncing: x\n[  9.2] ---[ end Kernel panic - not syncing ]---\n"
+    symptoms = [symptom.name for symptom in diagnose_text(said + panic, family="debian").symptoms]
+    assert symptoms == ["service-not-started", "panic-without-kdump"]
 
 
 def test_a_status_that_waits_for_a_lock_does_not_hide_why_nothing_was_loaded() -> None:

@@ -613,11 +613,12 @@ class KdumpService:
             raise NotArmed(f"kdump is not armed: {failed() or error}", said=self.says()) from None
 
     def says(self) -> str:
-        """Return kdump's status, which may wait for a lock that is never released, and the service's last log lines."""
+        """Return the service's last log lines, and kdump's status, which may wait for a lock that is never released."""
         journal = f"journalctl -b -u {self.family.service} -o cat --no-pager -n 8"
         # kexec's own error is the same for a forbidden load, for lockdown and for an exhausted limit.
         permission = "sysctl kernel.kexec_load_disabled kernel.kexec_load_limit_panic 2>/dev/null"
-        command = f"{{ {self.family.commands.status}; {journal}; {permission}; }} 2>&1 | tail -30"
+        # The status comes last: a diagnosis takes later lines for later events.
+        command = f"{{ {journal}; {self.family.commands.status}; {permission}; }} 2>&1 | tail -30"
         try:
             return self.guest.shell.run(
                 command, timeout_s=COMMAND_TIMEOUT_S * self.guest.factor, check=False
