@@ -27,7 +27,7 @@ INTO_THE_DUMP_S = 2.0
 
 
 @pytest.fixture
-def vcpus() -> int:
+def kdump_vcpus() -> int:
     """Return one processor: enough for a failure and cheaper to emulate."""
     return 1
 
@@ -212,7 +212,7 @@ with open("/root/vmlinuz-unsigned", "r+b") as file:
 
 
 @pin_image("debian-12")
-@pytest.mark.parametrize("firmware", ["uefi-secure"], indirect=True)
+@pytest.mark.parametrize("kdump_firmware", ["uefi-secure"], indirect=True)
 def test_secure_boot(drill_session: Callable[..., Session]) -> None:
     """The signed kernel dumps; an unsigned one is refused and diagnosed."""
     session = drill_session()

@@ -19,13 +19,13 @@ TAKEN = "capture-memory-taken"
 
 
 @pytest.fixture
-def machine(machine: Machine) -> Machine:
+def kdump_machine(kdump_machine: Machine) -> Machine:
     """Return a machine with a DIMM, which ACPI reports and the firmware's memory map does not."""
-    return dataclasses.replace(machine, dimms_mib=(DIMM_MIB,))
+    return dataclasses.replace(kdump_machine, dimms_mib=(DIMM_MIB,))
 
 
 @pytest.fixture
-def level() -> int:
+def kdump_level() -> int:
     """Return a dump level that keeps nearly every page."""
     return 1
 

@@ -18,7 +18,7 @@ def packages(family: Family) -> tuple[str, ...]:
     return tuple(sorted({package for target in family.targets.values() for package in target.packages}))
 
 
-@pytest.mark.parametrize("target", ["ext4", "xfs", "ssh", "nfs"], indirect=True)
+@pytest.mark.parametrize("kdump_target", ["ext4", "xfs", "ssh", "nfs"], indirect=True)
 def test_a_dump_arrives_at_each_target(drill: Callable[..., Verdict], image: SystemUnderTest) -> None:
     """The dump passes all checks of a local dump at its target, including format and permissions."""
     verdict = drill(more_packages=packages(image.family))

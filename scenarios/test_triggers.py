@@ -24,10 +24,10 @@ MEETING_TIMEOUT_S = 300.0  # before scaling; one guest may boot while the other 
 
 
 @pytest.fixture
-def machine(machine: Machine) -> Machine:
+def kdump_machine(kdump_machine: Machine) -> Machine:
     """Return a machine with the devices of all triggers, so that one guest serves all of them."""
     devices = {device for trigger in TRIGGERS for device in trigger.devices}
-    return dataclasses.replace(machine, devices=tuple(sorted(devices)))
+    return dataclasses.replace(kdump_machine, devices=tuple(sorted(devices)))
 
 
 @pytest.mark.slow

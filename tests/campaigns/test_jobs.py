@@ -21,7 +21,7 @@ from kdump_harness.base.progress import Progress
 from kdump_harness.campaigns import jobs
 from kdump_harness.campaigns.jobs import Job, Jobs
 from kdump_harness.images.state import State
-from kdump_harness.pytest_plugin.hooks import pytest_xdist_auto_num_workers
+from kdump_harness.pytest_plugin import entry
 from kdump_harness.vm import capacity
 from kdump_harness.vm import run as vm_run
 from kdump_harness.vm.capacity import GUEST_MIB, OVERHEAD_MIB, Room, guest_mib, how_many, running_guests
@@ -345,14 +345,11 @@ class FakeRun:
 def workers(monkeypatch: pytest.MonkeyPatch, *arguments: str, image: str = "") -> int | None:
     monkeypatch.setattr("kdump_harness.vm.run.Run", FakeRun)
     monkeypatch.delenv("PYTEST_XDIST_AUTO_NUM_WORKERS", raising=False)
-    options = {
-        "--image": [image] if image else [],
-        "--evidence": "evidence",
-        "--timeout-factor": 1.0,
-        "--keep": "failed",
-    }
-    config: Any = SimpleNamespace(args=list(arguments), getoption=options.get)
-    return pytest_xdist_auto_num_workers(config)
+    options = {"kdump_image": [image] if image else None}
+    config: Any = SimpleNamespace(
+        args=list(arguments), getoption=lambda name, default=None: options.get(name, default), getini={}.get
+    )
+    return entry.workers(config)
 
 
 def test_scenarios_get_a_worker_for_each_guest_that_fits(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,7 +26,7 @@ from kdump_harness.base.verdict import Verdict
 from kdump_harness.drill.warm_pool import WarmPool
 
 class Run(contextlib.AbstractContextManager):
-    def __init__(self, options):
+    def __init__(self, options, progress=None):
         self.evidence_directory = Path.cwd()
     def __exit__(self, *_): ...
 
@@ -65,7 +65,7 @@ def test_the_example_runs(pytester: pytest.Pytester, page: str, tests: int) -> N
     pytester.makepyfile(test_example=example(ROOT / page))
     collected = pytester.runpytest_inprocess("--collect-only", "-q", "-p", "no:cacheprovider")
     assert len([line for line in collected.outlines if "::test_" in line]) == tests
-    result = pytester.runpytest_inprocess("-p", "no:cacheprovider", "--history", "none")
+    result = pytester.runpytest_inprocess("-p", "no:cacheprovider", "--kdump-history", "none")
     result.assert_outcomes(passed=tests)
 
 

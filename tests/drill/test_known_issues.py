@@ -411,9 +411,10 @@ import pytest
 from kdump_harness.base.errors import GuestError
 from kdump_harness.base.stage import Stage
 from kdump_harness.base.verdict import Verdict
+from kdump_harness.pytest_plugin.short_names import *
 
 @pytest.fixture(scope="session")
-def harness_run():
+def kdump_run():
     return None
 
 @pytest.fixture(autouse=True)

@@ -517,18 +517,18 @@ def test_a_drill_of_the_command_line_is_recorded(
 
 
 def test_a_drill_of_pytest_is_recorded_with_its_scenario(tmp_path: Path) -> None:
-    options = {"--history": str(tmp_path / "h.sqlite"), "--state": None}
+    options = {"kdump_history": str(tmp_path / "h.sqlite")}
     item = SimpleNamespace(
         stash=pytest.Stash(),
         user_properties=[],
-        config=SimpleNamespace(getoption=options.__getitem__),
+        config=SimpleNamespace(getoption=lambda name, default=None: options.get(name, default), getini={}.get),
         path=tmp_path / "test_smoke.py",
         nodeid="scenarios/test_smoke.py::test_dump[debian-12]",
     )
     outcomes.report_verdict(item, _verdict(1))
     with History(tmp_path / "h.sqlite") as past:
         assert [run.scenario for run in past.newest()] == ["test_smoke.py::test_dump"]
-    options["--history"] = str(tmp_path / "h.sqlite" / "below")
+    options["kdump_history"] = str(tmp_path / "h.sqlite" / "below")
     outcomes.report_verdict(item, _verdict(2))
     assert any(name == "history" and "was not recorded" in text for name, text in item.user_properties)
 

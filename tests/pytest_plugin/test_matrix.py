@@ -28,12 +28,13 @@ from kdump_harness.base.errors import GuestError, HostError
 from kdump_harness.base.evidence import EvidenceRoot
 from kdump_harness.base.stage import Stage
 from kdump_harness.base.verdict import Verdict
+from kdump_harness.pytest_plugin.short_names import *
 
 VERIFIED, FILTER, KNOWN, BROKEN = 31, 1, 16, 0
 TRIED = pathlib.Path(__file__).with_name("tried")
 
 class Run(contextlib.AbstractContextManager):
-    def __init__(self, options):
+    def __init__(self, options, progress=None):
         if options.uri == "broken":
             raise HostError("libvirt does not answer")
         self.root = EvidenceRoot(options.evidence, part=options.evidence_part)
@@ -92,7 +93,7 @@ SCENARIOS = """
     def test_a_lie_that_is_seen(drill):
         with pytest.raises(AssertionError): judge(drill, 1)
     @pytest.mark.parametrize("level", [31, 1, 30])
-    @pytest.mark.parametrize("trigger", ["sysrq-c"], indirect=True)
+    @pytest.mark.parametrize("kdump_trigger", ["sysrq-c"], indirect=True)
     def test_dimensions(drill, trigger, level): judge(drill, level)
     @pytest.mark.skip(reason="no time for it")
     def test_skipped(drill): judge(drill, 31)
@@ -248,18 +249,18 @@ def test_shards_are_parts_of_one_whole(pytester: pytest.Pytester) -> None:
     )
     parts = []
     for number in (1, 2, 3):
-        command = ("--collect-only", "-q", "-p", "no:cacheprovider", "-k", "test_it", f"--shard={number}/3")
+        command = ("--collect-only", "-q", "-p", "no:cacheprovider", "-k", "test_it", f"--kdump-shard={number}/3")
         result = pytester.runpytest_inprocess(*command)
         parts.append([line for line in result.stdout.lines if "::test_it" in line])
     assert sorted(map(len, parts)) == [2, 3, 3]
     assert len(set().union(*parts)) == 8
-    result = pytester.runpytest_inprocess("--shard=2/3")
+    result = pytester.runpytest_inprocess("--kdump-shard=2/3")
     result.assert_outcomes(passed=3, deselected=6)
     result.stdout.fnmatch_lines(["shard 2 of 3: 3 tests; the others are for the other shards"])
     for wrong in ("0/3", "4/3", "1", "a/b", "1/0"):
-        result = pytester.runpytest_inprocess(f"--shard={wrong}")
+        result = pytester.runpytest_inprocess(f"--kdump-shard={wrong}")
         assert result.ret == pytest.ExitCode.USAGE_ERROR
-        result.stderr.fnmatch_lines([f"*invalid --shard {wrong}: expected I/N*"])
+        result.stderr.fnmatch_lines([f"*invalid shard {wrong}: expected I/N*"])
 
 
 EXPECTED_TO_FAIL = """
@@ -409,10 +410,10 @@ def test_a_place_of_ones_own_for_the_json(run_matrix: Any) -> None:
 def test_a_place_that_cannot_be_written_is_a_usage_error_before_any_drill(
     pytester: pytest.Pytester, place: str
 ) -> None:
-    pytester.makepyfile("def test_it(drill): pass")
-    result = pytester.runpytest_inprocess(f"--matrix={place}")
+    pytester.makepyfile("def test_it(kdump_drill): pass")
+    result = pytester.runpytest_inprocess(f"--kdump-matrix={place}")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    assert f"--matrix {place} cannot be written" in result.stderr.str()
+    assert f"--kdump-matrix {place} cannot be written" in result.stderr.str()
 
 
 @pytest.mark.parametrize("arguments", [("-k", "without"), ("--collect-only",)], ids=["no image", "collect only"])

@@ -15,6 +15,9 @@ from .clock import now_s, raise_if_stopped
 err = RichConsole(stderr=True, highlight=False, soft_wrap=True, emoji=False)  # ":ab:" in a MAC is not an emoji
 
 
+STILL_S = 60.0  # the longest silence of a log during a step
+
+
 class _Here(threading.local):
     """The progress of one thread: of a job among several, or of the only one."""
 
@@ -23,13 +26,16 @@ class _Here(threading.local):
     text = ""
     usual = ""
     since_s = 0.0
+    said_s = 0.0  # the last line of this thread
 
 
 class Progress:
     """The narrator of a run."""
 
-    def __init__(self, *, quiet: bool = False) -> None:
+    def __init__(self, *, quiet: bool = False, write: Callable[[str], None] | None = None) -> None:
+        """Write gets plain lines, as those of a log; without it they go to standard error."""
         self.quiet = quiet
+        self._write = write
         self._status: Status | None = None
         self._here = _Here()
 
@@ -42,10 +48,21 @@ class Progress:
         finally:
             self._here.label, self._here.show = "", None
 
+    @property
+    def _is_log(self) -> bool:
+        return self._write is not None or not err.is_terminal
+
+    def _print(self, text: str) -> None:
+        self._here.said_s = now_s()
+        if self._write is not None:
+            self._write(text)
+        else:
+            err.print(text, markup=False)
+
     def say(self, text: str) -> None:
         """One line that stays."""
         if not self.quiet:
-            err.print(self._labelled(text), markup=False)
+            self._print(self._labelled(text))
 
     def _labelled(self, text: str) -> str:
         label = self._here.label
@@ -59,8 +76,8 @@ class Progress:
         before = (here.text, here.usual, here.since_s)
         here.text, here.since_s = text, started_s
         here.usual = f", usually {usual_s:.0f} s" if usual_s else ""
-        if not self.quiet and not err.is_terminal:
-            err.print(f"  {self._labelled(text)} ...", markup=False)  # in a log, the start names the step
+        if not self.quiet and self._is_log:
+            self._print(f"  {self._labelled(text)} ...")  # in a log, the start names the step
         self._show()
         try:
             yield
@@ -73,8 +90,8 @@ class Progress:
             self._show()
         else:
             self._hide()
-        if not self.quiet and not (here.show is not None and err.is_terminal):  # there several would scroll by
-            err.print(f"  {self._labelled(text)}: {now_s() - started_s:.1f} s", markup=False)
+        if not self.quiet and not (here.show is not None and not self._is_log):  # there several would scroll by
+            self._print(f"  {self._labelled(text)}: {now_s() - started_s:.1f} s")
 
     def detail(self, text: str) -> None:
         """Something that changes within the step."""
@@ -97,8 +114,9 @@ class Progress:
         line = f"{here.text} {now_s() - here.since_s:.0f} s{here.usual}{'  ' + detail if detail else ''}"
         if here.show is not None:
             here.show(line)
-        elif not err.is_terminal:
-            return
+        elif self._is_log:
+            if now_s() - here.said_s >= STILL_S:  # a service of CI ends a job that is silent for minutes
+                self._print(f"  {self._labelled(line)}")
         elif self._status is None:
             self._status = err.status(line)
             self._status.start()

@@ -17,11 +17,16 @@ from ..vm.run import Machine
 from ..vm.shell import Access
 
 
+def is_file(image: str) -> bool:
+    """Return whether IMAGE looks like the path of a file, and not like a name of the catalogue."""
+    return "/" in image or image.endswith((".qcow2", ".img", ".raw"))
+
+
 def find_subject(
     image: str, *, family: str | None, login: str = "root", allow_backing: Sequence[Path] | None = None
 ) -> SystemUnderTest:
     """Return the system that IMAGE names: a file if it looks like a path, else a row of the catalogue."""
-    if "/" in image or image.endswith((".qcow2", ".img", ".raw")):
+    if is_file(image):
         path = Path(image)
         if family is None:
             raise UsageError(f"{image} is a file of an unknown family: give --family ({', '.join(load_families())})")

@@ -70,8 +70,8 @@ class Merged(Generic[Row]):
             raise self.faults[name]
 
 
-def use_project(directory: Path) -> None:
-    """Read the tables of a project from this directory, and not from the one that the process works in."""
+def use_project(directory: Path | None) -> None:
+    """Read the tables of a project from this directory; None is the one that the process works in."""
     global _project
     _project = directory
 

@@ -22,7 +22,8 @@ from ..history.recording import record
 from ..images.catalog import load_catalog
 from ..kdump.target import ON_SERVER
 from ..pytest_plugin.matrix import MatrixEntry, Outcome
-from ..pytest_plugin.session import RUN_NAME, scenario_name
+from ..pytest_plugin.options import option
+from ..pytest_plugin.session import RUN_NAME, run_name, scenario_name
 from .client import Fleet, Order
 from .journal import Journal
 from .protocol.needs import COLLECTOR_MIB, Needs, guest_needs
@@ -83,8 +84,8 @@ class FleetRunner:
     def _run(self, session: Any) -> None:
         items = dict(enumerate(session.items, start=1))
         orders = [self._order(number, item) for number, item in items.items()]
-        root = Path(self.config.getoption("--evidence"))
-        name = self.config.stash[RUN_NAME]
+        root = option(self.config, "evidence")
+        name = run_name(self.config)
         EvidenceRoot(root, part=(name, "fleet")).run.rmdir()  # creates the run's directory and the link "last"
         journal = Journal(root / name)
         known = journal.read() if self.options.resume is not None else {}
@@ -124,7 +125,7 @@ class FleetRunner:
             kind=SCENARIO,
             test=f"{path.name}::{item.nodeid.partition('::')[2]}",
             sha256=scenario_digest(path),
-            arguments=scenario_options(lambda name: self.config.getoption(name)),
+            arguments=scenario_options(lambda name: option(self.config, name)),
             vmcores=self.options.vmcores,
             evidence_mib=self.options.evidence_mib,
         )
@@ -158,8 +159,8 @@ class FleetRunner:
 
     def _record(self, item: Any, reports: Sequence[Mapping[str, Any]]) -> None:
         """Record the verdicts in this host's history."""
-        state = self.config.getoption("--state")
-        path = history_path(self.config.getoption("--history"), Path(state) if state else None)
+        state = option(self.config, "state")
+        path = history_path(option(self.config, "history"), state)
         for verdict in reports[-1].get("kdump", {}).get("verdicts", ()):
             record(
                 path, DRILL_KIND, verdict, log=lambda text: err.print(text, markup=False), scenario=scenario_name(item)
@@ -191,7 +192,7 @@ def _checked(item: Any, data: dict[str, Any]) -> dict[str, Any]:
         known["wasxfail"] = str(data["wasxfail"])
     if "kdump" in data:
         entry = MatrixEntry.from_json(data["kdump"])
-        image = item.callspec.params.get("image") if hasattr(item, "callspec") else None
+        image = item.callspec.params.get("kdump_image") if hasattr(item, "callspec") else None
         if entry.image != image or not all(isinstance(one, dict) for one in entry.verdicts):
             raise ValueError
         entry.nodeid, entry.scenario = item.nodeid, scenario_name(item)
@@ -208,9 +209,9 @@ def _broken(item: Any, problem: str, before: Sequence[dict[str, Any]]) -> Iterat
             "longrepr": problem if outcome == "failed" else None, "user_properties": [], "sections": [],
             "duration": sum(one["duration"] for one in before) if when == "setup" else 0.0, "start": 0.0, "stop": 0.0,
         }  # fmt: skip
-        if hasattr(item, "callspec") and "image" in item.callspec.params:
+        if hasattr(item, "callspec") and "kdump_image" in item.callspec.params:
             entry = MatrixEntry(
-                image=item.callspec.params["image"], scenario=scenario_name(item), nodeid=item.nodeid,
+                image=item.callspec.params["kdump_image"], scenario=scenario_name(item), nodeid=item.nodeid,
                 outcome=Outcome.ERROR, reason=problem.splitlines()[0],
             )  # fmt: skip
             data["kdump"] = entry.to_json()
@@ -221,14 +222,14 @@ def _needs(item: Any) -> Needs:
     """Return the needs of a test's guests."""
     parameters = item.callspec.params if hasattr(item, "callspec") else {}
     level, features = None, set()
-    firmware = parameters.get("firmware") or item.config.getoption("--firmware")
-    if image := parameters.get("image"):
+    firmware = parameters.get("kdump_firmware") or option(item.config, "firmware")
+    if image := parameters.get("kdump_image"):
         row = load_catalog().find(image)
         level = row.cpu
         firmware = firmware or ("bios" if "bios" in row.firmware else row.firmware[0])
         features.add(f"ARCH-{row.arch}")
-    for mark in item.iter_markers("needs"):
-        features |= {str(one).upper() for one in mark.args}
-    needs = guest_needs(parameters.get("memory_mib"), level=level, firmware=firmware or "bios", more=features)
-    has_server = parameters.get("target") in ON_SERVER or "collector" in item.fixturenames
+    for name in ("needs", "kdump_needs"):
+        features |= {str(one).upper() for mark in item.iter_markers(name) for one in mark.args}
+    needs = guest_needs(parameters.get("kdump_memory_mib"), level=level, firmware=firmware or "bios", more=features)
+    has_server = parameters.get("kdump_target") in ON_SERVER or "kdump_collector" in item.fixturenames
     return needs.with_guest(COLLECTOR_MIB) if has_server else needs

@@ -1,23 +1,23 @@
-"""The fixtures of scenarios: a run, guests in several states, and drills."""
+"""The fixtures of scenarios: a run, guests in several states, and drills.
+
+Every pytest run in the environment imports this module, so its functions import what they need.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import signal
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ..base.evidence import Evidence
-from ..base.verdict import Verdict
-from .outcomes import report_verdict
-from .session import RUN, available, evidence_name, run_options, scenario_name
+from .options import option
+from .session import RUN, available, evidence_name, report, run_options, scenario_name
 
 if TYPE_CHECKING:
+    from ..base.evidence import Evidence
+    from ..base.verdict import Verdict
     from ..campaigns.sweep.result import Sweep
     from ..drill.disks import ArmedDisk, BaseDisk, SystemUnderTest
     from ..drill.dump_server import DumpServer
@@ -32,19 +32,21 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture(scope="session")
-def harness_run(request: pytest.FixtureRequest) -> Iterator[Run]:
+def kdump_run(request: pytest.FixtureRequest) -> Iterator[Run]:
     """Hypervisor, state and evidence of this session."""
+    import signal
+    import threading
+
     from ..vm.run import Run
+    from .progress_lines import progress_of
 
     config = request.config
     options = run_options(config)
-    capture = config.pluginmanager.getplugin("capturemanager")
     # SIGTERM ends pytest at once; an exception lets the run remove its guests and their disks first.
     before = (
         signal.signal(signal.SIGTERM, _interrupt) if threading.current_thread() is threading.main_thread() else None
     )
-    uncaptured = capture.global_and_fixture_disabled() if capture else contextlib.nullcontext()
-    with uncaptured, Run(options) as run:
+    with Run(options, progress=progress_of(config)) as run:
         config.stash[RUN] = run
         yield run
     if before is not None:
@@ -56,154 +58,160 @@ def _interrupt(_signal: int, _frame: object) -> None:
 
 
 @pytest.fixture(scope="session")
-def image(request: pytest.FixtureRequest) -> SystemUnderTest:
-    """The image under test; chosen with --image or pin_image()."""
-    from ..distro.family import find_family
-    from ..distro.packages import local_packages, parse_kernel
-    from ..drill.disks import SystemUnderTest
-    from ..images.catalog import load_catalog
+def kdump_image(request: pytest.FixtureRequest) -> SystemUnderTest:
+    """The image under test: a row of the catalogue or a file; chosen with --kdump-image or pin_image()."""
+    from .session import system_under_test
 
-    row = load_catalog().find(request.param)
-    subject = SystemUnderTest(name=row.name, family=find_family(row.family), image=row)
-    kernel, packages = request.config.getoption("--kernel"), request.config.getoption("--packages")
-    return dataclasses.replace(
-        subject,
-        kernel=parse_kernel(kernel, subject.family, usual=subject.usual_kernel) if kernel else None,
-        files=local_packages(Path(packages), subject.family) if packages else (),
-    )
+    return system_under_test(request.config, request.param)
 
 
 @pytest.fixture
-def memory_mib(request: pytest.FixtureRequest) -> int:
+def kdump_memory_mib(request: pytest.FixtureRequest) -> int:
     """Guest memory; override with indirect parametrize. Default: 1024."""
     return int(getattr(request, "param", 1024))
 
 
 @pytest.fixture
-def vcpus(request: pytest.FixtureRequest) -> int:
+def kdump_vcpus(request: pytest.FixtureRequest) -> int:
     """Guest processors; override with indirect parametrize. Default: 2."""
     return int(getattr(request, "param", 2))
 
 
 @pytest.fixture
-def crashkernel(request: pytest.FixtureRequest) -> str | None:
+def kdump_crashkernel(request: pytest.FixtureRequest) -> str | None:
     """The reservation; override with pin_crashkernel(). Default: the family's."""
     return getattr(request, "param", None)
 
 
 @pytest.fixture
-def level(request: pytest.FixtureRequest) -> int | None:
+def kdump_level(request: pytest.FixtureRequest) -> int | None:
     """The dump level; override with indirect parametrize. Default: the family's."""
     return getattr(request, "param", None)
 
 
 @pytest.fixture
-def compress(request: pytest.FixtureRequest) -> str | None:
+def kdump_compress(request: pytest.FixtureRequest) -> str | None:
     """The compression; override with indirect parametrize. Default: the family's."""
     return getattr(request, "param", None)
 
 
 @pytest.fixture
-def trigger(request: pytest.FixtureRequest) -> Trigger:
+def kdump_trigger(request: pytest.FixtureRequest) -> Trigger:
     """The way the guest is crashed; override with pin_trigger(). Default: sysrq-c."""
     from ..kdump.trigger import find_trigger
 
-    return find_trigger(getattr(request, "param", "sysrq-c"), vcpus=request.getfixturevalue("vcpus"))
+    return find_trigger(getattr(request, "param", "sysrq-c"), vcpus=request.getfixturevalue("kdump_vcpus"))
 
 
 @pytest.fixture
-def target(request: pytest.FixtureRequest, image: SystemUnderTest) -> Target:
+def kdump_target(request: pytest.FixtureRequest, kdump_image: SystemUnderTest) -> Target:
     """The dump target; override with indirect parametrize. Default: local."""
     from ..kdump.target import find_target
 
-    return find_target(getattr(request, "param", "local"), image.family)
+    return find_target(getattr(request, "param", "local"), kdump_image.family)
 
 
 @pytest.fixture
-def firmware(request: pytest.FixtureRequest, image: SystemUnderTest) -> str:
+def kdump_firmware(request: pytest.FixtureRequest, kdump_image: SystemUnderTest) -> str:
     """bios, uefi or uefi-secure; override with indirect parametrize. Default: --firmware, else the image's."""
-    return getattr(request, "param", None) or request.config.getoption("--firmware") or image.firmware
+    return getattr(request, "param", None) or option(request.config, "firmware") or kdump_image.firmware
 
 
 @pytest.fixture
-def machine(memory_mib: int, vcpus: int, firmware: str, image: SystemUnderTest) -> Machine:
+def kdump_machine(
+    kdump_memory_mib: int, kdump_vcpus: int, kdump_firmware: str, kdump_image: SystemUnderTest
+) -> Machine:
     """The virtual hardware."""
     from ..vm.run import Machine
 
-    return Machine(memory_mib=memory_mib, vcpus=vcpus, firmware=firmware, cpu_level=image.needs_cpu)
+    return Machine(
+        memory_mib=kdump_memory_mib, vcpus=kdump_vcpus, firmware=kdump_firmware, cpu_level=kdump_image.needs_cpu
+    )
 
 
 @pytest.fixture
-def kdump_config(crashkernel: str | None, level: int | None, compress: str | None) -> KdumpConfig:
+def kdump_config(kdump_crashkernel: str | None, kdump_level: int | None, kdump_compress: str | None) -> KdumpConfig:
     """The configuration of kdump."""
     from ..kdump.service import KdumpConfig
 
-    return KdumpConfig(crashkernel=crashkernel, level=level, compress=compress)
+    return KdumpConfig(crashkernel=kdump_crashkernel, level=kdump_level, compress=kdump_compress)
 
 
 @pytest.fixture(scope="session")
-def base_disk_of(request: pytest.FixtureRequest, harness_run: Run) -> Callable[[SystemUnderTest], BaseDisk]:
+def kdump_base_disk_of(request: pytest.FixtureRequest, kdump_run: Run) -> Callable[[SystemUnderTest], BaseDisk]:
     """Get the base disk of any system under test."""
     from ..drill.disks import base_disk
 
     return lambda subject: available(
-        request.config, subject, lambda: base_disk(harness_run, subject, subject.family.packages)
+        request.config, subject, lambda: base_disk(kdump_run, subject, subject.family.packages)
     )
 
 
-@pytest.fixture(scope="session", name="base_disk")
-def base_disk_fixture(image: SystemUnderTest, base_disk_of: Callable[[SystemUnderTest], BaseDisk]) -> BaseDisk:
+@pytest.fixture(scope="session")
+def kdump_base_disk(
+    kdump_image: SystemUnderTest, kdump_base_disk_of: Callable[[SystemUnderTest], BaseDisk]
+) -> BaseDisk:
     """The disk that guests of this image start from; read only."""
-    return base_disk_of(image)
+    return kdump_base_disk_of(kdump_image)
 
 
-@pytest.fixture(name="armed_disk")
-def armed_disk_fixture(
+@pytest.fixture
+def kdump_armed_disk(
     request: pytest.FixtureRequest,
-    harness_run: Run,
-    image: SystemUnderTest,
-    machine: Machine,
+    kdump_run: Run,
+    kdump_image: SystemUnderTest,
+    kdump_machine: Machine,
     kdump_config: KdumpConfig,
 ) -> ArmedDisk:
     """A disk on which kdump was seen loaded; made once and cached."""
     from ..drill.disks import armed_disk
 
-    return available(request.config, image, lambda: armed_disk(harness_run, image, machine, kdump_config))
+    return available(
+        request.config, kdump_image, lambda: armed_disk(kdump_run, kdump_image, kdump_machine, kdump_config)
+    )
 
 
 @pytest.fixture
-def evidence(request: pytest.FixtureRequest, harness_run: Run) -> Iterator[Evidence]:
+def kdump_evidence(request: pytest.FixtureRequest, kdump_run: Run) -> Iterator[Evidence]:
     """A directory named after the scenario."""
-    found = harness_run.evidence(evidence_name(request.node))
+    found = kdump_run.evidence(evidence_name(request.node))
     request.node.user_properties.append(("evidence", str(found.directory)))
     yield found
     found.close()
 
 
 @pytest.fixture
-def guest(
-    harness_run: Run, base_disk: BaseDisk, machine: Machine, evidence: Evidence, image: SystemUnderTest
+def kdump_guest(
+    kdump_run: Run,
+    kdump_base_disk: BaseDisk,
+    kdump_machine: Machine,
+    kdump_evidence: Evidence,
+    kdump_image: SystemUnderTest,
 ) -> Iterator[Guest]:
     """A booted guest of the unchanged image, with an SSH connection; removed at the end of the test."""
-    overlay = harness_run.overlay(base_disk.path, base_format=base_disk.format)
-    yield from _booted(harness_run, overlay, machine, evidence, image)
+    overlay = kdump_run.overlay(kdump_base_disk.path, base_format=kdump_base_disk.format)
+    yield from _booted(kdump_run, overlay, kdump_machine, kdump_evidence, kdump_image)
 
 
 @pytest.fixture
-def armed_guest(
-    harness_run: Run, armed_disk: ArmedDisk, machine: Machine, evidence: Evidence, image: SystemUnderTest
+def kdump_armed_guest(
+    kdump_run: Run,
+    kdump_armed_disk: ArmedDisk,
+    kdump_machine: Machine,
+    kdump_evidence: Evidence,
+    kdump_image: SystemUnderTest,
 ) -> Iterator[Guest]:
     """A booted guest with kdump loaded and an SSH connection; removed at the end of the test."""
-    overlay = harness_run.overlay(armed_disk.path, base_format="qcow2")
-    for guest in _booted(harness_run, overlay, machine, evidence, image):
-        _kdump_service(guest, image).wait_until_loaded()
+    overlay = kdump_run.overlay(kdump_armed_disk.path, base_format="qcow2")
+    for guest in _booted(kdump_run, overlay, kdump_machine, kdump_evidence, kdump_image):
+        _kdump_service(guest, kdump_image).wait_until_loaded()
         yield guest
 
 
 @pytest.fixture
-def stack(armed_guest: Guest, image: SystemUnderTest) -> KdumpService:
+def kdump_stack(kdump_armed_guest: Guest, kdump_image: SystemUnderTest) -> KdumpService:
     """The kdump service of the armed guest."""
-    return _kdump_service(armed_guest, image)
+    return _kdump_service(kdump_armed_guest, kdump_image)
 
 
 def _kdump_service(guest: Guest, image: SystemUnderTest) -> KdumpService:
@@ -215,7 +223,14 @@ def _kdump_service(guest: Guest, image: SystemUnderTest) -> KdumpService:
 
 
 def _booted(run: Run, overlay: Path, machine: Machine, evidence: Evidence, image: SystemUnderTest) -> Iterator[Guest]:
-    with run.guest(overlay, machine, evidence, label=image.name, user=image.login, access=image.access) as guest:
+    with run.guest(
+        overlay,
+        machine,
+        evidence,
+        label=image.name,
+        user=image.login,
+        access=image.access,
+    ) as guest:
         with run.progress.step(f"{image.name}: booting"):
             guest.power_on()
             guest.wait_for_login()
@@ -224,22 +239,22 @@ def _booted(run: Run, overlay: Path, machine: Machine, evidence: Evidence, image
 
 
 @pytest.fixture(scope="session")
-def collector(harness_run: Run) -> Iterator[DumpServer]:
+def kdump_collector(kdump_run: Run) -> Iterator[DumpServer]:
     """The dump server of the targets ssh and nfs; one for all scenarios."""
     from ..drill.dump_server import open_dump_server
 
-    with open_dump_server(harness_run) as running:
+    with open_dump_server(kdump_run) as running:
         yield running
 
 
 @pytest.fixture
-def plan_drill(
+def kdump_plan_drill(
     request: pytest.FixtureRequest,
-    image: SystemUnderTest,
-    machine: Machine,
+    kdump_image: SystemUnderTest,
+    kdump_machine: Machine,
     kdump_config: KdumpConfig,
-    trigger: Trigger,
-    target: Target,
+    kdump_trigger: Trigger,
+    kdump_target: Target,
 ) -> Callable[..., Plan]:
     """Plan a drill with this test's dimensions; keyword arguments replace fields of the Plan."""
     from ..drill.plan import Plan
@@ -247,34 +262,36 @@ def plan_drill(
 
     def plan(**changes: Any) -> Plan:
         settings: dict[str, Any] = {
-            "subject": image,
-            "machine": machine,
+            "subject": kdump_image,
+            "machine": kdump_machine,
             "config": kdump_config,
-            "trigger": trigger.name,
-            "target": target.name,
+            "trigger": kdump_trigger.name,
+            "target": kdump_target.name,
             "name": evidence_name(request.node),
             "scenario": scenario_name(request.node),
             **changes,
         }
         if settings["target"] in ON_SERVER and "server" not in settings:
-            settings["server"] = request.getfixturevalue("collector").server
+            settings["server"] = request.getfixturevalue("kdump_collector").server
         return Plan(**settings)
 
     return plan
 
 
 @pytest.fixture(scope="session")
-def warm_pool(harness_run: Run) -> Iterator[WarmPool]:
+def kdump_warm_pool(kdump_run: Run) -> Iterator[WarmPool]:
     """The snapshots from which drills of the same kind restore their guests."""
     from ..drill.warm_pool import WarmPool
 
-    pool = WarmPool(harness_run)
+    pool = WarmPool(kdump_run)
     yield pool
     pool.close()
 
 
 @pytest.fixture
-def drill(request: pytest.FixtureRequest, harness_run: Run, plan_drill: Callable[..., Plan]) -> Callable[..., Verdict]:
+def kdump_drill(
+    request: pytest.FixtureRequest, kdump_run: Run, kdump_plan_drill: Callable[..., Plan]
+) -> Callable[..., Verdict]:
     """Drill the image with this test's dimensions; keyword arguments replace fields of the Plan.
 
     The guest is restored from a snapshot of its kind. With cold=True, or --cold, it is booted instead.
@@ -282,24 +299,24 @@ def drill(request: pytest.FixtureRequest, harness_run: Run, plan_drill: Callable
     from ..drill.session import run_drill
 
     def take(*, cold: bool = False, **changes: Any) -> Verdict:
-        plan = plan_drill(**changes)
+        plan = kdump_plan_drill(**changes)
 
         def once() -> Verdict:
-            if cold or request.config.getoption("--cold"):
-                return run_drill(harness_run, plan)
-            pool: WarmPool = request.getfixturevalue("warm_pool")
+            if cold or option(request.config, "cold"):
+                return run_drill(kdump_run, plan)
+            pool: WarmPool = request.getfixturevalue("kdump_warm_pool")
             return pool.drill(plan)
 
         verdict = available(request.config, plan.subject, once)
-        report_verdict(request.node, verdict)
+        report(request.node, verdict)
         return verdict
 
     return take
 
 
 @pytest.fixture
-def drill_session(
-    request: pytest.FixtureRequest, harness_run: Run, plan_drill: Callable[..., Plan]
+def kdump_drill_session(
+    request: pytest.FixtureRequest, kdump_run: Run, kdump_plan_drill: Callable[..., Plan]
 ) -> Iterator[Callable[..., Session]]:
     """Open one guest for several drills, by session.drill(**changes); it is removed at the end of the test."""
     from ..drill.session import open_session
@@ -307,8 +324,8 @@ def drill_session(
     with contextlib.ExitStack() as resources:
 
         def enter(**changes: Any) -> Session:
-            plan = plan_drill(**changes)
-            session = open_session(harness_run, plan, on_verdict=lambda verdict: report_verdict(request.node, verdict))
+            plan = kdump_plan_drill(**changes)
+            session = open_session(kdump_run, plan, on_verdict=lambda verdict: report(request.node, verdict))
             return available(request.config, plan.subject, lambda: resources.enter_context(session))
 
         yield enter
@@ -324,6 +341,8 @@ class Turns:
 
     def session(self, plan: Plan) -> Session:
         """Return the session of the test before if its guest is of the same kind and came back; else a new one."""
+        import dataclasses
+
         from ..drill.session import open_session
 
         kind = dataclasses.replace(
@@ -341,24 +360,24 @@ class Turns:
 
 
 @pytest.fixture(scope="session")
-def turns(harness_run: Run) -> Iterator[Turns]:
+def kdump_turns(kdump_run: Run) -> Iterator[Turns]:
     """The guest that tests share by drill_in_turn."""
-    shared = Turns(harness_run)
+    shared = Turns(kdump_run)
     yield shared
     shared.close()
 
 
 @pytest.fixture
-def drill_in_turn(
-    request: pytest.FixtureRequest, plan_drill: Callable[..., Plan], turns: Turns
+def kdump_drill_in_turn(
+    request: pytest.FixtureRequest, kdump_plan_drill: Callable[..., Plan], kdump_turns: Turns
 ) -> Callable[..., Verdict]:
     """Drill like drill(), but reuse the guest of the test before if it came back from its crash; this saves a boot."""
 
     def take(**changes: Any) -> Verdict:
-        plan = plan_drill(**changes)
+        plan = kdump_plan_drill(**changes)
 
         def once() -> Verdict:
-            session = turns.session(plan)
+            session = kdump_turns.session(plan)
             return session.drill(
                 trigger=plan.trigger,
                 name=plan.name,
@@ -369,15 +388,19 @@ def drill_in_turn(
             )
 
         verdict = available(request.config, plan.subject, once)
-        report_verdict(request.node, verdict)
+        report(request.node, verdict)
         return verdict
 
     return take
 
 
 @pytest.fixture
-def sweep(
-    request: pytest.FixtureRequest, harness_run: Run, image: SystemUnderTest, machine: Machine, crashkernel: str | None
+def kdump_sweep(
+    request: pytest.FixtureRequest,
+    kdump_run: Run,
+    kdump_image: SystemUnderTest,
+    kdump_machine: Machine,
+    kdump_crashkernel: str | None,
 ) -> Callable[..., Sweep]:
     """Sweep the image with this test's dimensions; keyword arguments replace fields of the SweepPlan."""
     from ..campaigns.sweep.plan import SweepPlan
@@ -385,9 +408,9 @@ def sweep(
 
     def take(**changes: Any) -> Sweep:
         settings: dict[str, Any] = {
-            "subject": image,
-            "machine": machine,
-            "crashkernel": crashkernel,
+            "subject": kdump_image,
+            "machine": kdump_machine,
+            "crashkernel": kdump_crashkernel,
             "name": evidence_name(request.node),
             "scenario": scenario_name(request.node),
         }
@@ -395,14 +418,14 @@ def sweep(
         return available(
             request.config,
             plan.subject,
-            lambda: run_sweep(harness_run, plan, on_verdict=lambda verdict: report_verdict(request.node, verdict)),
+            lambda: run_sweep(kdump_run, plan, on_verdict=lambda verdict: report(request.node, verdict)),
         )
 
     return take
 
 
 @pytest.fixture
-def kernel_drill(request: pytest.FixtureRequest, harness_run: Run) -> Callable[..., Verdict]:
+def kdump_kernel_drill(request: pytest.FixtureRequest, kdump_run: Run) -> Callable[..., Verdict]:
     """Drill a kernel without an image: a file, tree, package or suite; keyword arguments are fields of KernelPlan.
 
     userland is the suite of busybox, kexec and makedumpfile.
@@ -413,14 +436,14 @@ def kernel_drill(request: pytest.FixtureRequest, harness_run: Run) -> Callable[.
     from ..kernel.userland import DEFAULT_SUITE, UserlandRequest, make_userland
 
     def take(kernel: str, *, userland: str = DEFAULT_SUITE, **changes: Any) -> Verdict:
-        state, progress = harness_run.state, harness_run.progress
+        state, progress = kdump_run.state, kdump_run.progress
         plan = KernelPlan(
             kernel=find_kernel(kernel, state, progress),
             userland=make_userland(UserlandRequest(suite=userland), state, progress),
             **{"name": evidence_name(request.node), "scenario": scenario_name(request.node), **changes},
         )
-        verdict = run_kernel_drill(harness_run, plan)
-        report_verdict(request.node, verdict)
+        verdict = run_kernel_drill(kdump_run, plan)
+        report(request.node, verdict)
         return verdict
 
     return take

@@ -14,7 +14,8 @@ from ..base.errors import HarnessError
 from ..base.evidence import EvidenceRoot
 from ..base.verdict import Verdict
 from .matrix import Matrix, MatrixEntry, Outcome
-from .session import FAILED_DRILLS, MISSING, OLD_PROPERTIES, RUN, RUN_NAME, VERDICTS, scenario_name
+from .options import option
+from .session import FAILED_DRILLS, MISSING, OLD_PROPERTIES, RUN, VERDICTS, run_name, scenario_name
 
 
 def report_verdict(item: Any, verdict: Verdict) -> None:
@@ -54,9 +55,8 @@ def _record(item: Any, verdict: Verdict) -> list[str]:
     from ..history.database import DRILL, history_path
     from ..history.recording import record
 
-    history, state = item.config.getoption("--history"), item.config.getoption("--state")
     return record(
-        history_path(history, Path(state) if state else None),
+        history_path(option(item.config, "history"), option(item.config, "state")),
         DRILL,
         verdict.to_json(),
         log=lambda text: item.user_properties.append(("history", text)),
@@ -71,7 +71,7 @@ def excuses(item: pytest.Item, call: pytest.CallInfo[None]) -> list[str]:
     failing = [verdict for verdict in item.stash.get(VERDICTS, []) if not verdict.verified]
     trackers = dict.fromkeys(verdict.known_issue for verdict in failing if verdict.known_issue)
     unknown = any(verdict.known_issue is None for verdict in failing)
-    return [] if unknown or item.config.getoption("--run-known") else list(trackers)
+    return [] if unknown or option(item.config, "run_known") else list(trackers)
 
 
 def update_entry(entry: MatrixEntry, item: pytest.Item, call: pytest.CallInfo[None], report: Any) -> None:
@@ -79,7 +79,7 @@ def update_entry(entry: MatrixEntry, item: pytest.Item, call: pytest.CallInfo[No
     error = call.excinfo.value if call.excinfo is not None else None
     if error is not None and str(error) == item.config.stash[MISSING].get(entry.image):
         entry.unavailable = True
-        if item.config.getoption("--strict-images") and report.skipped:  # a scenario that is expected to fail
+        if option(item.config, "strict_images") and report.skipped:  # a scenario that is expected to fail
             report.outcome = "failed"
             report.__dict__.pop("wasxfail", None)
     verdicts = item.stash[VERDICTS]
@@ -145,10 +145,10 @@ class MatrixReporter:
         self.config = config
         self.matrix = Matrix()
         self.last_line = ""
-        to = config.getoption("--matrix")
+        to = option(config, "matrix")
         self.path = config.invocation_params.dir / to if to else None
         if self.path is not None and (self.path.is_dir() or not os.access(self.path.parent, os.W_OK | os.X_OK)):
-            raise pytest.UsageError(f"--matrix {to} cannot be written: expected a file in an existing directory")
+            raise pytest.UsageError(f"--kdump-matrix {to} cannot be written: expected a file in an existing directory")
 
     def pytest_runtest_logreport(self, report: Any) -> None:
         """Add the entry that a report carries."""
@@ -171,10 +171,11 @@ class MatrixReporter:
         config = self.config
         if (run := config.stash.get(RUN, None)) is not None:
             return run.evidence_directory
-        root = Path(config.getoption("--evidence"))
-        shared = root / config.stash[RUN_NAME]
+        root = option(config, "evidence")
+        shared = root / run_name(config)
         return shared if shared.is_dir() else EvidenceRoot(root).run
 
+    @pytest.hookimpl(trylast=True)
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         """Print the matrix as plain text."""
         if self.matrix:

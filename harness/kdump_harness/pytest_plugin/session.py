@@ -1,7 +1,6 @@
-"""The state of one pytest session: its options, chosen images and stash keys.
+"""The state of one pytest session: its chosen images and stash keys.
 
-Every pytest run in the environment loads the plugin. To keep other projects' runs cheap, the plugin imports drivers and
-layers below only where a scenario needs them.
+Every pytest run in the environment loads this module, so its functions import what they need.
 """
 
 from __future__ import annotations
@@ -13,71 +12,119 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
 
-from ..base.errors import UsageError
-from ..base.verdict import Verdict
-from .matrix import MatrixEntry
+from .options import option
 
 if TYPE_CHECKING:
+    from ..base.verdict import Verdict
     from ..drill.disks import SystemUnderTest
     from ..vm.run import Options, Run
+    from .matrix import MatrixEntry
 
 T = TypeVar("T")
 
 DEFAULT_IMAGES = ("debian-12",)
 
-CHOSEN = pytest.StashKey[list[str]]()  # names of images
-VERDICTS = pytest.StashKey[list[Verdict]]()
-FAILED_DRILLS = pytest.StashKey[list[Verdict]]()  # drills not yet in the history
-ENTRY = pytest.StashKey[MatrixEntry]()
-OLD_PROPERTIES = pytest.StashKey[int]()
-MISSING = pytest.StashKey[dict[str, str]]()  # reason by image
+# The modules whose fixtures make drills.
+FIXTURES = (f"{__package__}.fixtures", f"{__package__}.short_names")
+
+CHOSEN: pytest.StashKey[list[str]] = pytest.StashKey()  # names of images, or files
+VERDICTS: pytest.StashKey[list[Verdict]] = pytest.StashKey()
+FAILED_DRILLS: pytest.StashKey[list[Verdict]] = pytest.StashKey()  # drills not yet in the history
+ENTRY: pytest.StashKey[MatrixEntry] = pytest.StashKey()
+OLD_PROPERTIES: pytest.StashKey[int] = pytest.StashKey()
+MISSING: pytest.StashKey[dict[str, str]] = pytest.StashKey()  # reason by image
 RUN: pytest.StashKey[Run] = pytest.StashKey()
-RUN_NAME = pytest.StashKey[str]()
-SHARD = pytest.StashKey[tuple[int, int] | None]()
+RUN_NAME: pytest.StashKey[str] = pytest.StashKey()
+
+
+def run_name(config: pytest.Config) -> str:
+    """Return the name of the run's directory in the evidence, which the workers of xdist share."""
+    if RUN_NAME not in config.stash:
+        import os
+
+        from ..base.evidence import run_stamp
+
+        config.stash[RUN_NAME] = f"{run_stamp()}-{os.getpid()}"
+    return config.stash[RUN_NAME]
 
 
 def run_options(config: pytest.Config) -> Options:
     """Return the options of the run that pytest's options ask for."""
     from ..vm.run import Options
 
-    state = config.getoption("--state")
     worker = getattr(config, "workerinput", None)
     return Options(
-        uri=config.getoption("--uri"),
-        state=Path(state) if state else None,
-        remote_state=config.getoption("--remote-state"),
-        evidence=Path(config.getoption("--evidence")),
+        uri=option(config, "uri"),
+        state=option(config, "state"),
+        remote_state=option(config, "remote_state"),
+        evidence=option(config, "evidence"),
         evidence_part=(worker["kdump_run"], worker["workerid"]) if worker else None,
-        timeout_factor=config.getoption("--timeout-factor"),
+        timeout_factor=option(config, "timeout_factor"),
         beside=worker.get("workercount", 1) - 1 if worker else 0,
-        keep=config.getoption("--keep"),
+        keep=option(config, "keep"),
     )
 
 
 def chosen_images(config: pytest.Config) -> list[str]:
-    """Return the names of the images that --image selects."""
+    """Return the names of the images that --kdump-image selects, and the files that it names."""
+    from ..base.errors import UsageError
+    from ..cli.subject import is_file
     from ..images.catalog import load_catalog
 
     if CHOSEN not in config.stash:  # asked for each scenario
-        wanted = config.getoption("--image") or list(DEFAULT_IMAGES)
+        wanted = option(config, "image") or list(DEFAULT_IMAGES)
+        files = [one for one in wanted if is_file(one)]
         try:
-            config.stash[CHOSEN] = [image.name for image in load_catalog().match(wanted)]
+            rows = load_catalog().match([one for one in wanted if one not in files])
         except UsageError as error:
             raise pytest.UsageError(str(error)) from None
+        config.stash[CHOSEN] = [*files, *(image.name for image in rows)]
     return config.stash[CHOSEN]
+
+
+def system_under_test(config: pytest.Config, image: str) -> SystemUnderTest:
+    """Return the system that an image, or a file, and the options name."""
+    import dataclasses
+
+    from ..cli.subject import find_subject, is_file
+    from ..distro.packages import local_packages, parse_kernel
+    from ..vm.shell import Access
+
+    family = option(config, "family") if is_file(image) else None
+    subject = find_subject(image, family=family, login=option(config, "login"))
+    kernel, packages, key = option(config, "kernel"), option(config, "packages"), option(config, "key")
+    return dataclasses.replace(
+        subject,
+        kernel=parse_kernel(kernel, subject.family, usual=subject.usual_kernel) if kernel else None,
+        files=local_packages(packages, subject.family) if packages else (),
+        access=Access(key_file=key, password=None) if key and subject.image is None else None,
+    )
 
 
 def is_plugin_fixture(test: Any, fixture: str) -> bool:
     """Return whether a fixture is this plugin's; tests of other projects may have one of the same name."""
     found = test._fixtureinfo.name2fixturedefs.get(fixture)  # pytest has no public way to ask
-    return found is not None and found[-1].func.__module__ == f"{__package__}.fixtures"
+    return found is not None and found[-1].func.__module__ in FIXTURES
+
+
+def makes_drills(item: Any) -> bool:
+    """Return whether a test uses a fixture of the plugin."""
+    names = getattr(item, "fixturenames", ())
+    return any(name.startswith("kdump_") and is_plugin_fixture(item, name) for name in names)
 
 
 def image_of(item: Any) -> str | None:
     """Return the name of the image that a test runs on."""
-    if "image" not in getattr(item, "fixturenames", ()) or not hasattr(item, "callspec"):
+    if "kdump_image" not in getattr(item, "fixturenames", ()) or not hasattr(item, "callspec"):
         return None
-    return item.callspec.params.get("image") if is_plugin_fixture(item, "image") else None
+    return item.callspec.params.get("kdump_image") if is_plugin_fixture(item, "kdump_image") else None
+
+
+def report(item: Any, verdict: Verdict) -> None:
+    """Put a verdict into the reports of its test."""
+    from .outcomes import report_verdict
+
+    report_verdict(item, verdict)
 
 
 def evidence_name(node: Any) -> str:
@@ -104,6 +151,6 @@ def available(config: pytest.Config, subject: SystemUnderTest, get: Callable[[],
             missing[subject.name] = str(error).splitlines()[0]
         except CannotTrigger as error:
             pytest.skip(str(error).splitlines()[0])
-    if config.getoption("--strict-images"):
+    if option(config, "strict_images"):
         pytest.fail(missing[subject.name], pytrace=False)
     pytest.skip(missing[subject.name])
