@@ -23,7 +23,7 @@ def test_the_set_up_is_shell() -> None:
 def test_the_set_up_finds_every_package_of_the_table() -> None:
     """It reads TOML with sed, because there may be no Python that can."""
     (line,) = re.findall(r"^packages=.*$", SETUP.read_text(encoding="utf-8"), flags=re.MULTILINE)
-    script = f'here={SETUP.parent}; {line}; for package in $packages; do echo "$package"; done'
+    script = f'here={SETUP.parent}; key=packages; {line}; for package in $packages; do echo "$package"; done'
     found = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True).stdout.split()
     assert found == [package for need in load_needs() for package in need.packages]
 

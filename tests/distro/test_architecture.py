@@ -70,6 +70,6 @@ def test_the_set_up_of_an_architecture_installs_what_the_doctor_misses() -> None
     for need in needs_of_other_architectures():
         name = need.name.rpartition(" ")[2]
         table = ROOT / f"harness/kdump_harness/distro/architectures/{name}.toml"
-        script = f"here={ROOT}/harness/kdump_harness/vm; {line}; echo $packages"
+        script = f"here={ROOT}/harness/kdump_harness/vm; key=packages; {line}; echo $packages"
         made = subprocess.run(["sh", "-c", script, "sh", str(table)], capture_output=True, text=True, check=True)
         assert made.stdout.split()[-len(need.packages) :] == list(need.packages)

@@ -17,7 +17,7 @@ from layers import ROOT, sources
 
 PAGE = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
 # Set for other programs, or by pytest itself.
-NOT_OURS = {"LC_ALL", "PYTHONPATH", "PYTEST_CURRENT_TEST", "PYTEST_XDIST_AUTO_NUM_WORKERS"}
+NOT_OURS = {"LC_ALL", "PATH", "PYTHONPATH", "PYTEST_CURRENT_TEST", "PYTEST_XDIST_AUTO_NUM_WORKERS"}
 
 
 def test_the_examples_are_valid_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

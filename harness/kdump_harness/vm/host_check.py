@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import glob
+import getpass
 import os
+import platform
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..base import tables
-from ..base.errors import HarnessError
+from ..base.errors import HarnessError, HostError
 from ..base.progress import Progress
 from ..base.units import MIB
 from ..distro.architecture import load_architectures
@@ -27,6 +30,8 @@ from .hypervisor.connection import Hypervisor, default_uri, is_local
 NEED_FREE_MIB = 8 * 1024  # one base disk, one armed disk, two drills
 
 
+DEBIAN = "debian"
+
 # Returns the commands, and files by absolute path, that a host lacks.
 Lacking = Callable[[Sequence[str]], Sequence[str]]
 
@@ -36,17 +41,45 @@ class Need:
     """A row of host.toml."""
 
     name: str
-    packages: tuple[str, ...]
-    commands: tuple[str, ...] = ()
+    packages: tuple[str, ...]  # of Debian and Ubuntu
+    redhat: tuple[str, ...] = ()
+    suse: tuple[str, ...] = ()
+    arch: tuple[str, ...] = ()
+    commands: tuple[str, ...] = ()  # each may be alternatives, separated by a bar
     files: tuple[str, ...] = ()  # alternatives, one of which must exist
     on: str = "here"  # "here", "guests" or "both": the host that needs it, if the guest host is remote
     optional: bool = False
+    libvirt: bool = False  # a libvirt that answers shows that the host has it
 
     def missing(self, lacking: Lacking) -> tuple[str, ...]:
-        """Return the commands and files that a host lacks."""
-        gone = lacking((*self.commands, *self.files))
-        commands = [name for name in self.commands if name in gone]
-        return (*commands, *self.files[:1]) if self.files and set(self.files) <= set(gone) else tuple(commands)
+        """Return the commands and files that a host lacks; the first one of alternatives."""
+        choices = [names.split("|") for names in self.commands]
+        if self.files:
+            choices.append(list(self.files))
+        gone = set(lacking([name for names in choices for name in names]))
+        return tuple(names[0] for names in choices if gone.issuperset(names))
+
+    def install(self, manager: Manager | None) -> str:
+        """Return the command that installs it, or a sentence."""
+        if manager is None:
+            return f"install it (on Debian: {' '.join(self.packages)})"
+        if not (packages := self.packages if manager.name == DEBIAN else getattr(self, manager.name)):
+            return f"the distribution has no package of it that is known here (on Debian: {' '.join(self.packages)})"
+        return f"{manager.install} {' '.join(packages)}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manager:
+    """A row of package_managers.toml."""
+
+    name: str
+    ids: tuple[str, ...]
+    command: str
+    install: str
+    quiet: str
+    refresh: str
+    query: str
+    installed: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +98,29 @@ def load_needs() -> tuple[Need, ...]:
     return tables.load_rows(tables.package_path("vm", "host.toml"), "need", Need)
 
 
+def load_managers() -> tuple[Manager, ...]:
+    """Return the table of package managers."""
+    return tables.load_rows(tables.package_path("vm", "package_managers.toml"), "manager", Manager)
+
+
+def manager_here() -> Manager | None:
+    """Return the package manager of this host, by its os-release."""
+    try:
+        found = platform.freedesktop_os_release()
+    except OSError:
+        found = {}
+    ids = [found.get("ID", ""), *found.get("ID_LIKE", "").split()]
+    rows = [row for name in ids for row in load_managers() if name in row.ids]
+    return rows[0] if rows else manager_by_command(_lacking_here)
+
+
+def manager_by_command(lacking: Lacking) -> Manager | None:
+    """Return the first package manager whose command a host has."""
+    rows = load_managers()
+    gone = lacking([row.command for row in rows])
+    return next((row for row in rows if row.command not in gone), None)
+
+
 def needs_of_other_architectures() -> tuple[Need, ...]:
     """Return the requirements of kernel drills for architectures other than this package's own."""
     return tuple(
@@ -74,26 +130,40 @@ def needs_of_other_architectures() -> tuple[Need, ...]:
     )
 
 
+def set_up() -> None:
+    """Set up this host. Raise HostError where that fails."""
+    script = tables.package_path("vm", "setup_host.sh")
+    if (status := subprocess.run(["sh", str(script)], stdout=sys.stderr).returncode) != 0:
+        raise HostError(f"the set-up of this host ended with status {status}: read its last lines")
+
+
 def examine(*, uri: str | None, state_directory: Path | None, remote_state: Path | None = None) -> list[HostFinding]:
     """Check everything that drills need, in the order of need; takes seconds."""
     uri = uri or default_uri()
     if is_local(uri):
-        needs = _packages((*load_needs(), *needs_of_other_architectures()), _lacking_here)
-        return [*needs, *_kvm_device(), *_libvirt(uri, state_directory), *_space(state_directory), _mirror()]
-    needs = _packages((need for need in load_needs() if need.on != "guests"), _lacking_here)
+        libvirt = list(_libvirt(uri, state_directory))
+        rows = (*load_needs(), *needs_of_other_architectures())
+        needs = _packages(rows, _lacking_here, manager_here(), answers=libvirt[0].ok)
+        return [*needs, *_kvm_device(), *libvirt, *_space(state_directory), _mirror()]
+    needs = _packages((need for need in load_needs() if need.on != "guests"), _lacking_here, manager_here())
     return [*needs, *_remote_host(uri, state_directory, remote_state), *_space(state_directory), _mirror()]
 
 
-def _packages(needs: Iterable[Need], lacking: Lacking, on: str = "") -> Iterator[HostFinding]:
-    """Check the rows of the table; ON names a remote host."""
+def _packages(
+    needs: Iterable[Need], lacking: Lacking, manager: Manager | None, on: str = "", *, answers: bool = False
+) -> Iterator[HostFinding]:
+    """Check the rows of the table; ON names a remote host, and ANSWERS means that libvirt does."""
     for need in needs:
         missing = need.missing(lacking)
-        install = f"apt-get install --no-install-recommends {' '.join(need.packages)}"
+        install = need.install(manager)
+        shown = bool(missing) and need.libvirt and answers
+        is_command = manager is not None and install.startswith(manager.install)
+        remedy = f"{install}{on}" if on or not is_command else f"{_sudo()}{install}"
         yield HostFinding(
             name=f"{need.name}{on}",
-            ok=not missing,
-            seen=f"missing: {', '.join(missing)}" if missing else "installed",
-            remedy=(f"{install}{on}" if on else f"{_sudo()}{install}") if missing else "",
+            ok=not missing or shown,
+            seen="libvirt answers" if shown else f"missing: {', '.join(missing)}" if missing else "installed",
+            remedy=remedy if missing and not shown else "",
             optional=need.optional,
         )
 
@@ -113,7 +183,8 @@ def _remote_host(uri: str, state_directory: Path | None, remote_state: Path | No
             return
         resources.callback(place.close)
         yield HostFinding(name=f"ssh to {host}", ok=True, seen=f"files of guests are in {place.state} there")
-        yield from _packages((need for need in load_needs() if need.on != "here"), place.lacking, f" on {host}")
+        there = [need for need in load_needs() if need.on != "here"]
+        yield from _packages(there, place.lacking, manager_by_command(place.lacking), f" on {host}")
         if lacking := place.lacking(TOOLS):
             yield HostFinding(name=f"tools on {host}", ok=False, seen=f"missing: {', '.join(lacking)}")
             return
@@ -130,7 +201,10 @@ def _libvirt(
         hypervisor = Hypervisor(uri, address=place.address if place is not None else None)
     except HarnessError as error:
         yield HostFinding(
-            name=f"libvirt at {where}", ok=False, seen=str(error).split(" (kdump")[0], remedy=_start_libvirt()
+            name=f"libvirt at {where}",
+            ok=False,
+            seen=str(error).split(" (run kdump-harness doctor")[0],
+            remedy=_join_group() if "Permission denied" in str(error) else _start_libvirt(),
         )
         return
     try:
@@ -213,16 +287,24 @@ def _lacking_here(names: Sequence[str]) -> list[str]:
 
 def _has_command(name: str) -> bool:
     """Return whether a command exists, also where an ordinary user's PATH does not lead (daemons, mkfs)."""
-    return shutil.which(name) is not None or bool(glob.glob(f"/usr/sbin/{name}") or glob.glob(f"/sbin/{name}"))
+    return shutil.which(name, path=os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])) is not None
 
 
 def _sudo() -> str:
     return "" if os.getuid() == 0 else "sudo "
 
 
+def _join_group() -> str:
+    """Return the way to a libvirt that runs and does not accept the user."""
+    return f"sudo usermod -a -G {GROUP} {getpass.getuser()}, and log in again"
+
+
 def _start_libvirt() -> str:
+    modular = _has_command("virtqemud") and not _has_command("libvirtd")
     if Path("/run/systemd/system").exists():
-        start = f"{_sudo()}systemctl start libvirtd"
+        units = "virtqemud.socket virtnetworkd.socket virtlogd.socket" if modular else "libvirtd"
+        start = f"{_sudo()}systemctl start {units}"
     else:
-        start = f"{_sudo()}virtlogd -d && {_sudo()}libvirtd -d"
+        daemons = ("virtlogd", "virtnetworkd", "virtqemud") if modular else ("virtlogd", "libvirtd")
+        start = " && ".join(f"{_sudo()}{daemon} -d" for daemon in daemons)
     return start if os.getuid() == 0 else f"{start}, and become a member of the group {GROUP}"

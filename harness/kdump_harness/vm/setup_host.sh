@@ -1,5 +1,5 @@
 #!/bin/sh
-# Prepares a Debian or Ubuntu host: the packages of host.toml, a running libvirt, the shared state directory.
+# Prepares a host: the packages of host.toml, a running libvirt, the shared state directory.
 # Changes only what is missing. Run it as root, or as a user with sudo.
 set -eu
 
@@ -12,19 +12,46 @@ as_root() {
 
 say() { echo "setup: $*" >&2; }
 
+# Print the row of package_managers.toml for an ID of os-release.
+row_of() {
+    row=
+    while IFS= read -r line; do
+        case $line in
+        name*) row=$(echo "$line" | cut -d '"' -f 2) ;;
+        ids*\"$1\"*) echo "$row" && return ;;
+        esac
+    done <"$here/package_managers.toml"
+}
+
+# Print a key of a row.
+setting() { sed -n "/^name .*\"$1\"/,/^\$/s/^$2 *= *\"\(.*\)\"\$/\1/p" "$here/package_managers.toml"; }
+
+host=
+# shellcheck disable=SC1090,SC2154
+for id in $(. "${KDUMP_HARNESS_OS_RELEASE:-/etc/os-release}" 2>/dev/null && echo "${ID:-} ${ID_LIKE:-}"); do
+    host=${host:-$(row_of "$id")}
+done
+if [ "$host" = debian ]; then key=packages; else key=${host:-none}; fi
+
 # Each package list of the table is one line, so that sed can read it before Python 3.11 is installed.
 # Arguments are further tables.
-packages=$(sed -n 's/^packages *= *\[\(.*\)\]/\1/p' "$here/host.toml" "$@" | tr -d '",')
+packages=$(sed -n "s/^$key *= *\[\(.*\)\]/\1/p" "$here/host.toml" "$@" | tr -d '",')
 
-missing=
-for package in $packages make; do
-    dpkg-query -Wf '${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || missing="$missing $package"
-done
-if [ -n "$missing" ]; then
-    say "installing$missing"
-    as_root apt-get update -q >&2
-    # shellcheck disable=SC2086
-    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $missing >&2
+if [ -z "$host" ]; then
+    say "no package manager is known for this distribution: install what kdump-harness doctor misses"
+else
+    query=$(setting "$host" query) installed=$(setting "$host" installed)
+    missing=
+    for package in $packages make; do
+        $query "$package" 2>/dev/null | grep -q "$installed" || missing="$missing $package"
+    done
+    if [ -n "$missing" ]; then
+        say "installing$missing"
+        # shellcheck disable=SC2046,SC2086
+        [ -z "$(setting "$host" refresh)" ] || as_root $(setting "$host" refresh) >&2
+        # shellcheck disable=SC2046,SC2086
+        as_root $(setting "$host" quiet) $missing >&2
+    fi
 fi
 
 # Without udev, /dev/kvm keeps the kernel's mode 0600: root can use it, QEMU's user cannot. libvirt then discards its
@@ -43,9 +70,15 @@ fi
 
 # libvirtd is started by systemd, or directly where systemd does not run (containers, minimal machines).
 if ! as_root virsh -q -c qemu:///system version >/dev/null 2>&1; then
-    if [ -d /run/systemd/system ]; then
+    if [ -d /run/systemd/system ] && command -v virtqemud >/dev/null && ! command -v libvirtd >/dev/null; then
+        say "starting the sockets of libvirt's daemons"
+        as_root systemctl start virtlogd.socket virtqemud.socket virtnetworkd.socket virtstoraged.socket
+    elif [ -d /run/systemd/system ]; then
         say "starting libvirtd"
         as_root systemctl start libvirtd
+    elif command -v virtqemud >/dev/null && ! command -v libvirtd >/dev/null; then
+        say "starting libvirt's daemons"
+        for daemon in virtnetworkd virtstoraged virtqemud; do as_root "$daemon" -d; done
     else
         say "starting libvirtd"
         # Without a system bus polkit cannot authorise users of the socket, so its group does. The host's own

@@ -13,6 +13,11 @@ def add_doctor(verbs: Verbs) -> None:
     """Add the verb to the command line."""
     parser = add_verb(verbs, "doctor", "Check this host, and print the command that fixes each problem.", run=doctor)
     add_host(parser)
+    parser.add_argument(
+        "--fix",
+        action="store_true",
+        help="first install the packages that this host lacks, start libvirt and make the state directory (by sudo)",
+    )
     add_json(parser)
 
 
@@ -20,8 +25,10 @@ def doctor(arguments: argparse.Namespace) -> int:
     from rich.markup import escape
 
     from ...base.output import out, write_json
-    from ...vm.host_check import examine
+    from ...vm.host_check import examine, set_up
 
+    if arguments.fix:
+        set_up()
     findings = examine(uri=arguments.uri, state_directory=arguments.state, remote_state=arguments.remote_state)
     write_json(
         arguments.json, {"fit": all(f.ok or f.optional for f in findings), "findings": [vars(f) for f in findings]}
