@@ -120,11 +120,11 @@ def test_a_test_runs_on_an_image_file(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(
         "def test_it(kdump_image): assert (kdump_image.name, kdump_image.family.name) == ('mine', 'suse')"
     )
-    (pytester.path / "mine.qcow2").write_bytes(b"QFI\xfb" + bytes(512))
-    options = ("-v", "-p", "no:cacheprovider", "--kdump-image", "./mine.qcow2", "--kdump-family", "suse")
+    (pytester.path / "mine.raw").write_bytes(bytes(1 << 16))
+    options = ("-v", "-p", "no:cacheprovider", "--kdump-image", "./mine.raw", "--kdump-family", "suse")
     result = pytester.runpytest_inprocess(*options)
     result.assert_outcomes(passed=1)
-    result.stdout.fnmatch_lines(["*::test_it[[]mine.qcow2[]] PASSED*", "mine.qcow2 *passed*"])
+    result.stdout.fnmatch_lines(["*::test_it[[]mine.raw[]] PASSED*", "mine.raw *passed*"])
 
 
 def test_the_steps_of_a_drill_are_lines_of_the_output_and_a_long_one_shows_its_clock(
