@@ -120,7 +120,7 @@ def test_a_test_runs_on_an_image_file(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(
         "def test_it(kdump_image): assert (kdump_image.name, kdump_image.family.name) == ('mine', 'suse')"
     )
-    (pytester.path / "mine.raw").write_bytes(bytes(1 << 16))
+    (pytester.path / "mine.raw").write_bytes(bytes(510) + b"\x55\xaa")
     options = ("-v", "-p", "no:cacheprovider", "--kdump-image", "./mine.raw", "--kdump-family", "suse")
     result = pytester.runpytest_inprocess(*options)
     result.assert_outcomes(passed=1)
