@@ -4,6 +4,7 @@ Usage: python benchmarks/kernel.py [KERNEL] [-n PAIRS] [--spread REPEATS] [--job
 
 Bare runs and drills use the same kernel and initramfs and take turns. --spread repeats drills with the clock of
 instructions with 0, 2 and 6 busy loops at once. --jobs compares so many drills in parallel with one after the other.
+libvirt starts the guests of drills with the usual priority: run it without nice, or the bare runs are slowed down.
 """
 
 from __future__ import annotations

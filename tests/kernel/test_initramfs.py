@@ -68,7 +68,7 @@ def test_modules_come_after_those_that_they_depend_on_and_unpacked(tmp_path: Pat
 def test_a_driver_that_the_kernel_lacks_is_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="the kernel lacks the driver nvme"):
         Modules(modules_directory(tmp_path)).closure(("nvme",))
-    assert Modules(None).closure(("virtio_blk",), unknown_is_built_in=True) == {}
+    assert Modules(None).closure(("virtio_blk",)) == {}
 
 
 def test_a_damaged_module_is_named(tmp_path: Path) -> None:

@@ -14,7 +14,6 @@ from .initramfs import Entry, write_archive
 from .machine import INSTRUCTIONS, DirectBoot
 from .modules import NEEDED, Modules
 from .plan import KernelPlan, userland_family
-from .source import KernelFiles
 
 DISK = "/dev/vda"
 _VMCOREINFO_DRIVER = "qemu_fw_cfg"  # gives the hypervisor the VMCOREINFO for its dump
@@ -39,14 +38,15 @@ def write_boot(
         dump_disk=directory / f"{name}.dump",
         erst=erst,
     )
+    modules = {kernel: Modules(kernel.modules) for kernel in {plan.kernel, second}}
     capture = directory / f"{name}.capture"
     with capture.open("wb") as file:
-        write_archive(file, _entries(plan, second, plan.modules))
+        write_archive(file, _entries(plan, modules[second], plan.modules))
     with boot.initrd.open("wb") as file:
         more = [Entry(path="kexec/kernel", content=second.image), Entry(path="kexec/initrd", content=capture)]
         if crash_module is not None:
             more.append(Entry(path=MODULE_PATH.lstrip("/"), content=crash_module))
-        write_archive(file, [*_entries(plan, plan.kernel, (*plan.modules, *layout_modules)), *more])
+        write_archive(file, [*_entries(plan, modules[plan.kernel], (*plan.modules, *layout_modules)), *more])
     capture.unlink()
     shutil.copyfile(plan.kernel.image, boot.kernel)
     with boot.dump_disk.open("wb") as file:
@@ -93,12 +93,11 @@ def _for_init(plan: KernelPlan) -> str:
     return _words(f"kdump_harness.control={plan.architecture.control_device}", clock)
 
 
-def _entries(plan: KernelPlan, kernel: KernelFiles, more_modules: tuple[str, ...]) -> Iterator[Entry]:
-    wanted = (*NEEDED, *more_modules)
-    modules = Modules(kernel.modules).closure(wanted, unknown_is_built_in=kernel.modules is None)
+def _entries(plan: KernelPlan, modules: Modules, more_modules: tuple[str, ...]) -> Iterator[Entry]:
     yield from plan.userland.entries
-    for name, content in modules.items():
+    wanted = modules.closure((*NEEDED, *more_modules))
+    for name, content in wanted.items():
         yield Entry(path=f"modules/{name}.ko", content=content)
-    yield Entry(path="modules/order", content="".join(f"{name}.ko\n" for name in modules).encode())
+    yield Entry(path="modules/order", content="".join(f"{name}.ko\n" for name in wanted).encode())
     yield Entry(path=userland_family().config.file.lstrip("/"), content=config_file(plan).encode())
     yield Entry(path="etc/os-release", content=_OS_RELEASE)

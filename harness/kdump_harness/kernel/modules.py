@@ -21,6 +21,8 @@ class Modules:
     """The modules of one kernel."""
 
     def __init__(self, directory: Path | None) -> None:
+        """Find the modules; without a directory, a kernel counts as having each driver built in."""
+        self._unknown_is_built_in = directory is None
         self._files: dict[str, Path] = {}
         self._built_in: frozenset[str] = frozenset()
         if directory is None:
@@ -32,10 +34,10 @@ class Modules:
         if listed.exists():
             self._built_in = frozenset(_name(Path(line).name) for line in listed.read_text().splitlines())
 
-    def closure(self, wanted: tuple[str, ...], *, unknown_is_built_in: bool = False) -> dict[str, bytes]:
+    def closure(self, wanted: tuple[str, ...]) -> dict[str, bytes]:
         """Return the content of the wanted modules and of those that they depend on, each after its dependencies.
 
-        Raises UsageError for a module that the kernel lacks. UNKNOWN_IS_BUILT_IN is for a kernel without a list.
+        Raises UsageError for a module that the kernel lacks.
         """
         found: dict[str, bytes] = {}
 
@@ -43,7 +45,7 @@ class Modules:
             if name in found or name in self._built_in:
                 return
             if name not in self._files:
-                if unknown_is_built_in:
+                if self._unknown_is_built_in:
                     return
                 raise UsageError(f"the kernel lacks the driver {name}: neither built in nor among its modules")
             content = unpack(self._files[name])
