@@ -9,6 +9,7 @@ JOBS   ?= 1
 STRICT ?=
 ARCH   ?=
 ONLY   ?= *
+STACKS ?=
 BENCHES := $(sort $(wildcard benchmarks/$(ONLY).py))
 
 # Setup may have added the user to the group libvirt; the current session does not have the new membership yet.
@@ -52,10 +53,10 @@ check: setup ## Check formatting, lint, types, quick tests, benchmarks (--smoke)
 		echo '$(bench) --smoke' && $(BIN)/python $(bench) --smoke >/dev/null &&) true
 	@$(BIN)/pytest scenarios --collect-only -q --image debian-12 >/dev/null
 
-bench: setup ## Run the benchmarks: ONLY=overhead runs one
+bench: setup ## Run the benchmarks: ONLY=overhead runs one; STACKS=DIR has the sources that messages reads
 	@test -n '$(BENCHES)' || { echo "no benchmark benchmarks/$(ONLY).py" >&2; exit 2; }
 	@sh harness/kdump_harness/vm/setup_host.sh benchmarks/host.toml
-	@$(foreach bench,$(BENCHES),echo '== $(bench)' && $(call in_group,$(BIN)/python $(bench)) &&) true
+	@$(foreach bench,$(BENCHES),echo '== $(bench)' && $(call in_group,$(BIN)/python $(bench)$(if $(filter %/messages.py,$(bench)), $(STACKS))) &&) true
 
 clean: ## Remove the leftovers of stale runs
 	@$(call in_group,$(BIN)/kdump-harness clean)
