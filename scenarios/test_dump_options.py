@@ -8,7 +8,7 @@ import pytest
 from kdump_harness.campaigns.sweep.result import Sweep
 from kdump_harness.drill.disks import SystemUnderTest
 from kdump_harness.kdump.service import KdumpService
-from kdump_harness.pytest_plugin import Verdict
+from kdump_harness.pytest_plugin import Verdict, pin_image
 from kdump_harness.vm.guest import Guest
 
 LEVELS = (0, 1, 16, 31)
@@ -50,3 +50,19 @@ def test_a_dump_that_is_compressed_as_a_whole(image: SystemUnderTest, drill: Cal
     assert "kdump compresses the dump as a whole: gzip" in verdict.remarks
     assert verdict.dump is not None
     assert verdict.dump["path"].endswith(".gz")
+
+
+@pin_image("debian-12")
+def test_settings_that_makedumpfile_does_not_obey(drill: Callable[..., Verdict]) -> None:
+    """A level that is not a number and a compression that makedumpfile lacks are named, though it reports success."""
+
+    def misconfigure(guest: Guest, _service: KdumpService) -> None:
+        guest.shell.run("echo 'MAKEDUMP_ARGS=\"-p -d 0x1f\"' >> /etc/default/kdump-tools")
+
+    verdict = drill(before_crash=misconfigure)
+    failed = {check.name: check.seen for check in verdict.failed()}
+    assert set(failed) == {"level", "compression"}, verdict.explain()
+    assert failed["level"] == "0, as which makedumpfile reads '0x1f'"
+    assert failed["compression"] == "none (makedumpfile was built without snappy)"
+    said = verdict.makedumpfile_said or {}
+    assert any("'-p' option is disabled" in warning for warning in said["warnings"]), said
