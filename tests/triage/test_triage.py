@@ -545,7 +545,8 @@ def test_the_package_is_the_one_that_the_kernel_was_built_with() -> None:
 
 def test_the_release_in_the_name_is_tried_first() -> None:
     package = debian.package_of("6.12.117+deb13-amd64", DEBIAN, "x86_64")
-    assert next(debian._suites(package)).name == "debian-13"
+    assert next(debian._suites(package, "")).name == "debian-13"
+    assert [row.name for row in debian._suites(package, "sid")][:2] == ["debian-sid", "debian-13"]
 
 
 APT = """#!/bin/sh

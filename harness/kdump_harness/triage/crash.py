@@ -159,8 +159,9 @@ def ask_crash(
         if wanted.machine != (host := os.uname().machine):
             raise NoCrash(f"crash of this host is for dumps of {host}, this one is of {wanted.machine or '?'}")
         panic = _panic_of(vmcore)
-    program = find_program(request.program, suite or suite_of(wanted.release), State(state), progress)
-    vmlinux = find(wanted, given=request.debuginfo, package=True, state=state, progress=progress)
+    suite = suite or suite_of(wanted.release)
+    program = find_program(request.program, suite, State(state), progress)
+    vmlinux = find(replace(wanted, suite=suite), given=request.debuginfo, package=True, state=state, progress=progress)
     with progress.step(f"opening the dump with crash {program.version}"):
         outputs, ending = _run(program, vmlinux, [Path(path), *map(Path, parts)])
     report = CrashReport(version=program.version, source=program.source, debuginfo=str(vmlinux), outputs=outputs)

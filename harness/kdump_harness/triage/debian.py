@@ -46,12 +46,17 @@ def package_of(release: str, version: str, machine: str) -> Package:
     return Package(f"linux-image-{release}-dbg", built[1], facts.debian)
 
 
-def fetch(package: Package, to: Path, *, workdir: Path, require_space: RequireSpace, progress: Progress) -> str:
-    """Download the package and unpack its vmlinux to a file. Raise HostError when no suite that apt reaches has it."""
+def fetch(
+    package: Package, to: Path, *, workdir: Path, require_space: RequireSpace, progress: Progress, suite: str = ""
+) -> str:
+    """Download the package and unpack its vmlinux to a file; SUITE is where it is looked for first.
+
+    Raise HostError when no suite that apt reaches has it.
+    """
     require_tools("--debuginfo-package", "apt-get", "dpkg-deb")
     workdir.mkdir()
     try:
-        apt, size_bytes = _locate(package, workdir, progress)
+        apt, size_bytes = _locate(package, suite, workdir, progress)
         require_space((size_bytes >> 20) + _VMLINUX_MIB)
         with progress.step(f"downloading {package.name} {package.version} ({size_bytes >> 20} MiB)"):
             output = apt.run("download", str(package), progress=progress, full_bytes=size_bytes)
@@ -65,14 +70,14 @@ def fetch(package: Package, to: Path, *, workdir: Path, require_space: RequireSp
     return str(package)
 
 
-def _locate(package: Package, workdir: Path, progress: Progress) -> tuple[Apt, int]:
+def _locate(package: Package, suite: str, workdir: Path, progress: Progress) -> tuple[Apt, int]:
     """Return an apt that knows the package, and the package's size; the host's own lists come first."""
     looked = ["the host's apt lists"]
     apt = Apt(workdir)
     output = apt.run("download", "--print-uris", str(package), progress=progress)
     if size_bytes := announced_bytes(output):
         return apt, size_bytes
-    for row in _suites(package):
+    for row in _suites(package, suite):
         assert row.build is not None
         with progress.step(f"apt: reading the index of {row.build.suite}"):
             apt = private_apt(workdir, row, package.architecture)
@@ -87,11 +92,15 @@ def _locate(package: Package, workdir: Path, progress: Progress) -> tuple[Apt, i
     )
 
 
-def _suites(package: Package) -> Iterator[Image]:
-    """Return the Debian releases of the catalogue, the one that the version names (6.12.117+deb13) first."""
-    rows = [image for image in load_catalog() if image.family == "debian" and image.build is not None]
+def _suites(package: Package, suite: str) -> Iterator[Image]:
+    """Return the Debian releases of the catalogue: SUITE, the one that the version names (6.12.117+deb13), others."""
+    rows = [
+        (image.build.suite != suite, image)
+        for image in load_catalog()
+        if image.family == "debian" and image.build is not None
+    ]
     named = re.search(r"[+~](?:deb|bpo)(\d+)", package.name)
-    return iter(sorted(rows, key=lambda row: named is None or row.release != named[1]))
+    return (row for _, row in sorted(rows, key=lambda row: (row[0], named is None or row[1].release != named[1])))
 
 
 def _unpack_vmlinux(deb: Path, to: Path, progress: Progress) -> None:

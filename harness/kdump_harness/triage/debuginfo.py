@@ -33,6 +33,7 @@ class Wanted:
     version: str
     machine: str
     build_id: str
+    suite: str = ""  # of Debian, where it is known
 
     @classmethod
     def of(cls, vmcore: Vmcore) -> Wanted:
@@ -196,6 +197,7 @@ def _from_package(wanted: Wanted, state: Path | None, progress: Progress) -> Pat
             package,
             part / "vmlinux",
             workdir=part / "work",
+            suite=wanted.suite,
             require_space=lambda mib: kept.require_space(mib, f"{package.name} and the vmlinux in it"),
             progress=progress,
         )
