@@ -67,7 +67,8 @@ def crash_alone(command: tuple[str, ...], vmlinux: str, vmcore: Path) -> None:
 
 def make_vmcore(evidence: Path) -> Path:
     """Return the vmcore of a kernel drill."""
-    from kdump_harness.kernel.drill import KernelPlan, run_kernel_drill
+    from kdump_harness.kernel.drill import run_kernel_drill
+    from kdump_harness.kernel.plan import KernelPlan
     from kdump_harness.kernel.source import find_kernel
     from kdump_harness.kernel.userland import UserlandRequest, make_userland
     from kdump_harness.vm.run import Options, Run
