@@ -15,12 +15,13 @@ from .hotplug_steps import CPU, VIRTIO_MEM, HotplugStep
 PLUG_TIMEOUT_S = 20.0
 LOOK_EVERY_S = 0.5
 _BLOCKS = "/sys/devices/system/memory"
-# Memory of the movable zone can be removed again. Kernels that bring added memory online by themselves are left alone.
+# Memory of the movable zone can be removed again.
 _ONLINE_MEMORY = (
     f"for state in {_BLOCKS}/memory*/state; do"
     " [ $(cat $state) != offline ] || echo online_movable >$state || echo online >$state; done"
 )
 _ONLINE_BY_ITSELF = f"grep -q online {_BLOCKS}/auto_online_blocks || echo online >{_BLOCKS}/auto_online_blocks"
+_ONLINE_MOVABLE = f"echo online_movable >{_BLOCKS}/auto_online_blocks"
 _MEMORY = f"echo $(grep -lx online {_BLOCKS}/memory*/state | wc -l) $(cat {_BLOCKS}/block_size_bytes)"
 _CPUS = "ls -d /sys/devices/system/cpu/cpu[0-9]* | wc -l; grep -c ^processor /proc/cpuinfo"
 _POSSIBLE = "cat /sys/devices/system/cpu/possible"
@@ -33,7 +34,8 @@ _BY_KERNEL = "cat /sys/devices/system/%s/crash_hotplug 2>/dev/null || echo 0"
 def plug(guest: Guest, steps: tuple[HotplugStep, ...], say: Callable[[str], None]) -> None:
     """Take the steps, each until the guest uses, or has given back, the memory or the processor."""
     _check_guest(guest, steps)
-    guest.shell.run(_ONLINE_BY_ITSELF, check=False)
+    removes = any(not step.add and step.thing != CPU for step in steps)
+    guest.shell.run(_ONLINE_MOVABLE if removes else _ONLINE_BY_ITSELF, check=False)
     for step in steps:
         say(str(step))
         try:
