@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 from kdump_harness.base.errors import GuestError, NotArmed, UsageError
 from kdump_harness.base.progress import Progress
+from kdump_harness.kdump.hotplug_steps import parse_steps
 from kdump_harness.kdump.trigger import CannotTrigger
 from kdump_harness.kernel.crash_module import make_module
 from kdump_harness.kernel.drill import KernelDrill
 from kdump_harness.kernel.plan import KernelPlan
-from kdump_harness.kernel.source import KernelFiles
+from kdump_harness.kernel.source import KernelFiles, not_yet_found
 
 
 @pytest.mark.parametrize(
@@ -105,3 +106,9 @@ def test_triggers_by_module_are_for_kernel_drills_too() -> None:
     KernelPlan(kernel=kernel, trigger="bug").drill_plan()
     with pytest.raises(UsageError, match="cannot be crashed by nmi-ignored"):
         KernelPlan(kernel=kernel, trigger="nmi-ignored").drill_plan()
+
+
+def test_the_frames_of_added_memory_are_counted() -> None:
+    plan = KernelPlan(kernel=not_yet_found("trixie"), hotplug=parse_steps("add-dimm:256,add-virtio-mem:128"))
+    machine = plan.drill_plan().machine
+    assert (machine.total_mib, machine.most_mib) == (768, 1152)

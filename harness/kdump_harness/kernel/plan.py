@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ..base.crashkernel import Reservation, require_cma
 from ..base.errors import UsageError
@@ -86,6 +86,7 @@ class KernelPlan:
             name=self.name,
         )
         plan.check()
+        plan = replace(plan, machine=replace(plan.machine, spare=self.spare(plan.machine)))
         if self.kernel.release:
             require_cma(plan.config.reservation, self.kernel.release, self.kernel.config)
         trigger = find_trigger(self.trigger, vcpus=self.machine.vcpus)
