@@ -16,7 +16,7 @@ from kdump_harness.kernel import userland
 from kdump_harness.kernel.build import run_build
 from kdump_harness.kernel.source import KernelFiles, find_kernel
 from kdump_harness.kernel.userland import PROGRAMS, UserlandRequest, make_userland
-from kernel_factory import RELEASE, bzimage, deb, kernel_deb
+from kernel_factory import RELEASE, bzimage, deb, kernel_deb, kernel_directory
 
 QUIET = Progress(quiet=True)
 
@@ -72,6 +72,39 @@ def test_a_package_without_a_kernel_is_not_kept(tmp_path: Path, state: State) ->
     assert [path.suffix for path in (state.directory / "kernels").iterdir()] == [".lock"]
     package.write_bytes(kernel_deb())
     assert find_kernel(str(package), state, QUIET).release == RELEASE
+
+
+def test_a_kernel_in_several_packages_is_put_together(
+    tmp_path: Path, state: State, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The stub unpacks what the files name, as bsdtar unpacks an RPM package."""
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    (tools / "bsdtar").write_text(
+        '#!/bin/sh\ncp -r "$(cat "$3")/." "$5" || { echo "$3: not an archive" >&2; exit 1; }\n'
+    )
+    (tools / "bsdtar").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tools}:/usr/bin:/bin")
+    whole = kernel_directory(tmp_path / "whole", image=f"lib/modules/{RELEASE}/vmlinuz", config="")
+    for part in ("core", "modules"):
+        (tmp_path / f"kernel-{part}.rpm").write_text(str(tmp_path / part))
+    shutil.copytree(whole, tmp_path / "core", ignore=shutil.ignore_patterns("kernel", "build"))
+    shutil.copytree(whole, tmp_path / "modules", ignore=shutil.ignore_patterns("vmlinuz", "build"))
+    asked = f"{tmp_path}/kernel-core.rpm,{tmp_path}/kernel-modules.rpm"
+    found = find_kernel(asked, state, QUIET)
+    assert found.release == RELEASE
+    assert found.modules is not None
+    assert list(found.modules.rglob("virtio_blk.ko*"))
+    with pytest.raises(UsageError, match=r"missing\.rpm does not exist"):
+        find_kernel(f"{asked},{tmp_path}/missing.rpm", state, QUIET)
+    (tmp_path / "odd.rpm").write_text("/nowhere")
+    with pytest.raises(UsageError, match=r"odd\.rpm cannot be unpacked: "):
+        find_kernel(str(tmp_path / "odd.rpm"), state, QUIET)
+    (tools / "bsdtar").unlink()
+    (tmp_path / "odd.rpm").write_text("else")
+    monkeypatch.setenv("PATH", str(tools))
+    with pytest.raises(HostError, match=r"the kernel of an \.rpm file needs bsdtar"):
+        find_kernel(str(tmp_path / "odd.rpm"), state, QUIET)
 
 
 def test_a_file_that_is_not_a_kernel_says_what_it_is(

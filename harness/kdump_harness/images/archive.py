@@ -118,15 +118,21 @@ def unpack_deb(file: Path, to: Path, *, tick: Callable[[], None] = lambda: None)
 
     Raises UsageError for a file that is not a package, HostError for a full disk.
     """
-    done = subprocess.run(
-        ["dpkg-deb", "--extract", file, to],
-        capture_output=True,
-        text=True,
-        errors="replace",
-        env={**os.environ, "LC_ALL": "C"},
-        check=False,
-    )
+    _unpack(["dpkg-deb", "--extract", str(file), str(to)], file)
     tick()
+
+
+def unpack_rpm(file: Path, to: Path) -> None:
+    """Unpack the files of an RPM package below a directory; UsageError for another file, HostError without bsdtar."""
+    require_tools("the kernel of an .rpm file", "bsdtar")  # of libarchive
+    to.mkdir(exist_ok=True)
+    _unpack(["bsdtar", "--no-same-owner", "-xf", str(file), "-C", str(to)], file)
+
+
+def _unpack(command: list[str], file: Path) -> None:
+    done = subprocess.run(
+        command, capture_output=True, text=True, errors="replace", env={**os.environ, "LC_ALL": "C"}, check=False
+    )
     if done.returncode != 0:
         if (full := os.strerror(errno.ENOSPC)) in done.stderr:
             raise HostError(f"{file} cannot be unpacked: {full} (free some space, or choose another --state DIR)")

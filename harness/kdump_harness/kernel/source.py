@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import shutil
@@ -13,13 +14,13 @@ from ..base.errors import UsageError
 from ..base.progress import Progress
 from ..distro.architecture import Architecture, find_architecture
 from ..distro.kernels import CONFIG_MAX_BYTES, CONFIGS, MODULES, check_config, find_image, release_of
-from ..images.archive import Archive, digest, known_suite, unpack_deb
+from ..images.archive import Archive, digest, known_suite, unpack_deb, unpack_rpm
 from ..images.checksums import digest_of
 from ..images.state import State, remove_tree
 
 HOST = "host"  # the word for the kernel that this host runs
 _PACKAGE_PARTS = re.compile(r"linux-(?:image|modules|modules-extra|base|binary)-\d\S*")
-_PACKAGE_FILES = (".deb",)
+_PACKAGE_FILES = (".deb", ".rpm")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9+.~_-]*")
 
 
@@ -73,8 +74,9 @@ def _suite_and_package(text: str, architecture: Architecture) -> tuple[str, str]
 def find_kernel(text: str, state: State, progress: Progress, architecture: Architecture | None = None) -> KernelFiles:
     """Return the kernel that a user named, for an architecture (amd64 by default).
 
-    That is a file (kernel image or .deb), a kernel's tree or the directory of an installed one, SUITE, PACKAGE/SUITE or
-    SUITE:PACKAGE, or "host". Raises UsageError for everything else, and for a kernel without what kdump needs.
+    That is a file (a kernel image, or .deb and .rpm files with commas between them), a kernel's tree or the directory
+    of an installed one, SUITE, PACKAGE/SUITE or SUITE:PACKAGE, or "host". Raises UsageError for everything else, and
+    for a kernel without what kdump needs.
     """
     place = Path(text).expanduser()
     architecture = architecture or find_architecture("amd64")
@@ -83,7 +85,7 @@ def find_kernel(text: str, state: State, progress: Progress, architecture: Archi
             raise UsageError(f"this host does not run a kernel for {architecture.name}")
         found = _of_host()
     elif text.endswith(_PACKAGE_FILES):
-        found = _of_package_files(place, state, architecture)
+        found = _of_package_files(text, state, architecture)
     elif place.is_file():
         release = release_of(place, architecture)
         found = KernelFiles(asked=text, image=place, release=release, modules=None, config="")
@@ -147,19 +149,22 @@ def _config(paths: Iterable[Path]) -> str:
     return ""
 
 
-def _of_package_files(place: Path, state: State, architecture: Architecture) -> KernelFiles:
-    """Return the kernel of a .deb, unpacked once."""
-    if not place.is_file():
-        raise UsageError(f"{place} does not exist")
-    key = digest_of(place, "sha256").hexdigest[:16]
+def _of_package_files(text: str, state: State, architecture: Architecture) -> KernelFiles:
+    """Return the kernel of package files, unpacked once."""
+    places = [Path(part).expanduser() for part in text.split(",")]
+    for place in places:
+        if not place.is_file():
+            raise UsageError(f"{place} does not exist")
+    key = hashlib.sha256(" ".join(digest_of(place, "sha256").hexdigest for place in places).encode()).hexdigest()[:16]
 
     def make(part: Path) -> dict[str, object]:
-        unpack_deb(place, part / "root")
-        _unpacked(part / "root", architecture, asked=str(place))  # a package without a kernel is not kept
-        return {"file": str(place)}
+        for place in places:
+            (unpack_rpm if place.suffix == ".rpm" else unpack_deb)(place, part / "root")
+        _unpacked(part / "root", architecture, asked=text)  # a package without a kernel is not kept
+        return {"files": list(map(str, places))}
 
-    directory = state.make_once("kernels", key, make, report=lambda _line: None, what=f"the kernel of {place.name}")
-    return _unpacked(directory / "root", architecture, asked=str(place))
+    directory = state.make_once("kernels", key, make, report=lambda _line: None, what=f"the kernel of {text}")
+    return _unpacked(directory / "root", architecture, asked=text)
 
 
 def _of_suite(text: str, state: State, progress: Progress, architecture: Architecture) -> KernelFiles:

@@ -65,8 +65,8 @@ def add_kernel(verbs: Verbs) -> None:
         "kernel",
         nargs="*",
         metavar="KERNEL",
-        help="bzImage, kernel tree after make, directory with boot and lib/modules, .deb, Debian suite, SUITE:PACKAGE,"
-        " or host for the kernel that runs here",
+        help="bzImage, kernel tree after make, directory with boot and lib/modules, .deb or .rpm files (a.rpm,b.rpm),"
+        " Debian suite, SUITE:PACKAGE, or host for the kernel that runs here",
     )
     guest.add_argument("--build", metavar="CMD", help="command to run in the directory KERNEL first")
     guest.add_argument(
