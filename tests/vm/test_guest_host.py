@@ -136,7 +136,7 @@ def test_a_disk_is_sent_once_with_its_holes_and_what_it_rests_on(
     assert content(first) == content(armed)
     layers = there.layers(first)
     assert [layer.format for layer in layers] == ["qcow2", "raw"]
-    assert all(layer.path.is_relative_to(tmp_path / "far" / "copies") and not layer.relabel for layer in layers)
+    assert all(layer.path.is_relative_to(tmp_path / "far" / "copies") and not layer.private for layer in layers)
     assert layers[1].path.stat().st_blocks * 512 < 8 * MIB, "holes stay holes"
     before = {layer.path: layer.path.stat().st_mtime_ns for layer in layers}
     again = reach("bbb222")

@@ -19,7 +19,7 @@ from ..base import foreign
 from ..base.clock import pause
 from ..base.errors import HostError
 from ..base.units import MIB
-from . import peer_cache
+from . import file_access, peer_cache
 from .download import brought, partials, versions
 
 STATE_VARIABLE = "KDUMP_HARNESS_STATE"
@@ -199,7 +199,7 @@ class State:
     def leftovers(self) -> list[Leftover]:
         """Return the directories of stale runs and the unfinished cache entries."""
         found = [
-            Leftover(f"files of the stale run {name}", lambda path=path: remove_tree(path))  # type: ignore[misc]
+            Leftover(f"files of the stale run {name}", lambda path=path: file_access.undo(path) and remove_tree(path))  # type: ignore[misc]
             for name, path in self.stale_runs().items()
         ]
         for cache in CACHES[1:]:

@@ -6,7 +6,7 @@ import contextlib
 import itertools
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -407,9 +407,8 @@ class Run:
             extra_disks=disks,
             erst=erst,
         )
-        owners = {layer.path: layer.path.stat() for layer in layers if layer.relabel}
         description = like.describe(spec) if like is not None else None
-        with self._room(label, machine.most_mib):
+        with self._room(label, machine.most_mib), self._readable(layers):
             domain = self.hypervisor.spawn(spec, description)
         try:
             with self._started(
@@ -422,9 +421,12 @@ class Run:
             ) as guest:
                 yield guest
         finally:
-            for private, owner in owners.items():
-                os.chown(private, owner.st_uid, owner.st_gid)
             self._remove(seed, nvram, disk, erst, *(extra.path for extra in disks))
+
+    def _readable(self, layers: Iterable[Layer]) -> contextlib.AbstractContextManager[None]:
+        """Let QEMU open the user's private backing files; it opens them only when it starts."""
+        owner = self.hypervisor.owner_of_files()
+        return self.host.readable(layers, owner[0] if owner is not None else None)
 
     @contextlib.contextmanager
     def bare_guest(self, name: str, xml: str, memory_mib: int, evidence: Evidence) -> Iterator[Guest]:
@@ -490,6 +492,7 @@ class Run:
             moved = saved.domain.with_disks(overlays, nvram)
             with (
                 self._room(saved.domain.name, saved.domain.memory_mib),
+                self._readable([layer for _, layers in overlays.values() for layer in layers]),
                 self.progress.step(f"{saved.domain.name}: restoring its memory", usual_s=15),
             ):
                 domain = self.hypervisor.restore(saved.memory, moved, tick=self.progress.tick)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -61,7 +61,10 @@ class GuestHost(Protocol):
         """Provide an overlay on BASE; after a successful block it is at PATH on this host."""
 
     def layers(self, overlay: Path) -> tuple[Layer, ...]:
-        """Return the backing files of an overlay, from the top down; UsageError if QEMU's user cannot read one."""
+        """Return the backing files of an overlay, from the top down."""
+
+    def readable(self, layers: Iterable[Layer], uid: int | None) -> contextlib.AbstractContextManager[None]:
+        """Let QEMU's user, UID, open private backing files within the block."""
 
     def put(self, path: Path) -> Path:
         """Return the path on the guest host of a file in the run's directory on this host."""

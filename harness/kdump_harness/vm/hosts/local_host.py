@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from ...images import file_access
 from ...images.state import RunDirectory, State, is_held
 from ..hypervisor.domain_xml import Layer
 from .qemu_img import backing_chain, is_private, qemu_img
@@ -66,11 +67,16 @@ class LocalHost:
         yield path
 
     def layers(self, overlay: Path) -> tuple[Layer, ...]:
-        """Return the backing files of an overlay, from the top down; UsageError if QEMU's user cannot read one."""
+        """Return the backing files of an overlay, from the top down."""
         return tuple(
-            Layer(path=path, format=kind, relabel=is_private(path))
+            Layer(path=path, format=kind, private=is_private(path))
             for path, kind in backing_chain(overlay, "qcow2")[1:]
         )
+
+    def readable(self, layers: Iterable[Layer], uid: int | None) -> contextlib.AbstractContextManager[None]:
+        """Let QEMU's user open private backing files within the block; UsageError where that is not possible."""
+        private = [layer.path for layer in layers if layer.private and layer.path.stat().st_uid != uid]
+        return file_access.given(private, uid, self.directory) if uid is not None else contextlib.nullcontext()
 
     def put(self, path: Path) -> Path:
         """Return the path itself."""

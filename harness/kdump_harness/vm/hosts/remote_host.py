@@ -9,7 +9,7 @@ import json
 import shutil
 import socket
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from ...base.errors import CommandFailed, HostError, UsageError
@@ -197,6 +197,10 @@ class RemoteHost:
         """Return the backing files of an overlay; QEMU's user can read all of them."""
         chain = self._ssh.run("qemu-img", "info", "--force-share", "--output=json", "--backing-chain", str(overlay))
         return tuple(Layer(path=Path(one["filename"]), format=one["format"]) for one in json.loads(chain)[1:])
+
+    def readable(self, layers: Iterable[Layer], uid: int | None) -> contextlib.AbstractContextManager[None]:
+        """Do nothing: all users can read the copies."""
+        return contextlib.nullcontext()
 
     def _bring(self, base: Path, base_format: str) -> Path:
         """Return the copy on the host of a disk of this host; send it and its backing files unless they are there."""

@@ -53,7 +53,7 @@ class Layer:
 
     path: Path
     format: str
-    relabel: bool = False  # permission for libvirt to chown a file that QEMU's user cannot read
+    private: bool = False  # a file that QEMU's user cannot read without GuestHost.readable()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,7 +219,7 @@ def _backing_xml(layers: tuple[Layer, ...]) -> str:
     if not layers:
         return "<backingStore/>"
     layer, *below = layers
-    label = "" if layer.relabel else '<seclabel model="dac" relabel="no"/>'
+    label = '<seclabel model="dac" relabel="no"/>'
     return (
         f'<backingStore type="file"><format type="{layer.format}"/>'
         f"<source file={quoteattr(str(layer.path))}>{label}</source>{_backing_xml(tuple(below))}</backingStore>"
