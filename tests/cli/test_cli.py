@@ -509,16 +509,22 @@ def test_clean_leaves_what_may_be_a_living_run_of_another_state(
     with other.run() as living:
         names = ("dead01", living.identity, "gone00")
         fake = SimpleNamespace(
-            own_domains=lambda: tuple(f"kdh-{name}-1-guest" for name in names),
+            own_domains=lambda: tuple(one for name in names if (one := f"kdh-{name}-1-guest") not in removed),
             stale_networks=lambda living: tuple(f"kdh-{name}-crash" for name in ("dead01", "gone00")),
             copies=dict,
             disks_of=lambda name: (living.path / "disk.qcow2",) if living.identity in name else (),
             destroy_named=removed.append,
             remove_network=removed.append,
+            logs=lambda: tuple(sorted(tmp_path.glob("kdh-*.log*"))),
             close=lambda: None,
         )
+        for name in names:
+            (tmp_path / f"kdh-{name}-1-guest.log").touch()
+            (tmp_path / f"kdh-{name}-2-guest.log.0").touch()
         monkeypatch.setattr("kdump_harness.vm.hypervisor.connection.Hypervisor", lambda uri, **_: fake)
         assert main(["clean", "--state", str(state.directory), *(["--own"] if own else [])]) == 0
+    gone = {"dead01"} if own else {"dead01", "gone00"}
+    assert {path.name.split("-")[1] for path in tmp_path.glob("kdh-*.log*")} == set(names) - gone
     # Leftovers of unknown runs are removed for a person, and kept when a worker cleans up by itself (--own).
     known = ["kdh-dead01-1-guest", "kdh-dead01-crash"]
     assert sorted(removed) == sorted(known if own else [*known, "kdh-gone00-1-guest", "kdh-gone00-crash"])

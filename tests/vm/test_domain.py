@@ -16,7 +16,7 @@ from kdump_harness.images.catalog import CPU_LEVELS
 from kdump_harness.images.state import RunDirectory, State
 from kdump_harness.vm.hosts import qemu_img
 from kdump_harness.vm.hosts.local_host import LocalHost
-from kdump_harness.vm.hypervisor.connection import Hypervisor, default_uri, event_name
+from kdump_harness.vm.hypervisor.connection import Hypervisor, default_uri, event_name, log_directory
 from kdump_harness.vm.hypervisor.domain import CRASHLOADED, PANICKED, DomainEvents
 from kdump_harness.vm.hypervisor.domain_xml import Disk, DomainSpec, Layer
 from kdump_harness.vm.run import Machine, Options, Run
@@ -278,6 +278,22 @@ def test_the_hypervisor_is_libvirts_own_choice_or_the_systems(monkeypatch: pytes
     assert default_uri() == "qemu:///system"
     monkeypatch.setenv("LIBVIRT_DEFAULT_URI", "qemu:///session")
     assert default_uri() == "qemu:///session"
+
+
+def test_libvirts_logs_of_a_run_are_removed_and_no_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    hypervisor = object.__new__(Hypervisor)
+    hypervisor.uri = "qemu:///session"
+    assert hypervisor.logs() == ()
+    place = tmp_path / "libvirt" / "qemu" / "log"
+    place.mkdir(parents=True)
+    names = ["kdh-abc123-1-a.log", "kdh-abc123-2-a.log.0", "kdh-def456-1-a.log", "mine.log", "kdh-abc123-1-a.txt"]
+    for name in names:
+        (place / name).touch()
+    hypervisor.remove_logs("abc123")
+    assert {path.name for path in place.iterdir()} == {"kdh-def456-1-a.log", "mine.log", "kdh-abc123-1-a.txt"}
+    assert log_directory("qemu:///system") == Path("/var/log/libvirt/qemu")
+    assert log_directory("qemu+ssh://far/system") is None
 
 
 def test_what_a_disk_rests_on_keeps_its_owner() -> None:

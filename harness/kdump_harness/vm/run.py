@@ -155,6 +155,7 @@ class Run:
             )
             self.hypervisor = Hypervisor(self.options.uri, address=self.host.address, is_held=self.host.is_held)
             resources.callback(self.hypervisor.close)
+            resources.callback(self.hypervisor.remove_logs, self.directory.identity)
             self._remote = not self.hypervisor.is_local
             self.accelerator, why = accel.choose(
                 self.options.accelerator, self.hypervisor, self.state, self.directory.path, self.host

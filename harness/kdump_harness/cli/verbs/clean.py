@@ -106,7 +106,17 @@ def _clean_hypervisor(
             removal.of(f"the copying of the disks of {name}", end, did="ended", would="would end")
     for name in filter(is_left, hypervisor.stale_networks(active)):
         removal.of(f"network {name}", functools.partial(hypervisor.remove_network, name))
+    there = {name.split("-")[1] for name in hypervisor.own_domains()}  # also of runs of another state
+    logs = [path for path in hypervisor.logs() if is_left(path.name) and path.name.split("-")[1] not in there]
+    if logs:
+        removal.of(f"libvirt's logs of {len(logs)} guests", functools.partial(_remove_files, logs))
     hypervisor.close()
+
+
+def _remove_files(paths: list[Path]) -> None:
+    for path in paths:
+        with contextlib.suppress(OSError):
+            path.unlink()
 
 
 def _end_copy(hypervisor: Hypervisor, name: str, copy: Path) -> None:

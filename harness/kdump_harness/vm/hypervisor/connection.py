@@ -10,6 +10,7 @@ import weakref
 from collections.abc import Callable, Container
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 from xml.etree import ElementTree
 from xml.sax.saxutils import escape
 
@@ -24,6 +25,7 @@ from .domain_xml import NETWORK, DomainSpec, Nic, SavedDomain
 from .libvirt_call import first_line, in_background
 from .source_domain import SourceDomain
 
+SYSTEM_LOGS = Path("/var/log/libvirt/qemu")
 PREFIX = "kdh-"  # of the names of all domains of the harness
 _NAMESPACE = "urn:kdump-harness"  # XML namespace of the harness's metadata
 CONNECT_TIMEOUT_S = 20.0
@@ -261,6 +263,20 @@ class Hypervisor:
         """Return the names of the domains of the harness."""
         return tuple(sorted(d.name() for d in self._connection.listAllDomains() if d.name().startswith(PREFIX)))
 
+    def logs(self) -> tuple[Path, ...]:
+        """Return libvirt's logs of the guests of the harness, as far as this user may remove them."""
+        directory = log_directory(self.uri)
+        if directory is None or not os.access(directory, os.W_OK | os.X_OK):
+            return ()
+        return tuple(sorted(directory.glob(f"{PREFIX}*.log*")))
+
+    def remove_logs(self, run: str) -> None:
+        """Remove libvirt's logs of the guests of a run, which libvirt would keep for ever."""
+        for path in self.logs():
+            if path.name.startswith(f"{PREFIX}{run}-"):
+                with contextlib.suppress(OSError):
+                    path.unlink()
+
     def find(self, name: str) -> SourceDomain:
         """Return a source domain, running or shut off; UsageError lists the known names."""
         known = [domain.name() for domain in self._connection.listAllDomains()]
@@ -351,6 +367,16 @@ def is_local(uri: str) -> bool:
     """Return whether a URI names no other host; an invalid URI counts as local and libvirt refuses it."""
     rest = uri.partition("://")[2]
     return not rest or rest.startswith("/")
+
+
+def log_directory(uri: str) -> Path | None:
+    """Return where libvirt keeps the logs of guests on this host; None for another host."""
+    if not is_local(uri):
+        return None
+    if urlsplit(uri).path == "/session":
+        cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        return Path(cache) / "libvirt" / "qemu" / "log"
+    return SYSTEM_LOGS
 
 
 def default_uri() -> str:
