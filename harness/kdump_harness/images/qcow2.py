@@ -77,7 +77,10 @@ def _extensions(head: bytes, at: int, end: int) -> dict[int, bytes]:
 
 
 def _text(name: bytes) -> str:
-    return name.rstrip(b"\0").decode("utf-8", "surrogateescape")
+    text = name.rstrip(b"\0")
+    if b"\0" in text:
+        raise ValueError("a name has a NUL byte in it")
+    return text.decode("utf-8", "surrogateescape")
 
 
 def require_named(disk: Path, allowed: Sequence[Path]) -> None:
@@ -102,7 +105,10 @@ def require_named(disk: Path, allowed: Sequence[Path]) -> None:
                 f"{image} names an address as its backing file, {name!r}, which is not followed"
                 " (make one file of them: qemu-img convert)"
             )
-        below = (image.parent / name).resolve()
+        try:
+            below = (image.parent / name).resolve()
+        except (OSError, RuntimeError):  # too long, or links in a circle
+            raise UsageError(f"{image} names a backing file that cannot be found, {name[:100]!r}") from None
         if not any(below.is_relative_to(directory) for directory in named):
             raise UsageError(
                 f"{image} names the backing file {below}, which may be any file of this host"
