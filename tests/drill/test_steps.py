@@ -172,3 +172,18 @@ def test_a_dump_sent_to_a_server_is_fetched_from_there(drill: Any) -> None:
     assert verdict.verified, verdict.explain()
     assert (verdict.dump["place"], verdict.dump["path"]) == ("crash-server", path)
     assert 'SSH="dumps@crash-server"' in guest.shell.files["/etc/default/kdump-tools"]
+
+
+def test_files_next_to_a_dump_do_not_become_records_of_the_harness(tmp_path: Path) -> None:
+    """The guest chooses their names and their number."""
+    names = ["oracle.json", "domain.xml", "x.jsonl", "a\nb", "README.txt", "vmcore", "console.log", "é"]
+    names += [f"dmesg.{number}" for number in range(50)]
+    fetched: list[str] = []
+    files = SimpleNamespace(
+        small_files=lambda place: [f"{place}/{name}" for name in names],
+        fetch=lambda path, to: fetched.append(to.name),
+    )
+    (tmp_path / "console.log").touch()
+    one = SimpleNamespace(evidence=SimpleNamespace(directory=tmp_path))
+    Drill.pull_small_files(one, files, SimpleNamespace(path="/var/crash/1/vmcore", wanted=False))  # type: ignore[arg-type]
+    assert fetched == ["README.txt", *(f"dmesg.{number}" for number in range(15))]

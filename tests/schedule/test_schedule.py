@@ -125,6 +125,15 @@ def test_words_come_through_systemd_as_they_are(word: str) -> None:
     assert "\n" not in quoted
 
 
+def test_a_password_of_a_proxy_does_not_get_into_a_unit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("https_proxy", "http://me:planted@proxy:3128")
+    with pytest.raises(UsageError, match="https_proxy has a password, which every user could read") as caught:
+        Schedule(name="x", user=False).render(["/bin/true"], **SPANS)
+    assert "planted" not in str(caught.value)
+    monkeypatch.setenv("https_proxy", "http://proxy:3128")
+    assert "https_proxy=http://proxy:3128" in Schedule(name="x", user=False).render(["/bin/true"], **SPANS)["x.service"]
+
+
 @pytest.mark.parametrize("name", ["", "../x", "a b", "x" * 200, ".hidden", "a/b"])
 def test_an_invalid_unit_name_is_refused(name: str) -> None:
     with pytest.raises(UsageError, match="invalid name of a unit"):

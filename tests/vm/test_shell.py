@@ -15,6 +15,7 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from kdump_harness.base.errors import CommandFailed, UsageError
+from kdump_harness.base.evidence import Evidence
 from kdump_harness.vm.cloud_init import make_key
 from kdump_harness.vm.shell import Access, Shell, SshShell
 
@@ -200,6 +201,21 @@ def test_a_login_with_a_password_becomes_root_and_writes_files(connect: Any, tmp
     assert shell.fetch(str(source), tmp_path / "back") == source.stat().st_size
     assert (tmp_path / "back").read_bytes() == source.read_bytes()
     assert not [command for command in shell.server.commands if PASSWORD in command]
+
+
+def test_a_planted_password_is_in_no_evidence_and_on_no_command_line(connect: Any, tmp_path: Path) -> None:
+    evidence = Evidence(tmp_path / "evidence")
+    shell = connect(user="admin", access=Access(password=PASSWORD), sudo_asks=PASSWORD)
+    shell.subscribe(lambda done: evidence.command(done.command, done.status, done.out, done.err, done.took_s))
+    shell.run("cat /proc/self/cmdline; env")
+    with pytest.raises(CommandFailed) as caught:
+        shell.run("env; exit 3")
+    evidence.event("failed", error=str(caught.value), shell=repr(shell), access=repr(Access(password=PASSWORD)))
+    evidence.close()
+    told = b"".join(path.read_bytes() for path in evidence.directory.rglob("*") if path.is_file())
+    told += b"".join(path.read_bytes() for path in Path("/proc/self").glob("cmdline"))
+    assert b"exit 3" in told
+    assert PASSWORD.encode() not in told.replace(b"SUDO_ASKS=" + PASSWORD.encode(), b"")  # of the fake server
 
 
 def test_a_wrong_password_is_refused(connect: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import secrets
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -35,6 +36,13 @@ _PANIC_ENDED, _LAST_LINES = "---[ end Kernel panic", 3  # printed when the recor
 LAST_RECORD_S = 20.0  # longest wait for the record of a kernel that panicked
 # Usual seconds of each step of an emulated drill; only for the progress line.
 _USUAL_S = {"the capture kernel": 10, "the capture kernel to save the vmcore": 40, "the login prompt": 60}
+
+# Names of the files next to a dump that are fetched, endings of the harness's own records, and the number of files.
+_SMALL_FILE, _OWN_ENDINGS, _MOST_SMALL_FILES = (
+    re.compile(r"[\w.:+=-]{1,120}", re.ASCII),
+    (".json", ".jsonl", ".xml"),
+    16,
+)
 
 
 class CrashDrill(DrillRecord, ABC):
@@ -319,10 +327,16 @@ class CrashDrill(DrillRecord, ABC):
     def pull_small_files(self, system: Files, chosen: FoundFile) -> None:
         """Fetch the kernel log and notes that kdump wrote next to the dump."""
         files = self.target.dump_files(system) if chosen.wanted else system
+        fetched = 0
         for path in files.small_files(str(PurePosixPath(chosen.path).parent)):
             name = PurePosixPath(path).name
-            if path != chosen.path and not (self.evidence.directory / name).exists():
+            # The guest chooses the names; the harness's own records end like the forbidden ones.
+            fits = _SMALL_FILE.fullmatch(name) and not name.endswith(_OWN_ENDINGS)
+            if fits and path != chosen.path and not (self.evidence.directory / name).exists():
+                if fetched == _MOST_SMALL_FILES:
+                    break
                 files.fetch(path, self.evidence.directory / name)
+                fetched += 1
 
 
 def _events(guest: Guest) -> str:

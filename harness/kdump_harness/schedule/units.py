@@ -17,6 +17,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,100}")
 _SPAN = re.compile(r"\d+(?:s|sec|m|min|h|hr|d)?(?: \d+(?:s|sec|m|min|h|hr|d)?)*")
 # Environment variables that affect drills, and that a service does not inherit from a shell.
 _PASSED_ON = ("LIBVIRT_DEFAULT_URI", "http_proxy", "https_proxy", "no_proxy")
+_HAS_PASSWORD = re.compile(r"//[^/@\s]{0,200}:[^/@\s]{0,200}@")
 _SYSTEM = Path("/etc/systemd/system")
 
 # Mark of the harness's units; units without it are never overwritten or removed.
@@ -119,6 +120,12 @@ class Schedule:
                 raise UsageError(f"invalid {what}: got {text!r}, expected a time span as in 90min")
         if not at.isprintable() or not at.strip():  # systemd ends a line at a carriage return and at NUL, too
             raise UsageError(f"invalid --at: got {at!r}, expected a calendar time (systemd.time(7))")
+        for name in _PASSED_ON:
+            if _HAS_PASSWORD.search(os.environ.get(name, "")):
+                raise UsageError(
+                    f"{name} has a password, which every user could read in the unit: unset it for this command, and"
+                    f" give the service an EnvironmentFile= (systemctl edit {self.name}.service)"
+                )
         values = {
             "name": self.name,
             # A directory that is gone must not stop the jobs without relative paths.
