@@ -64,7 +64,7 @@ class Bench:
         self.watched = {path: facts(path) for path in options.watch}
 
     def start(self, *more: str) -> subprocess.Popen[bytes]:
-        """Start a run in a session of its own."""
+        """Start a run in a new session."""
         log = (self.state.parent / "run.log").open("ab")
         environment = {**os.environ, "PYTHONPATH": str(ROOT / "harness")}
         return subprocess.Popen(
