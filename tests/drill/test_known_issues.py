@@ -274,6 +274,13 @@ def test_other_images_and_scenarios_are_not_excused(changes: dict[str, Any], sce
     assert verdict.known_issue is verdict.known_issue_note is None
 
 
+@pytest.mark.parametrize(("arch", "excused"), [("", True), ("x86_64", True), ("aarch64", False)])
+def test_only_guests_of_the_architecture_are_excused(arch: str, excused: bool) -> None:
+    verdict = verdict_of("filter")
+    judge(verdict, [issue(arch=arch)], today=TODAY)
+    assert (verdict.known_issue is not None) == excused
+
+
 def test_a_level_without_the_bits_is_another_matter() -> None:
     """Level 1 keeps free pages: a drill without the failure proves nothing about the issue."""
     row = issue(level_bits=16)

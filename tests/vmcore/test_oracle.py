@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from kdump_harness.vmcore import open_vmcore, oracle
 from kdump_harness.vmcore.oracle import OracleResult, compare
+from memory_factory import KERNELS, SPACES, Memory
 from vmcore_factory import PAGE, Kdump, elf, text_page
 
 FRAMES = 16
@@ -54,6 +55,28 @@ def test_what_the_capture_kernel_uses_itself_is_listed_with_the_reason(
     (one,) = found.differences
     assert found.ok
     assert (one.pfn, one.reason) == (5, "the first MiB, which the capture kernel uses itself")
+
+
+def test_a_picture_without_vmcoreinfo_has_the_page_size_of_the_dump(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """QEMU has no device on pseries that takes VMCOREINFO, and pages there have 64 KiB."""
+    monkeypatch.setattr(oracle, "FIRST_MIB_FRAMES", 256)  # only machines of x86_64 have it
+    size = SPACES["ppc64le-64k"].page
+    memory = Memory(KERNELS["6.12"], frames=256, space=SPACES["ppc64le-64k"])
+    pages = {pfn: text_page(pfn, size) for pfn in range(200, 220)} | memory.tables()
+    dump, picture = tmp_path / "vmcore", tmp_path / "memory"
+    dump.write_bytes(memory.dump(kept=range(200, 220)))
+    segments = [(0, b"".join(pages.get(pfn, bytes(size)) for pfn in range(256)))]
+    for changed in (False, True):
+        if changed:
+            segments = [(0, segments[0][1][: 201 * size] + b"x" + segments[0][1][201 * size + 1 :])]
+        picture.write_bytes(elf(segments, machine=21, vmcoreinfo=b"", qemu=True))
+        with open_vmcore(dump) as vmcore, open_vmcore(picture) as other:
+            found = compare(vmcore, other)
+        assert (found.ok, found.compared) == (not changed, len(pages))
+        assert [one.pfn for one in found.differences] == ([201] if changed else [])
+        assert found.classes["kernel"]["total"] == 256
 
 
 def test_dropped_pages_that_held_something_are_counted(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import functools
 import platform
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from ..base.errors import HostError, UsageError
 from ..base.tables import load, package_path
@@ -37,7 +37,7 @@ class Architecture:
     cpu_model: str = ""  # for emulation; empty: the machine's own default, or domain_xml's choice
     features: str = ""  # in the domain's XML
     vmcoreinfo: bool = False  # whether the machine has QEMU's device that takes VMCOREINFO
-    nmi: bool = False  # whether QEMU can inject an NMI, or what the machine has in its place
+    lacks: Mapping[str, str] = field(default_factory=dict)  # reasons, by what a trigger needs of the virtual machine
     handover_silence_s: float = 0.0  # unscaled, from the last words of a kernel to the first ones of the capture kernel
     name: str = ""  # Debian's word, which is the name of the file
 

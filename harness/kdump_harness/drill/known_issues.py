@@ -16,6 +16,7 @@ from ..base.errors import TableError
 from ..base.stage import Stage
 from ..base.verdict import Check, Verdict
 from ..configuration.own_tables import own_rows
+from ..vmcore.formats.machines import machines
 
 DRILL, KERNEL, INSPECT = "drill", "kernel", "inspect"  # the scenarios that the verbs are
 USERLAND = "userland"  # the family of kernel drills
@@ -37,6 +38,7 @@ class KnownIssue:
     evidence: str = ""  # a regular expression, looked for in the console log and in the verdict's reason
     failed_checks: tuple[str, ...] = ()  # all of these failed,
     may_fail: tuple[str, ...] = ()  # some of these perhaps, and no other check
+    arch: str = ""  # of the guest, as uname -m prints it; empty: any
     level_bits: int = 0  # only drills whose dump level has all of these bits
     kernel: str = ""  # ">= 6.12", "< 6.15" or both with a comma
     makedumpfile: str = ""
@@ -47,6 +49,7 @@ class KnownIssue:
         """Whether this drill is one in which the issue can be expected."""
         return (
             _matches(verdict.image, self.images)
+            and self.arch in ("", verdict.arch)
             and _matches(scenario, _globs(self.scenario))
             and (verdict.level or 0) & self.level_bits == self.level_bits
         )
@@ -223,6 +226,8 @@ def _fault(issue: KnownIssue) -> str | None:
             return f"{key} must not be empty"
     if isinstance(issue.until, datetime.datetime):
         return f"until must be a date without a time, not {issue.until}"
+    if issue.arch and issue.arch not in machines():
+        return f"unknown arch {issue.arch!r} (known: {', '.join(machines())})"
     if not 0 <= issue.level_bits <= MAX_LEVEL:
         return f"level_bits must be 0 to {MAX_LEVEL}, not {issue.level_bits}"
     for key, wanted in (("kernel", issue.kernel), ("makedumpfile", issue.makedumpfile), ("crash", issue.crash)):

@@ -89,12 +89,16 @@ class KernelPlan:
         plan = replace(plan, machine=replace(plan.machine, spare=self.spare(plan.machine)))
         if self.kernel.release:
             require_cma(plan.config.reservation, self.kernel.release, self.kernel.config)
-        trigger = find_trigger(self.trigger, vcpus=self.machine.vcpus)
+        trigger = find_trigger(self.trigger, vcpus=self.machine.vcpus, machine=self.architecture.machine)
         if self.clock == INSTRUCTIONS and trigger.from_host:
             raise UsageError(f"--clock instructions needs a trigger inside the guest, which {self.trigger} is not")
-        if trigger.from_host == "nmi" and not self.architecture.nmi:
-            name = self.architecture.name
-            raise UsageError(f"{self.trigger} needs an NMI, which QEMU cannot send to a guest for {name}")
+        for need in (trigger.from_host, *trigger.devices):
+            if reason := self.architecture.lacks.get(need):
+                raise UsageError(f"{self.trigger} cannot crash a guest for {self.architecture.name}: {reason}")
+        if trigger.module and self.architecture.name != "amd64":
+            raise UsageError(
+                f"{self.trigger} cannot crash a guest for {self.architecture.name}: its module is made for amd64"
+            )
         if trigger.while_booting or not trigger.panics:
             raise UsageError(
                 f"a kernel drill cannot be crashed by {self.trigger}: it needs a reboot, or crashes nothing"

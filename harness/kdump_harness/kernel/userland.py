@@ -58,6 +58,12 @@ def check_userland(request: UserlandRequest) -> None:
 
 def make_userland(request: UserlandRequest, state: State, progress: Progress) -> Userland:
     """Return the userland; its packages are downloaded once for each version."""
+    # The init needs applets that Debian 11's busybox lacks (base64); it is static, so its suite does not matter.
+    usual = {"busybox": request.architecture.userland}
+    suites = {
+        program: request.instead.get(program) or usual.get(program) or request.suite or request.architecture.userland
+        for program in PROGRAMS
+    }
     roots: dict[str, Path] = {}
     entries: dict[str, Entry] = {}
     for program, (_, places) in PROGRAMS.items():
@@ -67,9 +73,10 @@ def make_userland(request: UserlandRequest, state: State, progress: Progress) ->
         elif wanted.startswith((".", "/", "~")):
             raise UsageError(f"{wanted} does not exist")
         else:
-            suite = wanted or request.suite or request.architecture.userland
+            suite = suites[program]
             if suite not in roots:
-                roots[suite] = _unpacked(suite, request.architecture, state, progress)
+                packages = [package for name, (package, _) in PROGRAMS.items() if suites[name] == suite]
+                roots[suite] = _unpacked(suite, packages, request.architecture, state, progress)
             root = roots[suite]
             file = next((path for place in places if (path := root / place).is_file()), root / places[0])
         wanted_entries = list(_with_libraries(program, file, root))
@@ -102,9 +109,8 @@ def _apart(program: str, entries: list[Entry]) -> list[Entry]:
     return [*moved, Entry(path=f"bin/{program}", content=script.encode())]
 
 
-def _unpacked(suite: str, architecture: Architecture, state: State, progress: Progress) -> Path:
+def _unpacked(suite: str, names: list[str], architecture: Architecture, state: State, progress: Progress) -> Path:
     archive = Archive(suite, state, progress, architecture=architecture.name)
-    names = [package for package, _ in PROGRAMS.values()]
     packages = archive.closure(*names)
 
     def make(part: Path) -> dict[str, object]:

@@ -72,6 +72,8 @@ class OracleResult:
 
 def compare(vmcore: Vmcore, memory: Vmcore, *, progress: Progress | None = None) -> OracleResult:
     """Compare page by page; memory is the hypervisor's ELF core."""
+    memory.borrow_vmcoreinfo(vmcore)
+    first_frames = FIRST_MIB_FRAMES if vmcore.machine == "x86_64" else 0
     kept = _frames(vmcore.kept_bitmap(), vmcore.max_pfn)
     ram = _frames(vmcore.ram_bitmap(), vmcore.max_pfn)
     dropped = np.setdiff1d(ram, kept, assume_unique=True)
@@ -94,7 +96,7 @@ def compare(vmcore: Vmcore, memory: Vmcore, *, progress: Progress | None = None)
             continue
         compared += 1
         if ours != theirs:
-            differences.append(_difference(pfn, ours, theirs))
+            differences.append(_difference(pfn, ours, theirs, first_frames))
     for number, pfn in enumerate(dropped.tolist()):
         if progress is not None and number % _EVERY_PAGES == 0:
             progress(len(kept) + number, total)
@@ -143,15 +145,16 @@ def _frames(bitmap: NDArray[np.uint8], frames: int) -> NDArray[np.intp]:
     return np.flatnonzero(np.unpackbits(bitmap, bitorder="little")[:frames])
 
 
-def _difference(pfn: int, ours: bytes, theirs: bytes) -> FrameDifference:
+def _difference(pfn: int, ours: bytes, theirs: bytes, first_frames: int) -> FrameDifference:
     where = np.flatnonzero(np.frombuffer(ours, dtype=np.uint8) != np.frombuffer(theirs, dtype=np.uint8))
-    return FrameDifference(pfn, len(where), int(where[0]), _reason(pfn))
+    return FrameDifference(pfn, len(where), int(where[0]), _reason(pfn, first_frames))
 
 
-def _reason(pfn: int) -> str | None:
+def _reason(pfn: int, first_frames: int) -> str | None:
     """Return the reason why a frame may differ in a correct vmcore; frames are listed in any case.
 
-    The capture kernel uses the first MiB itself (its real-mode trampoline is there). Kernels before 5.5 copied the
-    first 640 KiB away before they jumped: the vmcore has the content before the crash, the oracle sees the one after.
+    The capture kernel of x86_64 uses the first MiB itself (its real-mode trampoline is there). Kernels before 5.5
+    copied the first 640 KiB away before they jumped: the vmcore has the content before the crash, the oracle sees the
+    one after.
     """
-    return "the first MiB, which the capture kernel uses itself" if pfn < FIRST_MIB_FRAMES else None
+    return "the first MiB, which the capture kernel uses itself" if pfn < first_frames else None

@@ -96,6 +96,13 @@ class Vmcore:
             return self.notes.vmcoreinfo[:VMCOREINFO_MAX_BYTES]
         return b""
 
+    def borrow_vmcoreinfo(self, other: Vmcore) -> None:
+        """Use VMCOREINFO of another dump of the same kernel if this one lacks it, as QEMU's of ppc64le do."""
+        if not self.vmcoreinfo_text:
+            for cached in ("vmcoreinfo", "page_size"):
+                self.__dict__.pop(cached, None)
+            self.__dict__["vmcoreinfo_text"] = other.vmcoreinfo_text
+
     @cached_property
     def vmcoreinfo(self) -> Vmcoreinfo:
         """VMCOREINFO parsed; empty when the dump has none."""
