@@ -383,7 +383,7 @@ UNSUPPORTED = {
         "the machine is 'sparc64', not x86_64, aarch64, ppc64le, riscv64 or s390x",
     ),
     "elf-32-bit": (patched(ELF, 4, "<B", 1), "not 64-bit"),
-    "elf-big-endian": (patched(patched(ELF, 5, "<B", 2), 16, ">HH", 4, 21), "ELF machine 21, big endian"),
+    "elf-big-endian": (patched(patched(ELF, 5, "<B", 2), 16, ">HH", 4, 43), "ELF machine 43, big endian"),
     "elf-machine": (patched(ELF, 18, "<H", 258), "ELF machine 258, little endian"),
     "diskdump": (b"DISKDUMP" + bytes(4096), "diskdump"),
     "gzip": (b"\x1f\x8b\x08" + bytes(100), "gunzip"),

@@ -15,7 +15,7 @@ from kdump_harness.vmcore.formats.vmcoreinfo import Vmcoreinfo
 from kdump_harness.vmcore.registers import cpu_states
 from kdump_harness.vmcore.translation.machines import translator
 from memory_factory import KERNELS, SPACES, Memory
-from vmcore_factory import PAGE, VMCOREINFO_OF_ALL, Kdump, elf, flat_stream, flatten, text_page
+from vmcore_factory import PAGE, VMCOREINFO_OF_ALL, Kdump, elf, flat_stream, flatten, note, text_page
 
 TARGET = 0x2_3456_7000  # a physical address
 
@@ -195,28 +195,21 @@ def test_ppc64le_page_tables(page_size: int, radix: bool, bits: tuple[int, ...],
         assert translate(0xC00C_0000_0012_3456) == 0x7712_3456
 
 
-@pytest.mark.parametrize("features", [0x40, 0])
-def test_a_ppc64le_kernel_that_does_not_name_its_mmu_is_asked_for_its_features(features: int) -> None:
+@pytest.mark.parametrize("radix", [True, False])
+def test_a_ppc64le_kernel_that_does_not_name_its_mmu_is_known_by_its_tables(radix: bool) -> None:
+    """Linux 6.1 exports neither; only radix tables have the linear map."""
     ram = Ram()
     info = Vmcoreinfo(
-        {
-            "OSRELEASE": "5.10.0",
-            "PAGESIZE": "65536",
-            "SYMBOL(cur_cpu_spec)": "c000000001500200",
-            "OFFSET(cpu_spec.mmu_features)": "32",
-            "SYMBOL(swapper_pg_dir)": "c000000001600000",
-            **PPC_HASH,
-        }
+        {"OSRELEASE": "6.1.0", "PAGESIZE": "65536", "SYMBOL(swapper_pg_dir)": "c000000001600000", **PPC_HASH}
     )
-    ram.put(0x150_0200, 0xC000_0000_0150_0300)
-    ram.put(0x150_0320, features | 0x8000, size=4)
     ram.put(0x150_0100, 24, size=4)
+    ram.put(0x160_0000, 0x8000_0000_0170_000D if radix else 0, "big")
     ram.map(
         0xC008_0000_0000_0000,
         top=0x160_0000,
-        bits=(13, 9, 9, 5) if features else (8, 10, 10, 8),
+        bits=(13, 9, 9, 5) if radix else (8, 10, 10, 8),
         page_shift=16,
-        table=lambda to, _level: to | 0x8000_0000_0000_0000,
+        table=lambda to, _level: to | (0x8000_0000_0000_000D if radix else 0),
         page=lambda to: to | 0xC000_0000_0000_0000,
         order="big",
     )
@@ -324,6 +317,18 @@ def test_an_elf_dump_of_each_machine(row, tmp_path: Path) -> None:  # type: igno
     with open_vmcore(path) as vmcore:
         assert (vmcore.machine, vmcore.pages_kept, vmcore.read_page(9)) == (row.name, 3, text_page(9))
         assert not vmcore.by_hypervisor
+
+
+def test_a_picture_of_qemu_may_be_in_another_byte_order_than_its_kernel(tmp_path: Path) -> None:
+    """QEMU asks the processor, and a capture kernel of ppc64le that has just started did not tell it yet."""
+    path = tmp_path / "vmcore"
+    segments = [(4 * PAGE, text_page(4))]
+    path.write_bytes(elf(segments, machine=21, order=">", vmcoreinfo=b"", qemu=True))
+    with open_vmcore(path) as vmcore:
+        assert (vmcore.machine, vmcore.byte_order, vmcore.read_page(4)) == ("ppc64le", "little", text_page(4))
+    without_registers = elf(segments, machine=21, order=">").replace(note(b"CORE", 2, bytes(136), ">"), b"")
+    path.write_bytes(without_registers)
+    assert "ELF machine 21, big endian, is not" in (inspect(path).why or "")
 
 
 @pytest.mark.parametrize("row", machines().values(), ids=lambda row: row.name)

@@ -16,7 +16,7 @@ from .formats.damage import UNSUPPORTED, Damage, NotInDump, Unreadable, VmcoreEr
 from .formats.elf import ElfFile
 from .formats.intervals import Int64s
 from .formats.kdump import KdumpFile
-from .formats.machines import ByteOrder
+from .formats.machines import ByteOrder, machines
 from .formats.source import FLAT_SIGNATURE, DumpSource, FlattenedFile, PlainFile
 from .formats.utsname import Utsname
 from .formats.vmcoreinfo import MAX_BYTES as VMCOREINFO_MAX_BYTES
@@ -110,8 +110,10 @@ class Vmcore:
 
     @property
     def byte_order(self) -> ByteOrder:
-        """The order of the bytes of each number in the dump and in the kernel's memory."""
-        return self.elf.byte_order if self.elf is not None else self.kdumps[0].header.byte_order
+        """The order of the bytes of each number in memory; some pictures of QEMU have another one in their headers."""
+        if self.elf is not None:
+            return "big" if machines()[self.elf.machine].byte_order == "big" else "little"
+        return self.kdumps[0].header.byte_order
 
     @property
     def by_hypervisor(self) -> bool:

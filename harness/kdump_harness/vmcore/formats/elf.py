@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from . import notes
 from .damage import UNSUPPORTED, Damage, NotInDump, Unreadable
 from .intervals import Int64s, disjoint, runs
-from .machines import ByteOrder, in_both_orders, machine_of_elf, machines, names_of_machines
+from .machines import ByteOrder, in_both_orders, machine_of_elf, machine_of_picture, machines, names_of_machines
 from .source import DumpSource, read_exactly
 
 SIGNATURE = b"\x7fELF"
@@ -54,10 +54,11 @@ class ElfFile:
         kind, machine = header[1], header[2]
         if kind != _ET_CORE:
             raise _bad_header(f"the ELF file is of type {kind}, not a core (4)", 16)
+        message = f"ELF machine {machine}, {self.byte_order} endian, is not {names_of_machines()}"
+        unknown = Unreadable(Damage(UNSUPPORTED, message, 18))
         self.machine = machine_of_elf(machine, self.byte_order)
-        if not self.machine:
-            message = f"ELF machine {machine}, {self.byte_order} endian, is not {names_of_machines()}"
-            raise Unreadable(Damage(UNSUPPORTED, message, 18))
+        if not self.machine and not machine_of_picture(machine):
+            raise unknown
         self.flags: int = header[7]
         self._segments_at: int = header[5]
         self._sections_at: int = header[6]
@@ -65,6 +66,10 @@ class ElfFile:
         self.segments = segments = self._read_segments(header)
         self.loads = segments[segments["type"] == PT_LOAD]
         self.note_segments = segments[segments["type"] == PT_NOTE]
+        if not self.machine and (found := self.notes()) is not None and found.by_hypervisor:
+            self.machine = machine_of_picture(machine)
+        if not self.machine:
+            raise unknown
         sane = self._sane()
         starts, offsets = sane["paddr"].astype(np.int64), sane["offset"].astype(np.int64)
         # The kernel image is in /proc/vmcore twice (by its text and by its direct mapping): addresses may repeat.
@@ -139,7 +144,8 @@ class ElfFile:
         offset, size = int(self.note_segments[0]["offset"]), int(self.note_segments[0]["filesz"])
         if not 0 < size <= notes.MAX_BYTES or offset + size > self.source.size_bytes:
             return None
-        fpregs = machines()[self.machine].kernel_fpregs
+        machine = machines().get(self.machine)
+        fpregs = machine is not None and machine.kernel_fpregs
         return notes.parse(self.source.read(offset, size), self.byte_order, kernel_fpregs=fpregs)
 
 

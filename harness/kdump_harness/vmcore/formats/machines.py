@@ -47,6 +47,14 @@ def machine_of_elf(number: int, order: ByteOrder) -> str:
     return next((row.name for row in machines().values() if (row.elf, row.byte_order) == (number, order)), "")
 
 
+def machine_of_picture(number: int) -> str:
+    """Return the name of the machine of a hypervisor's ELF file; empty for one that is not known.
+
+    The byte order of the file is that of the processor's interrupts, which a kernel of ppc64le sets after its start.
+    """
+    return next((row.name for row in machines().values() if row.elf == number), "")
+
+
 def names_of_machines() -> str:
     """Return the names for a message."""
     *names, last = machines()

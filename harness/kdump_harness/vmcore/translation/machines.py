@@ -16,7 +16,6 @@ _X86_KERNEL_MAP = 0xFFFFFFFF80000000  # __START_KERNEL_map
 _PPC_LINEAR = 0xC000000000000000
 _PPC_VIRTUAL = 0xC008000000000000  # vmalloc and what is above
 _PPC_VIRTUAL_HASH_4K = 0xC0003D0000000000
-_PPC_MMU_RADIX = 0x40
 _PPC_MAX_BACKINGS = 1 << 20
 _S390_TYPE = 0xC
 
@@ -112,17 +111,17 @@ def _ppc64le(info: Vmcoreinfo, read_phys: ReadPhys, _phys_base: int | None) -> T
     def variable(name: str, size_bytes: int) -> int:
         return info.unsigned(read_phys(linear(info.symbol(name)), size_bytes))
 
+    top = linear(info.symbol("swapper_pg_dir"))
     if "NUMBER(RADIX_MMU)" in info:
         radix = bool(info.number("RADIX_MMU"))
-    else:  # before 6.1
-        at = linear(variable("cur_cpu_spec", 8)) + info.offset("cpu_spec.mmu_features")
-        radix = bool(info.unsigned(read_phys(at, 4)) & _PPC_MMU_RADIX)
+    else:  # before 6.9; with a hash MMU, the tables do not have the linear map, to which the first entry would lead
+        radix = bool(read_phys(top, 1)[0] & 0x80)
     lowest = _PPC_VIRTUAL if radix or page_size == 65536 else _PPC_VIRTUAL_HASH_4K
     lowest = info.number("vmalloc_start", lowest) & _MASK64
     walk = PageTables(
         "ppc64le-radix" if radix else "ppc64le-hash",
         read_phys,
-        top=linear(info.symbol("swapper_pg_dir")),
+        top=top,
         levels=4,
         page_size=page_size,
     )
