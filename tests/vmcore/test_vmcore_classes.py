@@ -74,10 +74,11 @@ def classes_of(tmp_path: Path, data: bytes) -> list[PageClass]:
         ("5.10.0", 22889, 5613, 16, 12410),
         ("6.12.107", 20184, 5615, 15, 15114),
         ("7.2.13", 15901, 5613, 55, 19359),
+        ("6.1-ppc64le", 9211, 154, 9, 1891),  # pages of 64 KiB; of makedumpfile 1.7.2, each number is the same
     ],
 )
 def test_real_kernels_count_as_with_makedumpfile(name: str, free: int, cache: int, user: int, rest: int) -> None:
-    with open_vmcore(REAL / f"{name}.kdump") as vmcore:
+    with open_vmcore(next(REAL.glob(f"{name}.*"))) as vmcore:
         counts = {each: tally.total for each, tally in count_classes(vmcore).items()}
     assert counts.pop(PageClass.KERNEL) + counts.pop(PageClass.SLAB) == rest
     assert counts == {PageClass.FREE: free, PageClass.CACHE: cache, PageClass.USER: user}

@@ -320,7 +320,7 @@ def test_an_elf_dump_of_each_machine(row, tmp_path: Path) -> None:  # type: igno
 
 
 def test_a_picture_of_qemu_may_be_in_another_byte_order_than_its_kernel(tmp_path: Path) -> None:
-    """QEMU asks the processor, and a capture kernel of ppc64le that has just started did not tell it yet."""
+    """QEMU asks the processor, and a capture kernel of ppc64le sets its order some time after its start."""
     path = tmp_path / "vmcore"
     segments = [(4 * PAGE, text_page(4))]
     path.write_bytes(elf(segments, machine=21, order=">", vmcoreinfo=b"", qemu=True))
