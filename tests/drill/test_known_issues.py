@@ -165,7 +165,7 @@ def test_the_table_is_found_in_a_wheel_too(tmp_path: Path, monkeypatch: pytest.M
 @pytest.mark.parametrize(
     ("old", "new", "complaint"),
     [
-        ("until ", "untill ", "unknown untill (known: crash, evidence, failed_checks, "),
+        ("until ", "untill ", "unknown untill (known: arch, crash, evidence, "),
         ("until         = 2099-12-31", "", "missing until"),
         ("2099-12-31", '"2099-12-31"', "until must be a date, not '2099-12-31'"),
         ("2099-12-31", "2099-12-31T12:00:00", "until must be a date without a time"),
