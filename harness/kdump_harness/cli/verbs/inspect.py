@@ -152,13 +152,13 @@ def _ask_crash(
     arguments: argparse.Namespace, result: _Result, files: Sequence[Path | str], request: CrashRequest | None
 ) -> _Result:
     """Return the result with the answers of crash, or the reason why it has none."""
+    if request is None:
+        return result
     from ...base.progress import Progress
     from ...drill.known_issues import judge_crash, load_known_issues
     from ...triage.crash import ask_crash
     from ...vmcore import VmcoreError
 
-    if request is None:
-        return result
     try:
         report = ask_crash(*files, request=request, state=arguments.state, progress=Progress())
     except (HostError, VmcoreError) as error:
