@@ -494,6 +494,7 @@ def test_scenarios_are_reported_by_pytest_as_if_they_had_run_here(
     scenarios = pytester.path / "scenarios"
     scenarios.mkdir()
     (scenarios / "test_fake.py").write_text(SCENARIO)
+    (scenarios / "conftest.py").write_text("from kdump_harness.pytest_plugin.short_names import *")
     monkeypatch.setattr(tasks, "data_path", pytester.path.joinpath)
     monkeypatch.setattr(pytest_client, "data_path", pytester.path.joinpath)
     choice = {

@@ -350,8 +350,8 @@ def _scenario_command(task: FleetTask) -> TaskCommand:
         return [
             sys.executable, "-P", "-m", "pytest", f"{path}::{named['test']}", "-c", str(ini), "--rootdir",
             str(path.parent.parent), "--noconftest", "-p", "no:cacheprovider", "-p",
-            "kdump_harness.fleet.worker.pytest_worker", "-q", *task.arguments, *_where(paths), "--history", "none",
-            "--evidence", str(paths.evidence),
+            "kdump_harness.pytest_plugin.short_names", "-p", "kdump_harness.fleet.worker.pytest_worker", "-q",
+            *task.arguments, *_where(paths), "--history", "none", "--evidence", str(paths.evidence),
         ]  # fmt: skip
 
     # The client, which collected the scenario, knows all its needs; the worker knows only that it has a guest.
