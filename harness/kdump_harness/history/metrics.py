@@ -43,6 +43,7 @@ def render(history: History) -> str:
 def _samples(history: History) -> Iterator[Sample]:
     worked = {_identity(run): run for run in history.last_successes()}
     last = {_identity(run): run for run in history.last_drills()}  # the newest of tests with one name
+    makedumpfiles = history.texts(list(last.values()), "makedumpfile")
     least = history.least_figures()
     for key, run in sorted(last.items(), key=lambda item: item[0]):
         labels = dict(zip(_LABELS, key, strict=True))
@@ -54,8 +55,8 @@ def _samples(history: History) -> Iterator[Sample]:
         yield from _figures(run, labels)
         for one in regressions(history, run) if run.ok and may_be_worse(run, least) else ():
             yield "kdump_drill_worse", {**labels, "figure": one.figure}, 1.0
-        makedumpfile = str(history.result(run).get("makedumpfile") or "")
-        about = {"kernel": run.kernel or "", "makedumpfile": makedumpfile, "accelerator": run.accelerator or ""}
+        about = {"kernel": run.kernel or "", "makedumpfile": makedumpfiles.get(run.number, "")}
+        about["accelerator"] = run.accelerator or ""
         yield "kdump_drill_info", {**labels, **about}, 1.0
 
 
