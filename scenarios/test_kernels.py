@@ -25,6 +25,19 @@ def test_both_system_calls(kernel_drill: Callable[..., Verdict], load: str) -> N
     assert verdict.verified, verdict.explain()
 
 
+def test_a_makedumpfile_of_another_suite(kernel_drill: Callable[..., Verdict]) -> None:
+    """Programs of two suites run next to each other, each with its own libraries."""
+    verdict = kernel_drill("bullseye", makedumpfile="sid")
+    assert verdict.verified, verdict.explain()
+
+
+@pytest.mark.parametrize("trigger", ["bug", "interrupt"])
+def test_triggers_by_the_crash_module(kernel_drill: Callable[..., Verdict], trigger: str) -> None:
+    """The module is built with the headers of the kernel's suite."""
+    verdict = kernel_drill("bookworm", trigger=trigger)
+    assert verdict.verified, verdict.explain()
+
+
 @pytest.mark.parametrize("layout", load_layouts())
 def test_layouts_of_memory(kernel_drill: Callable[..., Verdict], layout: str) -> None:
     """Memory layouts that break makedumpfile leave a good dump."""

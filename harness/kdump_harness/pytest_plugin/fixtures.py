@@ -428,18 +428,19 @@ def kdump_sweep(
 def kdump_kernel_drill(request: pytest.FixtureRequest, kdump_run: Run) -> Callable[..., Verdict]:
     """Drill a kernel without an image: a file, tree, package or suite; keyword arguments are fields of KernelPlan.
 
-    userland is the suite of busybox, kexec and makedumpfile.
+    userland is the suite of busybox, kexec and makedumpfile; makedumpfile is another suite, or a program file.
     """
     from ..kernel.drill import run_kernel_drill
     from ..kernel.plan import KernelPlan
     from ..kernel.source import find_kernel
     from ..kernel.userland import DEFAULT_SUITE, UserlandRequest, make_userland
 
-    def take(kernel: str, *, userland: str = DEFAULT_SUITE, **changes: Any) -> Verdict:
+    def take(kernel: str, *, userland: str = DEFAULT_SUITE, makedumpfile: str = "", **changes: Any) -> Verdict:
         state, progress = kdump_run.state, kdump_run.progress
+        programs = UserlandRequest(suite=userland, instead={"makedumpfile": makedumpfile} if makedumpfile else {})
         plan = KernelPlan(
             kernel=find_kernel(kernel, state, progress),
-            userland=make_userland(UserlandRequest(suite=userland), state, progress),
+            userland=make_userland(programs, state, progress),
             **{"name": evidence_name(request.node), "scenario": scenario_name(request.node), **changes},
         )
         verdict = run_kernel_drill(kdump_run, plan)
