@@ -89,13 +89,6 @@ def test_each_trigger_has_a_line_of_a_real_kernel() -> None:
     assert {name for name, _ in PANIC_LINES} == set(load_triggers())
 
 
-def test_a_machine_may_have_other_values() -> None:
-    row = find_trigger("nmi", machine="ppc64le")
-    assert (row.prepare, row.probe) == ("", "")
-    assert re.search(row.panic, "[  67.1] Oops: System Reset, sig: 6 [#1]")
-    assert find_trigger("nmi", machine="aarch64") == load_triggers()["nmi"]
-
-
 @pytest.mark.parametrize(("cpu", "number"), [("0", 0), ("3", 3), ("first", 0), ("last", 3)])
 def test_a_crash_on_a_chosen_processor(cpu: str, number: int) -> None:
     row = find_trigger(f"sysrq-c@{cpu}", vcpus=4)

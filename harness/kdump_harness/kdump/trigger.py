@@ -7,7 +7,7 @@ import difflib
 import functools
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..base import tables
@@ -47,7 +47,6 @@ class Trigger:
     panics: bool = True
     memory_moves: bool = False
     while_booting: str = ""  # regular expression
-    machines: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # other values by machine, as uname -m
 
     @property
     def command_in_guest(self) -> str:
@@ -111,9 +110,6 @@ def _fault(row: Trigger, names: Sequence[str] = ()) -> str | None:
         return "probe and lacks must be there both, or neither"
     if row.while_booting and not row.from_host:
         return "while_booting needs from_host: a booting guest cannot run a command"
-    for machine, values in row.machines.items():
-        if unknown := set(values) - {"panic", "prepare", "probe", "lacks", "also"}:
-            return f"machines.{machine} must not have {min(unknown)}"
     for key, pattern in (("panic", row.panic), ("also", row.also), ("while_booting", row.while_booting)):
         try:
             re.compile(pattern)
@@ -122,11 +118,8 @@ def _fault(row: Trigger, names: Sequence[str] = ()) -> str | None:
     return None
 
 
-def find_trigger(name: str, *, vcpus: int = 1, machine: str = "x86_64") -> Trigger:
-    """Find a trigger by name, perhaps on one processor (NAME@N), with the values for a machine.
-
-    UsageError names the known ones.
-    """
+def find_trigger(name: str, *, vcpus: int = 1) -> Trigger:
+    """Find a trigger by name, perhaps on one processor (NAME@N); UsageError names the known ones."""
     found = _merged()
     triggers = found.rows
     plain, at, cpu = name.partition("@")
@@ -136,7 +129,6 @@ def find_trigger(name: str, *, vcpus: int = 1, machine: str = "x86_64") -> Trigg
         hint = f"; did you mean {near[0]}?" if near else ""
         raise UsageError(f"unknown trigger {name!r} (known: {', '.join(triggers)}{hint})")
     trigger = triggers[plain]
-    trigger = dataclasses.replace(trigger, **trigger.machines.get(machine, {}))  # type: ignore[arg-type]
     if not at:
         return trigger
     if not trigger.any_cpu:

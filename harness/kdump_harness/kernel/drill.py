@@ -116,7 +116,6 @@ class KernelDrill(CrashDrill):
         self.verdict.release = self.verdict.family
         self.verdict.kernel_asked = plan.kernel.asked
         self.verdict.arch = plan.architecture.machine
-        self.trigger = find_trigger(plan.trigger, vcpus=plan.machine.vcpus, machine=self.verdict.arch)
         self.handover_silence_s = plan.architecture.handover_silence_s
         self.verdict.append, self.verdict.capture_append = plan.append, plan.capture_append
         if plan.clock == INSTRUCTIONS:

@@ -89,7 +89,7 @@ class KernelPlan:
         plan = replace(plan, machine=replace(plan.machine, spare=self.spare(plan.machine)))
         if self.kernel.release:
             require_cma(plan.config.reservation, self.kernel.release, self.kernel.config)
-        trigger = find_trigger(self.trigger, vcpus=self.machine.vcpus, machine=self.architecture.machine)
+        trigger = find_trigger(self.trigger, vcpus=self.machine.vcpus)
         if self.clock == INSTRUCTIONS and trigger.from_host:
             raise UsageError(f"--clock instructions needs a trigger inside the guest, which {self.trigger} is not")
         for need in (trigger.from_host, *trigger.devices):
