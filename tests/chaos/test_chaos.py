@@ -1,0 +1,56 @@
+"""The checks of the chaos script see what a killed run would leave."""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+import chaos
+import pytest
+
+
+@pytest.fixture
+def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> chaos.Bench:
+    """A bench whose state is empty, without a hypervisor."""
+    monkeypatch.setattr(chaos, "virsh", lambda *_: [])
+    disk = tmp_path / "disk"
+    disk.touch(mode=0o600)
+    bench = chaos.Bench(argparse.Namespace(state=tmp_path, uri=None, command=["kernel"], watch=[disk]))
+    (bench.state / "runs").mkdir(parents=True)
+    return bench
+
+
+def test_nothing_is_found_where_nothing_is_left(bench: chaos.Bench) -> None:
+    assert chaos.remains(bench, {"abc123"}) == []
+    assert chaos.after_clean(bench) == []
+
+
+def test_domains_networks_and_processes_are_found(bench: chaos.Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chaos, "virsh", lambda *_: ["kdh-abc123-1-x", "kdh-def456-1-x", "web", ""])
+    process = subprocess.Popen(
+        [sys.executable, "-c", "input()", f"{bench.state}/runs/abc123/disk"], stdin=subprocess.PIPE
+    )
+    try:
+        left = chaos.remains(bench, {"abc123"})
+    finally:
+        process.communicate(b"\n")
+    assert left[:2] == ["domain kdh-abc123-1-x", "network kdh-abc123-1-x"]
+    assert left[2].startswith(f"process {process.pid}: ")
+    assert len(left) == 3
+
+
+def test_files_that_clean_left_or_that_have_changed_are_found(bench: chaos.Bench, tmp_path: Path) -> None:
+    (bench.state / "runs" / "abc123").mkdir()
+    (bench.state / "armed" / "k.part").mkdir(parents=True)
+    (bench.state / "armed" / "k").mkdir()
+    (bench.state / "armed" / "k" / "meta.json").write_text("{")
+    (tmp_path / "disk").chmod(0o644)
+    found = [one.split()[0] for one in chaos.after_clean(bench)]
+    assert sorted(found) == ["changed", "damaged", "run", "unfinished"]
+
+
+def test_the_points_fill_the_whole_run() -> None:
+    points = chaos.points(100.0)
+    assert sorted(next(points) for _ in range(7)) == [12.5, 25.0, 37.5, 50.0, 62.5, 75.0, 87.5]
