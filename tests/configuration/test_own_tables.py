@@ -6,6 +6,7 @@ import datetime
 import json
 from pathlib import Path
 
+import platformdirs
 import pytest
 from kdump_harness.__main__ import main, make_parser
 from kdump_harness.base import tables
@@ -107,6 +108,12 @@ def test_a_row_replaces_the_one_of_its_name_in_its_place(places: dict[str, Path]
     places["user"].write_text(IMAGE.replace("lab-1", "debian-12"), encoding="utf-8")
     assert load_catalog().names == before
     assert load_catalog().find("debian-12").login == "lab"
+
+
+@pytest.mark.parametrize("home", ["", "/srv/config"])
+def test_the_place_of_the_user_is_that_of_platformdirs(monkeypatch: pytest.MonkeyPatch, home: str) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", home)
+    assert own_tables.directories()[0] == platformdirs.user_config_path("kdump-harness")
 
 
 def test_a_project_may_have_its_rows_in_pyproject(places: dict[str, Path]) -> None:

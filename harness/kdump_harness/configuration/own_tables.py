@@ -6,12 +6,12 @@ A table is a TOML file with rows of any kind in KINDS. A family is a file famili
 from __future__ import annotations
 
 import functools
+import os
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
-
-import platformdirs
 
 from ..base import tables
 from ..base.errors import TableError
@@ -22,6 +22,7 @@ HOST_DIRECTORY = Path("/etc/kdump-harness")
 KINDS = ("budget", "image", "issue", "symptom", "trigger")
 OPTIONS = "defaults"  # the table of default values of options
 _FAMILIES = "families"
+_NAME = "kdump-harness"
 
 _project: Path | None = None
 
@@ -78,7 +79,12 @@ def use_project(directory: Path | None) -> None:
 
 def directories() -> tuple[Path, ...]:
     """Return the directories of tables of the user and of the host."""
-    return platformdirs.user_config_path("kdump-harness"), HOST_DIRECTORY
+    if sys.platform == "linux":  # the library's import would take longer than what some verbs do
+        home = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
+        return home / _NAME, HOST_DIRECTORY
+    import platformdirs
+
+    return platformdirs.user_config_path(_NAME), HOST_DIRECTORY
 
 
 def own_tables() -> tuple[OwnTable, ...]:

@@ -5,11 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import subprocess
 import sys
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -73,6 +71,12 @@ def _results(
         if progress is not None:
             progress(min(len(results) * _TASK_PAGES, part.descriptors), part.descriptors)
 
+    if processes == 1:  # without the imports that take longer than the pages of a small dump
+        work(PageChecker(part, part.data_offset).check, report)
+        report()
+        return iter(results[number] for number in range(len(tasks)))
+    from concurrent.futures import ThreadPoolExecutor
+
     helpers = [_Helper(part) for _ in range(processes - 1)]
     threads = ThreadPoolExecutor(processes)
     try:
@@ -95,6 +99,8 @@ class _Helper:
     """A process, because one interpreter's lock lets threads decompress hardly more than one page at a time."""
 
     def __init__(self, part: KdumpFile) -> None:
+        import subprocess
+
         file = part.source.file if isinstance(part.source, FlattenedFile) else part.source
         assert isinstance(file, PlainFile)
         path = [str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH", "")]

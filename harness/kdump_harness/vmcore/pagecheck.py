@@ -57,7 +57,7 @@ class PageChecker:
 
     def _check_table(self, table: descriptors.Table, start: int, result: PageCheck) -> None:
         good = np.flatnonzero(descriptors.sound(self._part, table, self._data_offset))
-        for flags, number in zip(*np.unique(table["flags"][good], return_counts=True), strict=True):
+        for flags, number in sorted(Counter(table["flags"][good].tolist()).items()):  # np.unique() loads numpy.ma
             result.counts[pages.NAMES[int(flags)]] += int(number)
         shared = descriptors.shares_zeros(self._part, table, self._data_offset)[good]
         if shared.any():
@@ -77,7 +77,7 @@ class PageChecker:
         chunk = self._part.source.read(low, int((offsets + sizes).max()) - low)
         starts = offsets - low
         ends = starts + sizes
-        for kind in np.unique(flags).tolist():
+        for kind in sorted(set(flags.tolist())):
             of_kind = np.flatnonzero(flags == kind)
             for row in self._unpacker.bad_rows(kind, chunk, starts[of_kind], ends[of_kind]):
                 index = int(of_kind[row])
