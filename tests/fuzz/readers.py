@@ -33,23 +33,34 @@ from xml.etree import ElementTree
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "harness"), str(ROOT / "tests"), str(ROOT / "tests" / "fuzz")]
 
-from kdump_harness.base import crashkernel, foreign  # noqa: E402 - the path above comes first
-from kdump_harness.base.errors import HarnessError  # noqa: E402
-from kdump_harness.diagnosis import diagnose_text  # noqa: E402
-from kdump_harness.distro import deb, family  # noqa: E402
-from kdump_harness.history.database import History  # noqa: E402
-from kdump_harness.history.importing import import_file  # noqa: E402
-from kdump_harness.images import checksums, file_access, qcow2  # noqa: E402
-from kdump_harness.kdump import capture_memory, page_flags, reserved_memory, service  # noqa: E402
-from kdump_harness.schedule import running  # noqa: E402
-from kdump_harness.store import reindex  # noqa: E402
-from kdump_harness.store.bundles import redact  # noqa: E402
-from kdump_harness.store.intake import examine, signature  # noqa: E402
-from kdump_harness.triage import child  # noqa: E402
-from kdump_harness.triage.log import read_log  # noqa: E402
-from kdump_harness.vm.hypervisor.source_description import read_original  # noqa: E402
-from kdump_harness.vmcore import inspect, open_vmcore  # noqa: E402
-from mutants import MUTATIONS  # noqa: E402
+
+def instrumented() -> contextlib.AbstractContextManager[Any]:
+    """Let atheris see the branches of the modules that are imported within the block, where it is asked for."""
+    if "--atheris" not in sys.argv:
+        return contextlib.nullcontext()
+    import atheris
+
+    return atheris.instrument_imports(include=["kdump_harness"], enable_loader_override=False)
+
+
+with instrumented():  # after the path above
+    from kdump_harness.base import crashkernel, foreign
+    from kdump_harness.base.errors import HarnessError
+    from kdump_harness.diagnosis import diagnose_text
+    from kdump_harness.distro import deb, family
+    from kdump_harness.history.database import History
+    from kdump_harness.history.importing import import_file
+    from kdump_harness.images import checksums, file_access, qcow2
+    from kdump_harness.kdump import capture_memory, page_flags, reserved_memory, service
+    from kdump_harness.schedule import running
+    from kdump_harness.store import reindex
+    from kdump_harness.store.bundles import redact
+    from kdump_harness.store.intake import examine, signature
+    from kdump_harness.triage import child
+    from kdump_harness.triage.log import read_log
+    from kdump_harness.vm.hypervisor.source_description import read_original
+    from kdump_harness.vmcore import inspect, open_vmcore
+    from mutants import MUTATIONS
 
 DATA = ROOT / "tests" / "data"
 SLOWEST_S = 20
@@ -374,7 +385,6 @@ def guided(name: str, arguments: Sequence[str]) -> None:
             with contextlib.suppress(*reader.answers):
                 reader.read(data, place)
 
-        atheris.instrument_all()
         atheris.Setup([sys.argv[0], *arguments, directory], one)
         atheris.Fuzz()
 
