@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import gzip
 import random
 import struct
 import uuid
 import zlib
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from kdump_harness.fallback.erst import STORE_BYTES, read_store
 from kdump_harness.fallback.pstore import PstoreRecord, is_part, join_records, unpacked
 from kdump_harness.fallback.uefi import read_variables
+from kdump_harness.triage.log import read_log
 
 RECORD_BYTES = 8192
 CREATOR = uuid.UUID("75a574e3-5052-4b29-8a8e-be2c6490b89d").bytes_le
@@ -147,3 +151,25 @@ def test_damaged_variables_raise_nothing() -> None:
         for _ in range(8):
             damaged[random.randrange(1200)] = random.randrange(256)
         join_records(read_variables(bytes(damaged)))
+
+
+DATA = Path(__file__).parents[1] / "data" / "fallback"
+
+
+@pytest.mark.parametrize(("name", "read", "count"), [("erst", read_store, 2), ("efi", read_variables, 15)])
+def test_the_records_of_a_real_panic_are_read(
+    name: str, read: Callable[[bytes], list[PstoreRecord]], count: int
+) -> None:
+    """The stores were written by Linux 6.12.118 of Debian 13 and by OVMF of Debian 12, in QEMU 7.2."""
+    found = read(gzip.decompress((DATA / f"{name}.gz").read_bytes()))
+    assert len(found) == count
+    (log,) = join_records(found)
+    assert "harness: this is crash 0123456789abcdef" in log
+    facts = read_log(log)
+    assert facts.panic == "Kernel panic - not syncing: sysrq triggered crash"
+    assert facts.task is not None
+    assert "sysrq_handle_crash+" in " ".join(facts.stack)
+    stamps = [float(line.partition("[")[2].partition("]")[0]) for line in log.splitlines() if line.startswith("<")]
+    late = [stamp for stamp in stamps if stamp > 1]  # the clock changes before
+    assert late == sorted(late)
+    assert stamps[0] < 1

@@ -51,8 +51,8 @@ def test_steps_that_no_machine_can_take_are_refused(text: str, why: str) -> None
     ("text", "room"),
     [
         ("", Spare()),
-        ("remove-cpu", Spare()),
-        ("remove-cpu,add-cpu,add-cpu", Spare(cpus=1)),
+        ("remove-cpu", Spare(fewer_cpus=True)),
+        ("remove-cpu,add-cpu,add-cpu", Spare(cpus=1, fewer_cpus=True)),
         ("add-dimm:128,remove-dimm,add-dimm:256", Spare(dimms_mib=(128, 256))),
         ("add-virtio-mem:128,add-virtio-mem:128,remove-virtio-mem,add-virtio-mem:128", Spare(virtio_mem_mib=256)),
     ],
@@ -66,7 +66,14 @@ def test_the_room_is_in_the_xml() -> None:
     assert memory_xml(1024, (512,), spare) == (
         '<maxMemory unit="MiB" slots="3">1920</maxMemory><memory unit="MiB">1664</memory>'
     )
-    assert vcpu_xml(2, spare) == '<vcpu current="2">3</vcpu>'
+    assert vcpu_xml(2, spare) == (
+        '<vcpu current="2">3</vcpu><vcpus><vcpu id="0" hotpluggable="no" enabled="yes" order="1"/>'
+        '<vcpu id="1" hotpluggable="no" enabled="yes" order="2"/><vcpu id="2" hotpluggable="yes" enabled="no"/></vcpus>'
+    )
+    assert vcpu_xml(2, Spare(fewer_cpus=True)) == (
+        '<vcpu current="2">2</vcpu><vcpus><vcpu id="0" hotpluggable="no" enabled="yes" order="1"/>'
+        '<vcpu id="1" hotpluggable="yes" enabled="yes" order="2"/></vcpus>'
+    )
     assert (memory_xml(1024, ()), vcpu_xml(2)) == ('<memory unit="MiB">1024</memory>', "<vcpu>2</vcpu>")
 
 

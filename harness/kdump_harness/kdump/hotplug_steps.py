@@ -63,4 +63,5 @@ def room_for(steps: tuple[HotplugStep, ...], vcpus: int) -> Spare:
                 raise UsageError("--hotplug: remove-virtio-mem finds no memory that was added before")
             virtio_mem_mib = virtio_mem_mib + step.mib if step.add else 0
             largest_mib = max(largest_mib, virtio_mem_mib)
-    return Spare(dimms_mib=tuple(slots), virtio_mem_mib=largest_mib, cpus=most - vcpus)
+    fewer = any(step.thing == CPU and not step.add for step in steps)
+    return Spare(dimms_mib=tuple(slots), virtio_mem_mib=largest_mib, cpus=most - vcpus, fewer_cpus=fewer)

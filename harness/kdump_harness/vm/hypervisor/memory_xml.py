@@ -17,6 +17,7 @@ class Spare:
     dimms_mib: tuple[int, ...] = ()
     virtio_mem_mib: int = 0  # size of a virtio-mem device, which gives nothing at the power-on
     cpus: int = 0
+    fewer_cpus: bool = False  # whether processors of the power-on can be removed
 
     @property
     def memory_mib(self) -> int:
@@ -35,7 +36,15 @@ def memory_xml(memory_mib: int, dimms_mib: tuple[int, ...], spare: Spare = Spare
 
 def vcpu_xml(vcpus: int, spare: Spare = Spare()) -> str:
     """Return the element for the processors."""
-    return f'<vcpu current="{vcpus}">{vcpus + spare.cpus}</vcpu>' if spare.cpus else f"<vcpu>{vcpus}</vcpu>"
+    if not spare.cpus and not spare.fewer_cpus:
+        return f"<vcpu>{vcpus}</vcpu>"
+    most = vcpus + spare.cpus
+    each = ""
+    for number in range(most):
+        leaves = "yes" if number >= vcpus or (spare.fewer_cpus and number) else "no"
+        place = f'enabled="yes" order="{number + 1}"' if number < vcpus else 'enabled="no"'
+        each += f'<vcpu id="{number}" hotpluggable="{leaves}" {place}/>'
+    return f'<vcpu current="{vcpus}">{most}</vcpu><vcpus>{each}</vcpus>'
 
 
 def numa_xml(memory_mib: int, vcpus: int, nodes: int = 1, spare_cpus: int = 0) -> str:
