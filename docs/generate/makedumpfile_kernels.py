@@ -57,7 +57,7 @@ def page(records: Iterable[Mapping[str, Any]]) -> str:
     if others:
         lines += ["", "Not judged:", ""]
         lines += sorted({f"- {one['cell']['kernel']}: {one['reason'].splitlines()[0]}" for one in others})
-    issues = sorted({one["known_issue"] for one in outcomes if one["known_issue"]})
+    issues = sorted({issue for one in outcomes for issue in (one["known_issue"] or "").split(" and ") if issue})
     if issues:
         lines += ["", "Known issues:", "", *(f"- {issue}" for issue in issues)]
     return "\n".join(lines) + "\n"
