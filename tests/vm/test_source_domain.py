@@ -375,3 +375,13 @@ def test_a_drill_sees_the_panic_and_the_serial_line_of_a_clone() -> None:
     assert root.find("devices/panic") is not None
     assert find(root, "devices/serial").get("type") == "pty"
     assert find(root, "features/vmcoreinfo").get("state") == "on"
+
+
+@pytest.mark.parametrize(
+    "part", ["<memory>1x</memory>", "<memory unit='pages'>1</memory>", f"<vcpu>{'9' * 5000}</vcpu>", "<memory>"]
+)
+def test_an_xml_that_libvirt_never_wrote_is_a_sentence(part: str) -> None:
+    disk = "<disk type='file'><driver type='raw'/><source file='/d'/><target dev='vda' bus='virtio'/></disk>"
+    xml = f"<domain type='kvm'><os><type arch='x86_64'/></os>{part}<devices>{disk}</devices></domain>"
+    with pytest.raises(UsageError, match="cannot clone web: its XML is malformed"):
+        read_original("web", xml)

@@ -49,8 +49,14 @@ class SourceDescription:
 
 
 def read_original(name: str, xml: str, find_volume: FindVolume = lambda _pool, _volume: None) -> SourceDescription:
-    """Read a domain's XML; UsageError for a domain that cannot be cloned here."""
-    root = ElementTree.fromstring(xml)
+    """Read a domain's XML; UsageError for a domain that cannot be cloned here, or an XML that libvirt never wrote."""
+    try:
+        return _read(name, ElementTree.fromstring(xml), xml, find_volume)
+    except (ElementTree.ParseError, ValueError, KeyError) as error:
+        raise UsageError(f"cannot clone {name}: its XML is malformed ({str(error)[:100]})") from None
+
+
+def _read(name: str, root: Element, xml: str, find_volume: FindVolume) -> SourceDescription:
     kind, arch = root.get("type", ""), attribute(root, "os/type", "arch")
     if kind not in KINDS:
         raise UsageError(f"cannot clone {name}: its type is {kind}, expected {' or '.join(KINDS)}")
