@@ -113,7 +113,9 @@ def test_an_error_is_a_complaint_though_the_exit_status_is_0(words: str, complai
     [
         ("mod: no modules loaded in this kernel", 0),
         ("crash: cpus: 2 online: 2 NT_PRSTATUS notes: 1 (remapping)", 0),
-        ("WARNING: kernel relocated [386MB]: patching 98766 gdb minimal_symbol values", 1),
+        ("WARNING: kernel relocated [386MB]: patching 98766 gdb minimal_symbol values", 0),
+        ("kmem: page_cache_size went negative (-12), setting to 0", 0),
+        ("WARNING: SLUB: cannot determine how compound pages are linked", 1),
         ("NOTE: stdin: not a tty\nplease wait... (gathering task table data)\n", 0),
     ],
 )
