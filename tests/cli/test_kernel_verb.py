@@ -43,6 +43,13 @@ def _nothing_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("--arch vax", "unknown architecture 'vax'"),
         ("--arch arm64 --trigger nmi", "nmi cannot crash a guest for arm64: QEMU has no NMI for it"),
         ("--resume", "--resume is for --matrix"),
+        ("--crash-package nosuch", "unknown suite 'nosuch'"),
+        (
+            "--crash --debuginfo /nowhere/vmlinux",
+            "/nowhere/vmlinux: the file or directory with debug info does not exist",
+        ),
+        ("--debuginfo /nowhere/vmlinux", "--debuginfo is for --crash, which is missing"),
+        ("--matrix --crash", "--crash cannot go with --matrix"),
         ("--matrix --memory 768,64", "invalid guest memory: got 64 MiB"),
         ("--matrix --vcpus 0", "invalid number of processors: got 0"),
         ("--matrix --layout numa,odd", "unknown layout 'odd'"),

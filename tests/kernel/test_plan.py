@@ -17,6 +17,8 @@ from kdump_harness.kernel.crash_module import make_module
 from kdump_harness.kernel.drill import KernelDrill
 from kdump_harness.kernel.plan import KernelPlan
 from kdump_harness.kernel.source import KernelFiles, not_yet_found
+from kdump_harness.kernel.userland import Userland
+from kdump_harness.triage.crash import CrashRequest
 
 
 @pytest.mark.parametrize(
@@ -41,6 +43,18 @@ def test_cma_needs_a_kernel_that_has_it(release: str, config: str, sentence: str
         return
     with pytest.raises(UsageError, match=sentence):
         plan.drill_plan()
+
+
+@pytest.mark.parametrize(("of_kernel", "suite"), [("trixie-backports", "trixie-backports"), ("", "sid")])
+def test_the_crash_of_a_kernel_drill_is_that_of_the_kernels_suite(of_kernel: str, suite: str) -> None:
+    kernel = KernelFiles(asked="k", image=Path("bzImage"), release="7", modules=None, config="", suite=of_kernel)
+    drill = object.__new__(KernelDrill)
+    drill._kernel_plan = KernelPlan(
+        kernel=kernel, userland=Userland(entries=(), key="", suite="sid"), crash=CrashRequest()
+    )
+    facts: Any = None
+    assert drill.crash_suite(facts) == suite
+    assert drill._kernel_plan.drill_plan().crash == CrashRequest()
 
 
 class Shell:
