@@ -291,3 +291,17 @@ def test_the_failures_made_on_purpose_expect_symptoms_of_the_table() -> None:
         for name in row["symptom"] if row.get("guest") else ():
             remedy = load_symptoms().row(name).remedies.get("debian") or load_symptoms().row(name).remedy
             assert is_command(remedy) or name in row.get("followed_by", ()), (row["name"], name)
+
+
+def test_a_reservation_of_an_earlier_boot_says_nothing_of_ranges_that_leave_the_machine_out() -> None:
+    head = "[    0.000000] Linux version 6.1.0-57-cloud-amd64\n[    0.000000] Command line: ro crashkernel="
+    before = f"{head}256M\n[    0.0] Reserving 256MB of memory at 608MB for crashkernel (System RAM: 1023MB)\n"
+    before += "example login: \n[   90.000000] reboot: Restarting system\n"
+    after = f"{head}2G-:256M\n[    0.000000] crashkernel size resulted in zero bytes\n"
+    after += "[   77.1] kdump-tools[335]: Memory for crashkernel is not reserved\n"
+    for facts in ({}, {"crashkernel": "2G-:256M"}):
+        (symptom,) = diagnose_text(before + after, family="debian", facts=facts).symptoms
+        assert symptom.name == "no-reserved-memory"
+        assert symptom.remedy.endswith(
+            " crashkernel=256M\"' > /etc/default/grub.d/kdump-tools.cfg && update-grub && reboot"
+        )

@@ -105,6 +105,7 @@ class Boot:
     during: str = "any"
     ordinary: LogLine | None = None  # a hint that it is not a capture kernel
     within_kdump: bool = False  # whether kdump has begun to work, and has not ended
+    signs: set[str] = field(default_factory=set)
     matches: list[Match] = field(default_factory=list)
     counts: dict[int, int] = field(default_factory=dict)
 
@@ -211,7 +212,7 @@ class Tracker:
         if mark == "command-line":
             return boot.plain_command_line is not None and boot.crashkernel is not None
         if mark.startswith("sign-"):
-            return mark.removeprefix("sign-") in self.signs
+            return mark.removeprefix("sign-") in self.boot.signs
         return mark in _HINTS and boot.ordinary is not None
 
     def is_later(self, stamp: bytes) -> bool:
@@ -262,6 +263,7 @@ class Tracker:
                 self.boot.userspace = shortened(line)
         if name.startswith("sign-"):
             self.signs.add(name.removeprefix("sign-"))
+            self.boot.signs.add(name.removeprefix("sign-"))
             return
         handler = getattr(self, "_on_" + name.replace("-", "_"), None)
         if handler is not None:

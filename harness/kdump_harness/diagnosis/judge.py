@@ -34,6 +34,7 @@ INDETERMINATE = "indeterminate"
 _TOO_BIG_FOR_CAPTURE_KIB = 4 << 20
 # Capture kernels are done, or dead, within minutes; a fragment with later timestamps is more likely of a first kernel.
 _CAPTURE_SELDOM_LIVES_S = 900.0
+_SIGNS_OF_ONE_BOOT = frozenset(("reserved",))  # the next boot may have another reservation
 _PRESUMPTION = "If this is a capture kernel's console, for which only its early time stamps speak: "
 
 
@@ -412,8 +413,9 @@ class Judge:
     def _symptom(self, finding: MatchedRow) -> Symptom:
         """Return one finding in full, its remedy with the values that are known."""
         row = self.table.rows[finding.row]
-        signs = set(self.tracker.signs)
-        if is_size(self._given() or ""):
+        boot = self._boot_of(finding)
+        signs = self.tracker.signs - (_SIGNS_OF_ONE_BOOT - boot.signs)
+        if is_size(self.facts.get("crashkernel") or boot.crashkernel or self._given() or ""):
             signs.add(SIZE_GIVEN)
         texts: SymptomRow | Variant = next((one for one in row.variant if signs.issuperset(one.signs)), row)
         meaning = texts.meaning or row.meaning
@@ -436,6 +438,10 @@ class Judge:
             remedy=remedy,
         )
 
+    def _boot_of(self, finding: MatchedRow) -> Boot:
+        """Return the boot that a finding's line is of."""
+        return next(boot for boot in reversed(self.boots) if boot.start <= finding.line.number)
+
     def _fact(self, name: str, finding: MatchedRow | None = None) -> str | None:
         """Return a real value for a remedy: the caller's, else the log's."""
         if name == "crashkernel_more":
@@ -452,7 +458,7 @@ class Judge:
         if name == "kernel":
             return next((boot.kernel for boot in self.boots if boot.kernel), None)
         if name == "driver" and finding is not None:
-            boot = next(boot for boot in reversed(self.boots) if boot.start <= finding.line.number)
+            boot = self._boot_of(finding)
             return driver_in(finding.line.text) or (driver_in(boot.fault.text) if boot.fault else None)
         if name == "host" and finding is not None:
             return host_in(finding.line.text)
