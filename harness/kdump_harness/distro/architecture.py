@@ -36,6 +36,7 @@ class Architecture:
     image_magic_at: int = 0
     cpu_model: str = ""  # for emulation; empty: the machine's own default, or domain_xml's choice
     features: str = ""  # in the domain's XML
+    counts_crashed_memory: bool = False  # whether a capture kernel counts the crashed one's memory, as reserved
     vmcoreinfo: bool = False  # whether the machine has QEMU's device that takes VMCOREINFO
     lacks: Mapping[str, str] = field(default_factory=dict)  # reasons, by what a trigger needs of the virtual machine
     handover_silence_s: float = 0.0  # unscaled, from the last words of a kernel to the first ones of the capture kernel
@@ -50,6 +51,11 @@ class Architecture:
         """Raise HostError on a host without the program that emulates it."""
         if shutil.which(self.emulator) is None:
             raise HostError(f"guests for {self.name} need {self.emulator} (make setup ARCH={self.name})")
+
+
+def architecture_of_machine(machine: str) -> Architecture | None:
+    """Return the architecture by the word of uname -m; None for one without a file."""
+    return next((one for one in load_architectures().values() if one.machine == machine), None)
 
 
 @functools.cache

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from ..base.errors import EXIT_UNJUDGED
 from ..base.verdict import Verdict
+from ..distro.architecture import architecture_of_machine
 from ..kdump.capture_memory import read_claim
 from ..kdump.page_flags import ZERO_BIT, MemoryState, names_dropped_by
 from ..kdump.service import GuestState
@@ -145,7 +146,9 @@ class CrashFacts:
 
 def check_capture_memory(verdict: Verdict, console: str, before: GuestState) -> None:
     """Check, by its own words, that the capture kernel took no memory of the kernel that it dumps as its own."""
-    claim = read_claim(console)
+    architecture = architecture_of_machine(verdict.arch)
+    counts_crashed_memory = architecture is not None and architecture.counts_crashed_memory
+    claim = read_claim(console, counts_crashed_memory=counts_crashed_memory)
     if claim is None:
         return
     reserved_bytes = before.reserved.total_bytes
