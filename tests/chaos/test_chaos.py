@@ -30,8 +30,11 @@ def test_nothing_is_found_where_nothing_is_left(bench: chaos.Bench) -> None:
 def test_domains_networks_and_processes_are_found(bench: chaos.Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(chaos, "virsh", lambda *_: ["kdh-abc123-1-x", "kdh-def456-1-x", "web", ""])
     process = subprocess.Popen(
-        [sys.executable, "-c", "input()", f"{bench.state}/runs/abc123/disk"], stdin=subprocess.PIPE
-    )
+        [sys.executable, "-c", "input('ready\\n')", f"{bench.state}/runs/abc123/disk"],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    )  # fmt: skip
+    assert process.stdout is not None
+    process.stdout.readline()  # the kernel shows no command line until the program runs
     try:
         left = chaos.remains(bench, {"abc123"})
     finally:
