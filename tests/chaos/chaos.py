@@ -97,7 +97,7 @@ class Bench:
                     event = json.loads(line)
                 except ValueError:
                     continue
-                return " ".join(str(event[key]) for key in ("event", "stage", "name") if key in event)
+                return " ".join(str(event[key]) for key in ("event", "reached", "trigger", "what") if key in event)
         return "before the first event"
 
 

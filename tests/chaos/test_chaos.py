@@ -57,3 +57,11 @@ def test_files_that_clean_left_or_that_have_changed_are_found(bench: chaos.Bench
 def test_the_points_fill_the_whole_run() -> None:
     points = chaos.points(100.0)
     assert sorted(next(points) for _ in range(7)) == [12.5, 25.0, 37.5, 50.0, 62.5, 75.0, 87.5]
+
+
+def test_the_stage_at_which_a_run_was_killed_is_named(bench: chaos.Bench) -> None:
+    assert bench.stage() == "before the first event"
+    place = bench.evidence / "20261130-120000" / "kernel-trixie"
+    place.mkdir(parents=True)
+    (place / "events.jsonl").write_text('{"at_s": 1.5, "event": "stage", "reached": "CRASHED"}\n{"at_s": 2.0, "ev')
+    assert bench.stage() == "stage CRASHED"

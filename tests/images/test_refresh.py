@@ -113,7 +113,7 @@ def test_a_silent_server_costs_its_own_row_only(site: Site, cache: Path) -> None
     ends = threading.Event()
     site.before = lambda path: ends.wait(20) if path.startswith("/silent") else None  # type: ignore[assignment,return-value]
     silent = make_image(site.url, name="silent", checksums=f"{site.url}/silent/SHA256SUMS")
-    hasty = make_client(attempts=1, silence_s=0.3)
+    hasty = make_client(attempts=1, silence_s=1.5)
     try:
         states = refresh([silent, make_image(site.url)], cache, client=hasty)
     finally:
@@ -127,11 +127,11 @@ def test_an_end_without_all_answers_tells_whose_are_missing(site: Site, cache: P
     site.before = lambda path: ends.wait(20) if path.startswith("/silent") else None  # type: ignore[assignment,return-value]
     silent = make_image(site.url, name="silent", checksums=f"{site.url}/silent/SHA256SUMS")
     try:
-        states = refresh([silent, make_image(site.url)], cache, client=PATIENT, all_max_s=1.0)
+        states = refresh([silent, make_image(site.url)], cache, client=PATIENT, all_max_s=2.0)
     finally:
         ends.set()
     assert [(row.name, row.state) for row in states] == [("silent", "unreachable"), ("demo-1", "ok")]
-    assert states[0].detail == "no answer within 1 s"
+    assert states[0].detail == "no answer within 2 s"
 
 
 def test_several_rows_are_asked_after_at_once(site: Site, cache: Path) -> None:
