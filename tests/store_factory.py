@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from kdump_harness.store.index import TRIAGED, Dump
+from kdump_harness.store.intake.arrivals import place_of
 from kdump_harness.store.intake.examine import Examination, examine
 from kdump_harness.store.intake.worker import find_facts
 from kdump_harness.store.store import VMCORE, Store
@@ -36,6 +37,14 @@ def examine_here(dump: Path, *, log_to: Path, debuginfo: Path | None = None, sta
     facts: dict[str, Any] = {}
     find_facts(dump, log_to=log_to, debuginfo=debuginfo, state=state, report=facts.__setitem__)
     return Examination.of(json.loads(json.dumps(facts)))
+
+
+def admit(kept: Store, path: Path) -> Dump:
+    """Return the row of a file that was added to the store."""
+    with place_of(path) as (place, name):
+        dump = kept.admit(place, name).dump
+    assert dump is not None
+    return dump
 
 
 def make_dump(number: int = 0, **changes: Any) -> Dump:

@@ -18,7 +18,6 @@ from kdump_harness.store import push
 from kdump_harness.store.bundles import bundle, redact
 from kdump_harness.store.bundles.bundle import Request, make_bundle
 from kdump_harness.store.index import Dump
-from kdump_harness.store.intake.arrivals import place_of
 from kdump_harness.store.intake.signature import signature, traits
 from kdump_harness.store.patterns import find_patterns, seen_before
 from kdump_harness.store.policy import Policy
@@ -28,7 +27,7 @@ from kdump_harness.store.retention import decide, prune
 from kdump_harness.store.store import Store
 from kdump_harness.store.watching import Watcher
 from kdump_harness.triage import CrashedTask, Module, Triage
-from store_factory import LOGS, examine_once, make_dump, put
+from store_factory import LOGS, admit, examine_once, make_dump, put
 
 DAY_S = 86400.0
 NOW_S = 1_800_000_000.0
@@ -45,13 +44,6 @@ def kept(tmp_path: Path) -> Iterator[Store]:
     """An empty store."""
     with Store(tmp_path / "store", create=True) as made:
         yield made
-
-
-def _admit(kept: Store, path: Path) -> Dump:
-    with place_of(path) as (place, name):
-        dump = kept.admit(place, name).dump
-    assert dump is not None
-    return dump
 
 
 # ---------------------------------------------------------------- signatures
@@ -223,7 +215,7 @@ def test_a_hold_that_comes_in_between_is_seen(kept: Store) -> None:
 
 
 def test_a_hold_that_comes_while_a_dump_is_triaged_stays(kept: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    dump = _admit(kept, LOGS / "6.1.0.kdump")
+    dump = admit(kept, LOGS / "6.1.0.kdump")
     look = kept._examine
 
     def look_meanwhile(*arguments: Any) -> Any:
@@ -236,7 +228,7 @@ def test_a_hold_that_comes_while_a_dump_is_triaged_stays(kept: Store, monkeypatc
 
 
 def test_a_dump_that_goes_while_it_is_triaged_does_not_come_back(kept: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    dump, _ = _admit(kept, LOGS / "6.1.0.kdump"), _admit(kept, LOGS / "6.12.107.kdump")
+    dump, _ = admit(kept, LOGS / "6.1.0.kdump"), admit(kept, LOGS / "6.12.107.kdump")
     describe = kept._described
 
     def describe_meanwhile(*arguments: Any, **named: Any) -> Dump:
@@ -273,7 +265,7 @@ def _unpacked(path: Path, to: Path) -> Path:
 
 
 def test_a_bundle_s_checksums_hold(kept: Store, tmp_path: Path) -> None:
-    dump = _admit(kept, LOGS / "6.1.0.kdump")
+    dump = admit(kept, LOGS / "6.1.0.kdump")
     (tmp_path / "change.md").write_text("CHG-17: new kernel\n")
     request = Request(to=tmp_path / "b.tar", machine=SourceMachine(None), change=str(tmp_path / "change.md"))
     manifest = make_bundle(kept, dump, request)
@@ -290,7 +282,7 @@ def test_a_bundle_s_checksums_hold(kept: Store, tmp_path: Path) -> None:
 
 
 def test_without_vmcore_the_bundle_names_path_and_checksum(kept: Store, tmp_path: Path) -> None:
-    dump = _admit(kept, LOGS / "6.1.0.kdump")
+    dump = admit(kept, LOGS / "6.1.0.kdump")
     manifest = make_bundle(kept, dump, Request(to=tmp_path / "b.tar", with_vmcore=False))
     assert manifest["vmcore"] == {
         "file": None,
@@ -304,7 +296,7 @@ def test_without_vmcore_the_bundle_names_path_and_checksum(kept: Store, tmp_path
 def test_a_redacted_bundle_has_no_secret_and_says_what_it_lacks(
     kept: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    dump = _admit(kept, LOGS / "6.1.0.kdump")
+    dump = admit(kept, LOGS / "6.1.0.kdump")
     log = kept.place_of(dump) / "kernel.log"
     secret = "root=/dev/vda1 luks.key=5ecret"
     log.write_text(log.read_text() + f"[    8.0] Kernel command line: {secret}\n")
@@ -328,7 +320,7 @@ def test_a_redacted_bundle_has_no_secret_and_says_what_it_lacks(
 def test_a_redacted_vmcore_is_filtered_again_and_looked_at(
     kept: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    dump = _admit(kept, LOGS / "6.1.0.kdump")
+    dump = admit(kept, LOGS / "6.1.0.kdump")
     fake = tmp_path / "bin" / "makedumpfile"
     fake.parent.mkdir()
     fake.write_text(
@@ -364,7 +356,7 @@ def test_a_level_alone_is_not_believed(inspection: dict[str, Any], filtered: boo
 def test_a_bundle_overwrites_nothing_and_leaves_nothing(
     kept: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    dump = _admit(kept, LOGS / "6.1.0.kdump")
+    dump = admit(kept, LOGS / "6.1.0.kdump")
     request = Request(to=tmp_path / "mine.tar")
     request.to.write_text("mine")
     with pytest.raises(UsageError, match="is there already"):
@@ -379,7 +371,7 @@ def test_a_bundle_overwrites_nothing_and_leaves_nothing(
 
 
 def test_no_attached_file_is_lost(kept: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    dump = _admit(kept, LOGS / "6.1.0.kdump")
+    dump = admit(kept, LOGS / "6.1.0.kdump")
     files = [tmp_path / name / "notes.txt" for name in ("a", "b")]
     for path in files:
         path.parent.mkdir()
@@ -393,7 +385,7 @@ def test_no_attached_file_is_lost(kept: Store, tmp_path: Path, monkeypatch: pyte
 
 def test_a_bundle_that_is_made_is_not_swept(kept: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Filtering a large dump may take longer than unfinished files are protected from removal."""
-    dump = _admit(kept, LOGS / "6.1.0.kdump")
+    dump = admit(kept, LOGS / "6.1.0.kdump")
     filtered = []
 
     def filter_slowly(path: Path, to: Path, _inspection: object) -> None:
@@ -409,7 +401,7 @@ def test_a_bundle_that_is_made_is_not_swept(kept: Store, tmp_path: Path, monkeyp
 
 
 def test_facts_that_the_machine_does_not_report_are_left_out(kept: Store, tmp_path: Path) -> None:
-    dump = _admit(kept, LOGS / "6.1.0.kdump")
+    dump = admit(kept, LOGS / "6.1.0.kdump")
     manifest = make_bundle(kept, dump, Request(to=tmp_path / "b.tar", machine=SourceMachine(None), with_vmcore=False))
     why = {one["what"]: one["why"] for one in manifest["left_out"]}
     assert why["kdump's configuration (/etc/sysconfig/kdump)"] == "it is empty"
@@ -438,8 +430,8 @@ def _central(tmp_path: Path, text: str) -> Central:
 
 @pytest.mark.parametrize("form", ["{}", "collector:{}"])
 def test_a_push_is_verified_and_lets_the_local_dump_go(kept: Store, tmp_path: Path, over_ssh: Path, form: str) -> None:
-    dump = _admit(kept, LOGS / "6.1.0.kdump")
-    _admit(kept, LOGS / "6.12.107.kdump")
+    dump = admit(kept, LOGS / "6.1.0.kdump")
+    admit(kept, LOGS / "6.12.107.kdump")
     central = _central(tmp_path, form)
     policy = Policy(keep_per_host=1, central=central.name)
     (before,) = prune(kept, policy, dry_run=True)
@@ -456,7 +448,7 @@ def test_a_push_is_verified_and_lets_the_local_dump_go(kept: Store, tmp_path: Pa
 
 def test_the_central_store_takes_a_pushed_dump_for_the_same_host_s(kept: Store, tmp_path: Path) -> None:
     """A dump has the name of an unfinished one while it is copied, until it is verified."""
-    dump = _admit(kept, LOGS / "6.1.0.kdump")
+    dump = admit(kept, LOGS / "6.1.0.kdump")
     central = _central(tmp_path, "{}")
     with Store(tmp_path / "hub", create=True) as hub:
         object.__setattr__(hub.policy, "settle_s", 0.0)
@@ -474,7 +466,7 @@ def test_the_central_store_takes_a_pushed_dump_for_the_same_host_s(kept: Store, 
 
 
 def test_a_push_resumes_where_it_was_interrupted(kept: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    dump = _admit(kept, LOGS / "6.1.0.kdump")
+    dump = admit(kept, LOGS / "6.1.0.kdump")
     central = _central(tmp_path, "{}")
     to = tmp_path / "central dir" / push._directory_name(dump)
     to.mkdir()
@@ -489,7 +481,7 @@ def test_a_push_resumes_where_it_was_interrupted(kept: Store, tmp_path: Path, mo
 
 @pytest.mark.parametrize("remains", [b"something else", b"x" * 200_000])
 def test_remains_that_do_not_fit_are_replaced(kept: Store, tmp_path: Path, remains: bytes) -> None:
-    dump = _admit(kept, LOGS / "6.1.0.kdump")
+    dump = admit(kept, LOGS / "6.1.0.kdump")
     central = _central(tmp_path, "{}")
     to = tmp_path / "central dir" / push._directory_name(dump)
     to.mkdir()
@@ -501,7 +493,7 @@ def test_remains_that_do_not_fit_are_replaced(kept: Store, tmp_path: Path, remai
 def test_a_copy_that_comes_out_wrong_is_not_believed(
     kept: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    dump = _admit(kept, LOGS / "6.1.0.kdump")
+    dump = admit(kept, LOGS / "6.1.0.kdump")
     central = _central(tmp_path, "{}")
     monkeypatch.setattr(push, "_sum", lambda _central, path: "0" * 64 if path.endswith("-incomplete") else "")
     assert main(["store", "push", "--to", central.name, "--store", str(kept.directory)]) == 3
@@ -511,7 +503,7 @@ def test_a_copy_that_comes_out_wrong_is_not_believed(
 
 
 def test_the_name_of_a_directory_is_not_run_as_a_command(tmp_path: Path, kept: Store) -> None:
-    dump = _admit(kept, LOGS / "6.1.0.kdump")
+    dump = admit(kept, LOGS / "6.1.0.kdump")
     name = f"{tmp_path}/none; touch {tmp_path}/made; :"
     with pytest.raises(HostError, match="no such directory"):
         push.push(kept, dump, Central.parse(name))
@@ -526,14 +518,14 @@ def test_a_second_push_does_not_write_into_the_first_one_s_copies(kept: Store, t
 
 
 def test_the_central_place_of_the_policy_may_be_written_with_a_slash(kept: Store, tmp_path: Path) -> None:
-    dump, _ = _admit(kept, LOGS / "6.1.0.kdump"), _admit(kept, LOGS / "6.12.107.kdump")
+    dump, _ = admit(kept, LOGS / "6.1.0.kdump"), admit(kept, LOGS / "6.12.107.kdump")
     push.push(kept, dump, _central(tmp_path, "{}/"))
     policy = Policy(keep_per_host=1, central=str(tmp_path / "central dir") + "/")
     assert [one.kept_because for one in prune(kept, policy, dry_run=True)] == [""]
 
 
 def test_a_place_that_is_not_mounted_is_not_written_to(kept: Store, tmp_path: Path) -> None:
-    dump = _admit(kept, LOGS / "6.1.0.kdump")
+    dump = admit(kept, LOGS / "6.1.0.kdump")
     with pytest.raises(HostError, match="no such directory"):
         push.push(kept, dump, Central.parse(str(tmp_path / "nowhere")))
     assert not (tmp_path / "nowhere").exists()

@@ -14,13 +14,12 @@ from kdump_harness.base import sqlite
 from kdump_harness.base.errors import HostError, UsageError
 from kdump_harness.store import store as store_module
 from kdump_harness.store.index import Dump
-from kdump_harness.store.intake.arrivals import place_of
 from kdump_harness.store.policy import Policy
 from kdump_harness.store.reindex import reindex
 from kdump_harness.store.retention import decide, prune
 from kdump_harness.store.store import Store
 from kdump_harness.store.wall_clock import Reading
-from store_factory import LOGS, examine_once, make_dump, put
+from store_factory import LOGS, admit, examine_once, make_dump, put
 
 DAY_S = 86400.0
 NOW_S = 1_800_000_000.0
@@ -38,13 +37,6 @@ def kept(tmp_path: Path) -> Iterator[Store]:
     """An empty store."""
     with Store(tmp_path / "store", create=True) as made:
         yield made
-
-
-def admit(kept: Store, path: Path) -> Dump:
-    with place_of(path) as (place, name):
-        dump = kept.admit(place, name).dump
-    assert dump is not None
-    return dump
 
 
 # ---------------------------------------------------------------- the clock

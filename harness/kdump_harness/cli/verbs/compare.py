@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import xml.etree.ElementTree as ET
 
     from ...campaigns.compare.bisection import Bisection
-    from ...campaigns.compare.plan import Side
+    from ...campaigns.compare.plan import ComparePlan, Side
     from ...campaigns.compare.result import Comparison, Difference
     from ...drill.disks import SystemUnderTest
     from ...kdump.service import KdumpService
@@ -123,7 +123,6 @@ def add_compare(verbs: Verbs) -> None:
 
 
 def compare(arguments: argparse.Namespace) -> int:
-    from ...campaigns.compare.plan import ComparePlan, choose_scenarios
     from ...campaigns.compare.run import run_compare
     from ...campaigns.resume import with_record
     from ...vm.run import Machine, Run
@@ -145,24 +144,33 @@ def compare(arguments: argparse.Namespace) -> int:
     check_outputs(arguments, arguments.junit, arguments.markdown)
     if arguments.bisect:
         return _bisect(arguments, thing, sides, machine)
+    plan = _plan_of(arguments, thing, sides, machine, usual=())
+    plan.check()
+    with Run(with_record(options_of(arguments), arguments.resume, "compare.json")) as run:
+        found = run_compare(run, plan)
+    return _conclude(arguments, found)
+
+
+def _plan_of(
+    arguments: argparse.Namespace, thing: str, sides: Sequence[Side], machine: Machine, *, usual: Sequence[str]
+) -> ComparePlan:
+    """Return the plan of a comparison, with the scenarios USUAL if --only is not given; there must be two sides."""
+    from ...campaigns.compare.plan import ComparePlan, choose_scenarios
+
     if len(sides) != 2:
         raise UsageError(f"cannot compare {len(sides)} sides: give two, or --bisect to find the first bad one")
-    plan = ComparePlan(
+    return ComparePlan(
         image=sides[0].subject.name,
         thing=thing,
         sides=(sides[0], sides[1]),
         machine=machine,
         crashkernel=arguments.crashkernel,
-        scenarios=choose_scenarios(arguments.scenario, arguments.only),
+        scenarios=choose_scenarios(arguments.scenario, arguments.only or usual),
         rounds=arguments.rounds,
         most_rounds=max(arguments.rounds, arguments.most_rounds),
         max_slower=share(arguments.max_slower) if arguments.max_slower is not None else None,
         max_larger=share(arguments.max_larger),
     )
-    plan.check()
-    with Run(with_record(options_of(arguments), arguments.resume, "compare.json")) as run:
-        found = run_compare(run, plan)
-    return _conclude(arguments, found)
 
 
 def _conclude(arguments: argparse.Namespace, found: Comparison) -> int:
@@ -186,7 +194,7 @@ def _compare_bare(arguments: argparse.Namespace) -> int:
     """Compare kernels, versions of makedumpfile or command lines by kernel drills."""
     from ...campaigns.compare.bare import SCENARIOS, BareBisectPlan, check_bare, run_bare_compare, usual_bare_max_slower
     from ...campaigns.compare.bisection import run_bisect
-    from ...campaigns.compare.plan import ComparePlan, choose_scenarios, usual_max_slower
+    from ...campaigns.compare.plan import usual_max_slower
     from ...campaigns.resume import with_record
     from ...kdump.service import KdumpConfig
     from ...vm.run import Machine, Run
@@ -213,20 +221,7 @@ def _compare_bare(arguments: argparse.Namespace) -> int:
         with Run(options) as run:
             found = found_sides(run, arguments, thing, sides)
             return _conclude_bisect(arguments, run_bisect(run, dataclasses.replace(plan, sides=found)))
-    if len(sides) != 2:
-        raise UsageError(f"cannot compare {len(sides)} sides: give two, or --bisect to find the first bad one")
-    plan_compare = ComparePlan(
-        image=sides[0].subject.name,
-        thing=thing,
-        sides=(sides[0], sides[1]),
-        machine=machine,
-        crashkernel=arguments.crashkernel,
-        scenarios=choose_scenarios(arguments.scenario, arguments.only or SCENARIOS),
-        rounds=arguments.rounds,
-        most_rounds=max(arguments.rounds, arguments.most_rounds),
-        max_slower=share(arguments.max_slower) if arguments.max_slower is not None else None,
-        max_larger=share(arguments.max_larger),
-    )
+    plan_compare = _plan_of(arguments, thing, sides, machine, usual=SCENARIOS)
     check_bare(plan_compare)
     with Run(with_record(options, arguments.resume, "compare.json")) as run:
         max_slower = plan_compare.max_slower
