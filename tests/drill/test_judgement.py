@@ -69,6 +69,15 @@ def test_a_drill_with_all_its_required_checks_is_verified(scope: Scope, tmp_path
     assert (verdict.verified, verdict.reached) == (True, Stage.VERIFIED)
 
 
+@pytest.mark.parametrize("scope", KINDS)
+def test_a_drill_that_lacks_the_answers_of_crash_is_verified_only_if_it_makes_no_dump(
+    scope: Scope, tmp_path: Path
+) -> None:
+    plan, reached = KINDS[scope]
+    asked = dataclasses.replace(plan, crash=CrashRequest())
+    assert conclude(tmp_path / "drill", asked, reached, required(scope)).verified is (scope is Scope.SURVIVED)
+
+
 @pytest.mark.parametrize(("scope", "name"), [(scope, name) for scope in KINDS for name in sorted(required(scope))])
 def test_a_required_check_that_was_not_made_or_failed_is_no_verified_drill(
     scope: Scope, name: str, tmp_path: Path

@@ -115,6 +115,18 @@ def test_the_place_of_a_value_is_the_command_line_then_pytest_then_the_own_table
     pytester.runpytest_inprocess(*command).stdout.fnmatch_lines(["*kdump_firmware: invalid value 'coreboot'*"])
 
 
+@pytest.mark.parametrize("options", [(), ("--kdump-crash",)])
+def test_crash_is_asked_by_an_option_unless_the_test_says_otherwise(
+    pytester: pytest.Pytester, options: tuple[str, ...]
+) -> None:
+    pytester.makepyfile(f"""
+        def test_it(kdump_plan_drill):
+            assert (kdump_plan_drill().crash is not None) is {bool(options)}
+            assert kdump_plan_drill(crash=None).crash is None
+    """)
+    pytester.runpytest_inprocess("-p", "no:cacheprovider", *options).assert_outcomes(passed=1)
+
+
 def test_a_test_runs_on_an_image_file(pytester: pytest.Pytester) -> None:
     """The file is opened when the test starts, and has its name in the id of the test."""
     pytester.makepyfile(

@@ -179,7 +179,7 @@ class DrillRecord:
         self._note_makedumpfile()
         verdict.symptoms = self._symptoms()
         scope, stage = self.goal()
-        missing = unmade(verdict, scope, asked=("crash",) if self.plan.crash is not None else ())
+        missing = unmade(verdict, scope, asked=("crash",) if self.plan.crash and self.trigger.panics else ())
         if verdict.reached is stage and not missing and not list(verdict.failed()) and not verdict.stopped_by:
             verdict.reached = Stage.VERIFIED
             verdict.verified = True

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from ..kdump.service import KdumpConfig, KdumpService
     from ..kdump.target import Target
     from ..kdump.trigger import Trigger
+    from ..triage.crash import CrashRequest
     from ..vm.guest import Guest
     from ..vm.run import Machine, Run
 
@@ -269,6 +270,7 @@ def kdump_plan_drill(
             "target": kdump_target.name,
             "name": evidence_name(request.node),
             "scenario": scenario_name(request.node),
+            "crash": _crash_request(request.config),
             **changes,
         }
         if settings["target"] in ON_SERVER and "server" not in settings:
@@ -276,6 +278,12 @@ def kdump_plan_drill(
         return Plan(**settings)
 
     return plan
+
+
+def _crash_request(config: pytest.Config) -> CrashRequest | None:
+    from ..triage.crash import CrashRequest
+
+    return CrashRequest() if option(config, "crash") else None
 
 
 @pytest.fixture(scope="session")
@@ -441,7 +449,12 @@ def kdump_kernel_drill(request: pytest.FixtureRequest, kdump_run: Run) -> Callab
         plan = KernelPlan(
             kernel=find_kernel(kernel, state, progress),
             userland=make_userland(programs, state, progress),
-            **{"name": evidence_name(request.node), "scenario": scenario_name(request.node), **changes},
+            **{
+                "name": evidence_name(request.node),
+                "scenario": scenario_name(request.node),
+                "crash": _crash_request(request.config),
+                **changes,
+            },
         )
         verdict = run_kernel_drill(kdump_run, plan)
         report(request.node, verdict)

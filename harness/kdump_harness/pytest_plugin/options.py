@@ -49,6 +49,7 @@ OPTIONS = (
     Option("firmware", "firmware of the guests (default: bios if the image has it)", choices=FIRMWARE),
     Option("timeout-factor", "multiply all timeouts by F", "F", type=float, default=1.0),
     Option("cold", "boot a guest for each drill instead of restoring a snapshot", kind="bool"),
+    Option("crash", "let the crash utility open the vmcore of each drill", kind="bool"),
     Option("run-known", "run scenarios with a known issue without excusing them", kind="bool"),
     Option(
         "uri", "hypervisor, also of another host, as qemu+ssh://host/system (default: LIBVIRT_DEFAULT_URI, else"

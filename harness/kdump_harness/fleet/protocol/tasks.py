@@ -285,6 +285,7 @@ _SCENARIO_OPTIONS: Mapping[str, Callable[[str], bool] | None] = {
     "image": lambda text: _GLOB.fullmatch(text) is not None,
     "strict_images": None,
     "cold": None,
+    "crash": None,
     "keep": _one_of(*KEEP),
     "kernel": _is_kernel,
     "firmware": _one_of(*FIRMWARE),
