@@ -32,7 +32,7 @@ from kdump_harness.drill.checks import CrashFacts, Scope, required
 from kdump_harness.drill.disks import SystemUnderTest
 from kdump_harness.drill.plan import Plan
 from kdump_harness.images.state import State
-from kdump_harness.kdump.service import built_in
+from kdump_harness.kdump.guest_state import built_in
 from kdump_harness.vm.run import Machine, Options
 from kdump_harness.vmcore import Inspection, inspect
 from vmcore_factory import Kdump, flatten, text_page

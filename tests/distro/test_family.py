@@ -14,7 +14,8 @@ from kdump_harness.base.errors import TableError, UsageError
 from kdump_harness.distro.config_file import ConfigFile
 from kdump_harness.distro.family import Family, Release, choose_release, fill, find_family, load_families, load_family
 from kdump_harness.images.catalog import load_catalog
-from kdump_harness.kdump.service import DRILL_ARGUMENTS, KdumpService, parse_os_release
+from kdump_harness.kdump.guest_state import parse_os_release
+from kdump_harness.kdump.service import DRILL_ARGUMENTS, KdumpService
 from records import load_records
 from support_page import support_page
 

@@ -22,8 +22,9 @@ from kdump_harness.drill.disks import ArmedDisk, BaseDisk, SystemUnderTest
 from kdump_harness.drill.plan import Plan
 from kdump_harness.drill.steps import Drill
 from kdump_harness.images.catalog import load_catalog
+from kdump_harness.kdump.guest_state import GuestState
 from kdump_harness.kdump.reserved_memory import AddressRange, ReservedMemory
-from kdump_harness.kdump.service import GuestState, KdumpConfig
+from kdump_harness.kdump.service import KdumpConfig
 from kdump_harness.kdump.target import FoundFile
 from kdump_harness.vm.run import Machine
 

@@ -32,9 +32,9 @@ from kdump_harness.drill.checks import (
     required,
 )
 from kdump_harness.drill.steps import Drill
+from kdump_harness.kdump.guest_state import GuestState
 from kdump_harness.kdump.page_flags import CLASSES, MemoryState, from_meminfo
 from kdump_harness.kdump.reserved_memory import AddressRange, ReservedMemory
-from kdump_harness.kdump.service import GuestState
 from kdump_harness.kdump.target import FoundFile
 from kdump_harness.kdump.trigger import find_trigger
 from kdump_harness.vmcore import PageClass, classify, open_vmcore

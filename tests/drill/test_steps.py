@@ -49,6 +49,7 @@ PROBES = {
     "meminfo": "MemTotal: 138488 kB\nMemFree: 138300 kB\nSlab: 4 kB",
     "clock_s": str(CRASH_S),
     "hostname": "debian-12-2",
+    "machine_id": "0123456789abcdef0123456789abcdef",
     "makedumpfile": "makedumpfile: version 1.7.2 (released on 20 Oct 2022)",
     "config": "",
 }
@@ -81,6 +82,7 @@ def drill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fake_clock: FakeClock
 
 def test_a_good_crash_is_followed_to_a_verified_verdict(drill: Any, tmp_path: Path) -> None:
     verdict = drill(FakeGuest(BOOT, CRASH, probes=PROBES, dump=(DUMP, VMCORE)))
+    assert verdict.machine_id == PROBES["machine_id"]
     assert verdict.verified, verdict.explain()
     assert {check.name for check in verdict.checks} == REQUIRED_CHECKS | {"capture-memory"}
     assert list(verdict.phases_s) == ["boot", "panic_to_capture", "capture_boot", "dump", "reboot", "panic_to_login"]

@@ -50,7 +50,7 @@ with instrumented():  # after the path above
     from kdump_harness.history.database import History
     from kdump_harness.history.importing import import_file
     from kdump_harness.images import checksums, file_access, qcow2
-    from kdump_harness.kdump import capture_memory, page_flags, reserved_memory, service
+    from kdump_harness.kdump import capture_memory, guest_state, page_flags, reserved_memory
     from kdump_harness.schedule import running
     from kdump_harness.store import reindex
     from kdump_harness.store.bundles import redact
@@ -279,7 +279,7 @@ READERS = {
         answers=(HarnessError, crashkernel.WordRefused),
     ),
     "os-release": Reader(
-        read=lambda data, _: service.parse_os_release(text(data)),
+        read=lambda data, _: guest_state.parse_os_release(text(data)),
         examples=lambda: [b'ID=debian\nVERSION_ID="12"\nID_LIKE="a b"\n'],
     ),
     "configuration": Reader(

@@ -16,8 +16,9 @@ from kdump_harness.diagnosis import diagnose_text
 from kdump_harness.distro.family import COMPRESS_FLAGS, Family, choose_release, find_family
 from kdump_harness.distro.packages import KernelChoice, LocalPackage
 from kdump_harness.kdump import service as kdump_service
+from kdump_harness.kdump.guest_state import SIZE, GuestState, parse_os_release
 from kdump_harness.kdump.reserved_memory import AddressRange, ReservedMemory
-from kdump_harness.kdump.service import _SIZE, GuestState, KdumpConfig, KdumpService, parse_os_release
+from kdump_harness.kdump.service import KdumpConfig, KdumpService
 
 DEBIAN = find_family("debian")
 SHIPPED = """\
@@ -742,7 +743,7 @@ def test_a_reservation_that_cannot_be_read_now_is_not_looked_for_elsewhere(tmp_p
     """The file is there and busy, as while kexec loads a kernel."""
     busy = tmp_path / "kexec_crash_size"
     busy.mkdir()  # reading it fails for every user, root included
-    script = _SIZE.replace("/sys/kernel/kexec/", f"{tmp_path}/new/").replace("/sys/kernel/", f"{tmp_path}/")
+    script = SIZE.replace("/sys/kernel/kexec/", f"{tmp_path}/new/").replace("/sys/kernel/", f"{tmp_path}/")
     result = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=False)
     assert result.returncode != 0
     assert "kexec_crash_size" in result.stderr

@@ -78,4 +78,4 @@ class NotArmed(CommandFailed):
         super().__init__(f"{reason}; its status says: {said}", see=see)
         self.reason = reason
         self.said = said  # by the service's status
-        self.state: Any = None  # of the guest (service.GuestState), where it was asked
+        self.state: Any = None  # of the guest (guest_state.GuestState), where it was asked

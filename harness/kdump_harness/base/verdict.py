@@ -58,6 +58,7 @@ class Verdict:
     warm: bool = False  # the guest was restored from its saved memory, and not booted
     beside: int = 0  # other drills of the run that shared the host, which shows in the times
     disk: str | None = None  # where the guest's disk came from
+    machine_id: str | None = None  # of the guest, which a clone has from its source
     kernel: str | None = None
     kernel_asked: str | None = None  # as the user put it; the drill does not begin with another one
     makedumpfile: str | None = None

@@ -20,8 +20,8 @@ from ..base.errors import EXIT_UNJUDGED
 from ..base.verdict import Verdict
 from ..distro.architecture import architecture_of_machine
 from ..kdump.capture_memory import read_claim
+from ..kdump.guest_state import GuestState
 from ..kdump.page_flags import ZERO_BIT, MemoryState, names_dropped_by
-from ..kdump.service import GuestState
 from ..kdump.target import FoundFile
 from ..kdump.trigger import Trigger
 from ..vmcore import Inspection, Vmcore, VmcoreError, open_vmcore

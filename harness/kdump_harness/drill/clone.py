@@ -16,7 +16,8 @@ from ..base.clock import pause
 from ..base.errors import GuestError, HostError, NoVerdict, UsageError
 from ..base.units import MIB
 from ..distro.family import Family, load_families
-from ..kdump.service import BUILD_TIMEOUT_S, DRILL_ARGUMENTS, KdumpConfig, KdumpService, parse_os_release
+from ..kdump.guest_state import parse_os_release
+from ..kdump.service import BUILD_TIMEOUT_S, DRILL_ARGUMENTS, KdumpConfig, KdumpService
 from ..vm.capacity import available_mib
 from ..vm.fsfreeze import begin_copy
 from ..vm.guest import Guest

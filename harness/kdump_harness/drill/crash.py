@@ -17,9 +17,10 @@ from ..images.state import require_space
 from ..kdump.capture_memory import capture_command_line
 from ..kdump.command_line import not_in_force
 from ..kdump.crash_monitor import LAST_WORDS_S, PANIC_TIMEOUT_S, TOTAL_TIMEOUT_S, CrashMonitor
+from ..kdump.guest_state import GuestState
 from ..kdump.hotplug import plug
 from ..kdump.page_flags import CLASSES, FREE, MemoryState, from_flags, from_meminfo
-from ..kdump.service import GuestState, KdumpService
+from ..kdump.service import KdumpService
 from ..kdump.target import Files, FoundFile
 from ..vm.console import ConsoleLine
 from ..vm.guest import Guest

@@ -15,9 +15,9 @@ from ..base.verdict import Verdict
 from ..diagnosis import diagnose_text
 from ..fallback.records import Fallback
 from ..kdump.crash_monitor import CrashMonitor
+from ..kdump.guest_state import GuestState
 from ..kdump.makedumpfile import read_words
 from ..kdump.page_flags import MemoryState
-from ..kdump.service import GuestState
 from ..kdump.target import Target, find_target
 from ..kdump.trigger import Trigger, find_trigger
 from ..triage.crash import ask_crash
@@ -88,6 +88,7 @@ class DrillRecord:
         """Copy the guest's facts into the verdict."""
         verdict = self.verdict
         verdict.kernel, verdict.makedumpfile = state.kernel, state.makedumpfile
+        verdict.machine_id = state.machine_id or None
         verdict.crashkernel, verdict.reserved_mib = state.crashkernel, state.reserved.fixed_bytes // MIB
         verdict.reserved = state.reserved.to_json()
         for remark in [*state.reservation_remarks(self.plan.machine.memory_mib), *state.collection_remarks()]:

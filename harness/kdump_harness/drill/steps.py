@@ -15,7 +15,8 @@ from ..base.errors import GuestError, NotArmed
 from ..base.stage import Stage
 from ..base.verdict import Verdict
 from ..kdump.crash_monitor import PANIC_TIMEOUT_S, CrashMonitor
-from ..kdump.service import GuestState, KdumpService
+from ..kdump.guest_state import GuestState
+from ..kdump.service import KdumpService
 from ..kdump.target import Files, FoundFile, ShellFiles, find_target
 from ..vm.guest import Guest
 from . import checks

@@ -12,10 +12,6 @@ from pathlib import PurePosixPath
 from ..base.clock import poll
 from ..base.crashkernel import (
     Reservation,
-    WordRefused,
-    amounts,
-    counted,
-    joined,
     release_knows_cma,
     require_cma,
     words_in,
@@ -30,7 +26,20 @@ from ..distro.serial_line import SERIAL_LINE_FILES
 from ..vm.guest import Guest
 from . import reserved_memory
 from .command_line import check_arguments, joined_arguments
-from .reserved_memory import AddressRange, ReservedMemory, in_words
+from .guest_state import (
+    LOADED,
+    PROBES,
+    SIZE,
+    SIZE_FILE,
+    GuestState,
+    built_in,
+    joined_commands,
+    parse_os_release,
+    read_state,
+    split_outputs,
+    state_commands,
+)
+from .reserved_memory import ReservedMemory, in_words
 
 # Unscaled, as for a guest under KVM.
 INSTALL_TIMEOUT_S = 300.0
@@ -40,6 +49,7 @@ COMMAND_TIMEOUT_S = 20.0
 RESTARTED_TIMEOUT_S = 15.0
 BOOTED_TIMEOUT_S = 60.0  # after kdump has loaded; longer tasks are not part of a usual boot
 LOOK_EVERY_S = 1.0  # each look costs an emulated guest most of a second, while its kdump is at work
+_MARK = "=====harness "  # before the name of each part of an output
 LAST_LINES = 6  # of an output that is quoted in a message
 _NOT_BUILT = 120  # the exit status of the harness's script; not used by boot loader tools
 
@@ -58,32 +68,8 @@ fi
 # The serial console last and every message on it; "quiet" would hide the capture kernel's troubles.
 DRILL_ARGUMENTS = find_architecture("amd64").arguments
 
-# Kernels since about 6.19 moved the files below /sys/kernel/kexec; the old names are deprecated links.
-_LOADED = "cat /sys/kernel/kexec_crash_loaded 2>/dev/null || cat /sys/kernel/kexec/crash_loaded"
-# Reading it fails (EBUSY) while a capture kernel is being loaded; that must not look like another kernel's layout.
-_SIZE_FILE = "f=/sys/kernel/kexec_crash_size; [ -e $f ] || f=/sys/kernel/kexec/crash_size"
-_SIZE = f"{_SIZE_FILE}; cat $f"
-
 # https://cloudinit.readthedocs.io/en/latest/howto/disable_cloud_init.html
 _CLOUD_INIT_OFF = "/etc/cloud/cloud-init.disabled"
-
-_PROBE = {
-    "boot_id": "cat /proc/sys/kernel/random/boot_id",
-    "kernel": "uname -r",
-    "cmdline": "cat /proc/cmdline",
-    "loaded": _LOADED,
-    "crash_size_bytes": _SIZE,
-    **reserved_memory.COMMANDS,
-    "os_release": "cat /etc/os-release",
-    "meminfo": "cat /proc/meminfo",
-    "clock_s": "date +%s.%N",
-    "ram": "grep -E ' : System RAM( \\(.*\\))?$' /proc/iomem",
-    "cpus": "grep -c ^processor /proc/cpuinfo",
-    "hostname": "cat /proc/sys/kernel/hostname",
-    # The ACPI memory devices (DIMMs), if a kernel brings added memory online by itself.
-    "acpi_memory": "grep -q online /sys/devices/system/memory/auto_online_blocks &&"
-    " grep -lv '^0$' /sys/bus/acpi/devices/PNP0C80:*/status",
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,74 +111,6 @@ class KdumpConfig:
         self.reservation.check(None if auto else memory_mib)
 
 
-@dataclass(frozen=True, kw_only=True)
-class GuestState:
-    """The kdump state of a guest at one moment, as the guest reports it."""
-
-    boot_id: str
-    kernel: str
-    cmdline: str
-    loaded: bool
-    reserved: ReservedMemory
-    meminfo_kib: dict[str, int]
-    clock_s: float
-    os_release: dict[str, str]
-    makedumpfile: str | None  # version, None when it is not installed
-    level: int | None
-    compress: str | None
-    hostname: str
-    elf: bool = False  # an ELF dump is asked for
-    misread: str | None = None  # a level in the configuration that makedumpfile takes for another one
-    directory: str | None = None  # of dumps; None when it is not in this guest
-    compressors: tuple[str, ...] = ()  # the compressions that its makedumpfile has
-    ram: tuple[AddressRange, ...] = ()  # memory of the kernel, with the reservation
-    cpus: int = 0  # that are online
-    acpi_memory: int = 0  # ACPI memory devices whose memory a kernel like this brings online by itself
-    packing: str | None = None  # the program that compresses the dump as a whole
-
-    @property
-    def crashkernel(self) -> str | None:
-        """The values of crashkernel= as --crashkernel takes them; those that the kernel ignores are left out."""
-        words = words_in(self.cmdline)
-        return joined(counted(words, knows_cma=self.knows_cma) or words) or None
-
-    def reservation_remarks(self, memory_mib: int) -> list[str]:
-        """Return sentences about the parameters that the kernel ignores, refuses, or follows only in part."""
-        try:
-            asked = amounts(words_in(self.cmdline), memory_mib, knows_cma=self.knows_cma)
-        except WordRefused as error:
-            return [str(error)]
-        remarks = list(asked.remarks)
-        if asked.high and self.reserved.fixed and not self.reserved.high_bytes:
-            remarks.append("the ,high part is below 4 GiB, for lack of room above it, and ,low adds nothing to it")
-        if self.reserved.cma_bytes < asked.cma_mib * MIB:
-            remarks.append(
-                f"crashkernel=...,cma asks for {asked.cma_mib} MiB, and the kernel reserved"
-                f" {self.reserved.cma_bytes // MIB} MiB"
-            )
-        return remarks
-
-    def collection_remarks(self) -> list[str]:
-        """Return sentences about a level and a compression that makedumpfile does not take as they are meant."""
-        remarks = []
-        if self.misread is not None:
-            remarks.append(
-                f"the configuration asks for the dump level {self.misread!r}, which makedumpfile reads as {self.level}"
-                " (write a number of 0 to 31)"
-            )
-        if self.compressors and self.compress not in (None, *self.compressors):
-            remarks.append(
-                f"the configuration asks for {self.compress}, and the guest's makedumpfile was built without it: it"
-                f" writes uncompressed pages (it has {', '.join(self.compressors)})"
-            )
-        return remarks
-
-    @property
-    def knows_cma(self) -> bool:
-        """Whether the guest's kernel knows crashkernel=...,cma; some distributions added it to older ones."""
-        return bool(self.reserved.cma) or release_knows_cma(self.kernel)
-
-
 Report = Callable[[str], None]
 
 
@@ -214,7 +132,7 @@ class KdumpService:
 
     def identify(self) -> None:
         """Learn which release the guest is and drive it as such; UsageError when it is of another family."""
-        answers = self._ask({"os_release": _PROBE["os_release"], "makedumpfile": self.family.commands.makedumpfile})
+        answers = self._ask({"os_release": PROBES["os_release"], "makedumpfile": self.family.commands.makedumpfile})
         os_release = parse_os_release(answers["os_release"])
         self.check_family(os_release)
         self.family, self.remark = choose_release(self._table, os_release, self.guest.shell.succeeds)
@@ -223,53 +141,13 @@ class KdumpService:
 
     def _ask(self, probes: Mapping[str, str]) -> dict[str, str]:
         """Run some commands at once and return their outputs: each single call costs an emulated guest a second."""
-        mark = "=====harness "
-        script = "; ".join(f"echo '{mark}{name}'; {{ {command}; }} 2>&1" for name, command in probes.items())
+        script = joined_commands(probes, _MARK)
         out = self.guest.shell.run(script, timeout_s=COMMAND_TIMEOUT_S * self.guest.factor, check=False).out
-        parts: dict[str, str] = {}
-        for section in out.split(mark)[1:]:
-            name, _, text = section.partition("\n")
-            parts[name] = text.strip()
-        return parts
+        return dict(split_outputs(out, _MARK))
 
     def state(self) -> GuestState:
         """Ask the guest for everything at once."""
-        parts = self._ask(
-            {
-                **_PROBE,
-                "makedumpfile": self.family.commands.makedumpfile,
-                "config": f"cat -- {shlex.quote(self.family.config.file)}",
-            }
-        )
-        config = parts.get("config", "")
-        version = re.search(r"makedumpfile: version (\S+)", parts.get("makedumpfile", ""))
-        collection = self.family.config.core_collector(config)
-        return GuestState(
-            boot_id=parts["boot_id"],
-            kernel=parts["kernel"],
-            cmdline=parts["cmdline"],
-            loaded=parts["loaded"] == "1",
-            reserved=reserved_memory.parse(parts["iomem"], parts["crash_cma"], parts["crash_size_bytes"]),
-            meminfo_kib={
-                name: int(value.split()[0])
-                for name, _, value in (line.partition(":") for line in parts["meminfo"].splitlines())
-                if value.strip()
-            },
-            clock_s=float(parts["clock_s"].removesuffix("%N")),  # which busybox does not know
-            os_release=parse_os_release(parts["os_release"]),
-            makedumpfile=version.group(1) if version else None,
-            level=collection.level,
-            compress=collection.compress,
-            hostname=parts["hostname"],
-            ram=reserved_memory.ram_ranges(parts.get("ram", "")),
-            cpus=int(parts.get("cpus") or 0),
-            acpi_memory=len(re.findall(r"^/sys/\S+/status$", parts.get("acpi_memory", ""), re.MULTILINE)),
-            elf=collection.elf,
-            misread=collection.misread,
-            directory=self.family.config.directory(config),
-            compressors=built_in(parts.get("makedumpfile", "")) if version else (),
-            packing=self.family.config.get(config, "packing") or None,
-        )
+        return read_state(self._ask(state_commands(self.family)), self.family)
 
     def formats(self, state: GuestState, target: str) -> tuple[str, ...]:
         """Return the formats that a dump of this guest may have."""
@@ -571,7 +449,7 @@ class KdumpService:
         before = self._reserved()
         # Linux 6.5 and later count the low part in the file, and take the high one away first.
         low_bytes = before.low_bytes if before.high_bytes and before.size_bytes == before.fixed_bytes else 0
-        self.guest.shell.run(f"{_SIZE_FILE}; echo {main_mib * MIB + low_bytes} > $f")
+        self.guest.shell.run(f"{SIZE_FILE}; echo {main_mib * MIB + low_bytes} > $f")
         left = self._reserved()
         if left.main_bytes != main_mib * MIB or left.low_bytes < min(low_bytes, before.low_bytes):
             raise CommandFailed(f"the kernel kept {in_words(left.to_json())} of the reservation, not {main_mib} MiB")
@@ -579,12 +457,12 @@ class KdumpService:
 
     def _reserved(self) -> ReservedMemory:
         """Return the parts of the reservation as they are now."""
-        parts = self._ask({**reserved_memory.COMMANDS, "crash_size_bytes": _SIZE})
+        parts = self._ask({**reserved_memory.COMMANDS, "crash_size_bytes": SIZE})
         return reserved_memory.parse(parts["iomem"], parts["crash_cma"], parts["crash_size_bytes"])
 
     def is_loaded(self) -> bool:
         """Whether the kernel has a capture kernel to jump to."""
-        return self.guest.shell.run(_LOADED, check=False).out.strip() == "1"
+        return self.guest.shell.run(LOADED, check=False).out.strip() == "1"
 
     def wait_until_loaded(self, timeout_s: float | None = None) -> None:
         """Wait for the service and kexec_crash_loaded; NotArmed quotes what kdump's own status says.
@@ -596,7 +474,7 @@ class KdumpService:
 
         def failed() -> str | None:
             line = self._service_state()
-            if line == "inactive" and self.guest.shell.run(_SIZE, check=False).out.strip() == "0":
+            if line == "inactive" and self.guest.shell.run(SIZE, check=False).out.strip() == "0":
                 # Units with a condition on crashkernel= are skipped, and never fail.
                 return f"{self.family.service} does not start: the kernel reserved no memory"
             return f"{self.family.service} has failed" if line == "failed" else None
@@ -678,23 +556,7 @@ class KdumpService:
         return sum(map(int, found)) if found else None
 
 
-def parse_os_release(text: str) -> dict[str, str]:
-    """Parse the fields of os-release(5)."""
-    return dict(_unquoted(line) for line in text.splitlines() if "=" in line)
-
-
-def built_in(version_text: str) -> tuple[str, ...]:
-    """Parse the compressions that makedumpfile -v prints, and add none and zlib, which it always has."""
-    enabled = set(re.findall(r"^(\w+)\s+enabled\s*$", version_text, re.MULTILINE))
-    return tuple(name for name in COMPRESS_FLAGS if name in ("none", "zlib") or name in enabled)
-
-
 def _last_words(text: str) -> str:
     """Return the end of an output, on one line."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return " | ".join(lines[-LAST_LINES:]) or "nothing"
-
-
-def _unquoted(line: str) -> tuple[str, str]:
-    name, _, value = line.partition("=")
-    return name.strip(), value.strip().strip("\"'")

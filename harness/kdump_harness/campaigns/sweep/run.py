@@ -29,7 +29,8 @@ from ...drill.checks import CrashFacts
 from ...drill.plan import disk_need_mib
 from ...drill.warm_pool import WarmPool
 from ...images.state import require_space
-from ...kdump.service import GuestState, KdumpService
+from ...kdump.guest_state import GuestState
+from ...kdump.service import KdumpService
 from ...vm.guest import Guest
 from ...vm.run import Run
 from ...vmcore import VmcoreError, open_vmcore
