@@ -234,6 +234,7 @@ def test_progress_is_not_a_cause() -> None:
         ("Error: (builtin) not found.", "config-invalid"),
         ("Error: mlx5_core not found.", "config-invalid"),
         ("/boot does not have write permission. Can not rebuild /boot/x", "initramfs-build-failed"),
+        ("W: kdump-tools: Unable to create /var/lib/kdump/x/initramfs.conf", "initramfs-build-failed"),
         ("No kdump initial ramdisk found. Tried to locate /boot/initrd-6.4-kdump.", "capture-image-missing"),
     ],
 )
