@@ -14,7 +14,7 @@ from kdump_harness.drill.session import Session
 from kdump_harness.kdump.service import KdumpService
 from kdump_harness.pytest_plugin import Verdict
 from kdump_harness.vm.guest import Guest
-from kdump_harness.vm.shell import CommandResult
+from kdump_harness.vm.shells.shell import CommandResult
 
 REMEDY_TIMEOUT_S = 300.0  # for a guest under KVM; some build an initramfs
 START_TIMEOUT_S = 60.0

@@ -56,6 +56,18 @@ def test_a_driver_is_imported_in_one_folder() -> None:
     assert users == {library: {folder} for library, folder in ONLY_IN.items()}
 
 
+def test_a_drill_without_a_network_loads_no_ssh() -> None:
+    """paramiko takes a quarter of the imports of a kernel drill."""
+    loads_it = [
+        path.name
+        for path in sources()
+        for node in ast.parse(path.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        and ("paramiko" in (text := ast.unparse(node)) or "ssh_shell" in text)
+    ]
+    assert loads_it == ["ssh_shell.py"]
+
+
 def test_the_picture_in_the_page_is_what_the_command_prints() -> None:
     text = PAGE.read_text(encoding="utf-8")
     assert picture() in text, "out of date: python docs/generate/layers.py --write"

@@ -25,6 +25,7 @@ FOLDERS = (
     "distro",
     "images",
     "vm/hypervisor",
+    "vm/shells",
     "vm/hosts",
     "vm",
     "kdump",

@@ -16,7 +16,7 @@ import pytest
 from kdump_harness.base.clock import now_s
 from kdump_harness.base.errors import CommandFailed
 from kdump_harness.campaigns.sweep.refilter import CannotRun, Parts, Refilter, find_parts
-from kdump_harness.vm.shell import CommandResult
+from kdump_harness.vm.shells.shell import CommandResult
 from kdump_harness.vmcore import inspect
 
 DATA = Path(__file__).parents[1] / "data" / "vmcore"

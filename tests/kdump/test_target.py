@@ -16,7 +16,7 @@ from kdump_harness.distro.family import choose_release, find_family
 from kdump_harness.drill.checks import choose_dump
 from kdump_harness.kdump.service import KdumpService
 from kdump_harness.kdump.target import KEY, FoundFile, Server, find_target
-from kdump_harness.vm.shell import CommandResult
+from kdump_harness.vm.shells.shell import CommandResult
 
 # The first and last lines of kdump-save; the status of a dump whose makedumpfile was killed (SIGABRT) is 134.
 TEMPORARY = (

@@ -15,9 +15,9 @@ import pytest
 from kdump_harness.base.errors import CommandFailed, ConsoleLost, GuestError, WaitedInVain
 from kdump_harness.base.tables import package_path
 from kdump_harness.kernel.plan import userland_family
-from kdump_harness.vm import serial_shell
 from kdump_harness.vm.hypervisor.byte_queue import ByteQueue
-from kdump_harness.vm.serial_shell import PART_BYTES, ControlLine, SerialShell
+from kdump_harness.vm.shells import serial_shell
+from kdump_harness.vm.shells.serial_shell import PART_BYTES, ControlLine, SerialShell
 
 INIT = package_path("kernel", "init")
 

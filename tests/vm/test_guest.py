@@ -19,7 +19,7 @@ from kdump_harness.vm.guest import Guest
 from kdump_harness.vm.hosts.guest_host import GuestHost
 from kdump_harness.vm.hypervisor.domain import DomainEvents
 from kdump_harness.vm.run import Options, Run
-from kdump_harness.vm.shell import Access, Shell
+from kdump_harness.vm.shells.shell import Access, Shell
 
 GRUB = b"\x1b[2J\x1b[1;1HBooting `Linux'\r\nLoading initial ramdisk ...\r\n"
 BOOTED = b"[    0.000000] Linux version 6.12.0\r\n[    9.1] systemd[1]: Startup finished\r\nmine login: "

@@ -17,7 +17,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from kdump_harness.base.errors import CommandFailed, UsageError
 from kdump_harness.base.evidence import Evidence
 from kdump_harness.vm.cloud_init import make_key
-from kdump_harness.vm.shell import Access, Shell, SshShell
+from kdump_harness.vm.shells.shell import Access, Shell
+from kdump_harness.vm.shells.ssh_shell import SshShell
 
 PASSWORD = "open sesame"
 KEY = make_key("test")

@@ -14,7 +14,7 @@ from ..distro.packages import local_packages, parse_kernel, parse_package
 from ..drill.disks import SystemUnderTest, probe_format
 from ..images.catalog import load_catalog
 from ..vm.run import Machine
-from ..vm.shell import Access
+from ..vm.shells.shell import Access
 
 
 def is_file(image: str) -> bool:

@@ -29,7 +29,7 @@ from ..vm.guest import Guest
 from ..vm.hosts.qemu_img import run_qemu_img
 from ..vm.hypervisor.memory_xml import Spare
 from ..vm.run import Identity, Machine, Run
-from ..vm.shell import Access
+from ..vm.shells.shell import Access
 
 # Raise them when installing or arming itself changes: cached disks are then made anew.
 INSTALLED_VERSION = 1

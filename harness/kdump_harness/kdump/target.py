@@ -16,7 +16,7 @@ from ..vm.cloud_init import make_key
 
 if TYPE_CHECKING:
     from ..vm.guest import Guest
-    from ..vm.shell import Shell
+    from ..vm.shells.shell import Shell
     from .service import KdumpService
 
 TARGETS = ("local", "ext4", "xfs", "ssh", "nfs")

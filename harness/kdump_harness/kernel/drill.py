@@ -27,7 +27,7 @@ from ..kdump.target import FoundFile, Target
 from ..kdump.trigger import find_trigger
 from ..vm.guest import Guest
 from ..vm.run import Run
-from ..vm.serial_shell import ControlLine
+from ..vm.shells.serial_shell import ControlLine
 from .boot import DISK, capture_command_line, write_boot
 from .crash_module import make_module
 from .machine import INSTRUCTIONS, DirectBoot

@@ -88,7 +88,7 @@ def system_under_test(config: pytest.Config, image: str) -> SystemUnderTest:
 
     from ..cli.subject import find_subject, is_file
     from ..distro.packages import local_packages, parse_kernel
-    from ..vm.shell import Access
+    from ..vm.shells.shell import Access
 
     family = option(config, "family") if is_file(image) else None
     subject = find_subject(image, family=family, login=option(config, "login"))

@@ -17,8 +17,8 @@ from .console import LOGIN, Console, ConsoleLine
 from .console_signs import find_sign
 from .hypervisor.domain import Domain
 from .hypervisor.domain_xml import SavedDomain
-from .serial_shell import ControlLine, SerialShell
-from .shell import GONE, Access, CommandResult, Shell, SshShell
+from .shells.serial_shell import ControlLine, SerialShell
+from .shells.shell import Access, CommandResult, Shell
 
 # Timeouts for a guest under KVM on an idle host; timeout_factor stretches them.
 # Total times are generous: silence or a sign of a stuck guest ends a wait much earlier.
@@ -224,10 +224,12 @@ class Guest:
         if self._shell is not None:
             self._shell.close()
             self._shell = None
+        from .shells.ssh_shell import GONE, SshShell  # a guest without a network does not need it
+
         deadline = Deadline(SSH_TIMEOUT_S * self.factor)
         last: list[str] = []
 
-        def attempt() -> SshShell | None:
+        def attempt() -> Shell | None:
             self._look_at_console()
             address = self.domain.address()
             if address is None:

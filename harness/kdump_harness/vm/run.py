@@ -26,7 +26,7 @@ from .hypervisor.domain_xml import FIRMWARE, NETWORK, Disk, DomainSpec, Layer, n
 from .hypervisor.memory_xml import DIMM_BLOCK_MIB, MAX_DIMMS, Spare
 from .isolated_network import IsolatedNetwork, Port
 from .reaper import Reaper
-from .shell import Access
+from .shells.shell import Access
 
 MIN_MEMORY_MIB = 256
 MAX_MEMORY_MIB = 4 * 1024 * 1024

@@ -24,7 +24,7 @@ from ...base.clock import Deadline
 from ...base.errors import CommandFailed, HarnessError
 from ...base.units import MIB
 from ...distro.family import COMPRESS_FLAGS
-from ...vm.shell import CommandResult
+from ...vm.shells.shell import CommandResult
 
 TOOL_MAX_BYTES = 256 * MIB  # makedumpfile with its libraries is 7 MiB
 ADDRESS_SPACE_BYTES = 4096 * MIB  # makedumpfile keeps bitmaps in memory, but not pages

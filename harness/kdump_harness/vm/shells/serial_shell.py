@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pexpect
 
-from ..base.clock import Deadline
-from ..base.errors import CommandFailed, ConsoleLost, GuestError, WaitedInVain
-from .hypervisor.byte_queue import ByteQueue
+from ...base.clock import Deadline
+from ...base.errors import CommandFailed, ConsoleLost, GuestError, WaitedInVain
+from ..hypervisor.byte_queue import ByteQueue
 from .shell import TIMEOUT_S, Shell
 
 _READ_BYTES = 1 << 16

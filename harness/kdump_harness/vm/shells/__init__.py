@@ -1,0 +1,1 @@
+"""Commands and files in a guest: over SSH, and over a serial line."""
