@@ -133,13 +133,25 @@ def test_a_capture_kernel_without_enough_memory_is_named(drill: Any) -> None:
     assert [(check.name, check.ok) for check in verdict.checks] == [("capture-memory", True)]
 
 
-@pytest.mark.parametrize("crash", ["a capture kernel that panics", "a failure that is reported, then a reboot"])
+WRITTEN = b"The dumpfile is saved to STDOUT."
+
+
+@pytest.mark.parametrize(
+    "after",
+    [
+        IN_CAPTURE + CAPTURE_OOM,
+        CRASH.replace(b"saved vmcore", b"failed to save vmcore"),
+        CRASH.replace(WRITTEN, b"copy_vmcoreinfo: Can't write the vmcoreinfo file. No space left on device")
+        .replace(b"makedumpfile Completed.", b"makedumpfile Failed."),
+        CRASH.replace(WRITTEN, b"makedumpfile: command not found"),
+    ],
+    ids=["the capture kernel panics", "kdump reports a failure", "makedumpfile reports a failure", "an empty file"],
+)  # fmt: skip
 def test_the_memory_is_taken_while_a_drill_that_failed_shows_the_crash(
-    drill: Any, crash: str, monkeypatch: pytest.MonkeyPatch
+    drill: Any, after: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     taken: list[str] = []
     monkeypatch.setattr(Fallback, "take_memory", lambda *_: taken.append("taken"))
-    after = IN_CAPTURE + CAPTURE_OOM if "panics" in crash else CRASH.replace(b"saved vmcore", b"failed to save vmcore")
     verdict = drill(FakeGuest(BOOT, after, probes=PROBES), fallback=("hypervisor",))
     assert not verdict.verified
     assert set(taken) == {"taken"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from pathlib import Path
@@ -11,13 +12,13 @@ from xml.etree import ElementTree
 
 import libvirt
 import pytest
-from kdump_harness.base.errors import HostError, UsageError
+from kdump_harness.base.errors import GuestError, HostError, UsageError
 from kdump_harness.images.catalog import CPU_LEVELS
 from kdump_harness.images.state import RunDirectory, State
 from kdump_harness.vm.hosts import qemu_img
 from kdump_harness.vm.hosts.local_host import LocalHost
 from kdump_harness.vm.hypervisor.connection import Hypervisor, default_uri, event_name, log_directory
-from kdump_harness.vm.hypervisor.domain import CRASHLOADED, PANICKED, DomainEvents
+from kdump_harness.vm.hypervisor.domain import CRASHLOADED, PANICKED, Domain, DomainEvents
 from kdump_harness.vm.hypervisor.domain_xml import Disk, DomainSpec, Layer
 from kdump_harness.vm.run import Machine, Options, Run
 
@@ -103,6 +104,23 @@ def test_the_processor_is_the_hosts_under_kvm_and_as_cheap_as_possible_without()
         assert attribute(modern, "cpu", "mode") == "maximum"
         assert attribute(modern, "./cpu/feature", "name") == "la57"
         assert attribute(modern, "./cpu/feature", "policy") == "disable"
+
+
+@pytest.mark.parametrize(
+    ("code", "refused"), [(libvirt.VIR_ERR_OPERATION_TIMEOUT, False), (libvirt.VIR_ERR_CONFIG_UNSUPPORTED, True)]
+)
+def test_a_guest_may_give_a_processor_back_later(code: int, refused: bool) -> None:
+    """libvirt waits for 5 s, in which a busy emulated guest does not answer."""
+
+    def refuse(_number: int, _flags: int) -> None:
+        error = libvirt.libvirtError("")
+        error.err = (code, 0, "vcpu unplug request timed out", 0, "", None, None, 0, 0)
+        raise error
+
+    domain = object.__new__(Domain)
+    domain.name, domain._handle = "kdh-1", SimpleNamespace(setVcpusFlags=refuse)
+    with pytest.raises(GuestError, match="cannot change the number") if refused else contextlib.nullcontext():
+        domain.set_vcpus(1)
 
 
 class Comparing:

@@ -194,7 +194,7 @@ class CrashDrill(DrillRecord, ABC):
                     self.progress.detail(monitor.progress)
                     if monitor.hopeless:
                         return monitor.hopeless
-                    if monitor.failed and not monitor.restart_seen:
+                    if monitor.may_lack_vmcore and not monitor.restart_seen:
                         self._take_fallback(guest)  # before the guest reboots
                     self._let_panic_end(guest)
                     silent_s = guest.console.silent_s

@@ -29,6 +29,9 @@ _JOB = re.compile(
     r"(?:A (?:start|stop) job is running for|Job) (.{1,120}?) ?"
     r"\((?:\d{1,9}[a-z]{1,9} ){0,7}\d{1,9}[a-z]{1,9} / no limit\)"
 )
+# Words of makedumpfile itself: some distributions report a saved vmcore over an empty file.
+_WRITTEN = re.compile(r"The dumpfiles? (?:is|are) saved to ")
+_NOT_WRITTEN = re.compile(r"makedumpfile Failed\.")
 _PROGRESS = re.compile(r"(?:Copying data|Excluding unnecessary pages|Checking for memory holes)\s*: \[\s*([\d.]+) ?%\]")
 
 
@@ -46,6 +49,7 @@ class CrashMonitor:
     handover_silence_s: float = 0.0  # unscaled, between the two kernels, where a machine needs longer than usual
     loaded: bool = True  # whether a capture kernel was loaded before the trigger
     done: bool = False  # the login prompt of the next boot was seen
+    written: bool | None = None  # whether makedumpfile says that it wrote the vmcore; None: it has said nothing
     capture_seen: bool = False
     restart_seen: bool = False
     progress: str = ""
@@ -117,6 +121,8 @@ class CrashMonitor:
     def _in_capture(self, line: ConsoleLine) -> None:
         text = line.text
         self._note_progress(text)
+        if found_word := _WRITTEN.search(text) or _NOT_WRITTEN.search(text):
+            self.written = found_word.re is _WRITTEN
         if self._saved.search(text):
             self.clock.mark("saved", line.at_s)
             self._reach(Stage.SAVED)
@@ -195,6 +201,11 @@ class CrashMonitor:
         if self.loaded:
             return None
         return "the hypervisor saw the guest panic for good (pvpanic): no capture kernel was loaded"
+
+    @property
+    def may_lack_vmcore(self) -> bool:
+        """Whether kdump or makedumpfile reported a failure, or makedumpfile did not report a vmcore that kdump did."""
+        return bool(self.failed) or self.written is False or (self.stage >= Stage.SAVED and not self.written)
 
     def waiting_for(self) -> str:
         """Return the subject of the next deadline, for progress and messages."""

@@ -190,9 +190,14 @@ class Domain:
             self._handle.updateDeviceFlags(xml, libvirt.VIR_DOMAIN_AFFECT_LIVE)
 
     def set_vcpus(self, number: int) -> None:
-        """Add processors, or ask the guest to give some back."""
+        """Add processors, or ask the guest to give some back, which a busy guest does after the return."""
         with guest_error(f"{self.name}: cannot change the number of processors"):
-            self._handle.setVcpusFlags(number, libvirt.VIR_DOMAIN_AFFECT_LIVE)
+            try:
+                self._handle.setVcpusFlags(number, libvirt.VIR_DOMAIN_AFFECT_LIVE)
+            except libvirt.libvirtError as error:
+                # libvirt waits for 5 s; the request stands.
+                if error.get_error_code() != libvirt.VIR_ERR_OPERATION_TIMEOUT:
+                    raise
 
     def nvram(self) -> Path | None:
         """Return the file with the variables of UEFI, if there is one."""
