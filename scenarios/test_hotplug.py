@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+from kdump_harness.drill.disks import SystemUnderTest
 from kdump_harness.kdump.hotplug_steps import parse_steps
 from kdump_harness.kdump.service import KdumpConfig
 from kdump_harness.pytest_plugin import Verdict, pin_image
@@ -28,9 +29,11 @@ def test_hotplug_of_a_kernel(kernel_drill: Callable[..., Verdict], kernel: str, 
 
 
 @pin_image("debian-12", "debian-13")
-def test_hotplug_of_a_distribution(drill: Callable[..., Verdict]) -> None:
+def test_hotplug_of_a_distribution(drill: Callable[..., Verdict], image: SystemUnderTest) -> None:
     """udev's rules of kdump, or the kernel, keep the capture kernel up to date."""
     config = KdumpConfig(crashkernel=None, level=1, compress=None, capture_append=ALONE)
-    verdict = drill(hotplug=parse_steps("add-dimm:512,add-cpu"), config=config)
+    # Linux 6.12 has no room for another processor in an emulated guest.
+    steps = f"add-dimm:512,{'add-cpu' if image.name == 'debian-12' else 'remove-cpu'}"
+    verdict = drill(hotplug=parse_steps(steps), config=config)
     assert verdict.verified, verdict.explain()
     assert "hotplug" in {check.name for check in verdict.checks}

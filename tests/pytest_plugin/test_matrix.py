@@ -240,6 +240,44 @@ def test_each_test_is_in_the_table_in_json_and_in_junit(run_matrix: Any, conftes
     assert all(len(line) <= 100 for line in found.lines if "evidence: " not in line)
 
 
+KERNEL_DRILLS = """
+import kdump_harness.kernel.drill, kdump_harness.kernel.source, kdump_harness.kernel.userland
+from types import SimpleNamespace
+
+def drill_kernel(run, plan):
+    return run_drill(run, SimpleNamespace(
+        name=plan.name, config=SimpleNamespace(level=plan.level), subject=SimpleNamespace(name=f"kernel-{plan.kernel}")
+    ))
+
+Run.state = Run.progress = None
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_kernels():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kdump_harness.kernel.drill, "run_kernel_drill", drill_kernel)
+        patch.setattr(kdump_harness.kernel.source, "find_kernel", lambda kernel, *_: kernel)
+        patch.setattr(kdump_harness.kernel.userland, "make_userland", lambda *_: None)
+        yield
+"""
+
+
+def test_kernel_drills_are_rows_of_the_table(run_matrix: Any) -> None:
+    scenarios = """
+        import pytest
+
+        @pytest.mark.parametrize("suite", ["sid", "trixie"])
+        def test_suite(kernel_drill, suite):
+            verdict = kernel_drill(suite, level=31 if suite == "sid" else 1)
+            assert verdict.verified, verdict.explain()
+        def test_none(kernel_drill): raise OSError("no kernel")
+    """
+    found = run_matrix(scenarios=scenarios, conftest=CONFTEST + KERNEL_DRILLS)
+    assert found.matrix["images"] == ["kernel", "kernel-sid", "kernel-trixie"]
+    assert found.outcomes() == {"suite[sid]": "verified", "suite[trixie]": "failed", "none": "error"}
+    assert found.test("suite[trixie]")["reason"].startswith("filter: expected none of it")
+    assert found.properties("suite[sid]")["image"] == "kernel-sid"
+
+
 NEEDS_A_LOGIN = "rocky-9 is behind a login: get x.qcow2 from https://vendor.example/ and put it into /cache/"
 
 

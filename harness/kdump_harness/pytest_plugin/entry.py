@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from .options import add_options, option
-from .session import MISSING, chosen_images, image_of, is_plugin_fixture, makes_drills, run_name, run_options
+from .session import MISSING, chosen_images, file_name, image_of, is_plugin_fixture, makes_drills, run_name, run_options
 
 MAX_WORKERS = 256  # limit of -n auto on hosts of any size
 
@@ -129,11 +129,6 @@ class Activation:
     def pytest_xdist_auto_num_workers(self, config: pytest.Config) -> int | None:
         """Return as many workers as the host has room for guests; None, for xdist's own number, without guests."""
         return workers(config)
-
-
-def file_name(image: object) -> str:
-    """Return the name of an image file, or of an image, for the id of a test."""
-    return str(image).rpartition("/")[2]
 
 
 def workers(config: pytest.Config) -> int | None:

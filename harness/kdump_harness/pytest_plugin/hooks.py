@@ -9,10 +9,9 @@ import pytest
 
 from ..base.errors import HarnessError
 from .attachments import attach
-from .entry import file_name
 from .matrix import MatrixEntry
 from .outcomes import excuses, record_failed, update_entry
-from .session import ENTRY, FAILED_DRILLS, OLD_PROPERTIES, VERDICTS, image_of, scenario_name
+from .session import ENTRY, FAILED_DRILLS, OLD_PROPERTIES, VERDICTS, row_of, scenario_name
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -21,8 +20,8 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     item.stash[VERDICTS] = []
     item.stash[FAILED_DRILLS] = []
     item.stash[OLD_PROPERTIES] = len(item.user_properties)
-    if image := image_of(item):
-        item.stash[ENTRY] = MatrixEntry(image=file_name(image), scenario=scenario_name(item), nodeid=item.nodeid)
+    if row := row_of(item):
+        item.stash[ENTRY] = MatrixEntry(image=row, scenario=scenario_name(item), nodeid=item.nodeid)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -17,6 +17,7 @@ from typing import Any
 from ..base.foreign import whole_number
 
 SCHEMA = 1
+KERNEL = "kernel"  # row of the tests of kernel drills that drilled no kernel
 UNFINISHED = "it did not come to its end"
 REASON_LINES = 3  # the evidence has it all
 MIN_WIDTH = 40  # a narrower terminal wraps by itself
@@ -42,7 +43,7 @@ _WORST_FIRST = tuple(Outcome)
 class MatrixEntry:
     """One test of a scenario on an image."""
 
-    image: str
+    image: str  # or kernel-NAME of a kernel drill
     scenario: str  # test_smoke.py::test_dump, without parameters
     nodeid: str
     outcome: Outcome = Outcome.ERROR  # until it is known better: a worker may die in the middle

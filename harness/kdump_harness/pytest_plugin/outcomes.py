@@ -13,7 +13,7 @@ import pytest
 from ..base.errors import HarnessError
 from ..base.evidence import EvidenceRoot
 from ..base.verdict import Verdict
-from .matrix import Matrix, MatrixEntry, Outcome
+from .matrix import KERNEL, Matrix, MatrixEntry, Outcome
 from .options import option
 from .session import FAILED_DRILLS, MISSING, OLD_PROPERTIES, RUN, VERDICTS, run_name, scenario_name
 
@@ -83,6 +83,8 @@ def update_entry(entry: MatrixEntry, item: pytest.Item, call: pytest.CallInfo[No
             report.outcome = "failed"
             report.__dict__.pop("wasxfail", None)
     verdicts = item.stash[VERDICTS]
+    if entry.image == KERNEL and verdicts:
+        entry.image = verdicts[0].image
     found = Outcome.ERROR if entry.unavailable and report.failed else _outcome(call, report, verdicts)
     # A fixture that breaks afterwards must not hide a failure.
     if found is not None and not (report.when == "teardown" and entry.outcome is Outcome.FAILED):

@@ -120,6 +120,22 @@ def image_of(item: Any) -> str | None:
     return item.callspec.params.get("kdump_image") if is_plugin_fixture(item, "kdump_image") else None
 
 
+def file_name(image: object) -> str:
+    """Return the name of an image file, or of an image, for the id of a test."""
+    return str(image).rpartition("/")[2]
+
+
+def row_of(item: Any) -> str | None:
+    """Return the row of a test in the matrix: its image, or that of all kernel drills until one names its kernel."""
+    from .matrix import KERNEL
+
+    if (image := image_of(item)) is not None:
+        return file_name(image)
+    return (
+        KERNEL if "kdump_kernel_drill" in item.fixturenames and is_plugin_fixture(item, "kdump_kernel_drill") else None
+    )
+
+
 def report(item: Any, verdict: Verdict) -> None:
     """Put a verdict into the reports of its test."""
     from .outcomes import report_verdict
