@@ -345,6 +345,7 @@ BROKEN_ELFS = {
     "segment-overflow": (patched(ELF, 64 + 56 + 8, "<Q", (1 << 64) - 8), "segment"),
     "segment-type": (patched(ELF, 64 + 56, "<I", 3), "segment"),
     "segment-larger-than-memory": (patched(ELF, 64 + 56 + 40, "<Q", 1), "segment"),
+    "more-memory-than-any-machine": (patched(ELF, 64 + 56 + 40, "<Q", 1 << 55), "segment"),
     "segments-overlap": (patched(ELF, LAST_LOAD, "<Q", 2 * PAGE), "overlap"),
     "rest": (ELF + b"x", "segment"),
     "gap": (patched(ELF, LAST_LOAD, "<Q", len(ELF) + 200_000 - PAGE)[:-PAGE] + bytes(200_000) + ELF[-PAGE:], "gap"),
@@ -356,6 +357,18 @@ BROKEN_ELFS = {
 def test_a_broken_elf_file_is_reported(inspect_bytes, name):
     data, kind = BROKEN_ELFS[name]
     assert kind in kinds(inspect_bytes(data))
+
+
+def test_an_elf_file_whose_memory_is_one_hole_is_damaged(tmp_path):
+    path = tmp_path / "vmcore"
+    memory = elf([(0, text_page(1) * 64)])
+    path.write_bytes(memory)
+    assert inspect(path).whole
+    path.write_bytes(memory[: -64 * PAGE])
+    os.truncate(path, len(memory))
+    result = inspect(path)
+    assert [damage.kind for damage in result.damage] == ["hole"]
+    assert "nothing was written" in result.why
 
 
 NO_DUMPS = {

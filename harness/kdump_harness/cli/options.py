@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..base.errors import UsageError
 from ..fallback.kinds import KINDS
 from ..kdump.hotplug_steps import STEPS
-from .types import jobs, mib, positive
+from .types import events, jobs, mib, positive
 
 if TYPE_CHECKING:
     from ..triage.crash import CrashRequest
@@ -42,6 +43,14 @@ def add_host(group: Any) -> None:
     group.add_argument("--uri", help=URI_HELP)
     add_state(group)
     group.add_argument("--remote-state", type=Path, metavar="DIR", help=REMOTE_STATE_HELP)
+
+
+def add_hook(group: Any, known: Sequence[str], default: Sequence[str], text: str) -> None:
+    """Add the options of a command that is run at events; TEXT describes them."""
+    group.add_argument(
+        "--hook", metavar="COMMAND", help="command to run at the events of --hook-on, with JSON on its standard input"
+    )
+    group.add_argument("--hook-on", type=events(known), default=list(default), metavar="EVENTS", help=text)
 
 
 def add_json(group: Any) -> None:

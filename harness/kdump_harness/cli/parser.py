@@ -21,7 +21,7 @@ class Formatter(argparse.RawDescriptionHelpFormatter):
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         text = action.help
-        if text and action.default not in (None, False, [], argparse.SUPPRESS) and action.option_strings:
+        if text and action.default not in (None, False, [], "", argparse.SUPPRESS) and action.option_strings:
             text += " (default: %(default)s)"
         return text
 

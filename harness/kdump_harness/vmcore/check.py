@@ -151,7 +151,8 @@ def _check_elf(file: ElfFile, damage: DamageList) -> None:
     segments = file.segments
     ends = segments["offset"] + segments["filesz"]
     unknown = ~np.isin(segments["type"], elf.KNOWN_SEGMENTS)
-    huge = np.maximum(np.maximum(segments["offset"], segments["paddr"]), segments["memsz"]) >= elf.MAX_ADDRESS
+    huge = np.maximum(segments["offset"], segments["paddr"]) >= elf.MAX_ADDRESS
+    huge |= segments["memsz"] > elf.MAX_MEMORY_BYTES
     beyond = ~huge & (ends > size_bytes)
     load = segments["type"] == elf.PT_LOAD
     for bad, kind, message in (
@@ -199,6 +200,20 @@ def _check_elf_places(file: ElfFile, order: NDArray[np.int64], damage: DamageLis
     for index in at_gap[: DamageList.KEPT_OF_A_KIND].tolist():
         message = f"segment {int(order[index])} lies partly in a gap of the stream"
         damage.add("hole", message, offset=int(starts[index]))
+    _check_elf_data(file, damage)
+
+
+def _check_elf_data(file: ElfFile, damage: DamageList) -> None:
+    """Check that the file system has some of the memory: a copy that kept nothing but the size is all hole."""
+    loads = file.loads[file.loads["filesz"] > 0]
+    if damage or not len(loads):
+        return
+    starts = loads["offset"].astype(np.int64)
+    ends = starts + loads["filesz"].astype(np.int64)
+    if not file.source.has_data(int(starts.min()), int(ends.max())):
+        damage.add(
+            "hole", "the segments of memory are one hole of the file: nothing was written", offset=int(starts.min())
+        )
 
 
 def _check_notes(vmcore: Vmcore, damage: DamageList) -> None:

@@ -24,9 +24,9 @@ from ...base.errors import (
     HostError,
     UsageError,
 )
-from ..options import add_state
+from ..options import add_hook, add_state
 from ..parser import Verbs, add_actions, add_verb, make_parser
-from ..types import events, span
+from ..types import span
 
 if TYPE_CHECKING:
     from ...schedule.jobs import Job
@@ -100,18 +100,12 @@ def add_schedule(verbs: Verbs) -> None:
         made.add_argument(
             "--max-age", type=span, metavar="SPAN", help="maximum age of the last success of a job, as in 36h or 3d"
         )
-        made.add_argument(
-            "--hook",
-            metavar="COMMAND",
-            help="command to run at the events of --hook-on, with JSON on its standard input",
-        )
-        made.add_argument(
-            "--hook-on",
-            type=events(EVENTS),
-            default=["change", "stale"],
-            metavar="EVENTS",
-            help="events that run the hook: start and end of each drill, change of its outcome, and stale (no success"
-            " within --max-age) (default: change,stale)",
+        add_hook(
+            made,
+            EVENTS,
+            ("change", "stale"),
+            "events that run the hook: start and end of each drill, change of its outcome, and stale (no success within"
+            " --max-age) (default: change,stale)",
         )
     for made in (installing, asking, drilling):
         add_state(made)

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...base.errors import EXIT_FAILED, EXIT_HOST, EXIT_OK, EXIT_UNJUDGED, HarnessError, HostError, UsageError
-from ..options import add_json, add_state
+from ..options import add_hook, add_json, add_state
 from ..parser import Handler, Verbs, add_actions, add_verb
-from ..types import count, events, seconds
+from ..types import count, seconds
 
 if TYPE_CHECKING:
     from ...store.index import Dump
@@ -72,17 +72,11 @@ def add_store(verbs: Verbs) -> None:
     )
     made.add_argument("--once", action="store_true", help="scan twice, settle_s apart, and end")
     made.add_argument("--remove", action="store_true", help="remove the files of DIR that are in the store")
-    made.add_argument(
-        "--hook",
-        metavar="COMMAND",
-        help="command to run at the events of --hook-on, with JSON on its standard input",
-    )
-    made.add_argument(
-        "--hook-on",
-        type=events(EVENTS),
-        default=list(EVENTS),
-        metavar="EVENTS",
-        help="events that run the hook: arriving (a new file), stored, refused, unjudged (default: all)",
+    add_hook(
+        made,
+        EVENTS,
+        EVENTS,
+        "events that run the hook: arriving (a new file), stored, refused, unjudged (default: all)",
     )
     made.add_argument("--metrics", type=Path, metavar="FILE", help="textfile to write for Prometheus")
     made.add_argument("--report", type=Path, metavar="FILE", help="page of the store to write, as HTML")

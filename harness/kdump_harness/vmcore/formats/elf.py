@@ -37,6 +37,7 @@ _MAX_SEGMENTS = 1 << 20
 _MAX_SECTIONS = 1 << 10
 _SHT_NULL = 0
 MAX_ADDRESS = 1 << 56
+MAX_MEMORY_BYTES = 1 << 52  # no architecture that the tables know lets Linux have more
 
 
 class ElfFile:
@@ -85,6 +86,7 @@ class ElfFile:
         small = np.ones(len(loads), dtype=np.bool_)
         for field in ("paddr", "filesz", "memsz", "offset"):
             small &= loads[field] < MAX_ADDRESS
+        small &= loads["memsz"] <= MAX_MEMORY_BYTES
         sane: NDArray[np.void] = loads[small & (loads["filesz"] <= loads["memsz"])]
         return sane
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from array import array
@@ -41,6 +42,10 @@ class DumpSource(Protocol):
 
     def covered(self, starts: Int64s, ends: Int64s) -> NDArray[np.bool_]:
         """Return a mask of the ranges whose bytes were all written (gaps of a flattened stream were not)."""
+        ...
+
+    def has_data(self, start: int, end: int) -> bool:
+        """Return whether any byte of a range was written, as far as that can be told without a read."""
         ...
 
 
@@ -106,6 +111,13 @@ class PlainFile:
     def covered(self, starts: Int64s, ends: Int64s) -> NDArray[np.bool_]:
         """Return a mask of the ranges that lie inside the file."""
         return np.asarray((starts >= 0) & (ends <= self.size_bytes))
+
+    def has_data(self, start: int, end: int) -> bool:
+        """Return whether a range is more than a hole; a file system without holes says that all is data."""
+        try:
+            return os.lseek(self._fd, start, os.SEEK_DATA) < end
+        except OSError as error:
+            return error.errno != errno.ENXIO  # the error of a hole up to the end of the file
 
     def fileno(self) -> int:
         """Return the file descriptor, for helpers that read the same file."""
@@ -222,3 +234,7 @@ class FlattenedFile:
             return np.zeros(len(starts), dtype=np.bool_)
         run = np.searchsorted(self._run_starts, starts, side="right") - 1
         return np.asarray((run >= 0) & (ends <= self._run_ends[run]))
+
+    def has_data(self, start: int, end: int) -> bool:
+        """Return whether a segment of the stream reaches into a range."""
+        return bool(((self._run_starts < end) & (self._run_ends > start)).any())
