@@ -46,7 +46,7 @@ INSTALL_TIMEOUT_S = 300.0
 BUILD_TIMEOUT_S = 300.0  # dracut on a busy host; what fails ends by itself
 COMMAND_TIMEOUT_S = 20.0
 # A restart ends when the capture kernel is loaded, or could not be: kdump-tools succeeds although kexec failed.
-RESTARTED_TIMEOUT_S = 15.0
+RESTARTED_TIMEOUT_S = 2.0
 BOOTED_TIMEOUT_S = 60.0  # after kdump has loaded; longer tasks are not part of a usual boot
 LOOK_EVERY_S = 1.0  # each look costs an emulated guest most of a second, while its kdump is at work
 _MARK = "=====harness "  # before the name of each part of an output

@@ -45,7 +45,7 @@ class DumpSource(Protocol):
         ...
 
     def has_data(self, start: int, end: int) -> bool:
-        """Return whether any byte of a range was written, as far as that can be told without a read."""
+        """Return whether any byte of a range was written, without a read of it."""
         ...
 
 
