@@ -103,11 +103,12 @@ def all_symptoms() -> SymptomTable:
 def _with_own(own: tuple[tuple[OwnTable, str], ...]) -> SymptomTable:
     """Return the symptoms of several tables and of this package, each name once."""
     kept: dict[str, tuple[SymptomRow, Path]] = {}
+    families = family_names()
     for table, text in own:
         content = json.loads(text)
         where = f"{table.path.name}: [[symptom]] {content.get('name', '') if isinstance(content, dict) else content}"
         row = tables.build(content, SymptomRow, where=where)
-        _check(row, where=where)
+        _check(row, families, where=where)
         if row.name in kept and kept[row.name][1] == table.path:
             raise TableError(f"{where}: stands twice")
         kept.setdefault(row.name, (row, table.path))
@@ -121,8 +122,9 @@ def _with_own(own: tuple[tuple[OwnTable, str], ...]) -> SymptomTable:
 def _rows(path: Path) -> tuple[SymptomRow, ...]:
     """Return the checked rows of one table."""
     rows = tables.load_rows(path, "symptom", SymptomRow)
+    families = family_names()  # looks into several directories
     for row in rows:
-        _check(row, where=f"{path.name}: [[symptom]] {row.name}")
+        _check(row, families, where=f"{path.name}: [[symptom]] {row.name}")
     names = [row.name for row in rows]
     for name in names:
         if names.count(name) > 1:
@@ -142,7 +144,7 @@ def load_marks() -> tuple[tuple[MarkRow, Matcher], ...]:
     return tuple((row, _matcher(row, MARKS, "mark")) for row in rows)
 
 
-def _check(row: SymptomRow, *, where: str) -> None:
+def _check(row: SymptomRow, families: tuple[str, ...], *, where: str) -> None:
     """Raise TableError unless the engine knows every word of the row."""
     _known(row.stage, tuple(stage.name for stage in Stage), where=where, key="stage")
     _known(row.severity, SEVERITIES, where=where, key="severity")
@@ -151,7 +153,7 @@ def _check(row: SymptomRow, *, where: str) -> None:
     for place in row.where:
         _known(place, tuple(PLACES_IN_WORDS), where=where, key="where")
     for family in row.family:
-        _known(family, family_names(), where=where, key="family")
+        _known(family, families, where=where, key="family")
     if row.rule:
         _known(row.rule, tuple(RULES), where=where, key="rule")
     if not row.rule and not row.patterns:
@@ -167,7 +169,7 @@ def _check(row: SymptomRow, *, where: str) -> None:
         needed = tuple(name for name, default in PLACEHOLDERS.items() if default is None)
         _check_remedy(texts.remedy, tuple(name for name in PLACEHOLDERS if name not in needed), where=where)
         for name, remedy in texts.remedies.items():
-            _known(name, (*family_names(), *PLATFORMS, ANY), where=where, key="family")
+            _known(name, (*families, *PLATFORMS, ANY), where=where, key="family")
             _check_remedy(remedy, tuple(PLACEHOLDERS), where=where)
 
 
