@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from kdump_harness.vmcore import open_vmcore, oracle
@@ -11,6 +13,7 @@ from kdump_harness.vmcore.oracle import OracleResult, compare
 from memory_factory import KERNELS, SPACES, Memory
 from vmcore_factory import PAGE, Kdump, elf, text_page
 
+FIRST = oracle.FIRST
 FRAMES = 16
 MEMORY = {pfn: text_page(pfn) if pfn % 2 else bytes(PAGE) for pfn in range(FRAMES)}
 
@@ -18,7 +21,7 @@ MEMORY = {pfn: text_page(pfn) if pfn % 2 else bytes(PAGE) for pfn in range(FRAME
 @pytest.fixture(autouse=True)
 def _all_frames_count(monkeypatch: pytest.MonkeyPatch) -> None:
     """The memory of these tests is smaller than the first MiB, in which differences have a reason."""
-    monkeypatch.setattr(oracle, "FIRST_MIB_FRAMES", 0)
+    monkeypatch.setattr(oracle, "FIRST", {})
 
 
 def ask(
@@ -50,18 +53,60 @@ def test_a_changed_byte_is_found_with_its_frame_and_place(tmp_path: Path) -> Non
 def test_what_the_capture_kernel_uses_itself_is_listed_with_the_reason(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(oracle, "FIRST_MIB_FRAMES", 256)
+    monkeypatch.setattr(oracle, "FIRST", FIRST)
     found = ask(tmp_path, {3: MEMORY[3], 5: text_page(6)})
     (one,) = found.differences
     assert found.ok
     assert (one.pfn, one.reason) == (5, "the first MiB, which the capture kernel uses itself")
 
 
-def test_a_picture_without_vmcoreinfo_has_the_page_size_of_the_dump(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+# Real values: Debian 12 on ppc64el, the beginning of a virtual processor area, 0xec00 bytes into the last page.
+VPA_AT, VPA_HEAD = 0xEC00, bytes.fromhex("d397d78104000000000200000000000000000000")
+FIRST_64_KIB = "the first 64 KiB, which the capture kernel uses itself"
+HYPERVISOR_COUNTS = "a virtual processor area, in which the hypervisor counts"
+
+
+@pytest.mark.parametrize(
+    ("pfn", "offsets", "reason"),
+    [
+        (0, [1, 683], FIRST_64_KIB),
+        (1, [1, 683], None),
+        (16383, range(VPA_AT + 0x100, VPA_AT + 0x104), HYPERVISOR_COUNTS),
+        (16383, [VPA_AT + 0x103, VPA_AT + 0x108], None),
+        (16383, [VPA_AT + 0x99], None),
+        (16383, [0x103], None),
+        (16383, [VPA_AT - 0x400 + 0x103], None),
+    ],
+)
+def test_what_changes_on_pseries_while_the_capture_kernel_starts_has_its_reason(
+    pfn: int, offsets: Sequence[int], reason: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(oracle, "FIRST", FIRST)
+    vmcore: Any = SimpleNamespace(machine="ppc64le", page_size=1 << 16)
+    ours = bytearray(text_page(pfn, 1 << 16))
+    ours[VPA_AT : VPA_AT + len(VPA_HEAD)] = VPA_HEAD
+    theirs = bytearray(ours)
+    for offset in offsets:
+        theirs[offset] ^= 1
+    assert oracle._Reasons(vmcore).difference(pfn, bytes(ours), bytes(theirs)).reason == reason
+
+
+def test_the_interrupt_tables_of_arm64_are_known_from_the_dumps_own_log() -> None:
+    """The lines are those of Debian 11 on QEMU's virt; five bytes of the first table differed there."""
+    log = """[    0.000000] GICv3: using LPI property table @0x0000000041d90000
+[    0.000000] GICv3: CPU0: using allocated LPI pending table @0x0000000041da0000
+[    0.358525] GICv3: CPU1: using allocated LPI pending table @0x0000000041db0000
+"""
+    vmcore: Any = SimpleNamespace(machine="aarch64", page_size=4096, dmesg=lambda: log)
+    reasons = oracle._Reasons(vmcore)
+    ours, theirs = b"\xa3" * 5 + b"\xa2" * 4091, b"\xa2" * 4096
+    for pfn, known in ((0x41D90, True), (0x41DBF, True), (0x41DC0, False), (0x41D8F, False)):
+        one = reasons.difference(pfn, ours, theirs)
+        assert (one.bytes_differ, one.first_offset, one.reason is not None) == (5, 0, known)
+
+
+def test_a_picture_without_vmcoreinfo_has_the_page_size_of_the_dump(tmp_path: Path) -> None:
     """QEMU has no device on pseries that takes VMCOREINFO, and pages there have 64 KiB."""
-    monkeypatch.setattr(oracle, "FIRST_MIB_FRAMES", 256)  # only machines of x86_64 have it
     size = SPACES["ppc64le-64k"].page
     memory = Memory(KERNELS["6.12"], frames=256, space=SPACES["ppc64le-64k"])
     pages = {pfn: text_page(pfn, size) for pfn in range(200, 220)} | memory.tables()

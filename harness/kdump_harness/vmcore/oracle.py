@@ -7,7 +7,8 @@ hypervisor's picture is what the vmcore should have been made of.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -17,7 +18,21 @@ from numpy.typing import NDArray
 from ..base.units import MIB
 from . import LevelViolations, NotInDump, PageClass, Tally, Vmcore, VmcoreError, classify
 
-FIRST_MIB_FRAMES = MIB // 4096
+# Bytes at the beginning of the memory that the capture kernel uses itself, by machine. The trampoline of x86_64 is
+# there: kernels before 5.5 copied the first 640 KiB away before they jumped, so the vmcore has the content before the
+# crash and the oracle sees the one after. On ppc64le kexec-tools does so with the interrupt vectors
+# (kexec/arch/ppc64/crashdump-ppc64.h).
+FIRST: Mapping[str, tuple[int, str]] = {
+    "x86_64": (MIB, "the first MiB, which the capture kernel uses itself"),
+    "ppc64le": (64 << 10, "the first 64 KiB, which the capture kernel uses itself"),
+}
+# Tables in memory of the crashed kernel that the interrupt controller of arm64 keeps using, since its redistributors
+# cannot be given others: the capture kernel enables its own interrupts there (drivers/irqchip/irq-gic-v3-its.c).
+_LPI_TABLE = re.compile(r"GICv3: .{0,20}using .{0,20}LPI (?:property|pending) table @0x([0-9a-f]{1,16})")
+_LPI_TABLE_BYTES = 64 << 10
+# The hypervisor counts in the virtual processor areas of the crashed kernel on pseries until the next kernel registers
+# its own (arch/powerpc/include/asm/lppaca.h; hw/ppc/spapr_cpu_core.c of QEMU).
+_VPA_BYTES, _VPA_MAGIC, _VPA_COUNTERS = 0x400, bytes.fromhex("d397d781"), range(0x100, 0x108)
 LISTED_MAX = 100  # differing frames are listed one by one up to this many
 _EVERY_PAGES = 2048  # between two reports of progress
 
@@ -73,7 +88,7 @@ class OracleResult:
 def compare(vmcore: Vmcore, memory: Vmcore, *, progress: Progress | None = None) -> OracleResult:
     """Compare page by page; memory is the hypervisor's ELF core."""
     memory.borrow_vmcoreinfo(vmcore)
-    first_frames = FIRST_MIB_FRAMES if vmcore.machine == "x86_64" else 0
+    reasons = _Reasons(vmcore)
     kept = _frames(vmcore.kept_bitmap(), vmcore.max_pfn)
     ram = _frames(vmcore.ram_bitmap(), vmcore.max_pfn)
     dropped = np.setdiff1d(ram, kept, assume_unique=True)
@@ -96,7 +111,7 @@ def compare(vmcore: Vmcore, memory: Vmcore, *, progress: Progress | None = None)
             continue
         compared += 1
         if ours != theirs:
-            differences.append(_difference(pfn, ours, theirs, first_frames))
+            differences.append(reasons.difference(pfn, ours, theirs))
     for number, pfn in enumerate(dropped.tolist()):
         if progress is not None and number % _EVERY_PAGES == 0:
             progress(len(kept) + number, total)
@@ -145,16 +160,35 @@ def _frames(bitmap: NDArray[np.uint8], frames: int) -> NDArray[np.intp]:
     return np.flatnonzero(np.unpackbits(bitmap, bitorder="little")[:frames])
 
 
-def _difference(pfn: int, ours: bytes, theirs: bytes, first_frames: int) -> FrameDifference:
-    where = np.flatnonzero(np.frombuffer(ours, dtype=np.uint8) != np.frombuffer(theirs, dtype=np.uint8))
-    return FrameDifference(pfn, len(where), int(where[0]), _reason(pfn, first_frames))
+class _Reasons:
+    """The memory that may differ in a correct vmcore; its frames are listed in any case."""
+
+    def __init__(self, vmcore: Vmcore) -> None:
+        self._machine, page = vmcore.machine, vmcore.page_size
+        first_bytes, self._first_reason = FIRST.get(self._machine, (0, ""))
+        self._first_frames = first_bytes // page
+        self._table_frames: set[int] = set()
+        if self._machine == "aarch64":
+            with contextlib.suppress(VmcoreError):
+                for start in (int(found, 16) for found in _LPI_TABLE.findall(vmcore.dmesg())):
+                    self._table_frames.update(range(start // page, -(-(start + _LPI_TABLE_BYTES) // page)))
+
+    def difference(self, pfn: int, ours: bytes, theirs: bytes) -> FrameDifference:
+        """Return the difference between the content of a frame in the vmcore and in the picture."""
+        where = np.flatnonzero(np.frombuffer(ours, dtype=np.uint8) != np.frombuffer(theirs, dtype=np.uint8))
+        return FrameDifference(pfn, len(where), int(where[0]), self._reason(pfn, ours, where.tolist()))
+
+    def _reason(self, pfn: int, ours: bytes, where: list[int]) -> str | None:
+        if pfn < self._first_frames:
+            return self._first_reason
+        if pfn in self._table_frames:
+            return "an interrupt table, which the capture kernel uses as well"
+        if self._machine == "ppc64le" and all(_is_counter(ours, offset) for offset in where):
+            return "a virtual processor area, in which the hypervisor counts"
+        return None
 
 
-def _reason(pfn: int, first_frames: int) -> str | None:
-    """Return the reason why a frame may differ in a correct vmcore; frames are listed in any case.
-
-    The capture kernel of x86_64 uses the first MiB itself (its real-mode trampoline is there). Kernels before 5.5
-    copied the first 640 KiB away before they jumped: the vmcore has the content before the crash, the oracle sees the
-    one after.
-    """
-    return "the first MiB, which the capture kernel uses itself" if pfn < first_frames else None
+def _is_counter(page: bytes, offset: int) -> bool:
+    """Return whether a byte of a page is in the counters of a virtual processor area."""
+    start = offset - offset % _VPA_BYTES
+    return offset - start in _VPA_COUNTERS and page[start : start + len(_VPA_MAGIC)] == _VPA_MAGIC
