@@ -16,7 +16,7 @@ from kdump_harness.diagnosis import diagnose_text
 from kdump_harness.distro.family import COMPRESS_FLAGS, Family, choose_release, find_family
 from kdump_harness.distro.packages import KernelChoice, LocalPackage
 from kdump_harness.kdump import service as kdump_service
-from kdump_harness.kdump.guest_state import SIZE, GuestState, parse_os_release
+from kdump_harness.kdump.guest_state import SIZE, GuestState, joined_commands, parse_os_release, split_outputs
 from kdump_harness.kdump.reserved_memory import AddressRange, ReservedMemory
 from kdump_harness.kdump.service import KdumpConfig, KdumpService
 
@@ -1008,3 +1008,14 @@ def test_the_suggestion_for_a_small_guest_is_no_more_than_what_was_counted() -> 
     stack, shell = stack_of(family=REDHAT)
     shell.answers = {"kdumpctl estimate": recorded("kdumpctl estimate")[0]}
     assert stack.suggested_mib() == 97
+
+
+def test_the_shell_reads_small_files_by_itself(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("  one \\n\ttwo\n\nthe last line has no end", encoding="utf-8")
+    probes = {"there": f"show {tmp_path}/file", "missing": f"show {tmp_path}/none || echo none", "last": "echo end"}
+    script = joined_commands(probes, "=====")
+    out = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True).stdout
+    found = dict(split_outputs(out, "====="))
+    assert found["there"] == (tmp_path / "file").read_text(encoding="utf-8").strip()
+    assert found["missing"].endswith("none")
+    assert found["last"] == "end"

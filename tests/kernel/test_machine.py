@@ -42,6 +42,7 @@ def test_the_domain_boots_directly_and_has_no_network() -> None:
     assert len(root.findall("./devices/serial")) == 2
     assert root.find("./devices/panic") is None
     assert root.find(f"{QEMU}commandline") is None
+    assert attribute(root, "./devices/disk/address", "bus") == "0"  # without a root port in between
 
 
 def test_other_architectures_have_their_machine() -> None:

@@ -6,6 +6,7 @@ import contextlib
 import socket
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -169,3 +170,25 @@ def test_the_connection_to_a_guest_is_closed_whatever_ends_it(tmp_path: Path) ->
     with pytest.raises(GuestError, match="no login"), contextlib.closing(evidence), living as guest:
         break_down(guest)
     assert done == ["closed", "destroyed"]
+
+
+def test_a_guest_that_ends_in_the_background_is_waited_for_at_the_end_of_the_run(tmp_path: Path) -> None:
+    """libvirt waits for QEMU's process, and a drill has its verdict by then."""
+    go_on, done = threading.Event(), list[str]()
+    run = Run(Options(quiet=True))
+    run.host = cast(GuestHost, SimpleNamespace(connect=None, alive=lambda: True))
+    run._ending = run._resources.enter_context(ThreadPoolExecutor(1))
+    domain: Any = SimpleNamespace(
+        name="mine",
+        events=DomainEvents(),
+        xml=lambda: "<domain/>",
+        open_console=lambda _sink: ByteQueue(),
+        destroy=lambda: done.append(f"destroyed after {go_on.wait(60)}"),
+    )
+    with contextlib.closing(Evidence(tmp_path / "drill")) as evidence:
+        with run._started(domain, evidence, user="root", access=Access(), host_key=None) as guest:
+            run.end(guest)
+        assert not done
+        go_on.set()
+        run._resources.close()
+    assert done == ["destroyed after True"]

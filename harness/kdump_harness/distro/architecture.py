@@ -34,6 +34,7 @@ class Architecture:
     built_image: str  # place of the image in a tree after make
     image_magic: str = ""  # text in a kernel image
     image_magic_at: int = 0
+    disk_address: str = ""  # of the disk for the vmcore, in the domain's XML; empty: libvirt's choice
     cpu_model: str = ""  # for emulation; empty: the machine's own default, or domain_xml's choice
     features: str = ""  # in the domain's XML
     counts_crashed_memory: bool = False  # whether a capture kernel counts the crashed one's memory, as reserved

@@ -241,8 +241,8 @@ class KernelDrill(CrashDrill):
         chosen = FoundFile(
             path="vmcore", size_bytes=size_bytes, mode=0o600, owner="root", directory_mode=0o700, final=True
         )
-        with guest.destroyed_meanwhile():
-            self.fetch_and_check(self._raw, service, chosen, facts)  # type: ignore[arg-type]
+        self.run.end(guest)
+        self.fetch_and_check(self._raw, service, chosen, facts)  # type: ignore[arg-type]
 
 
 def processor_times(console: str) -> dict[str, float]:

@@ -119,7 +119,8 @@ class BareMachine:
   <on_crash>preserve</on_crash>
   <devices>
     <disk type="file" device="disk"><driver name="qemu" type="raw" cache="unsafe" discard="unmap"/>
-      <source file={quoteattr(str(boot.dump_disk))}/><target dev="vda" bus="virtio"/></disk>
+      <source file={quoteattr(str(boot.dump_disk))}/><target dev="vda" bus="virtio"/>
+      {architecture.disk_address}</disk>
     <controller type="usb" model="none"/>
     <serial type="pty"><target port="0"/></serial>
     {architecture.control_xml}

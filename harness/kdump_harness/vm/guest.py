@@ -5,8 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import socket
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -326,14 +325,6 @@ class Guest:
         """Close the SSH connection and destroy the domain."""
         self.close_shell()
         self.domain.destroy()
-
-    @contextlib.contextmanager
-    def destroyed_meanwhile(self) -> Iterator[None]:
-        """Destroy the domain in the background of the block, since QEMU takes a moment to end."""
-        with ThreadPoolExecutor(1, "destroy") as pool:
-            destroyed = pool.submit(self.destroy)
-            yield
-            destroyed.result()
 
     def _cannot_boot(self, line: ConsoleLine) -> str | None:
         if self.domain.events.has("stopped"):

@@ -7,6 +7,7 @@ import itertools
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -156,6 +157,7 @@ class Run:
             self.hypervisor = Hypervisor(self.options.uri, address=self.host.address, is_held=self.host.is_held)
             resources.callback(self.hypervisor.close)
             resources.callback(self.hypervisor.remove_logs, self.directory.identity)
+            self._ending = resources.enter_context(ThreadPoolExecutor(thread_name_prefix="end"))
             self._remote = not self.hypervisor.is_local
             self.accelerator, why = accel.choose(
                 self.options.accelerator, self.hypervisor, self.state, self.directory.path, self.host
@@ -437,6 +439,12 @@ class Run:
         with self._started(domain, evidence, user="root", access=Access(), host_key=None) as guest:
             yield guest
 
+    def end(self, guest: Guest) -> None:
+        """Destroy a guest in the background, since its process takes up to two seconds to end; the run waits for it."""
+        guest.close_shell()
+        self._guests.pop(guest.name, None)
+        self._resources.callback(self._ending.submit(guest.domain.destroy).result)
+
     def domain_name(self, label: str) -> str:
         """Return a new name for a domain of this run."""
         return f"{PREFIX}{self.directory.identity}-{next(self._numbers)}-{label}"[:60]
@@ -540,8 +548,9 @@ class Run:
                 raise HostError(f"connection to {where} lost while {domain.name} was in use ({said})") from None
             raise
         finally:
-            domain.destroy()
-            self._guests.pop(domain.name, None)
+            if domain.name in self._guests:  # it was neither saved nor ended
+                domain.destroy()
+                self._guests.pop(domain.name, None)
 
     def _remove(self, *paths: Path | None) -> None:
         """Remove those of the files that are in the run's directory."""
