@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 
 import numpy as np
@@ -12,6 +13,7 @@ from .source import DumpSource
 PIECE_BYTES = 1 << 12
 READ_BYTES = 1 << 20
 _PIECE_BITS = PIECE_BYTES * 8
+_KEPT_PIECES = 16  # of 128 KiB each
 
 Bytes = NDArray[np.uint8]
 
@@ -24,6 +26,7 @@ class Bitmap:
         self.bits = bits
         self._source = source
         self._before: NDArray[np.int64] | None = None
+        self._ranks = functools.lru_cache(_KEPT_PIECES)(self._count)  # pages are read in the order of their frames
 
     @property
     def size_bytes(self) -> int:
@@ -47,20 +50,20 @@ class Bitmap:
     def __contains__(self, pfn: int) -> bool:
         if not 0 <= pfn < self.bits:
             return False
-        byte = self._source.read(self.offset + pfn // 8, 1)
-        return bool(byte) and bool(byte[0] >> (pfn % 8) & 1)
+        piece, bit = divmod(pfn, _PIECE_BITS)
+        ranks = self._ranks(piece)
+        return bool(ranks[bit + 1] > ranks[bit])
 
     def rank(self, pfn: int) -> int:
         """Return how many bits are set below pfn."""
-        pfn = max(0, min(pfn, self.bits))
-        piece, bit = divmod(pfn, _PIECE_BITS)
-        below = int(self._prefix()[piece])
-        if bit:
-            bits = self._load(piece * PIECE_BYTES, -(-bit // 8))
-            if bit % 8:
-                bits[-1] &= (1 << bit % 8) - 1
-            below += int(np.bitwise_count(bits).sum())
-        return below
+        piece, bit = divmod(max(0, min(pfn, self.bits)), _PIECE_BITS)
+        return int(self._prefix()[piece]) + (int(self._ranks(piece)[bit]) if bit else 0)
+
+    def _count(self, piece: int) -> NDArray[np.int32]:
+        """Return the number of set bits in a piece before each of its bits, and before its end."""
+        length = min(PIECE_BYTES, self.size_bytes - piece * PIECE_BYTES)
+        bits = np.unpackbits(self._load(piece * PIECE_BYTES, length), bitorder="little")
+        return np.concatenate([[np.int32(0)], np.cumsum(bits, dtype=np.int32)])
 
     def select(self, rank: int) -> int:
         """Return the page frame of the rank-th set bit, counted from 0."""
