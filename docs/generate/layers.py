@@ -46,6 +46,7 @@ FOLDERS = (
     "schedule",
     "cli",
     "cli/verbs",
+    "audit",
     "pytest_plugin",
     "fleet/protocol",
     "fleet/worker",

@@ -12,6 +12,7 @@ import typing
 from pathlib import Path
 from typing import Any
 
+from kdump_harness.audit.result import Audit
 from kdump_harness.base.stage import Stage
 from kdump_harness.base.verdict import Verdict
 from kdump_harness.campaigns.compare.bisection import Bisection
@@ -77,6 +78,7 @@ def schemas() -> dict[str, dict[str, Any]]:
     summary = {"summary": text, "figures": {"type": "object"}}
     found: dict[str, dict[str, Any]] = {
         "verdict": object_of(Verdict, schema={"const": 1}),
+        "audit": _record(Audit),
         "sweep": _record(Sweep, refused={"type": "object", "additionalProperties": text}),
         "size": _record(Size),
         "compare": _record(Comparison, kernel=maybe_text, **summary),

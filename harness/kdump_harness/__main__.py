@@ -18,8 +18,8 @@ EXIT_INTERRUPTED = 130
 EXIT_STOP_BISECTION = 128  # of git bisect run
 # In the order of --help.
 VERBS = (
-    "doctor", "images", "drill", "kernel", "sweep", "size", "compare", "inspect", "diagnose", "history", "schedule",
-    "fleet", "report", "store", "clean",
+    "doctor", "images", "drill", "kernel", "sweep", "size", "compare", "inspect", "diagnose", "audit", "history",
+    "schedule", "fleet", "report", "store", "clean",
 )  # fmt: skip
 
 
@@ -31,7 +31,7 @@ def make_parser(verb: str | None = None) -> argparse.ArgumentParser:
 
 def _adder(verb: str) -> Callable[[parser.Verbs], None]:
     """Return the function that adds a verb."""
-    module = ".fleet.verb" if verb == "fleet" else f".cli.verbs.{verb}"
+    module = f".{verb}.verb" if verb in ("audit", "fleet") else f".cli.verbs.{verb}"
     adder: Callable[[parser.Verbs], None] = getattr(importlib.import_module(module, "kdump_harness"), f"add_{verb}")
     return adder
 

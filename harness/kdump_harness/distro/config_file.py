@@ -95,6 +95,7 @@ class ConfigFile:
     syntax: str  # one of SYNTAXES
     collector: str  # how level and compression are written: one of COLLECTORS
     keys: Mapping[str, str]  # by setting; an empty key says that this release does not have it
+    other_keys: tuple[str, ...] = ()  # that the programs which read the file know, too
     defaults: Mapping[str, str] = field(default_factory=dict)  # by setting
     settings: Mapping[str, str] = field(default_factory=dict)  # that arming writes, by setting
     options: str = field(default="", metadata={"holes": ("flags", "level")})  # of makedumpfile

@@ -61,6 +61,7 @@ class Commands:
     install_files: str = _text("files", default="")
     kernels: str = _text(default="ls -1 /boot | sed -n 's/^vmlinuz-//p'")  # the installed releases
     estimate: str = _text(default="")  # how much memory the guest's own tool would reserve
+    contents: str = _text("initramfs", default="")  # list the files of a capture initramfs, with their sizes
     propagate: str = _text("key", "user", "host", default="")  # take the key to the SSH target
 
 
@@ -165,6 +166,7 @@ class Family:
     console: ConsoleSigns
     targets: Mapping[str, TargetSettings]
     load_timeout_s: float = 60.0  # from the login prompt until the capture kernel is loaded; unscaled
+    too_small_mib: int = 0  # the largest reservation that ran out of memory in guests with few devices; 0: unknown
     suites: str = ""  # what a word for a kernel looks like that is a suite and not a package
     updates: tuple[str, ...] = ()  # units that change packages by themselves, in the middle of a drill
     capture_initramfs: tuple[str, ...] = _text("kernel", default=())  # where it may be, by kernel release

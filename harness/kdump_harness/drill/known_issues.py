@@ -54,6 +54,22 @@ class KnownIssue:
             and (verdict.level or 0) & self.level_bits == self.level_bits
         )
 
+    def covers(self, *, kernel: str, makedumpfile: str, level: int, scenario: str, arch: str = "x86_64") -> bool:
+        """Return whether checks of a dump that these programs write fail in drills, on an image of any name."""
+        return (
+            bool(self.makedumpfile and self.failed_checks)
+            and not self.crash
+            and self.arch in ("", arch)
+            and _matches(scenario, _globs(self.scenario))
+            and level & self.level_bits == self.level_bits
+            and (not self.kernel or _holds(self.kernel, kernel))
+            and _holds(self.makedumpfile, makedumpfile)
+        )
+
+    def is_of(self, distribution: str) -> bool:
+        """Return whether the row names an image of the distribution, by its ID in os-release."""
+        return any(image.startswith(f"{distribution}-") for image in self.images)
+
     def could_be_seen(self, verdict: Verdict) -> bool:
         """Return whether the issue, unless it is fixed, would have failed this drill."""
         made = {check.name for check in verdict.checks}

@@ -69,15 +69,20 @@ class GuestState:
     packing: str | None = None  # the program that compresses the dump as a whole
 
     @property
+    def crashkernel_words(self) -> tuple[str, ...]:
+        """The values of crashkernel= on the command line."""
+        return words_in(self.cmdline)
+
+    @property
     def crashkernel(self) -> str | None:
         """The values of crashkernel= as --crashkernel takes them; those that the kernel ignores are left out."""
-        words = words_in(self.cmdline)
+        words = self.crashkernel_words
         return joined(counted(words, knows_cma=self.knows_cma) or words) or None
 
     def reservation_remarks(self, memory_mib: int) -> list[str]:
         """Return sentences about the parameters that the kernel ignores, refuses, or follows only in part."""
         try:
-            asked = amounts(words_in(self.cmdline), memory_mib, knows_cma=self.knows_cma)
+            asked = amounts(self.crashkernel_words, memory_mib, knows_cma=self.knows_cma)
         except WordRefused as error:
             return [str(error)]
         remarks = list(asked.remarks)
@@ -118,6 +123,15 @@ def state_commands(family: Family) -> dict[str, str]:
         "makedumpfile": family.commands.makedumpfile,
         "config": f"show {shlex.quote(family.config.file)}",
     }
+
+
+def says_command(family: Family) -> str:
+    """Return the command that prints the service's last log lines, and kdump's status."""
+    journal = f"journalctl -b -u {family.service} -o cat --no-pager -n 8"
+    # kexec's own error is the same for a forbidden load, for lockdown and for an exhausted limit.
+    permission = "sysctl kernel.kexec_load_disabled kernel.kexec_load_limit_panic 2>/dev/null"
+    # The status comes last: a diagnosis takes later lines for later events.
+    return f"{{ {journal}; {family.commands.status}; {permission}; }} 2>&1 | tail -30"
 
 
 def read_state(parts: Mapping[str, str], family: Family) -> GuestState:

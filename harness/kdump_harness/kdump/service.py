@@ -36,6 +36,7 @@ from .guest_state import (
     joined_commands,
     parse_os_release,
     read_state,
+    says_command,
     split_outputs,
     state_commands,
 )
@@ -492,14 +493,9 @@ class KdumpService:
 
     def says(self) -> str:
         """Return the service's last log lines, and kdump's status, which may wait for a lock that is never released."""
-        journal = f"journalctl -b -u {self.family.service} -o cat --no-pager -n 8"
-        # kexec's own error is the same for a forbidden load, for lockdown and for an exhausted limit.
-        permission = "sysctl kernel.kexec_load_disabled kernel.kexec_load_limit_panic 2>/dev/null"
-        # The status comes last: a diagnosis takes later lines for later events.
-        command = f"{{ {journal}; {self.family.commands.status}; {permission}; }} 2>&1 | tail -30"
         try:
             return self.guest.shell.run(
-                command, timeout_s=COMMAND_TIMEOUT_S * self.guest.factor, check=False
+                says_command(self.family), timeout_s=COMMAND_TIMEOUT_S * self.guest.factor, check=False
             ).out.strip()
         except CommandFailed as error:
             return str(error)

@@ -162,7 +162,7 @@ class SshHost:
             raise HostError(f"no ssh login on {self.where} within {HOLD_TIMEOUT_S:.0f} s")
         if not line:
             self.close()
-            raise HostError(_refusal(self.where, self._directory / _LOG))
+            raise HostError(refusal(self.where, _text(self._directory / _LOG)))
         return line.rstrip("\n")
 
     def _line(self, timeout_s: float) -> str | None:
@@ -321,16 +321,15 @@ class SshHost:
 # ssh's messages about hosts that it cannot log in to, and their meaning.
 _REFUSALS: Mapping[str, str] = {
     "REMOTE HOST IDENTIFICATION HAS CHANGED": "has a host key that does not match known_hosts",
-    "Host key verification failed": "has an unknown host key (ssh to it once, or name a known_hosts file"
-    " in the URI: ?known_hosts=FILE)",
+    "Host key verification failed": "has an unknown host key (ssh to it once; a URI may name a known_hosts"
+    " file: ?known_hosts=FILE)",
     "Permission denied": "refuses the ssh login",
 }
 
 
-def _refusal(where: Where, log: Path) -> str:
-    """Return the reason why the connection failed."""
-    said = _text(log)
-    last = _last_line(log) or "ssh gave no reason"
+def refusal(where: object, said: str) -> str:
+    """Return the reason why a connection failed, from ssh's messages."""
+    last = next((line.strip() for line in reversed(said.split("\n")) if line.strip()), "ssh gave no reason")
     for sign, meaning in _REFUSALS.items():
         if sign in said:
             return f"{where} {meaning}: {last}"

@@ -1,0 +1,255 @@
+"""The facts about one host, read from the answers to the questions; nothing in them is trusted."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from ..base.crashkernel import words_in
+from ..base.foreign import whole_number
+from ..base.units import MIB
+from ..distro.config_file import last_assignment
+from ..distro.family import Family
+from ..kdump.command_line import joined_arguments
+from ..kdump.guest_state import GuestState, read_state
+from .place import Place, place_of
+
+_STAT = re.compile(r"(\d{1,19}) (\d{1,19}) (/.*)")
+# Entries for repairs, which are not booted for kdump.
+_REPAIR = re.compile(r"\b(single|recovery|rescue|emergency|memtest)\b|init=/bin/|systemd\.unit=(rescue|emergency)")
+
+
+@dataclass(frozen=True)
+class FileFact:
+    """A file of the host."""
+
+    path: str
+    changed_s: int
+    size_bytes: int
+    first_bytes: str = ""  # hexadecimal digits
+
+
+@dataclass(frozen=True)
+class DumpFile:
+    """A file that looks like a dump."""
+
+    path: str
+    changed_s: int
+    size_bytes: int
+    mode: int
+
+
+@dataclass(frozen=True)
+class MenuEntry:
+    """An entry of the boot loader's menu."""
+
+    image: str
+    words: tuple[str, ...]  # values of crashkernel=
+    repair: bool  # starts a system for repairs
+
+    @property
+    def name(self) -> str:
+        """The image's name without its directory."""
+        return self.image.rpartition("/")[2]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """The facts about one host at one moment."""
+
+    family: Family
+    state: GuestState
+    answers: Mapping[str, str]
+    remark: str | None = None  # why the family's row is only the nearest one
+    root: bool = True
+    last_success_s: float | None = field(default=None)  # of a drill with this machine id
+
+    def text(self, name: str) -> str:
+        """Return an answer; empty where the question was not asked."""
+        return self.answers.get(name, "")
+
+    @cached_property
+    def config(self) -> str:
+        """The text of kdump's configuration."""
+        return self.text("config")
+
+    @cached_property
+    def place(self) -> Place:
+        """The place of dumps."""
+        return place_of(self.family, self.config)
+
+    @cached_property
+    def memory_mib(self) -> int:
+        """The memory of the machine, as its kernel counts it for the ranges of crashkernel=."""
+        total = sum(part.size_bytes for part in self.state.ram) // MIB
+        return total or (self.state.meminfo_kib.get("MemTotal", 0) >> 10) + self.state.reserved.fixed_bytes // MIB
+
+    @cached_property
+    def service(self) -> dict[str, str]:
+        """The properties of kdump's unit."""
+        return dict(line.split("=", 1) for line in self.text("service").splitlines() if "=" in line)
+
+    @cached_property
+    def loaded_s(self) -> float | None:
+        """When the service became active, in seconds since 1970; None where that is not known."""
+        since_boot_us = whole_number(self.service.get("ActiveEnterTimestampMonotonic", ""))
+        boot_s = whole_number(self.text("boot_s"))
+        return boot_s + since_boot_us / 1e6 if boot_s and since_boot_us else None
+
+    @cached_property
+    def initramfs(self) -> FileFact | None:
+        """The capture initramfs of the running kernel."""
+        for line in self.text("initramfs").splitlines():
+            kernel, _, rest = line.partition(" ")
+            found = re.fullmatch(r"(\d{1,19}) (\d{1,19}) ([0-9a-f]{0,12}) (/.*)", rest)
+            if kernel == self.state.kernel and found:
+                return FileFact(found[4], int(found[1]), int(found[2]), found[3])
+        return None
+
+    def files(self, name: str) -> Iterator[FileFact]:
+        """Yield the files of an answer."""
+        for line in self.text(name).splitlines():
+            if found := _STAT.fullmatch(line):
+                yield FileFact(found[3], int(found[1]), int(found[2]))
+
+    def dumps(self, name: str) -> list[DumpFile]:
+        """Return the dumps of an answer, the oldest first."""
+        found = []
+        for line in self.text(name).splitlines():
+            if parts := re.fullmatch(r"(\d{1,19})\|(\d{1,19})\|([0-7]{1,5})\|(/.*)", line):
+                found.append(DumpFile(parts[4], int(parts[1]), int(parts[2]), int(parts[3], 8)))
+        return sorted(found, key=lambda dump: dump.changed_s)
+
+    @cached_property
+    def entries(self) -> list[MenuEntry]:
+        """The entries of the boot loader's menu."""
+        text = self.text("entries")
+        options = re.search(r"^kernelopts=(.*)$", text, re.MULTILINE)
+        found = []
+        for line in text.splitlines():
+            words = line.split()
+            if len(words) > 1 and words[0] in ("linux", "linuxefi", "linux16"):
+                arguments = " ".join(words[2:]).replace("$kernelopts", options[1] if options else "")
+                found.append(MenuEntry(words[1], words_in(arguments), bool(_REPAIR.search(arguments))))
+        return found
+
+    @cached_property
+    def capture_arguments(self) -> str:
+        """The command line of the capture kernel, as far as the configuration makes it."""
+        line = self.family.capture_line
+        text = self.text("capture_line") if "capture_line" in self.answers else self.config
+        base = (last_assignment(text, line.replace) if line.replace else None) or self.state.cmdline
+        return joined_arguments(base, self.capture_append)
+
+    @cached_property
+    def capture_append(self) -> str:
+        """The arguments that the configuration adds for the capture kernel."""
+        line = self.family.capture_line
+        text = self.text("capture_line") if "capture_line" in self.answers else self.config
+        return (last_assignment(text, line.append) if line.append else None) or self.text("capture_default")
+
+    @cached_property
+    def contents(self) -> list[str]:
+        """The kernel modules in the capture initramfs, by name; empty where it could not be listed."""
+        names = (
+            line.rpartition("/")[2].partition(".ko")[0] for line in self.text("contents").splitlines() if ".ko" in line
+        )
+        return sorted({name.replace("-", "_") for name in names})
+
+    @cached_property
+    def unpacked_bytes(self) -> int:
+        """The size of the files in the capture initramfs; 0 where it could not be listed."""
+        found = re.search(r"^bytes (\d{1,15})$", self.text("contents"), re.MULTILINE)
+        return int(found[1]) if found else 0
+
+    @cached_property
+    def free_kib(self) -> int | None:
+        """The room on the filesystem of the dumps."""
+        return _free_kib(self.text("login" if self.place.kind == "ssh" else "room"))
+
+    @cached_property
+    def sysctl(self) -> dict[str, str]:
+        """Some settings of the running kernel."""
+        pairs = (line.split("=", 1) for line in self.text("sysctl").splitlines() if "=" in line)
+        return {name.strip(): value.strip() for name, value in pairs}
+
+    def kept_mib(self) -> int:
+        """Return how much of the memory that is in use now a dump of the configured level keeps, not compressed.
+
+        Pages of zeros count, and memory that the machine will use later does not.
+        """
+        level, use = self.state.level or 0, self.state.meminfo_kib
+        kept = use.get("MemTotal", 0)
+        if level & 16:
+            kept -= use.get("MemFree", 0)
+        cached = use.get("Cached", 0) + use.get("Buffers", 0) + use.get("SwapCached", 0)
+        if level & 6:
+            kept -= cached
+        if level & 8:
+            kept -= use.get("AnonPages", 0) + use.get("HugePages_Total", 0) * use.get("Hugepagesize", 0)
+        return max(kept, 0) >> 10
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the facts that a reader of the result wants."""
+        state, firmware = self.state, self.text("firmware").split("\n")
+        newest = next(iter(reversed(self.dumps("finished"))), None)
+        return {
+            "hostname": state.hostname,
+            "machine_id": state.machine_id or None,
+            "system": state.os_release.get("PRETTY_NAME"),
+            "family": self.family.name,
+            "release": self.family.release,
+            "kernel": state.kernel,
+            "makedumpfile": state.makedumpfile,
+            "memory_mib": self.memory_mib,
+            "crashkernel": state.crashkernel,
+            "reserved": state.reserved.to_json(),
+            "loaded": state.loaded,
+            "service": self.service.get("ActiveState"),
+            "level": state.level,
+            "compress": state.compress,
+            "place": str(self.place),
+            "kind": self.place.kind,
+            "free_mib": self.free_kib >> 10 if self.free_kib is not None else None,
+            "kept_mib": self.kept_mib(),
+            "initramfs": {"path": self.initramfs.path, "changed_s": self.initramfs.changed_s}
+            if self.initramfs
+            else None,
+            "initramfs_mib": self.initramfs.size_bytes // MIB if self.initramfs else None,
+            "unpacked_mib": self.unpacked_bytes // MIB or None,
+            "firmware": " ".join(firmware).strip() or None,
+            "lockdown": _chosen(self.text("lockdown")),
+            "pstore": self.text("pstore").split("\n")[0] or None,
+            "root": self.root,
+            "last_dump_s": newest.changed_s if newest else None,
+            "last_success_s": self.last_success_s,
+        }
+
+
+def read_facts(
+    family: Family, answers: Mapping[str, str], *, remark: str | None, root: bool, last_success_s: float | None = None
+) -> Facts:
+    """Return the facts in the answers; ValueError where they are not those of a Linux host."""
+    try:
+        state = read_state(answers, family)
+    except (KeyError, IndexError) as error:
+        raise ValueError(f"the answer to {error} is missing or not understood") from None
+    return Facts(family=family, state=state, answers=answers, remark=remark, root=root, last_success_s=last_success_s)
+
+
+def _free_kib(text: str) -> int | None:
+    """Return the free KiB that the last line of df -P shows."""
+    for line in reversed(text.splitlines()):
+        words = line.split()
+        if len(words) >= 6 and words[4].endswith("%") and (free := whole_number(words[3])) is not None:
+            return free
+    return None
+
+
+def _chosen(text: str) -> str | None:
+    """Return the word in brackets, as in none [integrity] confidentiality."""
+    found = re.search(r"\[(\w+)\]", text)
+    return found[1] if found else None

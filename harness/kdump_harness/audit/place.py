@@ -1,0 +1,56 @@
+"""The place that a host's configuration sends dumps to."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from ..distro.family import Family
+
+_FILESYSTEMS = ("ext2", "ext3", "ext4", "minix", "xfs", "btrfs", "virtiofs", "raw")
+_URL = re.compile(r"(\w+)://(?:([^@/]+)@)?([^/:]*)(?::\d+)?(/.*)?")
+_SSH_KEY = "/root/.ssh/kdump_id_rsa"  # the default of kdump-tools and kdump-utils
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """A directory of the host, a disk, or a dump server."""
+
+    kind: str  # local, ssh, nfs, device, or other for one that is not examined
+    directory: str = ""
+    user: str = ""
+    host: str = ""
+    key: str = ""
+    device: str = ""
+
+    @property
+    def host_with_user(self) -> str:
+        """The name that ssh gets."""
+        return f"{self.user}@{self.host}" if self.user else self.host
+
+    def __str__(self) -> str:
+        if self.kind in ("ssh", "nfs"):
+            return f"{self.host_with_user}:{self.directory}"
+        return f"{self.device} {self.directory}".strip()
+
+
+def place_of(family: Family, text: str) -> Place:
+    """Return the place that the text of a configuration names."""
+    config = family.config
+    found = {name: config.get(text, name) or "" for name in ("directory", "ssh", "ssh_key", "nfs", *_FILESYSTEMS)}
+    directory, key = found["directory"], found["ssh_key"] or _SSH_KEY
+    if url := _URL.fullmatch(directory):
+        scheme, user, host, path = url.group(1).lower(), url.group(2) or "", url.group(3), url.group(4) or "/"
+        if scheme == "file":
+            return Place(kind="local", directory=path)
+        kind = {"ssh": "ssh", "sftp": "ssh", "nfs": "nfs"}.get(scheme, "other")
+        return Place(kind=kind, directory=path, user=user.partition(":")[0], host=host, key=key)
+    if found["ssh"]:
+        user, _, host = found["ssh"].rpartition("@")
+        return Place(kind="ssh", directory=directory, user=user, host=host, key=key)
+    if found["nfs"]:
+        host, _, path = found["nfs"].rpartition(":")
+        return Place(kind="nfs", directory=path, host=host.strip("[]"))
+    if device := next((found[name] for name in _FILESYSTEMS if found[name]), ""):
+        return Place(kind="device", directory=directory, device=device)
+    return Place(kind="local", directory=directory or "/var/crash")

@@ -1,0 +1,199 @@
+"""The commands that an audit runs on a host: they read, and change nothing."""
+
+from __future__ import annotations
+
+import shlex
+import zlib
+from collections.abc import Mapping
+from pathlib import PurePosixPath
+
+from ..distro.config_file import ConfigFile
+from ..distro.family import Family, fill
+from ..kdump.guest_state import says_command, state_commands
+from .place import Place
+
+IDENTITY = {"system": "uname -s", "uid": "id -u", "kernel": "uname -r", "os_release": "cat /etc/os-release"}
+_FOUND = "yes"
+
+# The drivers of the devices below a filesystem, and "crypt" for an encrypted one. Built-in drivers have no module.
+_DRIVERS = r"""
+walk() {
+    node=$(readlink -f "$1")
+    case $(cat "$node/dm/uuid" 2>/dev/null) in CRYPT-*) echo crypt ;; esac
+    for below in "$node"/slaves/*; do [ -e "$below" ] && walk "$below"; done
+    while [ "$node" != /sys/devices ] && [ "$node" != / ]; do
+        [ -e "$node/driver/module" ] && basename "$(readlink -f "$node/driver/module")"
+        node=$(dirname "$node")
+    done
+}
+for place in %s; do
+    number=$(findmnt -nvo MAJ:MIN -T "$place" | tail -n 1 | tr -d ' ')
+    # btrfs has a number without a device.
+    [ -e "/sys/dev/block/$number" ] || number=$(lsblk -dno MAJ:MIN "$(findmnt -nvo SOURCE -T "$place" | tail -n 1)" |
+        tr -d ' ')
+    [ -n "$number" ] && [ -e "/sys/dev/block/$number" ] && walk "/sys/dev/block/$number"
+done | sort -u"""
+
+# The menu entries: GRUB's own, those of the Boot Loader Specification, and the line of unified images.
+_ENTRIES = r"""
+grep -hE '^[[:space:]]*linux(efi|16)?[[:space:]]' /boot/grub/grub.cfg /boot/grub2/grub.cfg /boot/efi/EFI/*/grub.cfg
+for entry in /boot/loader/entries/*.conf /boot/efi/loader/entries/*.conf /efi/loader/entries/*.conf; do
+    [ -e "$entry" ] || continue
+    echo "linux $(sed -n 's/^linux[[:space:]]*//p' "$entry") $(sed -n 's/^options[[:space:]]*//p' "$entry")"
+done
+grep -ahE '^kernelopts=' /boot/grub2/grubenv /boot/grub/grubenv
+[ -e /etc/kernel/cmdline ] && ls /boot/efi/EFI/Linux/*.efi /efi/EFI/Linux/*.efi 2>/dev/null | grep -q . &&
+    echo "linux unified-image $(cat /etc/kernel/cmdline)"
+ls /boot/grub/grub.cfg /boot/grub2/grub.cfg /boot/loader/entries /boot/efi/loader /efi/loader 2>/dev/null | grep -q . ||
+    echo "no boot loader configuration"
+"""
+
+_WATCHDOGS = r"""
+for dog in /sys/class/watchdog/watchdog*; do
+    [ -e "$dog" ] || continue
+    module=$(readlink -f "$dog/device/driver/module" 2>/dev/null)
+    state=$(cat "$dog/state" 2>/dev/null || echo unknown)
+    echo "$state|$(cat "$dog/timeout" 2>/dev/null)|${module##*/}|$(cat "$dog/identity" 2>/dev/null)"
+done"""
+
+_GENERAL = {
+    "kernel_log": "{ dmesg || journalctl -kb --no-pager; } 2>/dev/null |"
+    " grep -iE 'command line|crashkernel|kexec|lockdown' | head -n 60",
+    "sysctl": "sysctl kernel.panic_on_oops kernel.sysrq kernel.unknown_nmi_panic 2>/dev/null",
+    "sysctl_files": "grep -rhsE '^[[:space:]]*-?kernel[./]kexec_load_disabled[[:space:]]*='"
+    " /etc/sysctl.conf /etc/sysctl.d /run/sysctl.d /usr/lib/sysctl.d",
+    "notifiers": "cat /sys/module/kernel/parameters/crash_kexec_post_notifiers",
+    "pstore": "cat /sys/module/pstore/parameters/backend; ls /sys/fs/pstore | wc -l",
+    "lockdown": "cat /sys/kernel/security/lockdown; od -An -tx1 -j4 -N1 /sys/firmware/efi/efivars/SecureBoot-*",
+    "watchdogs": _WATCHDOGS,
+    "entries": _ENTRIES,
+    "mounts": "cat /proc/self/mounts",
+    "fstab": "cat /etc/fstab",
+    "modules": "cut -d' ' -f1 /proc/modules",
+    "boot_s": "sed -n 's/^btime //p' /proc/stat",
+    "firmware": "cat /sys/class/dmi/id/bios_version /sys/class/dmi/id/bios_date",
+    "devices": "ls /dev/disk/by-uuid /dev/disk/by-partuuid /dev/disk/by-label 2>/dev/null",
+    "platform": "[ -e /run/ostree-booted ] && echo ostree; [ -e /etc/sonic ] && echo sonic;"
+    " [ -e /etc/NIXOS ] && echo nixos",
+}
+
+
+def identity(families: Mapping[str, Family]) -> dict[str, str]:
+    """Return the first questions: whose answers choose the family's row."""
+    probes = {row.probe for family in families.values() for row, _ in family.releases if row.probe}
+    return IDENTITY | {_name(probe): f"{probe} && echo {_FOUND}" for probe in sorted(probes)}
+
+
+def holds(answers: Mapping[str, str], probe: str) -> bool:
+    """Return whether a probe succeeded on the host."""
+    return answers.get(_name(probe), "").endswith(_FOUND)
+
+
+def _name(probe: str) -> str:
+    """Return the name of a probe's answer, which is a word."""
+    return f"probe {zlib.crc32(probe.encode()):08x}"
+
+
+def about_kdump(family: Family, kernel: str) -> dict[str, str]:
+    """Return the questions about a host of this row."""
+    config, line = family.config, family.capture_line
+    files = [config.file, *([line.file] if line.file and line.file != config.file else [])]
+    commands = {
+        **state_commands(family),
+        **_GENERAL,
+        "says": says_command(family),
+        "service": f"systemctl show {family.service} -p LoadState -p ActiveState -p UnitFileState -p Result"
+        " -p ActiveEnterTimestampMonotonic",
+        "kernels": family.commands.kernels,
+        "initramfs": _initramfs(family),
+        "kernel_files": f"stat -Lc '%Y %s %n' /boot/vmlinuz-{kernel} /lib/modules/{kernel}/vmlinuz"
+        f" /lib/modules/{kernel}/modules.dep",
+        "config_files": f"stat -Lc '%Y %s %n' {shlex.join(files)}",
+    }
+    if config.syntax == "assignment":
+        commands["config_check"] = f"sh -n {shlex.quote(config.file)} && echo understood"
+    if line.file and line.file != config.file:
+        commands["capture_line"] = f"cat {shlex.quote(line.file)}"
+    if line.default:
+        commands["capture_default"] = line.default
+    for unit in save_units(family):
+        commands[f"unit {unit}"] = f"systemctl show {unit} -p UMask -p ExecStartPre -p ExecCondition"
+    return commands
+
+
+def save_units(family: Family) -> tuple[str, ...]:
+    """Return the units whose drop-ins make the family's defaults safe."""
+    parents = [PurePosixPath(path).parent.name for path in family.drop_ins]
+    return tuple(dict.fromkeys(name.removesuffix(".d") for name in parents if name.endswith(".service.d")))
+
+
+def _initramfs(family: Family) -> str:
+    """Return the command that lists the capture initramfs of each kernel: release, time, size, first bytes, path."""
+    paths = " ".join(f'"{fill(path, kernel="$k")}"' for path in family.capture_initramfs)
+    return (
+        f'for k in $({family.commands.kernels}); do for f in {paths}; do [ -e "$f" ] && echo'
+        ' "$k $(stat -Lc "%Y %s" "$f") $(head -c 6 "$f" | od -An -tx1 | tr -d " \\n") $f"; done; done'
+    )
+
+
+def about_place(family: Family, place: Place, initramfs: str) -> dict[str, str]:
+    """Return the questions about the place of dumps, and about the capture initramfs that leads there."""
+    quoted = shlex.quote(place.directory or "/var/crash")
+    commands = {
+        "room": f'd={quoted}; while [ ! -e "$d" ] && [ "$d" != / ]; do d=$(dirname "$d"); done; df -Pk "$d"',
+        "directory": f"stat -Lc '%a %U' {quoted}",
+        "mount": f"findmnt -no TARGET,SOURCE,FSTYPE,OPTIONS -T {quoted} | tail -n 1",
+        "drivers": _DRIVERS % f"{quoted} /",
+    }
+    if place.kind == "local":
+        patterns = {True: family.dumps.finished, False: family.dumps.unfinished}
+        for final, globs in patterns.items():
+            commands["finished" if final else "unfinished"] = _listing(
+                [fill(glob, directory=place.directory) for glob in globs]
+            )
+    elif place.kind == "ssh":
+        commands |= _about_ssh(place)
+    elif place.kind == "nfs":
+        commands["nfs"] = (
+            "command -v mount.nfs || echo 'mount.nfs is not installed';"
+            f" timeout 10 bash -c {shlex.quote(f'exec 3<>/dev/tcp/{place.host}/2049')} && echo reached"
+        )
+    elif place.kind == "device":
+        device = shlex.quote(place.device)
+        commands["device"] = (
+            f'found=$(findfs {device} 2>/dev/null || ls {device}) && echo "$found" &&'
+            ' findmnt -no TARGET,OPTIONS "$found"'
+        )
+    if initramfs and (contents := family.commands.contents):
+        listing = fill(contents, initramfs=shlex.quote(initramfs))
+        commands["contents"] = (
+            f"{listing} 2>/dev/null | awk '{{ bytes += $5 }} /\\.ko/ {{ print $NF }} END {{ print \"bytes\", bytes }}'"
+        )
+    return commands
+
+
+def _listing(globs: list[str]) -> str:
+    return (
+        f'for f in {" ".join(globs)}; do [ -e "$f" ] && stat -c \'%Y|%s|%a|%n\' "$f"; done | sort -n | tail -n 20'
+        if globs
+        else ":"
+    )
+
+
+def _about_ssh(place: Place) -> dict[str, str]:
+    """Return the questions that log in to the dump server as kdump does, and write nothing there."""
+    where = shlex.quote(place.directory)
+    remote = (
+        f'd={where}; while [ ! -e "$d" ] && [ "$d" != / ]; do d=$(dirname "$d"); done;'
+        ' test -w "$d" && echo writable; df -Pk "$d"'
+    )
+    login = (
+        f"ssh -n -i {shlex.quote(place.key)} -o BatchMode=yes -o StrictHostKeyChecking=yes -o UpdateHostKeys=no"
+        f" -o ConnectTimeout=10 {shlex.quote(place.host_with_user)} {shlex.quote(f'sh -c {shlex.quote(remote)}')}"
+    )
+    return {"key": f"stat -Lc '%a %U' {shlex.quote(place.key)}", "login": f'{login}; echo "status $?"'}
+
+
+def understood_names(config: ConfigFile) -> frozenset[str]:
+    """Return the names that a directive of the configuration may have."""
+    return frozenset(filter(None, [*config.keys.values(), *config.other_keys]))

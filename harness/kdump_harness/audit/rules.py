@@ -1,0 +1,358 @@
+"""The rules of an audit: each looks at the facts of a host and yields what speaks against a good vmcore."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from ..base.crashkernel import WordRefused, amounts
+from ..base.units import MIB
+from ..diagnosis import diagnose_text
+from ..drill.known_issues import DRILL, load_known_issues
+from .facts import Facts
+from .finding import Finding, failure, note, risk
+from .questions import save_units, understood_names
+
+# The first bytes of an initramfs: cpio archives, and what the kernel unpacks (lib/decompress.c).
+_ARCHIVES = (
+    "303730373031",
+    "303730373032",
+    "c771",
+    "71c7",
+    "1f8b",
+    "1f9e",
+    "425a68",
+    "5d0000",
+    "fd377a585a00",
+    "894c5a",
+    "02214c18",
+    "28b52ffd",
+)
+_CLOCK_SLACK_S = 120  # between files that one installation writes
+_MARGIN = 1.15  # the limit differs between boots, and machines have more devices than guests
+_IN_USE_MIB = 24  # by a capture kernel itself, at least
+_READABLE_BITS = 0o077
+
+
+def loaded(facts: Facts) -> Iterator[Finding]:
+    """Look whether a capture kernel is loaded, by the family's service, and stays so after a change."""
+    state, service = facts.state, facts.service
+    unit = facts.family.service
+    enabled = service.get("UnitFileState", "")
+    if not state.loaded:
+        found = diagnose_text(
+            facts.text("kernel_log") + "\n" + facts.text("says"),
+            family=facts.family.name,
+            facts={"kernel": state.kernel, "crashkernel": state.crashkernel or ""},
+        )
+        causes = [one for one in found.symptoms if one.severity == "failure"]
+        specific = [one for one in causes if one.name != "service-not-started"]
+        for cause in specific:
+            yield failure(cause.name, cause.line.strip()[:300], meaning=cause.meaning, remedy=cause.remedy)
+        if not specific and state.reserved.fixed_bytes:
+            active = service.get("ActiveState", "unknown")
+            seen = f"kexec_crash_loaded is 0; {unit} is {active}, {enabled or 'unknown'}"
+            yield failure("capture-kernel-unloaded" if active == "active" else "service-not-started", seen)
+        return
+    if enabled and enabled not in ("enabled", "enabled-runtime", "static", "generated", "indirect"):
+        yield risk(
+            "service-not-started", f"a capture kernel is loaded, and {unit} is {enabled}: the next boot loads none"
+        )
+    changed = max((file for file in facts.files("config_files")), key=lambda file: file.changed_s, default=None)
+    if changed and facts.loaded_s and changed.changed_s > facts.loaded_s + 1:
+        yield risk(
+            "loaded-before-change",
+            f"{changed.path} was changed {_span(changed.changed_s - facts.loaded_s)} after kdump was loaded",
+        )
+
+
+def installed(facts: Facts) -> Iterator[Finding]:
+    """Look whether kdump's packages are there."""
+    if not is_installed(facts):
+        unit = facts.family.service
+        yield failure("kdump-not-installed", f"{unit} is not found, and {facts.family.config.file} does not exist")
+
+
+def is_installed(facts: Facts) -> bool:
+    """Return whether the machine has the family's kdump."""
+    return facts.service.get("LoadState") == "loaded" or bool(list(facts.files("config_files")))
+
+
+def load_disabled(facts: Facts) -> Iterator[Finding]:
+    """Look for a setting that will forbid kexec."""
+    line = next((line for line in facts.text("sysctl_files").splitlines() if line.split("=")[-1].strip() == "1"), None)
+    if facts.state.loaded and line:
+        yield risk(
+            "kexec-load-disabled", f"{line.strip()} in a file of sysctl.d: the next boot can load no capture kernel"
+        )
+
+
+def reservation(facts: Facts) -> Iterator[Finding]:
+    """Look at the memory that is reserved now."""
+    state = facts.state
+    if not state.reserved.fixed_bytes:
+        try:
+            asked = amounts(state.crashkernel_words, facts.memory_mib, knows_cma=state.knows_cma)
+            why = asked.remarks[0] if asked.remarks else "the kernel reserved nothing"
+        except WordRefused as error:
+            yield failure("crashkernel-syntax-invalid", str(error))
+            return
+        if not state.crashkernel_words:
+            why = "the command line has no crashkernel="
+        yield failure("no-reserved-memory", f"{why}; kexec_crash_size is 0")
+        return
+    for remark in state.reservation_remarks(facts.memory_mib):
+        yield risk("reservation-partial", remark)
+
+
+def next_boot(facts: Facts) -> Iterator[Finding]:
+    """Look at each entry of the boot loader: whether its kernel would reserve memory on this machine."""
+    entries = [entry for entry in facts.entries if not entry.repair]
+    if not entries:
+        if "no boot loader configuration" in facts.text("entries"):
+            yield risk(
+                "no-boot-after-dump",
+                "the boot loader has no configuration: the machine may not come back after the dump",
+            )
+        return
+    without = []
+    for entry in entries:
+        try:
+            asked = amounts(entry.words, facts.memory_mib)
+            why = "" if asked.main_mib else asked.remarks[0] if asked.remarks else "no crashkernel="
+        except WordRefused as error:
+            why = str(error)
+        if why:
+            without.append(f"{entry.name}: {why}")
+    if without and facts.state.reserved.fixed_bytes:
+        more = f" (and {len(without) - 1} more of {len(entries)} entries)" if len(without) > 1 else ""
+        yield risk("next-boot-without-reservation", f"{without[0]}{more}")
+
+
+def need(facts: Facts) -> Iterator[Finding]:
+    """Compare the reservation with what the capture kernel must hold at once, and with the distribution's estimate."""
+    main_bytes, initramfs = facts.state.reserved.main_bytes, facts.initramfs
+    if not main_bytes:
+        return
+    reserved_mib, measured_mib = main_bytes // MIB, facts.family.too_small_mib
+    if reserved_mib <= measured_mib:
+        yield failure(
+            "capture-oom",
+            f"{reserved_mib} MiB are reserved; in guests of {facts.family.release}, {measured_mib} MiB were too small",
+        )
+        return
+    if reserved_mib < measured_mib * _MARGIN:
+        yield risk(
+            "capture-oom",
+            f"{reserved_mib} MiB are reserved, hardly more than the {measured_mib} MiB that were too small in guests of"
+            f" {facts.family.release}",
+        )
+    if initramfs and facts.unpacked_bytes:
+        least = initramfs.size_bytes + facts.unpacked_bytes + _IN_USE_MIB * MIB
+        if main_bytes < least:
+            yield failure(
+                "capture-oom",
+                f"{main_bytes // MIB} MiB are reserved; the capture initramfs needs {initramfs.size_bytes // MIB} MiB"
+                f" packed and {facts.unpacked_bytes // MIB} MiB unpacked, and the kernel {_IN_USE_MIB} MiB or more",
+            )
+            return
+    suggested = re.findall(facts.family.suggestion, facts.text("estimate")) if facts.family.suggestion else []
+    if suggested and (wanted_mib := sum(map(int, suggested))) > main_bytes // MIB:
+        yield note(
+            "reservation-below-estimate",
+            f"{main_bytes // MIB} MiB are reserved, the distribution's tool suggests {wanted_mib} MiB",
+        )
+
+
+def initramfs(facts: Facts) -> Iterator[Finding]:
+    """Look at the capture initramfs: its age, its content, and the drivers that it needs."""
+    image, state = facts.initramfs, facts.state
+    if image is None:
+        if facts.root and state.loaded and facts.text("kernels"):
+            yield risk(
+                "capture-initramfs-not-built",
+                f"none of {', '.join(facts.family.capture_initramfs)} exists for {state.kernel}",
+            )
+        return
+    if image.first_bytes and not image.first_bytes.startswith(_ARCHIVES):
+        yield failure("capture-init-failed", f"{image.path} is not an initramfs: it begins with {image.first_bytes}")
+        return
+    newer = [file for file in facts.files("kernel_files") if file.changed_s > image.changed_s + _CLOCK_SLACK_S]
+    if facts.family.config.in_initramfs:
+        newer += [file for file in facts.files("config_files") if file.changed_s > image.changed_s + 1]
+        newer += [file for file in facts.files("key") if file.changed_s > image.changed_s + 1]
+    for file in newer:
+        yield risk(
+            "initramfs-outdated", f"{file.path} is {_span(file.changed_s - image.changed_s)} newer than {image.path}"
+        )
+    drivers = facts.text("drivers").split()
+    if facts.contents:
+        missing = [name for name in drivers if name != "crypt" and name.replace("-", "_") not in facts.contents]
+        if missing:
+            yield failure(
+                "capture-no-root-device",
+                f"{', '.join(missing)}, of the disk below {facts.place.directory or '/'}, is not in {image.path}",
+            )
+    if "crypt" in drivers and not facts.family.config.in_initramfs:
+        yield risk("luks-target", "the disk is encrypted, and the capture kernel waits for its passphrase")
+
+
+def capture_line(facts: Facts) -> Iterator[Finding]:
+    """Look at the command line of the capture kernel."""
+    if not facts.family.config.in_initramfs:
+        yield from _root_device(facts)
+    append = facts.capture_append.split()
+    for word in facts.text("capture_default").split():
+        if word.startswith("systemd.unit=") and append and word not in append:
+            yield risk(
+                "capture-unit-missing",
+                f"{facts.family.capture_line.append} lacks {word}: the capture kernel starts the whole system",
+            )
+    if facts.state.acpi_memory and "acpi_no_memhotplug" not in facts.capture_arguments.split():
+        yield risk(
+            "capture-memory-taken",
+            f"{facts.state.acpi_memory} ACPI memory devices, and no acpi_no_memhotplug for the capture kernel",
+        )
+
+
+def _root_device(facts: Facts) -> Iterator[Finding]:
+    """Compare root= of a capture kernel that boots the whole system with the machine's disks."""
+    roots = re.findall(r"(?<!\S)root=((?:PART)?UUID|LABEL)=\"?([^\s\"]+)", facts.capture_arguments)
+    names = set(facts.text("devices").split())
+    if roots and names and roots[-1][1].replace("/", r"\x2f") not in names:
+        yield failure(
+            "capture-no-root-device", f"root={'='.join(roots[-1])} of the capture kernel is not a disk of this machine"
+        )
+
+
+def configuration(facts: Facts) -> Iterator[Finding]:
+    """Look at the configuration as the installed programs read it."""
+    family, config = facts.family, facts.config
+    if family.config.syntax == "assignment":
+        said = facts.text("config_check")
+        if said and "understood" not in said.split():
+            yield failure("config-invalid", said.splitlines()[0][:300])
+    else:
+        for line in config.splitlines():
+            name = line.split("#")[0].split(maxsplit=1)[:1]
+            if name and name[0] not in understood_names(family.config):
+                yield risk(
+                    "config-invalid",
+                    f"{family.config.file}: {line.strip()[:200]!r} is not a setting of {family.release or family.name}",
+                )
+    for remark in facts.state.collection_remarks():
+        yield risk("collector-misread", remark)
+    waits = family.config.get(config, "on_failure") or ""
+    if re.search(r"\bshell\b|emergency|rescue|poweroff|halt|\b(ba)?sh\b(?!\S)", waits):
+        yield risk(
+            "kdump-emergency-shell",
+            f"{family.config.keys['on_failure']} is {waits!r}: after a failed dump the machine does not come back",
+        )
+    if before := family.config.get(config, "before"):
+        yield risk("program-before-dump", f"{family.config.keys['before']} runs {before!r} before the dump")
+    for unit in save_units(family):
+        for program in re.findall(r"^ExecStartPre=\{ path=(\S+)", facts.text(f"unit {unit}"), re.MULTILINE):
+            yield risk("program-before-dump", f"{unit} runs {program} before the dump")
+
+
+def makedumpfile(facts: Facts) -> Iterator[Finding]:
+    """Compare makedumpfile with the kernel, by the table of known issues."""
+    state = facts.state
+    if state.makedumpfile is None:
+        if not state.elf:
+            said = facts.text("makedumpfile").split("\n")[0][:200]
+            yield failure("makedumpfile-missing", said or "makedumpfile prints no version")
+        return
+    versions = {"kernel": state.kernel, "makedumpfile": state.makedumpfile}
+    issues = [one for one in load_known_issues() if one.covers(**versions, level=state.level or 0, scenario=DRILL)]
+    if not issues:
+        return
+    checks = " and ".join(dict.fromkeys(name for issue in issues for name in issue.failed_checks))
+    trackers = ", ".join(dict.fromkeys(issue.tracker for issue in issues))
+    seen = f"{checks} fails with makedumpfile {state.makedumpfile} and Linux {state.kernel} ({trackers})"
+    # Other distributions may have the correction in an older version.
+    drilled = any(issue.is_of(state.os_release.get("ID", "")) for issue in issues)
+    yield failure("known-issue", seen) if drilled else risk("known-issue", seen)
+
+
+def permissions(facts: Facts) -> Iterator[Finding]:
+    """Look whether users of the machine may read a dump, and whether ssh accepts its key."""
+    for unit in save_units(facts.family):
+        mask = re.search(r"^UMask=([0-7]+)$", facts.text(f"unit {unit}"), re.MULTILINE)
+        if facts.place.kind == "local" and mask and int(mask[1], 8) & _READABLE_BITS != _READABLE_BITS:
+            yield risk("permissions", f"{unit} writes with umask {mask[1]}: every user may read the dump")
+    readable = [dump for dump in facts.dumps("finished") if dump.mode & _READABLE_BITS]
+    if readable:
+        newest = readable[-1]
+        yield note("permissions", f"{newest.path} has mode {newest.mode:04o}")
+    key = re.match(r"([0-7]{3,4}) ", facts.text("key"))
+    if key and int(key[1], 8) & _READABLE_BITS:
+        seen = f"{facts.place.key} has mode {key[1]}: ssh ignores a key that others may read"
+        yield failure("ssh-auth-failed", seen)
+
+
+def policies(facts: Facts) -> Iterator[Finding]:
+    """Look at the settings of the running kernel that decide what becomes a panic, and what runs before the dump."""
+    if facts.text("notifiers").strip() in ("Y", "1"):
+        yield risk(
+            "notifiers-before-dump",
+            "crash_kexec_post_notifiers is on: notifiers of the crashed kernel run before the dump",
+        )
+    for setting, name in (
+        ("kernel.panic_on_oops", "oops-no-panic"),
+        ("kernel.sysrq", "sysrq-disabled"),
+        ("kernel.unknown_nmi_panic", "nmi-no-panic"),
+    ):
+        if facts.sysctl.get(setting) == "0":
+            yield note(name, f"{setting} is 0")
+    for line in facts.text("watchdogs").splitlines():
+        state, _, rest = line.partition("|")
+        timeout, _, rest = rest.partition("|")
+        module, _, identity = rest.partition("|")
+        served = not module or not facts.contents or module.replace("-", "_") in facts.contents
+        if state == "active" and not served:
+            yield risk(
+                "watchdog-reset",
+                f"the watchdog {identity or module} runs ({timeout} s), and {module} is not in the capture initramfs",
+            )
+
+
+def past(facts: Facts) -> Iterator[Finding]:
+    """Look at the last dump, and at the last drill of this machine."""
+    finished, unfinished = facts.dumps("finished"), facts.dumps("unfinished")
+    if unfinished and unfinished[-1].changed_s > max((dump.changed_s for dump in finished), default=0):
+        yield risk("last-dump-unfinished", f"{unfinished[-1].path}: the last crash left no finished dump")
+    empty = next((dump for dump in reversed(finished) if not dump.size_bytes), None)
+    if empty:
+        yield risk("last-dump-unfinished", f"{empty.path} is empty")
+    changes = [
+        *facts.files("kernel_files"),
+        *facts.files("config_files"),
+        *([facts.initramfs] if facts.initramfs else []),
+    ]
+    newest = max(changes, key=lambda file: file.changed_s, default=None)
+    success_s = max([facts.last_success_s or 0, *(dump.changed_s for dump in finished if dump.size_bytes)])
+    if newest is None:
+        return
+    if not success_s:
+        yield note("never-tested", "no finished dump is there, and the history has no verified drill of this machine")
+    elif newest.changed_s > success_s:
+        yield note(
+            "changed-since-test",
+            f"{newest.path} changed {_span(newest.changed_s - success_s)} after the last dump or verified drill",
+        )
+
+
+def access(facts: Facts) -> Iterator[Finding]:
+    """Say where the audit could not look."""
+    if not facts.root:
+        yield risk("not-root", "sudo without a password is refused: what only root may read was not examined")
+    if facts.remark:
+        yield note("release-not-in-table", facts.remark)
+
+
+def _span(seconds: float) -> str:
+    for unit, unit_s in (("days", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * unit_s:
+            return f"{seconds / unit_s:.0f} {unit}"
+    return f"{seconds:.0f} s"

@@ -1,0 +1,105 @@
+"""The rules about the place of dumps: mounted, writable, reachable, with room."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import PurePosixPath
+
+from ..diagnosis import diagnose_text
+from .facts import Facts
+from .finding import Finding, failure, note, risk
+
+# Measured on dumps of level 31: compressed pages take a fifth to a third of their size.
+_COMPRESSED_AT_BEST = 0.15
+_ALWAYS_MIB = 4  # headers, bitmaps and the kernel log
+_FOR_MOUNTS = ("/mnt/", "/media/")  # by the Filesystem Hierarchy Standard
+
+
+def place(facts: Facts) -> Iterator[Finding]:
+    """Look at the place by its kind."""
+    if facts.place.kind == "local":
+        yield from _mounted(facts)
+        yield from _room(facts)
+    elif facts.place.kind == "ssh":
+        yield from _login(facts)
+    elif facts.place.kind == "nfs":
+        said = facts.text("nfs")
+        if "reached" not in said.split():
+            yield failure("nfs-mount-failed", f"{facts.place.host} port 2049: {_last(said) or 'not reached'}")
+        elif "not installed" in said:
+            yield failure("nfs-mount-failed", "mount.nfs is not installed")
+    elif facts.place.kind == "device":
+        lines = facts.text("device").splitlines()
+        if not lines or not lines[0].startswith("/"):
+            yield failure(
+                "config-invalid", f"the disk {facts.place.device} does not exist: {_last(facts.text('device'))}"
+            )
+        elif len(lines) == 1:
+            yield risk("target-not-mounted", f"{lines[0]}, the target of dumps, is not mounted")
+    else:
+        yield note("place-not-examined", f"the place {facts.place} is of a kind that is not examined")
+
+
+def _mounted(facts: Facts) -> Iterator[Finding]:
+    """Compare the directory with the mounts and with fstab."""
+    directory = PurePosixPath(facts.place.directory)
+    mounted = {
+        words[1].replace("\\040", " "): words[3]
+        for line in facts.text("mounts").splitlines()
+        if len(words := line.split()) > 3
+    }
+    parents = [str(directory), *map(str, directory.parents)]
+    below = next((parent for parent in parents if parent in mounted), "/")
+    for line in facts.text("fstab").splitlines():
+        words = line.split("#")[0].split()
+        if len(words) > 3 and words[1] in parents and words[1] not in mounted and words[1] != "none":
+            yield failure("target-not-mounted", f"{words[1]} is in /etc/fstab and not mounted; dumps go to {directory}")
+            return
+    if below == "/" and str(directory).startswith(_FOR_MOUNTS):
+        yield risk(
+            "target-not-mounted",
+            f"{directory} is on the root filesystem, although a place for mounts: nothing is mounted there",
+        )
+    kind = facts.text("mount").split()[2:3]
+    if kind in (["tmpfs"], ["ramfs"]):
+        yield failure("target-in-memory", f"{directory} is on a {kind[0]}")
+    if "ro" in mounted.get(below, "").split(","):
+        yield failure("target-read-only", f"{below}, which holds {directory}, is mounted read-only")
+
+
+def _room(facts: Facts) -> Iterator[Finding]:
+    """Compare the free room with the memory that a dump keeps."""
+    free_kib, kept_mib = facts.free_kib, facts.kept_mib()
+    if free_kib is None:
+        return
+    free_mib = free_kib >> 10
+    best = 1.0 if facts.state.compress in (None, "none") else _COMPRESSED_AT_BEST
+    seen = f"{free_mib} MiB are free for dumps; level {facts.state.level} keeps {kept_mib} MiB before compression"
+    if free_mib < kept_mib * best + _ALWAYS_MIB:
+        yield failure("target-no-space", seen)
+    elif free_mib < kept_mib:
+        yield risk("target-no-space", seen)
+
+
+def _login(facts: Facts) -> Iterator[Finding]:
+    """Look at the login to the dump server."""
+    said = facts.text("login")
+    if re.search(r"^status 0$", said, re.MULTILINE):
+        if not re.search(r"^writable$", said, re.MULTILINE):
+            yield failure("target-read-only", f"{facts.place.host_with_user} may not write to {facts.place.directory}")
+        else:
+            yield from _room(facts)
+        return
+    found = diagnose_text(said, family=facts.family.name, of_kdump=True)
+    symptom = next((one for one in found.symptoms if one.name.startswith(("ssh-", "network-"))), None)
+    reason = _last(re.sub(r"status [0-9]+$", "", said)) or "no answer"
+    seen = f"login to {facts.place.host_with_user} with {facts.place.key}: {reason}"
+    if symptom is not None:
+        yield failure(symptom.name, seen, host=facts.place.host)
+        return
+    yield failure("ssh-auth-failed" if "denied" in said else "network-not-ready", seen, host=facts.place.host)
+
+
+def _last(text: str) -> str:
+    return next((line.strip()[:300] for line in reversed(text.splitlines()) if line.strip()), "")

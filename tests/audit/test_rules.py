@@ -1,0 +1,209 @@
+"""The judgement of an audit, on the answers of machines."""
+
+from __future__ import annotations
+
+import contextlib
+
+import pytest
+from audit_factory import CMDLINE, CONFIG, INITRD, KERNEL, NOW_S, ROOT, SAVE, SOUND, facts, reasons
+from kdump_harness.audit.finding import reason_rows
+from kdump_harness.audit.judge import judge
+from kdump_harness.audit.result import Answer, Severity, answer
+from kdump_harness.audit.rules_drivers import load_drivers
+from kdump_harness.audit.run import NOT_UNDERSTOOD
+from kdump_harness.diagnosis.table import load_symptoms
+
+UNIT = "systemd.unit=kdump-tools-dump.service"
+STOPPED = "LoadState=loaded\nActiveState=inactive\nUnitFileState=disabled"
+UNLOADED = {"loaded": "0"}
+UNRESERVED = {"loaded": "0", "crash_size_bytes": "0", "iomem": ""}
+SSH = {"config": 'USE_KDUMP=1\nSSH="kdump@vault"\nSSH_KEY=/root/.ssh/id\n', "key": "600 root"}
+LOGGED_IN = "writable\nFilesystem 1024-blocks Used Available Capacity Mounted on\n/dev/sda 9 1 8000000 1% /\nstatus 0"
+
+
+def test_a_sound_machine_is_ready() -> None:
+    assert not reasons()
+    assert answer(judge(facts())) is Answer.READY
+
+
+@pytest.mark.parametrize(
+    ("changes", "name", "severity"),
+    [
+        ({**UNLOADED, "service": STOPPED, "says": ""}, "service-not-started", "failure"),
+        ({"service": "LoadState=loaded\nActiveState=active\nUnitFileState=disabled"}, "service-not-started", "risk"),
+        ({**UNLOADED, "says": ""}, "capture-kernel-unloaded", "failure"),
+        (
+            {**UNLOADED, "says": "kexec_load failed: Operation not permitted\nkernel.kexec_load_disabled = 1"},
+            "kexec-load-disabled",
+            "failure",
+        ),
+        (
+            {"service": "LoadState=not-found\nActiveState=inactive", "config_files": "", **UNLOADED},
+            "kdump-not-installed",
+            "failure",
+        ),
+        ({"config_files": f"{NOW_S - 100} 4000 {CONFIG}"}, "loaded-before-change", "risk"),
+        ({"sysctl_files": "kernel.kexec_load_disabled=1"}, "kexec-load-disabled", "risk"),
+        ({**UNRESERVED, "cmdline": f"{ROOT} ro"}, "no-reserved-memory", "failure"),
+        ({**UNRESERVED, "cmdline": CMDLINE.replace("256M", "2G-:256M")}, "no-reserved-memory", "failure"),
+        ({**UNRESERVED, "cmdline": CMDLINE.replace("256M", "auto")}, "crashkernel-syntax-invalid", "failure"),
+        ({"entries": f"linux /boot/vmlinuz-{KERNEL} {ROOT} ro"}, "next-boot-without-reservation", "risk"),
+        (
+            {"entries": f"linux /boot/vmlinuz-{KERNEL} {ROOT} crashkernel=4G-:1G"},
+            "next-boot-without-reservation",
+            "risk",
+        ),
+        (
+            {"entries": SOUND["entries"] + f"\nlinux /boot/vmlinuz-7.2 {ROOT} ro"},
+            "next-boot-without-reservation",
+            "risk",
+        ),
+        ({"entries": "no boot loader configuration"}, "no-boot-after-dump", "risk"),
+        ({"crash_size_bytes": str(88 << 20), "iomem": "  2f000000-347fffff : Crash kernel"}, "capture-oom", "failure"),
+        ({"initramfs": ""}, "capture-initramfs-not-built", "risk"),
+        ({"initramfs": f"{KERNEL} {NOW_S - 6000} 900 93aa0c71ff00 {INITRD}"}, "capture-init-failed", "failure"),
+        ({"initramfs": f"{KERNEL} 1500000000 9000000 28b52ffd0458 {INITRD}"}, "initramfs-outdated", "risk"),
+        ({"drivers": "megaraid_sas"}, "capture-no-root-device", "failure"),
+        ({"drivers": "virtio_blk\ncrypt"}, "luks-target", "risk"),
+        ({"config": f'KDUMP_CMDLINE_APPEND="{UNIT} root=UUID=0000"'}, "capture-no-root-device", "failure"),
+        ({"config": 'KDUMP_CMDLINE_APPEND="nr_cpus=1"'}, "capture-unit-missing", "risk"),
+        ({"acpi_memory": "/sys/bus/acpi/devices/PNP0C80:00/status"}, "capture-memory-taken", "risk"),
+        ({"config_check": f"sh: 9: {CONFIG}: Syntax error: ( unexpected"}, "config-invalid", "failure"),
+        ({"config": 'MAKEDUMP_ARGS="-c -d 0x1f"'}, "collector-misread", "risk"),
+        ({"config": 'MAKEDUMP_ARGS="-z -d 31"'}, "collector-misread", "risk"),
+        ({"config": 'KDUMP_FAIL_CMD="systemctl start emergency.target"'}, "kdump-emergency-shell", "risk"),
+        (
+            {SAVE: "UMask=0077\nExecStartPre={ path=/bin/sleep ; argv[]=/bin/sleep infinity }"},
+            "program-before-dump",
+            "risk",
+        ),
+        ({"makedumpfile": "sh: 1: makedumpfile: not found"}, "makedumpfile-missing", "failure"),
+        ({"kernel": "6.12.9+bpo-amd64", "initramfs": "", "kernels": ""}, "known-issue", "failure"),
+        ({SAVE: "UMask=0022"}, "permissions", "risk"),
+        ({"notifiers": "Y"}, "notifiers-before-dump", "risk"),
+        ({"watchdogs": "active|60|iTCO_wdt|iTCO_wdt"}, "watchdog-reset", "risk"),
+        ({"modules": "nouveau", "contents": ""}, "driver-fails-in-capture", "risk"),
+        ({"unfinished": f"{NOW_S}|100|600|/var/crash/2026/dump-incomplete"}, "last-dump-unfinished", "risk"),
+        ({"finished": f"{NOW_S}|0|600|/var/crash/2026/dump.2026"}, "last-dump-unfinished", "risk"),
+        ({"room": "/dev/vda1 3000000 2990000 5000 99% /"}, "target-no-space", "failure"),
+        ({"room": "/dev/vda1 3000000 2990000 40000 99% /"}, "target-no-space", "risk"),
+        ({"mounts": "/dev/vda1 / ext4 ro 0 0"}, "target-read-only", "failure"),
+        ({"mount": "/var/crash tmpfs tmpfs rw"}, "target-in-memory", "failure"),
+        (
+            {"config": "KDUMP_COREDIR=/srv/dumps", "fstab": "LABEL=d /srv ext4 defaults 0 0"},
+            "target-not-mounted",
+            "failure",
+        ),
+        ({"config": "KDUMP_COREDIR=/mnt/dumps"}, "target-not-mounted", "risk"),
+        ({**SSH, "login": "Host key verification failed.\nstatus 255"}, "ssh-host-key", "failure"),
+        ({**SSH, "login": "kdump@vault: Permission denied (publickey).\nstatus 255"}, "ssh-auth-failed", "failure"),
+        (
+            {**SSH, "login": "ssh: connect to host vault port 22: Connection refused\nstatus 255"},
+            "network-not-ready",
+            "failure",
+        ),
+        ({**SSH, "login": LOGGED_IN.replace("writable\n", "")}, "target-read-only", "failure"),
+        ({**SSH, "login": LOGGED_IN, "key": "644 root"}, "ssh-auth-failed", "failure"),
+        ({**SSH, "login": LOGGED_IN.replace("8000000", "4000")}, "target-no-space", "failure"),
+        ({"config": "NFS=vault:/srv", "nfs": "bash: connect: Connection refused"}, "nfs-mount-failed", "failure"),
+        ({"config": "NFS=vault:/srv", "nfs": "mount.nfs is not installed\nreached"}, "nfs-mount-failed", "failure"),
+    ],
+)
+def test_a_state_is_found_and_nothing_else(changes: dict[str, str], name: str, severity: str) -> None:
+    found = reasons(changes)
+    assert set(found) == {name}, found
+    assert found[name].severity == severity
+    assert found[name].evidence
+    assert found[name].remedy
+    assert not {"{service}", "{file}", "{initramfs}", "{install}"} & set(found[name].remedy.split())
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {**SSH, "login": LOGGED_IN},
+        {"config": "NFS=vault:/srv", "nfs": "/sbin/mount.nfs\nreached"},
+        {"config": "KDUMP_COREDIR=/mnt/dumps", "mounts": "/dev/vda1 / ext4 rw 0 0\n/dev/vdb /mnt/dumps xfs rw 0 0"},
+        {"fstab": "LABEL=d /srv ext4 defaults 0 0"},
+        {"drivers": "virtio_blk", "contents": ""},
+        {"watchdogs": "active|60||unknown"},
+        {"watchdogs": "inactive|60|iTCO_wdt|iTCO_wdt"},
+        {"finished": f"{NOW_S - 10}|9000|600|/var/crash/2026/dump.2026", "unfinished": f"{NOW_S - 90}|1|600|/x"},
+        {"entries": f"{SOUND['entries']}\nlinux unified-image crashkernel=256M quiet"},
+        {
+            "acpi_memory": "/sys/bus/acpi/devices/PNP0C80:00/status",
+            "config": f'KDUMP_CMDLINE_APPEND="acpi_no_memhotplug {UNIT}"',
+        },
+        {"kernel": "6.1.0-99-amd64", "initramfs": "", "kernels": ""},
+    ],
+)
+def test_a_sound_variant_is_ready(changes: dict[str, str]) -> None:
+    assert not reasons(changes)
+
+
+def test_notes_do_not_change_the_answer() -> None:
+    found = reasons({"sysctl": "kernel.panic_on_oops = 0\nkernel.sysrq = 0\nkernel.unknown_nmi_panic = 0"}, notes=True)
+    assert set(found) == {"oops-no-panic", "sysrq-disabled", "nmi-no-panic", "never-tested"}
+    assert answer(tuple(found.values())) is Answer.READY
+
+
+def test_the_last_drill_and_the_last_dump_are_compared_with_the_changes() -> None:
+    assert "changed-since-test" in reasons(notes=True, last_success_s=NOW_S - 7500.0)
+    assert not reasons(notes=True, last_success_s=NOW_S - 5000.0)
+    assert not reasons({"finished": f"{NOW_S}|9000|600|/var/crash/2026/dump.2026"}, notes=True)
+
+
+def test_a_login_without_root_and_an_unknown_release_are_named() -> None:
+    assert set(reasons(root=False)) == {"not-root"}
+    assert reasons(notes=True, remark="taken for Debian 13")["release-not-in-table"].severity is Severity.NOTE
+
+
+def test_the_configuration_of_kdump_utils_is_read_by_its_release() -> None:
+    changes = {
+        "os_release": 'ID="rhel"\nVERSION_ID="10.0"\nPRETTY_NAME="RHEL 10"',
+        "config": "path /var/crash\ncore_collector makedumpfile -l -d 31\nlink_delay 60\nfailure_action shell\n",
+        "capture_line": 'KDUMP_COMMANDLINE_APPEND="nr_cpus=1"',
+        "makedumpfile": "makedumpfile: version 1.7.7 (released on 1 Apr 2025)\nlzo\tenabled",
+        "capture_default": "",
+    }
+    found = reasons(changes, family="redhat")
+    assert set(found) == {"config-invalid", "kdump-emergency-shell"}
+    assert "link_delay" in found["config-invalid"].evidence
+    assert found["kdump-emergency-shell"].remedy.startswith("sed -i 's/^failure_action")
+
+
+def test_a_remedy_is_that_of_the_machines_platform() -> None:
+    changes = {**UNRESERVED, "cmdline": ROOT, "platform": "ostree"}
+    assert reasons(changes)["no-reserved-memory"].remedy.startswith("rpm-ostree kargs")
+
+
+def test_a_row_of_another_distribution_is_a_risk_only() -> None:
+    changes = {
+        "os_release": "ID=ubuntu\nVERSION_ID=24.04",
+        "kernel": "6.12.0-1-generic",
+        "kernels": "",
+        "initramfs": "",
+    }
+    assert reasons(changes)["known-issue"].severity is Severity.RISK
+
+
+def test_a_name_is_of_one_table() -> None:
+    symptoms = {row.name for row in load_symptoms().rows}
+    assert not symptoms & set(reason_rows())
+    assert all(row.source and row.fails for row in load_drivers())
+
+
+@pytest.mark.parametrize("name", sorted(SOUND))
+def test_no_answer_is_trusted(name: str) -> None:
+    """A missing, empty or hostile answer gives reasons, or the errors that the audit expects."""
+    for text in (
+        "",
+        "\x00\x1b[2J" * 9,
+        "9" * 5000,
+        "a b c d e f g h\n" * 9,
+        "-1 -1 /x",
+        "{}" * 50,
+        "%s %n {0} {kernel}",
+    ):
+        with contextlib.suppress(*NOT_UNDERSTOOD):
+            judge(facts({name: text}))

@@ -1,0 +1,126 @@
+"""Audits of several hosts side by side, with programs in place of ssh."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+from audit_factory import SOUND
+from history_factory import drill
+from kdump_harness.audit import run
+from kdump_harness.audit.inventory import Host
+from kdump_harness.audit.past import last_successes
+from kdump_harness.audit.result import Answer, HostAudit
+from kdump_harness.audit.run import Options, audit
+from kdump_harness.base.errors import EXIT_BROKEN, EXIT_FAILED, EXIT_OK, UsageError
+from kdump_harness.history.database import History
+
+
+class Replay:
+    """A connection that gives recorded answers, by the name of the host."""
+
+    hosts: ClassVar[dict[str, dict[str, str]]] = {}
+    open_now = most = opened = 0
+    lock = threading.Lock()
+    meet = threading.Barrier(1)
+
+    def __init__(self, host: Host, **_: object) -> None:
+        self._answers = self.hosts[host.name]
+
+    def __enter__(self) -> Replay:
+        with self.lock:
+            Replay.open_now += 1
+            Replay.opened += 1
+            Replay.most = max(Replay.most, Replay.open_now)
+        self.meet.wait(5)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self.lock:
+            Replay.open_now -= 1
+
+    def ask(self, commands: dict[str, str]) -> dict[str, str]:
+        return {name: self._answers.get(name, "") for name in commands}
+
+
+@pytest.fixture
+def replay(monkeypatch: pytest.MonkeyPatch) -> type[Replay]:
+    """Replace the connections by recorded answers."""
+    monkeypatch.setattr(run, "Connection", Replay)
+    Replay.open_now = Replay.most = Replay.opened = 0
+    Replay.meet = threading.Barrier(1)
+    Replay.hosts = {}
+    return Replay
+
+
+def test_hosts_are_asked_side_by_side_over_one_connection_each(replay: type[Replay]) -> None:
+    hosts = [Host(name=f"h{number}") for number in range(8)]
+    replay.hosts = {host.name: SOUND for host in hosts}
+    replay.meet = threading.Barrier(4)  # no host gets further before four are connected
+    seen: list[HostAudit] = []
+    result = audit(hosts, Options(side_by_side=4), on_host=seen.append)
+    assert (replay.most, replay.opened) == (4, 8)
+    assert [host.host for host in result.hosts] == [host.name for host in hosts]
+    assert {host.host for host in seen} == set(replay.hosts)
+    assert result.ok
+    assert result.exit_status == EXIT_OK
+
+
+@pytest.mark.parametrize(
+    ("answers", "why"),
+    [
+        ({}, "it is not a Linux host with a POSIX shell: uname -s printed 'nothing'"),
+        ({**SOUND, "system": "FreeBSD"}, "it is not a Linux host with a POSIX shell: uname -s printed 'FreeBSD'"),
+        ({**SOUND, "os_release": "ID=alpine"}, "alpine is not of a known family (known: debian, redhat, suse)"),
+        ({**SOUND, "clock_s": "late"}, "its answers are not those of a Linux host: could not convert"),
+        ({**SOUND, "crash_size_bytes": "9" * 5000}, "its answers are not those of a Linux host: Exceeds the limit"),
+    ],
+)
+def test_a_host_that_is_not_understood_says_so(replay: type[Replay], answers: dict[str, str], why: str) -> None:
+    replay.hosts = {"odd": answers, "good": SOUND}
+    result = audit([Host(name="odd"), Host(name="good"), Host(name="x", slip="line 3: a slip")], Options())
+    assert [host.answer for host in result.hosts] == [Answer.NOT_AUDITED, Answer.READY, Answer.NOT_AUDITED]
+    assert result.hosts[0].why.startswith(why)
+    assert result.hosts[2].why == "line 3: a slip"
+    assert result.exit_status == EXIT_BROKEN
+
+
+def test_a_host_that_fails_decides_the_exit_status(replay: type[Replay]) -> None:
+    replay.hosts = {"bad": {**SOUND, "loaded": "0", "says": ""}, "odd": {}}
+    result = audit([Host(name="bad"), Host(name="odd")], Options())
+    assert result.hosts[0].answer is Answer.WILL_FAIL
+    assert result.hosts[0].headline.startswith("capture-kernel-unloaded: kexec_crash_loaded is 0")
+    assert result.exit_status == EXIT_FAILED
+    assert result.to_json()["hosts"][0]["reasons"][0]["severity"] == "failure"
+
+
+def test_an_interrupt_ends_the_audit_and_its_threads(replay: type[Replay]) -> None:
+    replay.hosts = {f"h{number}": SOUND for number in range(3)}
+
+    def interrupt(_host: HostAudit) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        audit([Host(name=name) for name in replay.hosts], Options(side_by_side=1), on_host=interrupt)
+    assert replay.open_now == 0
+
+
+def test_the_last_verified_drill_is_found_by_machine_id(replay: type[Replay], tmp_path: Path) -> None:
+    path, machine = tmp_path / "history.sqlite", SOUND["machine_id"]
+    with History(path) as history:
+        first = history.add("drill", drill(1, machine_id=machine))
+        history.add("drill", drill(2, machine_id=machine, verified=False, reached="CRASHED"))
+        history.add("drill", drill(3, machine_id="f" * 32))
+        history.add("drill", drill(4))
+    assert first is not None
+    successes_s = last_successes(str(path), None)
+    assert successes_s[machine] == first.at_s
+    assert last_successes(None, tmp_path / "nowhere") == {}
+    assert last_successes("none", None) == {}
+    with pytest.raises(UsageError, match="does not exist"):
+        last_successes(str(tmp_path / "missing"), None)
+    replay.hosts = {"web1": SOUND}
+    (host,) = audit([Host(name="web1")], Options(), successes_s=successes_s).hosts
+    assert host.facts["last_success_s"] == first.at_s
