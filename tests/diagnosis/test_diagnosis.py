@@ -142,6 +142,24 @@ def test_a_fault_on_the_way_into_the_capture_kernel_is_named() -> None:
     assert diagnose_text(CRASHED + fault + CAPTURE_BOOT + REDHAT_SAVED).mode == "ok"
 
 
+@pytest.mark.parametrize(
+    ("lines", "mode"),
+    [
+        (
+            "[  713.0] Starting crashdump kernel...\n[  713.1] Some CPUs may be stale, kdump will be unreliable.\n"
+            "[  713.2] WARNING: CPU: 3 PID: 9 at arch/arm64/kernel/machine_kexec.c:174 machine_kexec+0x4c/0x2a0\n",
+            "panic-in-crash-path",
+        ),
+        ("[  713.0] SMP: failed to stop secondary CPUs 0-2\n[  713.1] Bye!\n", "handoff-no-capture-boot"),
+        ("[  713.0] Sending IPI to other CPUs\n[  723.0] ERROR: 15 cpu(s) not responding\n", "handoff-no-capture-boot"),
+    ],
+)
+def test_processors_that_could_not_be_stopped_are_the_cause(lines: str, mode: str) -> None:
+    (symptom,) = diagnose_text(CRASHED + lines + "SeaBIOS (version 1.16.2)\n" + NEXT_BOOT).symptoms
+    assert (symptom.name, "could not stop its other processors" in symptom.meaning) == (mode, True)
+    assert diagnose_text(CRASHED + lines + CAPTURE_BOOT + REDHAT_SAVED).mode == "ok"
+
+
 def test_a_missing_dump_is_explained_by_an_oops_that_the_kernel_survives() -> None:
     oops = "[  100.0] Oops: 0002 [#1] SMP\n[  100.1] ---[ end trace 0000000000000000 ]---\n"
     assert diagnose_text(FIRST_BOOT + oops + "[  200.0] fine\n" * 9).mode == "oops-no-panic"

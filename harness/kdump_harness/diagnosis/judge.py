@@ -34,7 +34,7 @@ INDETERMINATE = "indeterminate"
 _TOO_BIG_FOR_CAPTURE_KIB = 4 << 20
 # Capture kernels are done, or dead, within minutes; a fragment with later timestamps is more likely of a first kernel.
 _CAPTURE_SELDOM_LIVES_S = 900.0
-_SIGNS_OF_ONE_BOOT = frozenset(("reserved",))  # the next boot may have another reservation
+_SIGNS_OF_ONE_BOOT = frozenset(("reserved", "cpus-not-stopped"))  # the next boot may have another reservation
 _PRESUMPTION = "If this is a capture kernel's console, for which only its early time stamps speak: "
 
 
