@@ -61,6 +61,9 @@ java.net.NoRouteToHostException: No route to host
 docker[9]: mounting failed
 monitor[10]: Linux version 5.10.0 is installed
 monitor[11]: Kernel panic - not syncing: seen on node 7
+crond[12]: (root) CMD (kdumpctl status || mail -s 'Kdump is not operational' root)
+agent[13]: item [kdump.status] became not supported: failed to load kdump kernel
+alerts[14]: msg="makedumpfile Failed." rule=dumps
 """.splitlines()
 
 LOGS = {
@@ -171,6 +174,11 @@ def test_the_same_words_count_where_kdump_is_at_work() -> None:
     assert diagnose_text(begun + failing).mode == "initramfs-build-failed"
     assert diagnose_text(begun + ended + failing).mode == "indeterminate"
     assert diagnose_text(begun + stranger).mode == "indeterminate"
+
+
+@pytest.mark.parametrize("prefix", ["", "robot[12]: ", "Nov  1 10:00:00 host logger: ", "rc.local[3]: "])
+def test_a_program_may_pass_on_what_kdump_says(prefix: str) -> None:
+    assert diagnose_text(f"{prefix}kdumpctl[5]: kdump: Starting kdump: [FAILED]\n").failed
 
 
 def test_early_time_stamps_are_a_presumption() -> None:

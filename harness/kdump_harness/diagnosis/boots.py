@@ -236,14 +236,14 @@ class Tracker:
             return False
         return line.stamp_s == 0.0 or line.stamp_s < before_s - _RESTARTED_BELOW_S
 
-    def add_match(self, row: int, line: LogLine, matched: str) -> None:
-        """Note that a symptom's pattern fits a part of the line."""
+    def add_match(self, row: int, line: LogLine) -> None:
+        """Note that a symptom's pattern fits the line."""
         self.is_log = True
         boot = self.boot
         count = boot.counts[row] = boot.counts.get(row, 0) + 1
         # After a panic the same words mean something else, so they are kept once more.
         if count <= MATCHES_PER_ROW or (boot.panic is not None and count <= 2 * MATCHES_PER_ROW):
-            by = speaker(line, matched, within_kdump=boot.within_kdump)
+            by = speaker(line, within_kdump=boot.within_kdump)
             boot.matches.append(Match(row, shortened(line), boot.during, by))
 
     def is_saturated(self, row: int) -> bool:

@@ -27,12 +27,10 @@ class IndexEntry:
     unless: tuple[TextPattern, ...]
     others: tuple[frozenset[bytes], ...]
 
-    def match(self, line: LogLine) -> str | None:
-        """Return the part of the line that the pattern matches, or None; an exception matches none of it."""
-        found = self.pattern.regex.search(line.text)
-        if found is None or any(pattern.regex.search(line.text) for pattern in self.unless):
-            return None
-        return found.group()
+    def fits(self, line: LogLine) -> bool:
+        """Return whether the pattern matches a part of the line, and no exception does."""
+        text = line.text
+        return bool(self.pattern.regex.search(text)) and not any(one.regex.search(text) for one in self.unless)
 
 
 # A time of day, a kernel's time stamp, a program with its process number, or a word of kernels and of kdump.
@@ -93,10 +91,10 @@ class _Joined(io.RawIOBase):
 
 @dataclass(frozen=True, slots=True)
 class _Known:
-    """A line, and the patterns that fit it with the part that each matches."""
+    """A line, and the patterns that fit it."""
 
     line: LogLine
-    matches: tuple[tuple[IndexEntry, str], ...]
+    matches: tuple[IndexEntry, ...]
 
 
 class _Fast:
@@ -128,7 +126,7 @@ class _Fast:
                     known.clear()
                 if len(body) <= _DULL_BYTES:
                     known[body] = facts
-            wanted = [entry for entry, _ in facts.matches if not _is_settled(tracker, entry)]
+            wanted = [entry for entry in facts.matches if not _is_settled(tracker, entry)]
             if not wanted and not tracker.wants_every_line:
                 return
             line = facts.line
@@ -142,7 +140,7 @@ class _Fast:
             if last is not None:
                 tracker.see(LogLine.parse(*last))
             tracker.see(line)
-            _report(tracker, line, [(entry, matched) for entry, matched in facts.matches if entry in wanted])
+            _report(tracker, line, wanted)
             if len(tracker.boots) != boots:
                 boots = len(tracker.boots)
                 scan.quiet.clear()
@@ -165,8 +163,7 @@ class _Fast:
         """Return the patterns that fit a line."""
         line = LogLine.parse(number, raw)
         likely = _likely(self._index, raw.translate(TO_WORDS).split())
-        matches = [(entry, matched) for entry in likely if (matched := entry.match(line)) is not None]
-        return _Known(line, tuple(matches))
+        return _Known(line, tuple(entry for entry in likely if entry.fits(line)))
 
 
 def _body(raw: bytes) -> bytes:
@@ -247,31 +244,31 @@ def _look(tracker: Tracker, likely: list[IndexEntry], number: int, raw: bytes, l
     tracker.see(line)
     if settled and tracker.boot is boot:
         return False
-    matches: list[tuple[IndexEntry, str]] = []
+    matches: list[IndexEntry] = []
     is_dull = True
     for entry in likely:
         if _is_settled(tracker, entry):
             is_dull = False
-        elif (matched := entry.match(line)) is not None:
+        elif entry.fits(line):
             is_dull = False
-            matches.append((entry, matched))
+            matches.append(entry)
     _report(tracker, line, matches)
     return is_dull
 
 
-def _report(tracker: Tracker, line: LogLine, matches: Iterable[tuple[IndexEntry, str]]) -> None:
+def _report(tracker: Tracker, line: LogLine, matches: Iterable[IndexEntry]) -> None:
     """Report a line's marks and symptoms to the tracker, in the tables' order."""
     marks: dict[int, MarkRow] = {}
-    rows: dict[int, str] = {}
-    for entry, matched in matches:
+    rows: set[int] = set()
+    for entry in matches:
         if isinstance(entry.row, MarkRow):
             marks[entry.order] = entry.row
         else:
-            rows.setdefault(entry.order, matched)
+            rows.add(entry.order)
     for order in sorted(marks):
         tracker.mark(marks[order].name, line, marks[order].family)
     for order in sorted(rows):
-        tracker.add_match(order, line, rows[order])
+        tracker.add_match(order, line)
 
 
 def _is_settled(tracker: Tracker, entry: IndexEntry) -> bool:

@@ -46,6 +46,7 @@ _PROGRAM_IN_TRACE = re.compile(
     r"\b[Cc]omm: (\S{1,40})|(\S{1,40}) invoked oom-killer|Killed process \d{1,10} \((.{1,40}?)\)"
     r"|\btask (\S{1,40}):\d{1,10} blocked"
 )
+_RELAYED = re.compile(r"([\w.-]{1,40})(?:\[\d{1,10}\])?: ")
 _WORD = re.compile(r"\w{2,40}")
 
 
@@ -62,15 +63,21 @@ def _table() -> _Table:
     )
 
 
-def speaker(line: LogLine, matched: str, *, within_kdump: bool) -> Speaker:
-    """Return the speaker of a line, of which a pattern matched a part; within_kdump means that kdump is at work."""
+def speaker(line: LogLine, *, within_kdump: bool) -> Speaker:
+    """Return the speaker of a line; within_kdump means that kdump is at work."""
     table = _table()
     if line.program in table.kdump:
         return Speaker.KDUMP
     if line.program is not None and line.program not in table.helpers:
-        # A stranger may quote kdump's words, but its own paths and names prove nothing.
-        return Speaker.KDUMP if table.words.search(matched) else Speaker.STRANGER
+        return Speaker.KDUMP if _relays(line) else Speaker.STRANGER
     return Speaker.KDUMP if within_kdump or table.words.search(line.text) else Speaker.OTHER
+
+
+def _relays(line: LogLine) -> bool:
+    """Return whether a program passes on a line of kdump, with its name in front; monitors quote kdump elsewhere."""
+    said = line.text.partition(f"{line.program}")[2].partition(": ")[2]
+    relayed = _RELAYED.match(said)
+    return relayed is not None and relayed[1] in _table().kdump
 
 
 def names_an_ordinary_program(text: str) -> bool:
