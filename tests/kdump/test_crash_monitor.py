@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from fakes import FakeClock
 from kdump_harness.base.clock import PhaseClock, now_s, pause
-from kdump_harness.base.errors import ConsoleLost
+from kdump_harness.base.errors import ConsoleLost, GuestError
 from kdump_harness.base.evidence import Evidence
 from kdump_harness.base.progress import Progress
 from kdump_harness.base.stage import Stage
@@ -539,6 +539,7 @@ def follow(tmp_path: Path, fake_clock: FakeClock) -> Any:
         lost: bool = False,
         loaded: bool = True,
         before: tuple[str, ...] = (),
+        log: str = "",
     ) -> str | None:
         play.resumed = []  # type: ignore[attr-defined]
         seen = DomainEvents()
@@ -557,11 +558,14 @@ def follow(tmp_path: Path, fake_clock: FakeClock) -> Any:
         drill = Drill(run, Plan(subject=SystemUnderTest(name="debian-12", family=find_family("debian"))), evidence)
         console = make_console(data, 4096, ends=ends)
         domain = SimpleNamespace(
-            events=seen, connection_lost=lambda: lost, resume=lambda: play.resumed.append("resumed")
+            events=seen,
+            connection_lost=lambda: lost,
+            resume=lambda: play.resumed.append("resumed"),
+            log=lambda: log,
         )
         for what in events:
             domain.events.add(what)
-        guest: Any = SimpleNamespace(console=console, domain=domain)
+        guest: Any = SimpleNamespace(name="kdh-1", console=console, domain=domain)
         watch = CrashMonitor(drill.plan.subject.family.console, drill.trigger.panic, drill.clock)
         watch.loaded = loaded
         drill.clock.mark("trigger")
@@ -599,6 +603,23 @@ def test_a_guest_that_disappears_is_told_with_libvirts_events(follow: Any) -> No
     assert stopped == (
         "the guest disappeared while waiting for the capture kernel to save the vmcore (domain events: stopped/0)"
     )
+
+
+@pytest.mark.parametrize(
+    ("log", "said"),
+    [
+        ("", "without a word"),
+        (
+            "-msg timestamp=on\nqemu-system-x86_64: cpus.c:1: is_running: Assertion `cpu' failed.\n"
+            "2026-11-30 14:53:47.123+0000: shutting down, reason=crashed\n",
+            "qemu-system-x86_64: cpus.c:1: is_running: Assertion `cpu' failed.",
+        ),
+    ],
+)
+def test_a_hypervisor_that_dies_says_nothing_about_the_guest(follow: Any, log: str, said: str) -> None:
+    with pytest.raises(GuestError, match="QEMU ended by itself while waiting for the capture kernel to save") as raised:
+        follow(DUMPING, ends=True, events=("stopped/5",), log=log)
+    assert raised.value.args[0].endswith(f": {said}")
 
 
 DEAD = b"[   63.1] ---[ end Kernel panic - not syncing: sysrq triggered crash ]---\r\n"

@@ -24,7 +24,7 @@ from ..kdump.service import KdumpService
 from ..kdump.target import Files, FoundFile
 from ..vm.console import ConsoleLine
 from ..vm.guest import Guest
-from ..vm.hypervisor.domain import PANICKED
+from ..vm.hypervisor.domain import DIED, PANICKED
 from ..vmcore import Inspection, Unreadable
 from ..vmcore.packed import readable_packing, unpacked
 from . import checks
@@ -34,6 +34,8 @@ from .plan import MIB
 
 TICK_S = 0.5
 _PANIC_ENDED, _LAST_LINES = "---[ end Kernel panic", 3  # printed when the record is written
+_BY_LIBVIRT = re.compile(r"[\d-]{10} [\d:.]+\+0000: ")  # in the log of QEMU
+LAST_EVENT_S = 5.0  # from the end of the console to the event of libvirt
 LAST_RECORD_S = 20.0  # longest wait for the record of a kernel that panicked
 # Usual seconds of each step of an emulated drill; only for the progress line.
 _USUAL_S = {"the capture kernel": 10, "the capture kernel to save the vmcore": 40, "the login prompt": 60}
@@ -183,6 +185,7 @@ class CrashDrill(DrillRecord, ABC):
                     except ConsoleLost:
                         if self.run.lost(guest.domain):
                             raise  # no verdict on the guest; Run.guest() says what broke
+                        self._raise_if_hypervisor_died(guest, waiting)
                         return f"the guest disappeared while waiting for {waiting} (domain events: {_events(guest)})"
                     if line is not None:
                         monitor.feed(line)
@@ -201,6 +204,18 @@ class CrashDrill(DrillRecord, ABC):
                     if stopped := monitor.why_panicked(silent_s) or self._too_late(guest, monitor):
                         return stopped
         return None
+
+    def _raise_if_hypervisor_died(self, guest: Guest, waiting: str) -> None:
+        """Raise GuestError if QEMU ended by itself, which proves nothing about the guest's kdump."""
+        guest.domain.events.wait_for("stopped", timeout_s=LAST_EVENT_S)
+        if not guest.domain.events.has(DIED):
+            return
+        self.evidence.text("qemu.log", log := guest.domain.log())
+        said = [line for line in log.splitlines() if line.strip() and not _BY_LIBVIRT.match(line)]
+        raise GuestError(
+            f"{guest.name}: QEMU ended by itself while waiting for {waiting}: {said[-1] if said else 'without a word'}",
+            see=self.evidence.console_path,
+        )
 
     def _let_panic_end(self, guest: Guest) -> None:
         """Resume a guest that the hypervisor paused because it panicked for good (pvpanic).

@@ -40,6 +40,7 @@ _EVENTS = {
     libvirt.VIR_DOMAIN_EVENT_SHUTDOWN: "shutdown",
     libvirt.VIR_DOMAIN_EVENT_CRASHED: "crashed",
 }
+_LOG_BYTES = 64 << 10
 _CRASHES = {
     libvirt.VIR_DOMAIN_EVENT_CRASHED_PANICKED: PANICKED,
     libvirt.VIR_DOMAIN_EVENT_CRASHED_CRASHLOADED: CRASHLOADED,
@@ -269,6 +270,16 @@ class Hypervisor:
         if directory is None or not os.access(directory, os.W_OK | os.X_OK):
             return ()
         return tuple(sorted(directory.glob(f"{PREFIX}*.log*")))
+
+    def log_of(self, name: str) -> str:
+        """Return the end of libvirt's log of a guest; empty where this user cannot read it."""
+        directory = log_directory(self.uri)
+        try:
+            return (
+                (directory / f"{name}.log").read_bytes()[-_LOG_BYTES:].decode("utf-8", "replace") if directory else ""
+            )
+        except OSError:
+            return ""
 
     def remove_logs(self, run: str) -> None:
         """Remove libvirt's logs of the guests of a run, which libvirt would keep for ever."""

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 # Lifecycle events of a panic (pvpanic): a kernel that panics for good, and one that hands over to its capture kernel.
 PANICKED, CRASHLOADED = "crashed/panicked", "crashed/crashloaded"
+# Of a QEMU that ended by itself, neither by the guest's shutdown nor by a command.
+DIED = "stopped/5"
 CONSOLE_GATHER_MS = 40  # interval of reading a serial line, and thereby the precision of the times of its lines
 SEND_AGAIN_S = 0.02
 SEND_TIMEOUT_S = 60.0  # of a line that the guest does not read
@@ -47,6 +49,12 @@ class DomainEvents:
         """Return the time of the first event of KIND, or of exactly KIND/DETAIL, at SINCE_S or later."""
         times = (at_s for at_s, what in self.seen if at_s >= since_s and kind in (what, what.partition("/")[0]))
         return next(times, None)
+
+    def wait_for(self, kind: str, *, timeout_s: float) -> None:
+        """Wait until an event of KIND was seen, or the time is over."""
+        deadline = Deadline(timeout_s)
+        while not (self.has(kind) or deadline.passed):
+            pause(SEND_AGAIN_S)
 
     def has(self, kind: str) -> bool:
         """Return whether an event of KIND, or of exactly KIND/DETAIL, was seen."""
@@ -198,6 +206,10 @@ class Domain:
                 # libvirt waits for 5 s; the request stands.
                 if error.get_error_code() != libvirt.VIR_ERR_OPERATION_TIMEOUT:
                     raise
+
+    def log(self) -> str:
+        """Return QEMU's log; empty where this user cannot read it."""
+        return self._hypervisor.log_of(self.name)
 
     def nvram(self) -> Path | None:
         """Return the file with the variables of UEFI, if there is one."""
