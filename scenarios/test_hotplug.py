@@ -7,8 +7,9 @@ from collections.abc import Callable
 import pytest
 from kdump_harness.drill.disks import SystemUnderTest
 from kdump_harness.kdump.hotplug_steps import parse_steps
-from kdump_harness.kdump.service import KdumpConfig
+from kdump_harness.kdump.service import KdumpConfig, KdumpService
 from kdump_harness.pytest_plugin import Verdict, pin_image
+from kdump_harness.vm.guest import Guest
 
 KERNELS = ("bookworm", "trixie", "trixie-backports")  # 6.1 does not update a loaded capture kernel by itself
 STEPS = (
@@ -28,12 +29,30 @@ def test_hotplug_of_a_kernel(kernel_drill: Callable[..., Verdict], kernel: str, 
     assert "hotplug" in {check.name for check in verdict.checks}
 
 
+# Linux 6.12 has no room for another processor in an emulated guest.
+STEPS_OF = {"debian-12": "add-dimm:512,add-cpu", "debian-13": "add-dimm:512,remove-cpu"}
+CONFIG = KdumpConfig(crashkernel=None, level=1, compress=None, capture_append=ALONE)
+
+
 @pin_image("debian-12", "debian-13")
 def test_hotplug_of_a_distribution(drill: Callable[..., Verdict], image: SystemUnderTest) -> None:
     """udev's rules of kdump, or the kernel, keep the capture kernel up to date."""
-    config = KdumpConfig(crashkernel=None, level=1, compress=None, capture_append=ALONE)
-    # Linux 6.12 has no room for another processor in an emulated guest.
-    steps = f"add-dimm:512,{'add-cpu' if image.name == 'debian-12' else 'remove-cpu'}"
-    verdict = drill(hotplug=parse_steps(steps), config=config)
+    verdict = drill(hotplug=parse_steps(STEPS_OF[image.name]), config=CONFIG)
     assert verdict.verified, verdict.explain()
     assert "hotplug" in {check.name for check in verdict.checks}
+
+
+@pin_image("debian-12")
+def test_hotplug_where_udev_may_load_a_kernel(drill: Callable[..., Verdict], image: SystemUnderTest) -> None:
+    """The rules run within systemd-udevd, whose filter of system calls forbids kexec."""
+
+    def allow_kexec(guest: Guest, _service: KdumpService) -> None:
+        guest.shell.run(
+            "cd /etc/systemd/system && mkdir -p systemd-udevd.service.d"
+            " && printf '[Service]\\nSystemCallFilter=@reboot\\n' >systemd-udevd.service.d/kexec.conf"
+            " && systemctl daemon-reload && systemctl restart systemd-udevd",
+            timeout_s=60 * guest.factor,
+        )
+
+    verdict = drill(hotplug=parse_steps(STEPS_OF[image.name]), config=CONFIG, before_crash=allow_kexec)
+    assert verdict.verified, verdict.explain()

@@ -27,7 +27,8 @@ _CPUS = "ls -d /sys/devices/system/cpu/cpu[0-9]* | wc -l; grep -c ^processor /pr
 _POSSIBLE = "cat /sys/devices/system/cpu/possible"
 _ONLINE_CPUS = "for online in /sys/devices/system/cpu/cpu*/online; do [ $(cat $online) = 1 ] || echo 1 >$online; done"
 # udev's rules of kdump load the capture kernel anew, while the event is handled.
-_SETTLE = "! command -v udevadm >/dev/null || udevadm settle --timeout 120"
+_SETTLE = "! command -v udevadm >/dev/null || udevadm settle --timeout %s"
+_SETTLE_S = 120.0
 _BY_KERNEL = "cat /sys/devices/system/%s/crash_hotplug 2>/dev/null || echo 0"
 
 
@@ -45,7 +46,8 @@ def plug(guest: Guest, steps: tuple[HotplugStep, ...], say: Callable[[str], None
                 _change_memory(guest, step)
         except WaitedInVain as error:
             raise GuestError(f"{guest.name}: {step} failed: {error.args[0]}", see=guest.evidence.console_path) from None
-    guest.shell.run(_SETTLE, timeout_s=150 * guest.factor, check=False)
+    settle_s = _SETTLE_S * guest.factor
+    guest.shell.run(_SETTLE % round(settle_s), timeout_s=settle_s + 30 * guest.factor, check=False)
 
 
 def _check_guest(guest: Guest, steps: tuple[HotplugStep, ...]) -> None:
