@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 # Lifecycle events of a panic (pvpanic): a kernel that panics for good, and one that hands over to its capture kernel.
 PANICKED, CRASHLOADED = "crashed/panicked", "crashed/crashloaded"
-# Of a QEMU that ended by itself, neither by the guest's shutdown nor by a command.
+# The end of a QEMU by itself, neither by the guest's shutdown nor by a command.
 DIED = "stopped/5"
 CONSOLE_GATHER_MS = 40  # interval of reading a serial line, and thereby the precision of the times of its lines
 SEND_AGAIN_S = 0.02
