@@ -82,13 +82,22 @@ class Domain:
 
     def __init__(self) -> None:
         self.cpus, self.mib = 2, 1024
+        self.looks_until_gone, self.looks = 0, 0
         self.devices = [ElementTree.fromstring(virtio_mem_xml(256, 0))]
 
     def memory_devices(self, model: str) -> list[ElementTree.Element]:
         return [device for device in self.devices if device.get("model") == model]
 
     def set_vcpus(self, number: int) -> None:
+        """A processor that is still going is there for libvirt: adding it then does nothing."""
+        if number == self.vcpus():
+            return
+        self.looks = self.looks_until_gone if number < self.cpus else 0
         self.cpus = number
+
+    def vcpus(self) -> int:
+        self.looks -= 1
+        return self.cpus + (self.looks > 0)
 
     def attach(self, xml: str) -> None:
         self.devices.append(ElementTree.fromstring(xml))
@@ -155,6 +164,13 @@ def test_each_step_waits_for_the_guest(fake_clock: FakeClock) -> None:
     assert (domain.cpus, len(domain.devices)) == (2, 1)
     assert "echo 0 >/sys/devices/system/cpu/cpu2/online" in shell.commands
     assert "udevadm settle" in shell.commands[-1]
+
+
+def test_a_processor_is_gone_when_the_machine_has_lost_it(fake_clock: FakeClock) -> None:
+    domain = Domain()
+    domain.looks_until_gone = 3
+    plug(guest_of(domain, Shell(domain)), parse_steps("remove-cpu,add-cpu"), lambda _: None)
+    assert domain.cpus == 2
 
 
 def test_a_kernel_without_room_is_named_before_anything_is_added() -> None:

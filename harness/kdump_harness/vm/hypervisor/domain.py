@@ -207,6 +207,11 @@ class Domain:
                 if error.get_error_code() != libvirt.VIR_ERR_OPERATION_TIMEOUT:
                     raise
 
+    def vcpus(self) -> int:
+        """Return the number of processors that the machine has now."""
+        with guest_error(f"{self.name}: libvirt does not report its processors"):
+            return int(self._handle.vcpusFlags(libvirt.VIR_DOMAIN_AFFECT_LIVE))
+
     def log(self) -> str:
         """Return QEMU's log; empty where this user cannot read it."""
         return self._hypervisor.log_of(self.name)
