@@ -17,6 +17,7 @@ _FOUND = "yes"
 
 # The drivers of the devices below a filesystem, and "crypt" for an encrypted one. Built-in drivers have no module.
 _DRIVERS = r"""
+exec 2>/dev/null
 walk() {
     node=$(readlink -f "$1")
     case $(cat "$node/dm/uuid" 2>/dev/null) in CRYPT-*) echo crypt ;; esac
@@ -99,9 +100,6 @@ def about_kdump(family: Family, kernel: str) -> dict[str, str]:
     config, line = family.config, family.capture_line
     files = [config.file, *([line.file] if line.file and line.file != config.file else [])]
     commands = {
-        **state_commands(family),
-        **_GENERAL,
-        "says": says_command(family),
         "service": f"systemctl show {family.service} -p LoadState -p ActiveState -p UnitFileState -p Result"
         " -p ActiveEnterTimestampMonotonic",
         "kernels": family.commands.kernels,
@@ -110,15 +108,21 @@ def about_kdump(family: Family, kernel: str) -> dict[str, str]:
         f" /lib/modules/{kernel}/modules.dep",
         "config_files": f"stat -Lc '%Y %s %n' {shlex.join(files)}",
     }
-    if config.syntax == "assignment":
-        commands["config_check"] = f"sh -n {shlex.quote(config.file)} && echo understood"
     if line.file and line.file != config.file:
         commands["capture_line"] = f"cat {shlex.quote(line.file)}"
     if line.default:
         commands["capture_default"] = line.default
     for unit in save_units(family):
         commands[f"unit {unit}"] = f"systemctl show {unit} -p UMask -p ExecStartPre -p ExecCondition"
+    commands = {**state_commands(family), **_silent(_GENERAL | commands), "says": says_command(family)}
+    if config.syntax == "assignment":
+        commands["config_check"] = f"sh -n {shlex.quote(config.file)} && echo understood"
     return commands
+
+
+def _silent(commands: Mapping[str, str]) -> dict[str, str]:
+    """Return the commands without their error messages, which are not an answer."""
+    return {name: f"{{ {command}\n}} 2>/dev/null" for name, command in commands.items()}
 
 
 def save_units(family: Family) -> tuple[str, ...]:
