@@ -35,12 +35,12 @@ TIME_LIMIT, MEMORY_LIMIT_MIB = 1.5, 150
 _QUESTION = re.compile(rb"echo '(=====audit [0-9a-f]+ )([^']*)'")
 
 
-class Server(paramiko.ServerInterface):
-    """An SSH server that lets everybody in and runs nothing."""
+class Server(paramiko.ServerInterface):  # type: ignore[misc]  # paramiko has no types
+    """An SSH server that accepts every user and runs nothing."""
 
     def check_auth_none(self, username: str) -> int:
         """Accept every user."""
-        return paramiko.AUTH_SUCCESSFUL
+        return int(paramiko.AUTH_SUCCESSFUL)
 
     def get_allowed_auths(self, username: str) -> str:
         """Name the only way in."""
@@ -48,7 +48,7 @@ class Server(paramiko.ServerInterface):
 
     def check_channel_request(self, kind: str, channel_id: int) -> int:
         """Accept sessions."""
-        return paramiko.OPEN_SUCCEEDED
+        return int(paramiko.OPEN_SUCCEEDED)
 
     def check_channel_exec_request(self, channel: paramiko.Channel, command: bytes) -> bool:
         """Accept every command, which is a shell that reads questions."""

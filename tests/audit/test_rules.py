@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import json
+from pathlib import Path
 
 import pytest
 from audit_factory import CMDLINE, CONFIG, INITRD, KERNEL, NOW_S, ROOT, SAVE, SOUND, facts, reasons
@@ -170,6 +172,26 @@ def test_the_configuration_of_kdump_utils_is_read_by_its_release() -> None:
     assert set(found) == {"config-invalid", "kdump-emergency-shell"}
     assert "link_delay" in found["config-invalid"].evidence
     assert found["kdump-emergency-shell"].remedy.startswith("sed -i 's/^failure_action")
+
+
+def test_the_recorded_answers_of_a_debian_12_are_those_of_a_ready_machine() -> None:
+    recorded = json.loads((Path(__file__).parents[1] / "data" / "audits" / "debian-12.json").read_text())
+    found = facts(recorded)
+    assert answer(judge(found)) is Answer.READY
+    assert {"virtio_blk", "virtio_pci"} <= set(found.contents)
+    assert [entry.repair for entry in found.entries] == [False, False, True]
+    about = found.to_json()
+    assert (about["unpacked_mib"], about["initramfs_mib"], about["level"], about["compress"]) == (15, 6, 31, "zlib")
+
+
+def test_the_distributions_estimate_is_a_note() -> None:
+    changes = {
+        "os_release": 'ID=debian\nVERSION_ID="13"',
+        "makedumpfile": "makedumpfile: version 1.7.9",
+        "estimate": "crashkernel suggested size: 320M",
+    }
+    found = reasons(changes, notes=True)["reservation-below-estimate"]
+    assert found.evidence == "256 MiB are reserved, the distribution's tool suggests 320 MiB"
 
 
 def test_a_remedy_is_that_of_the_machines_platform() -> None:

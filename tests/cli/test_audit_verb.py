@@ -65,6 +65,8 @@ def test_the_result_is_written_as_json(capsys: pytest.CaptureFixture[str]) -> No
         (["web", "--ssh", ""], "--ssh is empty"),
         (["--inventory", "/nowhere/hosts"], "/nowhere/hosts cannot be read"),
         (["web", "--json", "/nowhere/x.json"], "/nowhere/x.json cannot be written"),
+        (["web", "--before", "/nowhere/x.json"], "/nowhere/x.json cannot be read"),
+        (["web", "--before", "/proc/self/status"], "/proc/self/status is not the JSON of an audit"),
     ],
 )
 def test_bad_input_is_one_sentence(arguments: list[str], why: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -80,3 +82,27 @@ def test_a_slip_in_the_inventory_is_a_row(tmp_path: Path, capsys: pytest.Capture
     printed = capsys.readouterr()
     assert "\x1b" not in printed.err + printed.out
     assert "is not the name or address of a host" in printed.err
+
+
+def test_changes_since_an_earlier_audit_are_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "audit.json"
+    assert audit("good", "bad", "--json", str(file)) == 1
+    earlier = json.loads(file.read_text())
+    earlier["hosts"][0]["facts"] |= {"kernel": "6.1.0-56-amd64", "firmware": None}
+    earlier["hosts"][1] |= {"answer": "ready", "reasons": [{"name": "permissions", "severity": "risk"}]}
+    file.write_text(json.dumps(earlier))
+    assert audit("good", "bad", "other", "--before", str(file), "--json", str(file)) == 1
+    good, bad, other = (host["changes"] for host in json.loads(file.read_text())["hosts"])
+    assert good == [f"kernel: 6.1.0-56-amd64 became {SOUND['kernel']}", "firmware: nothing became 1.16.2 04/01/2014"]
+    assert bad == ["ready became will fail", "new: capture-kernel-unloaded", "gone: permissions"]
+    assert other == ["not in the earlier audit"]
+    assert "since the earlier audit: ready became will fail" in capsys.readouterr().out
+
+
+def test_the_answers_are_metrics(tmp_path: Path) -> None:
+    file = tmp_path / "kdump.prom"
+    assert audit("good", "bad", "--metrics", str(file)) == 1
+    text = file.read_text()
+    assert 'kdump_audit_answer{host="bad",answer="will fail"} 1' in text
+    assert 'kdump_audit_answer{host="good",answer="will fail"} 0' in text
+    assert 'kdump_audit_reason{host="bad",reason="capture-kernel-unloaded",severity="failure"} 1' in text

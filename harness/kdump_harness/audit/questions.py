@@ -114,6 +114,8 @@ def about_kdump(family: Family, kernel: str) -> dict[str, str]:
         commands["capture_default"] = line.default
     for unit in save_units(family):
         commands[f"unit {unit}"] = f"systemctl show {unit} -p UMask -p ExecStartPre -p ExecCondition"
+    if family.commands.estimate:
+        commands["estimate"] = family.commands.estimate
     commands = {**state_commands(family), **_silent(_GENERAL | commands), "says": says_command(family)}
     if config.syntax == "assignment":
         commands["config_check"] = f"sh -n {shlex.quote(config.file)} && echo understood"

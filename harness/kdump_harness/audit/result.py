@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import datetime
 import enum
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ..base.errors import EXIT_BROKEN, EXIT_FAILED, EXIT_OK
+from ..base.output import Sample, format_metrics
 
 
 class Answer(enum.StrEnum):
@@ -47,6 +49,7 @@ class HostAudit:
     why: str = ""  # the reason why the host was not audited
     reasons: tuple[Reason, ...] = ()
     facts: dict[str, Any] = field(default_factory=dict)
+    changes: tuple[str, ...] = ()  # since an earlier audit
     took_s: float = 0.0
 
     @property
@@ -82,6 +85,32 @@ class Audit:
     def to_json(self) -> dict[str, Any]:
         """Return the result as a JSON object."""
         return {"schema": 1, "ok": self.ok, **asdict(self)}
+
+
+_METRICS = {
+    "kdump_audit_answer": "The answer of the last audit of a machine; 1 for the answer that it gave.",
+    "kdump_audit_reason": "A failure or a risk that the last audit of a machine found.",
+    "kdump_audit_timestamp_seconds": "When the last audit began.",
+    "kdump_audit_success_timestamp_seconds": "When the last verified drill of the machine began.",
+}
+
+
+def metrics(audit: Audit) -> str:
+    """Return the text of a file for the textfile collector of Prometheus' node exporter."""
+
+    def samples() -> Iterator[Sample]:
+        yield "kdump_audit_timestamp_seconds", {}, datetime.datetime.fromisoformat(audit.started).timestamp()
+        for host in audit.hosts:
+            for kind in Answer:
+                yield "kdump_audit_answer", {"host": host.host, "answer": kind}, float(host.answer is kind)
+            for reason in host.reasons:
+                if reason.severity is not Severity.NOTE:
+                    labels = {"host": host.host, "reason": reason.name, "severity": str(reason.severity)}
+                    yield "kdump_audit_reason", labels, 1.0
+            if success_s := host.facts.get("last_success_s"):
+                yield "kdump_audit_success_timestamp_seconds", {"host": host.host}, success_s
+
+    return format_metrics(_METRICS, samples())
 
 
 def answer(reasons: Sequence[Reason]) -> Answer:

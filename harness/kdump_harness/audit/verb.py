@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -70,6 +71,10 @@ def add_audit(verbs: Verbs) -> None:
         help="time for the answers of one machine",
     )
     add_json(parser)
+    parser.add_argument(
+        "--before", type=Path, metavar="FILE", help="JSON of an earlier audit; print what changed since"
+    )
+    parser.add_argument("--metrics", type=Path, metavar="FILE", help="write the answers as a textfile for Prometheus")
     parser.add_argument("--quiet", action="store_true", help="print no line when a machine is done")
     parser.add_argument(
         "--history",
@@ -81,12 +86,16 @@ def add_audit(verbs: Verbs) -> None:
 
 
 def audit(arguments: argparse.Namespace) -> int:
-    from ..base.output import check_output, write_json
-    from .past import last_successes
+    from ..base.output import check_output, replace_text, write_json
+    from .past import last_successes, read_earlier, with_changes
+    from .result import metrics
     from .run import Options
     from .run import audit as run_audit
 
-    check_output(arguments.json, not_over=[arguments.inventory] if arguments.inventory else [])
+    read = [arguments.inventory] if arguments.inventory else []
+    check_output(arguments.json, not_over=read)
+    check_output(arguments.metrics, not_over=[*read, *([arguments.before] if arguments.before else [])])
+    earlier = read_earlier(arguments.before) if arguments.before else None
     hosts = _hosts(arguments)
     options = Options(ssh=_program(arguments.ssh), timeout_s=arguments.timeout, side_by_side=arguments.side_by_side)
     count_done = iter(range(1, len(hosts) + 1))
@@ -98,7 +107,11 @@ def audit(arguments: argparse.Namespace) -> int:
             sys.stderr.write(f"{line[:_LINE_MAX]}\n")
 
     result = run_audit(hosts, options, successes_s=last_successes(arguments.history, arguments.state), on_host=say)
+    if earlier is not None:
+        result = replace(result, hosts=tuple(with_changes(host, earlier.get(host.host)) for host in result.hosts))
     write_json(arguments.json, result.to_json())
+    if arguments.metrics is not None:
+        replace_text(arguments.metrics, metrics(result))
     if arguments.json != "-":
         print_audit(result)
     return result.exit_status
@@ -150,7 +163,8 @@ def print_audit(result: Audit) -> None:
         ]
         print_table(("machine", "answer", "kernel", "reserved", "first reason"), rows)
     for host in result.hosts:
-        if len(result.hosts) > 1 and not any(reason.severity is not Severity.NOTE for reason in host.reasons):
+        reported = host.changes or any(reason.severity is not Severity.NOTE for reason in host.reasons)
+        if len(result.hosts) > 1 and not reported:
             continue
         color = colors[host.answer]
         out.print(
@@ -158,6 +172,8 @@ def print_audit(result: Audit) -> None:
         )
         if host.facts:
             out.print(escape(_in_words(host)), soft_wrap=True)
+        for change in host.changes:
+            out.print(f"  since the earlier audit: {escape(change)}", soft_wrap=True)
         for reason in host.reasons:
             out.print(f"{marks[reason.severity]}  {escape(reason.name)}: {escape(reason.evidence)}", soft_wrap=True)
             if reason.severity is not Severity.NOTE:
