@@ -365,7 +365,9 @@ def test_scenarios_get_a_worker_for_each_guest_that_fits(monkeypatch: pytest.Mon
 
 PROGRAM = r"""
 import os
+import signal
 import threading
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it, and so do its children
 from kdump_harness.campaigns import jobs
 from kdump_harness import __main__ as cli
 from kdump_harness.cli.verbs import sweep as verbs
@@ -399,7 +401,10 @@ def test_ctrl_c_ends_all_jobs_and_leaves_nothing(number: signal.Signals) -> None
         assert process.stderr is not None
         assert process.stdout.readline() == b"begun\n"
         process.send_signal(number)
-        out, err = process.communicate(timeout=60)
+        try:
+            out, err = process.communicate(timeout=60)
+        finally:
+            process.kill()
     assert out.split(b"\n") == [b"cleaned up"] * 3 + [b"abandoned", b""]
     assert process.returncode == command.EXIT_INTERRUPTED
     assert b"interrupted: unfinished work was removed (--resume continues the run)" in err
