@@ -470,10 +470,10 @@ def test_without_page_flags_the_sums_decide(verdict: Verdict, monkeypatch: pytes
     monkeypatch.setattr(checks, "CHANGED_SHARE", 0.0)  # the small dump keeps next to nothing of its guest
     with open_vmcore(LOGGED) as vmcore:
         total, kept = vmcore.pages_total, vmcore.pages_kept
-    good = from_meminfo({"MemTotal": 4 * total, "MemFree": 4 * (total - kept), "Slab": 4})
+    good = from_meminfo({"MemTotal": 4 * total, "MemFree": 4 * (total - kept), "Slab": 4}, 4096)
     assert all(judge(verdict, LOGGED, memory=good).values())
     verdict.checks.clear()
-    bad = from_meminfo({"MemTotal": 4 * total, "MemFree": 4 * (total - kept // 2)})
+    bad = from_meminfo({"MemTotal": 4 * total, "MemFree": 4 * (total - kept // 2)}, 4096)
     assert [name for name, ok in judge(verdict, LOGGED, memory=bad).items() if not ok] == ["filter"]
 
 

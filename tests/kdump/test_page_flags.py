@@ -98,8 +98,18 @@ def test_flags_of_an_endless_memory_are_refused() -> None:
         from_flags(gzip.compress(bytes(8 * 100)), page_frames_max=10)
 
 
+def test_the_sums_are_pages_of_the_guests_own_size() -> None:
+    """An arm64 guest with 64 KiB per page has a sixteenth of the pages."""
+    meminfo = {"MemTotal": 1024000, "MemFree": 512000, "Cached": 6400, "Slab": 640}
+    assert from_meminfo(meminfo, 65536).pages["free"] == 8000
+    assert from_meminfo(meminfo, 4096).pages["free"] == 128000
+    assert (from_meminfo(meminfo, 65536).sure, from_meminfo(meminfo, 4096).sure) == (10, 160)
+
+
 def test_meminfo_gives_the_sums() -> None:
-    state = from_meminfo({"MemTotal": 4000, "MemFree": 2000, "Cached": 400, "Buffers": 40, "AnonPages": 80, "Slab": 40})
+    state = from_meminfo(
+        {"MemTotal": 4000, "MemFree": 2000, "Cached": 400, "Buffers": 40, "AnonPages": 80, "Slab": 40}, 4096
+    )
     assert dict(state.pages) == {"free": 500, "cache": 110, "private cache": 0, "user": 20, "kernel": 370}
     assert (state.sure, state.source) == (10, "/proc/meminfo")
 
@@ -112,6 +122,6 @@ def test_frames_that_no_dump_can_have_are_taken_out() -> None:
     assert dict(rest.pages) == {"kernel": 2, "free": 1, "cache": 0, "private cache": 0, "user": 1}
     assert rest.of_class("user", 6).tolist() == [False] * 5 + [True]
     assert memory.without([]) is memory
-    sums = from_meminfo({"MemTotal": 4096})
+    sums = from_meminfo({"MemTotal": 4096}, 4096)
     assert sums.in_frames(range(4)) == {}
     assert sums.without([range(4)]) is sums

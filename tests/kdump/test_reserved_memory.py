@@ -52,3 +52,8 @@ def test_the_parts_are_said_and_kept_as_json() -> None:
     }
     assert in_words(parse(CMA_IOMEM, "", "").to_json()) == "128 MiB"
     assert in_words({}) == "0 MiB"
+
+
+@pytest.mark.parametrize(("page", "frames"), [(4096, range(0x47000, 0x57000)), (65536, range(0x4700, 0x5700))])
+def test_the_frames_of_a_cma_range_are_of_the_guests_page_size(page: int, frames: range) -> None:
+    assert parse(CMA_IOMEM, "47000000-56ffffff", "").cma_frames(page) == [frames]

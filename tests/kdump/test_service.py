@@ -16,7 +16,7 @@ from kdump_harness.diagnosis import diagnose_text
 from kdump_harness.distro.family import COMPRESS_FLAGS, Family, choose_release, find_family
 from kdump_harness.distro.packages import KernelChoice, LocalPackage
 from kdump_harness.kdump import service as kdump_service
-from kdump_harness.kdump.guest_state import SIZE, GuestState, joined_commands, parse_os_release, split_outputs
+from kdump_harness.kdump.guest_state import SIZE, GuestState, joined_commands, page_bytes, parse_os_release, split_outputs
 from kdump_harness.kdump.reserved_memory import AddressRange, ReservedMemory
 from kdump_harness.kdump.service import KdumpConfig, KdumpService
 
@@ -184,6 +184,21 @@ def test_what_no_guest_can_do_is_refused(config: dict[str, Any], sentence: str) 
 
 
 # ---------------------------------------------------------------- the state of a guest
+
+
+@pytest.mark.parametrize(
+    ("said", "size"),
+    [
+        ("KernelPageSize:        4 kB", 4096),
+        ("KernelPageSize:       64 kB", 65536),
+        ("16384", 16384),
+        ("", 4096),
+        ("0", 4096),
+        ("sh: getconf: not found", 4096),
+    ],
+)
+def test_the_size_of_a_page_is_what_the_guest_says(said: str, size: int) -> None:
+    assert page_bytes(said) == size
 
 
 def guest_state(**facts: Any) -> GuestState:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from kdump_harness.base.errors import GuestError, NotArmed, UsageError
 from kdump_harness.base.progress import Progress
+from kdump_harness.diagnosis import diagnose_text
 from kdump_harness.kdump.hotplug_steps import parse_steps
 from kdump_harness.kdump.trigger import CannotTrigger
 from kdump_harness.kernel.crash_module import make_module
@@ -72,15 +73,42 @@ class Shell:
         )
 
 
-def load(kexec: str, disk: str = "/dev/null", *, second: bool = False) -> None:
-    """Load a capture kernel in a guest."""
+def load(kexec: str, disk: str = "/dev/null", *, second: bool = False) -> list[str]:
+    """Load a capture kernel in a guest, and return the lines for the diagnosis."""
     kernel = KernelFiles(asked="k", image=Path("bzImage"), release="7.3.4", modules=None, config="")
     drill: Any = object.__new__(KernelDrill)
     drill._kernel_plan = KernelPlan(kernel=kernel, second=kernel if second else None)
     drill.plan = drill._kernel_plan.drill_plan()
     drill.evidence = SimpleNamespace(console_path=Path("console.log"))
+    drill.console = []
     guest: Any = SimpleNamespace(shell=Shell(disk, kexec), factor=1.0)
     drill._load(guest)
+    console: list[str] = drill.console
+    return console
+
+
+def test_the_warnings_of_a_load_are_diagnosed() -> None:
+    """kexec-tools loads a capture kernel for arm64 whose headers are wrong, and only warns."""
+    warning = "Can't get the symbol of _text to calculate page_offset."
+    console = load(f'echo "{warning}" >&2')
+    assert console == [warning]
+    failed = "read_from_vmcore: Can't seek the dump memory(/proc/vmcore). (offset: ffffb7efcc642000) Invalid argument"
+    lines = [
+        *console,
+        "[   10.000000] Kernel panic - not syncing: sysrq triggered crash",
+        "[    0.000000] Booting Linux on physical CPU 0x0000000000 [0x411fd070]",
+        "[    0.000000] Linux version 6.1.0-57-cloud-arm64",
+        "[    0.000000] OF: fdt: Reserving 1 KiB of memory at 0x69bff000 for elfcorehdr",
+        "[    0.000000] Kernel command line: console=ttyAMA0 nr_cpus=1 reset_devices",
+        failed,
+        "makedumpfile Failed.",
+    ]
+    found = diagnose_text("\n".join(lines), of_kdump=True).symptoms
+    assert found[0].name == "kexec-no-kernel-symbols"
+    (read_error,) = (one for one in found if one.name == "vmcore-read-error")
+    assert "CONFIG_KALLSYMS_ALL" in read_error.remedy
+    without = diagnose_text("\n".join(lines[1:]), of_kdump=True).symptoms
+    assert "CONFIG_KALLSYMS_ALL" not in " ".join(one.remedy for one in without)
 
 
 def test_a_kernel_without_the_driver_of_the_disk_is_not_judged() -> None:

@@ -111,11 +111,11 @@ class CrashDrill(DrillRecord, ABC):
         except (CommandFailed, ValueError) as error:
             self.progress.say(f"no page flags ({error}): the filter is judged by /proc/meminfo")
             self.evidence.event("no page flags", error=str(error))
-            return from_meminfo(before.meminfo_kib)
+            return from_meminfo(before.meminfo_kib, before.page_bytes)
 
     def _note_left_out(self, memory: MemoryState, before: GuestState) -> MemoryState:
         """Say in the verdict how much memory no dump of this guest can have; return the state of the rest."""
-        frames = before.reserved.cma_frames()
+        frames = before.reserved.cma_frames(before.page_bytes)
         if not frames:
             return memory
         found = [memory.in_frames(part) for part in frames]

@@ -34,6 +34,7 @@ PROBES = {
     "clock_s": "date +%s.%N",
     "ram": "grep -E ' : System RAM( \\(.*\\))?$' /proc/iomem",
     "cpus": "grep -c ^processor /proc/cpuinfo",
+    "page": "grep -m 1 KernelPageSize /proc/self/smaps || getconf PAGESIZE",
     "hostname": "show /proc/sys/kernel/hostname",
     "machine_id": "show /etc/machine-id",  # machine-id(5)
     # The ACPI memory devices (DIMMs), if a kernel brings added memory online by itself.
@@ -64,6 +65,7 @@ class GuestState:
     compressors: tuple[str, ...] = ()  # the compressions that its makedumpfile has
     ram: tuple[AddressRange, ...] = ()  # memory of the kernel, with the reservation
     cpus: int = 0  # that are online
+    page_bytes: int = 4096  # size of a page
     acpi_memory: int = 0  # ACPI memory devices whose memory a kernel like this brings online by itself
     machine_id: str = ""  # empty where the machine has none
     packing: str | None = None  # the program that compresses the dump as a whole
@@ -116,6 +118,13 @@ class GuestState:
         return bool(self.reserved.cma) or release_knows_cma(self.kernel)
 
 
+def page_bytes(said: str) -> int:
+    """Return the size of a page by a line of /proc/self/smaps in KiB, or by getconf in bytes; 4 KiB if unknown."""
+    if found := re.fullmatch(r"(?:KernelPageSize: +)?(\d{1,9})( kB)?", said):
+        return int(found[1]) * (1024 if found[2] else 1) or GuestState.page_bytes
+    return GuestState.page_bytes
+
+
 def state_commands(family: Family) -> dict[str, str]:
     """Return the commands whose outputs read_state() understands, by the name of the part."""
     return {
@@ -158,6 +167,7 @@ def read_state(parts: Mapping[str, str], family: Family) -> GuestState:
         hostname=parts["hostname"],
         ram=reserved_memory.ram_ranges(parts.get("ram", "")),
         cpus=int(parts.get("cpus") or 0),
+        page_bytes=page_bytes(parts.get("page", "")),
         acpi_memory=len(re.findall(r"^/sys/\S+/status$", parts.get("acpi_memory", ""), re.MULTILINE)),
         elf=collection.elf,
         misread=collection.misread,

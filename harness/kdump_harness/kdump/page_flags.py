@@ -20,7 +20,6 @@ from ..vmcore.classes import PageClass, dropped_by
 _LRU, _SLAB, _BUDDY, _ANON, _SWAPCACHE, _HUGE, _PGTABLE = 5, 7, 10, 12, 13, 17, 26
 _NOPAGE, _OFFLINE, _PRIVATE = 20, 23, 35
 
-PAGE_KIB = 4
 WORD_BYTES = 8
 
 FREE, CACHE, PRIVATE, USER, KERNEL = "free", "cache", "private cache", "user", "kernel"
@@ -115,11 +114,11 @@ def classify(flags: NDArray[np.uint64]) -> MemoryState:
     return MemoryState(pages=pages, sure=int(sure_frames.sum()), codes=codes, offline=offline, sure_frames=sure_frames)
 
 
-def from_meminfo(meminfo_kib: Mapping[str, int]) -> MemoryState:
+def from_meminfo(meminfo_kib: Mapping[str, int], page_bytes: int) -> MemoryState:
     """Return the sums of /proc/meminfo, which does not distinguish private cache from other cache."""
 
     def pages(*names: str) -> int:
-        return sum(meminfo_kib.get(name, 0) for name in names) // PAGE_KIB
+        return sum(meminfo_kib.get(name, 0) for name in names) * 1024 // page_bytes
 
     counts = {
         FREE: pages("MemFree"),

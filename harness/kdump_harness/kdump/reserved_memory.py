@@ -10,7 +10,6 @@ from typing import Any
 from ..base.units import MIB
 
 _ABOVE = 1 << 32
-PAGE_BYTES = 4096
 # Kernels since 6.19 moved the files below /sys/kernel/kexec; the old names are deprecated links.
 # Only root is shown the addresses of /proc/iomem.
 COMMANDS = {
@@ -78,9 +77,9 @@ class ReservedMemory:
         """The memory that the capture kernel may have as its RAM."""
         return self.fixed_bytes + self.cma_bytes
 
-    def cma_frames(self) -> list[range]:
+    def cma_frames(self, page_bytes: int) -> list[range]:
         """Return the page frames of the CMA ranges; the kernel leaves them out of /proc/vmcore."""
-        return [range(part.start // PAGE_BYTES, part.end // PAGE_BYTES) for part in self.cma]
+        return [range(part.start // page_bytes, part.end // page_bytes) for part in self.cma]
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as a JSON object."""

@@ -198,6 +198,8 @@ class KernelDrill(CrashDrill):
         if not result.ok:
             said = (result.err or result.out).strip() or f"it ended with status {result.status}"
             raise NotArmed(f"kexec cannot load the capture kernel: {said.splitlines()[-1]}", said=said)
+        # Warnings of kexec, such as that it did not find the kernel's address, are not on the console.
+        self.console += (result.out + result.err).splitlines()
 
     def after_hotplug(self, guest: Guest, _service: KdumpService) -> None:
         """Load the capture kernel anew where the kernel does not describe to it what was added, as udev's rules do."""
