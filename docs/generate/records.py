@@ -12,9 +12,12 @@ from typing import Any
 
 from kdump_harness.base import tables
 from kdump_harness.base.errors import TableError, UsageError
+from kdump_harness.drill.checks import Scope, required
+from kdump_harness.drill.known_issues import USERLAND
 
+KERNEL = "kernel"  # a kernel drill, without a distribution
 # Kinds of guest that a drill ran on, the best first.
-HOW = ("image", "guest", "code")
+HOW = ("image", "guest", "code", KERNEL)
 # The kind by the beginning of the line in which a verdict names the source of its disk.
 _HOW_BY_DISK = {"downloaded from ": "image", "cached download": "image", "built from ": "guest"}
 # A scenario that passes with an unverified drill expected that, so its drills are not recorded.
@@ -32,7 +35,7 @@ class Record:
 
     image: str
     family: str
-    release: str  # the row of the family's table
+    release: str  # the row of the family's table; of a kernel drill, the kernel as it was asked for
     how: str  # one of HOW
     kernel: str
     makedumpfile: str
@@ -47,6 +50,7 @@ class Record:
     checks: int  # number of checks made
     reached: str
     failed_checks: tuple[str, ...] = ()
+    arch: str = "x86_64"  # of the guest, as uname -m prints it
     unmade_checks: tuple[str, ...] = ()  # checks that were required at the time of recording, but not made
     known_issue: str = ""
     stopped_by: str = ""
@@ -61,7 +65,7 @@ class Record:
         """Return the kind of drill; a newer drill of the same kind replaces this one."""
         return (
             self.family, self.release, self.image, self.how, self.kernel, self.makedumpfile,
-            self.firmware, self.trigger, self.target, self.level, self.compress,
+            self.firmware, self.trigger, self.target, self.level, self.compress, self.arch,
         )  # fmt: skip
 
 
@@ -82,11 +86,15 @@ def load_records(path: Path | None = None) -> tuple[Record, ...]:
     return records
 
 
-def read_result(path: Path, known: Mapping[str, Any], required: Collection[str]) -> list[Record]:
+def required_today(how: str) -> Collection[str]:
+    """Return the checks that a verified drill of a kind makes today; older verdicts may lack some."""
+    return required(Scope.KERNEL if how == KERNEL else Scope.RECOVERED)
+
+
+def read_result(path: Path, known: Mapping[str, Any]) -> list[Record]:
     """Return the drills of a verdict.json or a matrix.json; UsageError if the file is neither.
 
-    known supplies values that old verdicts lack (how, release, date). required are the checks that a verified drill
-    makes today; older verdicts may lack some.
+    known supplies values that old verdicts lack (how, release, date).
     """
     try:
         table = json.loads(path.read_text(encoding="utf-8"))
@@ -99,16 +107,19 @@ def read_result(path: Path, known: Mapping[str, Any], required: Collection[str])
     tests = table.get("tests", [{"outcome": _RECORDED_OUTCOMES[0], "verdicts": [table]}])
     try:
         verdicts = [verdict for test in tests if test["outcome"] in _RECORDED_OUTCOMES for verdict in test["verdicts"]]
-        return [_record(verdict, known, required, where=path) for verdict in verdicts]
+        return [_record(verdict, known, where=path) for verdict in verdicts]
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UsageError(f"{path} is not a result of kdump-harness ({type(error).__name__}: {error})") from None
 
 
-def _record(verdict: Mapping[str, Any], known: Mapping[str, Any], required: Collection[str], *, where: Path) -> Record:
+def _record(verdict: Mapping[str, Any], known: Mapping[str, Any], *, where: Path) -> Record:
+    of_kernel = verdict["family"] == USERLAND
     disk, started = verdict.get("disk") or "", verdict.get("started")
     values: dict[str, Any] = {
-        "how": next((how for start, how in _HOW_BY_DISK.items() if disk.startswith(start)), None),
-        "release": verdict.get("release"),
+        "how": KERNEL
+        if of_kernel
+        else next((how for start, how in _HOW_BY_DISK.items() if disk.startswith(start)), None),
+        "release": verdict.get("kernel_asked") if of_kernel else verdict.get("release"),
         "date": datetime.datetime.fromisoformat(started).date() if started else None,
     }
     for key, value in known.items():
@@ -133,9 +144,10 @@ def _record(verdict: Mapping[str, Any], known: Mapping[str, Any], required: Coll
         verified=verdict["verified"],
         checks=len(verdict["checks"]),
         reached=verdict["reached"],
+        arch=verdict.get("arch", "x86_64"),
         failed_checks=tuple(check["name"] for check in verdict["checks"] if not check["ok"]),
         # A drill that stopped early made no more checks; its stage shows that.
-        unmade_checks=tuple(sorted(set(required) - made)) if verdict["verified"] else (),
+        unmade_checks=tuple(sorted(set(required_today(values["how"])) - made)) if verdict["verified"] else (),
         known_issue=verdict["known_issue"] or "",
         stopped_by=verdict["stopped_by"] or "",
     )

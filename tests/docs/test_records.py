@@ -18,7 +18,7 @@ from kdump_harness.base.verdict import Verdict
 from kdump_harness.distro.family import load_families
 from kdump_harness.drill.checks import REQUIRED_CHECKS
 from kdump_harness.images.catalog import load_catalog
-from records import Record, load_records, merge, read_result, write_records
+from records import Record, load_records, merge, read_result, required_today, write_records
 from support_page import main, shown_of, support_page
 
 FAMILIES = load_families()
@@ -192,6 +192,25 @@ def test_a_drill_with_fewer_checks_than_today_is_shown_as_such() -> None:
     assert f"| verified, {today} checks |" in page
 
 
+def test_a_kernel_drill_is_shown_by_its_architecture_and_has_checks_of_its_own(table: Path, result: Any) -> None:
+    verdict = verdict_of(
+        family="userland", release="userland", disk=None, kernel_asked="bullseye", arch="aarch64",
+        image="kernel-bullseye", kernel="5.10.0-32-cloud-arm64", target="raw-disk", reached=Stage.SAVED, verified=True,
+    )  # fmt: skip
+    of_kernel = required_today("kernel")
+    verdict["checks"] = [check for check in verdict["checks"] if check["name"] in of_kernel]
+    assert main(["--record", result(verdict)]) == EXIT_OK
+    (record,) = load_records()
+    assert (record.how, record.release, record.arch, record.holds) == ("kernel", "bullseye", "aarch64", True)
+    assert set(of_kernel) < {*REQUIRED_CHECKS, *of_kernel}
+    page = support_page(FAMILIES, [record])
+    assert re.search(
+        r"^\| arm64 \| 5\.10\.0-32-cloud-arm64 .* direct boot, tcg .*\| verified", page, flags=re.MULTILINE
+    )
+    assert "| Debian 12 | debian: 12 " in page.partition("## debian")[2]
+    assert "5.10.0-32-cloud-arm64" not in page.partition("## debian")[2]
+
+
 def test_a_missing_file_is_named(table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--record", str(tmp_path / "none.json")]) == EXIT_USAGE
     assert "none.json cannot be read (No such file or directory)" in capsys.readouterr().err
@@ -261,8 +280,9 @@ def test_the_recorded_drills_are_of_known_releases_and_images() -> None:
     assert found
     names = load_catalog().names
     for record in found:
-        assert record.how == "code" or record.image in names
-        assert record.verified == (record.reached == "VERIFIED" and not record.failed_checks), record
+        assert record.how in ("code", "kernel") or record.image in names
+        reached = ("SAVED", "VERIFIED") if record.how == "kernel" else ("VERIFIED",)
+        assert record.verified == (record.reached in reached and not record.failed_checks), record
         assert record.date <= datetime.datetime.now(datetime.UTC).date()
     support_page(FAMILIES, found)
 
@@ -274,4 +294,4 @@ def test_a_record_survives_the_file(tmp_path: Path) -> None:
 
 
 def test_reading_a_result_needs_no_table(tmp_path: Path, result: Any) -> None:
-    assert read_result(Path(result(verdict_of())), {}, REQUIRED_CHECKS) == [record_of()]
+    assert read_result(Path(result(verdict_of())), {}) == [record_of()]

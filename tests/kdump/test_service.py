@@ -16,7 +16,14 @@ from kdump_harness.diagnosis import diagnose_text
 from kdump_harness.distro.family import COMPRESS_FLAGS, Family, choose_release, find_family
 from kdump_harness.distro.packages import KernelChoice, LocalPackage
 from kdump_harness.kdump import service as kdump_service
-from kdump_harness.kdump.guest_state import SIZE, GuestState, joined_commands, page_bytes, parse_os_release, split_outputs
+from kdump_harness.kdump.guest_state import (
+    SIZE,
+    GuestState,
+    joined_commands,
+    page_bytes,
+    parse_os_release,
+    split_outputs,
+)
 from kdump_harness.kdump.reserved_memory import AddressRange, ReservedMemory
 from kdump_harness.kdump.service import KdumpConfig, KdumpService
 
