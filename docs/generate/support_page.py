@@ -55,8 +55,8 @@ tables below have the drills; besides their dumps were read:
 
 - **amd64**: samples of Linux 5.10, 6.12 and 7.2, and the drills below.
 - **arm64**: pages of 16 and 64 KiB and addresses of 36 to 52 bits, by page tables that the tests
-  write. The drills had pages of 4 KiB. Of 15,423 pages of 5.10 that `--oracle` compared one differs,
-  in a table of the interrupt controller.
+  write. The drills had pages of 4 KiB. `--oracle` compared 15,423 pages of 5.10: one differs, in a
+  table of the interrupt controller.
 - **ppc64el**: hash tables, by page tables that the tests write. The drills had radix tables and pages
   of 64 KiB (6.1) and 4 KiB (7.2). The check `oracle` below failed with two of 1,817 pages, for which
   it has reasons now: the first 64 KiB, and 4 bytes in which the hypervisor counts.
