@@ -16,6 +16,7 @@ from ...kernel.machine import INSTRUCTIONS
 from ...kernel.plan import KernelPlan, userland_family
 from ...vm.run import Run
 from .bisection import BisectPlan
+from .differences import COUNTED
 from .plan import ComparedDrill, ComparePlan, Side
 from .result import Comparison
 from .run import Compare
@@ -74,7 +75,8 @@ class _BareCompare(Compare):
         return run_kernel_drill(self.run, _plan_of(chosen, scenario, name))
 
     def _times(self, verdict: Verdict) -> dict[str, float]:
-        return verdict.processor_s or super()._times(verdict)
+        counted = {f"{COUNTED}{name}": span for name, span in verdict.processor_s.items()}
+        return counted or super()._times(verdict)
 
 
 def _plan_of(side: BareSide, scenario: ComparedDrill, name: str) -> KernelPlan:

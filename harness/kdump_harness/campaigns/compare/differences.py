@@ -20,6 +20,9 @@ _BELONG = ("kernel pages kept", "slab pages kept")
 # Number of values that each side needs. Sizes depend on the boot, and a round has one boot of each side; times depend
 # on the host as well and need one value more.
 _VALUES, _VALUES_OF_TIMES = 4, 5
+# Processor times by a clock of instructions: repeats of one kernel are less than 1 % apart at any load of the host.
+COUNTED = "processor time of "
+_LEAST_COUNTED_S, _VALUES_OF_COUNTED = 0.05, 2
 
 # Messages of a kernel in trouble (lib/bug.c, kernel/panic.c, kernel/hung_task.c, kernel/rcu/).
 _SPLAT = re.compile(
@@ -114,6 +117,8 @@ def _figures(
 
 
 def _tolerance(name: str, result: Comparison, factor: float) -> Tolerance:
+    if name.startswith(COUNTED):
+        return Tolerance(budget=result.max_slower, least=_LEAST_COUNTED_S, values=_VALUES_OF_COUNTED)
     if name.endswith(", s"):
         return Tolerance(budget=result.max_slower, least=_LEAST_S * factor, values=_VALUES_OF_TIMES)
     least = _LEAST_PAGES if name.endswith("pages kept") else _LEAST_MIB
@@ -123,7 +128,7 @@ def _tolerance(name: str, result: Comparison, factor: float) -> Tolerance:
 def _values(values: Sequence[float]) -> str:
     """Return the median and the range of the values as text."""
     low, high = min(values), max(values)
-    form = ",.0f" if median(values) >= 1000 else ".1f"
+    form = ",.0f" if median(values) >= 1000 else ".1f" if median(values) >= 10 else ".2f"
     spread = f" ({low:{form}} to {high:{form}})" if len(values) > 1 else ""
     return f"{median(values):{form}}{spread}"
 
