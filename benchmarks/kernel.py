@@ -10,7 +10,6 @@ libvirt starts the guests of drills with the usual priority: run it without nice
 from __future__ import annotations
 
 import argparse
-import base64
 import contextlib
 import shlex
 import socket
@@ -32,6 +31,7 @@ from kdump_harness.kernel.plan import KernelPlan
 from kdump_harness.kernel.source import find_kernel
 from kdump_harness.kernel.userland import UserlandRequest, make_userland
 from kdump_harness.vm.run import Machine, Options, Run
+from kdump_harness.vm.shells.serial_shell import escaped
 
 RATIO_LIMIT, JOBS_LIMIT, SPREAD_LIMIT = 1.10, 0.75, 0.01
 BUSY_LOOPS = (0, 2, 6)
@@ -65,7 +65,7 @@ def bare(command: list[str], capture: str, directory: Path, disk: Path) -> float
             wait_for(lines.readline, "ready")
             load = f"kexec -p /kexec/kernel --initrd=/kexec/initrd --append={shlex.quote(capture)}"
             for number, (how, script) in enumerate((("run", load), ("start", "echo c > /proc/sysrq-trigger")), start=1):
-                lines.write(f"{number} {how} {base64.b64encode(script.encode()).decode()}\n")
+                lines.write(f"{number} {how} {escaped(script)}\n")
                 lines.flush()
                 if how == "run":
                     assert wait_for(lines.readline, "1")[0] == "0"

@@ -71,7 +71,7 @@ class SerialShell(Shell):
 
     def _request(self, how: str, command: str) -> int:
         self._number += 1
-        self._line.send(f"{self._number} {how} {_escaped(command)}")
+        self._line.send(f"{self._number} {how} {escaped(command)}")
         return self._number
 
     def _answer(self, command: str, timeout_s: float) -> tuple[int, bytes, bytes]:
@@ -116,7 +116,7 @@ class SerialShell(Shell):
         """Do nothing: the line ends with the guest."""
 
 
-def _escaped(script: str) -> str:
+def escaped(script: str) -> str:
     """Return a script as one line, in the escapes of printf's %b."""
     safe = range(0x20, 0x7F)
     codes = script.replace("\\", "\\\\").encode()
