@@ -87,17 +87,32 @@ def test_a_line_that_says_nothing_or_ends_is_told() -> None:
 
 
 def test_a_capture_kernel_without_the_disk_says_so_and_writes_nothing(tmp_path: Path) -> None:
-    _, start, rest = INIT.read_text().partition('    if [ ! -b "$disk" ]; then\n')
+    text = INIT.read_text()
+    report = "report() {" + text.partition("report() {")[2].partition("\n}\n")[0] + "\n}\n"
+    _, start, rest = text.partition('    if [ ! -b "$disk" ]; then\n')
     block = start + rest.partition("    fi\n")[0] + "fi\n"
-    stubs = 'say() { echo "kdump-harness: $*"; }; sleep() { :; }; reboot() { exit 7; }; exec 3>&1; '
+    stubs = f'say() {{ echo "kdump-harness: $*"; }}; reboot() {{ exit 7; }}; exec 3<>{tmp_path}/line\n{report}'
     done = subprocess.run(
         ["sh", "-c", f"{stubs} disk={tmp_path}/vda\n{block}"], capture_output=True, text=True, check=False
     )
-    said, report = done.stdout.splitlines()
     assert done.returncode == 7
-    assert re.search(userland_family().console.failed, said)
-    assert report == "vmcore 1 0"
-    assert not list(tmp_path.iterdir())
+    assert re.search(userland_family().console.failed, done.stdout)
+    assert (tmp_path / "line").read_text() == "vmcore 1 0\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["line"]
+
+
+def test_a_capture_kernel_that_has_reported_waits_to_be_switched_off() -> None:
+    """With a clock of instructions a pause of the guest takes no time, and the last lines of its console were lost."""
+    report = INIT.read_text().partition("report() {")[2].partition("\n}\n")[0]
+    ours, theirs = socket.socketpair()
+    script = f"exec 3<&0; reboot() {{ exit 7; }}\nreport() {{{report}\n}}\nreport 0 12"
+    process = subprocess.Popen(["sh", "-c", script], stdin=theirs)
+    theirs.close()
+    assert ours.recv(100) == b"vmcore 0 12\n"
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(0.05)
+    ours.close()
+    assert process.wait(60) == 7
 
 
 @pytest.mark.parametrize("answer", ["1 0 !!! -", "1 0 YQ", "1 zero - -"])
