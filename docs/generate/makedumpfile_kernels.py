@@ -12,6 +12,7 @@ from typing import Any
 
 PAGE = Path(__file__).parents[1] / "makedumpfile-kernels.md"
 _WIDTH = 100
+_WORST = ("failed", "not judged", "known issue")
 _MARKS = {"verified": "ok", "failed": "**NO**", "known issue": "**known**", "not judged": "?"}
 
 
@@ -67,7 +68,7 @@ def _cell(outcomes: list[Mapping[str, Any]]) -> str:
     """Return the worst outcome of a kernel with a makedumpfile."""
     if not outcomes:
         return ""
-    bad = [one for one in outcomes if one["status"] != "verified"]
+    bad = sorted((one for one in outcomes if one["status"] != "verified"), key=lambda one: _WORST.index(one["status"]))
     if not bad:
         return _MARKS["verified"]
     failed = sorted({name for one in bad for name in one["failed"]})

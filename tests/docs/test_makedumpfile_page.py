@@ -27,3 +27,9 @@ def test_the_worst_outcome_of_each_pair_is_in_the_table() -> None:
     assert "- sid: sid did not boot" in lines
     assert f"- {issue}" in lines
     assert any("5 kernel drills" in line for line in lines)
+
+
+def test_a_failure_that_is_known_does_not_hide_another_one() -> None:
+    known = outcome("6.12.9", "1.7.2", "known issue", failed=["filter"], known_issue="https://example.org/16")
+    failed = outcome("6.12.9", "1.7.2", "failed", failed=["pages"], level=1)
+    assert "| 6.12.9 | **NO**: filter, pages |" in page([{"outcomes": [known, failed]}]).splitlines()
