@@ -10,18 +10,18 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from rich.console import Console as RichConsole
 from rich.markup import escape
 from rich.table import Table
 
 from . import foreign
 from .errors import UsageError
+from .progress import QuietConsole
 
 Sample = tuple[str, dict[str, str], float]  # of a metric: name, labels, value
 
 # Rich takes a pipe or a file for 80 columns wide, and would fold the tables of every log; COLUMNS has the last word.
 _LOG_COLUMNS = 160
-out = RichConsole(highlight=False, emoji=False)
+out = QuietConsole(highlight=False, emoji=False)
 if not out.is_terminal and not os.environ.get("COLUMNS", "").isdigit():
     out.width = _LOG_COLUMNS
 

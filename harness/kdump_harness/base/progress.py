@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -12,7 +13,17 @@ from rich.status import Status
 
 from .clock import now_s, raise_if_stopped
 
-err = RichConsole(stderr=True, highlight=False, soft_wrap=True, emoji=False)  # ":ab:" in a MAC is not an emoji
+
+class QuietConsole(RichConsole):
+    """A console that says nothing more once its reader has ended (as in "| head"): the exit status stays the verb's."""
+
+    def on_broken_pipe(self) -> None:
+        """Discard what follows, also what Python writes at its exit; rich would end with status 1."""
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
+
+
+err = QuietConsole(stderr=True, highlight=False, soft_wrap=True, emoji=False)  # ":ab:" in a MAC is not an emoji
 
 
 STILL_S = 60.0  # the longest silence of a log during a step
