@@ -11,15 +11,18 @@ from typing import Any
 from xml.etree import ElementTree
 
 import libvirt
+import libvirt_qemu
 import pytest
 from kdump_harness.base.errors import GuestError, HostError, UsageError
 from kdump_harness.images.catalog import CPU_LEVELS
 from kdump_harness.images.state import RunDirectory, State
 from kdump_harness.vm.hosts import qemu_img
 from kdump_harness.vm.hosts.local_host import LocalHost
+from kdump_harness.vm.hypervisor import connection
 from kdump_harness.vm.hypervisor.connection import Hypervisor, default_uri, event_name, log_directory
 from kdump_harness.vm.hypervisor.domain import CRASHLOADED, PANICKED, Domain, DomainEvents
-from kdump_harness.vm.hypervisor.domain_xml import Disk, DomainSpec, Layer
+from kdump_harness.vm.hypervisor.domain_xml import USER_NETWORK, Disk, DomainSpec, Layer, Nic
+from kdump_harness.vm.hypervisor.user_network import forwarded_port
 from kdump_harness.vm.run import Machine, Options, Run
 
 
@@ -32,7 +35,7 @@ def described(**facts: Any) -> ElementTree.Element:
         "disk": Path("/state/runs/abc123/disk-1.qcow2"),
         "layers": (Layer(path=Path("/a/armed.qcow2"), format="qcow2"), Layer(path=Path("/a/mine.raw"), format="raw")),
         "seed": Path("/state/runs/abc123/seed-1.iso"),
-        "mac": "52:54:00:ab:cd:ef",
+        "nic": Nic(mac="52:54:00:ab:cd:ef"),
     }
     return ElementTree.fromstring(DomainSpec(**{**known, **facts}).xml())
 
@@ -293,9 +296,65 @@ def test_a_hypervisor_elsewhere_is_told_from_the_one_here(uri: str, local: bool)
 
 def test_the_hypervisor_is_libvirts_own_choice_or_the_systems(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("LIBVIRT_DEFAULT_URI", raising=False)
+    monkeypatch.setattr(connection.os, "getuid", lambda: 0)
+    connection._usable_uri.cache_clear()
     assert default_uri() == "qemu:///system"
     monkeypatch.setenv("LIBVIRT_DEFAULT_URI", "qemu:///session")
     assert default_uri() == "qemu:///session"
+
+
+@pytest.mark.parametrize("refuses", [False, True])
+def test_a_user_whom_the_systems_instance_refuses_has_one_of_their_own(
+    refuses: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def connect(uri: str, _address: str) -> Any:
+        assert uri == "qemu:///system"
+        if refuses:
+            raise HostError("libvirt at qemu:///system does not answer: Permission denied")
+        return SimpleNamespace(close=lambda: None)
+
+    monkeypatch.delenv("LIBVIRT_DEFAULT_URI", raising=False)
+    monkeypatch.setattr(connection.os, "getuid", lambda: 1000)
+    monkeypatch.setattr(connection, "_connect", connect)
+    connection._usable_uri.cache_clear()
+    assert default_uri() == ("qemu:///session" if refuses else "qemu:///system")
+    connection._usable_uri.cache_clear()
+
+
+def test_a_network_card_is_connected_as_the_hypervisor_can() -> None:
+    def card(**network: Any) -> tuple[str | None, str]:
+        root = ElementTree.fromstring(Nic(mac="52:54:00:ab:cd:ef", **network).xml(up=False))
+        assert root.find("link") is not None
+        source = root.find("source")
+        return root.get("type"), "" if source is None else " ".join(source.attrib.values())
+
+    assert card() == ("network", "default")
+    assert card(network=USER_NETWORK) == ("user", "")
+    assert card(hub_port=4711) == ("client", "127.0.0.1 4711")
+
+
+USERNET = """Hub -1 (hostnet0):
+  Protocol[State]    FD  Source Address  Port   Dest. Address  Port RecvQ SendQ
+  TCP[ESTABLISHED]   31       127.0.0.1 40122       10.0.2.15    22     0     0
+  TCP[HOST_FORWARD]  12       127.0.0.1 46239       10.0.2.15    22     0     0
+"""
+
+
+def test_the_forwarded_port_is_the_one_that_qemu_shows() -> None:
+    assert forwarded_port(USERNET, 22) == 46239
+    assert forwarded_port(USERNET, 2) is None
+
+
+def test_a_guest_with_user_networking_is_reached_by_its_forwarded_port(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = {"hostfwd_add hostnet0 tcp:127.0.0.1:0-:22": "", "info usernet": USERNET}
+    monkeypatch.setattr(libvirt_qemu, "qemuMonitorCommand", lambda _handle, command, _flags: answers[command])
+    hypervisor: Any = SimpleNamespace(watch=lambda *_: None)
+    user = Nic(mac="52:54:00:ab:cd:ef", network=USER_NETWORK)
+    domain = Domain(hypervisor, object(), "mine", user)
+    assert (domain.address(), domain.ssh_port) == ("127.0.0.1", 46239)
+    answers["hostfwd_add hostnet0 tcp:127.0.0.1:0-:22"] = "Error: No such network backend\r\n"
+    with pytest.raises(HostError, match="QEMU forwards no port to the guest: Error: No such network backend"):
+        Domain(hypervisor, object(), "mine", user)
 
 
 def test_libvirts_logs_of_a_run_are_removed_and_no_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

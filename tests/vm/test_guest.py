@@ -27,10 +27,15 @@ BOOTED = b"[    0.000000] Linux version 6.12.0\r\n[    9.1] systemd[1]: Startup 
 
 
 @pytest.fixture
-def ssh_port(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A server on this host with the banner of SSH."""
+def port() -> list[int]:
+    """The one port by which guests are reached; nothing listens there yet."""
+    return [1]
+
+
+@pytest.fixture
+def ssh_port(port: list[int]) -> Iterator[None]:
+    """A server on this host with the banner of SSH, at the port of the guests."""
     listener = socket.create_server(("127.0.0.1", 0))
-    monkeypatch.setattr(guest_module, "SSH_PORT", listener.getsockname()[1])
 
     def greet() -> None:
         while True:
@@ -43,6 +48,7 @@ def ssh_port(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
     thread = threading.Thread(target=greet, daemon=True)
     thread.start()
+    port[0] = listener.getsockname()[1]
     yield
     listener.shutdown(socket.SHUT_RDWR)
     listener.close()
@@ -50,7 +56,7 @@ def ssh_port(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.fixture
-def booting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+def booting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, port: list[int]) -> Any:
     """A guest whose console prints given bytes and is then silent; waits are short."""
     monkeypatch.setattr(guest_module, "SSH_LOOK_EVERY_S", 0.0)
     evidence = Evidence(tmp_path / "drill")
@@ -58,7 +64,11 @@ def booting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     def make(said: bytes, *, address: str | None = None, factor: float = 0.01) -> Guest:
         source = ByteQueue()
         domain: Any = SimpleNamespace(
-            name="mine", events=DomainEvents(), address=lambda: address, open_console=lambda _sink: source
+            name="mine",
+            events=DomainEvents(),
+            address=lambda: address,
+            ssh_port=port[0],
+            open_console=lambda _sink: source,
         )
         guest = Guest(domain, user="root", access=Access(), host_key=None, evidence=evidence, timeout_factor=factor)
         source.put(said)
@@ -107,9 +117,8 @@ def test_a_drill_needs_the_serial_console_and_says_so(booting: Any) -> None:
 )
 @pytest.mark.parametrize("how", ["wait_for_login", "wait_until_up"])
 def test_a_guest_that_never_comes_up_is_told_from_one_without_a_console(
-    booting: Any, monkeypatch: pytest.MonkeyPatch, address: str | None, told: str, how: str
+    booting: Any, address: str | None, told: str, how: str
 ) -> None:
-    monkeypatch.setattr(guest_module, "SSH_PORT", 1)
     with pytest.raises(WaitedInVain) as error:
         getattr(booting(b"[    1.0] Freeing unused kernel memory\r\n", address=address), how)()
     assert "after '[    1.0] Freeing unused kernel memory'" in str(error.value)

@@ -10,7 +10,7 @@ from typing import Any
 import faults
 import pytest
 from kdump_harness.base.errors import HostError
-from kdump_harness.vm.isolated_network import SUBNETS, TRIES, IsolatedNetwork
+from kdump_harness.vm.isolated_network import SUBNETS, TRIES, hub_network, libvirt_network
 
 
 class Hypervisor:
@@ -31,7 +31,7 @@ class Hypervisor:
 
 def test_each_guest_has_a_place_of_its_own() -> None:
     hypervisor: Any = Hypervisor(refusals=2)
-    network = IsolatedNetwork(hypervisor, "kdh-1-crash", run=Path("/state/runs/1"))
+    network = libvirt_network(hypervisor, "kdh-1-crash", run=Path("/state/runs/1"))
     (made,) = hypervisor.made
     subnet = ipaddress.IPv4Interface(made.split()[1]).network
     assert subnet in SUBNETS
@@ -45,10 +45,17 @@ def test_each_guest_has_a_place_of_its_own() -> None:
         network.port()
 
 
+def test_the_network_of_a_hub_gives_addresses_too() -> None:
+    network = hub_network("kdh-1-crash", 4711)
+    first, second = network.port(), network.port()
+    assert (first.address, second.address) == ("198.18.0.2", "198.18.0.3")
+    assert 'port="4711"' in first.nic.xml()
+
+
 def test_a_host_without_a_free_subnet_is_told() -> None:
     hypervisor: Any = Hypervisor(refusals=TRIES)
     with pytest.raises(HostError, match="the address is taken"):
-        IsolatedNetwork(hypervisor, "kdh-1-crash", run=Path("/state/runs/1"))
+        libvirt_network(hypervisor, "kdh-1-crash", run=Path("/state/runs/1"))
 
 
 def test_a_disk_that_fails_needs_its_server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ virtualisation). A boot sector that prints one word to the serial line decides w
 from __future__ import annotations
 
 import json
+import os
 import secrets
 import shutil
 from pathlib import Path
@@ -21,6 +22,7 @@ from .hosts.guest_host import GuestHost
 from .hypervisor.connection import PREFIX, Hypervisor
 
 KVM, TCG = "kvm", "tcg"
+DEVICE = Path("/dev/kvm")
 PROBE_TIMEOUT_S = 8.0
 AGAIN_S = 3600.0  # until the next trial, since the cause may have been a busy host or libvirt
 WORD = "KVM-RUNS"
@@ -35,6 +37,11 @@ def boot_sector() -> bytes:
         code += bytes((0xB0, character, 0xEE))  # mov al, character; out dx, al
     code += b"\xf4\xeb\xfd"  # hlt; jmp back
     return bytes(code.ljust(510, b"\0") + b"\x55\xaa")
+
+
+def may_not_open_kvm() -> bool:
+    """Return whether /dev/kvm exists on this host, and this user may not open it."""
+    return DEVICE.exists() and not os.access(DEVICE, os.R_OK | os.W_OK)
 
 
 def _probe_xml(name: str, sector: Path) -> str:
@@ -52,6 +59,8 @@ def kvm_problem(hypervisor: Hypervisor, directory: Path, place: GuestHost) -> st
     DIRECTORY is the run's directory on this host.
     """
     if "kvm" not in hypervisor.accelerators():
+        if hypervisor.is_session and may_not_open_kvm():
+            return "this user may not open /dev/kvm"
         return "libvirt does not offer KVM (/dev/kvm is missing or its module is not loaded)"
     sector = directory / "kvm-probe.img"
     sector.write_bytes(boot_sector().ljust(1 << 20, b"\0"))

@@ -28,7 +28,6 @@ POWER_OFF_TIMEOUT_S = 40.0  # a guest without a serial console shows no progress
 CONSOLE_PAUSE_S = 15.0  # after a longer pause while SSH answers, no prompt is expected
 SSH_LOOK_EVERY_S = 5.0  # not stretched: a property of this host's network
 BANNER_TIMEOUT_S = 2.0  # for sshd's banner; an idle emulated guest took up to 2 s
-SSH_PORT = 22
 
 
 class _SilentConsole(Exception):
@@ -125,7 +124,7 @@ class Guest:
         xml = self.domain.save(path, tick=self._tick)
         return SavedGuest(
             memory=path,
-            domain=SavedDomain(name=self.name, xml=xml, mac=self.domain.mac, nics=self.domain.nics, address=address),
+            domain=SavedDomain(name=self.name, xml=xml, nic=self.domain.nic, nics=self.domain.nics, address=address),
             user=self._user,
             access=self._access,
             host_key=self._host_key,
@@ -213,7 +212,7 @@ class Guest:
             return False
         try:
             timeout_s = BANNER_TIMEOUT_S * max(1.0, self.factor)
-            with self._connect(address, SSH_PORT, timeout_s) as connection:
+            with self._connect(address, self.domain.ssh_port, timeout_s) as connection:
                 return connection.recv(4) == b"SSH-"
         except OSError:
             return False
@@ -242,7 +241,7 @@ class Guest:
                     access=self._access,
                     host_key=self._host_key,
                     connect_timeout_s=timeout_s,
-                    connection=self._connect(address, SSH_PORT, timeout_s),
+                    connection=self._connect(address, self.domain.ssh_port, timeout_s),
                     load=self._load,
                 )
             except GONE as error:

@@ -25,7 +25,7 @@ from .hosts.guest_host import GuestHost
 from .hosts.local_host import LocalHost
 from .hosts.remote_host import TOOLS, RemoteHost
 from .hosts.ssh_host import where_of
-from .hypervisor.connection import Hypervisor, default_uri, is_local
+from .hypervisor.connection import Hypervisor, default_uri, is_local, is_session
 
 NEED_FREE_MIB = 8 * 1024  # one base disk, one armed disk, two drills
 
@@ -50,6 +50,7 @@ class Need:
     on: str = "here"  # "here", "guests" or "both": the host that needs it, if the guest host is remote
     optional: bool = False
     libvirt: bool = False  # a libvirt that answers shows that the host has it
+    system: bool = False  # needed by libvirt's system instance only, not by that of a user
 
     def missing(self, lacking: Lacking) -> tuple[str, ...]:
         """Return the commands and files that a host lacks; the first one of alternatives."""
@@ -142,9 +143,11 @@ def examine(*, uri: str | None, state_directory: Path | None, remote_state: Path
     uri = uri or default_uri()
     if is_local(uri):
         libvirt = list(_libvirt(uri, state_directory))
-        rows = (*load_needs(), *needs_of_other_architectures())
+        rows = [*load_needs(), *needs_of_other_architectures()]
+        if is_session(uri):
+            rows = [need for need in rows if not need.system]
         needs = _packages(rows, _lacking_here, manager_here(), answers=libvirt[0].ok)
-        return [*needs, *_kvm_device(), *libvirt, *_space(state_directory), _mirror()]
+        return [*needs, *_kvm_device(uri), *libvirt, *_space(state_directory), _mirror()]
     needs = _packages((need for need in load_needs() if need.on != "guests"), _lacking_here, manager_here())
     return [*needs, *_remote_host(uri, state_directory, remote_state), *_space(state_directory), _mirror()]
 
@@ -204,7 +207,7 @@ def _libvirt(
             name=f"libvirt at {where}",
             ok=False,
             seen=str(error).split(" (run kdump-harness doctor")[0],
-            remedy=_join_group() if "Permission denied" in str(error) else _start_libvirt(),
+            remedy=_join_group(GROUP) if "Permission denied" in str(error) else _start_libvirt(),
         )
         return
     try:
@@ -216,10 +219,10 @@ def _libvirt(
         # A stopped network is started by the first drill.
         startable = problem is not None and problem.endswith("is not started")
         yield HostFinding(
-            name="network default",
+            name="user networking" if hypervisor.is_session else "network default",
             ok=problem is None or startable,
-            seen=problem or "started",
-            remedy="" if problem is None or startable else "virsh net-define /usr/share/libvirt/networks/default.xml",
+            seen=problem or ("a port was forwarded" if hypervisor.is_session else "started"),
+            remedy="" if problem is None or startable else _get_network(hypervisor),
         )
         try:
             state = State(state_directory)
@@ -242,10 +245,24 @@ def _libvirt(
         hypervisor.close()
 
 
-def _kvm_device() -> Iterator[HostFinding]:
+def _get_network(hypervisor: Hypervisor) -> str:
+    if hypervisor.is_session:
+        return "install a QEMU with user networking (libslirp)"
+    return "virsh net-define /usr/share/libvirt/networks/default.xml"
+
+
+def _kvm_device(uri: str) -> Iterator[HostFinding]:
     """Check /dev/kvm: if only root may open it, libvirt probes QEMU again at every call."""
-    device = Path("/dev/kvm")
-    if device.exists() and device.stat().st_mode & 0o077 == 0:
+    device = accel.DEVICE
+    if is_session(uri) and accel.may_not_open_kvm():
+        yield HostFinding(
+            name="/dev/kvm",
+            ok=False,
+            seen="this user may not open it",
+            remedy=_join_group("kvm"),
+            optional=True,
+        )
+    elif device.exists() and device.stat().st_mode & 0o077 == 0:
         yield HostFinding(
             name="/dev/kvm",
             ok=False,
@@ -294,9 +311,9 @@ def _sudo() -> str:
     return "" if os.getuid() == 0 else "sudo "
 
 
-def _join_group() -> str:
-    """Return the way to a libvirt that runs and does not accept the user."""
-    return f"sudo usermod -a -G {GROUP} {getpass.getuser()}, and log in again"
+def _join_group(group: str) -> str:
+    """Return the command that makes the user a member of a group."""
+    return f"sudo usermod -a -G {group} {getpass.getuser()}, and log in again"
 
 
 def _start_libvirt() -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,27 +33,38 @@ class Port:
 
 
 class IsolatedNetwork:
-    """A transient network without DNS and routes, and without DHCP unless requested."""
+    """A network without DNS and routes, and without DHCP unless requested."""
 
-    def __init__(self, hypervisor: Hypervisor, name: str, *, run: Path, dhcp: bool = False) -> None:
-        """Start the network on a random free subnet; HostError after several that libvirt refuses.
-
-        RUN is the directory of the run that owns it.
-        """
-        self.name = name
-        for left in reversed(range(TRIES)):
-            own, first, *_, last = secrets.choice(SUBNETS).hosts()
-            self._free = iter(range(int(first), int(last) + 1))
-            try:
-                leases = (str(first), str(last)) if dhcp else None
-                hypervisor.make_network(name, str(own), PREFIX_BITS, run=run, leases=leases)
-                return
-            except HostError:
-                if not left:
-                    raise
+    def __init__(self, name: str, subnet: ipaddress.IPv4Network, nic: Callable[[], Nic]) -> None:
+        """NIC returns a new card on the network; the first address of SUBNET is the host's."""
+        self.name, self._nic = name, nic
+        _, first, *_, last = subnet.hosts()
+        self._free = iter(range(int(first), int(last) + 1))
 
     def port(self) -> Port:
         """Return a new card and address; HostError if no address is left."""
         if (address := next(self._free, None)) is None:
             raise HostError(f"no address left on the network {self.name} for another guest of this run")
-        return Port(nic=Nic(mac=new_mac(), network=self.name), address=str(ipaddress.IPv4Address(address)))
+        return Port(nic=self._nic(), address=str(ipaddress.IPv4Address(address)))
+
+
+def libvirt_network(hypervisor: Hypervisor, name: str, *, run: Path, dhcp: bool = False) -> IsolatedNetwork:
+    """Start a transient network on a random free subnet; HostError after several that libvirt refuses.
+
+    RUN is the directory of the run that owns it.
+    """
+    for left in reversed(range(TRIES)):
+        subnet = secrets.choice(SUBNETS)
+        own, first, *_, last = map(str, subnet.hosts())
+        try:
+            hypervisor.make_network(name, own, PREFIX_BITS, run=run, leases=(first, last) if dhcp else None)
+            break
+        except HostError:
+            if not left:
+                raise
+    return IsolatedNetwork(name, subnet, lambda: Nic(mac=new_mac(), network=name))
+
+
+def hub_network(name: str, port: int) -> IsolatedNetwork:
+    """Return the network of a hub at a TCP port, which no other network of this host can collide with."""
+    return IsolatedNetwork(name, SUBNETS[0], lambda: Nic(mac=new_mac(), hub_port=port))

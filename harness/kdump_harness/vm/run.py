@@ -23,9 +23,10 @@ from .guest import Guest, SavedGuest
 from .hosts.guest_host import GuestHost, open_guest_host
 from .hypervisor.connection import PREFIX, Hypervisor
 from .hypervisor.domain import Domain
-from .hypervisor.domain_xml import FIRMWARE, NETWORK, Disk, DomainSpec, Layer, new_mac
+from .hypervisor.domain_xml import FIRMWARE, NETWORK, USER_NETWORK, Disk, DomainSpec, Layer, Nic, new_mac
+from .hypervisor.hub import Hub
 from .hypervisor.memory_xml import DIMM_BLOCK_MIB, MAX_DIMMS, Spare
-from .isolated_network import IsolatedNetwork, Port
+from .isolated_network import IsolatedNetwork, Port, hub_network, libvirt_network
 from .reaper import Reaper
 from .shells.shell import Access
 
@@ -159,11 +160,13 @@ class Run:
             resources.callback(self.hypervisor.remove_logs, self.directory.identity)
             self._ending = resources.enter_context(ThreadPoolExecutor(thread_name_prefix="end"))
             self._remote = not self.hypervisor.is_local
+            if self.hypervisor.is_session and self.options.uri is None:
+                self.progress.say(f"libvirt: {self.hypervisor.uri}, without the system's instance")
             self.accelerator, why = accel.choose(
                 self.options.accelerator, self.hypervisor, self.state, self.directory.path, self.host
             )
             self.progress.say(f"accelerator: {why}")
-            if self.options.network:
+            if self.options.network and not self.hypervisor.is_session:
                 self.hypervisor.ensure_network()
             self.login: KeyPair = make_key("kdump-harness")
             self._resources = resources.pop_all()
@@ -306,13 +309,23 @@ class Run:
 
     def clone_network(self) -> str:
         """Create an isolated network with DHCP for one clone and return its name."""
+        if self.hypervisor.is_session:
+            raise HostError(
+                f"a clone needs an isolated network, which libvirt at {self.hypervisor.uri} does not have"
+                " (use --uri qemu:///system)"
+            )
         return self._own_network(f"clone{next(self._numbers)}", dhcp=True).name
 
     def _own_network(self, label: str, *, dhcp: bool) -> IsolatedNetwork:
+        name = f"{PREFIX}{self.directory.identity}-{label}"
+        if self.hypervisor.is_session:
+            self.host.require_local("a dump server in a user's session")
+            hub = Hub()
+            self._resources.callback(hub.close)
+            return hub_network(name, hub.port)
         for left in self.hypervisor.stale_networks(self.host.active_runs()):
             self.hypervisor.remove_network(left)  # of killed runs, which could not remove them
-        name = f"{PREFIX}{self.directory.identity}-{label}"
-        network = IsolatedNetwork(self.hypervisor, name, run=self.host.directory, dhcp=dhcp)
+        network = libvirt_network(self.hypervisor, name, run=self.host.directory, dhcp=dhcp)
         self._resources.callback(self.hypervisor.remove_network, name)
         return network
 
@@ -377,11 +390,13 @@ class Run:
         identity = identity or self.identity(label)
         seed = self.directory.path / f"seed-{identity.name}.iso"
         nvram = self.host.directory / f"{identity.name}.nvram"
-        mac, host_key = identity.mac, identity.host_key
+        host_key = identity.host_key
+        usual = USER_NETWORK if self.hypervisor.is_session else NETWORK
+        nic = Nic(mac=identity.mac, network=like.network if like is not None else usual)
         write_seed(
             seed,
             name=identity.host_name,
-            mac=mac,
+            mac=nic.mac,
             user=user,
             login=self.login,
             host=host_key,
@@ -400,8 +415,7 @@ class Run:
             disk=disk,
             layers=layers,
             seed=seed if like is None or like.seeded else None,
-            mac=mac,
-            network=like.network if like is not None else NETWORK,
+            nic=nic,
             cpu_level=machine.cpu_level,
             firmware=machine.firmware,
             nvram=nvram,

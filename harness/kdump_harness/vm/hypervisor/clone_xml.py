@@ -157,7 +157,7 @@ def _replace_devices(source_root: Element, root: Element, spec: DomainSpec, part
     new.extend(_described_disks(old, spec, parts))
     cards = clonable_nics(source_root)
     for number, card in enumerate(cards):
-        mac = spec.mac if number == 0 else attribute(card, "mac", "address") if parts.keep_macs else new_mac()
+        mac = spec.nic.mac if number == 0 else attribute(card, "mac", "address") if parts.keep_macs else new_mac()
         new.append(_card(card, template, mac))
     if not cards:
         new.append(template)

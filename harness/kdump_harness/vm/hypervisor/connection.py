@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import re
 import threading
@@ -21,11 +22,12 @@ from ...base.errors import HostError, UsageError, WaitedInVain
 from ...images.state import is_held
 from .byte_queue import ByteQueue
 from .domain import CRASHLOADED, PANICKED, Domain, DomainEvents
-from .domain_xml import NETWORK, DomainSpec, Nic, SavedDomain
+from .domain_xml import NETWORK, USER_NETWORK, DomainSpec, Nic, SavedDomain, new_mac
 from .libvirt_call import first_line, in_background
 from .source_domain import SourceDomain
 
 SYSTEM_LOGS = Path("/var/log/libvirt/qemu")
+SYSTEM, SESSION = "qemu:///system", "qemu:///session"
 PREFIX = "kdh-"  # of the names of all domains of the harness
 _NAMESPACE = "urn:kdump-harness"  # XML namespace of the harness's metadata
 CONNECT_TIMEOUT_S = 20.0
@@ -100,6 +102,11 @@ class Hypervisor:
         with contextlib.suppress(libvirt.libvirtError):
             return bool(self._connection.isAlive())
         return False
+
+    @property
+    def is_session(self) -> bool:
+        """Whether it is the instance of one user, which has no networks that reach guests."""
+        return is_session(self.uri)
 
     @property
     def is_local(self) -> bool:
@@ -218,7 +225,13 @@ class Hypervisor:
             self._connection.networkLookupByName(name).destroy()
 
     def network_problem(self) -> str | None:
-        """Return why the default network cannot be used, or None."""
+        """Return why guests cannot use the default network, or in a session user networking, which is tried."""
+        if self.is_session:
+            try:
+                self.spawn_raw(*_user_network_probe()).destroy()
+            except HostError as error:
+                return str(error)
+            return None
         try:
             network = self._connection.networkLookupByName(NETWORK)
         except libvirt.libvirtError as error:
@@ -230,19 +243,24 @@ class Hypervisor:
 
         XML replaces the XML of SPEC.
         """
-        return self._spawn(spec.name, xml or spec.xml(), mac=spec.mac, nics=spec.nics)
+        return self._spawn(spec.name, xml or spec.xml(), spec.nic, spec.nics)
 
-    def spawn_raw(self, name: str, xml: str) -> Domain:
+    def spawn_raw(self, name: str, xml: str, nic: Nic | None = None) -> Domain:
         """Start a domain from XML, paused; for probes rather than guests."""
-        return self._spawn(name, xml)
+        return self._spawn(name, xml, nic)
 
-    def _spawn(self, name: str, xml: str, mac: str = "", nics: tuple[Nic, ...] = ()) -> Domain:
+    def _spawn(self, name: str, xml: str, nic: Nic | None = None, nics: tuple[Nic, ...] = ()) -> Domain:
         flags = libvirt.VIR_DOMAIN_START_PAUSED | libvirt.VIR_DOMAIN_START_AUTODESTROY
         try:
             handle = self._connection.createXML(xml, flags)
         except libvirt.libvirtError as error:
             raise HostError(f"libvirt at {self.uri} cannot start {name}: {first_line(error)}") from None
-        return Domain(self, handle, name, mac, nics)
+        try:
+            return Domain(self, handle, name, nic, nics)
+        except HostError:
+            with contextlib.suppress(libvirt.libvirtError):
+                handle.destroy()
+            raise
 
     def restore(self, path: Path, saved: SavedDomain, *, tick: Callable[[], None] | None = None) -> Domain:
         """Restore a domain, paused, from the file of Domain.save(); no domain of its name may run.
@@ -258,7 +276,11 @@ class Hypervisor:
         except BaseException:  # interrupted, but the domain exists by now
             self.destroy_named(saved.name)
             raise
-        return Domain(self, handle, saved.name, saved.mac, saved.nics, saved.address)
+        try:
+            return Domain(self, handle, saved.name, saved.nic, saved.nics, saved.address)
+        except HostError:
+            self.destroy_named(saved.name)
+            raise
 
     def own_domains(self) -> tuple[str, ...]:
         """Return the names of the domains of the harness."""
@@ -380,26 +402,43 @@ def is_local(uri: str) -> bool:
     return not rest or rest.startswith("/")
 
 
+def is_session(uri: str) -> bool:
+    """Return whether a URI names libvirt's instance of one user."""
+    return urlsplit(uri).path == "/session"
+
+
 def log_directory(uri: str) -> Path | None:
     """Return where libvirt keeps the logs of guests on this host; None for another host."""
     if not is_local(uri):
         return None
-    if urlsplit(uri).path == "/session":
+    if is_session(uri):
         cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
         return Path(cache) / "libvirt" / "qemu" / "log"
     return SYSTEM_LOGS
 
 
 def default_uri() -> str:
-    """Return LIBVIRT_DEFAULT_URI or the URI of the system's hypervisor.
+    """Return LIBVIRT_DEFAULT_URI, else the URI of the system's instance, or of the user's where that refuses the user.
 
-    libvirt's own default for an ordinary user is the session, which has no network to its guests.
+    libvirt's own default for an ordinary user is the session even where the system's instance, which is faster and has
+    networks, can be used.
     """
-    return os.environ.get("LIBVIRT_DEFAULT_URI") or "qemu:///system"
+    return os.environ.get("LIBVIRT_DEFAULT_URI") or _usable_uri()
+
+
+@functools.cache
+def _usable_uri() -> str:
+    if os.getuid() != 0:
+        try:
+            _connect(SYSTEM, SYSTEM).close()
+        except HostError:
+            return SESSION
+    return SYSTEM
 
 
 def _connect(uri: str, address: str) -> Any:
     """Return an open connection; HostError without an answer within CONNECT_TIMEOUT_S."""
+    libvirt.registerErrorHandler(lambda _context, _error: None, None)  # the harness prints errors itself
     outcome: list[Any] = []
 
     def attempt() -> None:
@@ -423,6 +462,17 @@ def _connect(uri: str, address: str) -> Any:
     return outcome[0]
 
 
+def _user_network_probe() -> tuple[str, str, Nic]:
+    """Return name, XML and network card of the smallest domain with user networking."""
+    name, nic = f"{PREFIX}{os.getpid():x}-network", Nic(mac=new_mac(), network=USER_NETWORK)
+    xml = (
+        f'<domain type="qemu"><name>{name}</name><memory unit="MiB">16</memory><vcpu>1</vcpu>'
+        f'<os><type arch="x86_64" machine="q35">hvm</type></os>'
+        f'<devices>{nic.xml()}<memballoon model="none"/></devices></domain>'
+    )
+    return name, xml, nic
+
+
 _loop_started = threading.Lock()
 _loop_running = False
 
@@ -433,7 +483,6 @@ def _start_event_loop() -> None:
     with _loop_started:
         if _loop_running:
             return
-        libvirt.registerErrorHandler(lambda _context, _error: None, None)  # the harness prints errors itself
         libvirt.virEventRegisterDefaultImpl()
         # The loop sleeps until something happens; a timer that never fires keeps it from returning at once.
         libvirt.virEventAddTimeout(3_600_000, lambda _timer, _opaque: None, None)

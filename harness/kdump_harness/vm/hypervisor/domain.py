@@ -14,8 +14,9 @@ import libvirt
 from ...base.clock import Deadline, now_s, pause
 from ...base.errors import GuestError
 from .byte_queue import ByteQueue
-from .domain_xml import Nic, written_by
+from .domain_xml import USER_NETWORK, Nic, written_by
 from .libvirt_call import GONE, first_line, guest_error, in_background
+from .user_network import forward
 
 if TYPE_CHECKING:
     from .connection import Hypervisor
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 PANICKED, CRASHLOADED = "crashed/panicked", "crashed/crashloaded"
 # The end of a QEMU by itself, neither by the guest's shutdown nor by a command.
 DIED = "stopped/5"
+SSH_PORT = 22
 CONSOLE_GATHER_MS = 40  # interval of reading a serial line, and thereby the precision of the times of its lines
 SEND_AGAIN_S = 0.02
 SEND_TIMEOUT_S = 60.0  # of a line that the guest does not read
@@ -69,16 +71,19 @@ class Domain:
         hypervisor: Hypervisor,
         handle: Any,
         name: str,
-        mac: str,
+        nic: Nic | None = None,
         nics: tuple[Nic, ...] = (),
         address: str | None = None,
     ) -> None:
+        """NIC is the card for SSH, and ADDRESS its last known address."""
         self._hypervisor = hypervisor
         self._handle = handle
         self.name = name
-        self.mac = mac
-        self.nics = nics  # the cards besides the one for SSH
-        self._address = address  # the last known address
+        self.nic, self.nics = nic or Nic(mac=""), nics  # the card for SSH, and the others
+        self._address = address
+        self.ssh_port = SSH_PORT
+        if self.nic.network == USER_NETWORK:
+            self._address, self.ssh_port = forward(handle, name, SSH_PORT)
         self._saved = False
         self.events = DomainEvents()
         self._serial_lines: list[tuple[Any, int]] = []  # streams, each with its timer
@@ -178,7 +183,7 @@ class Domain:
 
     def set_link(self, up: bool, nic: Nic | None = None) -> None:
         """Set the link of a network card up or down; without NIC, of the card for SSH."""
-        xml = (nic or Nic(mac=self.mac)).xml(up=up)
+        xml = (nic or self.nic).xml(up=up)
         with guest_error(f"{self.name}: cannot change the network link"):
             self._handle.updateDeviceFlags(xml, libvirt.VIR_DOMAIN_AFFECT_LIVE)
 
@@ -268,7 +273,12 @@ class Domain:
         return names.get(code, f"state {code}")
 
     def address(self) -> str | None:
-        """Return the IPv4 address that libvirt's DHCP server leased, even if the lease has expired."""
+        """Return the IPv4 address that libvirt's DHCP server leased, even if the lease has expired.
+
+        With user networking, it is the address of the forwarded port on the guest host.
+        """
+        if self.nic.network == USER_NETWORK:
+            return self._address
         try:
             leases = self._handle.interfaceAddresses(libvirt.VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_LEASE)
         except libvirt.libvirtError as error:
@@ -276,7 +286,7 @@ class Domain:
                 return None
             raise GuestError(f"{self.name}: libvirt does not report its address ({first_line(error)})") from None
         for nic in leases.values():
-            if nic["hwaddr"] == self.mac:
+            if nic["hwaddr"] == self.nic.mac:
                 for address in nic["addrs"] or ():
                     if address["type"] == libvirt.VIR_IP_ADDR_TYPE_IPV4:
                         self._address = str(address["addr"])

@@ -13,6 +13,7 @@ from .erst_xml import commandline_xml, erst_arguments
 from .memory_xml import Spare, dimm_xml, memory_xml, numa_xml, vcpu_xml, virtio_mem_xml
 
 NETWORK = "default"
+USER_NETWORK = ""  # in place of a name: QEMU's user networking, which needs no rights
 # QEMU's translated code outlives a reset, and a page of which code was translated is slow to overwrite for the next
 # kernel. A cache smaller than the default (1 GiB) holds less old code; a much smaller one translates all the time.
 TCG_CACHE = '<tcg><tb-cache unit="MiB">256</tb-cache></tcg>'
@@ -36,15 +37,19 @@ class Nic:
     """A network card and its network."""
 
     mac: str
-    network: str = NETWORK
+    network: str = NETWORK  # a network of libvirt, or USER_NETWORK
+    hub_port: int | None = None  # TCP port of the hub that takes the place of a network of libvirt
 
     def xml(self, *, up: bool = True) -> str:
         """Return the card as XML, with its link up or down."""
         link = "" if up else '<link state="down"/>'
-        return (
-            f'<interface type="network"><mac address="{self.mac}"/><source network={quoteattr(self.network)}/>'
-            f'<model type="virtio"/>{link}</interface>'
-        )
+        if self.hub_port is not None:
+            kind, source = "client", f'<source address="127.0.0.1" port="{self.hub_port}"/>'
+        elif self.network == USER_NETWORK:
+            kind, source = "user", ""
+        else:
+            kind, source = "network", f"<source network={quoteattr(self.network)}/>"
+        return f'<interface type="{kind}"><mac address="{self.mac}"/>{source}<model type="virtio"/>{link}</interface>'
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,14 +92,13 @@ class DomainSpec:
     disk: Path  # qcow2
     layers: tuple[Layer, ...]  # backing files, from the top down
     seed: Path | None
-    mac: str
+    nic: Nic  # the card for SSH
     cpu_level: int | None = 1  # x86-64 level of the guest's programs; None: unknown
     firmware: str = "bios"  # a name in FIRMWARE
     devices: tuple[str, ...] = ()  # names in DEVICES
     dimms_mib: tuple[int, ...] = ()  # sizes of the DIMMs besides that memory
     spare: Spare = field(default_factory=Spare)
     nvram: Path | None = None  # file for the variables of UEFI, in the directory of the run
-    network: str = NETWORK  # network of the card for SSH
     nics: tuple[Nic, ...] = ()  # the cards besides the one for SSH
     extra_disks: tuple[Disk, ...] = ()
     erst: Path | None = None  # file with the records of an ACPI ERST device
@@ -106,7 +110,7 @@ class DomainSpec:
         if self.seed is not None:
             disks.append(_disk_xml(self.seed, "vdb", "raw", read_only=True))
         disks += [disk.xml(f"vd{chr(ord('c') + n)}") for n, disk in enumerate(self.extra_disks)]
-        nics = (Nic(mac=self.mac, network=self.network), *self.nics)
+        nics = (self.nic, *self.nics)
         return f"""<domain type="{"kvm" if kvm else "qemu"}">
   <name>{escape(self.name)}</name>
   {memory_xml(self.memory_mib, self.dimms_mib, self.spare)}
@@ -147,7 +151,7 @@ class SavedDomain:
 
     name: str
     xml: str
-    mac: str
+    nic: Nic
     nics: tuple[Nic, ...]
     address: str | None
 
