@@ -19,7 +19,7 @@ KEEP = ("never", "failed", "always")  # values of --keep: when the dumps of a ru
 KEEP_HELP = "when vmcores stay in the evidence"
 URI_HELP = (
     "libvirt URI of the hypervisor; qemu+ssh://host/system is another host (default: LIBVIRT_DEFAULT_URI, else"
-    " qemu:///system)"
+    " qemu:///system, or qemu:///session where that refuses the user)"
 )
 STATE_HELP = (
     "directory of disks, downloads and the history (default: KDUMP_HARNESS_STATE, else a kdump-harness directory in"

@@ -418,7 +418,7 @@ def log_directory(uri: str) -> Path | None:
 
 
 def default_uri() -> str:
-    """Return LIBVIRT_DEFAULT_URI, else the URI of the system's instance, or of the user's where that refuses the user.
+    """Return LIBVIRT_DEFAULT_URI, else the system's instance, or the session of a user whom that refuses.
 
     libvirt's own default for an ordinary user is the session even where the system's instance, which is faster and has
     networks, can be used.

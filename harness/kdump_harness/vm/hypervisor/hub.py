@@ -45,8 +45,10 @@ class Hub:
         self._server.close()
         for card in tuple(self._cards):
             card.transport.abort()
-        while self._cards:
-            await asyncio.sleep(0)
+        serving = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in serving:
+            task.cancel()
+        await asyncio.gather(*serving, return_exceptions=True)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if owner_of(*writer.get_extra_info("peername")) != os.getuid():
@@ -70,7 +72,7 @@ class Hub:
 
 
 def owner_of(address: str, port: int, table: Path = Path("/proc/net/tcp")) -> int | None:
-    """Return the user of the process at this end of a TCP connection of this host; None if there is none."""
+    """Return the user of the process at this end of a TCP connection of this host, if it exists."""
     wanted = f"{int.from_bytes(socket.inet_aton(address), 'little'):08X}:{port:04X}"
     with contextlib.suppress(OSError):
         for line in table.read_text(encoding="ascii").splitlines()[1:]:
