@@ -13,6 +13,8 @@ from kdump_harness.base import tables
 from kdump_harness.base.errors import EXIT_OK, EXIT_USAGE, TableError, UsageError
 from kdump_harness.base.verdict import Verdict
 from kdump_harness.configuration import own_tables
+from kdump_harness.configuration.own_tables import family_lineage
+from kdump_harness.diagnosis import diagnose_text
 from kdump_harness.diagnosis.table import all_symptoms
 from kdump_harness.distro.family import find_family, load_families
 from kdump_harness.drill.budgets import budget_s
@@ -184,6 +186,53 @@ def test_a_family_is_a_file(places: dict[str, Path], tmp_path: Path, place: str)
         find_family("plan9")
     places["user"].write_text(SYMPTOM + 'family = ["azurelinux"]\n', encoding="utf-8")
     assert all_symptoms().row("lab-switch-down").family == ("azurelinux",)
+
+
+LIKE = """
+name        = "lab"
+like        = "debian"
+crashkernel = "320M"
+
+[config.settings]
+on_failure  = "lab-report"
+"""
+
+
+def test_a_family_that_is_like_another_has_only_the_differences(places: dict[str, Path], tmp_path: Path) -> None:
+    families = tmp_path / "kdump-harness.d" / "families"
+    families.mkdir(parents=True)
+    (families / "lab.toml").write_text(LIKE, encoding="utf-8")
+    places["project"].write_text(IMAGE.replace('family = "debian"', 'family = "lab"') + SYMPTOM, encoding="utf-8")
+    lab, debian = find_family("lab"), find_family("debian")
+    assert (lab.name, lab.crashkernel, lab.level, lab.service) == ("lab", "320M", debian.level, debian.service)
+    assert lab.config.settings == {**debian.config.settings, "on_failure": "lab-report"}
+    assert [release.name for release, _ in lab.releases] == [release.name for release, _ in debian.releases]
+    assert load_catalog().find("lab-1").family == "lab"
+    assert family_lineage("lab") == ("lab", "debian")
+    assert family_lineage("debian") == ("debian",)
+    for like, message in (
+        ("plan9", r"lab.toml: like must be one of debian, redhat, suse, two, not 'plan9'"),
+        ("lab", r"lab.toml: like must be one of debian, redhat, suse, two, not 'lab'"),
+        ("two", r"lab.toml: like must name a family that has no like, unlike 'two'"),
+    ):
+        (families / "two.toml").write_text('name = "two"\nlike = "debian"\n', encoding="utf-8")
+        (families / "lab.toml").write_text(LIKE.replace('"debian"', f'"{like}"'), encoding="utf-8")
+        with pytest.raises(TableError, match=message):
+            find_family("lab")
+
+
+def test_the_symptoms_of_a_family_are_those_of_one_that_is_like_it(places: dict[str, Path], tmp_path: Path) -> None:
+    families = tmp_path / "kdump-harness.d" / "families"
+    families.mkdir(parents=True)
+    (families / "lab.toml").write_text(LIKE, encoding="utf-8")
+    log = "[    0.0] Linux version 6.1.0\nkdump-tools[311]: Starting kdump-tools:\n"
+    log += "kdump-tools[311]: no crashkernel= parameter in the kernel cmdline ... failed!\n"
+    log += "kdump-tools[311]: KDUMP_INITRD does not exist ... failed!\n"
+    found, of_debian, of_suse = (
+        {one.name: one.remedy for one in diagnose_text(log, family=name).symptoms} for name in ("lab", "debian", "suse")
+    )
+    assert "capture-initramfs-not-built" in found
+    assert found == of_debian != of_suse
 
 
 def test_defaults_of_options_can_be_configured(places: dict[str, Path]) -> None:

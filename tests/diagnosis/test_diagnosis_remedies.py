@@ -34,8 +34,8 @@ def all_remedies() -> dict[str, str]:
         for number, texts in enumerate((row, *row.variant)):
             for system in (None, *FAMILIES, *PLATFORMS):
                 signs = [system] if system in PLATFORMS else []
-                family = system if system in FAMILIES else None
-                remedy = filled(texts.remedy or row.remedy, texts.remedies, family=family, signs=signs, facts={})
+                families = (system,) if system in FAMILIES else ()
+                remedy = filled(texts.remedy or row.remedy, texts.remedies, families=families, signs=signs, facts={})
                 found[f"{row.name}-{number}-{system}"] = remedy
     return found
 

@@ -5,6 +5,7 @@ A table is a TOML file with rows of any kind in KINDS. A family is a file famili
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import sys
@@ -104,6 +105,17 @@ def family_files() -> Mapping[str, Path]:
     places = [(_project or Path.cwd()) / PROJECT_DIRECTORY, *directories(), tables.package_path("distro")]
     files = [path for place in reversed(places) for path in sorted((place / _FAMILIES).glob("*.toml"))]
     return {path.stem: path for path in files}
+
+
+def family_lineage(name: str) -> tuple[str, ...]:
+    """Return the name of a family, and that of the family which its file builds on."""
+    path = family_files().get(name)
+    if path is None or path.is_relative_to(tables.package_path()):
+        return (name,)
+    with contextlib.suppress(TableError):
+        if isinstance(like := tables.load_toml(path).get("like"), str):
+            return (name, like)
+    return (name,)
 
 
 def family_names() -> tuple[str, ...]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..base.stage import Stage
+from ..configuration.own_tables import family_lineage
 from .boots import Boot, KernelRole, Match, Tracker
 from .lines import LogLine
 from .remedies import (
@@ -158,6 +159,7 @@ class Judge:
         self.tracker = tracker
         self.boots = tracker.boots
         self.family = family
+        self._lineage = family_lineage(family) if family else ()
         self.facts = facts
         self.is_dmesg_of_dump = is_dmesg_of_dump
         self.phases = list(self._phases())
@@ -283,7 +285,7 @@ class Judge:
     def _why_not(self, row: SymptomRow, match: Match, number: int, at: KernelRole) -> str | None:
         """Return the reason why a match does not count, or None when it does."""
         boot = self.boots[number]
-        if row.family and self.family and self.family not in row.family:
+        if row.family and self.family and not set(self._lineage) & set(row.family):
             return f"a message of {' and '.join(row.family)}, this is {self.family}"
         if row.during == "dmesg" and match.during != "dmesg":
             return "not of the run that saves the dmesg"
@@ -423,7 +425,7 @@ class Judge:
         remedy = filled(
             texts.remedy or row.remedy,
             texts.remedies if own else row.remedies,
-            family=self.family,
+            families=self._lineage,
             signs=signs,
             facts={name: self._fact(name, finding) for name in PLACEHOLDERS},
         )

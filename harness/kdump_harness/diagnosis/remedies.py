@@ -56,15 +56,15 @@ def filled(
     remedy: str,
     remedies: Mapping[str, str],
     *,
-    family: str | None,
+    families: Iterable[str],
     signs: Iterable[str],
     facts: Mapping[str, str | None],
 ) -> str:
-    """Return the first remedy that can be filled: that of the platform or the family, one for all, or the sentence."""
+    """Return the first remedy that can be filled: of the platform or the families, one for all, or the sentence."""
     values = {name: facts.get(name) or default for name, default in PLACEHOLDERS.items()}
     platform = next((name for name in PLATFORMS if name in signs), None)
-    for name in (platform or family, ANY):
-        command = remedies.get(name or "")
+    for name in (*((platform,) if platform else families), ANY):
+        command = remedies.get(name)
         if command and all(values[placeholder] for placeholder in placeholders(command)):
             return command.format_map(values)
     return remedy.format_map(values)

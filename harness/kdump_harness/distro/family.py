@@ -273,7 +273,7 @@ def find_family(name: str) -> Family:
 
 def load_family(path: Path) -> Family:
     """Read a family and its releases; TableError names file, row and key."""
-    table = tables.load_toml(path)
+    table = _with_base(tables.load_toml(path), path)
     rows = table.pop("release", None)
     if not isinstance(rows, list) or not rows:
         raise TableError(f"{path.name}: missing release, an array of tables [[release]]")
@@ -289,6 +289,19 @@ def load_family(path: Path) -> Family:
         driven = _family(_merge(table, changes), where=where)
         releases.append((release, dataclasses.replace(driven, release=release.name)))
     return dataclasses.replace(base, releases=tuple(releases))
+
+
+def _with_base(table: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Return the table merged into that of the family which its key `like` names."""
+    if (like := table.pop("like", None)) is None:
+        return table
+    files = {name: file for name, file in family_files().items() if file != path}
+    if like not in files:
+        raise TableError(f"{path.name}: like must be one of {', '.join(files)}, not {like!r}")
+    base = tables.load_toml(files[like])
+    if "like" in base:
+        raise TableError(f"{path.name}: like must name a family that has no like, unlike {like!r}")
+    return _merge(base, table)
 
 
 def _fault(release: Release) -> str | None:
