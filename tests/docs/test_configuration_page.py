@@ -9,6 +9,7 @@ import pytest
 from kdump_harness.__main__ import make_parser
 from kdump_harness.cli.defaults import SHARED
 from kdump_harness.diagnosis.table import all_symptoms
+from kdump_harness.distro.family import find_family
 from kdump_harness.drill.budgets import load_budgets
 from kdump_harness.drill.known_issues import load_known_issues
 from kdump_harness.images.catalog import load_catalog
@@ -22,9 +23,15 @@ NOT_OURS = {"LC_ALL", "PATH", "PYTHONPATH", "PYTEST_CURRENT_TEST", "PYTEST_XDIST
 
 def test_the_examples_are_valid_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     examples = re.findall(r"```toml\n(.*?)```", PAGE, flags=re.DOTALL)
-    (tmp_path / "kdump-harness.toml").write_text("\n".join(examples), encoding="utf-8")
+    families = tmp_path / "kdump-harness.d" / "families"
+    families.mkdir(parents=True)
+    (family,) = [example for example in examples if "\nlike " in example]
+    (families / "lab.toml").write_text(family, encoding="utf-8")
+    rows = "\n".join(example for example in examples if example != family)
+    (tmp_path / "kdump-harness.toml").write_text(rows, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     assert load_catalog().find("lab-12").login == "lab"
+    assert find_family("lab").crashkernel == "320M"
     assert find_trigger("lab-crash").command == "lab-tool --crash"
     assert all_symptoms().row("lab-switch-down").stage == "CAPTURING"
     assert load_known_issues()[0].tracker == "https://bugs.lab.example/7"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -43,6 +44,21 @@ def test_fixtures_of_other_projects_are_theirs(pytester: pytest.Pytester) -> Non
     result = pytester.runpytest_inprocess("-v", "--kdump-image", "debian-13", "-p", "no:cacheprovider")
     result.assert_outcomes(passed=2)
     result.stdout.no_fnmatch_line("*images × scenarios*")
+
+
+def test_the_example_of_another_project_has_its_own_tests_and_a_drill(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The project of docs/examples/lab has a folder harness/, an option --image, and its own image and family."""
+    shutil.copytree(Path(__file__).parents[2] / "docs" / "examples" / "lab", pytester.path, dirs_exist_ok=True)
+    monkeypatch.chdir(pytester.path)
+    listed = pytester.runpytest_inprocess("--collect-only", "-q", "-p", "no:cacheprovider")
+    assert [line for line in listed.outlines if "::" in line] == [
+        "drills/test_lab_kdump.py::test_the_lab_dumps[lab-12]",
+        "test_posters.py::test_a_poster_hangs[door]",
+        "test_posters.py::test_a_poster_hangs[wall]",
+    ]
+    pytester.runpytest_inprocess("test_posters.py", "-p", "no:cacheprovider").assert_outcomes(passed=2)
 
 
 def test_a_project_may_have_options_of_the_same_names(pytester: pytest.Pytester) -> None:
