@@ -10,7 +10,15 @@ from pathlib import Path
 
 import pytest
 from kdump_harness.vm import host_check
-from kdump_harness.vm.host_check import HostFinding, load_managers, load_needs, manager_by_command, manager_here
+from kdump_harness.vm.host_check import (
+    HostFinding,
+    load_managers,
+    load_needs,
+    manager_by_command,
+    manager_here,
+    needs_of_other_architectures,
+)
+from layers import ROOT
 
 VM = Path(host_check.__file__).parent
 HOSTS = {
@@ -26,10 +34,13 @@ def nothing(names: Sequence[str]) -> Sequence[str]:
     return names
 
 
-def findings(identity: str, monkeypatch: pytest.MonkeyPatch, *, answers: bool = False) -> list[HostFinding]:
+def findings(
+    identity: str, monkeypatch: pytest.MonkeyPatch, *, answers: bool = False, others: bool = False
+) -> list[HostFinding]:
     found = {"ID": identity, "ID_LIKE": LIKE.get(identity, "")}
     monkeypatch.setattr(host_check.platform, "freedesktop_os_release", lambda: found)
-    return list(host_check._packages(load_needs(), nothing, manager_here(), answers=answers))
+    needs = (*load_needs(), *(needs_of_other_architectures() if others else ()))
+    return list(host_check._packages(needs, nothing, manager_here(), answers=answers))
 
 
 @pytest.mark.parametrize("identity", HOSTS)
@@ -39,6 +50,14 @@ def test_the_doctor_never_advises_the_command_of_another_family(identity: str, m
     assert HOSTS[identity][1] in remedies
     assert [name for name in COMMANDS if name in remedies] == [HOSTS[identity][1]]
     assert all(one.remedy for one in found)
+
+
+@pytest.mark.parametrize("identity", ["fedora", "opensuse-tumbleweed", "arch"])
+def test_the_page_of_hosts_shows_what_the_doctor_says(identity: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host_check.os, "getuid", lambda: 0)
+    page = (ROOT / "docs" / "hosts.md").read_text(encoding="utf-8").splitlines()
+    for one in findings(identity, monkeypatch, others=True):
+        assert f"{'--' if one.optional else 'NO'}  {one.name}: {one.seen}  → {one.remedy}" in page
 
 
 def test_on_a_host_that_is_not_known_the_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,6 +22,9 @@ class Architecture:
     machine_type: str  # of QEMU
     emulator: str  # QEMU's program
     packages: tuple[str, ...]  # Debian's packages that a host of its guests needs, on one line for setup_host.sh
+    redhat: tuple[str, ...]  # the same packages of Fedora, RHEL and its rebuilds
+    suse: tuple[str, ...]  # of openSUSE and SLES
+    arch: tuple[str, ...]  # of Arch Linux
     control_device: str  # the guest's device of the control line
     control_xml: str  # the control line in the domain's XML
     arguments: str  # of each kernel's command line: the console, with every message on it

@@ -125,7 +125,15 @@ def manager_by_command(lacking: Lacking) -> Manager | None:
 def needs_of_other_architectures() -> tuple[Need, ...]:
     """Return the requirements of kernel drills for architectures other than this package's own."""
     return tuple(
-        Need(name=f"kernel drills for {one.name}", commands=(one.emulator,), packages=one.packages, optional=True)
+        Need(
+            name=f"kernel drills for {one.name}",
+            commands=(one.emulator,),
+            packages=one.packages,
+            redhat=one.redhat,
+            suse=one.suse,
+            arch=one.arch,
+            optional=True,
+        )
         for one in load_architectures().values()
         if one.name != "amd64"
     )
