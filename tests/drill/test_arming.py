@@ -419,7 +419,7 @@ def test_a_plan_that_the_family_cannot_follow_is_refused_before_there_is_a_guest
 
 
 def arm_with(guest: Guest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Arm a disk by a script of the user's."""
+    """Arm a disk by the user's script."""
     monkeypatch.setattr(disks, "_booted", lambda *_: contextlib.nullcontext(guest))
     monkeypatch.setattr(disks, "_shut_down", lambda _run, _guest: guest.asked.append("shut down"))
     run: Any = SimpleNamespace(
