@@ -36,7 +36,7 @@ from kdump_harness.vm import fsfreeze
 from kdump_harness.vm.hypervisor.connection import Hypervisor
 from kdump_harness.vm.hypervisor.source_description import OriginalDisk, SourceDescription
 from kdump_harness.vm.hypervisor.source_domain import CopyJob, SourceDomain
-from kdump_harness.vm.isolated_network import IsolatedNetwork
+from kdump_harness.vm.isolated_network import libvirt_network
 from kdump_harness.vm.run import Machine
 from source_domain_factory import SYSTEM, disk, read
 
@@ -589,7 +589,7 @@ def test_what_a_clone_can_reach_is_told() -> None:
 def test_the_clones_network_gives_addresses_and_leads_nowhere() -> None:
     told: list[str] = []
     connection = SimpleNamespace(networkCreateXML=told.append)
-    IsolatedNetwork(hypervisor(connection), "kdh-abc123-clone2", run=Path("/a & b"), dhcp=True)
+    libvirt_network(hypervisor(connection), "kdh-abc123-clone2", run=Path("/a & b"), dhcp=True)
     network = ElementTree.fromstring(told[0])
     assert network.find("forward") is None
     assert [dns.get("enable") for dns in network.iterfind("dns")] == ["no"]
@@ -616,7 +616,7 @@ def test_the_network_of_a_run_with_another_state_is_left_alone(tmp_path: Path) -
             ("kdh-bbb222-crash", tmp_path),
             ("kdh-ccc333-crash", tmp_path),
         ):
-            IsolatedNetwork(hypervisor(connection), name, run=run)
+            libvirt_network(hypervisor(connection), name, run=run)
         assert hypervisor(connection).stale_networks({"ccc333"}) == ("kdh-bbb222-crash",)
     assert hypervisor(connection).stale_networks({"ccc333"}) == ("kdh-aaa111-crash", "kdh-bbb222-crash")
 

@@ -11,7 +11,7 @@ from xml.etree.ElementTree import Element
 import pytest
 from kdump_harness.base.errors import UsageError
 from kdump_harness.vm.hypervisor.clone_xml import CloneParts, clone_xml
-from kdump_harness.vm.hypervisor.domain_xml import DomainSpec
+from kdump_harness.vm.hypervisor.domain_xml import DomainSpec, Nic
 from kdump_harness.vm.hypervisor.source_description import SourceDescription, attribute, read_original
 from source_domain_factory import CARDS, MAC, OTHER_MAC, SYSTEM, disk, machine, read
 
@@ -178,7 +178,7 @@ def spec(original: SourceDescription, **facts: Any) -> DomainSpec:
         "disk": Path("/run/disk-1.qcow2"),
         "layers": (),
         "seed": Path("/run/seed.iso"),
-        "mac": "52:54:00:bb:00:01",
+        "nic": Nic(mac="52:54:00:bb:00:01"),
         "network": "kdh-abc123-clone2",
         "firmware": original.firmware,
         "nvram": Path("/run/new.nvram"),
@@ -276,7 +276,7 @@ def test_all_cards_are_on_the_clones_own_network() -> None:
 
 
 def test_macs_may_be_kept() -> None:
-    cards = cloned(of=parts(keep_macs=True), mac=MAC).findall("devices/interface")
+    cards = cloned(of=parts(keep_macs=True), nic=Nic(mac=MAC)).findall("devices/interface")
     assert [find(card, "mac").get("address") for card in cards] == [MAC, OTHER_MAC]
 
 

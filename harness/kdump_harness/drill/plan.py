@@ -77,7 +77,9 @@ class Plan:
             raise UsageError(f"--arm-with: {self.arm_with} is not a file")
         alone = "--as-is" if self.arm_with is None else "--arm-with"
         if self.as_is and (self.subject.kernel or self.subject.files or self.subject.more):
-            raise UsageError(f"--kernel, --makedumpfile and --packages cannot go with {alone}, which installs nothing")
+            raise UsageError(
+                f"{alone} installs nothing itself, so it cannot go with --kernel, --makedumpfile or --packages"
+            )
         for option, given in (("--append", self.config.append), ("--capture-append", self.config.capture_append)):
             if given and (self.as_is or self.clone is not None):
                 raise UsageError(f"{option} changes the guest, so it cannot go with {alone} or --domain")
