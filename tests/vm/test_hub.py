@@ -77,6 +77,15 @@ def test_a_card_that_goes_away_does_not_disturb_the_others(hub: Hub) -> None:
         assert received(first, 14) == framed(b"still here")
 
 
+def test_a_hub_ends_without_a_word(capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> None:
+    hub = Hub()
+    with card(hub) as first, card(hub) as second:
+        greet(first, second)
+        hub.close()
+        assert first.recv(1) == b""
+    assert caplog.text + capfd.readouterr().err == ""
+
+
 def test_a_process_of_another_user_is_refused(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hub_module, "owner_of", lambda _address, _port: os.getuid() + 1)
     with card(hub) as other:

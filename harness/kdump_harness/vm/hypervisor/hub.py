@@ -64,8 +64,8 @@ class Hub:
                 for card in self._cards - {writer}:
                     if card.transport.get_write_buffer_size() < MOST_QUEUED_BYTES:
                         card.write(frame)
-        except (asyncio.IncompleteReadError, OSError):
-            pass  # the guest has ended
+        except (asyncio.IncompleteReadError, asyncio.CancelledError, OSError):
+            pass  # the guest or the hub has ended
         finally:
             self._cards.discard(writer)
             writer.close()
