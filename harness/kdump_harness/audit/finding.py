@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from ..base import tables
 from ..base.tables import package_path
+from ..configuration.own_tables import family_lineage
 from ..diagnosis.remedies import PLATFORMS, doubled, filled
 from ..diagnosis.table import SymptomRow, all_symptoms
 from ..distro.family import fill
@@ -93,7 +94,7 @@ def reason_of(finding: Finding, facts: Facts) -> Reason:
 def _filled(row: ReasonRow | SymptomRow, family: str, signs: list[str], given: Mapping[str, str | None]) -> str:
     """Return the remedy of a row with the diagnosis' placeholders filled; those of an audit stay."""
     if isinstance(row, SymptomRow):
-        return filled(row.remedy, row.remedies, family=family, signs=signs, facts=given)
+        return filled(row.remedy, row.remedies, families=family_lineage(family), signs=signs, facts=given)
     kept = {name: f"{{{name}}}" for name in ("service", "file", "initramfs", "install")}
     platform = next((name for name in signs if name in row.remedies), family)
     return row.remedies.get(platform, row.remedy).format_map({**kept, **given})
