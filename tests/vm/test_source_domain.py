@@ -178,8 +178,7 @@ def spec(original: SourceDescription, **facts: Any) -> DomainSpec:
         "disk": Path("/run/disk-1.qcow2"),
         "layers": (),
         "seed": Path("/run/seed.iso"),
-        "nic": Nic(mac="52:54:00:bb:00:01"),
-        "network": "kdh-abc123-clone2",
+        "nic": Nic(mac="52:54:00:bb:00:01", network="kdh-abc123-clone2"),
         "firmware": original.firmware,
         "nvram": Path("/run/new.nvram"),
     }
@@ -276,7 +275,7 @@ def test_all_cards_are_on_the_clones_own_network() -> None:
 
 
 def test_macs_may_be_kept() -> None:
-    cards = cloned(of=parts(keep_macs=True), nic=Nic(mac=MAC)).findall("devices/interface")
+    cards = cloned(of=parts(keep_macs=True), nic=Nic(mac=MAC, network="kdh-abc123-clone2")).findall("devices/interface")
     assert [find(card, "mac").get("address") for card in cards] == [MAC, OTHER_MAC]
 
 
