@@ -84,7 +84,7 @@ def _change_cpu(guest: Guest, step: HotplugStep) -> None:
         # The guest forgets a processor before the machine has lost it.
         return True if _numbers(guest, _CPUS) == [wanted, wanted] and guest.domain.vcpus() == wanted else None
 
-    _wait(guest, f"{wanted} processors", done)
+    _wait(guest, f"{wanted} processors, in the guest and by libvirt", done)
 
 
 def _change_memory(guest: Guest, step: HotplugStep) -> None:
