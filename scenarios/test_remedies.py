@@ -74,7 +74,7 @@ def follow(guest: Guest, remedy: str) -> None:
 def test_the_printed_remedies_mend_a_guest(
     drill_session: Callable[..., Session], image: SystemUnderTest, name: str
 ) -> None:
-    """A guest has several failures, each of which hides others.
+    """A guest has one or more failures, each of which hides others.
 
     Each drill must name one of them, whose remedy is run on the same disk before the next drill. The last drill must be
     verified.
