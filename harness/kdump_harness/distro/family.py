@@ -170,6 +170,7 @@ class Family:
     suites: str = ""  # what a word for a kernel looks like that is a suite and not a package
     updates: tuple[str, ...] = ()  # units that change packages by themselves, in the middle of a drill
     capture_initramfs: tuple[str, ...] = _text("kernel", default=())  # where it may be, by kernel release
+    initramfs_opens: str = "target"  # what the capture initramfs itself must reach: "root" or "target"
     suggestion: str = ""  # where the estimate command prints MiB; several numbers are added
     drop_ins: Mapping[str, str] = field(default_factory=dict)  # files that make the defaults safe, by path
     measure: Measure = field(default_factory=Measure)

@@ -98,6 +98,8 @@ CHECKS = (
     CheckKind("lives", "the boot of before the trigger", Scope.SURVIVED),
     CheckKind("no-dump", "no new dump", Scope.SURVIVED),
     # Made where the capture kernel reports its memory on the console.
+    # Made where the capture initramfs can be listed.
+    CheckKind("capture-image", "a capture kernel that can reach root and dump target"),
     CheckKind("capture-memory", "a capture kernel with no more memory than was reserved for it"),
     CheckKind("crash", "a dump that the crash utility opens and analyses"),  # made with --crash
     # Made with --hotplug.

@@ -25,6 +25,8 @@ from ..distro.packages import GUEST_PLACE, KernelChoice, LocalPackage, PackageCh
 from ..distro.serial_line import SERIAL_LINE_FILES
 from ..vm.guest import Guest
 from . import reserved_memory
+from .capture_image.gather import ImageReader, gather
+from .capture_image.judge import ImageFacts
 from .command_line import check_arguments, joined_arguments
 from .guest_state import (
     LOADED,
@@ -129,6 +131,7 @@ class KdumpService:
         self.remark: str | None = None  # why that is only the nearest row of the table
         self._capture_arguments: str | None = None  # those that the guest's own configuration adds
         self._directory: str | None = None  # where the guest's own configuration puts dumps
+        self._image_reader = ImageReader()
         self.compressors: tuple[str, ...] | None = None  # that the guest's makedumpfile supports; None when unknown
 
     def identify(self) -> None:
@@ -314,6 +317,43 @@ class KdumpService:
             return False
         return self._replace_config(text, config.with_collection(text, wanted.level, wanted.compress))
 
+    def capture_arguments(self) -> str:
+        """Return the arguments that kdump's own configuration adds to the capture kernel's command line."""
+        line = self.family.capture_line
+        if not line.append:
+            return ""
+        now = last_assignment(self.guest.shell.read_text(line.file), line.append) or None
+        if now is None and line.default:
+            return str(self.guest.shell.run(line.default).out).strip()
+        return now or ""
+
+    def rebuild_image(self) -> None:
+        """Build the capture initramfs anew on the guest as it is; NotArmed quotes a build that failed."""
+        kernel = self.running_kernel()
+        old = " ".join(shlex.quote(fill(place, kernel=kernel)) for place in self.family.capture_initramfs)
+        command = f"rm -f {old}; {fill(self.family.commands.build, kernel=kernel)}"
+        timeout_s = BUILD_TIMEOUT_S * self.guest.factor
+        made = self.guest.shell.run(f"{{ {command}\n}} 2>&1", timeout_s=timeout_s, check=False)
+        if not made.ok:
+            raise NotArmed(f"kdump is not armed: {command!r} failed: {_last_words(made.out)}", said=made.out.strip())
+
+    def image_facts(self, state: GuestState, directory: str, address: str = "") -> ImageFacts | None:
+        """Return the facts about the capture initramfs and what it must reach: DIRECTORY, or a server at ADDRESS.
+
+        None where the guest has no capture initramfs at the family's places; CannotList if it cannot be read.
+        """
+        return gather(
+            self.guest.shell,
+            self.family,
+            self._image_reader,
+            kernel=state.kernel,
+            directory=directory,
+            address=address,
+            arguments=self.capture_arguments(),
+            fixed_kib=state.reserved.fixed_bytes >> 10,
+            factor=self.guest.factor,
+        )
+
     def append_to_capture(self, more: str) -> bool:
         """Add arguments to the capture kernel's command line, in kdump's own configuration; whether it changed."""
         line = self.family.capture_line
@@ -322,8 +362,7 @@ class KdumpService:
         text = self.guest.shell.read_text(line.file)
         now = last_assignment(text, line.append) or None
         if self._capture_arguments is None:
-            default = self.guest.shell.run(line.default).out.strip() if now is None and line.default else ""
-            self._capture_arguments = default if now is None else now
+            self._capture_arguments = self.capture_arguments()
         wanted = joined_arguments(self._capture_arguments, more)
         if wanted == joined_arguments(now or self._capture_arguments):
             return False

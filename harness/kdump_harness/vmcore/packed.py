@@ -109,7 +109,7 @@ def unpack(path: Path | str, to: int, require: Callable[[int], None], *, progres
     done = looked = 0
     with Path(path).open("rb") as file:
         require(size_bytes)
-        for chunk in _content(file, packing.name, packing.decompressor):
+        for chunk in content(file, packing.name, packing.decompressor):
             if chunk != _ZEROS[: len(chunk)]:
                 _write(to, chunk, done)
             done += len(chunk)
@@ -124,8 +124,8 @@ def unpack(path: Path | str, to: int, require: Callable[[int], None], *, progres
     os.ftruncate(to, done)
 
 
-def _content(file: BinaryIO, name: str, make: Callable[[], Any]) -> Iterator[bytes]:
-    """Yield the content of one or more compressed streams, in chunks of bounded size."""
+def content(file: BinaryIO, name: str, make: Callable[[], Any]) -> Iterator[bytes]:
+    """Yield the content of one or more compressed streams, in chunks of bounded size; make makes a decompressor."""
     decompressor, given = make(), file.read(_CHUNK_BYTES)
     try:
         while True:

@@ -33,11 +33,12 @@ class ZstdUnpacker:
         if zstandard is not None:
             claimed: int = zstandard.frame_content_size(frame)
             return None if claimed == -1 else claimed
-        size: int | None = _standard().get_frame_info(frame).decompressed_size
+        size: int | None = standard().get_frame_info(frame).decompressed_size
         return size
 
 
-def _standard() -> Any:
+def standard() -> Any:
+    """Return the module of Python 3.14, or its backport."""
     if sys.version_info >= (3, 14):
         from compression import zstd
     else:
@@ -47,7 +48,7 @@ def _standard() -> Any:
 
 def _unpack(frame: bytes, size_bytes: int) -> bytes:
     """Return the first SIZE bytes of a frame that must be whole, with nothing behind it."""
-    decompressor = _standard().ZstdDecompressor()
+    decompressor = standard().ZstdDecompressor()
     data: bytes = decompressor.decompress(frame, size_bytes)
     if not decompressor.eof:
         data += decompressor.decompress(b"", 1)  # the end of the frame, or more bytes than a page

@@ -1,0 +1,83 @@
+# Describe the stack below root and below the dump target: sh probe.sh INITRAMFS DIRECTORY [ADDRESS]. Each line: ROLE KIND VALUE...
+image=$1
+drivers() {  # ROLE DIRECTORY: those of a device and of all that it hangs on
+    at=$2
+    while [ -n "$at" ] && [ "$at" != /sys/devices ]; do
+        [ ! -e "$at/driver/module" ] || echo "$1 driver $(basename "$(readlink -f "$at/driver/module")")"
+        at=${at%/*}
+    done
+}
+
+block() {  # ROLE NAME
+    dir=$(readlink -f "/sys/class/block/$2") || return 0
+    [ ! -e "$dir/partition" ] || dir=${dir%/*}
+    if [ -e "$dir/dm/uuid" ]; then
+        echo "$1 dm $(cat "$dir/dm/uuid")"
+        case $(cat "$dir/dm/uuid") in CRYPT-*) luks "$1" "$(cat "$dir/dm/name")" "$dir" ;; esac
+    fi
+    [ ! -s "$dir/md/level" ] || echo "$1 md $(cat "$dir/md/level")"
+    drivers "$1" "$dir"
+    for below in "$dir"/slaves/*; do
+        [ ! -e "$below" ] || block "$1" "${below##*/}"
+    done
+}
+
+luks() {  # ROLE NAME DIRECTORY: the least memory that one of the keys takes, and where its key is at the next boot
+    for below in "$3"/slaves/*; do
+        dump=$(cryptsetup luksDump "/dev/${below##*/}" 2>/dev/null)
+        kib=$(echo "$dump" | awk '$1 == "Memory:" {print $2}' | sort -n | head -n 1)
+        [ -z "$kib" ] || echo "$1 luks-memory $kib"
+        # clevis and systemd bind a key to a TPM or a server; the kernel may keep one for its capture kernel.
+        echo "$dump" | grep -qE 'clevis|systemd-(tpm2|fido2|pkcs11)' && echo "$1 luks-token"
+    done
+    for key in /sys/kernel/config/crash_dm_crypt_keys/*/; do
+        [ ! -e "$key" ] || echo "$1 luks-token"
+    done
+    key=$(awk -v name="$2" '$1 == name {print ($3 == "" || $3 == "-" ? "none" : $3); exit}' /etc/crypttab 2>/dev/null)
+    auto=$(awk -v name="$2" '$1 == name && $4 ~ /(^|,)noauto(,|$)/ {print "noauto"}' /etc/crypttab 2>/dev/null)
+    echo "$1 luks-key ${key:-absent} $auto"
+}
+
+network() {  # ROLE INTERFACE
+    dir=/sys/class/net/$2
+    [ -e "$dir" ] || return 0
+    echo "$1 net $2 $(sed -n 's/^DEVTYPE=//p' "$dir/uevent")"
+    [ ! -e "$dir/device" ] || drivers "$1" "$(readlink -f "$dir/device")"
+    for below in "$dir"/lower_*; do
+        [ ! -e "$below" ] || network "$1" "${below##*/lower_}"
+    done
+}
+
+place() {  # ROLE DIRECTORY
+    mounted=$(findmnt -n -o SOURCE,FSTYPE,TARGET -T "$2" | tail -n 1)
+    set -- "$1" $mounted
+    source=${2%%\[*}
+    echo "$1 fs $3"
+    echo "$1 mount $4 $source"
+    if [ "$4" != / ]; then
+        case ,$(findmnt --fstab -n -o OPTIONS --mountpoint "$4"), in
+            ,,) unit=$(systemctl show -p WantedBy -p RequiredBy "$(systemd-escape -p --suffix=mount "$4")" 2>/dev/null)
+                case $unit in *fs.target*) ;; *) echo "$1 unmounted $4" ;; esac ;;
+            *,noauto,*) echo "$1 unmounted $4" ;;
+        esac
+    fi
+    case $(findmnt --fstab -n -o SOURCE --mountpoint "$4") in
+        /dev/md*)
+            for file in /etc/mdadm/mdadm.conf /etc/mdadm.conf; do
+                [ ! "$file" -nt "$image" ] || echo "$1 stale $file"
+            done ;;
+    esac
+    [ ! -b "$source" ] || block "$1" "$(basename "$(readlink -f "$source")")"
+}
+
+place root /
+if [ -n "${3-}" ]; then
+    network target "$(ip route get "$3" | sed -n 's/.* dev \([^ ]*\).*/\1/p' | head -n 1)"
+else
+    directory=$2
+    while [ ! -e "$directory" ]; do directory=${directory%/*}; [ -n "$directory" ] || directory=/; done
+    place target "$directory"
+fi
+for module in /sys/module/*/initstate; do
+    [ ! -e "$module" ] || { module=${module%/initstate}; echo "- loaded ${module##*/}"; }
+done
