@@ -157,7 +157,7 @@ def test_a_row_that_stands_twice_in_one_file_is_an_error(places: dict[str, Path]
     [
         (
             "[[imagee]]\n",
-            r"kdump-harness.toml: unknown imagee \(known: budget, image, issue, symptom, trigger, defaults",
+            r"kdump-harness.toml: unknown imagee \(known: budget, image, issue, shape, symptom, trigger, defaults",
         ),
         ("image = 1\n", r"kdump-harness.toml: image must be an array of tables, \[\[image\]\]"),
         ("[[image\n", "kdump-harness.toml: not valid TOML"),

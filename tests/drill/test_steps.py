@@ -21,6 +21,8 @@ from kdump_harness.drill.disks import SystemUnderTest
 from kdump_harness.drill.plan import Plan
 from kdump_harness.drill.steps import Drill
 from kdump_harness.fallback.records import Fallback
+from kdump_harness.kdump.capture_image.archive import CannotList
+from kdump_harness.kdump.capture_image.judge import ImageFacts
 from kdump_harness.kdump.service import KdumpService
 from kdump_harness.kdump.target import Server
 
@@ -201,3 +203,28 @@ def test_files_next_to_a_dump_do_not_become_records_of_the_harness(tmp_path: Pat
     one = SimpleNamespace(evidence=SimpleNamespace(directory=tmp_path))
     Drill.pull_small_files(one, files, SimpleNamespace(path="/var/crash/1/vmcore", wanted=False))  # type: ignore[arg-type]
     assert fetched == ["README.txt", *(f"dmesg.{number}" for number in range(15))]
+
+
+@pytest.mark.parametrize("lacking", [True, False])
+def test_a_capture_kernel_that_lacks_a_driver_is_foreseen_before_the_crash(
+    drill: Any, monkeypatch: pytest.MonkeyPatch, lacking: bool
+) -> None:
+    facts = ImageFacts(
+        family="debian", kernel="6.1", opens="root", loadable=frozenset({"ahci"}), stacks={"root": ("driver ahci",)},
+        files=frozenset() if lacking else frozenset({"lib/modules/6.1/kernel/drivers/ata/ahci.ko"}),
+    )  # fmt: skip
+    monkeypatch.setattr(KdumpService, "image_facts", lambda *_: facts)
+    verdict = drill(FakeGuest(BOOT, CRASH, probes=PROBES, dump=(DUMP, VMCORE)))
+    assert {check.name: check.ok for check in verdict.checks}["capture-image"] is not lacking
+    assert [one["lacks"] for one in verdict.foreseen] == ["the capture initramfs lacks the module ahci"] * lacking
+    assert verdict.verified is not lacking
+
+
+def test_a_capture_initramfs_that_cannot_be_listed_is_a_remark(drill: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise CannotList("initrd.img cannot be listed: it has no cpio archive")
+
+    monkeypatch.setattr(KdumpService, "image_facts", fail)
+    verdict = drill(FakeGuest(BOOT, CRASH, probes=PROBES, dump=(DUMP, VMCORE)))
+    assert verdict.verified
+    assert "the capture initramfs is not judged: initrd.img cannot be listed: it has no cpio archive" in verdict.remarks

@@ -52,6 +52,7 @@ class Verdict:
     firmware: str = "bios"
     release: str | None = None  # the row of the family's table that the guest was driven by
     dimms_mib: list[int] = field(default_factory=list)  # the part of memory_mib that is in DIMMs
+    shapes: list[str] = field(default_factory=list)  # of storage, firmware and boot
     hotplug: list[str] = field(default_factory=list)  # steps after the capture kernel was loaded
     started: str = field(default_factory=_now)  # UTC
     until: str = "recovered"  # or "saved": the reboot was not judged
@@ -80,6 +81,8 @@ class Verdict:
     processor_s: dict[str, float] = field(default_factory=dict)  # of phases, by a clock of instructions
     dump: dict[str, Any] | None = None
     crash: dict[str, Any] | None = None  # the answers of the crash utility: version, source, tasks, complaints, ...
+    foreseen: list[dict[str, Any]] = field(default_factory=list)  # lacks of the capture initramfs: place, lacks, remedy
+    capture_memory: dict[str, Any] | None = None  # of the capture kernel, in KiB, where it reported it
     fallback: list[dict[str, Any]] = field(default_factory=list)  # other records of the crash: source, path, panic
     symptoms: list[dict[str, Any]] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)  # what one should know to trust it

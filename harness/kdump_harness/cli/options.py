@@ -149,6 +149,17 @@ def add_hotplug(group: Any) -> None:
     )
 
 
+def add_shape(group: Any) -> None:
+    """Add --shape."""
+    group.add_argument(
+        "--shape",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="storage, firmware or boot of real servers that the guest gets (docs/shapes.md has the names); repeatable",
+    )
+
+
 def add_guest_size(group: Any) -> None:
     """Add the guest's memory and processors."""
     group.add_argument(

@@ -20,7 +20,7 @@ from ..base.errors import TableError
 PROJECT_FILE = "kdump-harness.toml"
 PROJECT_DIRECTORY = "kdump-harness.d"
 HOST_DIRECTORY = Path("/etc/kdump-harness")
-KINDS = ("budget", "image", "issue", "symptom", "trigger")
+KINDS = ("budget", "image", "issue", "shape", "symptom", "trigger")
 OPTIONS = "defaults"  # the table of default values of options
 _FAMILIES = "families"
 _NAME = "kdump-harness"

@@ -388,6 +388,7 @@ def armed_disk(
     """
     family = subject.family
     machine = replace(run.fit(machine, needs=subject.needs_cpu), dimms_mib=(), spare=Spare())
+    machine = replace(machine, disk_bus="virtio", la57=False)  # a shape is given to the drilled guest only
     base = installed_disk(run, subject, machine, packages, more)
     # A new initramfs for each drill would take minutes: where it has a copy of them, settings are part of the disk.
     settings = config.core_collector(family) if family.config.in_initramfs else ()

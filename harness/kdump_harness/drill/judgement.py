@@ -14,6 +14,7 @@ from ..base.stage import Stage
 from ..base.verdict import Verdict
 from ..diagnosis import diagnose_text
 from ..fallback.records import Fallback
+from ..kdump.capture_memory import read as read_memory
 from ..kdump.crash_monitor import CrashMonitor
 from ..kdump.guest_state import GuestState
 from ..kdump.makedumpfile import read_words
@@ -53,6 +54,7 @@ class DrillRecord:
             until=plan.until,
             beside=run.beside,
             hotplug=[step.word for step in plan.hotplug],
+            shapes=plan.shapes.names,
             append=plan.config.append,
             capture_append=plan.config.capture_append,
             kernel_asked=plan.subject.kernel.asked if plan.subject.kernel is not None else None,
@@ -178,6 +180,8 @@ class DrillRecord:
         if verdict.stopped_by is None and monitor is not None and monitor.failed:
             verdict.stopped_by = f"the capture kernel says: {monitor.failed}"
         self._note_makedumpfile()
+        if (memory := read_memory("\n".join(self.console))) is not None and memory.left_kib is not None:
+            verdict.capture_memory = memory.to_json()
         verdict.symptoms = self._symptoms()
         scope, stage = self.goal()
         missing = unmade(verdict, scope, asked=("crash",) if self.plan.crash and self.trigger.panics else ())

@@ -23,6 +23,7 @@ from .checks import CrashFacts
 from .clone import Clone
 from .disks import SystemUnderTest
 from .known_issues import DRILL, load_known_issues
+from .shapes.table import Shapes
 
 # From the panic to the login prompt; unscaled, as for a guest under KVM.
 REBOOT_BUDGET_S = 90.0
@@ -55,6 +56,7 @@ class Plan:
     budget_s: float | None = None  # panic to login
     fallback: tuple[str, ...] = ()  # the records that a failed drill keeps: names in KINDS of fallback/records.py
     hotplug: tuple[HotplugStep, ...] = ()  # taken after the capture kernel was loaded
+    shapes: Shapes = field(default_factory=Shapes)
     oracle: bool = False  # compare the vmcore with the hypervisor's picture of the memory
     crash: CrashRequest | None = None  # let the crash utility open the vmcore
     name: str = ""  # of the evidence directory
@@ -71,6 +73,9 @@ class Plan:
         check_firmware(self.fallback, self.machine.firmware)
         if self.hotplug and self.clone is not None:
             raise UsageError("--hotplug cannot go with --domain: a clone has no free slots for memory or processors")
+        if self.shapes and (self.as_is or self.clone is not None):
+            raise UsageError("--shape changes the guest, so it cannot go with --as-is or --domain")
+        self.shapes.check(self.subject.family, self.target)
         replace(self.machine, spare=room_for(self.hotplug, self.machine.vcpus)).check()
         self.subject.check(self.machine)
         if self.arm_with is not None and not self.arm_with.is_file():
@@ -89,6 +94,8 @@ class Plan:
             raise UsageError(f"a drill goes until {SAVED} or {RECOVERED}, not {self.until!r}")
         if self.until == SAVED and self.target in ON_DISK:
             raise UsageError(f"--until {SAVED} cannot go with --target {self.target}: it reads the system's disk only")
+        if self.until == SAVED and self.shapes.directory:
+            raise UsageError(f"--until {SAVED} cannot go with --shape {self.shapes.names[0]}: it reads one disk only")
         if self.knows_family:
             self.config.check(self.subject.family, self.machine.memory_mib)
             find_target(self.target, self.subject.family)

@@ -24,6 +24,7 @@ from ..vm.run import Run
 from .disks import ArmedDisk, BaseDisk, armed_disk, base_disk, disk_armed_with
 from .dump_server import open_dump_server
 from .plan import EVIDENCE_NEED_MIB, OVERLAY_MIB, TARGET_DISK_MIB, Plan
+from .shapes.prepare import DISK_SERIAL
 from .steps import Drill
 
 
@@ -47,6 +48,7 @@ def open_session(run: Run, plan: Plan, *, on_verdict: Callable[[Verdict], None] 
 
     on_verdict is called with each verdict. A guest whose disk cannot be armed gives a session that refuses each drill.
     """
+    plan = replace(plan, machine=plan.shapes.machine(plan.machine))
     plan.check()
     machine = run.fit(plan.machine, needs=plan.subject.needs_cpu)
     devices = {*machine.devices, *find_trigger(plan.trigger, vcpus=machine.vcpus).devices}
@@ -65,7 +67,8 @@ def open_session(run: Run, plan: Plan, *, on_verdict: Callable[[Verdict], None] 
     elif plan.as_is:
         disk = base_disk(run, plan.subject, ())
     else:
-        more = (*plan.subject.family.targets[plan.target].packages, *plan.more_packages)
+        family = plan.subject.family
+        more = (*family.targets[plan.target].packages, *plan.more_packages, *plan.shapes.packages(family))
         try:
             disk = armed_disk(run, plan.subject, plan.machine, plan.config, plan.packages, tuple(sorted(set(more))))
         except NotArmed as error:
@@ -81,6 +84,7 @@ def open_session(run: Run, plan: Plan, *, on_verdict: Callable[[Verdict], None] 
         target_disk = plan.target_disk
         if target_disk is None and plan.target in ON_DISK:
             target_disk = run.blank_disk(TARGET_DISK_MIB, serial=LABEL)
+        blank = [run.blank_disk(mib, serial=f"{DISK_SERIAL}{n}") for n, mib in enumerate(plan.shapes.disks_mib)]
         store = run.erst_store(STORE_BYTES) if PSTORE in plan.fallback else None
         evidence = run.evidence(plan.name or plan.subject.name)
         resources.callback(evidence.close)
@@ -93,8 +97,10 @@ def open_session(run: Run, plan: Plan, *, on_verdict: Callable[[Verdict], None] 
             label=subject.name,
             user=subject.login,
             access=subject.access,
-            ports=(run.dump_network().port(),) if plan.server is not None else (),
-            disks=(target_disk,) if target_disk is not None else (),
+            ports=tuple(run.dump_network().port() for _ in range(1 + plan.shapes.cards))
+            if plan.server is not None
+            else (),
+            disks=(*([target_disk] if target_disk is not None else []), *blank),
             identity=plan.clone.identity if plan.clone is not None else None,
             like=plan.clone.like if plan.clone is not None else None,
             erst=store,

@@ -14,10 +14,12 @@ from ..base.clock import Deadline
 from ..base.errors import GuestError, NotArmed
 from ..base.stage import Stage
 from ..base.verdict import Verdict
+from ..kdump.capture_image.archive import CannotList
+from ..kdump.capture_image.judge import judge
 from ..kdump.crash_monitor import PANIC_TIMEOUT_S, CrashMonitor
 from ..kdump.guest_state import GuestState
 from ..kdump.service import KdumpService
-from ..kdump.target import Files, FoundFile, ShellFiles, find_target
+from ..kdump.target import ON_SERVER, Files, FoundFile, ShellFiles, find_target
 from ..vm.guest import Guest
 from . import checks
 from .checks import CrashFacts
@@ -26,6 +28,7 @@ from .crash import TICK_S, CrashDrill
 from .crash_module import put_module
 from .disk_reader import CannotRead, HostDisk
 from .plan import COPY_MIB, MIB, REBOOT_BUDGET_S, SAVED
+from .shapes.prepare import prepare_guest
 
 
 class Drill(CrashDrill):
@@ -153,7 +156,9 @@ class Drill(CrashDrill):
         service.family = family = self.target.family_for(family)
         core_collector = wanted.core_collector(family) if self.plan.clone is None else (wanted.level, wanted.compress)
         changed = service.set_core_collector(*core_collector)
-        target_changed = self.target.configure(guest, service)
+        prepared = prepare_guest(guest, service, self.plan.shapes)
+        self.target.mount_point = self.plan.shapes.directory
+        target_changed = self.target.configure(guest, service) or prepared
         line_changed = bool(wanted.capture_append) and service.append_to_capture(wanted.capture_append)
         if wanted.append and (remark := service.capture_line_replaced()):
             verdict.remarks.append(remark)
@@ -187,7 +192,30 @@ class Drill(CrashDrill):
                 self._let_it_boot(service)
             if self.plan.before_crash is not None:
                 self.plan.before_crash(guest, service)
-            return self.look_before(guest, service)
+            before, dumps = self.look_before(guest, service)
+            if before.loaded:
+                self._foresee(service, before)
+            if self.plan.shapes.lost:
+                guest.domain.set_link(False, guest.domain.nics[0])
+            return before, dumps
+
+    def _foresee(self, service: KdumpService, before: GuestState) -> None:
+        """Make the check capture-image, where the capture initramfs can be listed; a remark says why it cannot."""
+        try:
+            address = self.target.server.address if self.target.name in ON_SERVER else ""
+            facts = service.image_facts(before, self.target.directory(before.directory), address)
+        except CannotList as error:
+            self.verdict.remarks.append(f"the capture initramfs is not judged: {error}")
+            return
+        if facts is None or not facts.stacks:
+            return
+        self.evidence.json("capture-image.json", facts.to_json())
+        lacks = judge(facts)
+        self.verdict.foreseen = [vars(lack) for lack in lacks]
+        for lack in lacks:
+            self.progress.say(f"foreseen: {lack}")
+        seen = "; ".join(map(str, lacks)) or f"{len(facts.files):,} files, with all that the disks and the network need"
+        checks.record_check(self.verdict, "capture-image", not lacks, seen=seen)
 
     def is_enough(self, monitor: CrashMonitor) -> bool:
         """Whether the guest may be switched off: the capture kernel has written all that it will, and restarts."""

@@ -85,6 +85,7 @@ class Target:
         self.name = name
         self.family = family
         self._server = server
+        self.mount_point = ""  # of the filesystem for local dumps, where it is not that of the system
         self.trouble = ""  # what is wrong with the place, when last looked
         self._before = ""  # where the guest's own configuration puts dumps
 
@@ -192,7 +193,10 @@ class Target:
         """
         here = self._here(directory)
         system = ShellFiles(guest.shell)
-        places: list[tuple[Files, str, str, bool]] = [(system, "", here, self.name == "local")]
+        there = not self.mount_point or guest.shell.succeeds("mountpoint -q %s", self.mount_point)
+        if not there:
+            self.trouble = f"{self.mount_point} is not mounted"
+        places: list[tuple[Files, str, str, bool]] = [(system, "", here, self.name == "local" and there)]
         if self.name in ON_DISK:
             mounted = guest.shell.succeeds("mountpoint -q %s", MOUNT)
             self.trouble = "" if mounted else f"{MOUNT} is not mounted"
@@ -202,6 +206,10 @@ class Target:
     def look_off(self, system: Files, directory: str | None = None) -> dict[str, FoundFile]:
         """Do the same after the guest was switched off: system reads its disk."""
         return self._look_at([(system, "", self._here(directory), self.name == "local")])
+
+    def directory(self, configured: str | None) -> str:
+        """Return the directory in the guest that dumps go to; CONFIGURED is that of the guest's configuration."""
+        return MOUNT if self.name in ON_DISK else self._here(configured)
 
     def _here(self, directory: str | None) -> str:
         return self._before or directory or self.family.config.directory("") or "/var/crash"

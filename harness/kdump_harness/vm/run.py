@@ -21,6 +21,7 @@ from . import accel, capacity
 from .cloud_init import KeyPair, make_key, write_seed
 from .guest import Guest, SavedGuest
 from .hosts.guest_host import GuestHost, open_guest_host
+from .hypervisor.buses import BUSES
 from .hypervisor.connection import PREFIX, Hypervisor
 from .hypervisor.domain import Domain
 from .hypervisor.domain_xml import FIRMWARE, NETWORK, USER_NETWORK, Disk, DomainSpec, Layer, Nic, new_mac
@@ -69,6 +70,8 @@ class Machine:
     firmware: str = "bios"
     devices: tuple[str, ...] = ()  # names in domain_xml.DEVICES
     cpu_level: int | None = None  # x86-64 level; None: the level of the image, or everything if that is unknown
+    disk_bus: str = "virtio"  # of the system's disk: a name in BUSES
+    la57: bool = False  # five-level paging
 
     @property
     def total_mib(self) -> int:
@@ -97,6 +100,8 @@ class Machine:
             )
         if self.firmware not in FIRMWARE:
             raise UsageError(f"unknown firmware {self.firmware!r} (known: {', '.join(FIRMWARE)})")
+        if self.disk_bus not in BUSES:
+            raise UsageError(f"unknown bus {self.disk_bus!r} of the system's disk (known: {', '.join(BUSES)})")
         if not 1 <= self.vcpus <= MAX_VCPUS - self.spare.cpus:
             most = MAX_VCPUS - self.spare.cpus
             raise UsageError(f"invalid number of processors: got {self.vcpus}, expected 1 to {most}")
@@ -423,6 +428,8 @@ class Run:
             nics=tuple(port.nic for port in ports),
             extra_disks=disks,
             erst=erst,
+            disk_bus=machine.disk_bus,
+            la57=machine.la57,
         )
         description = like.describe(spec) if like is not None else None
         with self._room(label, machine.most_mib), self._readable(layers):

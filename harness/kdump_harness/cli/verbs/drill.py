@@ -28,6 +28,7 @@ from ..options import (
     add_keep,
     add_oracle,
     add_run,
+    add_shape,
     add_software,
     add_trigger,
     crash_request,
@@ -71,6 +72,7 @@ def add_drill(verbs: Verbs) -> None:
         "--vcpus", type=int, metavar="N", help="processors of the guest (default: 2; for a clone the domain's)"
     )
     add_hotplug(guest)
+    add_shape(guest)
     guest.add_argument(
         "--keep-mac", action="store_true", help="keep the domain's MAC addresses, which its network setup may need"
     )
@@ -117,6 +119,7 @@ def add_drill(verbs: Verbs) -> None:
 def drill(arguments: argparse.Namespace) -> int:
     from ...drill.plan import Plan
     from ...drill.session import run_drill
+    from ...drill.shapes.table import find_shapes
     from ...kdump.service import KdumpConfig
     from ...vm.run import Machine, Run
     from ..runs import check_outputs, options_of
@@ -149,6 +152,7 @@ def drill(arguments: argparse.Namespace) -> int:
         crash=crash_request(arguments),
         fallback=parse_kinds(arguments.fallback),
         hotplug=parse_steps(arguments.hotplug),
+        shapes=find_shapes(arguments.shape),
         name=f"domain-{subject.name}" if cloned else "",
     )
     if not cloned:
@@ -179,6 +183,7 @@ def _subject_of_domain(arguments: argparse.Namespace) -> SystemUnderTest:
         ("--packages", arguments.packages, "a clone is judged with what is installed in it"),
         ("--firmware", arguments.firmware, "a clone has the domain's"),
         ("--dimm", arguments.dimm, "a clone has the domain's"),
+        ("--shape", arguments.shape or None, "a clone has the domain's hardware and configuration"),
         ("--hotplug", arguments.hotplug or None, "a clone has no free slots for memory or processors"),
         ("--crashkernel", arguments.crashkernel, "a clone has the domain's reservation"),
         ("--append", arguments.append or None, "a clone has the domain's command line"),
@@ -292,6 +297,12 @@ def show_verdict(verdict: Verdict) -> None:
             mark = "[green]ok[/]" if check.ok else "[red]NO[/]"
             table.add_row(mark, escape(check.name), escape(check.expected), escape(check.seen))
         out.print(table)
+    for one in verdict.foreseen:
+        out.print(f"[red]foreseen[/] {escape(one['piece'])}: {escape(one['lacks'])}", soft_wrap=True)
+        out.print(f"  → {escape(one['remedy'])}", soft_wrap=True)
+    if verdict.capture_memory:
+        mib = {name: kib / 1024 for name, kib in verdict.capture_memory.items()}
+        out.print(f"  capture kernel: {mib['used_kib']:.0f} of {mib['all_kib']:.0f} MiB used at most", soft_wrap=True)
     for remark in verdict.remarks:
         out.print(f"[yellow]remark[/] {escape(remark)}", soft_wrap=True)
     if verdict.stopped_by:

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from ...base import tables
 from ...base.errors import CommandFailed
 from ...distro.family import Family, fill
-from ...vm.shell import Shell
+from ...vm.shells.shell import Shell
 from .archive import list_archive
 from .judge import ROOT, ImageFacts, modules_of, stacks_of
 

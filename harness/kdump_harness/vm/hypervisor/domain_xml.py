@@ -9,6 +9,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 from xml.sax.saxutils import escape, quoteattr
 
+from .buses import BUSES, disk_xml, override_xml
 from .erst_xml import commandline_xml, erst_arguments
 from .memory_xml import Spare, dimm_xml, memory_xml, numa_xml, vcpu_xml, virtio_mem_xml
 
@@ -73,7 +74,7 @@ class Disk:
         """Return the disk as XML."""
         serial = f"<serial>{escape(self.serial)}</serial>" if self.serial else ""
         if self.path is not None:
-            return _disk_xml(self.path, target, "qcow2", more=serial)
+            return disk_xml(self.path, target, "qcow2", more=serial)
         return (
             '<disk type="network" device="disk"><driver name="qemu" type="raw" error_policy="report"/>'
             f'<source protocol="nbd"><host transport="unix" socket={quoteattr(str(self.socket))}/></source>'
@@ -102,13 +103,16 @@ class DomainSpec:
     nics: tuple[Nic, ...] = ()  # the cards besides the one for SSH
     extra_disks: tuple[Disk, ...] = ()
     erst: Path | None = None  # file with the records of an ACPI ERST device
+    disk_bus: str = "virtio"  # of the system's disk: a name in BUSES
+    la57: bool = False  # five-level paging
 
     def xml(self) -> str:
         """Return the domain as XML."""
         kvm = self.accelerator == "kvm"
-        disks = [_disk_xml(self.disk, "vda", "qcow2", more=_backing_xml(self.layers))]
+        bus = BUSES[self.disk_bus]
+        disks = [disk_xml(self.disk, bus.target, "qcow2", bus=bus, more=_backing_xml(self.layers))]
         if self.seed is not None:
-            disks.append(_disk_xml(self.seed, "vdb", "raw", read_only=True))
+            disks.append(disk_xml(self.seed, "vdb", "raw", more="<readonly/>"))
         disks += [disk.xml(f"vd{chr(ord('c') + n)}") for n, disk in enumerate(self.extra_disks)]
         nics = (self.nic, *self.nics)
         return f"""<domain type="{"kvm" if kvm else "qemu"}">
@@ -117,13 +121,14 @@ class DomainSpec:
   {vcpu_xml(self.vcpus, self.spare)}
   {_os_xml(self.firmware, self.nvram)}
   <features><acpi/><apic/><vmcoreinfo state="on"/>{"" if kvm else TCG_CACHE}</features>
-  {cpu_xml(kvm, self.cpu_level, self._numa())}
+  {cpu_xml(kvm, self.cpu_level, self._numa(), la57=self.la57)}
   <clock offset="utc"/>
   <on_poweroff>destroy</on_poweroff>
   <on_reboot>restart</on_reboot>
   <on_crash>preserve</on_crash>
   <devices>
     {"".join(disks)}
+    {bus.controller}
     {"".join(nic.xml() for nic in nics)}
     <serial type="pty"><target port="0"/></serial>
     <console type="pty"><target type="serial" port="0"/></console>
@@ -135,6 +140,7 @@ class DomainSpec:
     {virtio_mem_xml(self.spare.virtio_mem_mib, 0) if self.spare.virtio_mem_mib else ""}
   </devices>
   {commandline_xml(erst_arguments(self.erst) if self.erst is not None else ())}
+  {override_xml(bus)}
 </domain>
 """
 
@@ -205,16 +211,6 @@ def _os_xml(firmware: str, nvram: Path | None) -> str:
         f'<os{kind}><type arch="x86_64" machine="q35">hvm</type>'
         f"{f'<firmware>{asked}</firmware>' if asked else ''}{place}"
         '<boot dev="hd"/></os>'
-    )
-
-
-def _disk_xml(path: Path, target: str, kind: str, *, read_only: bool = False, more: str = "") -> str:
-    """Return a virtio disk; cache=unsafe, since a throw-away overlay need not reach the host's disk."""
-    only = "<readonly/>" if read_only else ""
-    return (
-        f'<disk type="file" device="disk"><driver name="qemu" type="{kind}" cache="unsafe" discard="unmap"/>'
-        f"<source file={quoteattr(str(path))}/>"
-        f'<target dev="{target}" bus="virtio"/>{only}{more}</disk>'
     )
 
 

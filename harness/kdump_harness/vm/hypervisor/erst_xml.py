@@ -7,7 +7,8 @@ from pathlib import Path
 from xml.etree import ElementTree
 from xml.sax.saxutils import quoteattr
 
-_NAMESPACE = "http://libvirt.org/schemas/domain/qemu/1.0"
+from .buses import NAMESPACE
+
 _MACHINES = re.compile(r"(pc|q35)(-|$)")
 
 
@@ -43,7 +44,7 @@ def commandline_xml(arguments: tuple[str, ...]) -> str:
     if not arguments:
         return ""
     inner = "".join(f"<arg value={quoteattr(argument)}/>" for argument in arguments)
-    return f'<commandline xmlns="{_NAMESPACE}">{inner}</commandline>'
+    return f'<commandline xmlns="{NAMESPACE}">{inner}</commandline>'
 
 
 def lacks_erst(xml: str) -> str | None:

@@ -1,0 +1,124 @@
+"""Write the tables of docs/shapes.md: shapes_page.py [--record VERDICT.json...].
+
+The drills are in docs/shapes.toml, the newest of each kind; --record adds those of verdict.json files.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import re
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from kdump_harness.base import tables
+from kdump_harness.drill.shapes.table import shipped_shapes
+
+PAGE = Path(__file__).parents[1] / "shapes.md"
+RECORDS = PAGE.with_suffix(".toml")
+_HEAD = "# Recorded drills of shapes, written by `python docs/generate/shapes_page.py --record VERDICT.json...`.\n"
+_BLOCK = re.compile(r"(<!-- (shapes|drills) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drilled:
+    """One drill."""
+
+    shapes: tuple[str, ...]
+    image: str
+    kernel: str
+    accelerator: str
+    date: datetime.date
+    verified: bool
+    foreseen: tuple[str, ...]
+    happened: str  # the reason why it is not verified
+    used_mib: int  # of the capture kernel, at most; 0 where it did not report it
+    reserved_mib: int
+    panic_to_login_s: float  # 0 where the guest did not come back
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        """Return the kind of drill; a newer drill of the same kind replaces this one."""
+        return self.image, self.kernel, self.shapes
+
+
+def main(*arguments: str) -> None:
+    """Write the page, and the table of drills with --record."""
+    drills = {drill.key: drill for drill in load_drills()}
+    if arguments[:1] == ("--record",):
+        for path in arguments[1:]:
+            drill = read_verdict(json.loads(Path(path).read_text(encoding="utf-8")))
+            drills[drill.key] = drill
+        ordered = sorted(drills.values(), key=lambda one: (one.image, one.kernel, one.shapes))
+        RECORDS.write_text(_HEAD + "".join(map(_row, ordered)), encoding="utf-8")
+    PAGE.write_text(page(PAGE.read_text(encoding="utf-8"), drills.values()), encoding="utf-8")
+
+
+def load_drills() -> tuple[Drilled, ...]:
+    """Return the recorded drills."""
+    return tables.load_rows(RECORDS, "drill", Drilled) if RECORDS.exists() else ()
+
+
+def read_verdict(verdict: Mapping[str, Any]) -> Drilled:
+    """Return the record of a verdict.json."""
+    failures = [one["name"] for one in verdict["symptoms"] if one["severity"] == "failure"]
+    failed = [check["name"] for check in verdict["checks"] if not check["ok"] and check["name"] != "capture-image"]
+    happened = [*failures[:1], *([verdict["stopped_by"]] if verdict["stopped_by"] else []), ", ".join(failed)]
+    return Drilled(
+        shapes=tuple(sorted(verdict["shapes"])),
+        image=verdict["image"],
+        kernel=verdict["kernel"],
+        accelerator=verdict["accelerator"],
+        date=datetime.datetime.fromisoformat(verdict["started"]).date(),
+        verified=verdict["verified"],
+        foreseen=tuple(f"{one['piece']}: {one['lacks']}" for one in verdict["foreseen"]),
+        happened="" if verdict["verified"] else "; ".join(filter(None, happened)),
+        used_mib=round((verdict["capture_memory"] or {}).get("used_kib", 0) / 1024),
+        reserved_mib=verdict["reserved_mib"] or 0,
+        panic_to_login_s=round(verdict["phases_s"].get("panic_to_login", 0.0), 1),
+    )
+
+
+def page(text: str, drills: Iterable[Drilled]) -> str:
+    """Return the page with new tables."""
+    blocks = {"shapes": _shapes(), "drills": _drills(drills)}
+    return _BLOCK.sub(lambda found: found[1] + blocks[found[2]] + found[3], text)
+
+
+def _shapes() -> str:
+    rows = [f"| `{row.name}` | {row.part} | {row.about} | {_families(row.prepare)} |\n" for row in shipped_shapes()]
+    return "| shape | part | meaning | families |\n|---|---|---|---|\n" + "".join(rows)
+
+
+def _families(prepare: Mapping[str, str]) -> str:
+    return ", ".join(prepare) or "all"
+
+
+def _drills(drills: Iterable[Drilled]) -> str:
+    head = "| shapes | kernel | verdict | foreseen before the crash | happened | capture memory | panic to login |\n"
+    lines = [head, "|---|---|---|---|---|---|---|\n"]
+    for one in sorted(drills, key=lambda drill: (not drill.verified, drill.shapes)):
+        used = f"{one.used_mib} of {one.reserved_mib} MiB" if one.used_mib else ""
+        cells = (
+            " ".join(f"`{name}`" for name in one.shapes), f"{one.image}, {one.kernel}",
+            "verified" if one.verified else "**not verified**", "<br>".join(one.foreseen), one.happened, used,
+            f"{one.panic_to_login_s:.0f} s ({one.accelerator})" if one.panic_to_login_s else "",
+        )  # fmt: skip
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |\n")
+    return "".join(lines)
+
+
+def _row(drill: Drilled) -> str:
+    values = {one.name: getattr(drill, one.name) for one in fields(drill)}
+    lines = (
+        f"{name} = {value.isoformat() if isinstance(value, datetime.date) else json.dumps(value, ensure_ascii=False)}\n"
+        for name, value in values.items()
+    )
+    return "\n[[drill]]\n" + "".join(lines)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,172 @@
+"""The tables of shapes, and the choice of some for one drill."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from ...base import tables
+from ...base.errors import TableError, UsageError
+from ...configuration.own_tables import Merged, family_names, merged
+from ...distro.family import Family
+from ...kdump.target import ON_SERVER
+from ...vm.hypervisor.buses import BUSES
+from ...vm.hypervisor.domain_xml import FIRMWARE
+from ...vm.run import Machine
+
+PLAIN_DISK = "virtio"
+MIN_DISK_MIB, MAX_DISK_MIB, MOST_DISKS = 64, 65536, 8
+MOST_CARDS = 7
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """A row of *.toml in this folder; hardware.toml explains the keys."""
+
+    name: str
+    about: str
+    part: str
+    disk: str = PLAIN_DISK
+    firmware: str = ""
+    la57: bool = False
+    disks_mib: tuple[int, ...] = ()
+    cards: int = 0
+    lost: bool = False
+    directory: str = ""
+    rebuild: bool = False
+    stale: bool = False
+    packages: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    prepare: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """The shapes of one drill."""
+
+    rows: tuple[Shape, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.rows)
+
+    @property
+    def names(self) -> list[str]:
+        """The names, in the order of the command line."""
+        return [row.name for row in self.rows]
+
+    @property
+    def disks_mib(self) -> tuple[int, ...]:
+        """The sizes of all empty disks."""
+        return tuple(size for row in self.rows for size in row.disks_mib)
+
+    @property
+    def cards(self) -> int:
+        """The number of more network cards to the dump server."""
+        return sum(row.cards for row in self.rows)
+
+    @property
+    def lost(self) -> bool:
+        """Whether the first card to the dump server loses its link."""
+        return any(row.lost for row in self.rows)
+
+    @property
+    def directory(self) -> str:
+        """The mount point of the filesystem for dumps; empty where no shape makes one."""
+        return next((row.directory for row in self.rows if row.directory), "")
+
+    @property
+    def rebuild(self) -> bool:
+        """Whether the capture initramfs is built anew."""
+        return any(row.rebuild for row in self.rows) and not any(row.stale for row in self.rows)
+
+    def packages(self, family: Family) -> tuple[str, ...]:
+        """Return the packages of all scripts of the harness and of these, so that one armed disk serves all shapes."""
+        rows = (*shipped_shapes(), *self.rows) if self.rows else ()
+        return tuple(sorted({name for row in rows for name in row.packages.get(family.name, ())}))
+
+    def machine(self, machine: Machine) -> Machine:
+        """Return the machine with its shape."""
+        for row in self.rows:
+            if row.disk != PLAIN_DISK:
+                machine = replace(machine, disk_bus=row.disk)
+            if row.firmware:
+                machine = replace(machine, firmware=row.firmware)
+            if row.la57:
+                machine = replace(machine, la57=True)
+        return machine
+
+    def check(self, family: Family, target: str) -> None:
+        """Raise UsageError for shapes that exclude one another, or that the family's tools cannot make."""
+        parts: dict[str, Shape] = {}
+        for row in self.rows:
+            other = parts.setdefault(row.part, row)
+            if other is not row:
+                raise UsageError(
+                    f"--shape: {other.name} and {row.name} exclude one another: each is the guest's {row.part}"
+                )
+            if row.prepare and family.name not in row.prepare:
+                able = ", ".join(sorted(row.prepare))
+                raise UsageError(f"--shape {row.name} has no script for the family {family.name} (it has {able})")
+            if row.directory and target != "local":
+                raise UsageError(
+                    f"--shape {row.name} cannot go with --target {target}: it changes the directory of local dumps"
+                )
+            if (row.cards or row.lost) and target not in ON_SERVER:
+                raise UsageError(f"--shape {row.name} needs a dump server: --target {' or '.join(ON_SERVER)}")
+            if row.stale and not any(one.disk != PLAIN_DISK for one in self.rows):
+                raise UsageError(f"--shape {row.name} needs a shape that moves the system's disk, such as sata")
+
+
+def load_shapes() -> Mapping[str, Shape]:
+    """Return all shapes by name: those of the harness and of the user."""
+    return _merged().rows
+
+
+def find_shapes(names: Sequence[str]) -> Shapes:
+    """Find shapes by name; UsageError names the known ones."""
+    found = _merged()
+    for name in names:
+        found.check(name)
+        if name not in found.rows:
+            near = difflib.get_close_matches(name, found.rows, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise UsageError(f"unknown shape {name!r} (known: {', '.join(found.rows)}{hint})")
+    return Shapes(tuple(found.rows[name] for name in dict.fromkeys(names)))
+
+
+def _merged() -> Merged[Shape]:
+    return merged("shape", Shape, shipped_shapes(), _fault)
+
+
+@functools.cache
+def shipped_shapes() -> tuple[Shape, ...]:
+    """Return the shapes of the harness."""
+    rows: list[Shape] = []
+    for path in sorted(tables.package_path("drill", "shapes").glob("*.toml")):
+        for row in tables.load_rows(path, "shape", Shape):
+            if fault := _fault(row):
+                raise TableError(f"{path.name}: [[shape]] {row.name}: {fault}")
+            rows.append(row)
+    return tuple(rows)
+
+
+def _fault(row: Shape) -> str | None:
+    """Return the fault of a row, starting with the key; None for a valid row."""
+    if not re.fullmatch(r"[a-z][a-z0-9-]*", row.name):
+        return "name must be lower-case letters, digits and dashes"
+    if row.disk not in BUSES:
+        return f"disk must be one of {', '.join(BUSES)}, not {row.disk!r}"
+    if row.firmware and row.firmware not in FIRMWARE:
+        return f"firmware must be one of {', '.join(FIRMWARE)}, not {row.firmware!r}"
+    if len(row.disks_mib) > MOST_DISKS or not all(MIN_DISK_MIB <= size <= MAX_DISK_MIB for size in row.disks_mib):
+        return f"disks_mib must be at most {MOST_DISKS} sizes of {MIN_DISK_MIB} to {MAX_DISK_MIB} MiB"
+    if not 0 <= row.cards <= MOST_CARDS:
+        return f"cards must be 0 to {MOST_CARDS}"
+    if row.directory and (not row.directory.startswith("/") or not row.prepare):
+        return "directory must be an absolute path, and needs a script that mounts it"
+    for key, families in (("packages", row.packages), ("prepare", row.prepare)):
+        if unknown := sorted(set(families) - set(family_names())):
+            return f"{key} must be for one of {', '.join(family_names())}, not {unknown[0]!r}"
+    return None

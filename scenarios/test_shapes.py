@@ -1,0 +1,53 @@
+"""Shapes of real servers: which of them dump, and which lacks are foreseen before the crash."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from kdump_harness.distro.packages import parse_kernel
+from kdump_harness.drill.disks import SystemUnderTest
+from kdump_harness.drill.shapes.table import find_shapes
+from kdump_harness.pytest_plugin import Verdict, pin_image
+
+KERNEL = "linux-image-amd64"  # the cloud kernel of the images has no SATA and no USB
+GOOD = (
+    ["virtio-scsi", "raid1"], ["sata", "lvm"], ["nvme", "lvm-thin"], ["raid5"], ["luks-pbkdf2"],
+    ["capture-cpus", "five-level-paging"], ["uefi", "nvme"],
+)  # fmt: skip
+BAD = {
+    "sata moved-disk": "the capture initramfs lacks the module ahci",
+    "virtio-scsi moved-disk": "the capture initramfs lacks the module virtio_scsi",
+    "usb-disk": "the capture kernel is started with usbcore.nousb",
+    "luks": "its key takes ",
+    "luks-passphrase": "its key is not on this machine",
+}
+
+
+def with_kernel(subject: SystemUnderTest) -> SystemUnderTest:
+    """Return the system with the kernel that has the drivers of all shapes."""
+    return SystemUnderTest(
+        name=subject.name,
+        family=subject.family,
+        image=subject.image,
+        kernel=parse_kernel(KERNEL, subject.family, usual=subject.usual_kernel),
+    )
+
+
+@pin_image("debian-12")
+@pytest.mark.parametrize("names", GOOD, ids="+".join)
+def test_a_shape_that_dumps(drill: Callable[..., Verdict], image: SystemUnderTest, names: list[str]) -> None:
+    """The dump arrives, and nothing is missed before the crash."""
+    verdict = drill(subject=with_kernel(image), shapes=find_shapes(names))
+    assert verdict.verified, verdict.explain()
+    assert "capture-image" in {check.name for check in verdict.checks}
+    assert not verdict.foreseen
+
+
+@pin_image("debian-12")
+@pytest.mark.parametrize("names", BAD)
+def test_a_shape_whose_dump_does_not_arrive(drill: Callable[..., Verdict], image: SystemUnderTest, names: str) -> None:
+    """The reason is known before the crash."""
+    verdict = drill(subject=with_kernel(image), shapes=find_shapes(names.split()), cold=True)
+    assert not verdict.verified, verdict.explain()
+    assert BAD[names] in " ".join(str(one["lacks"]) for one in verdict.foreseen)
