@@ -166,6 +166,14 @@ def test_an_ordinary_line_anywhere_in_a_verified_drill_changes_nothing() -> None
         assert (diagnosis.mode, diagnosis.failed, diagnosis.stage) == ("ok", False, Stage.RECOVERED), (at, line)
 
 
+def test_a_line_after_the_restart_does_not_take_back_a_saved_dump() -> None:
+    text = (DATA / "drills" / "debian-12-verified.log").read_text(encoding="utf-8")
+    saved = text[: text.index("reboot: machine restart")] + "reboot: machine restart\n"
+    for line in LINES:
+        diagnosis = diagnose_text(saved + line + "\n")
+        assert diagnosis.stage is Stage.SAVED, (line, diagnosis.explain())
+
+
 def test_the_same_words_count_where_kdump_is_at_work() -> None:
     begun = "Mar  1 10:00:00 sut systemd[1]: Starting Crash recovery kernel arming...\n"
     failing = "Mar  1 10:00:05 sut dracut-install[900]: dracut-install: ERROR: installing 'overlay'\n"

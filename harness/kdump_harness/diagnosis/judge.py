@@ -299,6 +299,9 @@ class Judge:
         reason = self._why_not_of_kdump(row, match, number, at)
         if reason:
             return reason
+        restart = boot.restart if at is KernelRole.CAPTURE and boot.saved is not None else None
+        if restart is not None and restart.number < match.line.number and Stage[row.stage] < Stage.SAVED:
+            return f"the capture kernel had restarted the machine (line {restart.number})"
         after = self.boots[number + 1] if number + 1 < len(self.boots) else None
         if at is KernelRole.HANDOVER and after is not None and after.capture is not None:
             return f"the capture kernel started all the same (line {after.start})"
