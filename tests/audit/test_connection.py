@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import platform
 import subprocess
 from pathlib import Path
 
 import pytest
 from kdump_harness.audit.connection import ANSWER_BYTES_MAX, OUTPUT_BYTES_MAX, Connection, Unaudited
 from kdump_harness.audit.inventory import Host
+from kdump_harness.audit.questions import about_kdump
+from kdump_harness.distro.family import find_family
+from kdump_harness.kdump.guest_state import read_state
 
 LOCAL = Host(name="here", local=True)
 
@@ -33,6 +37,15 @@ def test_questions_are_answered_by_name_over_one_connection(tmp_path: Path) -> N
     assert asked[:3] == ["-T", "-o", "BatchMode=yes"]
     assert "ConnectTimeout=3" in asked
     assert asked[-6:-1] == ["-l", "ops", "-p", "2222", "--"] or "--" in asked
+
+
+def test_the_questions_about_kdump_are_understood_by_a_shell() -> None:
+    with Connection(LOCAL, connect_timeout_s=3, timeout_s=60) as connection:
+        answers = connection.ask(about_kdump(find_family("debian"), "6.1"))
+    assert answers["kernel"] == platform.release()
+    assert answers["meminfo"].startswith("MemTotal:")
+    assert read_state(answers, find_family("debian")).meminfo_kib["MemTotal"]
+    assert not [name for name, text in answers.items() if ": not found" in text and "show" in text]
 
 
 def test_a_long_output_is_cut_and_a_stuck_command_ends(monkeypatch: pytest.MonkeyPatch) -> None:

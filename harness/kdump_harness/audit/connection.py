@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from ..base.clock import Deadline, raise_if_stopped
 from ..base.errors import HostError
 from ..base.output import printable
-from ..kdump.guest_state import joined_commands, split_outputs
+from ..kdump.guest_state import SHOW, joined_commands, split_outputs
 from ..vm.hosts.ssh_host import refusal
 from .inventory import Host
 
@@ -93,7 +93,7 @@ class Connection:
         # A file on the host cannot contain a mark that is made now.
         mark = f"=====audit {secrets.token_hex(8)} "
         limited = {
-            name: f"$t sh -c {shlex.quote(command)} </dev/null 2>&1 | head -c {OUTPUT_BYTES_MAX}"
+            name: f"$t sh -c {shlex.quote(f'{SHOW}; {command}')} </dev/null 2>&1 | head -c {OUTPUT_BYTES_MAX}"
             for name, command in commands.items()
         }
         self._unsent += f"{joined_commands(limited, mark)}; echo '{mark}end'\n".encode()

@@ -21,7 +21,7 @@ SIZE_FILE = "f=/sys/kernel/kexec_crash_size; [ -e $f ] || f=/sys/kernel/kexec/cr
 SIZE = f"{SIZE_FILE}; cat $f"
 
 # A process costs an emulated guest 10 ms, and the shell itself can read small files.
-_SHOW = """show() { while IFS= read -r line || [ -n "$line" ]; do printf '%s\\n' "$line"; done <"$1"; }"""
+SHOW = """show() { while IFS= read -r line || [ -n "$line" ]; do printf '%s\\n' "$line"; done <"$1"; }"""
 PROBES = {
     "boot_id": "show /proc/sys/kernel/random/boot_id",
     "kernel": "show /proc/sys/kernel/osrelease",
@@ -181,7 +181,7 @@ def read_state(parts: Mapping[str, str], family: Family) -> GuestState:
 def joined_commands(commands: Mapping[str, str], mark: str) -> str:
     """Return a shell script whose output is that of all commands, each after a line with MARK and its name."""
     parts = (f"echo '{mark}{name}'; {{ {command}; }} 2>&1" for name, command in commands.items())
-    return "; ".join([_SHOW, *parts])
+    return "; ".join([SHOW, *parts])
 
 
 def split_outputs(out: str, mark: str) -> Iterator[tuple[str, str]]:
