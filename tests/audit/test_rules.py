@@ -116,6 +116,7 @@ def test_a_state_is_found_and_nothing_else(changes: dict[str, str], name: str, s
     assert set(found) == {name}, found
     assert found[name].severity == severity
     assert found[name].evidence
+    assert "{kernel}" not in found[name].evidence
     assert found[name].remedy
     assert not {"{service}", "{file}", "{initramfs}", "{install}"} & set(found[name].remedy.split())
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from ..base.crashkernel import WordRefused, amounts
 from ..base.units import MIB
 from ..diagnosis import diagnose_text
+from ..distro.family import fill
 from ..drill.known_issues import DRILL, load_known_issues
 from .facts import Facts
 from .finding import Finding, failure, note, risk
@@ -171,7 +172,7 @@ def initramfs(facts: Facts) -> Iterator[Finding]:
         if facts.root and state.loaded and facts.text("kernels"):
             yield risk(
                 "capture-initramfs-not-built",
-                f"none of {', '.join(facts.family.capture_initramfs)} exists for {state.kernel}",
+                f"{fill(facts.family.capture_initramfs[0], kernel=state.kernel)} does not exist",
             )
         return
     if image.first_bytes and not image.first_bytes.startswith(_ARCHIVES):
