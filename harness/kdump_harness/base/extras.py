@@ -11,6 +11,8 @@ EXTRAS = {
         "elftools": "pyelftools",
         "libvirt": "libvirt-python",
         "libvirtmod": "libvirt-python",
+        "libvirt_qemu": "libvirt-python",
+        "libvirtmod_qemu": "libvirt-python",
         "paramiko": "paramiko",
         "pexpect": "pexpect",
         "pycdlib": "pycdlib",
