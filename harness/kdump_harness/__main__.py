@@ -75,8 +75,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_HOST if error.errno in (errno.ENOSPC, errno.EDQUOT) else EXIT_BROKEN
 
 
-def _terminate(_signal: int, _frame: object) -> None:
-    """End a run on SIGTERM as Ctrl-C does, with its cleanup."""
+def _terminate(number: int, _frame: object) -> None:
+    """End a run on SIGTERM as Ctrl-C does, with its cleanup.
+
+    A second one is ignored: timeout(1) sends it to its child and then to the whole process group.
+    """
+    signal.signal(number, lambda *_: None)  # not SIG_IGN, which children inherit
     raise KeyboardInterrupt
 
 

@@ -11,13 +11,14 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from help_texts import help_texts
+from kdump_harness import __main__ as command
 from kdump_harness.__main__ import VERBS as ALL_VERBS
 from kdump_harness.__main__ import main, make_parser
 from kdump_harness.base import tables
@@ -25,6 +26,7 @@ from kdump_harness.cli import parser
 from kdump_harness.cli.verbs.size import parse_memories
 from kdump_harness.drill.disks import probe_format
 from kdump_harness.images.state import State
+from kdump_harness.pytest_plugin import fixtures
 from kdump_harness.vm.hypervisor import connection
 from vmcore_factory import Kdump
 
@@ -544,3 +546,14 @@ def test_clean_says_that_domains_were_not_looked_at(capsys: pytest.CaptureFixtur
     assert not left.exists()
     assert main(["clean"]) == 0
     assert capsys.readouterr().out == "nothing to remove\n"
+
+
+@pytest.mark.parametrize("handler", [command._terminate, fixtures._interrupt])
+def test_a_second_sigterm_does_not_interrupt_the_cleanup(handler: Callable[[int, None], None]) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            handler(signal.SIGTERM, None)
+        os.kill(os.getpid(), signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGTERM, before)

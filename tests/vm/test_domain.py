@@ -373,6 +373,18 @@ def test_libvirts_logs_of_a_run_are_removed_and_no_others(tmp_path: Path, monkey
     assert log_directory("qemu+ssh://far/system") is None
 
 
+def test_the_domains_of_a_run_that_are_left_at_its_end_are_destroyed_and_no_others() -> None:
+    left = ["kdh-abc123-4-debian-12", "kdh-def456-1-debian-12", "abc123"]
+
+    hypervisor = object.__new__(Hypervisor)
+    hypervisor._connection = SimpleNamespace(
+        listAllDomains=lambda: [SimpleNamespace(name=lambda name=name: name) for name in left],
+        lookupByName=lambda name: SimpleNamespace(destroy=lambda: left.remove(name)),
+    )
+    hypervisor.destroy_run("abc123")
+    assert left == ["kdh-def456-1-debian-12", "abc123"]
+
+
 def test_what_a_disk_rests_on_keeps_its_owner() -> None:
     root = described()
     stores = root.findall(".//backingStore")

@@ -54,7 +54,11 @@ def kdump_run(request: pytest.FixtureRequest) -> Iterator[Run]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _interrupt(_signal: int, _frame: object) -> None:
+def _interrupt(number: int, _frame: object) -> None:
+    import signal
+
+    # timeout(1) sends it twice, and the second would interrupt the cleanup. Children inherit SIG_IGN, but no handler.
+    signal.signal(number, lambda *_: None)
     raise KeyboardInterrupt
 
 

@@ -163,6 +163,7 @@ class Run:
             self.hypervisor = Hypervisor(self.options.uri, address=self.host.address, is_held=self.host.is_held)
             resources.callback(self.hypervisor.close)
             resources.callback(self.hypervisor.remove_logs, self.directory.identity)
+            resources.callback(self.hypervisor.destroy_run, self.directory.identity)
             self._ending = resources.enter_context(ThreadPoolExecutor(thread_name_prefix="end"))
             self._remote = not self.hypervisor.is_local
             if self.hypervisor.is_session and self.options.uri is None:

@@ -342,6 +342,13 @@ class Hypervisor:
         with contextlib.suppress(libvirt.libvirtError):
             self._connection.lookupByName(name).destroy()
 
+    def destroy_run(self, identity: str) -> None:
+        """Destroy what is left of a run: a second signal may have interrupted the end of a guest."""
+        with contextlib.suppress(libvirt.libvirtError):
+            for name in self.own_domains():
+                if name.startswith(f"{PREFIX}{identity}-"):
+                    self.destroy_named(name)
+
     def destroy_after_reconnect(self, name: str) -> None:
         """Destroy a domain over a new connection, after this one was lost; wait for libvirtd to restart."""
 
