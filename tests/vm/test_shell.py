@@ -127,7 +127,8 @@ def connect(tmp_path: Path) -> Iterator[Callable[..., Shell]]:
             transport = paramiko.Transport(connection)
             closing.append(transport.close)
             transport.add_server_key(key)
-            transport.start_server(server=server)
+            # With an event it does not wait: a client that is refused may have left before the wait looks.
+            transport.start_server(threading.Event(), server)
 
         thread = threading.Thread(target=serve, daemon=True)
         thread.start()
