@@ -121,3 +121,38 @@ def test_the_set_up_installs_by_the_package_manager_of_the_host(identity: str, t
     assert installing.split()[-len(expected) :] == expected, made.stderr
     assert installing.startswith(" ".join(manager.quiet.split()[-manager.quiet.split()[::-1].index(command) - 1 :]))
     assert [name for name in COMMANDS if any(line.startswith(f"{name} ") for line in lines)] == [command]
+
+
+@pytest.mark.parametrize(
+    ("systemctl", "starter"),
+    [
+        ("echo Version=252", "systemctl start libvirtd"),
+        ("echo 'Failed to connect to bus: No such file or directory' >&2; exit 1", "libvirtd -d"),
+        ("echo \"Running in chroot, ignoring command 'show'\" >&2", "libvirtd -d"),
+    ],
+    ids=["runs", "does not run", "chroot"],
+)
+def test_systemd_starts_libvirt_only_where_it_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, systemctl: str, starter: str
+) -> None:
+    """/run/systemd/system may exist where systemd does not run, for example after systemd-nspawn."""
+    called, started = tmp_path / "called", tmp_path / "started"
+    script = {
+        "sudo": 'exec "$@"',
+        "systemctl": f"[ $1 = start ] && exec touch {started}\n{systemctl}",
+        "libvirtd": f"touch {started}",
+        "virsh": f"[ -e {started} ]",
+        "pidof": "exit 1",
+    }
+    for name in (*script, "virtlogd", "usermod", "getent", "tee", "mkdir"):
+        (tmp_path / name).write_text(f'#!/bin/sh\necho "{name} $*" >> {called}\n{script.get(name, "")}\n')
+        (tmp_path / name).chmod(0o755)
+    (tmp_path / "os-release").write_text("ID=plan9\n")
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setenv("KDUMP_HARNESS_OS_RELEASE", str(tmp_path / "os-release"))
+    monkeypatch.setenv("KDUMP_HARNESS_STATE", str(tmp_path))
+    made = subprocess.run(["sh", str(VM / "setup_host.sh")], capture_output=True, text=True, check=False)
+    lines = called.read_text().splitlines()
+    assert [line for line in lines if line.startswith(starter)], (lines, made.stderr)
+    assert made.returncode == 0
+    assert (starter in host_check._start_libvirt()) is True

@@ -315,6 +315,17 @@ def _has_command(name: str) -> bool:
     return shutil.which(name, path=os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])) is not None
 
 
+def _systemd_runs() -> bool:
+    """Return whether systemd answers; tools such as systemd-nspawn make /run/systemd/system where it does not run."""
+    try:
+        told = subprocess.run(
+            ["systemctl", "show", "--property=Version"], capture_output=True, text=True, check=False, timeout=10
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return told.stdout.startswith("Version=")
+
+
 def _sudo() -> str:
     return "" if os.getuid() == 0 else "sudo "
 
@@ -326,7 +337,7 @@ def _join_group(group: str) -> str:
 
 def _start_libvirt() -> str:
     modular = _has_command("virtqemud") and not _has_command("libvirtd")
-    if Path("/run/systemd/system").exists():
+    if _systemd_runs():
         units = "virtqemud.socket virtnetworkd.socket virtlogd.socket" if modular else "libvirtd"
         start = f"{_sudo()}systemctl start {units}"
     else:

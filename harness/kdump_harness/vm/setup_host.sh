@@ -12,6 +12,9 @@ as_root() {
 
 say() { echo "setup: $*" >&2; }
 
+# A directory /run/systemd/system proves nothing: systemd-nspawn and other tools make it where systemd does not run.
+systemd_runs() { systemctl show --property=Version 2>/dev/null | grep -q '^Version='; }
+
 # Print the row of package_managers.toml for an ID of os-release.
 row_of() {
     row=
@@ -63,17 +66,17 @@ if [ -c /dev/kvm ] && getent group kvm >/dev/null && [ "$(stat -c %a /dev/kvm)" 
 fi
 
 # virtlogd writes the log of every domain; with systemd, its socket starts it.
-if [ ! -d /run/systemd/system ] && ! pidof virtlogd >/dev/null; then
+if ! systemd_runs && ! pidof virtlogd >/dev/null; then
     say "starting virtlogd"
     as_root virtlogd -d
 fi
 
 # libvirtd is started by systemd, or directly where systemd does not run (containers, minimal machines).
 if ! as_root virsh -q -c qemu:///system version >/dev/null 2>&1; then
-    if [ -d /run/systemd/system ] && command -v virtqemud >/dev/null && ! command -v libvirtd >/dev/null; then
+    if systemd_runs && command -v virtqemud >/dev/null && ! command -v libvirtd >/dev/null; then
         say "starting the sockets of libvirt's daemons"
         as_root systemctl start virtlogd.socket virtqemud.socket virtnetworkd.socket virtstoraged.socket
-    elif [ -d /run/systemd/system ]; then
+    elif systemd_runs; then
         say "starting libvirtd"
         as_root systemctl start libvirtd
     elif command -v virtqemud >/dev/null && ! command -v libvirtd >/dev/null; then
