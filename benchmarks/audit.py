@@ -111,8 +111,15 @@ def serve(answers: Path) -> None:
     threading.Thread(target=accept, args=(listener, key), daemon=True).start()
     port = listener.getsockname()[1]
 
+    relays = set()  # the event loop refers weakly to its tasks
+
+    async def start_relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.create_task(relay(port, reader, writer))
+        relays.add(task)
+        task.add_done_callback(relays.discard)
+
     async def main() -> None:
-        server = await asyncio.start_server(lambda r, w: relay(port, r, w), "127.0.0.1", 0, backlog=256)
+        server = await asyncio.start_server(start_relay, "127.0.0.1", 0, backlog=256)
         print(server.sockets[0].getsockname()[1], key.get_name(), key.get_base64(), flush=True)
         await server.serve_forever()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 import tempfile
@@ -21,6 +22,7 @@ Sample = tuple[str, dict[str, str], float]  # of a metric: name, labels, value
 
 # Rich takes a pipe or a file for 80 columns wide, and would fold the tables of every log; COLUMNS has the last word.
 _LOG_COLUMNS = 160
+_ESCAPES = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})  # of a label's value in metrics
 out = QuietConsole(highlight=False, emoji=False)
 if not out.is_terminal and not os.environ.get("COLUMNS", "").isdigit():
     out.width = _LOG_COLUMNS
@@ -121,6 +123,11 @@ def format_metrics(texts: Mapping[str, str], samples: Iterable[Sample]) -> str:
 
 
 def _labels(labels: Mapping[str, str]) -> str:
-    escapes = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
-    pairs = ",".join(f'{name}="{value.translate(escapes)}"' for name, value in labels.items())
+    pairs = ",".join([f'{name}="{_escaped(value)}"' for name, value in labels.items()])
     return f"{{{pairs}}}" if pairs else ""
+
+
+@functools.lru_cache(maxsize=4096)
+def _escaped(value: str) -> str:
+    """Escape the value of a label; series share most of their values."""
+    return value.translate(_ESCAPES)

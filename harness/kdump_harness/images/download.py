@@ -33,6 +33,7 @@ from ..base.foreign import whole_number
 from . import checksums
 from .catalog import Image
 from .checksums import Digest, NoChecksum
+from .downloaded import versions
 
 T = TypeVar("T")
 Report = Callable[[str], None]
@@ -45,7 +46,6 @@ DOCUMENT_MAX_BYTES = 16 << 20  # Fedora's releases.json is the largest, below 1 
 SLOW_S, SLOWEST_BYTES_PER_S = 60.0, 256  # a server that sends less than this for so long is given up
 SPARE_BYTES = 64 << 20  # left free by a download
 
-_DOWNLOADED = re.compile(r"sha(256|512)-[0-9a-f]+\.(?P<kind>qcow2|part)")
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # A negative size of a chunk is a ValueError of http.client.
 LYING_ANSWERS = (OSError, http.client.HTTPException, ValueError, OverflowError)
@@ -193,34 +193,6 @@ def cached(image: Image, cache_dir: Path) -> Path | None:
     if image.manual:
         return max(place.glob(image.file), key=lambda path: path.stat().st_mtime, default=None)
     return next(iter(versions(place)), None)
-
-
-def versions(place: Path) -> list[Path]:
-    """Return the verified files in an image's directory of the cache, the newest first."""
-    dated = []
-    for path in _files(place, "qcow2"):
-        with contextlib.suppress(FileNotFoundError):  # removed by another process
-            dated.append((path.stat().st_mtime, path))
-    return [path for _, path in sorted(dated, reverse=True)]
-
-
-def partials(place: Path) -> list[Path]:
-    """Return the unfinished downloads in an image's directory."""
-    return _files(place, "part")
-
-
-def brought(place: Path) -> list[Path]:
-    """Return the users' files in an image's directory."""
-    return sorted(path for path in place.iterdir() if path.name != "lock" and not _DOWNLOADED.fullmatch(path.name))
-
-
-def _files(place: Path, kind: str) -> list[Path]:
-    """Return the downloaded files of one kind, recognised by their names."""
-    if not place.is_dir():
-        return []
-    return sorted(
-        path for path in place.iterdir() if (match := _DOWNLOADED.fullmatch(path.name)) and match["kind"] == kind
-    )
 
 
 def _brought(image: Image, cache_dir: Path) -> Path:

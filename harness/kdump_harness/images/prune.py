@@ -17,7 +17,8 @@ from typing import Any
 
 from ..base.errors import UsageError
 from .catalog import Catalog, Image
-from .download import lock, partials, versions
+from .download import lock
+from .downloaded import partials, versions
 from .state import State, is_held, remove_tree
 
 _FLOCK = struct.Struct("hhqqi4x")  # struct flock of fcntl(2) on 64-bit Linux

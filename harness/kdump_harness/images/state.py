@@ -20,7 +20,7 @@ from ..base.clock import pause
 from ..base.errors import HostError
 from ..base.units import MIB
 from . import file_access, peer_cache
-from .download import brought, partials, versions
+from .downloaded import brought, partials, versions
 
 STATE_VARIABLE = "KDUMP_HARNESS_STATE"
 SHARED = Path("/var/lib/kdump-harness")
