@@ -26,6 +26,7 @@ from test_diagnosis_modes import (
 )
 
 CONSOLES = Path(__file__).parents[1] / "data" / "consoles"
+PANIC_ALONE = "[  712.800000] Kernel panic - not syncing: sysrq triggered crash\n"
 END_OF_PANIC = "[  712.900000] ---[ end Kernel panic - not syncing: sysrq triggered crash ]---\n"
 OOM = "[    4.000000] swapper/0 invoked oom-killer: gfp_mask=0xcc0(GFP_KERNEL), order=0, oom_score_adj=0\n"
 
@@ -124,6 +125,15 @@ def test_a_panic_with_kdump_loaded_and_then_silence_is_a_lost_handoff() -> None:
         == "handoff-no-capture-boot"
     )
     assert diagnose_text(CRASHED + "SeaBIOS (version 1.16.2)\n" + NEXT_BOOT).mode == "handoff-no-capture-boot"
+
+
+def test_a_panic_that_comes_to_its_end_with_kdump_loaded_never_started_the_capture_kernel() -> None:
+    """A trace names a loaded capture kernel; without a trace, a drill knows of it."""
+    assert diagnose_text(CRASHED + END_OF_PANIC).mode == "capture-kernel-not-started"
+    known = diagnose_text(FIRST_BOOT + PANIC_ALONE + END_OF_PANIC, facts={"loaded": "yes"})
+    assert (known.mode, len(known.symptoms)) == ("capture-kernel-not-started", 1)
+    assert "end Kernel panic" in known.symptoms[0].line
+    assert diagnose_text(FIRST_BOOT + PANIC_ALONE + END_OF_PANIC).mode == "panic-without-kdump"
 
 
 def test_the_dmesg_of_a_dump_may_end_with_the_panic(tmp_path: Path) -> None:

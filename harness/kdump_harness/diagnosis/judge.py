@@ -244,13 +244,14 @@ class Judge:
             None if last else self.phases[number + 1],
             self.is_dmesg_of_dump,
             failed,
+            loaded=self.facts.get("loaded") == "yes",
         )
         for name, rule in RULES.items():
             index = self.table.by_rule(name)
             line = rule(scene) if index is not None else None
             if index is None or line is None:
                 continue
-            lost = name in ("panic-without-kdump", "handoff-no-capture-boot")
+            lost = name in ("panic-without-kdump", "capture-kernel-not-started", "handoff-no-capture-boot")
             if lost and (self.elsewhere.capture or self._is_presumed_capture(boot, phase)):
                 continue
             row = self.table.rows[index]

@@ -182,7 +182,7 @@ class DrillRecord:
         self._note_makedumpfile()
         if (memory := read_memory("\n".join(self.console))) is not None and memory.left_kib is not None:
             verdict.capture_memory = memory.to_json()
-        verdict.symptoms = self._symptoms()
+        verdict.symptoms = self._symptoms(loaded=monitor is not None and monitor.loaded)
         scope, stage = self.goal()
         missing = unmade(verdict, scope, asked=("crash",) if self.plan.crash and self.trigger.panics else ())
         if verdict.reached is stage and not missing and not list(verdict.failed()) and not verdict.stopped_by:
@@ -220,13 +220,14 @@ class DrillRecord:
             return Scope.SAVED, Stage.SAVED
         return Scope.RECOVERED, Stage.RECOVERED
 
-    def _symptoms(self) -> list[dict[str, Any]]:
+    def _symptoms(self, *, loaded: bool) -> list[dict[str, Any]]:
         """Return the symptoms on this drill's console."""
         verdict = self.verdict
         facts = {
             "kernel": verdict.kernel or "",
             "crashkernel": verdict.crashkernel or "",
             "image": verdict.image,
+            "loaded": "yes" if loaded else "",
         }
         console = list(self.console)
         if taken := next((check for check in verdict.failed() if check.name == "capture-memory"), None):

@@ -77,7 +77,8 @@ class CrashMonitor:
         elif self.restart_seen or self._kernel_at_s is not None:
             self._booting(line)
         elif _DEAD.search(text):
-            self.hopeless = "the kernel panicked and stopped: no capture kernel was loaded"
+            loaded = "the loaded capture kernel did not start" if self.loaded else "no capture kernel was loaded"
+            self.hopeless = f"the kernel panicked and stopped: {loaded}"
         else:
             self._after_panic(line)
 
