@@ -19,7 +19,7 @@ from ..kdump.crash_monitor import CrashMonitor
 from ..kdump.guest_state import GuestState
 from ..kdump.makedumpfile import read_words
 from ..kdump.page_flags import MemoryState
-from ..kdump.target import Target, find_target
+from ..kdump.target import FoundFile, Target, find_target
 from ..kdump.trigger import Trigger, find_trigger
 from ..triage.crash import ask_crash
 from ..vm.run import Run
@@ -64,6 +64,7 @@ class DrillRecord:
         )
         self.console: list[str] = []
         self.dumps: list[Path] = []
+        self.part: FoundFile | None = None  # of a dump, on the server
         self.classes: Mapping[str, Mapping[str, int]] = {}  # of the pages, by the page structures in the dump
         self.fallback = Fallback(kinds=plan.fallback)
         self.picture: Path | None = None  # the guest's memory from the hypervisor
@@ -232,11 +233,12 @@ class DrillRecord:
         console = list(self.console)
         if taken := next((check for check in verdict.failed() if check.name == "capture-memory"), None):
             console.append(f"kdump-harness: the capture kernel had more memory than was reserved: {taken.seen}")
-        found = diagnose_text("\n".join(console), family=verdict.family, facts=facts)
+        part = f"{self.part.where} ({self.part.size_bytes:,} bytes)" if self.part else None
+        found = diagnose_text("\n".join(console), family=verdict.family, facts=facts, part=part)
         if not found.failed and verdict.stopped_by:
             # A silent console alone proves nothing; a wait that ended in vain does.
             lines = [*console, f"kdump-harness: {verdict.stopped_by}"]
-            found = diagnose_text("\n".join(lines), family=verdict.family, facts=facts)
+            found = diagnose_text("\n".join(lines), family=verdict.family, facts=facts, part=part)
         return [symptom.to_json() for symptom in found.symptoms]
 
     def reach(self, stage: Stage) -> None:

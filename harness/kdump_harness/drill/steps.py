@@ -302,6 +302,8 @@ class Drill(CrashDrill):
         """Bring the dump here and judge it; system is how to read the guest's own disk."""
         if trouble := self.target.trouble:
             self.note_status(f"kdump-harness: {trouble}")
+        if self.plan.target in ON_SERVER:
+            self.part = checks.arrived_part(found, dumps_before)
         if chosen is not None:
             checks.check_permissions(self.verdict, chosen, owner=self.target.owner)
             self.fetch_and_check(system, service, chosen, facts)
