@@ -70,7 +70,11 @@ SOUND: dict[str, str] = {
     "room": "Filesystem 1024-blocks Used Available Capacity Mounted on\n/dev/vda1 3000000 900000 2000000 31% /",
     "directory": "755 root",
     "mount": "/ /dev/vda1 ext4 rw,relatime",
-    "drivers": "virtio_blk\nvirtio_pci",
+    "stack": "".join(
+        f"{place} fs ext4\n{place} mount / /dev/vda1\n{place} driver virtio_blk\n{place} driver virtio_pci\n"
+        for place in ("root", "target")
+    )
+    + "- loaded virtio_blk\n- loaded virtio_pci\n- loaded megaraid_sas\n",
     "finished": "",
     "unfinished": "",
     "contents": "usr/lib/modules/x/virtio_blk.ko\nusr/lib/modules/x/virtio_pci.ko.xz\nbytes 60000000",

@@ -211,7 +211,7 @@ def test_a_capture_kernel_that_lacks_a_driver_is_foreseen_before_the_crash(
 ) -> None:
     facts = ImageFacts(
         family="debian", kernel="6.1", opens="root", loadable=frozenset({"ahci"}), stacks={"root": ("driver ahci",)},
-        files=frozenset() if lacking else frozenset({"lib/modules/6.1/kernel/drivers/ata/ahci.ko"}),
+        files=frozenset({"init"}) if lacking else frozenset({"lib/modules/6.1/kernel/drivers/ata/ahci.ko"}),
     )  # fmt: skip
     monkeypatch.setattr(KdumpService, "image_facts", lambda *_: facts)
     verdict = drill(FakeGuest(BOOT, CRASH, probes=PROBES, dump=(DUMP, VMCORE)))

@@ -13,8 +13,10 @@ from ..base.foreign import whole_number
 from ..base.units import MIB
 from ..distro.config_file import last_assignment
 from ..distro.family import Family
+from ..kdump.capture_image.judge import ImageFacts, stacks_of
 from ..kdump.command_line import joined_arguments
 from ..kdump.guest_state import GuestState, read_state
+from ..kdump.room import kept_mib
 from .place import Place, place_of
 
 _STAT = re.compile(r"(\d{1,19}) (\d{1,19}) (/.*)")
@@ -160,6 +162,21 @@ class Facts:
         return sorted({name.replace("-", "_") for name in names})
 
     @cached_property
+    def image(self) -> ImageFacts:
+        """The facts about the capture initramfs, and about what it must reach."""
+        stacks, loadable = stacks_of(self.text("stack"))
+        return ImageFacts(
+            family=self.family.name,
+            kernel=self.state.kernel,
+            opens=self.family.initramfs_opens,
+            files=frozenset(self.text("contents").splitlines()) if self.contents else frozenset(),
+            loadable=loadable,
+            stacks=stacks,
+            arguments=self.capture_append,
+            fixed_kib=self.state.reserved.fixed_bytes >> 10,
+        )
+
+    @cached_property
     def unpacked_bytes(self) -> int:
         """The size of the files in the capture initramfs; 0 where it could not be listed."""
         found = re.search(r"^bytes (\d{1,15})$", self.text("contents"), re.MULTILINE)
@@ -175,22 +192,6 @@ class Facts:
         """Some settings of the running kernel."""
         pairs = (line.split("=", 1) for line in self.text("sysctl").splitlines() if "=" in line)
         return {name.strip(): value.strip() for name, value in pairs}
-
-    def kept_mib(self) -> int:
-        """Return how much of the memory that is in use now a dump of the configured level keeps, not compressed.
-
-        Pages of zeros count, and memory that the machine will use later does not.
-        """
-        level, use = self.state.level or 0, self.state.meminfo_kib
-        kept = use.get("MemTotal", 0)
-        if level & 16:
-            kept -= use.get("MemFree", 0)
-        cached = use.get("Cached", 0) + use.get("Buffers", 0) + use.get("SwapCached", 0)
-        if level & 6:
-            kept -= cached
-        if level & 8:
-            kept -= use.get("AnonPages", 0) + use.get("HugePages_Total", 0) * use.get("Hugepagesize", 0)
-        return max(kept, 0) >> 10
 
     def to_json(self) -> dict[str, Any]:
         """Return the facts that a reader of the result wants."""
@@ -214,7 +215,7 @@ class Facts:
             "place": str(self.place),
             "kind": self.place.kind,
             "free_mib": self.free_kib >> 10 if self.free_kib is not None else None,
-            "kept_mib": self.kept_mib(),
+            "kept_mib": kept_mib(self.state),
             "initramfs": {"path": self.initramfs.path, "changed_s": self.initramfs.changed_s}
             if self.initramfs
             else None,

@@ -9,31 +9,12 @@ from pathlib import PurePosixPath
 
 from ..distro.config_file import ConfigFile
 from ..distro.family import Family, fill
+from ..kdump.capture_image.gather import probe_command
 from ..kdump.guest_state import says_command, state_commands
 from .place import Place
 
 IDENTITY = {"system": "uname -s", "uid": "id -u", "kernel": "uname -r", "os_release": "cat /etc/os-release"}
 _FOUND = "yes"
-
-# The drivers of the devices below a filesystem, and "crypt" for an encrypted one. Built-in drivers have no module.
-_DRIVERS = r"""
-exec 2>/dev/null
-walk() {
-    node=$(readlink -f "$1")
-    case $(cat "$node/dm/uuid" 2>/dev/null) in CRYPT-*) echo crypt ;; esac
-    for below in "$node"/slaves/*; do [ -e "$below" ] && walk "$below"; done
-    while [ "$node" != /sys/devices ] && [ "$node" != / ]; do
-        [ -e "$node/driver/module" ] && basename "$(readlink -f "$node/driver/module")"
-        node=$(dirname "$node")
-    done
-}
-for place in %s; do
-    number=$(findmnt -nvo MAJ:MIN -T "$place" | tail -n 1 | tr -d ' ')
-    # btrfs has a number without a device.
-    [ -e "/sys/dev/block/$number" ] || number=$(lsblk -dno MAJ:MIN "$(findmnt -nvo SOURCE -T "$place" | tail -n 1)" |
-        tr -d ' ')
-    [ -n "$number" ] && [ -e "/sys/dev/block/$number" ] && walk "/sys/dev/block/$number"
-done | sort -u"""
 
 # The menu entries: GRUB's own, those of the Boot Loader Specification, and the line of unified images.
 _ENTRIES = r"""
@@ -149,7 +130,7 @@ def about_place(family: Family, place: Place, initramfs: str) -> dict[str, str]:
         "room": f'd={quoted}; while [ ! -e "$d" ] && [ "$d" != / ]; do d=$(dirname "$d"); done; df -Pk "$d"',
         "directory": f"stat -Lc '%a %U' {quoted}",
         "mount": f"findmnt -no TARGET,SOURCE,FSTYPE,OPTIONS -T {quoted} | tail -n 1",
-        "drivers": _DRIVERS % f"{quoted} /",
+        "stack": f"{probe_command(initramfs, place.directory or '/var/crash', place.host)} 2>/dev/null",
     }
     if place.kind == "local":
         patterns = {True: family.dumps.finished, False: family.dumps.unfinished}
@@ -173,7 +154,8 @@ def about_place(family: Family, place: Place, initramfs: str) -> dict[str, str]:
     if initramfs and (contents := family.commands.contents):
         listing = fill(contents, initramfs=shlex.quote(initramfs))
         commands["contents"] = (
-            f"{listing} 2>/dev/null | awk '{{ bytes += $5 }} /\\.ko/ {{ print $NF }} END {{ print \"bytes\", bytes }}'"
+            f'{listing} 2>/dev/null | awk \'NF > 1 {{ bytes += $5; name = $(NF - 1) == "->" ? $(NF - 2) : $NF }}'
+            ' /\\.ko|bin\\/|lib\\/systemd\\// { print name } END { print "bytes", bytes }\''
         )
     return commands
 

@@ -10,6 +10,7 @@ from ..base.units import MIB
 from ..diagnosis import diagnose_text
 from ..distro.family import fill
 from ..drill.known_issues import DRILL, load_known_issues
+from ..kdump.capture_image.judge import judge as judge_image
 from .facts import Facts
 from .finding import Finding, failure, note, risk
 from .questions import save_units, understood_names
@@ -186,16 +187,8 @@ def initramfs(facts: Facts) -> Iterator[Finding]:
         yield risk(
             "initramfs-outdated", f"{file.path} is {_span(file.changed_s - image.changed_s)} newer than {image.path}"
         )
-    drivers = facts.text("drivers").split()
-    if facts.contents:
-        missing = [name for name in drivers if name != "crypt" and name.replace("-", "_") not in facts.contents]
-        if missing:
-            yield failure(
-                "capture-no-root-device",
-                f"{', '.join(missing)}, of the disk below {facts.place.directory or '/'}, is not in {image.path}",
-            )
-    if "crypt" in drivers and not facts.family.config.in_initramfs:
-        yield risk("luks-target", "the disk is encrypted, and the capture kernel waits for its passphrase")
+    for lack in judge_image(facts.image):
+        yield failure(lack.symptom, str(lack), remedy=lack.remedy)
 
 
 def capture_line(facts: Facts) -> Iterator[Finding]:

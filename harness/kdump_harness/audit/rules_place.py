@@ -7,12 +7,10 @@ from collections.abc import Iterator
 from pathlib import PurePosixPath
 
 from ..diagnosis import diagnose_text
+from ..kdump.room import kept_mib, least_mib
 from .facts import Facts
 from .finding import Finding, failure, note, risk
 
-# Measured on dumps of level 31: compressed pages take a fifth to a third of their size.
-_COMPRESSED_AT_BEST = 0.15
-_ALWAYS_MIB = 4  # headers, bitmaps and the kernel log
 _FOR_MOUNTS = ("/mnt/", "/media/")  # by the Filesystem Hierarchy Standard
 
 
@@ -70,15 +68,14 @@ def _mounted(facts: Facts) -> Iterator[Finding]:
 
 def _room(facts: Facts) -> Iterator[Finding]:
     """Compare the free room with the memory that a dump keeps."""
-    free_kib, kept_mib = facts.free_kib, facts.kept_mib()
+    free_kib, kept = facts.free_kib, kept_mib(facts.state)
     if free_kib is None:
         return
     free_mib = free_kib >> 10
-    best = 1.0 if facts.state.compress in (None, "none") else _COMPRESSED_AT_BEST
-    seen = f"{free_mib} MiB are free for dumps; level {facts.state.level} keeps {kept_mib} MiB before compression"
-    if free_mib < kept_mib * best + _ALWAYS_MIB:
+    seen = f"{free_mib} MiB are free for dumps; level {facts.state.level} keeps {kept} MiB before compression"
+    if free_mib < least_mib(facts.state):
         yield failure("target-no-space", seen)
-    elif free_mib < kept_mib:
+    elif free_mib < kept:
         yield risk("target-no-space", seen)
 
 

@@ -77,8 +77,7 @@ class CrashMonitor:
         elif self.restart_seen or self._kernel_at_s is not None:
             self._booting(line)
         elif _DEAD.search(text):
-            loaded = "the loaded capture kernel did not start" if self.loaded else "no capture kernel was loaded"
-            self.hopeless = f"the kernel panicked and stopped: {loaded}"
+            self.hopeless = "the kernel panicked and stopped: no capture kernel was loaded"
         else:
             self._after_panic(line)
 

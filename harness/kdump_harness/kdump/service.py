@@ -43,6 +43,7 @@ from .guest_state import (
     state_commands,
 )
 from .reserved_memory import ReservedMemory, in_words
+from .room import least_mib
 
 # Unscaled, as for a guest under KVM.
 INSTALL_TIMEOUT_S = 300.0
@@ -351,6 +352,7 @@ class KdumpService:
             address=address,
             arguments=self.capture_arguments(),
             fixed_kib=state.reserved.fixed_bytes >> 10,
+            least_mib=least_mib(state),
             factor=self.guest.factor,
         )
 

@@ -53,6 +53,7 @@ def gather(
     address: str = "",
     arguments: str = "",
     fixed_kib: int | None = None,
+    least_mib: int = 0,
     factor: float = 1.0,
 ) -> ImageFacts | None:
     """Return the facts; None where the guest has no capture initramfs at the family's places.
@@ -62,10 +63,9 @@ def gather(
     image, files = reader.files(shell, family, kernel)
     if not files:
         return None
-    words = " ".join(shlex.quote(word) for word in (image, directory, *filter(None, [address])))
-    probe = f"sh -c {shlex.quote(_probe())} probe {words}"
     out = ""
     with contextlib.suppress(CommandFailed):
+        probe = probe_command(image, directory, address)
         out = shell.run(probe, timeout_s=PROBE_TIMEOUT_S * factor, check=False).out
     stacks, loadable = stacks_of(out)
     return ImageFacts(
@@ -77,7 +77,17 @@ def gather(
         stacks=stacks,
         arguments=arguments,
         fixed_kib=fixed_kib,
+        least_mib=least_mib,
     )
+
+
+def probe_command(image: str, directory: str, address: str = "") -> str:
+    """Return the command that describes what is below root and dump target, for stacks_of().
+
+    ADDRESS is the name or the address of the dump server.
+    """
+    words = " ".join(shlex.quote(word) for word in (image, directory, *filter(None, [address])))
+    return f"sh -c {shlex.quote(_probe())} probe {words}"
 
 
 class DiskFiles(Protocol):

@@ -51,11 +51,12 @@ class ImageFacts:
     family: str
     kernel: str  # release of the capture kernel
     opens: str  # the place that the initramfs itself must reach: ROOT or TARGET
-    files: frozenset[str]  # paths in the initramfs
+    files: frozenset[str]  # paths in the initramfs; empty where it cannot be listed
     loadable: frozenset[str]  # modules of that kernel that are not built in
     stacks: Mapping[str, tuple[str, ...]]  # the lines of probe.sh by place, without the place
     arguments: str = ""  # that are added to the capture kernel's command line
     fixed_kib: int | None = None  # memory of the capture kernel
+    least_mib: int = 0  # size below which no dump stays
 
     def to_json(self) -> dict[str, Any]:
         """Return the facts as a JSON object."""
@@ -70,6 +71,7 @@ class Lack:
     piece: str
     lacks: str  # such as: module ahci
     remedy: str
+    symptom: str = "capture-no-root-device"  # the name of what a crash would show
 
     def __str__(self) -> str:
         where = "the root filesystem" if self.place == ROOT else "the dump target"
@@ -80,7 +82,7 @@ def judge(facts: ImageFacts) -> list[Lack]:
     """Return all that is missing, without repetitions."""
     lacks: dict[tuple[str, str], Lack] = {}
     for place, lines in facts.stacks.items():
-        found = _missing(facts, place, lines) if place == facts.opens else []
+        found = _missing(facts, place, lines) if place == facts.opens and facts.files else []
         for lack in (*found, *_forbidden(facts, place, lines), *_unreachable(facts, place, lines)):
             lacks.setdefault((lack.lacks, lack.remedy), lack)
     return list(lacks.values())
@@ -126,13 +128,15 @@ def _forbidden(facts: ImageFacts, place: str, lines: tuple[str, ...]) -> list[La
 
 def _unreachable(facts: ImageFacts, place: str, lines: tuple[str, ...]) -> list[Lack]:
     """Return the reasons why a boot of the whole system does not open the place by itself."""
-    said = {line.split()[0]: line.split()[1:] for line in lines if line.startswith(("luks-", "unmounted", "stale"))}
+    said = {
+        line.split()[0]: line.split()[1:] for line in lines if line.startswith(("luks-", "unmounted", "stale", "free"))
+    }
     found = []
     if (key := said.get("luks-key")) and "luks-token" not in said:
         if key[0] in ("none", "absent") or "noauto" in key:
             why = "its key is not on this machine, and a capture kernel cannot ask for a passphrase"
             remedy = "add a key file to /etc/crypttab, or choose another dump target"
-            found.append(Lack(place=place, piece="LUKS", lacks=why, remedy=remedy))
+            found.append(Lack(place=place, piece="LUKS", lacks=why, remedy=remedy, symptom="luks-target"))
         elif (need := said.get("luks-memory")) and facts.fixed_kib and int(need[0]) > facts.fixed_kib:
             why = (
                 f"its key takes {int(need[0]) >> 10} MiB (Argon2), and the reservation has {facts.fixed_kib >> 10} MiB"
@@ -141,14 +145,18 @@ def _unreachable(facts: ImageFacts, place: str, lines: tuple[str, ...]) -> list[
                 "reserve more memory, or add the key with less: cryptsetup luksAddKey --pbkdf-memory 65536 (or --pbkdf"
                 " pbkdf2), and remove the old one"
             )
-            found.append(Lack(place=place, piece="LUKS", lacks=why, remedy=remedy))
+            found.append(Lack(place=place, piece="LUKS", lacks=why, remedy=remedy, symptom="luks-target"))
     if facts.opens == ROOT and (stale := said.get("stale")):
         why = f"the capture initramfs is older than {stale[0]}, so the array is not named as in /etc/fstab"
         found.append(_lack(facts, place, "RAID", why, "module"))
+    if place == TARGET and (free := said.get("free")) and int(free[0]) >> 10 < facts.least_mib:
+        why = f"{int(free[0]) >> 10} MiB are free, and the dump takes {facts.least_mib} MiB at the least"
+        remedy = f"free {facts.least_mib} MiB or more there, or choose another dump target"
+        found.append(Lack(place=place, piece="the room", lacks=why, remedy=remedy, symptom="target-no-space"))
     if place != facts.opens and (mount := said.get("unmounted")):
         why = f"nothing mounts {mount[0]} at the next boot, so the dump goes to the filesystem below it"
         remedy = f"add {mount[0]} to /etc/fstab, without noauto"
-        found.append(Lack(place=place, piece="the mount", lacks=why, remedy=remedy))
+        found.append(Lack(place=place, piece="the mount", lacks=why, remedy=remedy, symptom="target-not-mounted"))
     return found
 
 

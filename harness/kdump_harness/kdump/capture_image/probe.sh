@@ -54,6 +54,7 @@ place() {  # ROLE DIRECTORY
     source=${2%%\[*}
     echo "$1 fs $3"
     echo "$1 mount $4 $source"
+    echo "$1 free $(($(stat -f -c '%f * %S / 1024' "$4")))"  # with the blocks that are reserved for root
     if [ "$4" != / ]; then
         case ,$(findmnt --fstab -n -o OPTIONS --mountpoint "$4"), in
             ,,) unit=$(systemctl show -p WantedBy -p RequiredBy "$(systemd-escape -p --suffix=mount "$4")" 2>/dev/null)
@@ -72,7 +73,8 @@ place() {  # ROLE DIRECTORY
 
 place root /
 if [ -n "${3-}" ]; then
-    network target "$(ip route get "$3" | sed -n 's/.* dev \([^ ]*\).*/\1/p' | head -n 1)"
+    address=$(getent ahosts "$3" | awk 'NR == 1 {print $1}')
+    network target "$(ip route get "${address:-$3}" | sed -n 's/.* dev \([^ ]*\).*/\1/p' | head -n 1)"
 else
     directory=$2
     while [ ! -e "$directory" ]; do directory=${directory%/*}; [ -n "$directory" ] || directory=/; done
