@@ -26,7 +26,7 @@ REASONS = Path(__file__).with_suffix(".toml")
 # The functions by which shell scripts and C++ of the three stacks report a failure.
 _SHELL = re.compile(
     r"^[^#\n]*?\b(?:derror|dwarn|dwarning|dfatal|perror|perror_exit|log_failure_msg|log_warning_msg|die|warn|KError|"
-    r"KSystemError|KELFError|KNetError|FatalError|cerr <<)[ (]+([\"'])((?:\\.|(?!\1).)+)\1",
+    r"KSystemError|KELFError|KNetError|FatalError)[ (]+([\"'])((?:\\.|(?!\1).)+)\1",
     re.MULTILINE,
 )
 _ECHO = re.compile(r"^[^#\n]*?\becho (?:>&2 )?\s*(?:-e |-n )?([\"'])((?:\\.|(?!\1).)+)\1([^\n]*)$", re.MULTILINE)

@@ -12,15 +12,20 @@ from kdump_harness.pytest_plugin import Verdict, pin_image
 
 KERNEL = "linux-image-amd64"  # the cloud kernel of the images has no SATA and no USB
 GOOD = (
-    ["virtio-scsi", "raid1"], ["sata", "lvm"], ["nvme", "lvm-thin"], ["raid5"], ["luks-pbkdf2"],
-    ["capture-cpus", "five-level-paging"], ["uefi", "nvme"],
-)  # fmt: skip
+    ["virtio-scsi", "multipath", "lost-path", "luks-pbkdf2", "lvm-thin", "xfs", "busy-filesystem"],
+    ["sata", "raid5", "lvm", "btrfs-subvolume"],
+    ["nvme", "raid1", "separate-var", "capture-cpus", "huge-pages", "five-level-paging"],
+    ["uefi", "separate-crash"],
+)
+ON_SERVER = ("bond", "vlan", "bridge", "ipv6", "lost-card")
 BAD = {
     "sata moved-disk": "the capture initramfs lacks the module ahci",
     "virtio-scsi moved-disk": "the capture initramfs lacks the module virtio_scsi",
     "usb-disk": "the capture kernel is started with usbcore.nousb",
     "luks": "its key takes ",
     "luks-passphrase": "its key is not on this machine",
+    "raid1 by-name": "the capture initramfs is older than /etc/mdadm/mdadm.conf",
+    "full-target": "4 MiB are free",
 }
 
 
@@ -41,6 +46,17 @@ def test_a_shape_that_dumps(drill: Callable[..., Verdict], image: SystemUnderTes
     verdict = drill(subject=with_kernel(image), shapes=find_shapes(names))
     assert verdict.verified, verdict.explain()
     assert "capture-image" in {check.name for check in verdict.checks}
+    assert not verdict.foreseen
+
+
+@pin_image("debian-12")
+@pytest.mark.parametrize("target", ["nfs", "ssh"])
+def test_a_network_that_reaches_its_dump_server(
+    drill: Callable[..., Verdict], image: SystemUnderTest, target: str
+) -> None:
+    """The dump arrives over a bridge on a VLAN of a bond, by IPv6, although the bond has lost its active card."""
+    verdict = drill(subject=with_kernel(image), shapes=find_shapes(ON_SERVER), target=target)
+    assert verdict.verified, verdict.explain()
     assert not verdict.foreseen
 
 

@@ -74,7 +74,6 @@ def schemas() -> dict[str, dict[str, Any]]:
     """Return all schemas by the name of their file."""
     text, maybe_text = {"type": "string"}, {"type": ["string", "null"]}
     symptom = object_of(Symptom)
-    del symptom["properties"]["rank"]  # the order of the list shows it
     symptom["required"] = [name for name in symptom["required"] if name != "file"]
     summary = {"summary": text, "figures": {"type": "object"}}
     found: dict[str, dict[str, Any]] = {

@@ -26,7 +26,6 @@ from test_diagnosis_modes import (
 )
 
 CONSOLES = Path(__file__).parents[1] / "data" / "consoles"
-PANIC_ALONE = "[  712.800000] Kernel panic - not syncing: sysrq triggered crash\n"
 END_OF_PANIC = "[  712.900000] ---[ end Kernel panic - not syncing: sysrq triggered crash ]---\n"
 OOM = "[    4.000000] swapper/0 invoked oom-killer: gfp_mask=0xcc0(GFP_KERNEL), order=0, oom_score_adj=0\n"
 
@@ -125,15 +124,6 @@ def test_a_panic_with_kdump_loaded_and_then_silence_is_a_lost_handoff() -> None:
         == "handoff-no-capture-boot"
     )
     assert diagnose_text(CRASHED + "SeaBIOS (version 1.16.2)\n" + NEXT_BOOT).mode == "handoff-no-capture-boot"
-
-
-def test_a_panic_that_comes_to_its_end_with_kdump_loaded_never_started_the_capture_kernel() -> None:
-    """A trace names a loaded capture kernel; without a trace, a drill knows of it."""
-    assert diagnose_text(CRASHED + END_OF_PANIC).mode == "capture-kernel-not-started"
-    known = diagnose_text(FIRST_BOOT + PANIC_ALONE + END_OF_PANIC, facts={"loaded": "yes"})
-    assert (known.mode, len(known.symptoms)) == ("capture-kernel-not-started", 1)
-    assert "end Kernel panic" in known.symptoms[0].line
-    assert diagnose_text(FIRST_BOOT + PANIC_ALONE + END_OF_PANIC).mode == "panic-without-kdump"
 
 
 def test_the_dmesg_of_a_dump_may_end_with_the_panic(tmp_path: Path) -> None:
@@ -271,83 +261,6 @@ def test_the_cause_stands_before_its_consequences() -> None:
         "makedumpfile-failed",
         "kdump-emergency-shell",
     ]
-
-
-SENDING = """\
-[   48.1] kdump-tools[331]: sending makedumpfile -F -c -d 31 /proc/vmcore to kdump@collector : /srv/dump-incomplete.
-"""
-BROKEN_PIPE = "[  983.3] kdump-tools[357]: client_loop: send disconnect: Broken pipe\n"
-NO_ROUTE = "[  986.7] kdump-tools[362]: ssh: connect to host collector port 22: No route to host\n"
-REFUSED_KEY = "[  986.7] kdump-tools[362]: kdump@collector: Permission denied (publickey).\n"
-GAVE_UP = """\
-[  983.4] kdump-tools[358]: cat: write error: Broken pipe
-[  983.4] kdump-tools[355]: Can't write the dump file(STDOUT). Broken pipe
-[  983.4] kdump-tools[355]: Copying data                                      : [ 40.3 %] \\       eta: 22m59s
-[  983.4] kdump-tools[355]: makedumpfile Failed.
-[  983.5] kdump-tools[331]: kdump-tools: makedumpfile failed, falling back to 'scp' ... failed!
-"""
-NOT_SENT = """\
-[  986.8] kdump-tools[361]: scp: Connection closed
-[  986.8] kdump-tools[331]: kdump-tools: makedumpfile scp failed. The vmcore file will  not be available ... failed!
-[  986.9] kdump-tools[331]: kdump-tools: failed to save vmcore in kdump@collector:/srv/crash/1 ... failed!
-"""
-UNKNOWN_KERNEL = "[    9.0] kdump-tools[310]: get_mem_map: Can't distinguish the memory type.\n"
-TO_CP = """\
-[   10.0] kdump-tools[310]: makedumpfile Failed.
-[   10.1] kdump-tools[305]: kdump-tools: makedumpfile failed, falling back to 'cp'
-"""
-NO_SPACE = "[   19.0] kdump-tools[320]: cp: error writing '/var/crash/1/vmcore-incomplete': No space left on device\n"
-RHEL_SENDS = REDHAT + "[   30.0] kdump[330]: client_loop: send disconnect: Broken pipe\n"
-RHEL_GAVE_UP = "[   30.1] kdump[330]: saving vmcore failed, _exitcode:1\n"
-NFS_SILENT = "[   60.0] nfs: server collector not responding, timed out\n"
-NOT_WRITTEN = "[   60.1] kdump-tools[355]: Can't write the dump file(/mnt/1/dump-incomplete). Input/output error\n"
-
-CUT = ("dump-truncated", "makedumpfile-failed")
-
-
-@pytest.mark.parametrize(
-    ("lines", "causes"),
-    [
-        (SENDING + BROKEN_PIPE + GAVE_UP + NO_ROUTE + NOT_SENT, [*CUT, "network-not-ready"]),
-        (SENDING + BROKEN_PIPE + GAVE_UP + REFUSED_KEY + NOT_SENT, [*CUT, "ssh-auth-failed"]),
-        (RHEL_SENDS + RHEL_GAVE_UP + "Failed to mount rootfs\n", [*CUT, "target-mount-failed"]),
-        (DEBIAN + UNKNOWN_KERNEL + TO_CP + NO_SPACE, ["makedumpfile-failed", "target-no-space"]),
-        (SENDING + NO_ROUTE + GAVE_UP + NO_ROUTE + NOT_SENT, ["network-not-ready", "makedumpfile-failed"]),
-        (SENDING + GAVE_UP + NO_ROUTE + NOT_SENT, ["network-not-ready", "makedumpfile-failed"]),
-        (REDHAT + RHEL_GAVE_UP + "Failed to mount rootfs\n", ["target-mount-failed", "makedumpfile-failed"]),
-        (DEBIAN + NFS_SILENT + NOT_WRITTEN, ["dump-truncated", "target-io-error", "makedumpfile-failed"]),
-        (USERSPACE + NFS_SILENT, ["nfs-mount-failed"]),
-    ],
-    ids=["cut link", "other key", "rootfs", "cp", "no link", "no words of ssh", "hidden words", "cut NFS", "no NFS"],
-)
-def test_what_a_second_attempt_says_is_not_the_cause(lines: str, causes: list[str]) -> None:
-    diagnosis = diagnose_text(CAPTURING + lines)
-    assert names(diagnosis) == causes, diagnosis.explain()
-
-
-PART = "collector:/srv/crash/1/dump-incomplete (5,176,450 bytes)"
-
-
-@pytest.mark.parametrize(
-    ("lines", "causes"),
-    [
-        (SENDING + NO_ROUTE, ["dump-truncated", "network-not-ready"]),
-        (RHEL_SENDS.replace("client_loop", "ssh") + RHEL_GAVE_UP, ["dump-truncated", "makedumpfile-failed"]),
-        (REDHAT + RHEL_GAVE_UP, ["dump-truncated", "makedumpfile-failed"]),
-        (DEBIAN + UNKNOWN_KERNEL, ["makedumpfile-failed"]),
-        (SENDING + NO_SPACE + NO_ROUTE, ["target-no-space", "network-not-ready"]),
-    ],
-)
-def test_a_part_of_the_dump_on_the_server_outranks_a_guess(lines: str, causes: list[str]) -> None:
-    diagnosis = diagnose_text(CAPTURING + lines, part=PART)
-    assert names(diagnosis) == causes, diagnosis.explain()
-
-
-def test_a_part_of_the_dump_is_the_line_of_the_symptom() -> None:
-    diagnosis = diagnose_text(CAPTURING + SENDING + NO_ROUTE, part=PART)
-    assert (diagnosis.symptoms[0].line, diagnosis.stage) == (PART, Stage.CAPTURING)
-    assert diagnose_text(CAPTURING + SENDING + NO_ROUTE).mode == "network-not-ready"
-    assert diagnose_text(CAPTURING + REDHAT_SAVED, part=PART).mode == "ok"
 
 
 def test_a_shell_without_a_visible_cause_is_named_itself() -> None:

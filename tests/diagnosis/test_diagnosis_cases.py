@@ -127,14 +127,6 @@ def test_a_console_that_ends_too_early_is_overruled_by_the_whole_dump(tmp_path: 
     assert (damaged.mode, damaged.symptoms[0].file) == ("dump-truncated", "vmcore")
 
 
-def test_a_damaged_dump_outranks_a_network_that_was_lost(tmp_path: Path) -> None:
-    no_route = "[   60.0] kdump[330]: ssh: connect to host collector port 22: No route to host\n"
-    folder = case(tmp_path, {"console.log": CRASHED + CAPTURE_BOOT + REDHAT + no_route})
-    (folder / "vmcore").write_bytes((DATA / "vmcore" / "zlib.kdump").read_bytes()[:9000])
-    found = [(one.name, one.file) for one in diagnose_case([folder]).symptoms]
-    assert found == [("dump-truncated", "vmcore"), ("network-not-ready", "console.log")]
-
-
 def test_a_case_without_a_log_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="has no file"):
         diagnose_case([tmp_path])

@@ -257,7 +257,6 @@ IN_CAPTURE = {
         "get_mem_map: Can't distinguish the memory type.",
         "[   12.0] kdump[310]: saving vmcore failed, exitcode:1",
         "Error: Failed saving vmcore",
-        "Cannot save dump!",
         "kdump-tools[305]: kdump-tools: makedumpfile failed, falling back to 'cp' ... failed!",
     ],
     "dump-truncated": ["client_loop: send disconnect: Broken pipe", "kdump.sh[310]: lost connection"],

@@ -23,7 +23,6 @@ from kdump_harness.drill.checks import (
     CHECKS,
     CrashFacts,
     Scope,
-    arrived_part,
     check_capture_memory,
     check_dump,
     check_permissions,
@@ -208,23 +207,6 @@ def test_anything_else_is_told(
     dump = choose_dump(verdict, by_path(*files), {})
     assert (dump.path if dump else None) == chosen
     assert outcome(verdict) == {"single-dump": single, "final-name": final}
-
-
-@pytest.mark.parametrize(
-    ("files", "before", "is_part"),
-    [
-        ((found(PART, final=False),), (), True),
-        ((found(PART, final=False),), (found(PART, final=False),), False),
-        ((found(PART, final=False, size_bytes=0),), (), False),
-        ((found(PART, final=False, wanted=False),), (), False),
-        ((found(), found(PART, final=False)), (), False),
-        ((), (), False),
-    ],
-    ids=["part", "old", "empty", "elsewhere", "and a whole one", "none"],
-)
-def test_a_part_of_a_dump_is_found(files: tuple[FoundFile, ...], before: tuple[FoundFile, ...], is_part: bool) -> None:
-    part = arrived_part(by_path(*files), by_path(*before))
-    assert (part.path if part else None) == (PART if is_part else None)
 
 
 def test_an_old_dump_is_not_taken_for_a_new_one(verdict: Verdict) -> None:

@@ -22,16 +22,10 @@ from kdump_harness.drill.checks import Scope, record_check, required
 from kdump_harness.drill.disks import SystemUnderTest
 from kdump_harness.drill.judgement import DrillRecord
 from kdump_harness.drill.plan import RECOVERED, SAVED, Plan
-from kdump_harness.kdump.target import FoundFile
 from kdump_harness.triage.crash import CrashReport, CrashRequest
 from kdump_harness.vmcore import Unreadable
 from kdump_harness.vmcore.formats.damage import UNSUPPORTED, Damage
 
-CAPTURING = """\
-[    0.000000] Linux version 6.1.0-57-cloud-amd64 (debian-kernel@lists.debian.org) #1 SMP
-[    0.000000] Command line: elfcorehdr=0x6f000000 ro console=ttyS0 nr_cpus=1 reset_devices
-[    8.000000] kdump-tools[331]: sending makedumpfile -F /proc/vmcore to kdump@collector : /srv/dump-incomplete.
-"""
 SUBJECT = SystemUnderTest(name="debian-12", family=find_family("debian"))
 REPORT = "The kernel version is not supported.\n    Free pages              : 0x0000000000000000\n"
 KINDS = {
@@ -67,22 +61,6 @@ def conclude(directory: Path, plan: Plan, reached: Stage, names: frozenset[str],
             record_check(record.verdict, name, name != failed, seen="")
         record.conclude(None)
     return record.verdict
-
-
-def test_a_part_of_the_dump_on_the_server_is_evidence(tmp_path: Path) -> None:
-    run: Any = SimpleNamespace(progress=None, accelerator="tcg", beside=0, options=SimpleNamespace(keep="never"))
-    part = FoundFile(
-        path="/srv/crash/1/dump-incomplete", size_bytes=5_176_450, mode=0o600, owner="kdump", directory_mode=0o700,
-        final=False, place="collector",
-    )  # fmt: skip
-    with contextlib.closing(Evidence(tmp_path / "drill")) as evidence:
-        record = DrillRecord(run, KINDS[Scope.RECOVERED][0], evidence)
-        record.console = (CAPTURING + "[   9.0] ssh: connect to host collector port 22: No route to host").splitlines()
-        record.part = part
-        record.conclude(None)
-    said = [(one["name"], one["line"]) for one in record.verdict.symptoms]
-    assert said[0] == ("dump-truncated", "collector:/srv/crash/1/dump-incomplete (5,176,450 bytes)")
-    assert said[1][0] == "network-not-ready"
 
 
 @pytest.mark.parametrize("scope", KINDS)

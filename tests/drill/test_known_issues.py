@@ -377,7 +377,7 @@ def test_verdict_json_names_the_known_issue(
         one.verdict.reached = Stage.RECOVERED
         for name in sorted(REQUIRED_CHECKS - set(left_out)):
             one.verdict.check(name, name != "filter", expected="", seen="")
-        one.conclude(SimpleNamespace(panic_text=None, failed=None, loaded=True))
+        one.conclude(SimpleNamespace(panic_text=None, failed=None))
     written = json.loads((tmp_path / "drill" / "verdict.json").read_text(encoding="utf-8"))
     assert (written["known_issue"], written["verified"]) == (tracker, False)
 

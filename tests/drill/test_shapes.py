@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,11 +16,11 @@ from kdump_harness.configuration import own_tables
 from kdump_harness.distro.family import find_family
 from kdump_harness.drill.disks import SystemUnderTest
 from kdump_harness.drill.plan import Plan
-from kdump_harness.drill.shapes.prepare import prepare_guest
+from kdump_harness.drill.shapes.prepare import prepare_guest, prepare_server, whole_script
 from kdump_harness.drill.shapes.table import find_shapes, load_shapes
-from kdump_harness.kdump.target import find_target
+from kdump_harness.kdump.target import Server, find_target
 from kdump_harness.vm.hypervisor.buses import BUSES
-from kdump_harness.vm.hypervisor.domain_xml import DomainSpec, Nic
+from kdump_harness.vm.hypervisor.domain_xml import Disk, DomainSpec, Nic
 from kdump_harness.vm.run import Machine
 
 DEBIAN = find_family("debian")
@@ -34,20 +35,65 @@ disk = "sata"
 
 def test_each_shape_makes_a_machine_and_has_a_valid_script() -> None:
     for name, shape in load_shapes().items():
-        alone = find_shapes(["sata", name] if shape.stale else [name])
-        alone.check(DEBIAN, "ssh" if shape.cards or shape.lost else "local")
+        others = {"moved-disk": ["sata"], "lost-path": ["multipath"]}
+        alone = find_shapes([*others.get(name, []), name])
+        alone.check(DEBIAN, "ssh" if shape.network else "local")
         alone.machine(Machine()).check()
         assert shape.about.endswith("."), name
-        assert bool(shape.disks_mib) == bool(shape.directory), name
-        for script in shape.prepare.values():
+        assert shape.network or not (shape.cards or shape.server or shape.lost == "card"), name
+        for script in (*shape.prepare.values(), shape.server):
             subprocess.run(["sh", "-n", "-c", script], check=True)
 
 
+def test_the_scripts_of_all_shapes_are_one_in_the_order_of_the_tables() -> None:
+    shapes = find_shapes(["lvm", "luks-pbkdf2", "raid5", "separate-var"])
+    script = whole_script(shapes, DEBIAN)
+    places = [script.index(words) for words in ("mdadm --create", "luksFormat", "vgcreate", "\nmount_dumps\nconnect")]
+    assert places == sorted(places)
+    disks = " ".join(f"/dev/disk/by-id/virtio-shape{number}" for number in range(3))
+    assert script.startswith(f"DISKS='{disks}' DIRECTORY=/var\n")
+    assert not whole_script(find_shapes(["nvme"]), DEBIAN)
+    assert whole_script(find_shapes(["full-target"]), DEBIAN).startswith("DISKS='' DIRECTORY=/var/crash\n")
+
+
+def test_the_scripts_for_the_dump_server_give_the_address_by_which_the_guest_knows_it() -> None:
+    def run(command: str, script: str) -> Any:
+        return subprocess.run([*command.split()[:-1], f"ip() {{ :; }}\n{script}"], capture_output=True, text=True)
+
+    said = SimpleNamespace(run=lambda command, script: SimpleNamespace(out=run(command, script).stdout))
+    server = Server(name="c", address="198.18.0.2", host_key="", user="kdump", directory="/d", shell=said)  # type: ignore[arg-type]
+    for names, address in (
+        (["vlan"], "192.0.2.1"), (["ipv6"], "fd00:6b64:0::1"), (["ipv6", "bond", "vlan"], "fd00:6b64:5::1"),
+    ):  # fmt: skip
+        assert prepare_server(server, find_shapes(names)) == replace(server, address=address)
+    assert prepare_server(server, find_shapes(["bond"])) is server
+    assert prepare_server(None, find_shapes([])) is None
+
+
+def test_disks_with_several_paths_are_named_by_their_wwn() -> None:
+    shapes = find_shapes(["multipath", "raid1", "lost-path"])
+    assert (shapes.paths, shapes.loses("path"), shapes.loses("card")) == (2, True, False)
+    assert whole_script(shapes, DEBIAN).startswith(
+        "DISKS='/dev/disk/by-id/wwn-0x5254000000000000 /dev/disk/by-id/wwn-0x5254000000000001'"
+    )
+    spec = DomainSpec(
+        name="g", accelerator="tcg", memory_mib=256, vcpus=1, disk=Path("/d"), layers=(), seed=None,
+        nic=Nic(mac="m"), disk_bus="virtio-scsi",
+        extra_disks=(Disk(path=Path("/a"), paths=2), Disk(path=Path("/b"), serial="b")),
+    )  # fmt: skip
+    root = ElementTree.fromstring(spec.xml())
+    ways = root.findall("./devices/disk[wwn]")
+    assert [way.findtext("wwn") for way in ways] == ["5254000000000000"] * 2
+    assert len({way.find("address").get("controller") for way in ways}) == 2  # type: ignore[union-attr]
+    assert len({one.get("dev") for one in root.findall("./devices/disk/target")}) == 4
+    assert [one.get("index") for one in root.findall("./devices/controller[@type='scsi']")] == [None, "1", "2"]
+
+
 def test_shapes_of_different_parts_combine() -> None:
-    shapes = find_shapes(["nvme", "lvm", "five-level-paging", "lvm"])
+    shapes = find_shapes(["lvm", "nvme", "five-level-paging", "lvm"])
     machine = shapes.machine(Machine(vcpus=4))
     assert (machine.disk_bus, machine.la57, machine.vcpus) == ("nvme", True, 4)
-    assert shapes.names == ["nvme", "lvm", "five-level-paging"]
+    assert shapes.names == ["nvme", "five-level-paging", "lvm"]
     assert (shapes.directory, shapes.disks_mib, shapes.rebuild) == ("/var/crash", (2048,), True)
     assert "lvm2" in shapes.packages(DEBIAN)
     assert not find_shapes(["sata", "moved-disk"]).rebuild
@@ -60,6 +106,7 @@ def test_shapes_of_different_parts_combine() -> None:
         (["lvm"], "redhat", "local", "lvm has no script for the family redhat \\(it has debian\\)"),
         (["raid1"], "debian", "nfs", "raid1 cannot go with --target nfs"),
         (["bond"], "debian", "local", "bond needs a dump server: --target ssh or nfs"),
+        (["lost-path", "lvm"], "debian", "local", "lost-path needs a shape that has more than one path, such as multi"),
         (["moved-disk"], "debian", "local", "moved-disk needs a shape that moves the system's disk"),
     ],
 )
@@ -96,7 +143,9 @@ def test_an_own_shape_replaces_one_of_its_name(tmp_path: Path, monkeypatch: pyte
         (("lab-disk", "Lab"), "name must be lower-case"),
         (('"sata"', '"sata"\nfirmware = "coreboot"'), "firmware must be one of"),
         (('"sata"', '"sata"\ndisks_mib = [1]'), "disks_mib must be at most 8 sizes"),
-        (('"sata"', '"sata"\ndirectory = "/d"'), "directory must be an absolute path, and needs a script"),
+        (('"sata"', '"sata"\ndirectory = "/d"'), "directory must be an absolute path, and needs disks_mib"),
+        (('"sata"', '"sata"\nlost = "cpu"'), "lost must be card or path, not 'cpu'"),
+        (('"sata"', '"sata"\npaths = 0'), "paths must be 1 to 4"),
         (('"sata"', '"sata"\nprepare = { plan9 = "true" }'), "prepare must be for one of debian, redhat, suse"),
     ],
 )
@@ -147,7 +196,8 @@ class Shell:
             self.files.add(line.split()[1])
         self.ran.append(line)
         ok = not (self._fails and self._fails in line)
-        return SimpleNamespace(out="" if ok else "one\ntwo\nno space left", ok=ok, status=0 if ok else 1)
+        words = "kdump-harness: shape raid1\none\ntwo\nno space left\n"
+        return SimpleNamespace(out="" if ok else words, ok=ok, status=0 if ok else 1)
 
     def succeeds(self, command: str, *arguments: object) -> bool:
         return (command % arguments).removeprefix("test -e ") in self.files

@@ -81,10 +81,9 @@ def diagnose_case(
     for number, log in enumerate(logs):
         others = [proof for at, proof in enumerate(proofs) if at != number]
         capture = next((proof.capture for proof in others if proof.capture), saved)
-        saved_at = next((proof.saved for proof in others if proof.saved), saved)
-        elsewhere = Proofs(capture, saved_at, broken.line if broken else None)
+        elsewhere = Proofs(capture, next((proof.saved for proof in others if proof.saved), saved))
         found.append((log[0], judge(log, elsewhere).diagnosis()))
-    return _one(found, broken, saved=saved is not None)
+    return _one(found, broken, table, saved=saved is not None)
 
 
 def diagnose_text(
@@ -94,19 +93,13 @@ def diagnose_text(
     facts: Mapping[str, str] | None = None,
     table: SymptomTable | None = None,
     of_kdump: bool = False,
-    part: str | None = None,
 ) -> Diagnosis:
-    """Return the diagnosis of a console's text.
-
-    of_kdump means that a command of kdump printed all of it; part is a dump of this crash that is not whole.
-    """
+    """Return the diagnosis of a console's text; of_kdump means that a command of kdump printed all of it."""
     stream: BinaryIO = io.BytesIO(text.encode("utf-8", "surrogateescape"))
     table = table or all_symptoms()
     tracker = _scanner(table).scan(stream, within_kdump=of_kdump)
     family = _FAMILY_ALIASES.get(family or "", family) or _family([tracker])
-    return Judge(
-        table, tracker, family, dict(facts or {}), is_dmesg_of_dump=False, elsewhere=Proofs(part=part)
-    ).diagnosis()
+    return Judge(table, tracker, family, dict(facts or {}), is_dmesg_of_dump=False).diagnosis()
 
 
 @functools.lru_cache(maxsize=2)
@@ -148,25 +141,27 @@ def _dumps(paths: Sequence[Path], table: SymptomTable) -> tuple[str | None, Symp
         if inspection.whole:
             whole = path.name
         elif inspection.damage:
-            rank = table.number("dump-truncated") or 0
-            row = table.rows[rank]
+            row = table.row("dump-truncated")
             line = f"{path.name}: {inspection.why}"
             broken = Symptom(
-                row.name, "failure", Stage[row.stage], "capture", line, 0, row.meaning, row.remedy, path.name, rank
+                row.name, "failure", Stage[row.stage], "capture", line, 0, row.meaning, row.remedy, file=path.name
             )
     return whole, None if whole else broken
 
 
-def _one(found: Sequence[tuple[str, Diagnosis]], broken: Symptom | None, *, saved: bool) -> Diagnosis:
+def _one(
+    found: Sequence[tuple[str, Diagnosis]], broken: Symptom | None, table: SymptomTable, *, saved: bool
+) -> Diagnosis:
     """Return the diagnoses of several logs as one: the stage that any of them shows, each symptom once."""
     stage = max(diagnosis.stage for _, diagnosis in found)
     if saved:
         stage = max(stage, Stage.SAVED)
     order = {"failure": 0, "warning": 1, "info": 2}
-    every = [broken] if broken is not None else []
-    every += [dataclasses.replace(symptom, file=name) for name, diagnosis in found for symptom in diagnosis.symptoms]
+    rank = {row.name: number for number, row in enumerate(table.rows)}
+    every = [dataclasses.replace(symptom, file=name) for name, diagnosis in found for symptom in diagnosis.symptoms]
+    every += [broken] if broken is not None else []
     kept: dict[str, Symptom] = {}
-    for symptom in sorted(every, key=lambda one: (order[one.severity], one.rank)):
+    for symptom in sorted(every, key=lambda one: (order[one.severity], rank[one.name])):
         kept.setdefault(symptom.name, symptom)
     symptoms = tuple(kept.values())
     return Diagnosis(

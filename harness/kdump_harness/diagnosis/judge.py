@@ -35,7 +35,6 @@ INDETERMINATE = "indeterminate"
 _TOO_BIG_FOR_CAPTURE_KIB = 4 << 20
 # Capture kernels are done, or dead, within minutes; a fragment with later timestamps is more likely of a first kernel.
 _CAPTURE_SELDOM_LIVES_S = 900.0
-_TRUNCATED = "dump-truncated"
 _SIGNS_OF_ONE_BOOT = frozenset(("reserved", "cpus-not-stopped"))  # the next boot may have another reservation
 _PRESUMPTION = "If this is a capture kernel's console, for which only its early time stamps speak: "
 
@@ -53,7 +52,6 @@ class Symptom:
     meaning: str
     remedy: str
     file: str = ""  # the log of a case of several
-    rank: int = 0  # among causes, which come before their consequences
 
     def to_json(self) -> dict[str, Any]:
         """Return the symptom as verdict.json has it."""
@@ -127,7 +125,6 @@ class Proofs:
 
     capture: str | None = None  # a capture kernel ran
     saved: str | None = None  # it saved the dump
-    part: str | None = None  # a part of the dump arrived, and no more
 
 
 _NO_PROOFS = Proofs()
@@ -141,7 +138,6 @@ class MatchedRow:
     line: LogLine
     severity: str
     phase: KernelRole
-    rank: int  # the row that its words are of, by which causes are ordered
     presumed: bool = False  # only early time stamps suggest that a capture kernel printed the line
 
 
@@ -239,7 +235,7 @@ class Judge:
             if presumed and severity == "failure":
                 severity = "warning"
             failed = failed or (severity == "failure" and not row.explains)
-            self.findings.append(MatchedRow(self._meant(match, boot), match.line, severity, at, match.row, presumed))
+            self.findings.append(MatchedRow(match.row, match.line, severity, at, presumed))
         last = number + 1 == len(self.boots)
         scene = Scene(
             boot,
@@ -248,14 +244,13 @@ class Judge:
             None if last else self.phases[number + 1],
             self.is_dmesg_of_dump,
             failed,
-            loaded=self.facts.get("loaded") == "yes",
         )
         for name, rule in RULES.items():
             index = self.table.by_rule(name)
             line = rule(scene) if index is not None else None
             if index is None or line is None:
                 continue
-            lost = name in ("panic-without-kdump", "capture-kernel-not-started", "handoff-no-capture-boot")
+            lost = name in ("panic-without-kdump", "handoff-no-capture-boot")
             if lost and (self.elsewhere.capture or self._is_presumed_capture(boot, phase)):
                 continue
             row = self.table.rows[index]
@@ -271,14 +266,7 @@ class Judge:
                 # The log of every dump ends here, too; the jump's words, or a crash on purpose, make a console likely.
                 severity = "warning" if boot.handover is not None or boot.sysrq is not None else "info"
                 self.tracker.signs.add(KERNEL_LOG)
-            self.findings.append(MatchedRow(index, line, severity, at, index))
-
-    def _meant(self, match: Match, boot: Boot) -> int:
-        """Return the row of a match; a target that is lost while the dump is written leaves a truncated dump."""
-        began, failed, at = boot.dump_start, boot.save_failed, match.line.number
-        truncated = self.table.number(_TRUNCATED)
-        writing = began is not None and began.number < at and (failed is None or at < failed.number)
-        return truncated if truncated is not None and writing and self.table.rows[match.row].broken_off else match.row
+            self.findings.append(MatchedRow(index, line, severity, at))
 
     def _phase_of(self, line: LogLine, boot: Boot, phase: KernelRole) -> KernelRole:
         """Return the phase of one line: after the first kernel's panic it is the hand-over."""
@@ -401,41 +389,10 @@ class Judge:
     def _symptoms(self) -> tuple[Symptom, ...]:
         """Return the findings as symptoms: failures first, causes before consequences, each once."""
         order = {"failure": 0, "warning": 1, "info": 2}
-        ranked = [dataclasses.replace(found, rank=self._rank(found)) for found in self._weighed()]
-        ranked.sort(key=lambda found: (order[found.severity], found.rank, found.line.number))
         kept: dict[int, MatchedRow] = {}
-        for finding in [*self._of_part(ranked[:1]), *ranked]:
+        for finding in sorted(self._weighed(), key=lambda found: (order[found.severity], found.row, found.line.number)):
             kept.setdefault(finding.row, finding)
         return tuple(self._symptom(finding) for finding in kept.values())
-
-    def _rank(self, found: MatchedRow) -> int:
-        """Return the rank of a finding: behind every row where an earlier failure or a part of the dump explains it."""
-        explained = bool(self.elsewhere.part) and self.table.rows[found.row].unreached
-        failed = self._boot_of(found).save_failed
-        if not explained and failed is not None and found.line.number > failed.number:
-            # kdump gave up before: this is of its second attempt, or of its failure action.
-            explained = any(
-                self._is_cause(other) and self._boot_of(other) is self._boot_of(found)
-                for other in self.findings
-                if other.line.number <= failed.number
-            )
-        return found.rank + (len(self.table.rows) if explained else 0)
-
-    def _is_cause(self, found: MatchedRow) -> bool:
-        """Return whether a finding has the reason why the capture kernel saved nothing."""
-        row = self.table.rows[found.row]
-        only_reports = row.last_resort or any(words in found.line.text for words in row.results)
-        return found.severity == "failure" and found.phase is KernelRole.CAPTURE and not only_reports
-
-    def _of_part(self, first: list[MatchedRow]) -> Iterator[MatchedRow]:
-        """Yield a truncated dump where a part of it arrived and the first failure does not explain it."""
-        truncated = self.table.number(_TRUNCATED)
-        for found in first:
-            of_capture = found.severity == "failure" and found.phase is KernelRole.CAPTURE
-            unclear = of_capture and (self.table.rows[found.row].unreached or not self._is_cause(found))
-            if self.elsewhere.part and truncated is not None and unclear:
-                line = dataclasses.replace(found.line, number=0, text=self.elsewhere.part)
-                yield dataclasses.replace(found, row=truncated, rank=truncated, line=line)
 
     def _weighed(self) -> Iterator[MatchedRow]:
         """Yield the findings, without the words that say nothing more where a cause is found."""
@@ -484,12 +441,11 @@ class Judge:
             line_number=finding.line.number,
             meaning=_PRESUMPTION + meaning if finding.presumed else meaning,
             remedy=remedy,
-            rank=finding.rank,
         )
 
     def _boot_of(self, finding: MatchedRow) -> Boot:
         """Return the boot that a finding's line is of."""
-        return next((boot for boot in reversed(self.boots) if boot.start <= finding.line.number), self.boots[0])
+        return next(boot for boot in reversed(self.boots) if boot.start <= finding.line.number)
 
     def _fact(self, name: str, finding: MatchedRow | None = None) -> str | None:
         """Return a real value for a remedy: the caller's, else the log's."""

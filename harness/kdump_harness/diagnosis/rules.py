@@ -26,7 +26,6 @@ class Scene:
     after_phase: KernelRole | None
     is_dmesg_of_dump: bool
     failed: bool  # whether a line of this boot already showed a failure
-    loaded: bool = False  # whether a capture kernel is known to have been loaded, whatever the log says
 
 
 def panic_without_kdump(scene: Scene) -> LogLine | None:
@@ -37,21 +36,12 @@ def panic_without_kdump(scene: Scene) -> LogLine | None:
         or scene.phase is KernelRole.CAPTURE
         or scene.after_phase is KernelRole.CAPTURE
         or boot.kdump_loaded
-        or scene.loaded
     ):
         return None
     if boot.panic_end is not None:
         return boot.panic_end
     tells = boot.trace_header is not None and boot.kernel is not None and _version(boot.kernel) >= _KDUMP_LOADED_SINCE
     return boot.panic if tells and not scene.is_dmesg_of_dump else None
-
-
-def capture_kernel_not_started(scene: Scene) -> LogLine | None:
-    """Infer that panic() came to its end with a capture kernel loaded: before that it would have jumped there."""
-    boot = scene.boot
-    if scene.phase is KernelRole.CAPTURE or scene.after_phase is KernelRole.CAPTURE or boot.handover is not None:
-        return None
-    return boot.panic_end if boot.panic is not None and (scene.loaded or boot.kdump_loaded) else None
 
 
 def handoff_no_capture_boot(scene: Scene) -> LogLine | None:
@@ -64,7 +54,7 @@ def handoff_no_capture_boot(scene: Scene) -> LogLine | None:
         or scene.failed
     ):
         return None
-    if (boot.panic is None and boot.handover is None) or capture_kernel_not_started(scene) is not None:
+    if boot.panic is None and boot.handover is None:
         return None
     return (boot.handover or boot.panic) if boot.kdump_loaded else None
 
@@ -164,7 +154,6 @@ def _version(text: str) -> tuple[int, int]:
 
 RULES: dict[str, Callable[[Scene], LogLine | None]] = {
     "panic-without-kdump": panic_without_kdump,
-    "capture-kernel-not-started": capture_kernel_not_started,
     "handoff-no-capture-boot": handoff_no_capture_boot,
     "oops-no-panic": oops_no_panic,
     "dump-directory-empty": dump_directory_empty,

@@ -45,9 +45,6 @@ class SymptomRow:
     refuses_reservation: bool = False  # so the value of crashkernel= in the log is one that failed
     after_end: bool = False  # firmware or a boot loader prints it, after the kernel of the boot
     last_resort: bool = False  # counts only where no other failure of the same stage is found
-    results: tuple[str, ...] = ()  # words that only report that nothing was saved: their lines are not causes
-    unreached: bool = False  # the target was not reached: a consequence where a part of the dump is on it
-    broken_off: bool = False  # a dump-truncated where the dump is already being written
     explains: bool = False  # a cause where something else failed too, else a warning
     not_with: tuple[str, ...] = ()  # signs of another cause of the same lines, with which it does not count
     despite_load: bool = False  # counts although a capture kernel was loaded afterwards
@@ -84,10 +81,6 @@ class SymptomTable:
     def row(self, name: str) -> SymptomRow:
         """Return the row of that name."""
         return next(row for row in self.rows if row.name == name)
-
-    def number(self, name: str) -> int | None:
-        """Return the number of the row of that name, or None when the table has none."""
-        return next((number for number, row in enumerate(self.rows) if row.name == name), None)
 
     def by_rule(self, rule: str) -> int | None:
         """Return the number of the row that a rule infers, or None when the table has none."""

@@ -194,13 +194,6 @@ def choose_dump(verdict: Verdict, files: dict[str, FoundFile], before: dict[str,
     return wanted[0] if wanted else None
 
 
-def arrived_part(files: dict[str, FoundFile], before: dict[str, FoundFile]) -> FoundFile | None:
-    """Return the largest new part of a dump on the target; None without one, or with a finished dump."""
-    new = [file for path, file in files.items() if file.wanted and file.size_bytes and file != before.get(path)]
-    finished = any(file.final for file in new)
-    return None if finished else max(new, key=lambda file: file.size_bytes, default=None)
-
-
 def _with_reason(file: FoundFile) -> str:
     return f"{file.where} ({file.unfinished})" if file.unfinished else file.where
 

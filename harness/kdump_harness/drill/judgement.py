@@ -19,7 +19,7 @@ from ..kdump.crash_monitor import CrashMonitor
 from ..kdump.guest_state import GuestState
 from ..kdump.makedumpfile import read_words
 from ..kdump.page_flags import MemoryState
-from ..kdump.target import FoundFile, Target, find_target
+from ..kdump.target import Target, find_target
 from ..kdump.trigger import Trigger, find_trigger
 from ..triage.crash import ask_crash
 from ..vm.run import Run
@@ -64,7 +64,6 @@ class DrillRecord:
         )
         self.console: list[str] = []
         self.dumps: list[Path] = []
-        self.part: FoundFile | None = None  # of a dump, on the server
         self.classes: Mapping[str, Mapping[str, int]] = {}  # of the pages, by the page structures in the dump
         self.fallback = Fallback(kinds=plan.fallback)
         self.picture: Path | None = None  # the guest's memory from the hypervisor
@@ -183,7 +182,7 @@ class DrillRecord:
         self._note_makedumpfile()
         if (memory := read_memory("\n".join(self.console))) is not None and memory.left_kib is not None:
             verdict.capture_memory = memory.to_json()
-        verdict.symptoms = self._symptoms(loaded=monitor is not None and monitor.loaded)
+        verdict.symptoms = self._symptoms()
         scope, stage = self.goal()
         missing = unmade(verdict, scope, asked=("crash",) if self.plan.crash and self.trigger.panics else ())
         if verdict.reached is stage and not missing and not list(verdict.failed()) and not verdict.stopped_by:
@@ -221,24 +220,22 @@ class DrillRecord:
             return Scope.SAVED, Stage.SAVED
         return Scope.RECOVERED, Stage.RECOVERED
 
-    def _symptoms(self, *, loaded: bool) -> list[dict[str, Any]]:
+    def _symptoms(self) -> list[dict[str, Any]]:
         """Return the symptoms on this drill's console."""
         verdict = self.verdict
         facts = {
             "kernel": verdict.kernel or "",
             "crashkernel": verdict.crashkernel or "",
             "image": verdict.image,
-            "loaded": "yes" if loaded else "",
         }
         console = list(self.console)
         if taken := next((check for check in verdict.failed() if check.name == "capture-memory"), None):
             console.append(f"kdump-harness: the capture kernel had more memory than was reserved: {taken.seen}")
-        part = f"{self.part.where} ({self.part.size_bytes:,} bytes)" if self.part else None
-        found = diagnose_text("\n".join(console), family=verdict.family, facts=facts, part=part)
+        found = diagnose_text("\n".join(console), family=verdict.family, facts=facts)
         if not found.failed and verdict.stopped_by:
             # A silent console alone proves nothing; a wait that ended in vain does.
             lines = [*console, f"kdump-harness: {verdict.stopped_by}"]
-            found = diagnose_text("\n".join(lines), family=verdict.family, facts=facts, part=part)
+            found = diagnose_text("\n".join(lines), family=verdict.family, facts=facts)
         return [symptom.to_json() for symptom in found.symptoms]
 
     def reach(self, stage: Stage) -> None:

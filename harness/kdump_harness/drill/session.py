@@ -78,7 +78,10 @@ def open_session(run: Run, plan: Plan, *, on_verdict: Callable[[Verdict], None] 
         target_disk = plan.target_disk
         if target_disk is None and plan.target in ON_DISK:
             target_disk = run.blank_disk(TARGET_DISK_MIB, serial=LABEL)
-        blank = [run.blank_disk(mib, serial=f"{DISK_SERIAL}{n}") for n, mib in enumerate(plan.shapes.disks_mib)]
+        blank = [
+            run.blank_disk(mib, serial=f"{DISK_SERIAL}{n}", paths=plan.shapes.paths)
+            for n, mib in enumerate(plan.shapes.disks_mib)
+        ]
         store = run.erst_store(STORE_BYTES) if PSTORE in plan.fallback else None
         evidence = run.evidence(plan.name or plan.subject.name)
         resources.callback(evidence.close)

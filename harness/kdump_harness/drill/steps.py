@@ -28,7 +28,8 @@ from .crash import TICK_S, CrashDrill
 from .crash_module import put_module
 from .disk_reader import CannotRead, HostDisk
 from .plan import COPY_MIB, MIB, REBOOT_BUDGET_S, SAVED
-from .shapes.prepare import prepare_guest
+from .shapes.prepare import prepare_guest, prepare_server
+from .shapes.table import CARD, PATH
 
 
 class Drill(CrashDrill):
@@ -147,7 +148,7 @@ class Drill(CrashDrill):
         if service.remark:
             verdict.remarks.append(service.remark)
             self.progress.say(f"{self.plan.subject.name}: {service.remark}")
-        self.target = find_target(self.plan.target, family, self.plan.server)
+        self.target = find_target(self.plan.target, family, prepare_server(self.plan.server, self.plan.shapes))
         if self.plan.as_is:
             service.settle()
             if self.plan.clone is not None and (away := self.plan.clone.dumps_away(guest, family)):
@@ -195,8 +196,10 @@ class Drill(CrashDrill):
             before, dumps = self.look_before(guest, service)
             if before.loaded:
                 self._foresee(service, before)
-            if self.plan.shapes.lost:
+            if self.plan.shapes.loses(CARD):
                 guest.domain.set_link(False, guest.domain.nics[0])
+            if self.plan.shapes.loses(PATH):
+                guest.domain.lose_path()
             return before, dumps
 
     def _foresee(self, service: KdumpService, before: GuestState) -> None:
@@ -302,8 +305,6 @@ class Drill(CrashDrill):
         """Bring the dump here and judge it; system is how to read the guest's own disk."""
         if trouble := self.target.trouble:
             self.note_status(f"kdump-harness: {trouble}")
-        if self.plan.target in ON_SERVER:
-            self.part = checks.arrived_part(found, dumps_before)
         if chosen is not None:
             checks.check_permissions(self.verdict, chosen, owner=self.target.owner)
             self.fetch_and_check(system, service, chosen, facts)

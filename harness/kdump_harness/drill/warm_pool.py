@@ -70,7 +70,7 @@ class WarmPool:
 def can_be_warm(plan: Plan) -> bool:
     """Whether a restored guest will do: not for what is about booting, nor with hardware that others hold or change."""
     about_booting = bool(find_trigger(plan.trigger, vcpus=plan.machine.vcpus).while_booting)
-    if plan.fallback or plan.hotplug:
+    if plan.fallback or plan.hotplug or plan.shapes.paths > 1:
         return False
     return not (plan.as_is or about_booting or plan.target_disk is not None or plan.config.reservation.none)
 

@@ -359,11 +359,12 @@ class Run:
         self.host.overlay(path, base, base_format=base_format)
         return path
 
-    def blank_disk(self, size_mib: int, *, serial: str) -> Disk:
-        """Create an empty disk in the run's directory."""
-        path = self.host.directory / f"disk-{next(self._numbers)}.qcow2"
-        self.host.blank(path, f"{size_mib}M")
-        return Disk(path=path, serial=serial)
+    def blank_disk(self, size_mib: int, *, serial: str, paths: int = 1) -> Disk:
+        """Create an empty disk in the run's directory, with one or more paths to it."""
+        kind = "qcow2" if paths == 1 else "raw"  # QEMU opens a qcow2 only once
+        path = self.host.directory / f"disk-{next(self._numbers)}.{kind}"
+        self.host.blank(path, f"{size_mib}M", kind=kind)
+        return Disk(path=path, serial=serial, paths=paths)
 
     def identity(self, label: str) -> Identity:
         """Return a new identity for a guest."""

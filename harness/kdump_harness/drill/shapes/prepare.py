@@ -1,33 +1,36 @@
-"""The preparation of a guest for its shapes, by the family's own tools."""
+"""The preparation of a guest, and of the dump server, for the shapes of a drill."""
 
 from __future__ import annotations
 
+import re
 import shlex
+from dataclasses import replace
 
+from ...base import tables
 from ...base.errors import NotArmed
+from ...distro.family import Family
 from ...kdump import capture_memory
 from ...kdump.service import KdumpService
+from ...kdump.target import Server
 from ...vm.guest import Guest
-from .table import Shape, Shapes
+from ...vm.hypervisor.buses import wwn_of
+from .table import DUMPS, Shapes
 
 DISK_SERIAL = "shape"  # of the empty disks, with a number
 PREPARE_TIMEOUT_S = 120.0  # unscaled
-_DONE = "/var/lib/kdump-harness-shape-{name}"
-_REBUILT = "/var/lib/kdump-harness-shape"
+_DONE = "/var/lib/kdump-harness-shape"
 _LAST_LINES = 4
+_AT = re.compile(r"^kdump-harness: shape (\S+)$", re.MULTILINE)
+# The shared variables of the scripts on the dump server, and the address in the end.
+_SERVER = 'set -e\nCARD=eth1 SUBNET=0 ADDRESS=\n{scripts}\necho "ADDRESS=$ADDRESS"'
 
-# mount_dumps DEVICE: make a filesystem, and mount it now and at each boot where kdump writes. $NAME is its name in
-# /etc/fstab, by default its UUID.
-_HELPERS = """set -e
-export DISKS={disks}
-mount_dumps() {
-    mkfs.ext4 -q -F "$1"
-    mkdir -p {directory}
-    echo "${NAME:-UUID=$(blkid -s UUID -o value "$1")} {directory} ext4 ${OPTIONS:-defaults} 0 2" >>/etc/fstab
-    systemctl daemon-reload
-    mount {directory}
-}
-"""
+
+def prepare_server(server: Server | None, shapes: Shapes) -> Server | None:
+    """Run the shapes' scripts on the dump server, and return it with the address by which the guest knows it."""
+    if server is None or not shapes.server:
+        return server
+    said = server.shell.run("sh -c %s", _SERVER.replace("{scripts}", shapes.server)).out
+    return replace(server, address=said.rpartition("ADDRESS=")[2].strip() or server.address)
 
 
 def prepare_guest(guest: Guest, service: KdumpService, shapes: Shapes) -> bool:
@@ -35,32 +38,35 @@ def prepare_guest(guest: Guest, service: KdumpService, shapes: Shapes) -> bool:
 
     NotArmed quotes what failed.
     """
-    ran, first_disk = False, 0
-    for shape in shapes.rows:
-        disks = [f"/dev/disk/by-id/virtio-{DISK_SERIAL}{first_disk + n}" for n in range(len(shape.disks_mib))]
-        first_disk += len(disks)
-        if script := shape.prepare.get(service.family.name):
-            ran = _run(guest, shape, script, disks) or ran
-    if shapes.rebuild and not guest.shell.succeeds("test -e %s", _REBUILT):
-        service.rebuild_image()
-        guest.shell.run("touch %s", _REBUILT)
-        ran = True
-    if shapes:
-        capture_memory.prepare(guest, service)
-    return ran
-
-
-def _run(guest: Guest, shape: Shape, script: str, disks: list[str]) -> bool:
-    done = _DONE.format(name=shape.name)
-    if guest.shell.succeeds("test -e %s", done):
+    if not shapes or guest.shell.succeeds("test -e %s", _DONE):
         return False
-    helpers = _HELPERS.replace("{disks}", shlex.quote(" ".join(disks)))
-    helpers = helpers.replace("{directory}", shlex.quote(shape.directory or "/var/crash"))
-    whole = f"sh -c {shlex.quote(helpers + script)} 2>&1"
-    result = guest.shell.run(whole, timeout_s=PREPARE_TIMEOUT_S * guest.factor, check=False)
-    if not result.ok:
-        words = " | ".join(line.strip() for line in result.out.splitlines()[-_LAST_LINES:])
-        reason = f"the shape {shape.name} cannot be made: its script ended with status {result.status}: {words}"
-        raise NotArmed(reason, said=result.out)
-    guest.shell.run("touch %s", done)
+    if script := whole_script(shapes, service.family):
+        timeout_s = PREPARE_TIMEOUT_S * guest.factor
+        result = guest.shell.run(f"sh -c {shlex.quote(script)} 2>&1", timeout_s=timeout_s, check=False)
+        if not result.ok:
+            name = (_AT.findall(result.out) or shapes.names)[-1]
+            words = " | ".join(_AT.sub("", result.out).strip().splitlines()[-_LAST_LINES:])
+            reason = f"the shape {name} cannot be made: its script ended with status {result.status}: {words}"
+            raise NotArmed(reason, said=result.out)
+    if shapes.rebuild:
+        service.rebuild_image()
+    guest.shell.run("touch %s", _DONE)
+    capture_memory.prepare(guest, service)
     return True
+
+
+def whole_script(shapes: Shapes, family: Family) -> str:
+    """Return the scripts of the shapes for a family, with the functions that they share; empty without any."""
+    scripts = [(row.name, row.prepare[family.name]) for row in shapes.rows if family.name in row.prepare]
+    if not scripts:
+        return ""
+    names = [
+        f"wwn-0x{wwn_of(n)}" if shapes.paths > 1 else f"virtio-{DISK_SERIAL}{n}" for n in range(len(shapes.disks_mib))
+    ]
+    disks = " ".join(f"/dev/disk/by-id/{name}" for name in names)
+    first = f"DISKS={shlex.quote(disks)} DIRECTORY={shlex.quote(shapes.directory or DUMPS)}"
+    steps = [f"echo 'kdump-harness: shape {name}'\n{script}" for name, script in scripts]
+    functions = tables.package_path("drill", "shapes", f"{family.name}.sh")
+    if not functions.exists():
+        return "\n".join([first, "set -e", *steps])
+    return "\n".join([first, tables.read_text(functions), *steps, "mount_dumps", "connect"])

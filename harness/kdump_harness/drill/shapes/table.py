@@ -20,6 +20,9 @@ from ...vm.run import Machine
 PLAIN_DISK = "virtio"
 MIN_DISK_MIB, MAX_DISK_MIB, MOST_DISKS = 64, 65536, 8
 MOST_CARDS = 7
+MOST_PATHS = 4
+DUMPS = "/var/crash"
+CARD, PATH = "card", "path"  # what may be lost
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,9 +35,12 @@ class Shape:
     disk: str = PLAIN_DISK
     firmware: str = ""
     la57: bool = False
-    disks_mib: tuple[int, ...] = ()
+    network: bool = False
     cards: int = 0
-    lost: bool = False
+    server: str = ""
+    lost: str = ""
+    disks_mib: tuple[int, ...] = ()
+    paths: int = 1
     directory: str = ""
     rebuild: bool = False
     stale: bool = False
@@ -53,13 +59,18 @@ class Shapes:
 
     @property
     def names(self) -> list[str]:
-        """The names, in the order of the command line."""
+        """The names, in the order of the tables."""
         return [row.name for row in self.rows]
 
     @property
     def disks_mib(self) -> tuple[int, ...]:
-        """The sizes of all empty disks."""
-        return tuple(size for row in self.rows for size in row.disks_mib)
+        """The sizes of the empty disks below the storage."""
+        return max((row.disks_mib for row in self.rows), key=len, default=())
+
+    @property
+    def paths(self) -> int:
+        """The number of paths to each of them."""
+        return max((row.paths for row in self.rows), default=1)
 
     @property
     def cards(self) -> int:
@@ -67,14 +78,18 @@ class Shapes:
         return sum(row.cards for row in self.rows)
 
     @property
-    def lost(self) -> bool:
-        """Whether the first card to the dump server loses its link."""
-        return any(row.lost for row in self.rows)
+    def server(self) -> str:
+        """The script for the dump server; empty where no shape needs one."""
+        return "\n".join(row.server for row in self.rows if row.server)
+
+    def loses(self, what: str) -> bool:
+        """Whether this is lost just before the crash: CARD or PATH."""
+        return any(row.lost == what for row in self.rows)
 
     @property
     def directory(self) -> str:
         """The mount point of the filesystem for dumps; empty where no shape makes one."""
-        return next((row.directory for row in self.rows if row.directory), "")
+        return next((row.directory for row in self.rows if row.directory), DUMPS) if self.disks_mib else ""
 
     @property
     def rebuild(self) -> bool:
@@ -109,12 +124,14 @@ class Shapes:
             if row.prepare and family.name not in row.prepare:
                 able = ", ".join(sorted(row.prepare))
                 raise UsageError(f"--shape {row.name} has no script for the family {family.name} (it has {able})")
-            if row.directory and target != "local":
+            if row.disks_mib and target != "local":
                 raise UsageError(
                     f"--shape {row.name} cannot go with --target {target}: it changes the directory of local dumps"
                 )
-            if (row.cards or row.lost) and target not in ON_SERVER:
+            if row.network and target not in ON_SERVER:
                 raise UsageError(f"--shape {row.name} needs a dump server: --target {' or '.join(ON_SERVER)}")
+            if row.lost == PATH and self.paths == 1:
+                raise UsageError(f"--shape {row.name} needs a shape that has more than one path, such as multipath")
             if row.stale and not any(one.disk != PLAIN_DISK for one in self.rows):
                 raise UsageError(f"--shape {row.name} needs a shape that moves the system's disk, such as sata")
 
@@ -133,7 +150,7 @@ def find_shapes(names: Sequence[str]) -> Shapes:
             near = difflib.get_close_matches(name, found.rows, n=1)
             hint = f"; did you mean {near[0]}?" if near else ""
             raise UsageError(f"unknown shape {name!r} (known: {', '.join(found.rows)}{hint})")
-    return Shapes(tuple(found.rows[name] for name in dict.fromkeys(names)))
+    return Shapes(tuple(row for name, row in found.rows.items() if name in names))
 
 
 def _merged() -> Merged[Shape]:
@@ -164,8 +181,12 @@ def _fault(row: Shape) -> str | None:
         return f"disks_mib must be at most {MOST_DISKS} sizes of {MIN_DISK_MIB} to {MAX_DISK_MIB} MiB"
     if not 0 <= row.cards <= MOST_CARDS:
         return f"cards must be 0 to {MOST_CARDS}"
-    if row.directory and (not row.directory.startswith("/") or not row.prepare):
-        return "directory must be an absolute path, and needs a script that mounts it"
+    if row.lost not in ("", CARD, PATH):
+        return f"lost must be {CARD} or {PATH}, not {row.lost!r}"
+    if not 1 <= row.paths <= MOST_PATHS:
+        return f"paths must be 1 to {MOST_PATHS}"
+    if row.directory and (not row.directory.startswith("/") or not row.disks_mib):
+        return "directory must be an absolute path, and needs disks_mib"
     for key, families in (("packages", row.packages), ("prepare", row.prepare)):
         if unknown := sorted(set(families) - set(family_names())):
             return f"{key} must be for one of {', '.join(family_names())}, not {unknown[0]!r}"

@@ -51,8 +51,8 @@ class GuestHost(Protocol):
     def is_held(self, directory: Path) -> bool:
         """Return whether an active run holds the lock in this directory."""
 
-    def blank(self, path: Path, size: str, *, mode: int = 0o644) -> None:
-        """Create an empty qcow2."""
+    def blank(self, path: Path, size: str, *, mode: int = 0o644, kind: str = "qcow2") -> None:
+        """Create an empty disk of a kind that qemu-img knows."""
 
     def overlay(self, path: Path, base: Path, *, base_format: str) -> None:
         """Create an overlay on BASE, a disk of the run or of this host."""

@@ -50,9 +50,9 @@ class LocalHost:
         """Return whether an active run holds the lock in this directory."""
         return is_held(directory)
 
-    def blank(self, path: Path, size: str, *, mode: int = 0o644) -> None:
-        """Create an empty qcow2."""
-        qemu_img("create", "-q", "-f", "qcow2", str(path), size)
+    def blank(self, path: Path, size: str, *, mode: int = 0o644, kind: str = "qcow2") -> None:
+        """Create an empty disk of a kind that qemu-img knows."""
+        qemu_img("create", "-q", "-f", kind, str(path), size)
         path.chmod(mode)
 
     def overlay(self, path: Path, base: Path, *, base_format: str) -> None:

@@ -164,9 +164,9 @@ class RemoteHost:
 
     # ------------------------------------------------------------ disks
 
-    def blank(self, path: Path, size: str, *, mode: int = 0o644) -> None:
-        """Create an empty qcow2."""
-        self._ssh.shell(scripts.BLANK, path, size, f"{mode:o}")
+    def blank(self, path: Path, size: str, *, mode: int = 0o644, kind: str = "qcow2") -> None:
+        """Create an empty disk of a kind that qemu-img knows."""
+        self._ssh.shell(scripts.BLANK, path, size, f"{mode:o}", kind)
 
     def overlay(self, path: Path, base: Path, *, base_format: str) -> None:
         """Create an overlay on a disk of the run, or on the copy of a disk of this host."""

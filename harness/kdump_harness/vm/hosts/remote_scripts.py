@@ -81,4 +81,4 @@ for name in "$@"; do
 done
 """
 OVERLAY = 'qemu-img create -q -f qcow2 -b "$2" -F "$3" "$1" && chmod 644 "$1"'
-BLANK = 'qemu-img create -q -f qcow2 "$1" "$2" && chmod "$3" "$1"'
+BLANK = 'qemu-img create -q -f "$4" "$1" "$2" && chmod "$3" "$1"'

@@ -8,6 +8,7 @@ from pathlib import Path
 from xml.sax.saxutils import quoteattr
 
 NAMESPACE = "http://libvirt.org/schemas/domain/qemu/1.0"
+_FIRST_PATH = 1  # index of the SCSI controller; the system's disk may be on the one before
 _NVME = "ua-kdump-harness-nvme"  # libvirt keeps aliases that begin with ua-
 
 
@@ -40,6 +41,27 @@ BUSES: Mapping[str, Bus] = {
         modules=("xhci_pci", "usb_storage", "sd_mod"),
     ),
 }
+
+
+def paths_xml(path: Path, number: int, paths: int) -> tuple[str, ...]:
+    """Return one raw SCSI disk as it is seen by several paths, each on a separate controller; see wwn_of()."""
+    return tuple(
+        f'<disk type="file" device="disk"><driver name="qemu" type="raw" cache="unsafe"/>'
+        f"<source file={quoteattr(str(path))}/><shareable/>"
+        f'<target dev="sd{chr(ord("g") + number)}{chr(ord("a") + way)}" bus="scsi"/><wwn>{wwn_of(number)}</wwn>'
+        f'<address type="drive" controller="{_FIRST_PATH + way}" bus="0" target="0" unit="{number}"/></disk>'
+        for way in range(paths)
+    )
+
+
+def path_controllers_xml(paths: int) -> str:
+    """Return the controllers of the paths."""
+    return "".join(f'<controller type="scsi" index="{_FIRST_PATH + way}" model="virtio-scsi"/>' for way in range(paths))
+
+
+def wwn_of(number: int) -> str:
+    """Return the name of a disk that its paths share, as in /dev/disk/by-id/wwn-0x..."""
+    return f"5254{number:012x}"
 
 
 def disk_xml(path: Path, target: str, kind: str, *, bus: Bus = BUSES["virtio"], more: str = "") -> str:

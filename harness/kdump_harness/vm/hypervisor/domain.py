@@ -27,6 +27,7 @@ PANICKED, CRASHLOADED = "crashed/panicked", "crashed/crashloaded"
 DIED = "stopped/5"
 SSH_PORT = 22
 CONSOLE_GATHER_MS = 40  # interval of reading a serial line, and thereby the precision of the times of its lines
+SECOND = 2  # of the paths to a disk
 SEND_AGAIN_S = 0.02
 SEND_TIMEOUT_S = 60.0  # of a line that the guest does not read
 # linux/input-event-codes.h
@@ -201,6 +202,17 @@ class Domain:
         """Change a device, given as its XML is in the domain."""
         with guest_error(f"{self.name}: cannot change a device"):
             self._handle.updateDeviceFlags(xml, libvirt.VIR_DOMAIN_AFFECT_LIVE)
+
+    def lose_path(self) -> None:
+        """Remove the second path to each disk that has several."""
+        with guest_error(f"{self.name}: libvirt does not report its disks"):
+            root = ElementTree.fromstring(self._handle.XMLDesc())
+        ways: dict[str | None, int] = {}
+        for disk in root.findall("./devices/disk[wwn]"):
+            name = disk.findtext("wwn")
+            ways[name] = ways.get(name, 0) + 1
+            if ways[name] == SECOND:
+                self.detach(ElementTree.tostring(disk, encoding="unicode"))
 
     def set_vcpus(self, number: int) -> None:
         """Add processors, or ask the guest to give some back, which a busy guest does after the return."""

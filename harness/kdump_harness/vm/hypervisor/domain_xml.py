@@ -9,7 +9,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 from xml.sax.saxutils import escape, quoteattr
 
-from .buses import BUSES, disk_xml, override_xml
+from .buses import BUSES, disk_xml, override_xml, path_controllers_xml, paths_xml
 from .erst_xml import commandline_xml, erst_arguments
 from .memory_xml import Spare, dimm_xml, memory_xml, numa_xml, vcpu_xml, virtio_mem_xml
 
@@ -69,6 +69,7 @@ class Disk:
     path: Path | None = None
     socket: Path | None = None
     serial: str = ""  # name below /dev/disk/by-id in the guest, after virtio-
+    paths: int = 1  # to a raw file; two and more are SCSI disks
 
     def xml(self, target: str) -> str:
         """Return the disk as XML."""
@@ -113,7 +114,8 @@ class DomainSpec:
         disks = [disk_xml(self.disk, bus.target, "qcow2", bus=bus, more=_backing_xml(self.layers))]
         if self.seed is not None:
             disks.append(disk_xml(self.seed, "vdb", "raw", more="<readonly/>"))
-        disks += [disk.xml(f"vd{chr(ord('c') + n)}") for n, disk in enumerate(self.extra_disks)]
+        disks += [disk.xml(f"vd{chr(ord('c') + n)}") for n, disk in enumerate(self.extra_disks) if disk.paths == 1]
+        disks += [xml for ways in self.ways() for xml in ways]
         nics = (self.nic, *self.nics)
         return f"""<domain type="{"kvm" if kvm else "qemu"}">
   <name>{escape(self.name)}</name>
@@ -129,6 +131,7 @@ class DomainSpec:
   <devices>
     {"".join(disks)}
     {bus.controller}
+    {path_controllers_xml(max((disk.paths for disk in self.extra_disks if disk.paths > 1), default=0))}
     {"".join(nic.xml() for nic in nics)}
     <serial type="pty"><target port="0"/></serial>
     <console type="pty"><target type="serial" port="0"/></console>
@@ -143,6 +146,11 @@ class DomainSpec:
   {override_xml(bus)}
 </domain>
 """
+
+    def ways(self) -> tuple[tuple[str, ...], ...]:
+        """Return the XML of the paths to each disk that has several."""
+        shared = [disk for disk in self.extra_disks if disk.paths > 1 and disk.path is not None]
+        return tuple(paths_xml(Path(str(disk.path)), number, disk.paths) for number, disk in enumerate(shared))
 
     def _numa(self) -> str:
         """Return the NUMA node of a machine with memory devices."""

@@ -1,0 +1,74 @@
+# Functions and variables that the shapes' scripts of the family debian share. The scripts are run one after the other, by
+# the same shell, in the order of the tables: from the disk, or the card, upwards.
+#
+#   DISKS       devices of the storage so far; a script that builds on them leaves its own device there
+#   DIRECTORY   directory of dumps
+#   TYPE        type of the filesystem on the last device
+#   SUBVOLUME   subvolume of that filesystem, mounted in its place
+#   OPTIONS     its mount options
+#   BY_NAME     set if /etc/fstab has the device's path; by default it has the filesystem's UUID
+#   CARD        network interface that has the way to the dump server
+#   ADDRESS     its address, with the length of the prefix; empty until take_cards
+#   SUBNET      number of the network that the address belongs to
+set -e
+TYPE=ext4 SUBVOLUME= OPTIONS= BY_NAME= MOUNTED=
+CARD=eth1 ADDRESS= SUBNET=0 LINKS=
+INTERFACES=/etc/network/interfaces.d/kdump-harness
+
+# Make a filesystem with the content of the directory, and mount it there, now and at each boot.
+mount_dumps() {
+    [ -n "$DISKS" ] && [ -z "$MOUNTED" ] || return 0
+    MOUNTED=yes
+    force=-f
+    [ "$TYPE" != ext4 ] || force=-F
+    "mkfs.$TYPE" -q $force $DISKS
+    uuid=$(blkid -s UUID -o value $DISKS)
+    place=$(mktemp -d)
+    mount $DISKS "$place"
+    if [ -n "$SUBVOLUME" ]; then
+        btrfs subvolume create "$place/$SUBVOLUME"
+        OPTIONS=subvol=$SUBVOLUME
+    fi
+    mkdir -p "$DIRECTORY"
+    cp -a "$DIRECTORY/." "$place/$SUBVOLUME"
+    umount "$place"
+    device=UUID=$uuid
+    [ -z "$BY_NAME" ] || device=$DISKS
+    echo "$device $DIRECTORY $TYPE ${OPTIONS:-defaults} 0 2" >>/etc/fstab
+    systemctl daemon-reload
+    mountpoint -q "$DIRECTORY" || mount "$DIRECTORY"
+}
+
+# Take the cards to the dump server, and their address, from cloud-init, which would configure them at each boot.
+take_cards() {
+    [ -z "$ADDRESS" ] || return 0
+    ADDRESS=$(ip -o -4 address show dev eth1 | awk '{print $4}')
+    test -n "$ADDRESS"
+    for card in /sys/class/net/eth[1-9]; do
+        card=${card##*/}
+        ifdown --force "$card" || true
+        ip address flush dev "$card"
+        for file in /etc/network/interfaces.d/*; do
+            awk -v card="$card" '/^(auto|allow-hotplug|iface)/ {skip = ($2 == card)} !skip' "$file" >/tmp/interfaces
+            cat /tmp/interfaces >"$file"
+        done
+    done
+    echo 'network: {config: disabled}' >/etc/cloud/cloud.cfg.d/99-kdump-harness.cfg
+}
+
+# Add a network interface on the way to the dump server: NAME, and the lines of its stanza.
+add_link() {
+    take_cards
+    printf 'auto %s\niface %s inet manual\n%s\n' "$1" "$1" "$2" >>$INTERFACES
+    LINKS="$LINKS $1"
+    CARD=$1
+}
+
+# Give the address to the last interface, and bring all of them up.
+connect() {
+    [ -n "$ADDRESS" ] || return 0
+    kind=inet
+    case $ADDRESS in *:*) kind=inet6 ;; esac
+    printf 'auto %s\niface %s %s static\n    address %s\n' "$CARD" "$CARD" $kind "$ADDRESS" >>$INTERFACES
+    for link in $LINKS "$CARD"; do ifup "$link"; done
+}
