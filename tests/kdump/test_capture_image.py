@@ -105,7 +105,7 @@ HAS = frozenset({f"{MODULES}/block/virtio_blk.ko", f"{MODULES}/virtio/virtio_pci
 def facts(root: tuple[str, ...] = VIRTIO, target: tuple[str, ...] = VIRTIO, **changes: Any) -> ImageFacts:
     known = ImageFacts(
         family="debian", kernel=KERNEL, opens="root", files=HAS, loadable=LOADABLE,
-        stacks={"root": root, "target": target}, arguments="nr_cpus=1", fixed_kib=256 << 10,
+        stacks={"root": root, "target": target}, arguments="nr_cpus=1", fixed_kib=256 << 10, least_mib=25,
     )  # fmt: skip
     return dataclasses.replace(known, **changes)
 
@@ -164,6 +164,8 @@ def test_an_argument_that_disables_a_piece_is_named_for_any_place() -> None:
             ("md raid1", "stale /etc/mdadm/mdadm.conf"),
             ["the capture initramfs is older than /etc/mdadm/mdadm.conf, so the array is not named as in /etc/fstab"],
         ),
+        (("free 4096",), ["4 MiB are free, and the dump takes 25 MiB at the least"]),
+        (("free 26000",), []),
         (("unmounted /d",), ["nothing mounts /d at the next boot, so the dump goes to the filesystem below it"]),
     ],
 )  # fmt: skip
