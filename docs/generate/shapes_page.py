@@ -84,13 +84,37 @@ def read_verdict(verdict: Mapping[str, Any]) -> Drilled:
 
 def page(text: str, drills: Iterable[Drilled]) -> str:
     """Return the page with new tables."""
-    blocks = {"shapes": _shapes(), "drills": _drills(drills)}
+    drills = list(drills)
+    blocks = {"shapes": _shapes(drills), "drills": _summary(drills) + _drills(drills)}
     return _BLOCK.sub(lambda found: found[1] + blocks[found[2]] + found[3], text)
 
 
-def _shapes() -> str:
-    rows = [f"| `{row.name}` | {row.part} | {row.about} | {_families(row.prepare)} |\n" for row in shipped_shapes()]
-    return "| shape | part | meaning | families |\n|---|---|---|---|\n" + "".join(rows)
+def _shapes(drills: Iterable[Drilled]) -> str:
+    rows = [
+        f"| `{row.name}` | {row.part} | {row.about} | {_families(row.prepare)} | {_outcome(row.name, drills)} |\n"
+        for row in shipped_shapes()
+    ]
+    return "| shape | part | meaning | families | drilled |\n|---|---|---|---|---|\n" + "".join(rows)
+
+
+def _outcome(shape: str, drills: Iterable[Drilled]) -> str:
+    """Return the best outcome of the drills that have a shape; empty without any."""
+    found = [drill for drill in drills if shape in drill.shapes]
+    if any(drill.verified for drill in found):
+        return "verified"
+    if not found:
+        return ""
+    return "not verified" + (", foreseen" if all(drill.foreseen for drill in found) else "")
+
+
+def _summary(drills: Iterable[Drilled]) -> str:
+    """Return the sentence about what was foreseen and what happened."""
+    good = [drill for drill in drills if drill.verified]
+    bad = [drill for drill in drills if not drill.verified]
+    return (
+        f"{len(good)} drills were verified, {sum(bool(drill.foreseen) for drill in good)} of them foreseen to fail;"
+        f" {len(bad)} were not, {sum(bool(drill.foreseen) for drill in bad)} of them foreseen to fail.\n\n"
+    )
 
 
 def _families(prepare: Mapping[str, str]) -> str:

@@ -24,9 +24,14 @@ def test_the_page_is_up_to_date() -> None:
 def test_a_verdict_becomes_a_row_with_what_was_foreseen_and_what_happened() -> None:
     drill = read_verdict(VERDICT)
     text = page("<!-- drills -->\nold\n<!-- end -->\n", [drill])
-    assert text.splitlines()[3] == (
+    assert text.splitlines()[1] == (
+        "0 drills were verified, 0 of them foreseen to fail; 1 were not, 1 of them foreseen to fail."
+    )
+    assert text.splitlines()[5] == (
         "| `usb-disk` | debian-12, 6.1.0-57-amd64 | **not verified** | USB disk: usbcore.nousb |"
         " root-not-found; single-dump | 100 of 256 MiB | 61 s (tcg) |"
     )
+    shapes = page("<!-- shapes -->\n<!-- end -->", [drill])
+    assert "controller. | all | not verified, foreseen |\n" in shapes
     verified = read_verdict({**VERDICT, "verified": True, "foreseen": [], "capture_memory": None})
     assert "| verified |  |  |  | 61 s (tcg) |" in page("<!-- drills -->\n<!-- end -->", [verified])
