@@ -139,6 +139,12 @@ def test_packages_that_a_suite_lacks_are_named(tmp_path: Path) -> None:
     Apt.said = "E: Unable to locate package b"  # type: ignore[attr-defined]
     with pytest.raises(UsageError, match="trixie cannot give b: Unable to locate package b"):
         archive.closure("b")
+    Apt.said = """The following packages have unmet dependencies:
+ b : Depends: b-binary (= 7.0-1) but it is not going to be installed
+     Depends: b-modules (= 7.0-1) but it is not installable
+E: Unable to correct problems, you have held broken packages."""  # type: ignore[attr-defined]
+    with pytest.raises(UsageError, match=r"cannot give b: it depends on b-modules \(= 7\.0-1\), which the suite"):
+        archive.closure("b")
 
 
 def test_what_packages_depend_on_is_kept_as_long_as_the_index(tmp_path: Path) -> None:

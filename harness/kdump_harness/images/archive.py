@@ -25,6 +25,7 @@ INDEX_MAX_AGE_S = 3600.0  # a newer index of a suite is not read again
 _INDEX_MIB = 50
 _UNPACKED_SHARE = 5  # the size of the unpacked files and of the packages, by that of the packages
 _URI = re.compile(r"^'[^']+' (\S+\.deb) (\d+)", re.MULTILINE)
+_MISSING = re.compile(r"Depends: (\S+(?: \([^)\n]*\))?) but it is not installable")
 _BACKPORTS = re.compile(r"-(backports|updates|security|proposed-updates)$")
 
 
@@ -79,13 +80,12 @@ class Archive:
             if kept.stat().st_mtime > (self._apt.workdir / "read").stat().st_mtime:
                 return tuple(PackageFile(**one) for one in json.loads(kept.read_text(encoding="utf-8")))
         output = self._apt.run(
-            "install", "--print-uris", "-y", "--no-install-recommends", *self._select, *packages,
+            "install", "-o", "quiet=1", "--print-uris", "-y", "--no-install-recommends", *self._select, *packages,
             progress=self._progress,
         )  # fmt: skip
         found = [PackageFile(file.split("_")[0], file, int(size)) for file, size in _URI.findall(output)]
         if not found:
-            why = output.partition("E: ")[2].split("; ")[0] or "it has no such package"
-            raise UsageError(f"{self.suite} cannot give {' '.join(packages)}: {why}")
+            raise UsageError(f"{self.suite} cannot give {' '.join(packages)}: {_why(output)}")
         found.sort(key=lambda package: package.file)
         part = kept.with_name(f"{kept.name}.{os.getpid()}")
         part.write_text(json.dumps([vars(one) for one in found]), encoding="utf-8")
@@ -111,6 +111,13 @@ class Archive:
                 unpack_deb(file, to, tick=self._progress.tick)
                 file.unlink()
         downloads.rmdir()
+
+
+def _why(output: str) -> str:
+    """Return why apt cannot install: the first dependency that is missing, else its own error."""
+    if missing := _MISSING.search(output):
+        return f"it depends on {missing[1]}, which the suite does not have"
+    return output.partition("E: ")[2].split("; ")[0] or "it has no such package"
 
 
 def unpack_deb(file: Path, to: Path, *, tick: Callable[[], None] = lambda: None) -> None:
