@@ -1,10 +1,12 @@
-"""Audits of a guest as of a real machine, over SSH: each state of its kdump is found without a crash."""
+"""Audits of a guest as of a real machine, over SSH: its states are found without a crash, and the answers hold."""
 
 from __future__ import annotations
 
 import json
 import subprocess
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,10 +15,16 @@ from kdump_harness.audit.result import Answer, HostAudit, Severity
 from kdump_harness.audit.run import Options, ask, audit
 from kdump_harness.base import tables
 from kdump_harness.base.evidence import Evidence
-from kdump_harness.distro.family import fill, load_families
-from kdump_harness.drill.disks import SystemUnderTest
-from kdump_harness.pytest_plugin import pin_image
+from kdump_harness.distro.family import Family, fill, load_families
+from kdump_harness.drill.disks import ArmedDisk, SystemUnderTest
+from kdump_harness.drill.dump_server import DumpServer
+from kdump_harness.drill.plan import SAVED
+from kdump_harness.drill.session import Session
+from kdump_harness.kdump.service import KdumpService
+from kdump_harness.kdump.target import find_target
+from kdump_harness.pytest_plugin import Verdict, pin_image
 from kdump_harness.vm.guest import Guest
+from kdump_harness.vm.run import Machine, Run
 
 NAME = "audited"
 COMMAND_TIMEOUT_S = 120.0  # for a guest under KVM; some build an initramfs
@@ -30,6 +38,8 @@ class State:
     answer: str
     drill: str
     reason: tuple[str, ...] = ()
+    target: str = "local"
+    crash: bool = False
     breaks: dict[str, str] = field(default_factory=dict)
     mends: dict[str, str] = field(default_factory=dict)
     last: bool = False
@@ -43,6 +53,50 @@ class State:
             return "miss"
         return "hit" if seen.answer == self.answer else "other answer"
 
+    def make(self, family: Family, guest: Guest) -> None:
+        """Bring the guest into the state."""
+        self._run(self.breaks, family, guest, check=False)
+
+    def undo(self, family: Family, guest: Guest) -> None:
+        """Bring the guest back."""
+        self._run(self.mends, family, guest, check=True)
+
+    @staticmethod
+    def _run(commands: dict[str, str], family: Family, guest: Guest, *, check: bool) -> None:
+        if command := commands.get(family.name):
+            kernel = guest.shell.run("uname -r").out.strip()
+            guest.shell.run(fill(command, kernel=kernel), timeout_s=COMMAND_TIMEOUT_S * guest.factor, check=check)
+
+
+@dataclass
+class Row:
+    """What was found of one state."""
+
+    state: State
+    seen: HostAudit
+    verdict: Verdict | None = None
+
+    @property
+    def outcome(self) -> str:
+        """The outcome of the drill in a few words."""
+        if self.verdict is None:
+            return self.state.drill
+        failures = [one["name"] for one in self.verdict.symptoms if one["severity"] == "failure"]
+        failed = ", ".join([*failures[:1], *(check.name for check in list(self.verdict.failed())[:2])])
+        return "verified" if self.verdict.verified else f"{self.verdict.reached.name}, {failed}"
+
+    @property
+    def wrong(self) -> str:
+        """The contradiction between state, answer and drill; empty where there is none."""
+        state, seen = self.state, self.seen
+        said = f"{state.name}: {seen.answer}, {seen.headline or seen.why}"
+        if (word := state.judged(seen)) != "hit":
+            return f"{said} ({word})"
+        promised = {Answer.READY: True, Answer.WILL_FAIL: False}.get(seen.answer)
+        if self.verdict is not None and promised not in (None, self.verdict.verified):
+            return f"{said}, and its drill: {self.outcome}"
+        return ""
+
 
 STATES = tables.load_rows(Path(__file__).with_name("audit_states.toml"), "state", State)
 
@@ -53,68 +107,122 @@ def vcpus() -> int:
     return 1
 
 
-@pytest.fixture
-def ssh(armed_guest: Guest, tmp_path: Path) -> tuple[str, ...]:
-    """Return the ssh program with a configuration in which the guest is a host like any other."""
-    key, config, known = tmp_path / "key", tmp_path / "config", tmp_path / "known_hosts"
-    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)], check=True)
-    armed_guest.shell.run(
-        "cat /root/.ssh/authorized_keys > /dev/null; echo %s >> /root/.ssh/authorized_keys",
-        key.with_suffix(".pub").read_text().strip(),
-    )
-    host_key = armed_guest.shell.run("cut -d' ' -f1,2 /etc/ssh/ssh_host_ed25519_key.pub").out.strip()
+def ssh_to(guest: Guest, directory: Path) -> tuple[str, ...]:
+    """Return the ssh program with a configuration in DIRECTORY in which the guest is a host like any other."""
+    key, config, known = directory / "key", directory / "config", directory / "known_hosts"
+    if not key.exists():
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)], check=True)
+    guest.shell.run("echo %s >> /root/.ssh/authorized_keys", key.with_suffix(".pub").read_text().strip())
+    host_key = guest.shell.run("cut -d' ' -f1,2 /etc/ssh/ssh_host_ed25519_key.pub").out.strip()
     known.write_text(f"{NAME} {host_key}\n", encoding="utf-8")
     config.write_text(
-        f"Host {NAME}\n HostName {armed_guest.shell.address}\n HostKeyAlias {NAME}\n User root\n IdentityFile {key}\n"
+        f"Host {NAME}\n HostName {guest.shell.address}\n HostKeyAlias {NAME}\n User root\n IdentityFile {key}\n"
         f" IdentitiesOnly yes\n UserKnownHostsFile {known}\n StrictHostKeyChecking yes\n",
         encoding="utf-8",
     )
     return ("ssh", "-F", str(config))
 
 
+@pytest.fixture
+def connected_guest(
+    harness_run: Run,
+    armed_disk: ArmedDisk,
+    machine: Machine,
+    evidence: Evidence,
+    image: SystemUnderTest,
+    collector: DumpServer,
+) -> Iterator[Guest]:
+    """Return an armed guest that shares a network with the dump server."""
+    overlay, port = harness_run.overlay(armed_disk.path, base_format="qcow2"), harness_run.dump_network().port()
+    with harness_run.guest(
+        overlay, machine, evidence, label=image.name, user=image.login, access=image.access, ports=(port,)
+    ) as guest:
+        guest.power_on()
+        guest.wait_for_login()
+        guest.connect()
+        yield guest
+
+
 @pin_image("debian-12")
 def test_states_are_found_without_a_crash(
-    armed_guest: Guest, image: SystemUnderTest, evidence: Evidence, ssh: tuple[str, ...]
+    connected_guest: Guest, image: SystemUnderTest, evidence: Evidence, collector: DumpServer, tmp_path: Path
 ) -> None:
     """One guest is brought into each state and back; no crash happens."""
-    kernel = armed_guest.shell.run("uname -r").out.strip()
-    options = Options(ssh=ssh, timeout_s=60 * armed_guest.factor)
-
-    def run(commands: dict[str, str], *, check: bool) -> None:
-        if command := commands.get(image.family.name):
-            timeout_s = COMMAND_TIMEOUT_S * armed_guest.factor
-            armed_guest.shell.run(fill(command, kernel=kernel), timeout_s=timeout_s, check=check)
-
+    guest = connected_guest
+    service = KdumpService(guest, image.family)
+    service.identify()
+    service.wait_until_loaded()
+    options = Options(ssh=ssh_to(guest, tmp_path), timeout_s=60 * guest.factor)
     facts = ask(Host(name=NAME), options, load_families(), {})
     evidence.text("answers.json", json.dumps(dict(facts.answers), indent=1))
-    rows: list[tuple[State, HostAudit, str]] = []
+    rows: list[Row] = []
+    target = "local"
     for state in sorted(STATES, key=lambda state: state.last):
-        run(state.breaks, check=False)
+        if state.target != target:
+            target = state.target
+            if find_target(target, service.family, collector.server).configure(guest, service):
+                service.arm()
+        state.make(image.family, guest)
         (seen,) = audit([Host(name=NAME)], options).hosts
-        rows.append((state, seen, state.judged(seen)))
-        evidence.event("audit", state=state.name, answer=seen.answer, reason=seen.headline, judged=rows[-1][2])
-        run(state.mends, check=True)
+        rows.append(Row(state, seen))
+        evidence.event("audit", state=state.name, answer=seen.answer, reason=seen.headline, judged=state.judged(seen))
+        write(evidence, rows)  # also what was seen before a command that fails
+        state.undo(image.family, guest)
+    wrong = [row.wrong for row in rows if row.wrong]
+    assert not wrong, "\n".join(wrong)
+
+
+@pin_image("debian-12")
+@pytest.mark.slow
+def test_answers_agree_with_drills(
+    drill_session: Callable[..., Session],
+    image: SystemUnderTest,
+    evidence: Evidence,
+    collector: DumpServer,
+    tmp_path: Path,
+) -> None:
+    """A guest in each state is audited and crashed: no ready one fails, and none that will fail dumps."""
+    session = drill_session(server=collector.server, until=SAVED)
+    assert session.save() is None
+    rows: list[Row] = []
+
+    def audited(state: State, guest: Guest, _service: KdumpService) -> None:
+        state.make(image.family, guest)
+        options = Options(ssh=ssh_to(guest, tmp_path), timeout_s=60 * guest.factor)
+        (seen,) = audit([Host(name=NAME)], options).hosts
+        rows.append(Row(state, seen))
+        guest.shell.run("sync")
+
+    for state in STATES:
+        if not state.crash:
+            continue
+        name = f"audited/{state.name.replace(' ', '-')}"
+        verdict = session.drill(target=state.target, name=name, before_crash=partial(audited, state))
+        rows[-1].verdict = verdict
+        evidence.event("audit", state=state.name, answer=rows[-1].seen.answer, drill=rows[-1].outcome)
+        write(evidence, rows)
+    wrong = [row.wrong for row in rows if row.wrong]
+    assert not wrong, "\n".join(wrong)
+
+
+def write(evidence: Evidence, rows: list[Row]) -> None:
+    """Write the table of the answers, and all that the audits found."""
     lines = ["| state | a drill of it | audit | first reason | |", "|---|---|---|---|---|"]
     lines += [
-        f"| {state.name} | {state.drill} | {seen.answer} | {seen.headline.partition(':')[0]} | {word} |"
-        for state, seen, word in rows
+        f"| {row.state.name} | {row.outcome} | {row.seen.answer} | {row.seen.headline.partition(':')[0]}"
+        f" | {row.state.judged(row.seen)} |"
+        for row in rows
     ]
     evidence.text("audit.md", "\n".join(lines) + "\n")
-    evidence.text(
-        "audit.json",
-        json.dumps(
-            [
-                {
-                    "state": state.name,
-                    "reasons": [vars(reason) for reason in seen.reasons],
-                    "facts": seen.facts,
-                    "why": seen.why,
-                    "took_s": seen.took_s,
-                }
-                for state, seen, _ in rows
-            ],
-            indent=1,
-        ),
-    )
-    wrong = [f"{state.name}: {seen.answer}, {seen.headline or seen.why}" for state, seen, word in rows if word != "hit"]
-    assert not wrong, "\n".join(wrong)
+    found = [
+        {
+            "state": row.state.name,
+            "answer": row.seen.answer,
+            "reasons": [vars(reason) for reason in row.seen.reasons],
+            "facts": row.seen.facts,
+            "why": row.seen.why,
+            "took_s": row.seen.took_s,
+        }
+        for row in rows
+    ]
+    evidence.text("audit.json", json.dumps(found, indent=1))

@@ -20,6 +20,8 @@ STOPPED = "LoadState=loaded\nActiveState=inactive\nUnitFileState=disabled"
 UNLOADED = {"loaded": "0"}
 UNRESERVED = {"loaded": "0", "crash_size_bytes": "0", "iomem": ""}
 SSH = {"config": 'USE_KDUMP=1\nSSH="kdump@vault"\nSSH_KEY=/root/.ssh/id\n', "key": "600 root"}
+BOUND = "/dev/vda1 / ext4 rw 0 0\n/dev/vda1 /var/crash ext4 ro 0 0"
+IN_MEMORY = {"mounts": "/dev/vda1 / ext4 rw 0 0\ntmpfs /var/crash tmpfs rw 0 0", "mount": "/var/crash tmpfs tmpfs rw"}
 LOGGED_IN = "writable\nFilesystem 1024-blocks Used Available Capacity Mounted on\n/dev/sda 9 1 8000000 1% /\nstatus 0"
 
 
@@ -92,8 +94,18 @@ def test_a_sound_machine_is_ready() -> None:
         ({"finished": f"{NOW_S}|0|600|/var/crash/2026/dump.2026"}, "last-dump-unfinished", "risk"),
         ({"room": "/dev/vda1 3000000 2990000 5000 99% /"}, "target-no-space", "failure"),
         ({"room": "/dev/vda1 3000000 2990000 40000 99% /"}, "target-no-space", "risk"),
-        ({"mounts": "/dev/vda1 / ext4 ro 0 0"}, "target-read-only", "failure"),
-        ({"mount": "/var/crash tmpfs tmpfs rw"}, "target-in-memory", "failure"),
+        ({"mounts": "/dev/vda1 / ext4 ro 0 0", "fstab": ""}, "target-read-only", "failure"),
+        ({"mounts": "/dev/vda1 / ext4 ro 0 0"}, "target-read-only", "risk"),
+        ({"mounts": BOUND, "fstab": "/var/crash /var/crash none bind,ro 0 0"}, "target-read-only", "failure"),
+        ({"mounts": BOUND}, "target-read-only", "risk"),
+        ({**IN_MEMORY, "mount_unit": "FragmentPath=/run/systemd/generator/x.mount"}, "target-in-memory", "failure"),
+        ({**IN_MEMORY, "mount_unit": "FragmentPath="}, "target-in-memory", "risk"),
+        ({**SSH, "login": LOGGED_IN, "server_addresses": "127.0.1.1"}, "server-is-this-machine", "failure"),
+        (
+            {"config": "NFS=vault:/srv", "server_addresses": "192.0.2.7", "own_addresses": "127.0.0.1\n192.0.2.7"},
+            "server-is-this-machine",
+            "failure",
+        ),
         (
             {"config": "KDUMP_COREDIR=/srv/dumps", "fstab": "LABEL=d /srv ext4 defaults 0 0"},
             "target-not-mounted",
@@ -127,7 +139,7 @@ def test_a_state_is_found_and_nothing_else(changes: dict[str, str], name: str, s
 @pytest.mark.parametrize(
     "changes",
     [
-        {**SSH, "login": LOGGED_IN},
+        {**SSH, "login": LOGGED_IN, "server_addresses": "192.0.2.8", "own_addresses": "127.0.0.1\n192.0.2.7"},
         {"config": "NFS=vault:/srv", "nfs": "/sbin/mount.nfs\nreached"},
         {"config": "KDUMP_COREDIR=/mnt/dumps", "mounts": "/dev/vda1 / ext4 rw 0 0\n/dev/vdb /mnt/dumps xfs rw 0 0"},
         {"fstab": "LABEL=d /srv ext4 defaults 0 0"},

@@ -131,6 +131,8 @@ def about_place(family: Family, place: Place, initramfs: str) -> dict[str, str]:
         "directory": f"stat -Lc '%a %U' {quoted}",
         "mount": f"findmnt -no TARGET,SOURCE,FSTYPE,OPTIONS -T {quoted} | tail -n 1",
         "stack": f"{probe_command(initramfs, place.directory or '/var/crash', place.host)} 2>/dev/null",
+        "mount_unit": 'systemctl show -p FragmentPath -- "$(systemd-escape -p --suffix=mount'
+        f' "$(findmnt -no TARGET -T {quoted} | tail -n 1)")"',
     }
     if place.kind == "local":
         patterns = {True: family.dumps.finished, False: family.dumps.unfinished}
@@ -138,7 +140,13 @@ def about_place(family: Family, place: Place, initramfs: str) -> dict[str, str]:
             commands["finished" if final else "unfinished"] = _listing(
                 [fill(glob, directory=place.directory) for glob in globs]
             )
-    elif place.kind == "ssh":
+    if place.kind in ("ssh", "nfs"):
+        commands["server_addresses"] = (
+            f"n={shlex.quote(place.host)}; h=$(ssh -G -- \"$n\" 2>/dev/null | sed -n 's/^hostname //p');"
+            ' getent ahosts "${h:-$n}" | cut -d" " -f1 | sort -u'
+        )
+        commands["own_addresses"] = "ip -o addr show | sed -n 's/.* inet6* \\([^ /]*\\).*/\\1/p'"
+    if place.kind == "ssh":
         commands |= _about_ssh(place)
     elif place.kind == "nfs":
         commands["nfs"] = (

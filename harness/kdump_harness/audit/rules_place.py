@@ -11,6 +11,7 @@ from ..kdump.room import kept_mib, least_mib
 from .facts import Facts
 from .finding import Finding, failure, note, risk
 
+_IN_MEMORY = ("/run", "/dev")  # which every boot mounts
 _FOR_MOUNTS = ("/mnt/", "/media/")  # by the Filesystem Hierarchy Standard
 
 
@@ -19,6 +20,11 @@ def place(facts: Facts) -> Iterator[Finding]:
     if facts.place.kind == "local":
         yield from _mounted(facts)
         yield from _room(facts)
+    elif facts.place.kind in ("ssh", "nfs") and (address := _own_address(facts)):
+        yield failure(
+            "server-is-this-machine",
+            f"the dump server {facts.place.host} has the address {address}, which is this machine's own",
+        )
     elif facts.place.kind == "ssh":
         yield from _login(facts)
     elif facts.place.kind == "nfs":
@@ -49,21 +55,37 @@ def _mounted(facts: Facts) -> Iterator[Finding]:
     }
     parents = [str(directory), *map(str, directory.parents)]
     below = next((parent for parent in parents if parent in mounted), "/")
-    for line in facts.text("fstab").splitlines():
-        words = line.split("#")[0].split()
-        if len(words) > 3 and words[1] in parents and words[1] not in mounted and words[1] != "none":
-            yield failure("target-not-mounted", f"{words[1]} is in /etc/fstab and not mounted; dumps go to {directory}")
-            return
+    lines = (line.split("#")[0].split() for line in facts.text("fstab").splitlines())
+    listed = {words[1]: words[3] for words in lines if len(words) > 3}
+    if missing := next((parent for parent in parents if parent in listed and parent not in mounted), None):
+        yield failure("target-not-mounted", f"{missing} is in /etc/fstab and not mounted; dumps go to {directory}")
+        return
     if below == "/" and str(directory).startswith(_FOR_MOUNTS):
         yield risk(
             "target-not-mounted",
             f"{directory} is on the root filesystem, although a place for mounts: nothing is mounted there",
         )
-    kind = facts.text("mount").split()[2:3]
-    if kind in (["tmpfs"], ["ramfs"]):
-        yield failure("target-in-memory", f"{directory} is on a {kind[0]}")
+    # A capture kernel that boots the system mounts what the system's boot mounts; others mount the disk, and writable.
+    of_system = not facts.family.config.in_initramfs
+    kind = next(iter(facts.text("mount").split()[2:3]), "")
+    if kind in ("tmpfs", "ramfs"):
+        lasting = not of_system or below.startswith(_IN_MEMORY) or "FragmentPath=/" in facts.text("mount_unit")
+        yield _weighed(lasting, "target-in-memory", f"{directory} is on a {kind}")
     if "ro" in mounted.get(below, "").split(","):
-        yield failure("target-read-only", f"{below}, which holds {directory}, is mounted read-only")
+        lasting = of_system and "ro" in listed.get(below, "ro" if below == "/" else "").split(",")
+        yield _weighed(lasting, "target-read-only", f"{below}, which holds {directory}, is mounted read-only")
+
+
+def _weighed(lasting: bool, name: str, seen: str) -> Finding:
+    """Return a failure for what the capture kernel mounts in the same way, else a risk."""
+    return failure(name, seen) if lasting else risk(name, f"{seen} now; the capture kernel mounts it in another way")
+
+
+def _own_address(facts: Facts) -> str:
+    """Return the address of the dump server if it is one of this machine."""
+    own = set(facts.text("own_addresses").split())
+    addresses = facts.text("server_addresses").split()
+    return next((one for one in addresses if one in own or one.startswith("127.")), "")
 
 
 def _room(facts: Facts) -> Iterator[Finding]:
