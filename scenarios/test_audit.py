@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from kdump_harness.audit.inventory import Host
+from kdump_harness.audit.asking.inventory import Host
 from kdump_harness.audit.result import Answer, HostAudit, Severity
 from kdump_harness.audit.run import Options, ask, audit
 from kdump_harness.base import tables

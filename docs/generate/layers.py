@@ -48,6 +48,7 @@ FOLDERS = (
     "schedule",
     "cli",
     "cli/verbs",
+    "audit/asking",
     "audit",
     "pytest_plugin",
     "fleet/protocol",

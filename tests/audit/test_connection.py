@@ -8,9 +8,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from kdump_harness.audit.connection import ANSWER_BYTES_MAX, OUTPUT_BYTES_MAX, Connection, Unaudited
-from kdump_harness.audit.inventory import Host
-from kdump_harness.audit.questions import about_kdump
+from kdump_harness.audit.asking.connection import ANSWER_BYTES_MAX, OUTPUT_BYTES_MAX, Connection, Unaudited
+from kdump_harness.audit.asking.inventory import Host
+from kdump_harness.audit.asking.questions import about_kdump
 from kdump_harness.distro.family import find_family
 from kdump_harness.kdump.guest_state import read_state
 
@@ -49,7 +49,7 @@ def test_the_questions_about_kdump_are_understood_by_a_shell() -> None:
 
 
 def test_a_long_output_is_cut_and_a_stuck_command_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kdump_harness.audit.connection._PROLOGUE", "t='timeout -k 1 1'\n")
+    monkeypatch.setattr("kdump_harness.audit.asking.connection._PROLOGUE", "t='timeout -k 1 1'\n")
     with Connection(LOCAL, connect_timeout_s=3, timeout_s=20) as connection:
         answers = connection.ask({"zeros": "yes 0123456", "stuck": "echo before; sleep 60", "after": "echo done"})
     assert len(answers["zeros"]) == OUTPUT_BYTES_MAX - 1

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from kdump_harness.audit.inventory import Host, distinct, named, read_inventory
+from kdump_harness.audit.asking.inventory import Host, distinct, named, read_inventory
 from kdump_harness.base.errors import UsageError
 
 INI = """

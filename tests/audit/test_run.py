@@ -10,7 +10,7 @@ import pytest
 from audit_factory import SOUND
 from history_factory import drill
 from kdump_harness.audit import run
-from kdump_harness.audit.inventory import Host
+from kdump_harness.audit.asking.inventory import Host
 from kdump_harness.audit.past import last_successes
 from kdump_harness.audit.result import Answer, HostAudit
 from kdump_harness.audit.run import Options, audit

@@ -17,7 +17,7 @@ from ..kdump.capture_image.judge import ImageFacts, stacks_of
 from ..kdump.command_line import joined_arguments
 from ..kdump.guest_state import GuestState, read_state
 from ..kdump.room import kept_mib
-from .place import Place, place_of
+from .asking.place import Place, place_of
 
 _STAT = re.compile(r"(\d{1,19}) (\d{1,19}) (/.*)")
 # Entries for repairs, which are not booted for kdump.

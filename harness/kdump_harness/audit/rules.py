@@ -11,9 +11,9 @@ from ..diagnosis import diagnose_text
 from ..distro.family import fill
 from ..drill.known_issues import DRILL, load_known_issues
 from ..kdump.capture_image.judge import judge as judge_image
+from .asking.questions import save_units, understood_names
 from .facts import Facts
 from .finding import Finding, failure, note, risk
-from .questions import save_units, understood_names
 
 # The first bytes of an initramfs: cpio archives, and what the kernel unpacks (lib/decompress.c).
 _ARCHIVES = (

@@ -11,11 +11,11 @@ from ..base.clock import ending_when, now_s
 from ..base.output import printable
 from ..distro.family import Family, choose_release, load_families
 from ..kdump.guest_state import parse_os_release
-from .connection import Connection, Unaudited
+from .asking.connection import Connection, Unaudited
+from .asking.inventory import Host
+from .asking.questions import about_kdump, about_place, holds, identity
 from .facts import Facts, read_facts
-from .inventory import Host
 from .judge import judge
-from .questions import about_kdump, about_place, holds, identity
 from .result import Answer, Audit, HostAudit, answer
 
 SIDE_BY_SIDE = 32

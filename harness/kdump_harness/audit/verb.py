@@ -15,7 +15,7 @@ from ..cli.parser import Verbs, add_verb
 from ..cli.types import count, seconds
 
 if TYPE_CHECKING:
-    from .inventory import Host
+    from .asking.inventory import Host
     from .result import Audit, HostAudit
 
 _SIDE_BY_SIDE_MAX = 512
@@ -119,7 +119,7 @@ def audit(arguments: argparse.Namespace) -> int:
 
 def _hosts(arguments: argparse.Namespace) -> list[Host]:
     """Return the machines that the arguments name. Raise UsageError without any."""
-    from .inventory import LOCAL, Host, distinct, named, read_inventory
+    from .asking.inventory import LOCAL, Host, distinct, named, read_inventory
 
     hosts = [named(text) for text in arguments.hosts]
     if arguments.inventory:

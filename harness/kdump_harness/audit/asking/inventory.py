@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..base.errors import UsageError
-from ..base.foreign import parse_object, whole_number
+from ...base.errors import UsageError
+from ...base.foreign import parse_object, whole_number
 
 LOCAL = "localhost"
 _HOSTS_MAX = 10_000

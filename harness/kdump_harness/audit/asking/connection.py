@@ -13,11 +13,11 @@ import shlex
 import subprocess
 from collections.abc import Mapping, Sequence
 
-from ..base.clock import Deadline, raise_if_stopped
-from ..base.errors import HostError
-from ..base.output import printable
-from ..kdump.guest_state import SHOW, joined_commands, split_outputs
-from ..vm.hosts.ssh_host import refusal
+from ...base.clock import Deadline, raise_if_stopped
+from ...base.errors import HostError
+from ...base.output import printable
+from ...kdump.guest_state import SHOW, joined_commands, split_outputs
+from ...vm.hosts.ssh_host import refusal
 from .inventory import Host
 
 ANSWER_BYTES_MAX = 2 << 20  # of all outputs of one host

@@ -7,10 +7,10 @@ import zlib
 from collections.abc import Mapping
 from pathlib import PurePosixPath
 
-from ..distro.config_file import ConfigFile
-from ..distro.family import Family, fill
-from ..kdump.capture_image.gather import probe_command
-from ..kdump.guest_state import says_command, state_commands
+from ...distro.config_file import ConfigFile
+from ...distro.family import Family, fill
+from ...kdump.capture_image.gather import probe_command
+from ...kdump.guest_state import says_command, state_commands
 from .place import Place
 
 IDENTITY = {"system": "uname -s", "uid": "id -u", "kernel": "uname -r", "os_release": "cat /etc/os-release"}

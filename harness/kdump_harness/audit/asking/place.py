@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from ..distro.family import Family
+from ...distro.family import Family
 
 _FILESYSTEMS = ("ext2", "ext3", "ext4", "minix", "xfs", "btrfs", "virtiofs", "raw")
 _URL = re.compile(r"(\w+)://(?:([^@/]+)@)?([^/:]*)(?::\d+)?(/.*)?")

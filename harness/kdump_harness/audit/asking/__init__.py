@@ -1,0 +1,1 @@
+"""Questions to real machines: the inventory of hosts, the connection to one, and the commands that read."""
