@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from kdump_harness.audit.asking.inventory import Host
+from kdump_harness.audit.past import Past
 from kdump_harness.audit.result import Answer, HostAudit, Severity
 from kdump_harness.audit.run import Options, ask, audit
 from kdump_harness.base import tables
@@ -70,7 +71,7 @@ class State:
 
 @dataclass
 class Row:
-    """What was found of one state."""
+    """The findings about one state."""
 
     state: State
     seen: HostAudit
@@ -87,7 +88,7 @@ class Row:
 
     @property
     def wrong(self) -> str:
-        """The contradiction between state, answer and drill; empty where there is none."""
+        """The contradiction between state, answer and drill; empty where they agree."""
         state, seen = self.state, self.seen
         said = f"{state.name}: {seen.answer}, {seen.headline or seen.why}"
         if (word := state.judged(seen)) != "hit":
@@ -153,7 +154,7 @@ def test_states_are_found_without_a_crash(
     service.identify()
     service.wait_until_loaded()
     options = Options(ssh=ssh_to(guest, tmp_path), timeout_s=60 * guest.factor)
-    facts = ask(Host(name=NAME), options, load_families(), {})
+    facts = ask(Host(name=NAME), options, load_families(), Past())
     evidence.text("answers.json", json.dumps(dict(facts.answers), indent=1))
     rows: list[Row] = []
     target = "local"

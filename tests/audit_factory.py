@@ -44,8 +44,9 @@ SOUND: dict[str, str] = {
     "sysctl": "kernel.panic_on_oops = 1\nkernel.sysrq = 438\nkernel.unknown_nmi_panic = 1",
     "sysctl_files": "",
     "notifiers": "N",
-    "pstore": "efi_pstore\n0",
+    "pstore": "efi_pstore",
     "lockdown": "[none] integrity confidentiality",
+    "signature": f"/boot/vmlinuz-{KERNEL} 4d5a 1528",
     "watchdogs": "",
     "entries": f"\tlinux\t/boot/vmlinuz-{KERNEL} {ROOT} ro console=ttyS0 crashkernel=256M\n"
     f"\tlinux\t/boot/vmlinuz-{KERNEL} {ROOT} ro single console=ttyS0",

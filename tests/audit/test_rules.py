@@ -10,7 +10,7 @@ import pytest
 from audit_factory import CMDLINE, CONFIG, INITRD, KERNEL, NOW_S, ROOT, SAVE, SOUND, facts, reasons
 from kdump_harness.audit.finding import reason_rows
 from kdump_harness.audit.judge import judge
-from kdump_harness.audit.result import Answer, Severity, answer
+from kdump_harness.audit.result import Answer, Severity, Success, answer
 from kdump_harness.audit.rules_drivers import load_drivers
 from kdump_harness.audit.run import NOT_UNDERSTOOD
 from kdump_harness.diagnosis.table import load_symptoms
@@ -20,9 +20,16 @@ STOPPED = "LoadState=loaded\nActiveState=inactive\nUnitFileState=disabled"
 UNLOADED = {"loaded": "0"}
 UNRESERVED = {"loaded": "0", "crash_size_bytes": "0", "iomem": ""}
 SSH = {"config": 'USE_KDUMP=1\nSSH="kdump@vault"\nSSH_KEY=/root/.ssh/id\n', "key": "600 root"}
+LOCKED = {"lockdown": "none [integrity] confidentiality\n 01"}
+UNSIGNED = {"signature": f"/boot/vmlinuz-{KERNEL} 4d5a 0"}
 BOUND = "/dev/vda1 / ext4 rw 0 0\n/dev/vda1 /var/crash ext4 ro 0 0"
 IN_MEMORY = {"mounts": "/dev/vda1 / ext4 rw 0 0\ntmpfs /var/crash tmpfs rw 0 0", "mount": "/var/crash tmpfs tmpfs rw"}
 LOGGED_IN = "writable\nFilesystem 1024-blocks Used Available Capacity Mounted on\n/dev/sda 9 1 8000000 1% /\nstatus 0"
+
+
+def success_of(ago_s: float, firmware: str = "") -> Success:
+    """Return a success of that long ago."""
+    return Success(at_s=NOW_S - ago_s, seen="verified drill", firmware=firmware)
 
 
 def test_a_sound_machine_is_ready() -> None:
@@ -87,6 +94,9 @@ def test_a_sound_machine_is_ready() -> None:
         ({"makedumpfile": "sh: 1: makedumpfile: not found"}, "makedumpfile-missing", "failure"),
         ({"kernel": "6.12.9+bpo-amd64", "initramfs": "", "kernels": ""}, "known-issue", "failure"),
         ({SAVE: "UMask=0022"}, "permissions", "risk"),
+        ({**LOCKED, **UNSIGNED}, "kexec-signature-rejected", "risk"),
+        ({"lockdown": "[none] integrity\n 01", **UNSIGNED}, "kexec-signature-rejected", "risk"),
+        ({"pstore": f"efi_pstore\n{NOW_S - 60}"}, "panic-not-captured", "risk"),
         ({"notifiers": "Y"}, "notifiers-before-dump", "risk"),
         ({"watchdogs": "active|60|iTCO_wdt|iTCO_wdt"}, "watchdog-reset", "risk"),
         ({"modules": "nouveau", "contents": ""}, "driver-fails-in-capture", "risk"),
@@ -146,6 +156,11 @@ def test_a_state_is_found_and_nothing_else(changes: dict[str, str], name: str, s
         {"contents": "", "stack": "root driver megaraid_sas\n- loaded megaraid_sas"},
         {"stack": "target driver megaraid_sas\n- loaded megaraid_sas"},  # the system loads it
         {"stack": "target dm CRYPT-LUKS2-1\ntarget luks-key /etc/key"},
+        LOCKED,
+        UNSIGNED,
+        {"lockdown": "[none] integrity\n 00", **UNSIGNED},
+        {"pstore": f"efi_pstore\n{NOW_S - 90000}"},
+        {"pstore": f"efi_pstore\n{NOW_S - 60}", "finished": f"{NOW_S - 10}|9000|600|/var/crash/2026/dump.2026"},
         {"watchdogs": "active|60||unknown"},
         {"watchdogs": "inactive|60|iTCO_wdt|iTCO_wdt"},
         {"finished": f"{NOW_S - 10}|9000|600|/var/crash/2026/dump.2026", "unfinished": f"{NOW_S - 90}|1|600|/x"},
@@ -168,8 +183,27 @@ def test_notes_do_not_change_the_answer() -> None:
 
 
 def test_the_last_drill_and_the_last_dump_are_compared_with_the_changes() -> None:
-    assert "changed-since-test" in reasons(notes=True, last_success_s=NOW_S - 7500.0)
-    assert not reasons(notes=True, last_success_s=NOW_S - 5000.0)
+    assert "changed-since-test" in reasons(notes=True, success=success_of(7500))
+    assert not reasons(notes=True, success=success_of(5000))
+    assert not reasons(notes=True, success=success_of(5000, firmware="1.16.2 04/01/2014"))
+    changed = reasons(notes=True, success=success_of(5000, firmware="1.15 01/01/2013"))["changed-since-test"]
+    assert changed.evidence == (
+        "the firmware '1.15 01/01/2013' became '1.16.2 04/01/2014' after the last verified drill"
+    )
+
+
+def test_an_image_that_will_be_refused_is_a_failure_where_nothing_is_loaded() -> None:
+    found = reasons({**LOCKED, **UNSIGNED, **UNLOADED, "says": "", "service": STOPPED})
+    assert found["kexec-signature-rejected"].severity == "failure"
+    assert found["kexec-signature-rejected"].evidence == (
+        f"lockdown is integrity, and /boot/vmlinuz-{KERNEL} has no signature"
+    )
+
+
+def test_a_panic_before_a_change_of_kdump_is_a_note() -> None:
+    found = reasons({"pstore": f"efi_pstore\n{NOW_S - 90000}"}, notes=True)
+    assert found["panic-not-captured"].severity == "note"
+    assert "no-panic-record" in reasons({"pstore": "(null)"}, notes=True)
     assert not reasons({"finished": f"{NOW_S}|9000|600|/var/crash/2026/dump.2026"}, notes=True)
 
 

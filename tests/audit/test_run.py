@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 from audit_factory import SOUND
 from history_factory import drill
 from kdump_harness.audit import run
 from kdump_harness.audit.asking.inventory import Host
-from kdump_harness.audit.past import last_successes
-from kdump_harness.audit.result import Answer, HostAudit
+from kdump_harness.audit.changes import with_changes
+from kdump_harness.audit.past import last_audits, read_past, remember
+from kdump_harness.audit.result import Answer, HostAudit, Success
 from kdump_harness.audit.run import Options, audit
 from kdump_harness.base.errors import EXIT_BROKEN, EXIT_FAILED, EXIT_OK, UsageError
 from kdump_harness.history.database import History
+from kdump_harness.store.index import TRIAGED, UNTRIAGED, Dump
+from kdump_harness.store.store import Store
 
 
 class Replay:
@@ -115,12 +118,56 @@ def test_the_last_verified_drill_is_found_by_machine_id(replay: type[Replay], tm
         history.add("drill", drill(3, machine_id="f" * 32))
         history.add("drill", drill(4))
     assert first is not None
-    successes_s = last_successes(str(path), None)
-    assert successes_s[machine] == first.at_s
-    assert last_successes(None, tmp_path / "nowhere") == {}
-    assert last_successes("none", None) == {}
-    with pytest.raises(UsageError, match="does not exist"):
-        last_successes(str(tmp_path / "missing"), None)
+    past = read_past(str(path), None, None)
+    assert past.success(machine, "web1") == Success(at_s=first.at_s, seen="verified drill")
+    assert read_past(None, tmp_path / "nowhere", None).success(machine, "web1") is None
+    assert read_past("none", None, None).success(machine, "web1") is None
+    with pytest.raises(UsageError, match="is not a database"):
+        read_past(__file__, None, None)
     replay.hosts = {"web1": SOUND}
-    (host,) = audit([Host(name="web1")], Options(), successes_s=successes_s).hosts
+    (host,) = audit([Host(name="web1")], Options(), past=past).hosts
     assert host.facts["last_success_s"] == first.at_s
+
+
+def test_the_last_dump_in_the_store_is_found_by_host_name(tmp_path: Path) -> None:
+    with Store(tmp_path / "store", create=True).index.database.writing():
+        pass
+    store = Store(tmp_path / "store")
+    for number, (state, crash_s) in enumerate([(TRIAGED, 900), (UNTRIAGED, 800), ("damaged", 1000)]):
+        store.index.put(dump(number, state=state, crash_s=crash_s), {})
+    past = read_past("none", None, tmp_path / "store")
+    assert past.success("f" * 32, "web1") == Success(at_s=900.0, seen="dump in the store")
+    with pytest.raises(UsageError, match="store"):
+        read_past("none", None, tmp_path / "missing")
+
+
+def dump(number: int, **changes: Any) -> Dump:
+    """Return a dump of the store."""
+    name = f"{number:064x}"
+    facts = {"size_bytes": 1, "disk_bytes": 1, "added_s": 2000.0, "origin": "o", "sender": "s", "host": "web1"}
+    return Dump(**{"id": name, "sha256": name, **facts, **changes})
+
+
+def test_audits_are_recorded_and_their_changes_and_firmware_are_found(replay: type[Replay], tmp_path: Path) -> None:
+    path, said = tmp_path / "history.sqlite", []
+    replay.hosts = {"web1": SOUND}
+    first = audit([Host(name="web1")], Options())
+    remember(path, first, log=said.append)
+    remember(None, first, log=said.append)
+    machine, before = SOUND["machine_id"], last_audits(str(path), None)
+    assert before["web1"]["answer"] == Answer.READY
+    replay.hosts = {"web1": {**SOUND, "firmware": "1.17\n02/02/2026", "notifiers": "Y"}}
+    (now,) = audit([Host(name="web1")], Options()).hosts
+    assert with_changes(now, before["web1"]).changes == (
+        "ready became at risk",
+        "new: notifiers-before-dump",
+        "firmware: 1.16.2 04/01/2014 became 1.17 02/02/2026",
+    )
+    with History(path) as history:
+        history.add("drill", {**drill(1, machine_id=machine), "started": "2090-01-01T00:00:00+00:00"})
+    success = read_past(str(path), None, None).success(machine, "web1")
+    assert success is not None
+    assert success.firmware == "1.16.2 04/01/2014"
+    assert not said
+    remember(tmp_path, first, log=said.append)
+    assert said[0].startswith("this audit was not recorded: ")

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from history_factory import drill, failed, unjudged
 from kdump_harness.__main__ import main
-from kdump_harness.history.database import DRILL, SWEEP, History
+from kdump_harness.history.database import AUDIT, DRILL, SWEEP, History
 from kdump_harness.report import gather as gather_module
 from kdump_harness.report.days import Span, span_of, strip_of
 from kdump_harness.report.gather import Report, gather, when
@@ -369,3 +369,31 @@ def test_bad_input_is_a_sentence(
     said = capsys.readouterr().err
     assert sentence in said
     assert said.count("\n") == 1
+
+
+def test_machines_that_were_audited_are_listed_with_the_worst_answer_first(tmp_path: Path) -> None:
+    reason = {"name": "target-no-space", "evidence": "2 MiB are free", "remedy": f"rm {EVIL}"}
+
+    def audited(machine: str, minute: int, answer: str, **more: Any) -> dict[str, Any]:
+        started = f"2026-11-30T03:0{minute}:00+00:00"
+        summary = {"summary": f"{answer}: as it was", "answer": answer, "ok": answer == "ready"}
+        return {"image": machine, "started": started, **summary, **more}
+
+    with History(tmp_path / "history.sqlite") as made:
+        made.add(AUDIT, audited("good", 1, "ready", last_success_s=1796000000.0))
+        made.add(AUDIT, audited("bad", 1, "ready"))
+        for minute in (2, 3):
+            made.add(AUDIT, audited("bad", minute, "will fail", reasons=[reason]))
+        made.add(AUDIT, audited("gone", 1, "not audited", why="it cannot be reached"))
+        report = _report(made)
+    assert [(row.run.image, row.answer, when(row.since_s)) for row in report.machines] == [
+        ("bad", "will fail", "2026-11-30 03:02Z"),
+        ("gone", "not audited", "2026-11-30 03:01Z"),
+        ("good", "ready", "2026-11-30 03:01Z"),
+    ]
+    page = render(report, ".html")
+    assert "target-no-space: 2 MiB are free" in page
+    assert "it cannot be reached" in page
+    assert "kdump never seen working" in page
+    assert "<script>alert(1)" not in page
+    assert "- **bad**: will fail at 2026-11-30 03:03Z, since 2026-11-30 03:02Z" in render(report, ".md")

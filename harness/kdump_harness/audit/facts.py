@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -18,6 +18,7 @@ from ..kdump.command_line import joined_arguments
 from ..kdump.guest_state import GuestState, read_state
 from ..kdump.room import kept_mib
 from .asking.place import Place, place_of
+from .result import Success
 
 _STAT = re.compile(r"(\d{1,19}) (\d{1,19}) (/.*)")
 # Entries for repairs, which are not booted for kdump.
@@ -67,7 +68,7 @@ class Facts:
     answers: Mapping[str, str]
     remark: str | None = None  # why the family's row is only the nearest one
     root: bool = True
-    last_success_s: float | None = field(default=None)  # of a drill with this machine id
+    success: Success | None = None  # of this machine, by history and store
 
     def text(self, name: str) -> str:
         """Return an answer; empty where the question was not asked."""
@@ -188,6 +189,30 @@ class Facts:
         return _free_kib(self.text("login" if self.place.kind == "ssh" else "room"))
 
     @cached_property
+    def newest(self) -> FileFact | None:
+        """The file of kernel, configuration and capture initramfs that changed last."""
+        files = [*self.files("kernel_files"), *self.files("config_files")]
+        return max([*files, *([self.initramfs] if self.initramfs else [])], key=lambda one: one.changed_s, default=None)
+
+    @property
+    def changed_s(self) -> int:
+        """The time of the last change of these files; 0 where it is not known."""
+        return self.newest.changed_s if self.newest else 0
+
+    @cached_property
+    def locked_by(self) -> str:
+        """The setting by which the kernel refuses an image without a signature; empty where there is not one."""
+        lockdown = _chosen(self.text("lockdown"))
+        if lockdown not in (None, "none"):
+            return f"lockdown is {lockdown}"
+        return "Secure Boot is on" if self.text("lockdown").split()[-1:] == ["01"] else ""
+
+    @cached_property
+    def firmware(self) -> str:
+        """The version and date of the firmware."""
+        return " ".join(self.text("firmware").split())
+
+    @cached_property
     def sysctl(self) -> dict[str, str]:
         """Some settings of the running kernel."""
         pairs = (line.split("=", 1) for line in self.text("sysctl").splitlines() if "=" in line)
@@ -195,7 +220,7 @@ class Facts:
 
     def to_json(self) -> dict[str, Any]:
         """Return the facts that a reader of the result wants."""
-        state, firmware = self.state, self.text("firmware").split("\n")
+        state = self.state
         newest = next(iter(reversed(self.dumps("finished"))), None)
         return {
             "hostname": state.hostname,
@@ -221,24 +246,24 @@ class Facts:
             else None,
             "initramfs_mib": self.initramfs.size_bytes // MIB if self.initramfs else None,
             "unpacked_mib": self.unpacked_bytes // MIB or None,
-            "firmware": " ".join(firmware).strip() or None,
+            "firmware": self.firmware or None,
             "lockdown": _chosen(self.text("lockdown")),
             "pstore": self.text("pstore").split("\n")[0] or None,
             "root": self.root,
             "last_dump_s": newest.changed_s if newest else None,
-            "last_success_s": self.last_success_s,
+            "last_success_s": self.success.at_s if self.success else None,
         }
 
 
 def read_facts(
-    family: Family, answers: Mapping[str, str], *, remark: str | None, root: bool, last_success_s: float | None = None
+    family: Family, answers: Mapping[str, str], *, remark: str | None, root: bool, success: Success | None = None
 ) -> Facts:
     """Return the facts in the answers; ValueError where they are not those of a Linux host."""
     try:
         state = read_state(answers, family)
     except (KeyError, IndexError) as error:
         raise ValueError(f"the answer to {error} is missing or not understood") from None
-    return Facts(family=family, state=state, answers=answers, remark=remark, root=root, last_success_s=last_success_s)
+    return Facts(family=family, state=state, answers=answers, remark=remark, root=root, success=success)
 
 
 def _free_kib(text: str) -> int | None:

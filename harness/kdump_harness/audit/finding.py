@@ -53,6 +53,14 @@ def note(name: str, evidence: str) -> Finding:
     return Finding(name=name, severity=Severity.NOTE, evidence=evidence)
 
 
+def span(seconds: float) -> str:
+    """Return a length of time in words."""
+    for unit, unit_s in (("days", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * unit_s:
+            return f"{seconds / unit_s:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
 @functools.cache
 def reason_rows() -> dict[str, ReasonRow]:
     """Return the rows of reasons.toml by name."""

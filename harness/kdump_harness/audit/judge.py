@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from . import rules, rules_drivers, rules_place
+from . import rules, rules_drivers, rules_place, rules_platform
 from .facts import Facts
 from .finding import Finding, reason_of
 from .result import Reason, Severity
@@ -18,6 +18,7 @@ RULES: tuple[Rule, ...] = (
     rules.loaded,
     rules.need,
     rules.capture_line,
+    rules_platform.signature,
     rules_place.place,
     rules.makedumpfile,
     rules.permissions,
@@ -27,6 +28,7 @@ RULES: tuple[Rule, ...] = (
     rules_drivers.drivers,
     rules.access,
     rules.past,
+    rules_platform.records,
 )
 _ORDER = list(Severity)
 

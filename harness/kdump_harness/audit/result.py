@@ -41,6 +41,15 @@ class Reason:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Success:
+    """The last time that kdump was seen to work on a machine."""
+
+    at_s: float
+    seen: str  # in words
+    firmware: str = ""  # of the machine by the last audit until then
+
+
+@dataclass(frozen=True, kw_only=True)
 class HostAudit:
     """The audit of one host."""
 

@@ -13,7 +13,7 @@ from ..drill.known_issues import DRILL, load_known_issues
 from ..kdump.capture_image.judge import judge as judge_image
 from .asking.questions import save_units, understood_names
 from .facts import Facts
-from .finding import Finding, failure, note, risk
+from .finding import Finding, failure, note, risk, span
 
 # The first bytes of an initramfs: cpio archives, and what the kernel unpacks (lib/decompress.c).
 _ARCHIVES = (
@@ -64,7 +64,7 @@ def loaded(facts: Facts) -> Iterator[Finding]:
     if changed and facts.loaded_s and changed.changed_s > facts.loaded_s + 1:
         yield risk(
             "loaded-before-change",
-            f"{changed.path} was changed {_span(changed.changed_s - facts.loaded_s)} after kdump was loaded",
+            f"{changed.path} was changed {span(changed.changed_s - facts.loaded_s)} after kdump was loaded",
         )
 
 
@@ -185,7 +185,7 @@ def initramfs(facts: Facts) -> Iterator[Finding]:
         newer += [file for file in facts.files("key") if file.changed_s > image.changed_s + 1]
     for file in newer:
         yield risk(
-            "initramfs-outdated", f"{file.path} is {_span(file.changed_s - image.changed_s)} newer than {image.path}"
+            "initramfs-outdated", f"{file.path} is {span(file.changed_s - image.changed_s)} newer than {image.path}"
         )
     for lack in judge_image(facts.image):
         yield failure(lack.symptom, str(lack), remedy=lack.remedy)
@@ -319,21 +319,20 @@ def past(facts: Facts) -> Iterator[Finding]:
     empty = next((dump for dump in reversed(finished) if not dump.size_bytes), None)
     if empty:
         yield risk("last-dump-unfinished", f"{empty.path} is empty")
-    changes = [
-        *facts.files("kernel_files"),
-        *facts.files("config_files"),
-        *([facts.initramfs] if facts.initramfs else []),
-    ]
-    newest = max(changes, key=lambda file: file.changed_s, default=None)
-    success_s = max([facts.last_success_s or 0, *(dump.changed_s for dump in finished if dump.size_bytes)])
-    if newest is None:
-        return
+    newest = facts.newest
+    success = facts.success
+    local_s = max((dump.changed_s for dump in finished if dump.size_bytes), default=0)
+    success_s = max(success.at_s if success else 0, local_s)
+    seen = success.seen if success and success.at_s >= local_s else "dump on this machine"
     if not success_s:
         yield note("never-tested", "no finished dump is there, and the history has no verified drill of this machine")
-    elif newest.changed_s > success_s:
+    elif newest and newest.changed_s > success_s:
         yield note(
-            "changed-since-test",
-            f"{newest.path} changed {_span(newest.changed_s - success_s)} after the last dump or verified drill",
+            "changed-since-test", f"{newest.path} changed {span(newest.changed_s - success_s)} after the last {seen}"
+        )
+    elif success and success.firmware and success.firmware != facts.firmware:
+        yield note(
+            "changed-since-test", f"the firmware {success.firmware!r} became {facts.firmware!r} after the last {seen}"
         )
 
 
@@ -343,10 +342,3 @@ def access(facts: Facts) -> Iterator[Finding]:
         yield risk("not-root", "sudo without a password is refused: what only root may read was not examined")
     if facts.remark:
         yield note("release-not-in-table", facts.remark)
-
-
-def _span(seconds: float) -> str:
-    for unit, unit_s in (("days", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= 2 * unit_s:
-            return f"{seconds / unit_s:.0f} {unit}"
-    return f"{seconds:.0f} s"

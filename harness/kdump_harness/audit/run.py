@@ -16,6 +16,7 @@ from .asking.inventory import Host
 from .asking.questions import about_kdump, about_place, holds, identity
 from .facts import Facts, read_facts
 from .judge import judge
+from .past import Past
 from .result import Answer, Audit, HostAudit, answer
 
 SIDE_BY_SIDE = 32
@@ -39,12 +40,12 @@ def audit(
     hosts: Sequence[Host],
     options: Options,
     *,
-    successes_s: Mapping[str, float] | None = None,
+    past: Past | None = None,
     on_host: Callable[[HostAudit], None] = lambda _host: None,
 ) -> Audit:
     """Audit hosts and return the result, in their order. ON_HOST gets each host when it is done.
 
-    SUCCESSES_S are the times of the last verified drills by machine id.
+    PAST has their last successes.
     """
     families, started_s = load_families(), now_s()
     started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
@@ -52,7 +53,7 @@ def audit(
 
     def work(host: Host) -> HostAudit:
         with ending_when(lambda: stop):
-            return audit_host(host, options, families, successes_s or {})
+            return audit_host(host, options, families, past or Past())
 
     done: dict[int, HostAudit] = {}
     with ThreadPoolExecutor(max_workers=max(1, min(options.side_by_side, len(hosts)))) as pool:
@@ -72,13 +73,11 @@ def audit(
     )
 
 
-def audit_host(
-    host: Host, options: Options, families: Mapping[str, Family], successes_s: Mapping[str, float]
-) -> HostAudit:
+def audit_host(host: Host, options: Options, families: Mapping[str, Family], past: Past) -> HostAudit:
     """Audit one host; its own faults are its answer."""
     started_s, name = now_s(), printable(host.name)[:_NAME_MAX]
     try:
-        facts = ask(host, options, families, successes_s)
+        facts = ask(host, options, families, past)
         reasons, about = judge(facts), facts.to_json()
     except Unaudited as error:
         return _not_audited(name, str(error), started_s)
@@ -93,7 +92,7 @@ def audit_host(
     )
 
 
-def ask(host: Host, options: Options, families: Mapping[str, Family], successes_s: Mapping[str, float]) -> Facts:
+def ask(host: Host, options: Options, families: Mapping[str, Family], past: Past) -> Facts:
     """Return the facts about a host, over one connection. Raise Unaudited where it cannot be asked."""
     if host.slip:
         raise Unaudited(host.slip)
@@ -115,8 +114,8 @@ def ask(host: Host, options: Options, families: Mapping[str, Family], successes_
         facts = read_facts(driven, answers, remark=remark, root=answers.get("uid") == "0")
         image = facts.initramfs.path if facts.initramfs else ""
         answers |= connection.ask(about_place(driven, facts.place, image))
-        success_s = successes_s.get(facts.state.machine_id)
-        return read_facts(driven, answers, remark=remark, root=facts.root, last_success_s=success_s)
+        success = past.success(facts.state.machine_id, facts.state.hostname)
+        return read_facts(driven, answers, remark=remark, root=facts.root, success=success)
 
 
 def _not_audited(name: str, why: str, started_s: float) -> HostAudit:

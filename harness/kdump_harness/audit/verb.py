@@ -72,22 +72,33 @@ def add_audit(verbs: Verbs) -> None:
     )
     add_json(parser)
     parser.add_argument(
-        "--before", type=Path, metavar="FILE", help="JSON of an earlier audit; print what changed since"
+        "--before",
+        type=Path,
+        metavar="FILE",
+        help="JSON of an earlier audit; print what changed since (default: the last one in the history)",
     )
     parser.add_argument("--metrics", type=Path, metavar="FILE", help="write the answers as a textfile for Prometheus")
     parser.add_argument("--quiet", action="store_true", help="print no line when a machine is done")
     parser.add_argument(
         "--history",
         metavar="FILE",
-        help="file with past drills, which are found by machine id (default: history.sqlite in the state directory;"
-        " none reads nothing)",
+        help="file that records the audits, with past drills, which are found by machine id (default: history.sqlite"
+        " in the state directory; none reads and records nothing)",
+    )
+    parser.add_argument(
+        "--store",
+        type=Path,
+        metavar="DIR",
+        help="store whose dumps are found by host name (default: KDUMP_HARNESS_STORE, else in the state directory)",
     )
     add_state(parser)
 
 
 def audit(arguments: argparse.Namespace) -> int:
     from ..base.output import check_output, replace_text, write_json
-    from .past import last_successes, read_earlier, with_changes
+    from ..history.database import history_path
+    from .changes import read_earlier, with_changes
+    from .past import last_audits, read_past, remember
     from .result import metrics
     from .run import Options
     from .run import audit as run_audit
@@ -106,15 +117,25 @@ def audit(arguments: argparse.Namespace) -> int:
             line = f"{next(count_done)}/{len(hosts)} {host.host}: {host.answer}{headline}"
             sys.stderr.write(f"{line[:_LINE_MAX]}\n")
 
-    result = run_audit(hosts, options, successes_s=last_successes(arguments.history, arguments.state), on_host=say)
+    past = read_past(arguments.history, arguments.state, arguments.store)
+    before = last_audits(arguments.history, arguments.state) if earlier is None else {}
+    result = run_audit(hosts, options, past=past, on_host=say)
     if earlier is not None:
         result = replace(result, hosts=tuple(with_changes(host, earlier.get(host.host)) for host in result.hosts))
+    else:
+        changed = (with_changes(host, before[host.host]) if host.host in before else host for host in result.hosts)
+        result = replace(result, hosts=tuple(changed))
+    remember(history_path(arguments.history, arguments.state), result, log=_log)
     write_json(arguments.json, result.to_json())
     if arguments.metrics is not None:
         replace_text(arguments.metrics, metrics(result))
     if arguments.json != "-":
         print_audit(result)
     return result.exit_status
+
+
+def _log(text: str) -> None:
+    sys.stderr.write(f"{text}\n")
 
 
 def _hosts(arguments: argparse.Namespace) -> list[Host]:

@@ -55,6 +55,7 @@ SWEEP = "sweep"
 SIZE = "size"
 COMPARE = "compare"
 BISECT = "bisect"
+AUDIT = "audit"
 
 VERIFIED = "verified"
 KNOWN_ISSUE = "known issue"

@@ -17,6 +17,7 @@ from ..drill.known_issues import load_known_issues
 from ..history.database import DRILL, FAILED, KNOWN_ISSUE, SWEEP, History, RecordedRun, conditions, utc, word_of
 from ..history.trend import Regression
 from .days import Span, Strip, span_of, strip_of
+from .machines import MachineRow, machines_of
 from .series import Reservation, Series, reservations_of, series_of, worse_of
 
 # A page of these is at most 3 MB.
@@ -121,6 +122,7 @@ class Report:
     more_series: int  # number of series that are left out
     reservations: Mapping[str, tuple[Reservation, ...]]
     charts: tuple[str, ...]
+    machines: tuple[MachineRow, ...]
 
     @property
     def counts(self) -> dict[str, int]:
@@ -171,6 +173,7 @@ def gather(history: History, *, images: Sequence[str], days: int | None, drills:
         more_series=more,
         reservations=reservations_of(runs),
         charts=tuple(_sizes_of_sweeps(history, runs)) if charts else (),
+        machines=machines_of(history, runs),
     )
 
 

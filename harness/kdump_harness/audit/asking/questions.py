@@ -30,6 +30,15 @@ ls /boot/grub/grub.cfg /boot/grub2/grub.cfg /boot/loader/entries /boot/efi/loade
     echo "no boot loader configuration"
 """
 
+# The size of the table of certificates (PE32+, data directory 4), which an image without a signature does not have.
+_SIGNATURE = r"""
+for image in %s; do
+    [ -e "$image" ] || continue
+    number() { od -An -tu4 -j "$1" -N 4 "$image" | tr -d ' '; }
+    echo "$image $(od -An -tx1 -N 2 "$image" | tr -d ' ') $(number $(($(number 60) + 24 + 112 + 36)))"
+    break
+done"""
+
 _WATCHDOGS = r"""
 for dog in /sys/class/watchdog/watchdog*; do
     [ -e "$dog" ] || continue
@@ -45,7 +54,9 @@ _GENERAL = {
     "sysctl_files": "grep -rhsE '^[[:space:]]*-?kernel[./]kexec_load_disabled[[:space:]]*='"
     " /etc/sysctl.conf /etc/sysctl.d /run/sysctl.d /usr/lib/sysctl.d",
     "notifiers": "cat /sys/module/kernel/parameters/crash_kexec_post_notifiers",
-    "pstore": "cat /sys/module/pstore/parameters/backend; ls /sys/fs/pstore | wc -l",
+    "pstore": "cat /sys/module/pstore/parameters/backend;"
+    " grep -lsa '^Panic#' /sys/fs/pstore/dmesg-* /var/lib/systemd/pstore/*/dmesg* /var/lib/systemd/pstore/*/*/dmesg* |"
+    " xargs -r stat -c %Y | sort -n | tail -n 1",
     "lockdown": "cat /sys/kernel/security/lockdown; od -An -tx1 -j4 -N1 /sys/firmware/efi/efivars/SecureBoot-*",
     "watchdogs": _WATCHDOGS,
     "entries": _ENTRIES,
@@ -87,6 +98,7 @@ def about_kdump(family: Family, kernel: str) -> dict[str, str]:
         "initramfs": _initramfs(family),
         "kernel_files": f"stat -Lc '%Y %s %n' /boot/vmlinuz-{kernel} /lib/modules/{kernel}/vmlinuz"
         f" /lib/modules/{kernel}/modules.dep",
+        "signature": _SIGNATURE % shlex.join([f"/boot/vmlinuz-{kernel}", f"/lib/modules/{kernel}/vmlinuz"]),
         "config_files": f"stat -Lc '%Y %s %n' {shlex.join(files)}",
     }
     if line.file and line.file != config.file:
