@@ -138,13 +138,14 @@ def _initramfs(family: Family) -> str:
 def about_place(family: Family, place: Place, initramfs: str) -> dict[str, str]:
     """Return the questions about the place of dumps, and about the capture initramfs that leads there."""
     quoted = shlex.quote(place.directory or "/var/crash")
+    existing = f'd={quoted}; while [ ! -e "$d" ] && [ "$d" != / ]; do d=$(dirname "$d"); done'
     commands = {
-        "room": f'd={quoted}; while [ ! -e "$d" ] && [ "$d" != / ]; do d=$(dirname "$d"); done; df -Pk "$d"',
+        "room": f'{existing}; df -Pk "$d"',
         "directory": f"stat -Lc '%a %U' {quoted}",
-        "mount": f"findmnt -no TARGET,SOURCE,FSTYPE,OPTIONS -T {quoted} | tail -n 1",
+        "mount": f'{existing}; findmnt -no TARGET,SOURCE,FSTYPE,OPTIONS -T "$d" | tail -n 1',
+        "mount_unit": f'{existing}; m=$(findmnt -no TARGET -T "$d" | tail -n 1);'
+        ' systemctl show -p FragmentPath -- "$(systemd-escape -p --suffix=mount "$m")" 2>/dev/null',
         "stack": f"{probe_command(initramfs, place.directory or '/var/crash', place.host)} 2>/dev/null",
-        "mount_unit": 'systemctl show -p FragmentPath -- "$(systemd-escape -p --suffix=mount'
-        f' "$(findmnt -no TARGET -T {quoted} | tail -n 1)")"',
     }
     if place.kind == "local":
         patterns = {True: family.dumps.finished, False: family.dumps.unfinished}
