@@ -421,6 +421,75 @@ def test_a_plan_that_the_family_cannot_follow_is_refused_before_there_is_a_guest
         Plan(subject=SystemUnderTest(name="mine", family=find_family("suse")), config=config).check()
 
 
+def arm_with(guest: Guest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Arm a disk by the user's script."""
+    monkeypatch.setattr(disks, "_booted", lambda *_: contextlib.nullcontext(guest))
+    monkeypatch.setattr(disks, "_shut_down", lambda _run, _guest: guest.asked.append("shut down"))
+    run: Any = SimpleNamespace(
+        factor=1.0,
+        progress=Progress(quiet=True),
+        evidence=lambda name: Evidence(tmp_path / name),
+        identity=lambda name: name,
+    )
+    subject = SystemUnderTest(name="mine", family=find_family("debian"))
+    disks._arm_with(run, subject, Machine(), tmp_path / "disk", Path("lab/arm.sh"))
+
+
+def test_the_users_script_arms_and_nothing_else_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    guest = Guest(DEBIAN_12)
+    arm_with(guest, tmp_path, monkeypatch)
+    place = disks.SCRIPT_PLACE
+    steps = (f"put lab/arm.sh {place}", f"chmod 700 {place} && {place} 2>&1", f"rm {place}", "shut down")
+    assert guest.asked[-4:] == list(steps)
+    assert guest.files == {}
+    assert not [command for command in guest.asked if "install" in command or "systemctl enable" in command]
+
+
+def test_a_script_that_fails_is_the_reason_of_the_verdict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Failing(Guest):
+        def run(self, command: str, *arguments: object, **more: Any) -> Any:
+            found = super().run(command, *arguments, **more)
+            if command.startswith("chmod 700"):
+                return SimpleNamespace(out="a\nb\nE: no such package\nexit\n", err="", status=100, ok=False)
+            return found
+
+    with pytest.raises(NotArmed) as error:
+        arm_with(Failing(DEBIAN_12), tmp_path, monkeypatch)
+    assert error.value.reason == "arm.sh ended with status 100"
+    assert error.value.said == "b | E: no such package | exit"
+
+
+def test_each_text_of_a_script_arms_a_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    keys: list[str] = []
+
+    def make_once(_kind: str, key: str, *_: object, **__: object) -> None:
+        keys.append(key)
+        raise UsageError("that is all")
+
+    base = BaseDisk(path=Path("base"), format="qcow2", key="of the base", packages=(), source="here")
+    monkeypatch.setattr(disks, "base_disk", lambda *_: base)
+    run: Any = SimpleNamespace(
+        fit=lambda machine, needs: machine, state=SimpleNamespace(make_once=make_once), progress=Progress(quiet=True)
+    )
+    subject = SystemUnderTest(name="mine", family=find_family("debian"))
+    for name, text in (("a.sh", "true"), ("b.sh", "true"), ("b.sh", "false")):
+        (tmp_path / name).write_text(text, encoding="utf-8")
+        with pytest.raises(UsageError, match="that is all"):
+            disks.disk_armed_with(run, subject, Machine(), tmp_path / name)
+    assert keys[0] == keys[1] != keys[2]
+
+
+def test_a_guest_that_is_armed_by_a_script_is_changed_by_nothing_else(tmp_path: Path) -> None:
+    subject = SystemUnderTest(name="mine", family=find_family("debian"))
+    script = tmp_path / "arm.sh"
+    with pytest.raises(UsageError, match=r"--arm-with: .*/arm.sh is not a file"):
+        Plan(subject=subject, as_is=True, arm_with=script).check()
+    script.touch()
+    Plan(subject=subject, as_is=True, arm_with=script).check()
+    with pytest.raises(UsageError, match="--arm-with leaves the guest's target as it is"):
+        Plan(subject=subject, as_is=True, arm_with=script, target="nfs").check()
+
+
 # ---------------------------------------------------------------- a kdump that cannot be armed
 
 NOT_LOADED = (DRILLS / "suse-not-loaded.txt").read_text(encoding="utf-8")

@@ -161,4 +161,4 @@ def test_a_drill_of_what_is_no_kernel_ends_before_a_guest_is_started(
 
 def test_another_makedumpfile_is_for_guests_that_things_are_installed_in(capsys: pytest.CaptureFixture[str]) -> None:
     said = refused(["debian-12", "--makedumpfile", "trixie", "--as-is"], capsys)
-    assert said.endswith("--as-is installs nothing, so it cannot go with --kernel, --makedumpfile or --packages")
+    assert said.endswith("--as-is installs nothing itself, so it cannot go with --kernel, --makedumpfile or --packages")

@@ -347,7 +347,7 @@ def test_a_command_line_is_written_anew() -> None:
     known = {"image", "run", *tasks._DRILL_OPTIONS, *tasks.LOCAL_OPTIONS}
     assert set(vars(found)) - known == {
         "uri", "remote_state", "key", "password_file", "packages", "domain", "keep_mac", "crash_package", "debuginfo",
-        "allow_backing", "shape",
+        "allow_backing", "shape", "arm_with",
     }  # fmt: skip
 
 

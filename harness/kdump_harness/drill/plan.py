@@ -46,6 +46,7 @@ class Plan:
     trigger: str = "sysrq-c"
     target: str = "local"
     as_is: bool = False  # judge the guest as it was found
+    arm_with: Path | None = None  # the user's own script, which makes kdump ready; the guest is then judged as it is
     until: str = RECOVERED  # or SAVED: switch the guest off when the dump is written, and judge no reboot
     clone: Clone | None = None  # a cloned domain; settings of its kdump that the plan does not name stay unchanged
     packages: tuple[str, ...] | None = None  # instead of the family's
@@ -77,13 +78,18 @@ class Plan:
         self.shapes.check(self.subject.family, self.target)
         replace(self.machine, spare=room_for(self.hotplug, self.machine.vcpus)).check()
         self.subject.check(self.machine)
+        if self.arm_with is not None and not self.arm_with.is_file():
+            raise UsageError(f"--arm-with: {self.arm_with} is not a file")
+        alone = "--as-is" if self.arm_with is None else "--arm-with"
         if self.as_is and (self.subject.kernel or self.subject.files or self.subject.more):
-            raise UsageError("--as-is installs nothing, so it cannot go with --kernel, --makedumpfile or --packages")
+            raise UsageError(
+                f"{alone} installs nothing itself, so it cannot go with --kernel, --makedumpfile or --packages"
+            )
         for option, given in (("--append", self.config.append), ("--capture-append", self.config.capture_append)):
             if given and (self.as_is or self.clone is not None):
-                raise UsageError(f"{option} changes the guest, so it cannot go with --as-is or --domain")
+                raise UsageError(f"{option} changes the guest, so it cannot go with {alone} or --domain")
         if self.as_is and self.target != "local":
-            raise UsageError("--as-is leaves the guest's target as it is, so it cannot go with --target")
+            raise UsageError(f"{alone} leaves the guest's target as it is, so it cannot go with --target")
         if self.until not in (RECOVERED, SAVED):
             raise UsageError(f"a drill goes until {SAVED} or {RECOVERED}, not {self.until!r}")
         if self.until == SAVED and self.target in ON_DISK:

@@ -21,7 +21,7 @@ from ..kdump.target import LABEL, ON_DISK, ON_SERVER
 from ..kdump.trigger import CannotTrigger, find_trigger
 from ..vm.guest import Guest, SavedGuest
 from ..vm.run import Run
-from .disks import ArmedDisk, BaseDisk, armed_disk, base_disk
+from .disks import ArmedDisk, BaseDisk, armed_disk, base_disk, disk_armed_with
 from .dump_server import open_dump_server
 from .plan import EVIDENCE_NEED_MIB, OVERLAY_MIB, TARGET_DISK_MIB, Plan
 from .shapes.prepare import DISK_SERIAL
@@ -58,6 +58,12 @@ def open_session(run: Run, plan: Plan, *, on_verdict: Callable[[Verdict], None] 
     disk: ArmedDisk | BaseDisk
     if plan.clone is not None:
         disk = plan.clone.base
+    elif plan.arm_with is not None:
+        try:
+            disk = disk_armed_with(run, plan.subject, plan.machine, plan.arm_with)
+        except NotArmed as error:
+            yield RefusedSession(run, plan, error, on_verdict)
+            return
     elif plan.as_is:
         disk = base_disk(run, plan.subject, ())
     else:

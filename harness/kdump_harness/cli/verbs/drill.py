@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...base.errors import UsageError
@@ -88,7 +89,14 @@ def add_drill(verbs: Verbs) -> None:
     add_filter(kdump)
     add_crashkernel(kdump, 'crashkernel= value, "none" or "default" (the distribution\'s) (default: the family\'s)')
     add_command_lines(kdump)
-    kdump.add_argument(
+    settings = kdump.add_mutually_exclusive_group()
+    settings.add_argument(
+        "--arm-with",
+        type=Path,
+        metavar="FILE",
+        help="script that makes kdump ready, run as root in the guest; judge the guest by its own settings then",
+    )
+    settings.add_argument(
         "--as-is", action="store_true", help="install and configure nothing; judge the guest by its own settings"
     )
     verdict = parser.add_argument_group("verdict")
@@ -134,7 +142,10 @@ def drill(arguments: argparse.Namespace) -> int:
         ),
         trigger=arguments.trigger,
         target=arguments.target or "local",
-        as_is=arguments.as_is or (cloned and all(change is None for change in changes)),
+        as_is=arguments.as_is
+        or arguments.arm_with is not None
+        or (cloned and all(change is None for change in changes)),
+        arm_with=arguments.arm_with,
         budget_s=arguments.budget,
         until=arguments.until,
         oracle=arguments.oracle,
@@ -176,6 +187,7 @@ def _subject_of_domain(arguments: argparse.Namespace) -> SystemUnderTest:
         ("--hotplug", arguments.hotplug or None, "a clone has no free slots for memory or processors"),
         ("--crashkernel", arguments.crashkernel, "a clone has the domain's reservation"),
         ("--append", arguments.append or None, "a clone has the domain's command line"),
+        ("--arm-with", arguments.arm_with, "a clone is judged as it was armed"),
         ("--capture-append", arguments.capture_append or None, "a clone has the domain's configuration"),
         ("--target", arguments.target not in (None, "local") or None, "a clone dumps where it does, or to local"),
     ):
