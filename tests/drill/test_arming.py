@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,6 +24,7 @@ from kdump_harness.drill.disks import ArmedDisk, BaseDisk, SystemUnderTest
 from kdump_harness.drill.plan import Plan
 from kdump_harness.drill.steps import Drill
 from kdump_harness.images.catalog import load_catalog
+from kdump_harness.kdump import own_arming
 from kdump_harness.kdump.guest_state import GuestState
 from kdump_harness.kdump.reserved_memory import AddressRange, ReservedMemory
 from kdump_harness.kdump.service import KdumpConfig
@@ -421,8 +424,10 @@ def test_a_plan_that_the_family_cannot_follow_is_refused_before_there_is_a_guest
         Plan(subject=SystemUnderTest(name="mine", family=find_family("suse")), config=config).check()
 
 
-def arm_with(guest: Guest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Arm a disk by the user's script."""
+def arm_with(guest: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str = "lab/arm.sh") -> BaseDisk:
+    """Arm a disk by the user's script or playbook."""
+    base = BaseDisk(path=Path("base"), format="raw", key="base", packages=(), source="built")
+    monkeypatch.setattr(disks, "base_disk", lambda *_: base)
     monkeypatch.setattr(disks, "_booted", lambda *_: contextlib.nullcontext(guest))
     monkeypatch.setattr(disks, "_shut_down", lambda _run, _guest: guest.asked.append("shut down"))
     run: Any = SimpleNamespace(
@@ -430,19 +435,23 @@ def arm_with(guest: Guest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         progress=Progress(quiet=True),
         evidence=lambda name: Evidence(tmp_path / name),
         identity=lambda name: name,
+        fit=lambda machine, needs: machine,
+        overlay=lambda path, base_format: Path(f"overlay of {path}, {base_format}"),
     )
     subject = SystemUnderTest(name="mine", family=find_family("debian"))
-    disks._arm_with(run, subject, Machine(), tmp_path / "disk", Path("lab/arm.sh"))
+    return disks.disk_armed_with(run, subject, Machine(), Path(file))
 
 
 def test_the_users_script_arms_and_nothing_else_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     guest = Guest(DEBIAN_12)
-    arm_with(guest, tmp_path, monkeypatch)
-    place = disks.SCRIPT_PLACE
+    disk = arm_with(guest, tmp_path, monkeypatch)
+    place = own_arming.PLACE
     steps = (f"put lab/arm.sh {place}", f"chmod 700 {place} && {place} 2>&1", f"rm {place}", "shut down")
     assert guest.asked[-4:] == list(steps)
     assert guest.files == {}
     assert not [command for command in guest.asked if "install" in command or "systemctl enable" in command]
+    assert (disk.path, disk.format, disk.source) == (Path("overlay of base, raw"), "qcow2", "built, armed by arm.sh")
+    assert disk.key != arm_with(Guest(DEBIAN_12), tmp_path / "again", monkeypatch).key
 
 
 def test_a_script_that_fails_is_the_reason_of_the_verdict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -459,27 +468,38 @@ def test_a_script_that_fails_is_the_reason_of_the_verdict(tmp_path: Path, monkey
     assert error.value.said == "b | E: no such package | exit"
 
 
-def test_each_text_of_a_script_arms_a_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    keys: list[str] = []
-
-    def make_once(_kind: str, key: str, *_: object, **__: object) -> None:
-        keys.append(key)
-        raise UsageError("that is all")
-
-    base = BaseDisk(path=Path("base"), format="qcow2", key="of the base", packages=(), source="here")
-    monkeypatch.setattr(disks, "base_disk", lambda *_: base)
-    run: Any = SimpleNamespace(
-        fit=lambda machine, needs: machine, state=SimpleNamespace(make_once=make_once), progress=Progress(quiet=True)
+@pytest.mark.parametrize("status", [0, 2])
+def test_a_playbook_runs_on_this_host_over_the_guests_ssh(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
+    """The stand-in of Ansible prints its arguments and the variables that it was given."""
+    guest: Any = Guest(DEBIAN_12)
+    guest.name, guest.password = "kdh-arm-mine", "secret"
+    guest.write_ssh_config = lambda directory: Path(directory) / "ssh_config"
+    (tmp_path / "ansible-playbook").write_text(
+        f'#!/bin/sh\necho "$@"\ntest "$3" = -e && cat "${{4#@}}"\necho\necho failed=1\nexit {status}\n'
     )
-    subject = SystemUnderTest(name="mine", family=find_family("debian"))
-    for name, text in (("a.sh", "true"), ("b.sh", "true"), ("b.sh", "false")):
-        (tmp_path / name).write_text(text, encoding="utf-8")
-        with pytest.raises(UsageError, match="that is all"):
-            disks.disk_armed_with(run, subject, Machine(), tmp_path / name)
-    assert keys[0] == keys[1] != keys[2]
+    (tmp_path / "ansible-playbook").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    lines: list[str] = []
+    monkeypatch.setattr(Progress, "detail", lambda _self, line: lines.append(line))
+    if status:
+        with pytest.raises(NotArmed, match=r"arm.yml ended with status 2.*failed=1"):
+            arm_with(guest, tmp_path, monkeypatch, "lab/arm.yml")
+    else:
+        arm_with(guest, tmp_path, monkeypatch, "lab/arm.yml")
+    words = lines[0].split()
+    assert (words[:3], words[-1]) == (["-i", "kdh-arm-mine,", "-e"], "lab/arm.yml")
+    variables = json.loads(lines[1])
+    assert variables["ansible_ssh_common_args"].startswith("-F /")
+    assert (variables["ansible_become"], variables["ansible_password"]) == (True, "secret")
+    assert not Path(words[3].removeprefix("@")).exists()
+    assert guest.files == {}
 
 
-def test_a_guest_that_is_armed_by_a_script_is_changed_by_nothing_else(tmp_path: Path) -> None:
+def test_a_guest_that_is_armed_by_a_script_is_changed_by_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     subject = SystemUnderTest(name="mine", family=find_family("debian"))
     script = tmp_path / "arm.sh"
     with pytest.raises(UsageError, match=r"--arm-with: .*/arm.sh is not a file"):
@@ -488,6 +508,11 @@ def test_a_guest_that_is_armed_by_a_script_is_changed_by_nothing_else(tmp_path: 
     Plan(subject=subject, as_is=True, arm_with=script).check()
     with pytest.raises(UsageError, match="--arm-with leaves the guest's target as it is"):
         Plan(subject=subject, as_is=True, arm_with=script, target="nfs").check()
+    playbook = tmp_path / "arm.yml"
+    playbook.touch()
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UsageError, match=r"--arm-with: arm.yml needs ansible-playbook \(install ansible-core\)"):
+        Plan(subject=subject, as_is=True, arm_with=playbook).check()
 
 
 # ---------------------------------------------------------------- a kdump that cannot be armed

@@ -24,6 +24,7 @@ from ..images.catalog import Image
 from ..images.download import Unreachable, cached, fetch
 from ..images.mirror import find_mirror
 from ..images.qcow2 import MAGIC, require_named
+from ..kdump.own_arming import arm_by
 from ..kdump.service import KdumpConfig, KdumpService
 from ..vm.guest import Guest
 from ..vm.hosts.qemu_img import run_qemu_img
@@ -36,8 +37,6 @@ INSTALLED_VERSION = 1
 ARMED_VERSION = 6
 INSTALLED_NEED_MIB = 2048
 ARMED_NEED_MIB = 1024
-SCRIPT_PLACE = "/root/kdump-harness-arm"  # in a guest
-SCRIPT_TIMEOUT_S = 600.0  # unscaled
 CORRUPT = 2  # exit status of qemu-img check; unused clusters give 3, and do no harm
 
 
@@ -412,55 +411,30 @@ def armed_disk(
     )
 
 
-def disk_armed_with(run: Run, subject: SystemUnderTest, machine: Machine, script: Path) -> BaseDisk:
-    """Return the disk of a guest that the user's own script made ready; it is made once for each text of the script.
+def disk_armed_with(run: Run, subject: SystemUnderTest, machine: Machine, file: Path) -> BaseDisk:
+    """Return a disk of this run that the user's own script or playbook armed.
 
-    The script does what the harness does for an armed disk: packages, reservation, capture initramfs.
+    It is made anew for each run: what the file downloads, or a playbook's roles, may have changed.
     """
     machine = replace(run.fit(machine, needs=subject.needs_cpu), dimms_mib=(), spare=Spare())
     base = base_disk(run, subject, ())
-    text = script.read_bytes()
-    parts = (ARMED_VERSION, base.key, text, machine.cpu_level, machine.firmware, subject.login)
-    key = hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
-
-    def make(part: Path) -> dict[str, object]:
-        run.host.require_space(ARMED_NEED_MIB, f"arming {subject.name}")
-        with run.host.kept_overlay(part / "disk.qcow2", base.path, base_format=base.format) as disk:
-            _arm_with(run, subject, machine, disk, script)
-        return {"subject": subject.name, "script": script.name, "base": asdict(base)}
-
-    what = f"the disk of {subject.name} armed by {script.name}"
-    directory = run.state.make_once("armed", key, make, report=run.progress.say, what=what)
-    return BaseDisk(
-        path=directory / "disk.qcow2",
-        format="qcow2",
-        key=f"{base.key}-{key}",
-        packages=base.packages,
-        source=f"{base.source}, armed by {script.name}",
-    )
-
-
-def _arm_with(run: Run, subject: SystemUnderTest, machine: Machine, disk: Path, script: Path) -> None:
-    """Boot the disk, run the script as root, and shut down: the next boot brings the reservation."""
+    disk = run.overlay(base.path, base_format=base.format)
     label = f"arm-{subject.name}"
     with (
         _evidence(run, label) as evidence,
         _booted(run, subject, machine, disk, evidence, run.identity(label), f"booting {subject.name}") as guest,
     ):
         _identified(run, subject, guest)
-        with run.progress.step(f"arming by {script.name}", usual_s=100 if run.factor > 1 else 30):
-            guest.shell.put(script, SCRIPT_PLACE)
-            ran = guest.shell.run(
-                f"chmod 700 {SCRIPT_PLACE} && {SCRIPT_PLACE} 2>&1",
-                timeout_s=SCRIPT_TIMEOUT_S * guest.factor,
-                check=False,
-                on_line=run.progress.detail,
-            )
-        if not ran.ok:
-            said = " | ".join(ran.out.strip().splitlines()[-3:])
-            raise NotArmed(f"{script.name} ended with status {ran.status}", said=said or "nothing")
-        guest.shell.run(f"rm {SCRIPT_PLACE}")
+        with run.progress.step(f"arming by {file.name}", usual_s=100 if run.factor > 1 else 30):
+            arm_by(guest, file, run.progress.detail)
         _shut_down(run, guest)
+    return replace(
+        base,
+        path=disk,
+        format="qcow2",
+        key=f"{base.key}-{secrets.token_hex(8)}",
+        source=f"{base.source}, armed by {file.name}",
+    )
 
 
 def _what_arms(family: Family) -> tuple[object, ...]:

@@ -11,6 +11,7 @@ from ..diagnosis.table import all_symptoms
 from ..fallback.kinds import check_firmware
 from ..kdump.crash_monitor import CrashMonitor
 from ..kdump.hotplug_steps import HotplugStep, room_for
+from ..kdump.own_arming import check_own_arming
 from ..kdump.service import KdumpConfig, KdumpService
 from ..kdump.target import ON_DISK, Server, find_target
 from ..kdump.trigger import find_trigger
@@ -46,7 +47,9 @@ class Plan:
     trigger: str = "sysrq-c"
     target: str = "local"
     as_is: bool = False  # judge the guest as it was found
-    arm_with: Path | None = None  # the user's own script, which makes kdump ready; the guest is then judged as it is
+    arm_with: Path | None = (
+        None  # the user's own script or playbook, which makes kdump ready; the guest is judged as it is then
+    )
     until: str = RECOVERED  # or SAVED: switch the guest off when the dump is written, and judge no reboot
     clone: Clone | None = None  # a cloned domain; settings of its kdump that the plan does not name stay unchanged
     packages: tuple[str, ...] | None = None  # instead of the family's
@@ -78,8 +81,8 @@ class Plan:
         self.shapes.check(self.subject.family, self.target)
         replace(self.machine, spare=room_for(self.hotplug, self.machine.vcpus)).check()
         self.subject.check(self.machine)
-        if self.arm_with is not None and not self.arm_with.is_file():
-            raise UsageError(f"--arm-with: {self.arm_with} is not a file")
+        if self.arm_with is not None:
+            check_own_arming(self.arm_with)
         alone = "--as-is" if self.arm_with is None else "--arm-with"
         if self.as_is and (self.subject.kernel or self.subject.files or self.subject.more):
             raise UsageError(

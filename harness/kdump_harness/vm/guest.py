@@ -258,6 +258,32 @@ class Guest:
         self._shell.subscribe(self._log_command)
         return self.boot_id()
 
+    @property
+    def password(self) -> str | None:
+        """The password of the guest's user, where the user of the harness gave one."""
+        return self._access.password
+
+    def write_ssh_config(self, directory: Path) -> Path:
+        """Write a configuration of OpenSSH, with the guest's name as the host; return its path."""
+        address, port = self.domain.address(), self.domain.ssh_port
+        key_file = self._access.key_file
+        if self._access.private_key:
+            key_file = directory / "key"
+            key_file.touch(mode=0o600)
+            key_file.write_text(self._access.private_key, encoding="utf-8")
+        lines = [f"Host {self.name}", f"HostName {address}", f"Port {port}", f"User {self._user}", "IdentityAgent none"]
+        if key_file is not None:
+            lines += [f'IdentityFile "{key_file.resolve()}"', "IdentitiesOnly yes"]
+        if self._host_key is None:
+            lines += ["StrictHostKeyChecking no", "UserKnownHostsFile /dev/null"]
+        else:
+            (directory / "known_hosts").write_text(f"{self.name} {self._host_key}\n", encoding="utf-8")
+            lines += ["StrictHostKeyChecking yes", f'UserKnownHostsFile "{directory}/known_hosts"']
+            lines += [f"HostKeyAlias {self.name}"]
+        config = directory / "ssh_config"
+        config.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        return config
+
     def open_control_line(self) -> ControlLine:
         """Return the second serial line, by which a guest without a network is controlled."""
         source, send = self.domain.open_control_line()

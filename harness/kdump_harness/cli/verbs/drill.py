@@ -94,7 +94,8 @@ def add_drill(verbs: Verbs) -> None:
         "--arm-with",
         type=Path,
         metavar="FILE",
-        help="script that makes kdump ready, run as root in the guest; judge the guest by its own settings then",
+        help="script that arms kdump, run as root in the guest, or playbook of Ansible; judge the guest by its own"
+        " settings then",
     )
     settings.add_argument(
         "--as-is", action="store_true", help="install and configure nothing; judge the guest by its own settings"
