@@ -15,7 +15,7 @@ BENCHES := $(sort $(wildcard benchmarks/$(ONLY).py))
 # Setup may have added the user to the group libvirt; the current session does not have the new membership yet.
 in_group = if [ "$$(id -u)" -eq 0 ] || id -nG | grep -qw libvirt; then $(1); else sg libvirt -c "$(1)"; fi
 
-.PHONY: setup drill test pages scenarios check bench docs clean help
+.PHONY: setup drill test pages scenarios check release bench docs clean help
 
 help: ## List the targets
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST)
@@ -53,6 +53,9 @@ check: setup ## Check formatting, lint, types, quick tests, benchmarks (--smoke)
 		echo '$(bench) --smoke' && $(BIN)/python $(bench) --smoke >/dev/null &&) true
 	@$(BIN)/pytest scenarios --collect-only -q --image debian-12 >/dev/null
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --site-dir $(VENV)/site
+
+release: check drill ## Run all checks and a drill, then build sdist, wheel, .deb and .rpm into dist/
+	@$(BIN)/python packaging/build.py
 
 bench: setup ## Run the benchmarks: ONLY=overhead runs one; STACKS=DIR has the sources that messages reads
 	@test -n '$(BENCHES)' || { echo "no benchmark benchmarks/$(ONLY).py" >&2; exit 2; }

@@ -12,7 +12,7 @@ from kdump_harness.vm.host_check import load_needs
 
 ROOT = Path(__file__).parent.parent
 SETUP = ROOT / "harness" / "kdump_harness" / "vm" / "setup_host.sh"
-TARGETS = ("setup", "drill", "test", "scenarios", "check", "bench", "docs", "clean", "help")
+TARGETS = ("setup", "drill", "test", "scenarios", "check", "release", "bench", "docs", "clean", "help")
 
 
 def test_the_set_up_is_shell() -> None:
