@@ -44,14 +44,14 @@ scenarios: setup ## Crash real guests: IMAGES="debian-* rocky-9" JOBS=2 STRICT=1
 	@$(call in_group,$(BIN)/pytest scenarios $(foreach image,$(IMAGES),--image '$(image)') \
 		$(if $(filter-out 1,$(JOBS)),-n '$(JOBS)') $(if $(filter-out 0 no,$(STRICT)),--strict-images))
 
-check: setup ## Check formatting, lint, types, quick tests, benchmarks (--smoke) and the collection of scenarios
+check: setup ## Check formatting, lint, types, quick tests, benchmarks (--smoke) and the fixtures of scenarios
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@$(BIN)/pytest tests -n auto --dist worksteal
 	@$(foreach bench,$(sort $(wildcard benchmarks/*.py)),\
 		echo '$(bench) --smoke' && $(BIN)/python $(bench) --smoke >/dev/null &&) true
-	@$(BIN)/pytest scenarios --collect-only -q --image debian-12 >/dev/null
+	@$(BIN)/pytest scenarios --setup-plan -q --image debian-12 >/dev/null
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --site-dir $(VENV)/site
 
 release: check drill ## Run all checks and a drill, then build sdist, wheel, .deb and .rpm into dist/

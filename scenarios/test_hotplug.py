@@ -22,9 +22,9 @@ ALONE = "acpi_no_memhotplug"
 
 @pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("steps", STEPS)
-def test_hotplug_of_a_kernel(kernel_drill: Callable[..., Verdict], run: Run, kernel: str, steps: str) -> None:
+def test_hotplug_of_a_kernel(kernel_drill: Callable[..., Verdict], harness_run: Run, kernel: str, steps: str) -> None:
     """The dump has all memory and the registers of all processors of the moment of the crash, and no others."""
-    if "remove-cpu" in steps and run.accelerator != "kvm":
+    if "remove-cpu" in steps and harness_run.accelerator != "kvm":
         pytest.skip("QEMU does not report to libvirt that an emulated guest gave a processor back")
     verdict = kernel_drill(kernel, hotplug=parse_steps(steps), capture_append=ALONE, level=1)
     assert verdict.verified, verdict.explain()
