@@ -5,8 +5,12 @@ from __future__ import annotations
 import gc
 import html
 import itertools
+import os
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
+import hypothesis.configuration
 import pytest
 from fakes import FakeClock
 from hypothesis import settings
@@ -16,7 +20,9 @@ from kdump_harness.configuration import own_tables
 
 PROXIES = [f(f"{kind}_proxy") for kind in ("http", "https", "all", "no") for f in (str.lower, str.upper)]
 
-settings.register_profile("quick", database=None)  # a read-only checkout must do
+# A read-only checkout must do: Hypothesis looks for a place of its own even where it keeps no examples.
+hypothesis.configuration.set_hypothesis_home_dir(Path(tempfile.gettempdir()) / f"hypothesis-{os.getuid()}")
+settings.register_profile("quick", database=None)
 settings.load_profile("quick")
 _numbers = itertools.count()
 

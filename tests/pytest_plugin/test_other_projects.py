@@ -53,7 +53,7 @@ def test_the_example_of_another_project_has_its_own_tests_and_a_drill(
     shutil.copytree(Path(__file__).parents[2] / "docs" / "examples" / "lab", pytester.path, dirs_exist_ok=True)
     monkeypatch.chdir(pytester.path)
     listed = pytester.runpytest_inprocess("--collect-only", "-q", "-p", "no:cacheprovider")
-    assert [line for line in listed.outlines if "::" in line] == [
+    assert sorted(line for line in listed.outlines if "::" in line) == [
         "drills/test_lab_kdump.py::test_the_lab_dumps[lab-12]",
         "test_posters.py::test_a_poster_hangs[door]",
         "test_posters.py::test_a_poster_hangs[wall]",
