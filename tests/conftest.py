@@ -20,7 +20,7 @@ from kdump_harness.configuration import own_tables
 
 PROXIES = [f(f"{kind}_proxy") for kind in ("http", "https", "all", "no") for f in (str.lower, str.upper)]
 
-# A read-only checkout must do: Hypothesis looks for a place of its own even where it keeps no examples.
+# A read-only checkout must do: Hypothesis looks for its directory even where it keeps no examples.
 hypothesis.configuration.set_hypothesis_home_dir(Path(tempfile.gettempdir()) / f"hypothesis-{os.getuid()}")
 settings.register_profile("quick", database=None)
 settings.load_profile("quick")
