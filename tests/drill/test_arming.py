@@ -428,7 +428,13 @@ def arm_with(guest: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: 
     """Arm a disk by the user's script or playbook."""
     base = BaseDisk(path=Path("base"), format="raw", key="base", packages=(), source="built")
     monkeypatch.setattr(disks, "base_disk", lambda *_: base)
-    monkeypatch.setattr(disks, "_booted", lambda *_: contextlib.nullcontext(guest))
+
+    @contextlib.contextmanager
+    def booted(*_: object, keep_disk: bool) -> Iterator[Any]:
+        yield guest
+        assert keep_disk
+
+    monkeypatch.setattr(disks, "_booted", booted)
     monkeypatch.setattr(disks, "_shut_down", lambda _run, _guest: guest.asked.append("shut down"))
     run: Any = SimpleNamespace(
         factor=1.0,

@@ -419,10 +419,10 @@ def disk_armed_with(run: Run, subject: SystemUnderTest, machine: Machine, file: 
     machine = replace(run.fit(machine, needs=subject.needs_cpu), dimms_mib=(), spare=Spare())
     base = base_disk(run, subject, ())
     disk = run.overlay(base.path, base_format=base.format)
-    label = f"arm-{subject.name}"
+    label, what = f"arm-{subject.name}", f"booting {subject.name}"
     with (
         _evidence(run, label) as evidence,
-        _booted(run, subject, machine, disk, evidence, run.identity(label), f"booting {subject.name}") as guest,
+        _booted(run, subject, machine, disk, evidence, run.identity(label), what, keep_disk=True) as guest,
     ):
         _identified(run, subject, guest)
         with run.progress.step(f"arming by {file.name}", usual_s=100 if run.factor > 1 else 30):
@@ -569,10 +569,18 @@ def _booted(
     what: str,
     *,
     ready: bool = False,
+    keep_disk: bool = False,
 ) -> Iterator[Guest]:
     label = f"arm-{subject.name}"
     with run.guest(
-        disk, machine, evidence, label=label, user=subject.login, identity=identity, access=subject.access
+        disk,
+        machine,
+        evidence,
+        label=label,
+        user=subject.login,
+        identity=identity,
+        access=subject.access,
+        keep_disk=keep_disk,
     ) as guest:
         with run.progress.step(what, usual_s=80 if run.factor > 1 else 15):
             guest.power_on()

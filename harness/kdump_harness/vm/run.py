@@ -387,11 +387,12 @@ class Run:
         disks: tuple[Disk, ...] = (),
         like: CloneTemplate | None = None,
         erst: Path | None = None,
+        keep_disk: bool = False,
     ) -> Iterator[Guest]:
         """Provide a paused guest; it is destroyed at the end of the block.
 
         IDENTITY is given for the same machine again; with a new one cloud-init starts afresh. ACCESS is for guests
-        without the run's key. LIKE is for clones.
+        without the run's key. LIKE is for clones. With KEEP_DISK, the run's later guests have DISK below theirs.
         """
         machine = self.fit(machine, needs=None)
         identity = identity or self.identity(label)
@@ -447,7 +448,7 @@ class Run:
             ) as guest:
                 yield guest
         finally:
-            self._remove(seed, nvram, disk, erst, *(extra.path for extra in disks))
+            self._remove(seed, nvram, None if keep_disk else disk, erst, *(extra.path for extra in disks))
 
     def _readable(self, layers: Iterable[Layer]) -> contextlib.AbstractContextManager[None]:
         """Let QEMU open the user's private backing files; it opens them only when it starts."""
