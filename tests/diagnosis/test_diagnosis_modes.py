@@ -193,6 +193,10 @@ IN_CAPTURE = {
         "[   60.0] rcu: INFO: rcu_preempt self-detected stall on CPU",
         "[   63.0] systemd-udevd[180]: usb3: Worker [190] processing SEQNUM=1193 is taking a long time",
     ],
+    "fstab-device-late": [
+        "[DEPEND] Dependency failed for local-fs.target - Local File Systems.",
+        "[\x1b[0;1;38;5;185mDEPEND\x1b[0m] Dependency failed for \x1b[0;1;39mloca\u2026s.target\x1b[0m - Local File Systems.",
+    ],
     "capture-no-root-device": [
         '[    3.0] VFS: Cannot open root device "sda2" or unknown-block(0,0): error -6',
         "[    3.0] Kernel panic - not syncing: VFS: Unable to mount root fs on unknown-block(0,0)",

@@ -35,6 +35,11 @@ mount_dumps() {
     device=UUID=$uuid
     [ -z "$BY_NAME" ] || device=$DISKS
     echo "$device $DIRECTORY $TYPE ${OPTIONS:-defaults} 0 2" >>/etc/fstab
+    # The capture kernel of an emulated guest takes minutes to a device below several layers.
+    if [ -z "$BY_NAME" ]; then
+        mkdir -p /etc/systemd/system.conf.d
+        printf '[Manager]\nDefaultDeviceTimeoutSec=15min\n' >/etc/systemd/system.conf.d/kdump-harness.conf
+    fi
     systemctl daemon-reload
     mountpoint -q "$DIRECTORY" || mount "$DIRECTORY"
 }
