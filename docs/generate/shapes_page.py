@@ -112,8 +112,8 @@ def _summary(drills: Iterable[Drilled]) -> str:
     good = [drill for drill in drills if drill.verified]
     bad = [drill for drill in drills if not drill.verified]
     return (
-        f"{len(good)} drills were verified, {sum(bool(drill.foreseen) for drill in good)} of them foreseen to fail;"
-        f" {len(bad)} were not, {sum(bool(drill.foreseen) for drill in bad)} of them foreseen to fail.\n\n"
+        f"Drills that were verified: {len(good)}, with a wrong warning: {sum(bool(drill.foreseen) for drill in good)}."
+        f" Drills that were not: {len(bad)}, foreseen: {sum(bool(drill.foreseen) for drill in bad)}.\n\n"
     )
 
 

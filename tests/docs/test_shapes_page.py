@@ -25,7 +25,7 @@ def test_a_verdict_becomes_a_row_with_what_was_foreseen_and_what_happened() -> N
     drill = read_verdict(VERDICT)
     text = page("<!-- drills -->\nold\n<!-- end -->\n", [drill])
     assert text.splitlines()[1] == (
-        "0 drills were verified, 0 of them foreseen to fail; 1 were not, 1 of them foreseen to fail."
+        "Drills that were verified: 0, with a wrong warning: 0. Drills that were not: 1, foreseen: 1."
     )
     assert text.splitlines()[5] == (
         "| `usb-disk` | debian-12, 6.1.0-57-amd64 | **not verified** | USB disk: usbcore.nousb |"
