@@ -195,7 +195,7 @@ IN_CAPTURE = {
     ],
     "fstab-device-late": [
         "[DEPEND] Dependency failed for local-fs.target - Local File Systems.",
-        "[\x1b[0;1;38;5;185mDEPEND\x1b[0m] Dependency failed for \x1b[0;1;39mloca\u2026s.target\x1b[0m - Local File Systems.",
+        "[DEPEND] Dependency failed for \x1b[0;1;39mloca…s.target\x1b[0m - Local File Systems.",
     ],
     "capture-no-root-device": [
         '[    3.0] VFS: Cannot open root device "sda2" or unknown-block(0,0): error -6',
