@@ -110,6 +110,7 @@ def test_a_sound_machine_is_ready() -> None:
         ({"mounts": BOUND}, "target-read-only", "risk"),
         ({**IN_MEMORY, "mount_unit": "FragmentPath=/run/systemd/generator/x.mount"}, "target-in-memory", "failure"),
         ({**IN_MEMORY, "mount_unit": "FragmentPath="}, "target-in-memory", "risk"),
+        ({**IN_MEMORY, "fstab": "tmpfs /var/crash tmpfs defaults 0 0"}, "target-in-memory", "failure"),
         ({**SSH, "login": LOGGED_IN, "server_addresses": "127.0.1.1"}, "server-is-this-machine", "failure"),
         (
             {"config": "NFS=vault:/srv", "server_addresses": "192.0.2.7", "own_addresses": "127.0.0.1\n192.0.2.7"},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import gzip
 import lzma
+import os
 import struct
 import subprocess
 from collections.abc import Callable
@@ -232,3 +233,38 @@ def test_a_listing_is_kept_until_the_file_changes(initramfs: Path) -> None:
     assert len(fetched) == 2
     said.out = "\n"
     assert reader.files(shell, family, KERNEL) == ("", frozenset())
+
+
+@pytest.mark.parametrize(
+    ("mount", "below", "unmounted"),
+    [
+        ("/dev/vdb ext4", "/dev/vda1", True),
+        ("server:/srv nfs4", "/dev/vda1", True),
+        ("tmpfs tmpfs", "/dev/vda1", False),
+        ("/dev/vda1[/srv/dumps] ext4", "/dev/vda1", False),
+        ("/dev/vda1[/@crash] btrfs", "/dev/vda1[/@]", False),
+    ],
+)
+def test_a_mount_is_missed_at_the_next_boot_where_it_leads_elsewhere(
+    mount: str, below: str, unmounted: bool, tmp_path: Path
+) -> None:
+    directory = tmp_path / "crash"
+    directory.mkdir()
+    found = tmp_path / "findmnt"
+    found.write_text(
+        f"""#!/bin/sh
+case "$*" in
+*--fstab*) ;;
+*"SOURCE,FSTYPE,TARGET -T {directory}"*) echo '{mount} {directory}' ;;
+*"-T {tmp_path}/"*) echo '{below}' ;;
+*) echo '/dev/vda1 ext4 /' ;;
+esac
+""",
+        encoding="utf-8",
+    )
+    found.chmod(0o755)
+    script = tables.package_path("kdump", "capture_image", "probe.sh")
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    command = ["sh", str(script), "/initrd.img", str(directory)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, "PATH": path})
+    assert (f"unmounted {directory}" in stacks_of(done.stdout)[0]["target"]) is unmounted, done.stdout

@@ -56,7 +56,7 @@ def _mounted(facts: Facts) -> Iterator[Finding]:
     parents = [str(directory), *map(str, directory.parents)]
     below = next((parent for parent in parents if parent in mounted), "/")
     lines = (line.split("#")[0].split() for line in facts.text("fstab").splitlines())
-    listed = {words[1]: words[3] for words in lines if len(words) > 3}
+    listed = {words[1]: words[2:4] for words in lines if len(words) > 3}
     if missing := next((parent for parent in parents if parent in listed and parent not in mounted), None):
         yield failure("target-not-mounted", f"{missing} is in /etc/fstab and not mounted; dumps go to {directory}")
         return
@@ -69,10 +69,11 @@ def _mounted(facts: Facts) -> Iterator[Finding]:
     of_system = not facts.family.config.in_initramfs
     kind = next(iter(facts.text("mount").split()[2:3]), "")
     if kind in ("tmpfs", "ramfs"):
-        lasting = not of_system or below.startswith(_IN_MEMORY) or "FragmentPath=/" in facts.text("mount_unit")
+        unit = "FragmentPath=/" in facts.text("mount_unit")  # none for a line of fstab that systemd has not read yet
+        lasting = not of_system or below.startswith(_IN_MEMORY) or unit or listed.get(below, [""])[0] == kind
         yield _weighed(lasting, "target-in-memory", f"{directory} is on a {kind}")
     if "ro" in mounted.get(below, "").split(","):
-        lasting = of_system and "ro" in listed.get(below, "ro" if below == "/" else "").split(",")
+        lasting = of_system and "ro" in listed.get(below, ["", "ro" if below == "/" else ""])[1].split(",")
         yield _weighed(lasting, "target-read-only", f"{below}, which holds {directory}, is mounted read-only")
 
 

@@ -55,7 +55,10 @@ place() {  # ROLE DIRECTORY
     echo "$1 fs $3"
     echo "$1 mount $4 $source"
     echo "$1 free $(($(stat -f -c '%f * %S / 1024' "$4")))"  # with the blocks that are reserved for root
-    if [ "$4" != / ]; then
+    # Memory, or another directory of the filesystem below, may be missing at the next boot: the dump has its place.
+    below=$(findmnt -n -o SOURCE -T "${4%/*}/" | tail -n 1)
+    case $3 in tmpfs | ramfs) below=$source ;; esac
+    if [ "$4" != / ] && [ "$source" != "${below%%\[*}" ]; then
         case ,$(findmnt --fstab -n -o OPTIONS --mountpoint "$4"), in
             ,,) unit=$(systemctl show -p WantedBy -p RequiredBy "$(systemd-escape -p --suffix=mount "$4")" 2>/dev/null)
                 case $unit in *fs.target*) ;; *) echo "$1 unmounted $4" ;; esac ;;
