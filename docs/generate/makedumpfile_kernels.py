@@ -1,4 +1,7 @@
-"""Write docs/makedumpfile-kernels.md from the records of matrices: makedumpfile_kernels.py KERNELS.json..."""
+"""Add the records of matrices to the drills of docs/makedumpfile-kernels.md, and write it.
+
+Usage: python docs/generate/makedumpfile_kernels.py [KERNELS.json...]
+"""
 
 from __future__ import annotations
 
@@ -6,19 +9,42 @@ import json
 import re
 import sys
 import textwrap
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 PAGE = Path(__file__).parents[1] / "makedumpfile-kernels.md"
+DRILLS = PAGE.with_suffix(".json")
+_KEPT = ("release", "makedumpfile", "status", "failed", "known_issue", "reason", "cell")
 _WIDTH = 100
 _WORST = ("failed", "not judged", "known issue")
 _MARKS = {"verified": "ok", "failed": "**NO**", "known issue": "**known**", "not judged": "?"}
 
 
 def main(*paths: str) -> None:
-    """Write the page."""
-    PAGE.write_text(page([json.loads(Path(path).read_text(encoding="utf-8")) for path in paths]), encoding="utf-8")
+    """Write the drills and the page; a newer drill replaces one with the same kernel, makedumpfile and settings."""
+    drills = {_key(one): one for one in load_drills()}
+    for path in paths:
+        for outcome in json.loads(Path(path).read_text(encoding="utf-8"))["outcomes"]:
+            kept = {name: outcome[name] for name in _KEPT}
+            drills[_key(kept)] = kept
+    kept_drills = sorted(drills.values(), key=lambda one: (_version(one["release"] or ""), _key(one)))
+    lines = ",\n".join(json.dumps(one, ensure_ascii=False) for one in kept_drills)
+    DRILLS.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
+    PAGE.write_text(page([{"outcomes": kept_drills}]), encoding="utf-8")
+
+
+def load_drills() -> list[dict[str, Any]]:
+    """Return the drills that the page shows."""
+    return list(json.loads(DRILLS.read_text(encoding="utf-8")))
+
+
+def _key(outcome: Mapping[str, Any]) -> str:
+    """Return the words that distinguish a drill from others."""
+    cell = outcome["cell"]
+    told = outcome["release"] or cell["kernel"], outcome["makedumpfile"] or cell["makedumpfile"]
+    return " ".join(map(str, (*told, *(cell[name] for name in ("level", "compress", "memory_mib", "layout")))))
 
 
 def page(records: Iterable[Mapping[str, Any]]) -> str:
@@ -34,10 +60,9 @@ def page(records: Iterable[Mapping[str, Any]]) -> str:
         "<!-- python docs/generate/makedumpfile_kernels.py KERNELS.json... -->",
         "",
         textwrap.fill(
-            f"{len(outcomes)} kernel drills of Debian's kernels with Debian's versions of makedumpfile (dump level"
-            f" {_listed(outcomes, 'level')}, compression {_listed(outcomes, 'compress')},"
-            f" {_listed(outcomes, 'memory_mib')} MiB of memory). `kdump-harness kernel --matrix` makes them"
-            " ([kernel.md](kernel.md)).",
+            f"{len(outcomes)} kernel drills of Debian's kernels with Debian's versions of makedumpfile"
+            f" ({_levels(outcomes)}; compression {_listed(outcomes, 'compress')}, {_listed(outcomes, 'memory_mib')} MiB"
+            " of memory). `kdump-harness kernel --matrix` makes them ([kernel.md](kernel.md)).",
             _WIDTH,
         ),
         "",
@@ -73,13 +98,20 @@ def _cell(outcomes: list[Mapping[str, Any]]) -> str:
         return _MARKS["verified"]
     failed = sorted({name for one in bad for name in one["failed"]})
     levels = sorted({one["cell"]["level"] for one in bad})
+    good = sorted({one["cell"]["level"] for one in outcomes} - set(levels))
     partly = f" at -d {', '.join(map(str, levels))}" if len(bad) < len(outcomes) else ""
+    partly += f"; ok at -d {', '.join(map(str, good))}" if good else ""
     return f"{_MARKS[bad[0]['status']]}: {', '.join(failed) or bad[0]['reason'][:60]}{partly}"
 
 
 def _listed(outcomes: Iterable[Mapping[str, Any]], key: str) -> str:
     values = sorted({one["cell"][key] for one in outcomes})
     return ", ".join(map(str, values))
+
+
+def _levels(outcomes: Iterable[Mapping[str, Any]]) -> str:
+    counts = Counter(one["cell"]["level"] for one in outcomes)
+    return ", ".join(f"{counts[level]} at dump level {level}" for level in sorted(counts, reverse=True))
 
 
 def _version(text: str) -> list[int]:

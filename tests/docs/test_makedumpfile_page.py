@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from makedumpfile_kernels import page
+from makedumpfile_kernels import PAGE, load_drills, page
 
 
 def outcome(release: str | None, makedumpfile: str | None, status: str = "verified", **more: Any) -> dict[str, Any]:
@@ -23,10 +23,16 @@ def test_the_worst_outcome_of_each_pair_is_in_the_table() -> None:
     ]
     lines = page([{"outcomes": first}, {"outcomes": second}]).splitlines()
     assert "| kernel | 1.7.2 | 1.7.10 |" in lines
-    assert lines.index("| 6.1.57-cloud | ok | ok |") < lines.index("| 6.12.9-cloud | **known**: filter at -d 31 | ok |")
+    assert lines.index("| 6.1.57-cloud | ok | ok |") < lines.index(
+        "| 6.12.9-cloud | **known**: filter at -d 31; ok at -d 1 | ok |"
+    )
     assert "- sid: sid did not boot" in lines
     assert f"- {issue}" in lines
-    assert any("5 kernel drills" in line for line in lines)
+    assert any("5 kernel drills" in line and "4 at dump level 31, 1 at" in line for line in lines)
+
+
+def test_the_page_shows_the_drills_that_are_kept_next_to_it() -> None:
+    assert PAGE.read_text(encoding="utf-8") == page([{"outcomes": load_drills()}])
 
 
 def test_a_failure_that_is_known_does_not_hide_another_one() -> None:
