@@ -177,6 +177,17 @@ def test_the_steps_of_a_drill_are_lines_of_the_output_and_a_long_one_shows_its_c
     result.stdout.no_fnmatch_line("captured")
 
 
+def test_the_steps_in_a_worker_of_xdist_are_lines_of_the_output(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile("""
+        from kdump_harness.pytest_plugin.progress_lines import progress_of
+
+        def test_it(pytestconfig):
+            progress_of(pytestconfig).say("debian-12: booting")
+    """)
+    result = pytester.runpytest_subprocess("-n", "1", "-p", "no:cacheprovider")
+    assert "[gw0] debian-12: booting" in result.stderr.lines
+
+
 def test_the_evidence_is_attached_for_the_plugins_that_are_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

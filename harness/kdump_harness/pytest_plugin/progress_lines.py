@@ -14,10 +14,14 @@ def progress_of(config: pytest.Config) -> Progress:
     """Return the progress of a session: lines past pytest's capture, also from the workers of xdist."""
     capture = config.pluginmanager.getplugin("capturemanager")
     reporter = config.pluginmanager.getplugin("terminalreporter")
+    worker = getattr(config, "workerinput", None)  # its reporter writes to a closed output
 
     def write(line: str) -> None:
         with capture.global_and_fixture_disabled() if capture else contextlib.nullcontext():
-            if reporter is not None:
+            if worker is not None:
+                sys.stderr.write(f"[{worker['workerid']}] {line}\n")
+                sys.stderr.flush()
+            elif reporter is not None:
                 reporter.ensure_newline()
                 reporter.write_line(line)
                 reporter.flush()
