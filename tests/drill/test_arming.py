@@ -503,6 +503,18 @@ def test_a_playbook_runs_on_this_host_over_the_guests_ssh(
     assert guest.files == {}
 
 
+def test_a_playbook_that_prints_nothing_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    guest: Any = Guest(DEBIAN_12)
+    guest.name, guest.password = "kdh-arm-mine", None
+    guest.write_ssh_config = lambda directory: Path(directory) / "ssh_config"
+    (tmp_path / "ansible-playbook").write_text("#!/bin/sh\nexec sleep 60\n")
+    (tmp_path / "ansible-playbook").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr(own_arming, "TIMEOUT_S", 0.05)
+    with pytest.raises(NotArmed, match=r"arm.yml ended with status -15.*it was ended, after at most"):
+        arm_with(guest, tmp_path, monkeypatch, "lab/arm.yml")
+
+
 def test_a_guest_that_is_armed_by_a_script_is_changed_by_nothing_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

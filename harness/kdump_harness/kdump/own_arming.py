@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import subprocess
 import tempfile
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from ..base.clock import Deadline
 from ..base.errors import NotArmed, UsageError
 from ..vm.guest import Guest
 
@@ -51,15 +52,21 @@ def _play(guest: Guest, playbook: Path, on_line: Callable[[str], None]) -> tuple
             variables |= {"ansible_password": guest.password, "ansible_become_password": guest.password}
         (Path(scratch) / "variables.json").write_text(json.dumps(variables), encoding="utf-8")
         command = ["ansible-playbook", "-i", f"{guest.name},", "-e", f"@{scratch}/variables.json", str(playbook)]
-        deadline, lines = Deadline(TIMEOUT_S * guest.factor), []
+        timeout_s, lines = TIMEOUT_S * guest.factor, []
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
             assert process.stdout is not None
+            timer = threading.Timer(timeout_s, process.terminate)  # also of a playbook that prints nothing
+            timer.start()
             try:
                 for line in process.stdout:
                     lines.append(line)
                     on_line(line.rstrip())
-                    if deadline.left_s <= 0:
-                        return 124, f"{playbook.name} ran for {deadline.timeout_s:.0f} s"
-            finally:
+                status = process.wait()
+            except BaseException:
                 process.terminate()
-        return process.returncode, "".join(lines)
+                raise
+            finally:
+                timer.cancel()
+        if status == -signal.SIGTERM:
+            lines.append(f"it was ended, after at most {timeout_s:.0f} s")
+        return status, "".join(lines)
