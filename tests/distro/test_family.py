@@ -63,6 +63,7 @@ GUESTS = {
     "rhel-9": (os_release("rhel", "9.8", "fedora"), "RHEL 9 and rebuilds"),
     "rhel-10": (os_release("rhel", "10.2", "centos fedora"), "RHEL 10 and rebuilds"),
     "amazon-2023": (os_release("amzn", "2023", "fedora"), "Amazon Linux 2023"),
+    "amazon-2": (os_release("amzn", "2", "centos rhel fedora"), "Amazon Linux 2"),
     "leap-15.6": (os_release("opensuse-leap", "15.6", "suse opensuse"), "SLES 12 and 15, Leap 15"),
     "leap-16.0": (os_release("opensuse-leap", "16.0", "suse opensuse"), "SLES 16 and Leap 16"),
     "tumbleweed": (parse_os_release(TUMBLEWEED + 'VERSION_ID="20261120"\n'), "Tumbleweed"),
@@ -331,6 +332,11 @@ SMALL = Path(tables.package_path("distro", "families", "debian.toml")).read_text
         ("rolling     = true", "", r"\[\[release\]\] Debian testing and sid: since with until, rolling or probe"),
         ('ids         = ["debian"]\nsince       = "11"', 'since = "11"', r"\[\[release\]\] Debian 11: missing ids"),
         (
+            'shown       = "guest"',
+            'shown = "guest"\nlike = "Debian 9"',
+            r"\[\[release\]\] Debian 11: like must be the name of a row above, got 'Debian 9'",
+        ),
+        (
             '[release.bootloader]\npackaged    = "384M-:128M"\n\n[[release]]\nname        = "Debian 12"',
             '[release.bootloader]\nspeed = 1\n\n[[release]]\nname        = "Debian 12"',
             r"\[\[release\]\] Debian 11: \[bootloader\]: unknown speed",
@@ -342,6 +348,13 @@ def test_a_slip_in_a_table_is_told_where_it_was_made(tmp_path: Path, old: str, n
     (tmp_path / "small.toml").write_text(SMALL.replace(old, new, 1))
     with pytest.raises(TableError, match=sentence):
         load_family(tmp_path / "small.toml")
+
+
+def test_a_row_that_is_like_another_has_only_the_differences() -> None:
+    rows = {release.name: driven for release, driven in FAMILIES["redhat"].releases}
+    older, amazon = rows["RHEL 7 and rebuilds"], rows["Amazon Linux 2"]
+    assert amazon.commands == older.commands
+    assert (older.bootloader.packaged, amazon.bootloader.packaged) == ("auto", "")
 
 
 def test_a_family_without_releases_is_refused(tmp_path: Path) -> None:

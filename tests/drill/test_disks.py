@@ -37,6 +37,13 @@ def subject() -> SystemUnderTest:
     return find_subject("debian-12", family=None)
 
 
+def test_a_row_of_the_catalogue_can_have_a_kernel_of_its_own() -> None:
+    kernel = find_subject("hwe-ubuntu-24.04", family=None).kernel
+    assert kernel is not None
+    assert kernel.package == "linux-image-generic-hwe-24.04"
+    assert find_subject("ubuntu-24.04", family=None).kernel is None
+
+
 @pytest.fixture
 def run(tmp_path: Path) -> Any:
     return SimpleNamespace(

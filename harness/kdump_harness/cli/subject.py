@@ -39,7 +39,9 @@ def find_subject(
     row = load_catalog().find(image)
     if family is not None and family != row.family:
         raise UsageError(f"{image} belongs to the family {row.family}, not to {family}: omit --family")
-    return SystemUnderTest(name=row.name, family=find_family(row.family), image=row)
+    subject = SystemUnderTest(name=row.name, family=find_family(row.family), image=row)
+    kernel = parse_kernel(row.kernel, subject.family, usual=subject.usual_kernel) if row.kernel else None
+    return dataclasses.replace(subject, kernel=kernel)
 
 
 def subject_of(arguments: argparse.Namespace) -> SystemUnderTest:
@@ -56,7 +58,7 @@ def subject_of(arguments: argparse.Namespace) -> SystemUnderTest:
         access=access_of(arguments),
         kernel=parse_kernel(arguments.kernel, family, usual=subject.usual_kernel)
         if arguments.kernel is not None
-        else None,
+        else subject.kernel,
         files=local_packages(arguments.packages, family) if arguments.packages is not None else (),
         more=(parse_package(makedumpfile, family),) if makedumpfile is not None else (),
     )

@@ -280,13 +280,19 @@ def load_family(path: Path) -> Family:
         raise TableError(f"{path.name}: missing release, an array of tables [[release]]")
     base = _family(table, where=path.name)
     releases = []
+    replaced: dict[str, dict[str, Any]] = {}  # by the row's name
     for number, row in enumerate(rows, start=1):
         where = f"{path.name}: [[release]] {row.get('name', number)}"
         head = {field.name for field in dataclasses.fields(Release)}
         release = tables.build({key: value for key, value in row.items() if key in head}, Release, where=where)
         if fault := _fault(release):
             raise TableError(f"{where}: {fault}")
-        changes = {key: value for key, value in row.items() if key not in head}
+        changes = {key: value for key, value in row.items() if key not in (*head, "like")}
+        if like := row.get("like"):
+            if like not in replaced:
+                raise TableError(f"{where}: like must be the name of a row above, got {like!r}")
+            changes = _merge(replaced[like], changes)
+        replaced[release.name] = changes
         driven = _family(_merge(table, changes), where=where)
         releases.append((release, dataclasses.replace(driven, release=release.name)))
     return dataclasses.replace(base, releases=tuple(releases))

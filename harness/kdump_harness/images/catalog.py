@@ -53,6 +53,7 @@ class Image:
     firmware: tuple[str, ...] = FIRMWARE
     cpu: int = 1  # x86-64 level of its programs
     root_filesystem: str = ""  # empty if unknown
+    kernel: str = ""  # the package to install and drill, as --kernel; empty for the image's own kernel
     manual: str = ""  # address where users download a file that needs a login
     notes: str = ""
     build: Build | None = None

@@ -95,7 +95,7 @@ def system_under_test(config: pytest.Config, image: str) -> SystemUnderTest:
     kernel, packages, key = option(config, "kernel"), option(config, "packages"), option(config, "key")
     return dataclasses.replace(
         subject,
-        kernel=parse_kernel(kernel, subject.family, usual=subject.usual_kernel) if kernel else None,
+        kernel=parse_kernel(kernel, subject.family, usual=subject.usual_kernel) if kernel else subject.kernel,
         files=local_packages(packages, subject.family) if packages else (),
         access=Access(key_file=key, password=None) if key and subject.image is None else None,
     )
