@@ -6,16 +6,20 @@
 
 The first run is left alone and gives the time of a run. Each later run meets one misfortune at the next point of that
 time: kill -9 of the harness, kill -9 of its whole session, SIGTERM, Ctrl-C three times, a stop of harness and guest for
-some seconds (as of a host that sleeps), `clean` next to it, and a second run at once. Afterwards, `clean --own` of this
-state must leave no domain, process, mount, network, run directory, unfinished cache entry or changed file, and the
-history must be sound. The state and the evidence are directories of this script only; other runs are not touched.
+some seconds (as of a host that sleeps), `clean` next to it, and a second run at once. --restart-libvirt adds a restart
+of libvirt's daemon, --fill a full disk, for which the directory must be a separate file system. Afterwards,
+`clean --own` of this state must leave no domain, process, mount, network, run directory, unfinished cache entry or
+changed file, and the history must be sound. The state and the evidence are directories of this script only; other runs
+are not touched.
 
-Exit status 1 when anything was left, or a run that was not killed did not end as the first one did.
+Exit status 1 when anything was left, when a run that was not killed did not end as the first one did, or when a run had
+a traceback.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import json
 import os
@@ -36,6 +40,9 @@ DEFAULT = ["kernel", "trixie", "--level", "1"]
 GONE_S = 20.0  # a domain of a dead process must be gone after this time
 LONGEST_S = 1800.0
 STOPPED_S = 15.0
+FULL_S = 30.0
+FULL, RESTART = "full disk", "restart of libvirt"
+ENDS = (4, 5)  # of a run whose host failed it: an error of the host, or a drill that could not be judged
 
 
 @dataclass
@@ -59,13 +66,15 @@ class Bench:
             *(["--uri", self.uri] if self.uri else []),
         ]  # fmt: skip
         self.history = options.state / "history.sqlite"
+        self.restart = options.restart_libvirt
+        self.log = options.state / "run.log"
         self.command = [*KDUMP, *options.command, "--quiet", *self.where]
         self.seen: set[str] = set()  # identities of all runs
         self.watched = {path: facts(path) for path in options.watch}
 
     def start(self, *more: str) -> subprocess.Popen[bytes]:
         """Start a run in a new session."""
-        log = (self.state.parent / "run.log").open("ab")
+        log = self.log.open("ab")
         environment = {**os.environ, "PYTHONPATH": str(ROOT / "harness")}
         return subprocess.Popen(
             [*self.command, *more], stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment,
@@ -175,8 +184,8 @@ def wait_gone(bench: Bench, identities: set[str]) -> list[str]:
     return left
 
 
-def misfortune(bench: Bench, kind: str, run: subprocess.Popen[bytes]) -> bool:
-    """Let the misfortune happen; return whether the run must end as if nothing had happened."""
+def misfortune(bench: Bench, kind: str, run: subprocess.Popen[bytes], usual: int) -> tuple[int, ...]:
+    """Let the misfortune happen; return the statuses with which the run may end, none where it was killed."""
     if kind == "kill -9":
         os.kill(run.pid, signal.SIGKILL)
     elif kind == "kill -9 of the session":
@@ -194,17 +203,38 @@ def misfortune(bench: Bench, kind: str, run: subprocess.Popen[bytes]) -> bool:
         time.sleep(STOPPED_S)
         for pid in (*stopped, run.pid):
             os.kill(pid, signal.SIGCONT)
-        return True
+        return (usual,)
+    elif kind == RESTART:
+        subprocess.run(bench.restart, shell=True, check=True)
+        return (usual, *ENDS)
+    elif kind == FULL:
+        fill(bench.state.parent / "filler", run)
+        return (usual, *ENDS)
     elif kind == "clean next to it":
-        return bench.clean() == 0
+        bench.clean()
+        return (usual,)
     elif kind == "a second run":
         other = bench.start()
         time.sleep(2)
         os.kill(other.pid, signal.SIGKILL)
         other.wait()
         bench.clean()
-        return True
-    return False
+        return (usual,)
+    return ()
+
+
+def fill(path: Path, run: subprocess.Popen[bytes]) -> None:
+    """Take all the room of a file system until the run ends, or for some seconds."""
+    deadline = time.monotonic() + FULL_S
+    try:
+        with path.open("wb", buffering=0) as file:
+            while run.poll() is None and time.monotonic() < deadline:
+                with contextlib.suppress(OSError):  # no room: as it should be
+                    file.write(bytes(1 << 20))
+                    continue
+                time.sleep(0.1)
+    finally:
+        path.unlink()
 
 
 KINDS = (
@@ -216,6 +246,7 @@ KINDS = (
 def one_round(bench: Bench, kind: str, at_s: float, usual: int, tally: Tally, *, resume: bool) -> None:
     """Start a run, let it meet a misfortune, and check what is left."""
     began_s = time.monotonic()
+    said_bytes = bench.log.stat().st_size
     run = bench.start()
     while run.poll() is None and time.monotonic() - began_s < at_s:
         bench.seen |= bench.identities()
@@ -228,20 +259,22 @@ def one_round(bench: Bench, kind: str, at_s: float, usual: int, tally: Tally, *,
     else:
         tally.rounds[kind] += 1
         tally.stages[stage] += 1
-        goes_on = misfortune(bench, kind, run)
+        ends = misfortune(bench, kind, run, usual)
         try:
-            status = run.wait(LONGEST_S if goes_on else 120)
+            status = run.wait(LONGEST_S if ends else 120)
         except subprocess.TimeoutExpired:
             tally.wrong.append(f"{where} ({stage}): the run did not end")
             os.killpg(run.pid, signal.SIGKILL)
             status = run.wait()
-        if goes_on and status != usual:
+        if ends and status not in ends:
             tally.wrong.append(f"{where} ({stage}): ended with {status}, and without misfortune with {usual}")
     bench.seen |= bench.identities()
     left = wait_gone(bench, bench.seen)
     if bench.clean() != 0:
         left.append("clean failed")
     left += [*remains(bench, bench.seen), *after_clean(bench)]
+    if b"Traceback (most recent call last)" in bench.log.read_bytes()[said_bytes:]:
+        left.append(f"a traceback in {bench.log}")
     tally.wrong += [f"{where} ({stage}): {one}" for one in dict.fromkeys(left)]
     if resume and (bench.evidence / "last").exists():
         status = bench.start("--resume").wait(LONGEST_S)
@@ -271,6 +304,8 @@ def main() -> int:
     parser.add_argument(
         "--watch", type=Path, action="append", default=[], metavar="FILE", help="file that must not change"
     )
+    parser.add_argument("--restart-libvirt", metavar="CMD", help=f"command for the misfortune {RESTART!r}")
+    parser.add_argument("--fill", action="store_true", help=f"add the misfortune {FULL!r}")
     parser.add_argument("--uri", metavar="URI", help="hypervisor, as for kdump-harness")
     parser.add_argument(
         "--state", type=Path, default=Path("/var/tmp/kdump-chaos"), metavar="DIR", help="scratch directory"
@@ -282,6 +317,9 @@ def main() -> int:
     options.command = options.command or DEFAULT
     options.state = options.state.absolute()
     options.state.mkdir(parents=True, exist_ok=True)
+    if options.fill and not options.state.is_mount():
+        parser.error(f"--fill would fill the disk of others: {options.state} is not the root of a file system")
+    kinds = (*KINDS, *([RESTART] if options.restart_libvirt else []), *([FULL] if options.fill else []))
     bench, tally = Bench(options), Tally()
     began_s = time.monotonic()
     for _ in range(2):  # the first one fills the caches, the second one gives the time
@@ -293,7 +331,7 @@ def main() -> int:
         print(f"the run that was left alone was not judged: see {options.state / 'run.log'}")
         return 1
     deadline = began_s + options.minutes * 60
-    for number, (kind, at_s) in enumerate(zip(itertools.cycle(KINDS), points(whole_s))):
+    for number, (kind, at_s) in enumerate(zip(itertools.cycle(kinds), points(whole_s))):
         if (options.kills and number >= options.kills) or time.monotonic() > deadline:
             break
         one_round(bench, kind, at_s, usual, tally, resume=options.resume)

@@ -17,7 +17,8 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> chaos.Bench:
     monkeypatch.setattr(chaos, "virsh", lambda *_: [])
     disk = tmp_path / "disk"
     disk.touch(mode=0o600)
-    bench = chaos.Bench(argparse.Namespace(state=tmp_path, uri=None, command=["kernel"], watch=[disk]))
+    options = argparse.Namespace(state=tmp_path, uri=None, command=["kernel"], watch=[disk], restart_libvirt=None)
+    bench = chaos.Bench(options)
     (bench.state / "runs").mkdir(parents=True)
     return bench
 
@@ -65,3 +66,12 @@ def test_the_stage_at_which_a_run_was_killed_is_named(bench: chaos.Bench) -> Non
     place.mkdir(parents=True)
     (place / "events.jsonl").write_text('{"at_s": 1.5, "event": "stage", "reached": "CRASHED"}\n{"at_s": 2.0, "ev')
     assert bench.stage() == "stage CRASHED"
+
+
+def test_no_disk_of_others_is_filled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["chaos.py", "--state", str(tmp_path), "--fill"])
+    with pytest.raises(SystemExit):
+        chaos.main()
+    assert f"{tmp_path} is not the root of a file system" in capsys.readouterr().err
