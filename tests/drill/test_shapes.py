@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 
 import pytest
 from kdump_harness.__main__ import main
-from kdump_harness.base.errors import NotArmed, TableError, UsageError
+from kdump_harness.base.errors import GuestError, NotArmed, TableError, UsageError
 from kdump_harness.configuration import own_tables
 from kdump_harness.distro.family import find_family
 from kdump_harness.drill.disks import SystemUnderTest
@@ -40,8 +40,8 @@ def test_each_shape_makes_a_machine_and_has_a_valid_script() -> None:
         alone.check(DEBIAN, "ssh" if shape.network else "local")
         alone.machine(Machine()).check()
         assert shape.about.endswith("."), name
-        assert shape.network or not (shape.cards or shape.server or shape.lost == "card"), name
-        for script in (*shape.prepare.values(), shape.server):
+        assert shape.network or not (shape.cards or shape.server or shape.cut or shape.lost == "card"), name
+        for script in (*shape.prepare.values(), shape.server, shape.cut):
             subprocess.run(["sh", "-n", "-c", script], check=True)
 
 
@@ -97,6 +97,9 @@ def test_shapes_of_different_parts_combine() -> None:
     assert (shapes.directory, shapes.disks_mib, shapes.rebuild) == ("/var/crash", (2048,), True)
     assert "lvm2" in shapes.packages(DEBIAN)
     assert not find_shapes(["sata", "moved-disk"]).rebuild
+    moved = find_shapes(["raid1", "root", "moved-disk"])
+    moved.check(DEBIAN, "local")
+    assert (moved.directory, moved.disks_mib, moved.reboot, moved.rebuild) == ("/", (4096, 4096), True, False)
 
 
 @pytest.mark.parametrize(
@@ -107,7 +110,7 @@ def test_shapes_of_different_parts_combine() -> None:
         (["raid1"], "debian", "nfs", "raid1 cannot go with --target nfs"),
         (["bond"], "debian", "local", "bond needs a dump server: --target ssh or nfs"),
         (["lost-path", "lvm"], "debian", "local", "lost-path needs a shape that has more than one path, such as multi"),
-        (["moved-disk"], "debian", "local", "moved-disk needs a shape that moves the system's disk"),
+        (["moved-disk"], "debian", "local", "moved-disk needs a shape that moves the system, such as sata"),
     ],
 )
 def test_shapes_that_no_guest_can_have_are_refused(names: list[str], family: str, target: str, message: str) -> None:
@@ -232,6 +235,23 @@ def test_a_shape_that_cannot_be_made_is_no_error_of_the_harness() -> None:
     assert caught.value.reason == (
         "the shape raid1 cannot be made: its script ended with status 1: one | two | no space left"
     )
+
+
+def test_a_guest_whose_system_moves_boots_before_its_capture_initramfs_is_built() -> None:
+    shell = Shell()
+    guest: Any = SimpleNamespace(shell=shell, factor=1.0, reboot=lambda: shell.ran.append("reboot"))
+    assert prepare_guest(guest, service(shell), find_shapes(["lvm", "root"]))
+    places = [
+        next(n for n, line in enumerate(shell.ran) if words in line) for words in ("vgcreate", "reboot", "rebuild")
+    ]
+    assert places == sorted(places)
+
+    def stuck() -> None:
+        raise GuestError("no login prompt")
+
+    guest = SimpleNamespace(shell=Shell(), factor=1.0, reboot=stuck)
+    with pytest.raises(NotArmed, match="the guest does not boot with the shape lvm root: no login prompt"):
+        prepare_guest(guest, service(shell), find_shapes(["lvm", "root"]))
 
 
 def test_a_guest_without_a_shape_is_left_alone() -> None:

@@ -196,6 +196,8 @@ class Drill(CrashDrill):
             before, dumps = self.look_before(guest, service)
             if before.loaded:
                 self._foresee(service, before)
+            if self.plan.server is not None and (cut := self.plan.shapes.cut):
+                self.plan.server.shell.run("sh -c %s", cut)
             if self.plan.shapes.loses(CARD):
                 guest.domain.set_link(False, guest.domain.nics[0])
             if self.plan.shapes.loses(PATH):

@@ -10,14 +10,14 @@
 #   CARD        network interface that has the way to the dump server
 #   ADDRESS     its address, with the length of the prefix; empty until take_cards
 #   SUBNET      number of the network that the address belongs to
+#   GATEWAY     router to the dump server, if there is one
 set -e
 TYPE=ext4 SUBVOLUME= OPTIONS= BY_NAME= MOUNTED=
-CARD=eth1 ADDRESS= SUBNET=0 LINKS=
+CARD=eth1 ADDRESS= SUBNET=0 GATEWAY= LINKS=
 INTERFACES=/etc/network/interfaces.d/kdump-harness
 
-# Make a filesystem with the content of the directory, and mount it there, now and at each boot.
-mount_dumps() {
-    [ -n "$DISKS" ] && [ -z "$MOUNTED" ] || return 0
+# Make a filesystem on the last device, and mount it at $place.
+make_filesystem() {
     MOUNTED=yes
     force=-f
     [ "$TYPE" != ext4 ] || force=-F
@@ -25,6 +25,34 @@ mount_dumps() {
     uuid=$(blkid -s UUID -o value $DISKS)
     place=$(mktemp -d)
     mount $DISKS "$place"
+}
+
+# Move the root filesystem to the last device, for the next boot. GRUB stays on the old disk, which has /boot.
+move_root() {
+    make_filesystem
+    old=$(findmnt -n -o UUID /)
+    if [ -e /etc/dumps.key ]; then
+        sed -i 's/luks$/luks,initramfs/' /etc/crypttab
+        printf 'KEYFILE_PATTERN=/etc/dumps.key\nUMASK=0077\n' >>/etc/cryptsetup-initramfs/conf-hook
+    fi
+    cp -ax /. "$place"
+    mkdir "$place/old"
+    {
+        echo "UUID=$uuid / $TYPE defaults 0 1"
+        echo "UUID=$old /old $(findmnt -n -o FSTYPE /) defaults 0 2"
+        echo "/old/boot /boot none bind 0 0"
+        awk '$2 != "/"' /etc/fstab
+    } >"$place/etc/fstab"
+    for directory in dev proc sys run boot; do mount --rbind "/$directory" "$place/$directory"; done
+    chroot "$place" update-initramfs -u -k "$(uname -r)"
+    sed -i "s/root=UUID=$old/root=UUID=$uuid/" /boot/grub/grub.cfg
+    sync
+}
+
+# Make a filesystem with the content of the directory, and mount it there, now and at each boot.
+mount_dumps() {
+    [ -n "$DISKS" ] && [ -z "$MOUNTED" ] || return 0
+    make_filesystem
     if [ -n "$SUBVOLUME" ]; then
         btrfs subvolume create "$place/$SUBVOLUME"
         OPTIONS=subvol=$SUBVOLUME
@@ -75,5 +103,6 @@ connect() {
     kind=inet
     case $ADDRESS in *:*) kind=inet6 ;; esac
     printf 'auto %s\niface %s %s static\n    address %s\n' "$CARD" "$CARD" $kind "$ADDRESS" >>$INTERFACES
+    [ -z "$GATEWAY" ] || echo "    up ip route add 198.51.100.0/24 via $GATEWAY" >>$INTERFACES
     for link in $LINKS "$CARD"; do ifup "$link"; done
 }

@@ -7,7 +7,7 @@ import shlex
 from dataclasses import replace
 
 from ...base import tables
-from ...base.errors import NotArmed
+from ...base.errors import GuestError, NotArmed
 from ...distro.family import Family
 from ...kdump import capture_memory
 from ...kdump.service import KdumpService
@@ -48,6 +48,12 @@ def prepare_guest(guest: Guest, service: KdumpService, shapes: Shapes) -> bool:
             words = " | ".join(_AT.sub("", result.out).strip().splitlines()[-_LAST_LINES:])
             reason = f"the shape {name} cannot be made: its script ended with status {result.status}: {words}"
             raise NotArmed(reason, said=result.out)
+    if shapes.reboot:
+        try:
+            guest.reboot()
+        except GuestError as error:
+            reason = f"the guest does not boot with the shape {' '.join(shapes.names)}: {error.args[0]}"
+            raise NotArmed(reason, said=str(error)) from None
     if shapes.rebuild:
         service.rebuild_image()
     guest.shell.run("touch %s", _DONE)

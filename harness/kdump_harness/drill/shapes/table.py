@@ -7,6 +7,7 @@ import functools
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import zip_longest
 
 from ...base import tables
 from ...base.errors import TableError, UsageError
@@ -39,9 +40,11 @@ class Shape:
     cards: int = 0
     server: str = ""
     lost: str = ""
+    cut: str = ""
     disks_mib: tuple[int, ...] = ()
     paths: int = 1
     directory: str = ""
+    reboot: bool = False
     rebuild: bool = False
     stale: bool = False
     packages: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -65,7 +68,7 @@ class Shapes:
     @property
     def disks_mib(self) -> tuple[int, ...]:
         """The sizes of the empty disks below the storage."""
-        return max((row.disks_mib for row in self.rows), key=len, default=())
+        return tuple(map(max, zip_longest(*(row.disks_mib for row in self.rows), fillvalue=0)))
 
     @property
     def paths(self) -> int:
@@ -82,6 +85,11 @@ class Shapes:
         """The script for the dump server; empty where no shape needs one."""
         return "\n".join(row.server for row in self.rows if row.server)
 
+    @property
+    def cut(self) -> str:
+        """The script for the dump server just before the crash; empty where no shape needs one."""
+        return "\n".join(row.cut for row in self.rows if row.cut)
+
     def loses(self, what: str) -> bool:
         """Whether this is lost just before the crash: CARD or PATH."""
         return any(row.lost == what for row in self.rows)
@@ -90,6 +98,11 @@ class Shapes:
     def directory(self) -> str:
         """The mount point of the filesystem for dumps; empty where no shape makes one."""
         return next((row.directory for row in self.rows if row.directory), DUMPS) if self.disks_mib else ""
+
+    @property
+    def reboot(self) -> bool:
+        """Whether the guest is booted again after the scripts."""
+        return any(row.reboot for row in self.rows)
 
     @property
     def rebuild(self) -> bool:
@@ -132,8 +145,8 @@ class Shapes:
                 raise UsageError(f"--shape {row.name} needs a dump server: --target {' or '.join(ON_SERVER)}")
             if row.lost == PATH and self.paths == 1:
                 raise UsageError(f"--shape {row.name} needs a shape that has more than one path, such as multipath")
-            if row.stale and not any(one.disk != PLAIN_DISK for one in self.rows):
-                raise UsageError(f"--shape {row.name} needs a shape that moves the system's disk, such as sata")
+            if row.stale and not any(one.disk != PLAIN_DISK or one.reboot for one in self.rows):
+                raise UsageError(f"--shape {row.name} needs a shape that moves the system, such as sata")
 
 
 def load_shapes() -> Mapping[str, Shape]:
