@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from kdump_harness.base import tables
-from kdump_harness.drill.shapes.table import shipped_shapes
+from kdump_harness.drill.shapes.table import ANY, shipped_shapes
 
 PAGE = Path(__file__).parents[1] / "shapes.md"
 RECORDS = PAGE.with_suffix(".toml")
@@ -118,7 +118,7 @@ def _summary(drills: Iterable[Drilled]) -> str:
 
 
 def _families(prepare: Mapping[str, str]) -> str:
-    return ", ".join(prepare) or "all"
+    return "all" if ANY in prepare else ", ".join(prepare) or "all"
 
 
 def _drills(drills: Iterable[Drilled]) -> str:

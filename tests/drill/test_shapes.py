@@ -94,19 +94,20 @@ def test_shapes_of_different_parts_combine() -> None:
     machine = shapes.machine(Machine(vcpus=4))
     assert (machine.disk_bus, machine.la57, machine.vcpus) == ("nvme", True, 4)
     assert shapes.names == ["nvme", "five-level-paging", "lvm"]
-    assert (shapes.directory, shapes.disks_mib, shapes.rebuild) == ("/var/crash", (2048,), True)
+    assert (shapes.directory, shapes.disks_mib, shapes.rebuilds(DEBIAN)) == ("/var/crash", (2048,), True)
     assert "lvm2" in shapes.packages(DEBIAN)
-    assert not find_shapes(["sata", "moved-disk"]).rebuild
+    assert not find_shapes(["sata", "moved-disk"]).rebuilds(DEBIAN)
+    assert [find_shapes(["lvm"]).rebuilds(find_family(name)) for name in ("debian", "suse")] == [False, True]
     moved = find_shapes(["raid1", "root", "moved-disk"])
     moved.check(DEBIAN, "local")
-    assert (moved.directory, moved.disks_mib, moved.reboot, moved.rebuild) == ("/", (4096, 4096), True, False)
+    assert (moved.directory, moved.disks_mib, moved.reboot, moved.rebuilds(DEBIAN)) == ("/", (4096, 4096), True, False)
 
 
 @pytest.mark.parametrize(
     ("names", "family", "target", "message"),
     [
         (["sata", "nvme"], "debian", "local", "sata and nvme exclude one another: each is the guest's system disk"),
-        (["lvm"], "redhat", "local", "lvm has no script for the family redhat \\(it has debian\\)"),
+        (["root"], "redhat", "local", "root has no script for the family redhat \\(it has debian\\)"),
         (["raid1"], "debian", "nfs", "raid1 cannot go with --target nfs"),
         (["bond"], "debian", "local", "bond needs a dump server: --target ssh or nfs"),
         (["lost-path", "lvm"], "debian", "local", "lost-path needs a shape that has more than one path, such as multi"),
@@ -149,7 +150,10 @@ def test_an_own_shape_replaces_one_of_its_name(tmp_path: Path, monkeypatch: pyte
         (('"sata"', '"sata"\ndirectory = "/d"'), "directory must be an absolute path, and needs disks_mib"),
         (('"sata"', '"sata"\nlost = "cpu"'), "lost must be card or path, not 'cpu'"),
         (('"sata"', '"sata"\npaths = 0'), "paths must be 1 to 4"),
-        (('"sata"', '"sata"\nprepare = { plan9 = "true" }'), "prepare must be for one of debian, redhat, suse"),
+        (
+            ('"sata"', '"sata"\nprepare = { plan9 = "true" }'),
+            "prepare must be for one of debian, redhat, suse, any, not",
+        ),
     ],
 )
 def test_a_bad_row_is_named(

@@ -174,6 +174,28 @@ def test_a_target_that_no_boot_opens_by_itself_is_foreseen(lines: tuple[str, ...
     assert lacks(facts(target=(*VIRTIO, *lines))) == expected
 
 
+@pytest.mark.parametrize(
+    ("family", "opens", "file", "expected"),
+    [
+        ("redhat", "target", "etc/k", []),
+        ("redhat", "target", "etc/other", ["the capture initramfs lacks the key file /etc/k"]),
+        ("debian", "root", "etc/other", []),
+    ],
+)
+def test_an_initramfs_that_opens_an_encrypted_target_needs_its_key(
+    family: str, opens: str, file: str, expected: list[str]
+) -> None:
+    found = facts(target=(*VIRTIO, "luks-key /etc/k"), opens=opens, family=family, files=HAS | {file})
+    assert lacks(found) == expected
+    assert all("/etc/k" in lack.remedy and lack.symptom == "luks-target" for lack in judge(found))
+
+
+def test_debian_copies_the_key_of_an_encrypted_root_to_a_place_of_its_own() -> None:
+    root = (*VIRTIO, "luks-key /etc/k")
+    assert lacks(facts(root)) == ["the capture initramfs lacks the key file /etc/k"]
+    assert not judge(facts(root, files=HAS | {"cryptroot/keyfiles/dumps.key"}))
+
+
 def test_the_memory_of_a_key_does_not_matter_where_the_reservation_is_not_known() -> None:
     assert not judge(facts(target=("luks-memory 524288", "luks-key /etc/k"), fixed_kib=None))
 

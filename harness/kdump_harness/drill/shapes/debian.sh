@@ -1,31 +1,11 @@
-# Functions and variables that the shapes' scripts of the family debian share. The scripts are run one after the other, by
-# the same shell, in the order of the tables: from the disk, or the card, upwards.
+# Functions and variables of the family debian, in addition to those of common.sh.
 #
-#   DISKS       devices of the storage so far; a script that builds on them leaves its own device there
-#   DIRECTORY   directory of dumps
-#   TYPE        type of the filesystem on the last device
-#   SUBVOLUME   subvolume of that filesystem, mounted in its place
-#   OPTIONS     its mount options
-#   BY_NAME     set if /etc/fstab has the device's path; by default it has the filesystem's UUID
 #   CARD        network interface that has the way to the dump server
 #   ADDRESS     its address, with the length of the prefix; empty until take_cards
 #   SUBNET      number of the network that the address belongs to
 #   GATEWAY     router to the dump server, if there is one
-set -e
-TYPE=ext4 SUBVOLUME= OPTIONS= BY_NAME= MOUNTED=
 CARD=eth1 ADDRESS= SUBNET=0 GATEWAY= LINKS=
 INTERFACES=/etc/network/interfaces.d/kdump-harness
-
-# Make a filesystem on the last device, and mount it at $place.
-make_filesystem() {
-    MOUNTED=yes
-    force=-f
-    [ "$TYPE" != ext4 ] || force=-F
-    "mkfs.$TYPE" -q $force $DISKS
-    uuid=$(blkid -s UUID -o value $DISKS)
-    place=$(mktemp -d)
-    mount $DISKS "$place"
-}
 
 # Move the root filesystem to the last device, for the next boot. GRUB stays on the old disk, which has /boot.
 move_root() {
@@ -47,29 +27,6 @@ move_root() {
     chroot "$place" update-initramfs -u -k "$(uname -r)"
     sed -i "s/root=UUID=$old/root=UUID=$uuid/" /boot/grub/grub.cfg
     sync
-}
-
-# Make a filesystem with the content of the directory, and mount it there, now and at each boot.
-mount_dumps() {
-    [ -n "$DISKS" ] && [ -z "$MOUNTED" ] || return 0
-    make_filesystem
-    if [ -n "$SUBVOLUME" ]; then
-        btrfs subvolume create "$place/$SUBVOLUME"
-        OPTIONS=subvol=$SUBVOLUME
-    fi
-    mkdir -p "$DIRECTORY"
-    cp -a "$DIRECTORY/." "$place/$SUBVOLUME"
-    umount "$place"
-    device=UUID=$uuid
-    [ -z "$BY_NAME" ] || device=$DISKS
-    echo "$device $DIRECTORY $TYPE ${OPTIONS:-defaults} 0 2" >>/etc/fstab
-    # The capture kernel of an emulated guest takes minutes to a device below several layers.
-    if [ -z "$BY_NAME" ]; then
-        mkdir -p /etc/systemd/system.conf.d
-        printf '[Manager]\nDefaultDeviceTimeoutSec=15min\n' >/etc/systemd/system.conf.d/kdump-harness.conf
-    fi
-    systemctl daemon-reload
-    mountpoint -q "$DIRECTORY" || mount "$DIRECTORY"
 }
 
 # Take the cards to the dump server, and their address, from cloud-init, which would configure them at each boot.

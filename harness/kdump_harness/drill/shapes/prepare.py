@@ -54,7 +54,7 @@ def prepare_guest(guest: Guest, service: KdumpService, shapes: Shapes) -> bool:
         except GuestError as error:
             reason = f"the guest does not boot with the shape {' '.join(shapes.names)}: {error.args[0]}"
             raise NotArmed(reason, said=str(error)) from None
-    if shapes.rebuild:
+    if shapes.rebuilds(service.family):
         service.rebuild_image()
     guest.shell.run("touch %s", _DONE)
     capture_memory.prepare(guest, service)
@@ -63,7 +63,7 @@ def prepare_guest(guest: Guest, service: KdumpService, shapes: Shapes) -> bool:
 
 def whole_script(shapes: Shapes, family: Family) -> str:
     """Return the scripts of the shapes for a family, with the functions that they share; empty without any."""
-    scripts = [(row.name, row.prepare[family.name]) for row in shapes.rows if family.name in row.prepare]
+    scripts = [(row.name, script) for row in shapes.rows if (script := row.script(family))]
     if not scripts:
         return ""
     names = [
@@ -72,7 +72,9 @@ def whole_script(shapes: Shapes, family: Family) -> str:
     disks = " ".join(f"/dev/disk/by-id/{name}" for name in names)
     first = f"DISKS={shlex.quote(disks)} DIRECTORY={shlex.quote(shapes.directory or DUMPS)}"
     steps = [f"echo 'kdump-harness: shape {name}'\n{script}" for name, script in scripts]
-    functions = tables.package_path("drill", "shapes", f"{family.name}.sh")
-    if not functions.exists():
-        return "\n".join([first, "set -e", *steps])
-    return "\n".join([first, tables.read_text(functions), *steps, "mount_dumps", "connect"])
+    functions = [tables.read_text(tables.package_path("drill", "shapes", "common.sh"))]
+    ends = ["mount_dumps"]
+    if (own := tables.package_path("drill", "shapes", f"{family.name}.sh")).exists():
+        functions.append(tables.read_text(own))
+        ends.append("connect")
+    return "\n".join([first, *functions, *steps, *ends])

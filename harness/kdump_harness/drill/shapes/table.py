@@ -13,6 +13,7 @@ from ...base import tables
 from ...base.errors import TableError, UsageError
 from ...configuration.own_tables import Merged, family_names, merged
 from ...distro.family import Family
+from ...kdump.capture_image.judge import TARGET
 from ...kdump.target import ON_SERVER
 from ...vm.hypervisor.buses import BUSES
 from ...vm.hypervisor.domain_xml import FIRMWARE
@@ -23,6 +24,7 @@ MIN_DISK_MIB, MAX_DISK_MIB, MOST_DISKS = 64, 65536, 8
 MOST_CARDS = 7
 MOST_PATHS = 4
 DUMPS = "/var/crash"
+ANY = "any"  # family of a script for each family
 CARD, PATH = "card", "path"  # what may be lost
 
 
@@ -49,6 +51,10 @@ class Shape:
     stale: bool = False
     packages: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     prepare: Mapping[str, str] = field(default_factory=dict)
+
+    def script(self, family: Family) -> str:
+        """Return the script for a guest of a family; empty without one."""
+        return self.prepare.get(family.name) or self.prepare.get(ANY, "")
 
 
 @dataclass(frozen=True)
@@ -104,10 +110,13 @@ class Shapes:
         """Whether the guest is booted again after the scripts."""
         return any(row.reboot for row in self.rows)
 
-    @property
-    def rebuild(self) -> bool:
-        """Whether the capture initramfs is built anew."""
-        return any(row.rebuild for row in self.rows) and not any(row.stale for row in self.rows)
+    def rebuilds(self, family: Family) -> bool:
+        """Whether the capture initramfs is built anew: also for other storage, where it has to open the dump target.
+
+        kdump of SUSE does not see that the filesystem below the directory of dumps is another one.
+        """
+        moves = any(row.rebuild for row in self.rows) or (self.disks_mib and family.initramfs_opens == TARGET)
+        return bool(moves) and not any(row.stale for row in self.rows)
 
     def packages(self, family: Family) -> tuple[str, ...]:
         """Return the packages of all scripts of the harness and of these, so that one armed disk serves all shapes."""
@@ -134,7 +143,7 @@ class Shapes:
                 raise UsageError(
                     f"--shape: {other.name} and {row.name} exclude one another: each is the guest's {row.part}"
                 )
-            if row.prepare and family.name not in row.prepare:
+            if row.prepare and not row.script(family):
                 able = ", ".join(sorted(row.prepare))
                 raise UsageError(f"--shape {row.name} has no script for the family {family.name} (it has {able})")
             if row.disks_mib and target != "local":
@@ -200,7 +209,9 @@ def _fault(row: Shape) -> str | None:
         return f"paths must be 1 to {MOST_PATHS}"
     if row.directory and (not row.directory.startswith("/") or not row.disks_mib):
         return "directory must be an absolute path, and needs disks_mib"
-    for key, families in (("packages", row.packages), ("prepare", row.prepare)):
-        if unknown := sorted(set(families) - set(family_names())):
-            return f"{key} must be for one of {', '.join(family_names())}, not {unknown[0]!r}"
+    for key, families, known in (
+        ("packages", row.packages, family_names()), ("prepare", row.prepare, (*family_names(), ANY)),
+    ):  # fmt: skip
+        if unknown := sorted(set(families) - set(known)):
+            return f"{key} must be for one of {', '.join(known)}, not {unknown[0]!r}"
     return None

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -42,6 +42,7 @@ class Remedy:
     module: str
     program: str
     argument: str
+    key: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,6 +147,9 @@ def _unreachable(facts: ImageFacts, place: str, lines: tuple[str, ...]) -> list[
                 " pbkdf2), and remove the old one"
             )
             found.append(Lack(place=place, piece="LUKS", lacks=why, remedy=remedy, symptom="luks-target"))
+        elif place == facts.opens and facts.files and not _has_key(facts.files, key[0]):
+            lack = _lack(facts, place, "LUKS", f"the capture initramfs lacks the key file {key[0]}", "key", key=key[0])
+            found.append(replace(lack, symptom="luks-target"))
     if facts.opens == ROOT and (stale := said.get("stale")):
         why = f"the capture initramfs is older than {stale[0]}, so the array is not named as in /etc/fstab"
         found.append(_lack(facts, place, "RAID", why, "module"))
@@ -158,6 +162,11 @@ def _unreachable(facts: ImageFacts, place: str, lines: tuple[str, ...]) -> list[
         remedy = f"add {mount[0]} to /etc/fstab, without noauto"
         found.append(Lack(place=place, piece="the mount", lacks=why, remedy=remedy, symptom="target-not-mounted"))
     return found
+
+
+def _has_key(files: frozenset[str], key: str) -> bool:
+    """Return whether an initramfs has a key file, at its own path or where Debian's cryptsetup puts all of them."""
+    return key.lstrip("/") in files or any(name.startswith("cryptroot/keyfiles/") for name in files)
 
 
 def _lack(facts: ImageFacts, place: str, piece: str, lacks: str, kind: str, **words: str) -> Lack:
