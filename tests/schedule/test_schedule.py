@@ -261,6 +261,61 @@ def test_each_kind_of_job_runs_as_its_verb(tmp_path: Path, monkeypatch: pytest.M
     assert list(recall(tmp_path)) == ["--domain web1", "kernel trixie --level 1", "debian-12 --trigger nmi"]
 
 
+def audited(**answers: str) -> dict[str, Any]:
+    """Return the result of an audit with these answers of machines."""
+    reason = {"name": "target-no-space", "severity": "failure", "evidence": "full", "meaning": "m", "remedy": "r"}
+    hosts = [
+        {"host": name, "answer": answer, "why": "", "reasons": [] if answer == "ready" else [reason]}
+        for name, answer in answers.items()
+    ]
+    return {"schema": 1, "ok": set(answers.values()) == {"ready"}, "hosts": hosts}
+
+
+def test_an_audit_is_a_job_and_each_machine_that_changes_calls_the_hook(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls, history = tmp_path / "calls", tmp_path / "h.sqlite"
+
+    def run(result: dict[str, Any] | None, status: int) -> list[dict[str, Any]]:
+        calls.write_text("")
+        command = _drill_command(tmp_path, result, status=status, said="why")
+        monkeypatch.setattr(running, "run_drill", functools.partial(run_drill, command=command))
+        options = ["--state", str(tmp_path), "--history", str(history), "--hook", f"cat >> {calls}"]
+        assert main(["schedule", "run", "--job", "audit web1 db1", *options]) == status
+        return [json.loads(line) for line in calls.read_text().splitlines()]
+
+    assert run(audited(web1="ready", db1="ready"), 0) == []
+    (first,) = run(audited(web1="ready", db1="will fail"), 1)
+    assert first["word"] == "will fail: db1"
+    assert first["text"] == "audit web1 db1: will fail: db1 (before: ready): db1: target-no-space: full"
+    assert (first["verdict"], first["audit"]["hosts"][0]["host"]) == (None, "web1")
+    assert run(audited(web1="ready", db1="will fail"), 1) == []
+    (second,) = run(audited(web1="will fail", db1="will fail"), 1)
+    assert second["word"] == "will fail: db1, web1"
+    (third,) = run(audited(web1="ready", db1="not audited"), 4)
+    assert third["word"] == "not audited: db1"
+    (broken,) = run(None, 2)
+    assert (broken["word"], broken["said"]) == ("broken", "why")
+    assert recall(tmp_path)["audit web1 db1"].success_s is not None
+
+
+def test_the_arguments_of_an_audit_are_checked_before_it_is_scheduled(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for words, why in (
+        ("audit", "audit : no machine is named"),
+        (f"audit --inventory {tmp_path}/none", f"audit --inventory {tmp_path}/none: {tmp_path}/none is not a file"),
+        ("audit web1 --side-by-side 0", "--side-by-side"),
+        ("audit web1 --evidence x", "unrecognized arguments: --evidence x"),
+    ):
+        assert main(["schedule", "install", "--print", "--job", words]) == 2
+        printed = capsys.readouterr().err
+        assert why in printed
+        assert len(printed.splitlines()) == 1
+    assert main(["schedule", "install", "--print", "--job", "audit --local"]) == 0
+    assert '"--job=audit --local"' in capsys.readouterr().out
+
+
 def test_a_run_writes_its_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(running, "run_drill", functools.partial(run_drill, command=_drill_command(tmp_path, VERDICT)))
     with History(tmp_path / "h.sqlite") as past:
@@ -307,7 +362,7 @@ def test_a_success_that_is_too_old_is_said(
         monkeypatch.setattr(time, "time", lambda days=days: now_s + days * day_s)
         main(["schedule", "run", "debian-12", *options])
         assert calls.exists() == stale
-    sentence = "debian-12: the last verified drill was 5 days ago, wanted is one within 3 days"
+    sentence = "debian-12: the last success was 5 days ago, wanted is one within 3 days"
     assert json.loads(calls.read_text())["text"] == sentence
     assert sentence in capsys.readouterr().out
     assert main(["schedule", "status", "--state", str(tmp_path)]) == 1
@@ -319,7 +374,7 @@ def test_a_success_that_is_too_old_is_said(
 def test_a_job_that_never_succeeded_is_stale_from_its_first_run_on() -> None:
     never = Remembered(word="failed", at_s=100 * 3600, first_s=0.0, wanted_s=36 * 3600.0)
     assert never.overdue(36 * 3600) is None
-    assert never.overdue(40 * 3600) == "no verified drill ever, first tried 40 h ago, wanted is one within 36 h"
+    assert never.overdue(40 * 3600) == "no success ever, first tried 40 h ago, wanted is one within 36 h"
     assert Remembered(word="failed").overdue(1e12) is None
 
 

@@ -1,4 +1,4 @@
-"""Jobs of a schedule: one drill each, as the arguments of its verb."""
+"""Jobs of a schedule: one drill or one audit each, as the arguments of its verb."""
 
 from __future__ import annotations
 
@@ -7,17 +7,22 @@ from dataclasses import dataclass
 
 from ..base.errors import UsageError
 
-DRILL, KERNEL = "drill", "kernel"
-VERBS = (DRILL, KERNEL)  # verbs whose result is a verdict
+DRILL, KERNEL, AUDIT = "drill", "kernel", "audit"
+VERBS = (DRILL, KERNEL, AUDIT)
 
 
 @dataclass(frozen=True)
 class Job:
-    """One scheduled drill."""
+    """One scheduled drill or audit."""
 
-    subject: str  # image, file, domain or kernel
+    subject: str  # image, file, domain or kernel, or the machines of an audit
     words: tuple[str, ...]  # arguments of the verb
     verb: str = DRILL
+
+    @property
+    def noun(self) -> str:
+        """Word for a run of the job."""
+        return AUDIT if self.verb == AUDIT else DRILL
 
     @property
     def name(self) -> str:
@@ -35,7 +40,7 @@ def image_jobs(images: Sequence[str], domains: Sequence[str], options: Sequence[
 
 
 def split_verb(words: Sequence[str], text: str) -> tuple[str, tuple[str, ...]]:
-    """Return the verb of a job and its arguments. Raises UsageError for a verb that gives no verdict."""
+    """Return the verb of a job and its arguments. Raises UsageError for any other verb."""
     if not words or words[0] not in VERBS:
-        raise UsageError(f"invalid --job: got {text!r}, expected arguments that begin with {' or '.join(VERBS)}")
+        raise UsageError(f"invalid --job: got {text!r}, expected arguments that begin with {', '.join(VERBS)}")
     return words[0], tuple(words[1:])

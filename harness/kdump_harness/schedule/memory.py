@@ -11,6 +11,8 @@ from pathlib import Path
 from ..base import foreign
 from ..history.database import VERIFIED
 
+READY = "ready"  # of an audit: all machines are
+SUCCESSES = (VERIFIED, READY)
 _NAME = "schedule.json"
 
 
@@ -29,7 +31,7 @@ class Remembered:
         age_s = now_s - (self.first_s if self.success_s is None else self.success_s)
         if self.wanted_s is None or age_s <= self.wanted_s:
             return None
-        since = "no verified drill ever, first tried" if self.success_s is None else "the last verified drill was"
+        since = "no success ever, first tried" if self.success_s is None else "the last success was"
         return f"{since} {age(age_s)} ago, wanted is one within {age(self.wanted_s)}"
 
 
@@ -67,7 +69,7 @@ def remember(state: Path, job: str, word: str, *, wanted_s: float | None) -> Rem
         word=word,
         at_s=now_s,
         first_s=before.first_s or now_s if before else now_s,
-        success_s=now_s if word == VERIFIED else before.success_s if before else None,
+        success_s=now_s if word in SUCCESSES else before.success_s if before else None,
         wanted_s=wanted_s,
     )
     fresh = state / f".{_NAME}"

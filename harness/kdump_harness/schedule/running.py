@@ -1,4 +1,4 @@
-"""Runner of scheduled drills: one after the other, with a memory of the outcomes and a hook for changes."""
+"""Runner of scheduled drills and audits: one after the other, with a memory of the outcomes and a hook for changes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,12 +25,13 @@ from ..base.errors import (
     HarnessError,
     HostError,
 )
-from ..history.database import VERIFIED, outcome_of
+from ..history.database import outcome_of
 from ..history.shape import DRILL_SHAPE, require
-from .jobs import Job
-from .memory import recall
+from .jobs import AUDIT, Job
+from .memory import READY, SUCCESSES, recall
 
-BROKEN = "broken"  # the drill ended without a verdict
+BROKEN = "broken"  # the drill or audit ended without a result
+_AUDIT_SHAPE = {"hosts": [{"host": str, "answer": str, "why?": str, "reasons?": [{"name": str, "evidence": str}]}]}
 _LOCK = "schedule.lock"
 
 
@@ -42,20 +43,21 @@ class AlreadyRunning(HarnessError):
 
 @dataclass(frozen=True, kw_only=True)
 class ScheduledResult:
-    """Outcome of one scheduled drill."""
+    """Outcome of one scheduled drill or audit."""
 
     image: str
     job: str
     word: str
     status: int
     said: str  # one-line summary
-    verdict: dict[str, Any] | None
-    before: str | None  # word of the previous drill; None: the first one
+    verdict: dict[str, Any] | None  # of a drill
+    audit: dict[str, Any] | None = None  # result of an audit
+    before: str | None  # word of the previous run; None: the first one
 
     @property
     def changed(self) -> bool:
         """Whether the outcome differs from the previous one: a first success does not."""
-        return self.word != (self.before or VERIFIED)
+        return self.word not in SUCCESSES if self.before is None else self.word != self.before
 
     @property
     def text(self) -> str:
@@ -76,13 +78,13 @@ def event_json(event: str, job: Job, text: str, **more: Any) -> dict[str, Any]:
 def run_drill(
     job: Job, state: Path, *, places: Sequence[str] = (), command: Sequence[str] | None = None
 ) -> ScheduledResult:
-    """Make one drill in a separate process, whose failure does not affect the next drill.
+    """Make one drill or audit in a separate process, whose failure does not affect the next one.
 
-    PLACES, the options for directories and files, do not identify the drill.
+    PLACES, the options for directories and files, do not identify the job.
     """
     command = command or (sys.executable, "-P", "-m", "kdump_harness")
     with tempfile.TemporaryDirectory() as scratch:
-        to = Path(scratch) / "verdict.json"
+        to = Path(scratch) / "result.json"
         # The drill has its own session, so that it gets Ctrl-C only once, from here: a second signal would disturb its
         # clean-up.
         with subprocess.Popen(
@@ -96,23 +98,50 @@ def run_drill(
                 done.terminate()
                 done.communicate()
                 raise
-        verdict: dict[str, Any] | None = None
-        with contextlib.suppress(OSError, ValueError):  # the drill's message has the reason
-            verdict = _checked(to.read_text(encoding="utf-8"))
+        result: dict[str, Any] | None = None
+        with contextlib.suppress(OSError, ValueError):  # the message of the process has the reason
+            result = _checked(job.verb, to.read_text(encoding="utf-8"))
     known = recall(state).get(job.name)
-    common: Any = {"image": job.subject, "job": job.name, "before": known.word if known else None}
-    if verdict is None or done.returncode not in (EXIT_OK, EXIT_FAILED, EXIT_UNJUDGED):
+    before = known.word if known else None
+    about = {"verdict": result} if job.verb != AUDIT else {"verdict": None, "audit": result}
+    common: Any = {"image": job.subject, "job": job.name, "before": before, **about}
+    judged = (EXIT_OK, EXIT_FAILED, EXIT_UNJUDGED) if job.verb != AUDIT else (EXIT_OK, EXIT_FAILED, EXIT_BROKEN)
+    if result is None or done.returncode not in judged:
         lines = [line for line in messages.splitlines() if line.strip()]
-        said = lines[-1].strip() if lines else f"the drill ended with status {done.returncode}"
+        said = lines[-1].strip() if lines else f"the {job.noun} ended with status {done.returncode}"
         status = done.returncode if done.returncode in (EXIT_USAGE, EXIT_HOST) else EXIT_BROKEN
-        return ScheduledResult(word=BROKEN, status=status, said=said, verdict=verdict, **common)
-    word = outcome_of(verdict)
-    return ScheduledResult(word=word, status=done.returncode, said=_one_line(verdict), verdict=verdict, **common)
+        return ScheduledResult(word=BROKEN, status=status, said=said, **common)
+    word, said = (
+        (answers_of(result), _headlines(result)) if job.verb == AUDIT else (outcome_of(result), _one_line(result))
+    )
+    return ScheduledResult(word=word, status=done.returncode, said=said, **common)
 
 
-def _checked(text: str) -> dict[str, Any]:
-    """Return a verdict in a text. Raise ValueError for a text that is not one."""
+def answers_of(audit: Mapping[str, Any]) -> str:
+    """Return the answers of an audit as one word, which differs when a machine has another answer."""
+    hosts: dict[str, list[str]] = {}
+    for one in audit["hosts"]:
+        if one["answer"] != READY:
+            hosts.setdefault(one["answer"], []).append(one["host"])
+    return "; ".join(f"{answer}: {', '.join(sorted(names))}" for answer, names in sorted(hosts.items())) or READY
+
+
+def _headlines(audit: Mapping[str, Any]) -> str:
+    """Return the first reason of each machine that is not ready."""
+    found = [one for one in audit["hosts"] if one["answer"] != READY]
+    said = []
+    for one in found:
+        first = next((f"{reason['name']}: {reason['evidence']}" for reason in one.get("reasons") or ()), None)
+        said.append(f"{one['host']}: {first or one.get('why')}")
+    return "; ".join(said)[:400] or f"all {len(audit['hosts'])}"
+
+
+def _checked(verb: str, text: str) -> dict[str, Any]:
+    """Return the verdict or audit in a text. Raise ValueError for a text that is neither."""
     verdict = foreign.parse_object(text)
+    if verb == AUDIT:
+        require(verdict, _AUDIT_SHAPE, "audit")
+        return verdict
     require(verdict, DRILL_SHAPE, "verdict")
     return {"symptoms": [], "phases_s": {}, "stopped_by": None, "reached": None} | verdict
 

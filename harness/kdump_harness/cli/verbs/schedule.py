@@ -1,4 +1,4 @@
-"""The verb schedule: drills by a systemd timer or cron."""
+"""The verb schedule: drills and audits by a systemd timer or cron."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from ...base.errors import (
@@ -37,20 +38,22 @@ EVENTS = ("start", "change", "end", "stale")
 _WORST_LAST = (EXIT_OK, EXIT_UNJUDGED, EXIT_FAILED, EXIT_BROKEN, EXIT_HOST, EXIT_USAGE)
 
 
-def add_schedule(verbs: Verbs) -> None:
-    """Add the verb and its actions to the command line."""
+def add_schedule(verbs: Verbs, adders: Mapping[str, Callable[[Verbs], None]] = MappingProxyType({})) -> None:
+    """Add the verb and its actions to the command line; ADDERS are those of jobs' verbs that lie above this one."""
     parser = add_verb(
         verbs,
         "schedule",
-        "Drill regularly, by a systemd timer or cron, and report changes of the verdict.",
+        "Drill or audit regularly, by a systemd timer or cron, and report changes of the outcome.",
         epilog="examples:\n"
         "  kdump-harness schedule install debian-12 rocky-9 --at 02:30 --metrics /var/lib/node_exporter/kdump.prom\n"
         "  kdump-harness schedule install debian-12 --user --at weekly --hook 'mail -s kdump root'\n"
         "  kdump-harness schedule install --domain web1 --job 'drill ./my.qcow2 --family debian --as-is' \\\n"
         "      --job 'kernel trixie-backports' --report /var/www/html/kdump --max-age 3d\n"
+        "  kdump-harness schedule install --job 'audit --inventory hosts.ini --metrics audit.prom' --name kdump-audit\n"
         "  kdump-harness schedule run debian-12 --options '--level 1'    # what the timer runs, for cron and CI\n",
     )
     actions = add_actions(parser)
+    parser.set_defaults(adders=adders)
     installing = add_verb(actions, "install", "Install and start the timer.", run=install)
     installing.add_argument(
         "--at", default="*-*-* 02:30", metavar="WHEN", help="time of the drills, as OnCalendar of systemd.time(7)"
@@ -82,7 +85,8 @@ def add_schedule(verbs: Verbs) -> None:
             action="append",
             default=[],
             metavar="TEXT",
-            help="drill with options that differ, as the arguments of the verb drill or kernel (repeatable)",
+            help="drill or audit with options that differ, as the arguments of the verb drill, kernel or audit"
+            " (repeatable)",
         )
         made.add_argument(
             "--evidence", type=Path, metavar="DIR", help="directory of the evidence (default: in the state directory)"
@@ -137,15 +141,15 @@ def install(arguments: argparse.Namespace) -> int:
 
 
 def jobs(arguments: argparse.Namespace) -> list[Job]:
-    """Return the drills of the command line. Raises UsageError for arguments that every run would refuse."""
+    """Return the jobs of the command line. Raises UsageError for arguments that every run would refuse."""
     from ...schedule.jobs import Job, image_jobs, split_verb
 
     found = list(image_jobs(arguments.image, arguments.domain, _split("--options", arguments.options)))
     for job in found:
-        _subject(job.verb, job.words)
+        _subject(job.verb, job.words, arguments.adders)
     for text in arguments.job:
         verb, words = split_verb(_split("--job", text), text)
-        found.append(Job(_subject(verb, words), words, verb))
+        found.append(Job(_subject(verb, words, arguments.adders), words, verb))
     if not found:
         raise UsageError("nothing to drill: give an IMAGE, --domain NAME or --job TEXT")
     if doubles := sorted({job.name for job in found if [one.name for one in found].count(job.name) > 1}):
@@ -160,13 +164,13 @@ def _split(option: str, text: str) -> list[str]:
         raise UsageError(f"{option} {text!r}: {error}") from None
 
 
-def _subject(verb: str, words: Sequence[str]) -> str:
-    """Return the image, domain or kernel of a job. Raises UsageError for arguments that the verb would refuse."""
+def _subject(verb: str, words: Sequence[str], adders: Mapping[str, Callable[[Verbs], None]]) -> str:
+    """Return the image, domain, kernel or machines of a job. Raise UsageError for what the verb would refuse."""
     from ...images.catalog import load_catalog
-    from ...schedule.jobs import KERNEL
+    from ...schedule.jobs import AUDIT, KERNEL
 
-    adder = importlib.import_module(f".{verb}", __package__)
-    parser = make_parser([getattr(adder, f"add_{verb}")])
+    adder = adders.get(verb) or getattr(importlib.import_module(f".{verb}", __package__), f"add_{verb}")
+    parser = make_parser([adder])
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
@@ -174,6 +178,13 @@ def _subject(verb: str, words: Sequence[str]) -> str:
     except SystemExit:
         lines = said.getvalue().splitlines() or ["it only prints"]
         raise UsageError(f"{verb} {shlex.join(words)}: {lines[-1].partition('error: ')[2] or lines[-1]}") from None
+    if verb == AUDIT:
+        machines = [*parsed.hosts, *([str(parsed.inventory)] if parsed.inventory else [])]
+        if not machines and not parsed.local:
+            raise UsageError(f"{verb} {shlex.join(words)}: no machine is named")
+        if parsed.inventory and not parsed.inventory.is_file():
+            raise UsageError(f"{verb} {shlex.join(words)}: {parsed.inventory} is not a file")
+        return ", ".join(machines) or "local"
     if verb == KERNEL:
         if parsed.matrix is not None or parsed.git_bisect or len(parsed.kernel) != 1:
             raise UsageError(f"{verb} {shlex.join(words)}: a job is one drill of one kernel")
@@ -223,6 +234,7 @@ def run(arguments: argparse.Namespace) -> int:
     from ...base.output import check_output
     from ...history.database import History, history_path
     from ...history.metrics import write_metrics
+    from ...schedule.jobs import AUDIT, VERBS
     from ...schedule.running import alone
     from .report import check_directory, write_pages
 
@@ -235,10 +247,11 @@ def run(arguments: argparse.Namespace) -> int:
     check_output(arguments.metrics)
     check_directory(arguments.report)
     evidence = arguments.evidence or state / "evidence"
-    places = ["--evidence", str(evidence), "--history", str(history) if history is not None else "none"]
+    records = ["--history", str(history) if history is not None else "none"]
+    places = {verb: records if verb == AUDIT else ["--evidence", str(evidence), *records] for verb in VERBS}
     with alone(state):
         try:
-            statuses = [_run_job(job, arguments, state, places) for job in found]
+            statuses = [_run_job(job, arguments, state, places[job.verb]) for job in found]
         finally:  # an interrupted run has results, too
             if history is not None and history.exists():
                 with History(history) as past:
@@ -250,7 +263,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _run_job(job: Job, arguments: argparse.Namespace, state: Path, places: Sequence[str]) -> int:
-    """Make one drill, remember and print its outcome, call the hook for each event, and return the exit status."""
+    """Run one job, remember and print its outcome, call the hook for each event, and return the exit status."""
     from ...base.output import out
     from ...schedule.hook import run_hook
     from ...schedule.memory import remember
@@ -260,7 +273,7 @@ def _run_job(job: Job, arguments: argparse.Namespace, state: Path, places: Seque
         if arguments.hook and event in arguments.hook_on and (trouble := run_hook(arguments.hook, data)):
             out.print(f"{job.name}: {trouble}", markup=False, soft_wrap=True)
 
-    tell("start", event_json("start", job, f"{job.name}: the drill starts"))
+    tell("start", event_json("start", job, f"{job.name}: the {job.noun} starts"))
     result = run_drill(job, state, places=places)
     remembered = remember(state, job.name, result.word, wanted_s=arguments.max_age)
     out.print(result.text, markup=False, soft_wrap=True)

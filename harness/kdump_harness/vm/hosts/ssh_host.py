@@ -321,8 +321,7 @@ class SshHost:
 # ssh's messages about hosts that it cannot log in to, and their meaning.
 _REFUSALS: Mapping[str, str] = {
     "REMOTE HOST IDENTIFICATION HAS CHANGED": "has a host key that does not match known_hosts",
-    "Host key verification failed": "has an unknown host key (ssh to it once; a URI may name a known_hosts"
-    " file: ?known_hosts=FILE)",
+    "Host key verification failed": "has an unknown host key (compare it, by one login with ssh)",
     "Permission denied": "refuses the ssh login",
 }
 
