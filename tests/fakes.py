@@ -99,7 +99,7 @@ class FakeShell:
             out = "".join(f"=====harness {name}\n{self.probes.get(name, '')}\n" for name in names)
         elif command.startswith("for f in"):
             out = "".join(
-                f"{local.stat().st_size}|600|{self.owner}|755|{path}\n"
+                f"{local.stat().st_size}|600|{self.owner}|{local.stat().st_ino}|755|{path}\n"
                 for path, local in self.dumps.items()
                 if f"/{path.rpartition('/')[2].partition('.')[0]}.[" in command
             )

@@ -268,7 +268,7 @@ def test_a_guest_without_a_shape_is_left_alone() -> None:
 
 @pytest.mark.parametrize("mounted", [True, False])
 def test_a_dump_below_a_mount_point_that_is_not_mounted_is_in_the_wrong_place(mounted: bool) -> None:
-    line = "9|600|root|755|/var/crash/2026/dump.2026\n"
+    line = "9|600|root|12|755|/var/crash/2026/dump.2026\n"
     shell: Any = SimpleNamespace(
         succeeds=lambda *_: mounted, run=lambda command: SimpleNamespace(out=line if "dump.[" in command else "")
     )

@@ -253,6 +253,16 @@ def test_the_key_of_kdump_is_taken_to_the_server_and_ours_does_not_stay() -> Non
     assert guest.asked[-1] == f"ssh -n -i {KEY} -o BatchMode=yes kdump@collector true 2>&1"  # it was seen to work
 
 
+def test_a_dump_of_the_same_size_in_the_place_of_an_older_one_is_new(tmp_path: Path) -> None:
+    dump = tmp_path / "202611221011" / "dump.202611221011"
+    write(dump)
+    before = look("debian", tmp_path)
+    assert look("debian", tmp_path) == before
+    write(tmp_path / "202611221011" / "dump-incomplete")
+    (tmp_path / "202611221011" / "dump-incomplete").rename(dump)
+    assert look("debian", tmp_path) != before
+
+
 def test_a_dump_in_the_wrong_place_is_found_and_told() -> None:
     verdict = Verdict(
         image="i", family="debian", trigger="t", target="ssh", accelerator="tcg", memory_mib=1, vcpus=1

@@ -46,6 +46,7 @@ class _Entry:
     mode: int
     uid: int
     size_bytes: int
+    inode: int
 
 
 class HostDisk:
@@ -92,7 +93,7 @@ class HostDisk:
     # ------------------------------------------------------------ files
 
     def stat(self, patterns: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Size, mode, owner and directory mode of the regular files that the patterns match; links are not followed."""
+        """As Files, for regular files; links are not followed."""
         for pattern in patterns:
             for path, entry, directory in self._glob(PurePosixPath(pattern)):
                 yield (
@@ -100,6 +101,7 @@ class HostDisk:
                     {
                         "size_bytes": entry.size_bytes,
                         "mode": entry.mode & 0o7777,
+                        "inode": entry.inode,
                         "owner": ROOT if entry.uid == 0 else str(entry.uid),
                         "directory_mode": directory.mode & 0o7777,
                     },
@@ -134,7 +136,7 @@ class HostDisk:
 
     def _glob(self, pattern: PurePosixPath) -> Iterator[tuple[str, _Entry, _Entry]]:
         """Path, file and directory of what a pattern matches, part by part as a shell does."""
-        top = _Entry("/", _DIRECTORY | 0o755, 0, 0)
+        top = _Entry("/", _DIRECTORY | 0o755, 0, 0, 2)
         found: list[tuple[str, _Entry]] = [("", top)]
         *directories, last = pattern.parts[1:]
         for part in directories:
@@ -156,7 +158,7 @@ class HostDisk:
             listed = self._debugfs(f"ls -p {_quoted(directory)}")
             entries = (_ENTRY.fullmatch(line.strip()) for line in listed.splitlines())
             self._listed[directory] = [
-                _Entry(found[5], int(found[2], 8), int(found[3]), int(found[6] or 0))
+                _Entry(found[5], int(found[2], 8), int(found[3]), int(found[6] or 0), int(found[1]))
                 for found in entries
                 if found is not None and found[5] not in (".", "..")
             ]

@@ -41,6 +41,7 @@ class FoundFile:
     mode: int  # permission bits
     owner: str
     directory_mode: int
+    inode: int = 0  # 0 where it is not known; a dump of the same size in the place of an older one has another
     final: bool  # carries the name, and has the companion, that the family gives to finished dumps
     unfinished: str = ""  # why it is not final in spite of its name
     place: str = ""  # the machine or disk that it is on; nothing for the guest's own system
@@ -247,7 +248,7 @@ class Files(Protocol):
     """Where dumps are looked for and fetched from."""
 
     def stat(self, patterns: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Path, and size, mode, owner and directory mode, of what the patterns match."""
+        """Path, and size, mode, owner, inode and directory mode, of what the patterns match."""
 
     def read(self, path: PurePosixPath) -> str | None:
         """Return a small text file's content; None where it does not exist."""
@@ -286,19 +287,20 @@ class ShellFiles:
 
 
 def _stat(shell: Shell, patterns: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Size, mode, owner and directory mode of the files that the patterns match, which the guest's shell expands."""
+    """As Files.stat, for patterns that the guest's shell expands."""
     script = (
         f'for f in {" ".join(patterns)}; do [ -e "$f" ] &&'
-        ' printf "%s|%s|%s\\n" "$(stat -c "%s|%a|%U" "$f")" "$(stat -c %a "${f%/*}")" "$f"; done; true'
+        ' printf "%s|%s|%s\\n" "$(stat -c "%s|%a|%U|%i" "$f")" "$(stat -c %a "${f%/*}")" "$f"; done; true'
     )
     for line in shell.run(script).out.splitlines():
-        size, mode, owner, directory_mode, path = line.split("|", 4)
+        size, mode, owner, inode, directory_mode, path = line.split("|", 5)
         yield (
             path,
             {
                 "size_bytes": int(size),
                 "mode": int(mode, 8),
                 "owner": owner,
+                "inode": int(inode),
                 "directory_mode": int(directory_mode, 8),
             },
         )
