@@ -334,8 +334,9 @@ def main() -> int:
     for number, (kind, at_s) in enumerate(zip(itertools.cycle(kinds), points(whole_s))):
         if (options.kills and number >= options.kills) or time.monotonic() > deadline:
             break
+        known = len(tally.wrong)
         one_round(bench, kind, at_s, usual, tally, resume=options.resume)
-        print(f"{number + 1}: {kind} after {at_s:.1f} s; {len(tally.wrong)} wrong", flush=True)
+        print(f"{number + 1}: {kind} after {at_s:.1f} s", *tally.wrong[known:], sep="\n    ", flush=True)
     print(f"{sum(tally.rounds.values())} rounds in {(time.monotonic() - began_s) / 60:.0f} min:")
     for what, count in tally.rounds.most_common():
         print(f"  {count:3} {what}")

@@ -359,6 +359,7 @@ def test_a_guest_with_user_networking_is_reached_by_its_forwarded_port(monkeypat
 
 def test_libvirts_logs_of_a_run_are_removed_and_no_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(connection.os, "getuid", lambda: 1000)
     hypervisor = object.__new__(Hypervisor)
     hypervisor.uri = "qemu:///session"
     assert hypervisor.logs() == ()
@@ -371,6 +372,9 @@ def test_libvirts_logs_of_a_run_are_removed_and_no_others(tmp_path: Path, monkey
     assert {path.name for path in place.iterdir()} == {"kdh-def456-1-a.log", "mine.log", "kdh-abc123-1-a.txt"}
     assert log_directory("qemu:///system") == Path("/var/log/libvirt/qemu")
     assert log_directory("qemu+ssh://far/system") is None
+    monkeypatch.setattr(connection.os, "getuid", lambda: 0)
+    assert log_directory("qemu:///session") == Path("/var/log/libvirt/qemu")
+    assert connection.is_session("qemu+ssh://far/session")
 
 
 def test_the_domains_of_a_run_that_are_left_at_its_end_are_destroyed_and_no_others() -> None:

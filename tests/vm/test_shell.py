@@ -67,6 +67,8 @@ class Server(paramiko.ServerInterface):
 
     def _run(self, channel: paramiko.Channel, command: str) -> None:
         with contextlib.suppress(OSError, EOFError):  # the client may hang up at any time
+            # Its answer is read by the thread that confirms the request, so no output overtakes the confirmation.
+            channel.get_transport().global_request("settled@kdump-harness", wait=True)
             self._serve(channel, command)
 
     def _serve(self, channel: paramiko.Channel, command: str) -> None:

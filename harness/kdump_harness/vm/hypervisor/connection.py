@@ -410,8 +410,8 @@ def is_local(uri: str) -> bool:
 
 
 def is_session(uri: str) -> bool:
-    """Return whether a URI names libvirt's instance of one user."""
-    return urlsplit(uri).path == "/session"
+    """Return whether a URI names libvirt's instance of one user; that of root is the system's instance."""
+    return urlsplit(uri).path == "/session" and not (is_local(uri) and os.getuid() == 0)
 
 
 def log_directory(uri: str) -> Path | None:
