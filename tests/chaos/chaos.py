@@ -41,6 +41,7 @@ GONE_S = 20.0  # a domain of a dead process must be gone after this time
 LONGEST_S = 1800.0
 STOPPED_S = 15.0
 FULL_S = 30.0
+TRACEBACK = b"Traceback (most recent call last)"
 FULL, RESTART = "full disk", "restart of libvirt"
 ENDS = (4, 5)  # of a run whose host failed it: an error of the host, or a drill that could not be judged
 
@@ -273,7 +274,7 @@ def one_round(bench: Bench, kind: str, at_s: float, usual: int, tally: Tally, *,
     if bench.clean() != 0:
         left.append("clean failed")
     left += [*remains(bench, bench.seen), *after_clean(bench)]
-    if b"Traceback (most recent call last)" in bench.log.read_bytes()[said_bytes:]:
+    if TRACEBACK in bench.log.read_bytes()[said_bytes:]:
         left.append(f"a traceback in {bench.log}")
     tally.wrong += [f"{where} ({stage}): {one}" for one in dict.fromkeys(left)]
     if resume and (bench.evidence / "last").exists():
@@ -327,7 +328,7 @@ def main() -> int:
         usual = bench.start().wait(LONGEST_S * 2)
         whole_s = time.monotonic() - first_s
     print(f"a whole run: {whole_s:.0f} s, exit status {usual}", flush=True)
-    if usual not in (0, 1, 5):
+    if usual not in (0, 1, 5) or TRACEBACK in bench.log.read_bytes():
         print(f"the run that was left alone was not judged: see {options.state / 'run.log'}")
         return 1
     deadline = began_s + options.minutes * 60
