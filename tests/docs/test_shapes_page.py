@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from shapes_page import PAGE, load_drills, page, read_verdict
+from shapes_page import PAGE, SIZE_PAGE, load_drills, page, read_verdict
 
 VERDICT: dict[str, Any] = {
     "shapes": ["usb-disk"], "image": "debian-12", "kernel": "6.1.0-57-amd64", "accelerator": "tcg",
@@ -17,21 +17,32 @@ VERDICT: dict[str, Any] = {
 
 
 def test_the_page_is_up_to_date() -> None:
-    text = PAGE.read_text(encoding="utf-8")
-    assert page(text, load_drills()) == text, "run python docs/generate/shapes_page.py"
+    for path in (PAGE, SIZE_PAGE):
+        text = path.read_text(encoding="utf-8")
+        assert page(text, load_drills()) == text, "run python docs/generate/shapes_page.py"
 
 
 def test_a_verdict_becomes_a_row_with_what_was_foreseen_and_what_happened() -> None:
     drill = read_verdict(VERDICT)
     text = page("<!-- drills -->\nold\n<!-- end -->\n", [drill])
     assert text.splitlines()[1] == (
-        "Drills that were verified: 0, with a wrong warning: 0. Drills that were not: 1, foreseen: 1."
+        "Drills that were verified: 0, with a wrong warning: 0. Drills that were not: 1, foreseen: 1 (100%)."
     )
     assert text.splitlines()[5] == (
         "| `usb-disk` | debian-12, 6.1.0-57-amd64 | **not verified** | USB disk: usbcore.nousb |"
         " root-not-found; single-dump | 100 of 256 MiB | 61 s (tcg) |"
     )
     shapes = page("<!-- shapes -->\n<!-- end -->", [drill])
-    assert "controller. | all | not verified, foreseen |\n" in shapes
+    assert "controller. | all | not verified, foreseen | 100 of 256 MiB | 61 s (tcg) |\n" in shapes
     verified = read_verdict({**VERDICT, "verified": True, "foreseen": [], "capture_memory": None})
     assert "| verified |  |  |  | 61 s (tcg) |" in page("<!-- drills -->\n<!-- end -->", [verified])
+
+
+def test_the_need_of_a_shape_is_over_that_of_the_plain_guest_with_its_kernel() -> None:
+    plain = read_verdict({**VERDICT, "shapes": ["lab-own"], "verified": True, "capture_memory": {"used_kib": 92160}})
+    assert plain.shapes == ()
+    drills = [plain, read_verdict({**VERDICT, "verified": True}), read_verdict({**VERDICT, "kernel": "7.2.0"})]
+    assert page("<!-- shape sizes -->\n<!-- end -->\n", drills).splitlines()[3:-1] == [
+        "| debian-12, 6.1.0-57-amd64 | none | 90 MiB |  |",
+        "| debian-12, 6.1.0-57-amd64 | `usb-disk` | 100 MiB | +10 MiB |",
+    ]

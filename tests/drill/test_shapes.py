@@ -12,10 +12,13 @@ from xml.etree import ElementTree
 import pytest
 from kdump_harness.__main__ import main
 from kdump_harness.base.errors import GuestError, NotArmed, TableError, UsageError
+from kdump_harness.campaigns.compare.plan import ComparePlan, Side, choose_scenarios
+from kdump_harness.campaigns.size.plan import SizePlan
+from kdump_harness.campaigns.sweep.plan import SweepPlan
 from kdump_harness.configuration import own_tables
 from kdump_harness.distro.family import find_family
 from kdump_harness.drill.disks import SystemUnderTest
-from kdump_harness.drill.plan import Plan
+from kdump_harness.drill.plan import RECOVERED, Plan
 from kdump_harness.drill.shapes.prepare import prepare_guest, prepare_server, whole_script
 from kdump_harness.drill.shapes.table import find_shapes, load_shapes
 from kdump_harness.kdump.target import Server, find_target
@@ -276,3 +279,20 @@ def test_a_dump_below_a_mount_point_that_is_not_mounted_is_in_the_wrong_place(mo
     target.mount_point = "/var/crash"
     (file,) = target.look(SimpleNamespace(shell=shell), "/var/crash").values()  # type: ignore[arg-type]
     assert (file.wanted, target.trouble) == (mounted, "" if mounted else "/var/crash is not mounted")
+
+
+def test_campaigns_give_their_guests_a_shape_and_read_its_dumps_after_the_reboot() -> None:
+    subject = SystemUnderTest(name="g", family=DEBIAN)
+    lvm, paths = find_shapes(["lvm"]), find_shapes(["multipath"])
+    size = SizePlan(subject=subject, shapes=lvm)
+    assert size.drill("", Machine(), "local", None).shapes is lvm
+    sweep = SweepPlan(subject=subject, shapes=lvm)
+    assert sweep.drill("", level=31, compress="zlib").until == RECOVERED
+    sides = (Side(name="a", subject=subject), Side(name="b", subject=subject))
+    compare = ComparePlan(image="g", thing="t", sides=sides, shapes=lvm, scenarios=choose_scenarios([], []))
+    assert compare.drill("", sides[0], compare.scenarios[0]).shapes is lvm
+    for plan in (replace(size, shapes=paths), replace(compare, shapes=paths)):
+        with pytest.raises(UsageError, match="--shape multipath is for single drills: a saved guest cannot"):
+            plan.check()
+    for option in ("--bare", "--bisect"):
+        assert main(["compare", "debian-12", "--shape", "lvm", option]) == 2

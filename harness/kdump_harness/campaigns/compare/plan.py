@@ -12,6 +12,7 @@ from ...distro.family import Family
 from ...drill import known_issues
 from ...drill.disks import SystemUnderTest
 from ...drill.plan import Plan
+from ...drill.shapes.table import Shapes
 from ...kdump.service import KdumpConfig, KdumpService
 from ...vm.accel import KVM
 from ...vm.guest import Guest
@@ -83,6 +84,7 @@ class ComparePlan:
     thing: str
     sides: tuple[Side, Side]
     machine: Machine = field(default_factory=Machine)
+    shapes: Shapes = field(default_factory=Shapes)
     crashkernel: str | None = None
     scenarios: tuple[ComparedDrill, ...] = ()
     rounds: int = ROUNDS
@@ -97,6 +99,7 @@ class ComparePlan:
             raise UsageError(f"invalid rounds: got {self.rounds} to {self.most_rounds}, expected 1 to {LIMIT_ROUNDS}")
         if not self.scenarios:
             raise UsageError("no drills to compare (choose some with --scenario or --only)")
+        self.shapes.check_saved()
         for side in self.sides:
             for scenario in self.scenarios:
                 self.drill("", side, scenario).check()
@@ -119,6 +122,7 @@ class ComparePlan:
             "what is compared": self.thing,
             "--memory": str(self.machine.memory_mib),
             "--vcpus": str(self.machine.vcpus),
+            "--shape": ",".join(self.shapes.names),
             "--crashkernel": self.crashkernel or "",
             "--scenario and --only": ",".join(scenario.name for scenario in self.scenarios),
             "--rounds": str(self.rounds),
@@ -140,6 +144,7 @@ class ComparePlan:
             ),
             trigger=scenario.trigger,
             target=scenario.target,
+            shapes=self.shapes,
             name=name,
             scenario=known_issues.DRILL,
         )

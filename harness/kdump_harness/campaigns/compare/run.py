@@ -239,7 +239,7 @@ class Compare(Campaign[ComparePlan, Comparison]):
         """Return the end of a drill: only the first drill of a round needs to judge the reboot."""
         first = scenario.name == self.plan.scenarios[0].name
         readable = all(side.subject.readable for side in self.plan.sides) and scenario.target not in ON_DISK
-        return SAVED if readable and not first else RECOVERED
+        return SAVED if readable and not first and not self.plan.shapes.directory else RECOVERED
 
     def _settle_tight(self) -> None:
         """Decide the reservation of the tight drill from the old side's drills; without a measurement, leave it out."""

@@ -12,6 +12,7 @@ from ...base.errors import UsageError
 from ...drill import known_issues
 from ...drill.disks import SystemUnderTest
 from ...drill.plan import Plan
+from ...drill.shapes.table import Shapes
 from ...kdump.service import KdumpConfig
 from ...vm.run import Machine, Run
 from ..resume import asked_of
@@ -31,6 +32,7 @@ class SizePlan:
     vcpus: tuple[int, ...] = (2,)
     targets: tuple[str, ...] = ("local",)
     machine: Machine = field(default_factory=Machine)  # all other properties of the machines
+    shapes: Shapes = field(default_factory=Shapes)
     crashkernel: str | None = None  # first reservation
     append: str = ""  # to the command line of the first kernel
     capture_append: str = ""
@@ -65,6 +67,7 @@ class SizePlan:
             raise UsageError(
                 f"--crashkernel {self.crashkernel} is not a size to begin the search with (expected a size as in 256M)"
             )
+        self.shapes.check_saved()
         for machine, target in self.machines():
             Reservation(self.start).check(machine.memory_mib)
             self.drill("", machine, target, self.crashkernel).check()
@@ -95,6 +98,7 @@ class SizePlan:
             "--memory": ",".join(map(str, self.memories_mib)),
             "--vcpus": ",".join(map(str, self.vcpus)),
             "--target": ",".join(self.targets),
+            "--shape": ",".join(self.shapes.names),
             "--crashkernel": self.crashkernel or "",
             "--append": self.append,
             "--capture-append": self.capture_append,
@@ -119,6 +123,7 @@ class SizePlan:
                 capture_append=self.capture_append,
             ),
             target=target,
+            shapes=self.shapes,
             name=name,
             scenario=self.scenario,
         )

@@ -239,7 +239,8 @@ class _Size(Campaign[SizePlan, Size]):
 
         began_s = now_s()
         # A trial does not judge the reboot, which takes as long as the rest of the trial.
-        until = SAVED if self.plan.subject.readable and sizing.target not in ON_DISK else RECOVERED
+        readable = self.plan.subject.readable and sizing.target not in ON_DISK and not self.plan.shapes.directory
+        until = SAVED if readable else RECOVERED
         verdict = session.drill(name=f"{directory}/{size_mib}M-{number}", before_crash=before, until=until)
         if measuring:
             console = Path(verdict.evidence, "console.log").read_text(encoding="utf-8", errors="replace")

@@ -13,6 +13,7 @@ from ...distro.family import COMPRESS_FLAGS, MAX_LEVEL
 from ...drill import known_issues
 from ...drill.disks import SystemUnderTest
 from ...drill.plan import RECOVERED, SAVED, Plan
+from ...drill.shapes.table import Shapes
 from ...kdump.service import KdumpConfig
 from ...vm.run import Machine, Run
 from ..resume import asked_of
@@ -72,6 +73,7 @@ class SweepPlan:
     compressions: tuple[str, ...] = DEFAULT_COMPRESSIONS
     real: int | None = DEFAULT_REAL  # number of crashes; None: a crash for every cell
     machine: Machine = field(default_factory=Machine)
+    shapes: Shapes = field(default_factory=Shapes)
     crashkernel: str | None = None
     append: str = ""  # to the command line of the first kernel
     capture_append: str = ""
@@ -107,6 +109,7 @@ class SweepPlan:
             "--real": "all" if self.real is None else str(self.real),
             "--memory": str(self.machine.memory_mib),
             "--vcpus": str(self.machine.vcpus),
+            "--shape": ",".join(self.shapes.names),
             "--crashkernel": self.crashkernel or "",
             "--append": self.append,
             "--capture-append": self.capture_append,
@@ -115,6 +118,7 @@ class SweepPlan:
 
     def drill(self, name: str, *, level: int | None, compress: str | None) -> Plan:
         """Return the plan of one crash."""
+        readable = self.subject.readable and not self.shapes.directory
         return Plan(
             subject=self.subject,
             machine=self.machine,
@@ -127,7 +131,8 @@ class SweepPlan:
             ),
             budget_s=self.budget_s,
             # A cell does not judge the reboot, unless the plan has a budget for it.
-            until=SAVED if self.subject.readable and self.budget_s is None else RECOVERED,
+            until=SAVED if readable and self.budget_s is None else RECOVERED,
+            shapes=self.shapes,
             name=name,
             scenario=self.scenario,
         )

@@ -13,7 +13,7 @@ from ...campaigns.compare.statistics import BETTER, FEWER, SAME, UNCLEAR, WORSE
 from ...distro.family import fill
 from ...kernel.machine import INSTRUCTIONS, WALL
 from ..bare_sides import NOTHING
-from ..options import add_campaign, add_crashkernel, add_guest_size, add_image
+from ..options import add_campaign, add_crashkernel, add_guest_size, add_image, add_shape
 from ..parser import Verbs, add_verb
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ def add_compare(verbs: Verbs) -> None:
     parser.set_defaults(kernel=None, packages=None)
     guest = parser.add_argument_group("guest")
     add_image(guest, optional=True)
+    add_shape(guest)
     guest.add_argument("other", metavar="IMAGE", nargs="?", help="second image, to compare with the first")
     add_guest_size(guest)
     change = parser.add_argument_group("change")
@@ -128,6 +129,8 @@ def compare(arguments: argparse.Namespace) -> int:
     from ...vm.run import Machine, Run
     from ..runs import check_outputs, options_of
 
+    if arguments.shape and (arguments.bare or arguments.bisect):
+        raise UsageError(f"--shape cannot go with {'--bare' if arguments.bare else '--bisect'}")
     if arguments.bare:
         return _compare_bare(arguments)
     if arguments.image is None:
@@ -156,6 +159,7 @@ def _plan_of(
 ) -> ComparePlan:
     """Return the plan of a comparison, with the scenarios USUAL if --only is not given; there must be two sides."""
     from ...campaigns.compare.plan import ComparePlan, choose_scenarios
+    from ...drill.shapes.table import find_shapes
 
     if len(sides) != 2:
         raise UsageError(f"cannot compare {len(sides)} sides: give two, or --bisect to find the first bad one")
@@ -164,6 +168,7 @@ def _plan_of(
         thing=thing,
         sides=(sides[0], sides[1]),
         machine=machine,
+        shapes=find_shapes(arguments.shape),
         crashkernel=arguments.crashkernel,
         scenarios=choose_scenarios(arguments.scenario, arguments.only or usual),
         rounds=arguments.rounds,

@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING
 
 from ...base.errors import EXIT_FAILED, EXIT_OK, UsageError
 from ...kdump.target import TARGETS
-from ..options import add_campaign, add_command_lines, add_crashkernel, add_filter, add_image, add_plot, add_software
+from ..options import (
+    add_campaign,
+    add_command_lines,
+    add_crashkernel,
+    add_filter,
+    add_image,
+    add_plot,
+    add_shape,
+    add_software,
+)
 from ..parser import Verbs, add_verb
 from ..types import mib
 
@@ -31,6 +40,7 @@ def add_size(verbs: Verbs) -> None:
     guest = parser.add_argument_group("guest")
     add_image(guest)
     add_software(guest)
+    add_shape(guest)
     guest.add_argument("--memory", default="1G", metavar="S,S", help="memory sizes of the guest, as in 1G,1536M")
     guest.add_argument("--vcpus", default="2", metavar="N,N", help="numbers of processors of the guest")
     kdump = parser.add_argument_group("kdump")
@@ -60,6 +70,7 @@ def size(arguments: argparse.Namespace) -> int:
     from ...campaigns.resume import with_record
     from ...campaigns.size.plan import SizePlan
     from ...campaigns.size.run import run_size
+    from ...drill.shapes.table import find_shapes
     from ...history.database import DRILL, SIZE
     from ...history.importing import sizing_results
     from ...vm.run import Machine, Run
@@ -73,6 +84,7 @@ def size(arguments: argparse.Namespace) -> int:
         vcpus=_parse_vcpus(arguments.vcpus),
         targets=tuple(dict.fromkeys(part.strip() for part in arguments.target.split(","))),
         machine=Machine(firmware=arguments.firmware or subject.firmware, cpu_level=arguments.cpu),
+        shapes=find_shapes(arguments.shape),
         crashkernel=arguments.crashkernel,
         append=arguments.append,
         capture_append=arguments.capture_append,

@@ -16,6 +16,7 @@ from ..options import (
     add_guest_size,
     add_image,
     add_plot,
+    add_shape,
     add_software,
 )
 from ..parser import Verbs, add_verb
@@ -43,6 +44,7 @@ def add_sweep(verbs: Verbs) -> None:
     guest = parser.add_argument_group("guest")
     add_image(guest)
     add_software(guest)
+    add_shape(guest)
     add_guest_size(guest)
     kdump = parser.add_argument_group("kdump")
     kdump.add_argument("--levels", default="0,1,16,31", metavar="N,N", help="dump levels of makedumpfile, 0 to 31")
@@ -73,6 +75,7 @@ def sweep(arguments: argparse.Namespace) -> int:
     from ...campaigns.resume import with_record
     from ...campaigns.sweep.plan import SweepPlan, parse_compressions, parse_levels, parse_real
     from ...campaigns.sweep.run import run_sweep
+    from ...drill.shapes.table import find_shapes
     from ...history.database import DRILL, SWEEP
     from ...vm.run import Run
     from ..runs import check_outputs, options_of, record_result
@@ -85,6 +88,7 @@ def sweep(arguments: argparse.Namespace) -> int:
         compressions=parse_compressions(arguments.compress),
         real=parse_real(arguments.real),
         machine=machine_of(arguments, subject),
+        shapes=find_shapes(arguments.shape),
         crashkernel=arguments.crashkernel,
         append=arguments.append,
         capture_append=arguments.capture_append,

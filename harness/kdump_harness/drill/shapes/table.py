@@ -134,6 +134,12 @@ class Shapes:
                 machine = replace(machine, la57=True)
         return machine
 
+    def check_saved(self) -> None:
+        """Raise UsageError for shapes that a saved guest cannot have."""
+        if self.paths > 1:
+            name = next(row.name for row in self.rows if row.paths > 1)
+            raise UsageError(f"--shape {name} is for single drills: a saved guest cannot have disks with several paths")
+
     def check(self, family: Family, target: str) -> None:
         """Raise UsageError for shapes that exclude one another, or that the family's tools cannot make."""
         parts: dict[str, Shape] = {}
