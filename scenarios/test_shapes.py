@@ -16,11 +16,19 @@ GOOD = (
     ["sata", "raid5", "lvm", "btrfs-subvolume"],
     ["nvme", "raid1", "separate-var", "capture-cpus", "five-level-paging"],
     ["uefi", "separate-crash"],
+    ["read-only-root", "separate-var"],
+    ["virtio-scsi", "raid1", "luks-pbkdf2", "lvm", "root"],
 )
-ON_SERVER = ("bond", "vlan", "bridge", "ipv6", "lost-card")
+ON_SERVER = (
+    ["bond", "vlan", "bridge", "ipv6", "lost-card"],
+    ["bond-lacp", "gateway"],
+    ["team", "lost-card"],
+    ["static-address"],
+)
 BAD = {
     "sata moved-disk": "the capture initramfs lacks the module ahci",
     "virtio-scsi moved-disk": "the capture initramfs lacks the module virtio_scsi",
+    "lvm root moved-disk": "the capture initramfs lacks the program lvm",
     "usb-disk": "the capture kernel is started with usbcore.nousb",
     "luks": "its key takes ",
     "luks-passphrase": "its key is not on this machine",
@@ -51,11 +59,12 @@ def test_a_shape_that_dumps(drill: Callable[..., Verdict], image: SystemUnderTes
 
 @pin_image("debian-12")
 @pytest.mark.parametrize("target", ["nfs", "ssh"])
+@pytest.mark.parametrize("names", ON_SERVER, ids="+".join)
 def test_a_network_that_reaches_its_dump_server(
-    drill: Callable[..., Verdict], image: SystemUnderTest, target: str
+    drill: Callable[..., Verdict], image: SystemUnderTest, names: list[str], target: str
 ) -> None:
-    """The dump arrives over a bridge on a VLAN of a bond, by IPv6, although the bond has lost its active card."""
-    verdict = drill(subject=with_kernel(image), shapes=find_shapes(ON_SERVER), target=target)
+    """The dump arrives, also where a bond or a team has lost its active card."""
+    verdict = drill(subject=with_kernel(image), shapes=find_shapes(names), target=target)
     assert verdict.verified, verdict.explain()
     assert not verdict.foreseen
 
