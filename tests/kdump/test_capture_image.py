@@ -17,6 +17,7 @@ import cramjam
 import pytest
 import zstandard
 from kdump_harness.base import tables
+from kdump_harness.diagnosis.table import all_symptoms
 from kdump_harness.distro.family import load_families
 from kdump_harness.kdump.capture_image.archive import CannotList, list_archive
 from kdump_harness.kdump.capture_image.gather import ImageReader
@@ -196,6 +197,16 @@ def test_debian_copies_the_key_of_an_encrypted_root_to_a_place_of_its_own() -> N
     assert not judge(facts(root, files=HAS | {"cryptroot/keyfiles/dumps.key"}))
 
 
+@pytest.mark.parametrize(
+    ("family", "server", "limited"),
+    [("debian", "nfs inet6", True), ("debian", "ssh inet6", False), ("redhat", "nfs inet6", False)],
+)
+def test_a_server_that_the_familys_kdump_never_reaches_is_foreseen(family: str, server: str, limited: bool) -> None:
+    found = judge(facts(target=("net eth1", f"server {server}"), family=family))
+    assert [(lack.piece, lack.symptom) for lack in found] == [("NFS over IPv6", "nfs-mount-failed")] * limited
+    assert all("by SSH" in lack.remedy for lack in found)
+
+
 def test_the_memory_of_a_key_does_not_matter_where_the_reservation_is_not_known() -> None:
     assert not judge(facts(target=("luks-memory 524288", "luks-key /etc/k"), fixed_kib=None))
 
@@ -225,6 +236,14 @@ def test_the_script_describes_this_host() -> None:
     assert not done.stderr
 
 
+@pytest.mark.parametrize(("address", "line"), [("::1", True), ("127.0.0.1", False), ("no-such-host.invalid", False)])
+def test_the_script_says_which_server_has_ipv6_only(address: str, line: bool) -> None:
+    script = tables.package_path("kdump", "capture_image", "probe.sh")
+    command = ["sh", str(script), "/initrd.img", "/var/crash", address, "nfs"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ("target server nfs inet6" in done.stdout.splitlines()) is line
+
+
 def test_each_family_has_a_remedy_and_a_place() -> None:
     assert set(load_remedies()) == set(load_families())
     assert {family.name: family.initramfs_opens for family in load_families().values()} == {
@@ -232,6 +251,8 @@ def test_each_family_has_a_remedy_and_a_place() -> None:
     }  # fmt: skip
     for piece in load_pieces():
         assert set(piece.packages) == (set(load_families()) if piece.programs else set()), piece.name
+        assert bool(piece.limits) == bool(piece.instead), piece.name
+        assert piece.symptom in {row.name for row in all_symptoms().rows}
 
 
 def test_a_listing_is_kept_until_the_file_changes(initramfs: Path) -> None:

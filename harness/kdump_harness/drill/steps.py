@@ -207,8 +207,8 @@ class Drill(CrashDrill):
     def _foresee(self, service: KdumpService, before: GuestState) -> None:
         """Make the check capture-image, where the capture initramfs can be listed; a remark says why it cannot."""
         try:
-            address = self.target.server.address if self.target.name in ON_SERVER else ""
-            facts = service.image_facts(before, self.target.directory(before.directory), address)
+            server = (self.target.server.address, self.target.name) if self.target.name in ON_SERVER else ()
+            facts = service.image_facts(before, self.target.directory(before.directory), *server)
         except CannotList as error:
             self.verdict.remarks.append(f"the capture initramfs is not judged: {error}")
             return

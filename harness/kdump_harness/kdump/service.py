@@ -338,8 +338,10 @@ class KdumpService:
         if not made.ok:
             raise NotArmed(f"kdump is not armed: {command!r} failed: {_last_words(made.out)}", said=made.out.strip())
 
-    def image_facts(self, state: GuestState, directory: str, address: str = "") -> ImageFacts | None:
-        """Return the facts about the capture initramfs and what it must reach: DIRECTORY, or a server at ADDRESS.
+    def image_facts(
+        self, state: GuestState, directory: str, address: str = "", protocol: str = ""
+    ) -> ImageFacts | None:
+        """Return the facts about the capture initramfs and what it must reach: DIRECTORY, or a server by PROTOCOL.
 
         None where the guest has no capture initramfs at the family's places; CannotList if it cannot be read.
         """
@@ -350,6 +352,7 @@ class KdumpService:
             kernel=state.kernel,
             directory=directory,
             address=address,
+            protocol=protocol,
             arguments=self.capture_arguments(),
             fixed_kib=state.reserved.fixed_bytes >> 10,
             least_mib=least_mib(state),

@@ -51,6 +51,7 @@ def gather(
     kernel: str,
     directory: str,
     address: str = "",
+    protocol: str = "",
     arguments: str = "",
     fixed_kib: int | None = None,
     least_mib: int = 0,
@@ -58,14 +59,14 @@ def gather(
 ) -> ImageFacts | None:
     """Return the facts; None where the guest has no capture initramfs at the family's places.
 
-    DIRECTORY is where dumps go, ADDRESS is that of the dump server.
+    DIRECTORY is where dumps go, ADDRESS is that of the dump server, and PROTOCOL is ssh or nfs.
     """
     image, files = reader.files(shell, family, kernel)
     if not files:
         return None
     out = ""
     with contextlib.suppress(CommandFailed):
-        probe = probe_command(image, directory, address)
+        probe = probe_command(image, directory, address, protocol)
         out = shell.run(probe, timeout_s=PROBE_TIMEOUT_S * factor, check=False).out
     stacks, loadable = stacks_of(out)
     return ImageFacts(
@@ -81,12 +82,12 @@ def gather(
     )
 
 
-def probe_command(image: str, directory: str, address: str = "") -> str:
+def probe_command(image: str, directory: str, address: str = "", protocol: str = "") -> str:
     """Return the command that describes what is below root and dump target, for stacks_of().
 
-    ADDRESS is the name or the address of the dump server.
+    ADDRESS is the name or the address of the dump server, and PROTOCOL is ssh or nfs.
     """
-    words = " ".join(shlex.quote(word) for word in (image, directory, *filter(None, [address])))
+    words = " ".join(shlex.quote(word) for word in (image, directory, *([address, protocol] if address else [])))
     return f"sh -c {shlex.quote(_probe())} probe {words}"
 
 

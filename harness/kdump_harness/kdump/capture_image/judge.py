@@ -32,6 +32,9 @@ class Piece:
     programs: tuple[str, ...] = ()
     packages: Mapping[str, str] = field(default_factory=dict)
     refused: tuple[str, ...] = ()
+    limits: Mapping[str, str] = field(default_factory=dict)
+    instead: str = ""
+    symptom: str = "capture-no-root-device"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +87,12 @@ def judge(facts: ImageFacts) -> list[Lack]:
     lacks: dict[tuple[str, str], Lack] = {}
     for place, lines in facts.stacks.items():
         found = _missing(facts, place, lines) if place == facts.opens and facts.files else []
-        for lack in (*found, *_forbidden(facts, place, lines), *_unreachable(facts, place, lines)):
+        for lack in (
+            *found,
+            *_forbidden(facts, place, lines),
+            *_limits(facts, place, lines),
+            *_unreachable(facts, place, lines),
+        ):
             lacks.setdefault((lack.lacks, lack.remedy), lack)
     return list(lacks.values())
 
@@ -124,6 +132,15 @@ def _forbidden(facts: ImageFacts, place: str, lines: tuple[str, ...]) -> list[La
         for piece in _pieces_of(lines)
         for argument in piece.refused
         if argument in facts.arguments.split()
+    ]
+
+
+def _limits(facts: ImageFacts, place: str, lines: tuple[str, ...]) -> list[Lack]:
+    """Return the pieces that the family's own kdump cannot reach."""
+    return [
+        Lack(place=place, piece=piece.name, lacks=limit, remedy=piece.instead, symptom=piece.symptom)
+        for piece in _pieces_of(lines)
+        if (limit := piece.limits.get(facts.family))
     ]
 
 

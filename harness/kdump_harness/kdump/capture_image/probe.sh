@@ -1,4 +1,4 @@
-# Describe the stack below root and below the dump target: sh probe.sh INITRAMFS DIRECTORY [ADDRESS]. Each line: ROLE KIND VALUE...
+# Describe the stack below root and below the dump target: sh probe.sh INITRAMFS DIRECTORY [ADDRESS PROTOCOL]. Each line: ROLE KIND VALUE...
 image=$1
 drivers() {  # ROLE DIRECTORY: those of a device and of all that it hangs on
     at=$2
@@ -76,6 +76,7 @@ place() {  # ROLE DIRECTORY
 
 place root /
 if [ -n "${3-}" ]; then
+    [ -n "$(getent ahostsv4 "$3")" ] || [ -z "$(getent ahostsv6 "$3")" ] || echo "target server $4 inet6"
     address=$(getent ahosts "$3" | awk 'NR == 1 {print $1}')
     network target "$(ip route get "${address:-$3}" | sed -n 's/.* dev \([^ ]*\).*/\1/p' | head -n 1)"
 else
