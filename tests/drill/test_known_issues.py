@@ -281,6 +281,14 @@ def test_only_guests_of_the_architecture_are_excused(arch: str, excused: bool) -
     assert (verdict.known_issue is not None) == excused
 
 
+def test_a_kernel_of_another_flavour_neither_has_the_issue_nor_tells_that_it_is_gone() -> None:
+    row = issue(kernel=">= 6.9", except_kernel="*-64k")
+    assert judged(verdict_of("filter", kernel="6.12.95+deb12-powerpc64le"), row).known_issue == TRACKER
+    assert judged(verdict_of("filter", kernel="6.12.95+deb12-powerpc64le-64k"), row).known_issue is None
+    assert judged(verdict_of(kernel="6.12.95+deb12-powerpc64le-64k"), row).known_issue_note is None
+    assert "no longer seen" in (judged(verdict_of(kernel="6.12.95+deb12-powerpc64le"), row).known_issue_note or "")
+
+
 def test_a_level_without_the_bits_is_another_matter() -> None:
     """Level 1 keeps free pages: a drill without the failure proves nothing about the issue."""
     row = issue(level_bits=16)

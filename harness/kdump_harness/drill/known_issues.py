@@ -39,6 +39,7 @@ class KnownIssue:
     failed_checks: tuple[str, ...] = ()  # all of these failed,
     may_fail: tuple[str, ...] = ()  # some of these perhaps, and no other check
     arch: str = ""  # of the guest, as uname -m prints it; empty: any
+    except_kernel: str = ""  # a glob of the releases of kernels that it is not about
     level_bits: int = 0  # only drills whose dump level has all of these bits
     kernel: str = ""  # ">= 6.12", "< 6.15" or both with a comma
     makedumpfile: str = ""
@@ -50,6 +51,7 @@ class KnownIssue:
         return (
             _matches(verdict.image, self.images)
             and self.arch in ("", verdict.arch)
+            and not fnmatch.fnmatchcase(verdict.kernel or "unknown", self.except_kernel)
             and _matches(scenario, _globs(self.scenario))
             and (verdict.level or 0) & self.level_bits == self.level_bits
         )
