@@ -59,7 +59,7 @@ tables below have the drills; besides their dumps were read:
   table of the interrupt controller.
 - **ppc64el**: hash tables, by page tables that the tests write. The drills had radix tables and pages
   of 64 KiB (6.1, 6.12) and 4 KiB (7.2). `--oracle` compared 1,757 pages of 6.1 and 1,931 of 6.12: two
-  differ in each, the first 64 KiB and a few bytes in which the hypervisor counts. Of 6.12's dump,
+  differ in each, the first 64 KiB and a few bytes in which the hypervisor counts. In 6.12's dump,
   `inspect` counts the free, cache and user pages that makedumpfile 1.7.8 left out: 9,118, 208 and 8.
 - **riscv64**: Sv39, Sv48 and Sv57, by page tables that the tests write.
 - **s390x**: big-endian files that the tests write; libkdumpfile 0.5.1 reads the same pages from them.
