@@ -143,6 +143,34 @@ def test_a_hypervisor_may_not_know_vmcoreinfo(write: Write, data: bytes) -> None
     assert not [remark for remark in found.remarks if "CRASHTIME" in remark]
 
 
+def as_qemu_names(data: bytes, order: str, order_of_sections: str) -> bytes:
+    """An ELF file with the section of QEMU 7.2: a table of names behind the memory."""
+    names = b"\0.shstrtab\0"
+    section = struct.pack(order_of_sections + "IIQQQQIIQQ", 1, 3, 0, 0, len(data), len(names), 0, 0, 0, 0)
+    at = PAGE - len(section)
+    assert not data[at:PAGE].strip(b"\0")
+    data = patched(data, at, section)
+    data = patched(data, 40, struct.pack(order + "Q", at))
+    return patched(data, 60, struct.pack(order + "H", 1)) + names
+
+
+@pytest.mark.parametrize(
+    ("data", "machine"),
+    [
+        (Kdump(machine="S390X", order=">", qemu=True, vmcoreinfo=b"").build(), "s390x"),
+        (Kdump(machine="Unknown", qemu=True, vmcoreinfo=b"").build(), None),
+        (as_qemu_names(elf([(0, text_page(1))], machine=243, qemu=True, vmcoreinfo=b""), "<", "<"), "riscv64"),
+        (as_qemu_names(elf([(0, text_page(1))], machine=22, qemu=True, vmcoreinfo=b"", order=">"), ">", "<"), "s390x"),
+    ],
+    ids=["s390x", "riscv64", "elf-riscv64", "elf-s390x"],
+)
+def test_pictures_without_registers_of_their_own_are_those_of_qemu(write: Write, data: bytes, machine: str) -> None:
+    """QEMU 7.2 writes the registers of kernels for riscv64, and for s390x those that kernels write as well."""
+    found = inspect(write(data.replace(b"QEMU\0", b"CORE\0")))
+    assert (found.whole, found.machine, found.damage) == (True, machine, ())
+    assert [remark for remark in found.remarks if remark.startswith(NO_VMCOREINFO)]
+
+
 def test_vmcoreinfo_that_a_hypervisor_knows_must_be_there(write: Write) -> None:
     data = Kdump(qemu=True).build()
     at = data.index(b"VMCOREINFO\0")

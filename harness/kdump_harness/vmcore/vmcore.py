@@ -117,8 +117,14 @@ class Vmcore:
 
     @property
     def by_hypervisor(self) -> bool:
-        """Whether QEMU wrote the dump; it knows the kernel only by the VMCOREINFO that the guest has handed to it."""
-        return self.notes is not None and self.notes.by_hypervisor
+        """Whether QEMU wrote the dump; it knows the kernel only by the VMCOREINFO that the guest has handed to it.
+
+        Of riscv64 it has no registers that kernels do not write; but it names nothing of the kernel in a kdump file, and
+        QEMU 7.2 and newer give an ELF file a section.
+        """
+        if self.notes is not None and self.notes.by_hypervisor:
+            return True
+        return self.elf.has_sections if self.elf else self.header is not None and self.header.utsname.only_machine
 
     @cached_property
     def page_size(self) -> int:

@@ -109,15 +109,23 @@ class ElfFile:
         """The file offset at which the program headers end and contents may begin."""
         return self.segment_offset(len(self.segments))
 
+    @property
+    def has_sections(self) -> bool:
+        """Whether there are sections, which neither the kernel nor makedumpfile writes."""
+        return self._section_count > 0
+
     def sections_end(self) -> int:
-        """Return the end of the last section; QEMU puts a table of names behind the memory."""
-        ends, layout = [0], _SHDR[self.byte_order]
+        """Return the end of the last section; QEMU puts a table of names behind the memory.
+
+        QEMU 7.2 on a little-endian host writes its section in that order into the dump of a big-endian guest.
+        """
+        ends, size = [0], _SHDR["little"].size
         for index in range(min(self._section_count, _MAX_SECTIONS)):
-            raw = self.source.read(self._sections_at + index * layout.size, layout.size)
-            if len(raw) == layout.size:
-                _, kind, _, _, offset, size, *_ = layout.unpack(raw)
-                if kind != _SHT_NULL and offset + size <= self.source.size_bytes:
-                    ends.append(offset + size)
+            raw = self.source.read(self._sections_at + index * size, size)
+            for layout in _SHDR.values() if len(raw) == size else ():
+                _, kind, _, _, offset, length, *_ = layout.unpack(raw)
+                if kind != _SHT_NULL and offset + length <= self.source.size_bytes:
+                    ends.append(offset + length)
         return max(ends)
 
     def segment_offset(self, index: int) -> int:

@@ -87,8 +87,9 @@ class Header:
 
     @property
     def machine(self) -> str:
-        """The machine as uname -m gave it."""
-        return self.utsname.text("machine")
+        """The machine as uname -m gave it; QEMU writes S390X."""
+        named = self.utsname.text("machine")
+        return named.lower() if self.utsname.only_machine and named != UNKNOWN_MACHINE else named
 
 
 def read_header(source: DumpSource) -> Header:

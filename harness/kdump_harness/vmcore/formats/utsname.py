@@ -36,6 +36,11 @@ class Utsname:
         """Return the offset of a name in the struct."""
         return _NAME_BYTES * cls.NAMES.index(name)
 
+    @property
+    def only_machine(self) -> bool:
+        """Whether the machine is the only name."""
+        return [name for name in self.NAMES if self.field(name).strip(b"\0")] == ["machine"]
+
     def plausible(self, name: str) -> bool:
         """Return whether a field holds a text and its end.
 
