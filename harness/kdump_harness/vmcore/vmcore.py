@@ -119,8 +119,8 @@ class Vmcore:
     def by_hypervisor(self) -> bool:
         """Whether QEMU wrote the dump; it knows the kernel only by the VMCOREINFO that the guest has handed to it.
 
-        Of riscv64 it has no registers that kernels do not write; but it names nothing of the kernel in a kdump file, and
-        QEMU 7.2 and newer give an ELF file a section.
+        For riscv64 it writes no registers besides those that kernels write. A kdump file of it names nothing of the
+        kernel, and an ELF file of QEMU 7.2 and newer has a section.
         """
         if self.notes is not None and self.notes.by_hypervisor:
             return True
