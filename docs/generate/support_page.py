@@ -59,11 +59,24 @@ tables below have the drills; besides their dumps were read:
   table of the interrupt controller.
 - **ppc64el**: hash tables, by page tables that the tests write. The drills had radix tables and pages
   of 64 KiB (6.1, 6.12) and 4 KiB (7.2). `--oracle` compared 1,757 pages of 6.1 and 1,931 of 6.12: two
-  differ in each, the first 64 KiB and a few bytes in which the hypervisor counts. In 6.12's dump,
-  `inspect` counts the free, cache and user pages that makedumpfile 1.7.8 left out: 9,118, 208 and 8.
-- **riscv64**: Sv39, Sv48 and Sv57, by page tables that the tests write.
-- **s390x**: big-endian files that the tests write; libkdumpfile 0.5.1 reads the same pages from them.
-  Debian's kernels cannot dump there.
+  differ in each, the first 64 KiB and a few bytes in which the hypervisor counts.
+- **riscv64**: Sv39, Sv48 and Sv57, by page tables that the tests write. The guest below had Sv48.
+- **s390x**: big-endian files that the tests write. Debian's kernels cannot dump there.
+
+The pages of each class in dumps of four machines, by `inspect` and by makedumpfile's own report
+(`-d 31`), are the same, and libkdumpfile 0.5.1 reads the same bytes of every page:
+
+| machine | kernel | makedumpfile | free | cache | user | pages compared |
+| --- | --- | --- | --- | --- | --- | --- |
+| aarch64 | 5.10.0-32-cloud-arm64 | 1.6.8 | 114,224 | 1,392 | 33 | 15,423 |
+| ppc64le | 6.1.0-50-powerpc64le | 1.7.2 | 9,288 | 151 | 9 | 1,817 |
+| ppc64le | 6.12.95+deb12-powerpc64le-64k | 1.7.8 | 9,118 | 208 | 8 | by `--oracle` only |
+| riscv64 | 7.2.13+deb14-riscv64 | b7587f1, after 1.7.9 | 68,243 | 5,513 | 27 | 57,289 |
+| s390x | 6.1.0-50-s390x | 1.7.2 | 114,705 | 5,622 | 27 | 10,718 |
+
+The guests of riscv64 and s390x had not crashed. QEMU 7.2 wrote their memory, and makedumpfile filtered
+it on the host, with the VMCOREINFO that the memory has. makedumpfile 1.7.8 did not: it reads the
+struct pages of riscv64 behind a huge page wrongly (its commit 863e2c4) and drops pages of the kernel.
 """
 _RUN_HEAD = ("release", "image", "kernel", "makedumpfile", "on", "drill", "day", "result")
 _UNRECORDED = {
