@@ -73,6 +73,6 @@ def test_a_network_that_reaches_its_dump_server(
 @pytest.mark.parametrize("names", BAD)
 def test_a_shape_whose_dump_does_not_arrive(drill: Callable[..., Verdict], image: SystemUnderTest, names: str) -> None:
     """The reason is known before the crash."""
-    verdict = drill(subject=with_kernel(image), shapes=find_shapes(names.split()), cold=True)
+    verdict = drill(subject=with_kernel(image), shapes=find_shapes(names.split()))
     assert not verdict.verified, verdict.explain()
     assert BAD[names] in " ".join(str(one["lacks"]) for one in verdict.foreseen)

@@ -16,6 +16,8 @@ from kdump_harness.drill import warm_pool
 from kdump_harness.drill.disks import SystemUnderTest
 from kdump_harness.drill.plan import SAVED, Plan
 from kdump_harness.drill.session import GuestSession
+from kdump_harness.drill.shapes.prepare import whole_script
+from kdump_harness.drill.shapes.table import find_shapes
 from kdump_harness.drill.warm_pool import WarmPool, can_be_warm, kind_of
 from kdump_harness.kdump.service import KdumpConfig
 from kdump_harness.vm.hypervisor.domain_xml import Disk
@@ -98,6 +100,45 @@ def test_another_machine_is_another_guest(sessions: list[FakeSession], changes: 
     drill(warm, DEBIAN, name="a")
     drill(warm, DEBIAN, name="b", **changes)
     assert len(sessions) == 2
+
+
+def shaped(*names: str, **changes: Any) -> Plan:
+    return replace(DEBIAN, shapes=find_shapes(names), **changes)
+
+
+def test_storage_of_any_shape_begins_with_one_saved_guest(sessions: list[FakeSession]) -> None:
+    warm = make()
+    for names in (["lvm"], ["raid1", "luks", "xfs"], ["full-target", "separate-var"]):
+        assert drill(warm, shaped(*names), name="+".join(names)) is not None
+    assert len(sessions) == 1
+    kind = kind_of(shaped("raid5"))
+    kind.check()
+    assert kind.shapes.disks_mib == find_shapes(["raid5"]).disks_mib
+    assert not whole_script(kind.shapes, DEBIAN.subject.family)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        (["nvme", "lvm"], ["nvme", "raid1"], True),
+        (["nvme", "lvm"], ["sata", "lvm"], False),
+        (["lvm"], [], False),
+        (["capture-cpus"], ["huge-pages"], True),
+        (["uefi"], ["five-level-paging"], False),
+    ],
+)
+def test_hardware_makes_another_guest_and_a_script_does_not(one: list[str], other: list[str], same: bool) -> None:
+    assert (kind_of(shaped(*one)) == kind_of(shaped(*other))) is same
+
+
+def test_a_server_that_was_prepared_is_another() -> None:
+    by = [kind_of(shaped(*names, target="nfs")) for names in (["bond"], ["bond-lacp"], ["bond", "vlan"])]
+    assert by[0] == by[1] != by[2]
+
+
+@pytest.mark.parametrize("names", [["multipath"], ["lvm", "root"], ["firewall"]])
+def test_some_shapes_need_a_guest_of_their_own(names: list[str]) -> None:
+    assert not can_be_warm(shaped(*names, target="nfs" if names == ["firewall"] else "local"))
 
 
 def test_a_configuration_in_the_initramfs_is_another_guest() -> None:

@@ -16,7 +16,7 @@ MOST_GUESTS = 3  # saved at a time; each takes as much disk as the guest had mem
 # What drills of one kind may differ in.
 _OF_A_DRILL = (
     "trigger", "name", "scenario", "before_crash", "on_trigger", "meanwhile", "on_dump", "until", "budget_s", "oracle",
-    "crash",
+    "crash", "shapes",
 )  # fmt: skip
 
 
@@ -70,7 +70,7 @@ class WarmPool:
 def can_be_warm(plan: Plan) -> bool:
     """Whether a restored guest will do: not for what is about booting, nor with hardware that others hold or change."""
     about_booting = bool(find_trigger(plan.trigger, vcpus=plan.machine.vcpus).while_booting)
-    if plan.fallback or plan.hotplug or plan.shapes.paths > 1:
+    if plan.fallback or plan.hotplug or plan.shapes.need_power_on:
         return False
     return not (plan.as_is or about_booting or plan.target_disk is not None or plan.config.reservation.none)
 
@@ -87,6 +87,7 @@ def kind_of(plan: Plan) -> Plan:
         config=config,
         trigger="sysrq-c",
         name="",
+        shapes=plan.shapes.hardware,
         scenario=DRILL,
         before_crash=None,
         on_trigger=None,

@@ -18,7 +18,7 @@ from .table import DUMPS, Shapes
 
 DISK_SERIAL = "shape"  # of the empty disks, with a number
 PREPARE_TIMEOUT_S = 120.0  # unscaled
-_DONE = "/var/lib/kdump-harness-shape"
+_DONE = "/var/lib/kdump-harness-shapes"  # with the names of those that the guest has
 _LAST_LINES = 4
 _AT = re.compile(r"^kdump-harness: shape (\S+)$", re.MULTILINE)
 # The shared variables of the scripts on the dump server, and the address in the end.
@@ -38,7 +38,8 @@ def prepare_guest(guest: Guest, service: KdumpService, shapes: Shapes) -> bool:
 
     NotArmed quotes what failed.
     """
-    if not shapes or guest.shell.succeeds("test -e %s", _DONE):
+    done = f"{_DONE}-{'+'.join(shapes.names)}"
+    if not shapes or guest.shell.succeeds("test -e %s", done):
         return False
     if script := whole_script(shapes, service.family):
         timeout_s = PREPARE_TIMEOUT_S * guest.factor
@@ -56,7 +57,7 @@ def prepare_guest(guest: Guest, service: KdumpService, shapes: Shapes) -> bool:
             raise NotArmed(reason, said=str(error)) from None
     if shapes.rebuilds(service.family):
         service.rebuild_image()
-    guest.shell.run("touch %s", _DONE)
+    guest.shell.run("touch %s", done)
     capture_memory.prepare(guest, service)
     return True
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import functools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 
@@ -96,6 +96,35 @@ class Shapes:
         """The script for the dump server just before the crash; empty where no shape needs one."""
         return "\n".join(row.cut for row in self.rows if row.cut)
 
+    @property
+    def need_power_on(self) -> bool:
+        """Whether a restored guest will not do: for disks with several paths, a reboot, or a server that is cut off."""
+        return self.paths > 1 or self.reboot or bool(self.cut)
+
+    @property
+    def hardware(self) -> Shapes:
+        """The guest before any script: drills with the same hardware share one saved guest.
+
+        Storage of any kind begins with the same empty disks.
+        """
+        if not self:
+            return self
+        rows, machine = (*shipped_shapes(), *self.rows), self.machine(Machine())
+        bare = Shape(
+            name="hardware",
+            about="",
+            part="hardware",
+            disk=machine.disk_bus,
+            firmware=machine.firmware if any(row.firmware for row in self.rows) else "",
+            la57=machine.la57,
+            network=any(row.network for row in self.rows),
+            cards=self.cards,
+            server=self.server,
+            disks_mib=Shapes(rows).disks_mib if self.disks_mib else (),
+            packages=_all_packages(rows),
+        )
+        return Shapes((bare,))
+
     def loses(self, what: str) -> bool:
         """Whether this is lost just before the crash: CARD or PATH."""
         return any(row.lost == what for row in self.rows)
@@ -162,6 +191,13 @@ class Shapes:
                 raise UsageError(f"--shape {row.name} needs a shape that has more than one path, such as multipath")
             if row.stale and not any(one.disk != PLAIN_DISK or one.reboot for one in self.rows):
                 raise UsageError(f"--shape {row.name} needs a shape that moves the system, such as sata")
+
+
+def _all_packages(rows: Iterable[Shape]) -> Mapping[str, tuple[str, ...]]:
+    families = {family for row in rows for family in row.packages}
+    return {
+        family: tuple(sorted({name for row in rows for name in row.packages.get(family, ())})) for family in families
+    }
 
 
 def load_shapes() -> Mapping[str, Shape]:
