@@ -128,6 +128,8 @@ class FakeShell:
     def write_text(self, path: str, text: str, *, mode: int = 0o644) -> None:
         self.files[path] = text
 
+    write_secret = write_text
+
     def fetch(self, path: str, to: Path, *, progress: Any = None) -> int:
         return to.write_bytes(self.dumps[path].read_bytes())
 

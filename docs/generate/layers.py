@@ -18,6 +18,7 @@ PAGE = ROOT / "docs" / "architecture.md"
 FOLDERS = (
     "base",
     "configuration",
+    "redaction",
     "vmcore/formats",
     "vmcore/translation",
     "vmcore",

@@ -51,9 +51,9 @@ with instrumented():  # after the path above
     from kdump_harness.history.importing import import_file
     from kdump_harness.images import checksums, file_access, qcow2
     from kdump_harness.kdump import capture_memory, guest_state, page_flags, reserved_memory
+    from kdump_harness.redaction import texts
     from kdump_harness.schedule import running
     from kdump_harness.store import reindex
-    from kdump_harness.store.bundles import redact
     from kdump_harness.store.intake import examine, signature
     from kdump_harness.triage import child
     from kdump_harness.triage.log import read_log
@@ -233,14 +233,25 @@ DOMAIN = b"""<domain type="kvm"><name>web</name><memory unit="KiB">1048576</memo
 <interface type="network"><mac address="52:54:00:00:00:01"/><source network="default"/></interface>
 <memory model="dimm"><target><size unit="KiB">524288</size></target></memory></devices></domain>"""
 
+
+def scheduled_audit(data: bytes, _: Path) -> str:
+    """Read the result of a scheduled audit."""
+    audit = running._checked("audit", text(data))
+    return running.answers_of(audit) + running._headlines(audit)
+
+
 VERDICT = files("verdicts/*.json")
+AUDIT = (
+    b'{"hosts": [{"host": "a", "answer": "ready", "reasons": []}, {"host": "b", "answer": "unknown", "why": "none"},'
+    b' {"host": "c", "answer": "will fail", "reasons": [{"name": "loaded", "evidence": "0"}]}]}'
+)
 LOGS = files("consoles/*.log", "drills/*.log")
 
 READERS = {
     "dump": Reader(read=dump, examples=files("vmcore/*.kdump", "vmcore/*.flat")),
     "console": Reader(read=lambda data, _: diagnose_text(text(data)), examples=LOGS),
     "kernel-log": Reader(read=lambda data, _: (signature.uptime_s(text(data)), read_log(text(data))), examples=LOGS),
-    "redaction": Reader(read=lambda data, _: redact.redact_text(text(data)), examples=LOGS),
+    "redaction": Reader(read=lambda data, _: texts.redact_text(text(data)), examples=LOGS),
     "facts-of-a-dump": Reader(
         read=lambda data, _: (examine._parse(data), child._parse(data)),
         examples=lambda: [b'{"fact": "log", "value": {"traits": {}}}\n{"fact": "started"}\n'],
@@ -261,8 +272,11 @@ READERS = {
     "import": Reader(read=imported, examples=VERDICT),
     "history": Reader(read=recorded, examples=lambda: [history_bytes()]),
     "verdict-of-a-schedule": Reader(
-        read=lambda data, _: running._one_line(running._checked(text(data))), examples=VERDICT, answers=(ValueError,)
+        read=lambda data, _: running._one_line(running._checked("drill", text(data))),
+        examples=VERDICT,
+        answers=(ValueError,),
     ),
+    "audit-of-a-schedule": Reader(read=scheduled_audit, examples=lambda: [AUDIT], answers=(ValueError,)),
     "json": Reader(
         read=lambda data, _: foreign.dump_json(foreign.parse_json(data)), examples=VERDICT, answers=(ValueError,)
     ),

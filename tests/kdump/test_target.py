@@ -166,6 +166,8 @@ class Machine:
     def write_text(self, path: str, text: str, *, mode: int = 0o644) -> None:
         self.files[path] = text
 
+    write_secret = write_text
+
 
 def a_server() -> Server:
     shell: Any = Machine()

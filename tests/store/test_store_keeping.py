@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 from kdump_harness.__main__ import main
 from kdump_harness.base.errors import HostError, UsageError
+from kdump_harness.redaction.texts import kinds
 from kdump_harness.store import push
-from kdump_harness.store.bundles import bundle, redact
+from kdump_harness.store.bundles import bundle, filtering
 from kdump_harness.store.bundles.bundle import Request, make_bundle
 from kdump_harness.store.index import Dump
 from kdump_harness.store.intake.signature import signature, traits
@@ -314,7 +315,7 @@ def test_a_redacted_bundle_has_no_secret_and_says_what_it_lacks(
     assert left_out["passwords and tokens in URLs in change.txt"] == "1 times"
     assert manifest["vmcore"]["file"] is None
     assert manifest["still_in"] == ["secrets in forms that no rule knows may be in any text"]
-    assert manifest["looked_for"] == redact.kinds()
+    assert manifest["looked_for"] == kinds()
 
 
 def test_a_redacted_vmcore_is_filtered_again_and_looked_at(
@@ -333,7 +334,7 @@ def test_a_redacted_vmcore_is_filtered_again_and_looked_at(
     assert manifest["vmcore"]["file"] is None
     assert any("still has user pages, or its level is unknown" in one["why"] for one in manifest["left_out"])
     seen = iter((False, True))
-    monkeypatch.setattr(redact, "is_filtered", lambda _: next(seen))
+    monkeypatch.setattr(filtering, "is_filtered", lambda _: next(seen))
     manifest = make_bundle(kept, dump, Request(to=tmp_path / "good.tar", redacted=True))
     assert manifest["vmcore"]["file"] == "vmcore"
     assert manifest["still_in"]
@@ -350,7 +351,7 @@ def test_a_redacted_vmcore_is_filtered_again_and_looked_at(
     ],
 )
 def test_a_level_alone_is_not_believed(inspection: dict[str, Any], filtered: bool) -> None:
-    assert redact.is_filtered(inspection) is filtered
+    assert filtering.is_filtered(inspection) is filtered
 
 
 def test_a_bundle_overwrites_nothing_and_leaves_nothing(
@@ -394,8 +395,8 @@ def test_a_bundle_that_is_made_is_not_swept(kept: Store, tmp_path: Path, monkeyp
         Store(kept.directory).close()  # any other action
         filtered.append(to.exists())
 
-    monkeypatch.setattr(redact, "is_filtered", lambda _: False)
-    monkeypatch.setattr(redact, "filter_again", filter_slowly)
+    monkeypatch.setattr(filtering, "is_filtered", lambda _: False)
+    monkeypatch.setattr(filtering, "filter_again", filter_slowly)
     make_bundle(kept, dump, Request(to=tmp_path / "b.tar", redacted=True))
     assert filtered == [True]
 

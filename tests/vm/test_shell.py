@@ -222,6 +222,25 @@ def test_a_planted_password_is_in_no_evidence_and_on_no_command_line(connect: An
     assert PASSWORD.encode() not in told.replace(b"SUDO_ASKS=" + PASSWORD.encode(), b"")  # of the fake server
 
 
+def test_a_secret_is_written_without_a_trace(connect: Any, tmp_path: Path) -> None:
+    evidence = Evidence(tmp_path / "evidence")
+    shell = connect(user="root", access=Access(private_key=KEY.private))
+    shell.subscribe(lambda done: evidence.command(done.command, done.status, done.out, done.err, done.took_s))
+    shell.write_secret(str(tmp_path / "key"), KEY.private)
+    assert (tmp_path / "key").read_text() == KEY.private
+    assert (tmp_path / "key").stat().st_mode & 0o777 == 0o600
+    assert shell.run("cat %s", tmp_path / "key").out == KEY.private
+    with pytest.raises(CommandFailed) as caught:
+        shell.run("FTP_PASSWORD=%s; exit 3", PASSWORD)
+    evidence.close()
+    shown = (tmp_path / "evidence" / "commands.log").read_text() + str(caught.value)
+    secret = KEY.private.splitlines()[2]
+    assert secret not in shown
+    assert secret not in "".join(shell.server.commands)
+    assert PASSWORD not in shown
+    assert "exit 3" in shown
+
+
 def test_a_wrong_password_is_refused(connect: Any) -> None:
     with pytest.raises(paramiko.AuthenticationException):
         connect(user="admin", access=Access(password="wrong"))

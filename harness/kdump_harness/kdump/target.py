@@ -159,7 +159,7 @@ class Target:
         if shell.succeeds("test -e %s", KEY):
             return False
         key, ours = make_key("kdump"), make_key("kdump-harness")
-        shell.write_text(KEY, key.private, mode=0o600)
+        shell.write_secret(KEY, key.private)
         shell.write_text(f"{KEY}.pub", key.public + "\n")
         # ssh-copy-id needs another way in until the key is known there: an identity that ssh tries by itself. One
         # that its configuration names would be tried for the new key as well, which would then look known already.
@@ -168,7 +168,7 @@ class Target:
             raise GuestError(f"the guest has keys under all of ssh's names ({', '.join(_IDENTITIES)})")
         server.admit(ours.public)
         try:
-            shell.write_text(identity, ours.private, mode=0o600)
+            shell.write_secret(identity, ours.private)
             command = fill(self.family.commands.propagate, **words)
             self._must(guest, command, f"the guest cannot take its key to {server.name}")
         finally:

@@ -17,6 +17,7 @@ from typing import Any
 
 from ... import __version__
 from ...base.errors import HostError, UsageError
+from ...redaction.texts import kinds, redact_json
 from .. import describe
 from ..index import Dump
 from ..intake.arrivals import shown
@@ -25,7 +26,7 @@ from ..intake.examine import LOG_NAME
 from ..patterns import seen_before
 from ..remote import SourceMachine
 from ..store import SENDERS, VMCORE, Store
-from . import redact
+from . import filtering
 from .collect import collect, items
 
 SCHEMA = 1
@@ -95,7 +96,7 @@ class _Bundle:
                 "vmcore": vmcore,
                 "files": self._files,
                 "left_out": self._left_out,
-                "looked_for": redact.kinds() if self._request.redacted else [],
+                "looked_for": kinds() if self._request.redacted else [],
                 "still_in": self._still_in(with_vmcore=bool(vmcore["file"])),
             }
             sums = {one["name"]: one["sha256"] for one in self._files}
@@ -115,7 +116,7 @@ class _Bundle:
         if not self._request.redacted:
             return value
         counts: Counter[str] = Counter()
-        value = redact.redact_json(value, counts)
+        value = redact_json(value, counts)
         for what, count in counts.items():
             self._leave_out(f"{what} in {name}", f"{count} times")
         return value
@@ -132,9 +133,9 @@ class _Bundle:
             return entry
         if self._request.redacted:
             inspection = self._store.facts_of(self._dump, "inspection") or {}
-            if not redact.is_filtered(inspection):
+            if not filtering.is_filtered(inspection):
                 fresh = self._scratch / VMCORE
-                if why := redact.filter_again(path, fresh, inspection):
+                if why := filtering.filter_again(path, fresh, inspection):
                     self._leave_out(VMCORE, f"it may have pages of users, and could not be filtered again: {why}")
                     return entry
                 self._leave_out("pages of users, of the page cache and free ones", "filtered again with -d 31")

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import shlex
+import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ...base.clock import now_s
 from ...base.errors import CommandFailed, UsageError
+from ...redaction.texts import COMMAND_LINES, redact_text
 
 TIMEOUT_S = 60.0  # for a command
 
@@ -63,7 +65,7 @@ class Shell(ABC):
         self._on_result: list[Callable[[CommandResult], None]] = []
 
     def subscribe(self, listener: Callable[[CommandResult], None]) -> None:
-        """Pass every finished command to LISTENER."""
+        """Pass every finished command to LISTENER, without the secrets in its texts."""
         self._on_result.append(listener)
 
     def run(
@@ -83,12 +85,14 @@ class Shell(ABC):
         timeout_s = TIMEOUT_S * self._load() if timeout_s is None else timeout_s
         status, out, err = self._call(line, timeout_s, on_line)
         result = CommandResult(command=line, status=status, out=out, err=err, took_s=now_s() - started_s)
-        for listener in self._on_result:
-            listener(result)
+        if self._on_result:
+            shown = replace(result, command=_shown(line), out=_shown(out), err=_shown(err))
+            for listener in self._on_result:
+                listener(shown)
         if check and not result.ok:
             said = (result.err or result.out).strip().splitlines()
             raise CommandFailed(
-                f"{self.address}: {line!r} ended with status {status}: {said[-1] if said else 'no output'}"
+                f"{self.address}: {_shown(line)!r} ended with status {status}: {said[-1] if said else 'no output'}"
             )
         return result
 
@@ -126,6 +130,14 @@ class Shell(ABC):
         """Replace a file in the guest."""
         self.run("umask 077; printf %%s %s > %s && chmod %s %s", text, path, f"{mode:o}", path)
 
+    def write_secret(self, path: str, text: str) -> None:
+        """Replace a file that root alone may read; no command line, log or record of commands has the text."""
+        with tempfile.NamedTemporaryFile("w", encoding="utf-8") as local:
+            local.write(text)
+            local.flush()
+            self.put(Path(local.name), path)
+        self.run("chmod 600 %s", path)
+
     def fetch(
         self, path: str, to: Path, *, progress: Callable[[int], None] | None = None, silence_s: float | None = None
     ) -> int:
@@ -134,3 +146,8 @@ class Shell(ABC):
         By cat rather than SFTP: minimal systems lack sftp-server, and root's files are read through sudo.
         """
         return self.save(f"cat -- {shlex.quote(path)}", to, progress=progress, silence_s=silence_s)
+
+
+def _shown(text: str) -> str:
+    """Return a text as evidence may have it."""
+    return redact_text(text, keep=COMMAND_LINES)[0]
