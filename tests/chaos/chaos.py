@@ -43,7 +43,7 @@ STOPPED_S = 15.0
 FULL_S = 30.0
 TRACEBACK = b"Traceback (most recent call last)"
 FULL, RESTART = "full disk", "restart of libvirt"
-ENDS = (4, 5)  # of a run whose host failed it: an error of the host, or a drill that could not be judged
+ENDS = (3, 4, 5)  # of a run whose host failed it: an unfit host, an error, or a drill that could not be judged
 
 
 @dataclass

@@ -125,7 +125,7 @@ def _features(source_root: Element, root: Element, *, same_kind: bool) -> Elemen
     """Return the source domain's features and those that drills need."""
     features, needed = Element("features"), root.find("features")
     assert needed is not None
-    for feature in source_root.find("features") or ():
+    for feature in source_root.findall("features/*"):
         if same_kind or feature.tag in _PLAIN_FEATURES:
             features.append(feature)
     for name in ("vmcoreinfo", "tcg"):
