@@ -20,7 +20,7 @@ GOOD = (
     ["virtio-scsi", "raid1", "luks-pbkdf2", "lvm", "root"],
 )
 ON_SERVER = (
-    ["bond", "vlan", "bridge", "ipv6", "lost-card"],
+    ["bond", "vlan", "bridge", "lost-card"],
     ["bond-lacp", "gateway"],
     ["team", "lost-card"],
     ["static-address"],
@@ -67,6 +67,14 @@ def test_a_network_that_reaches_its_dump_server(
     verdict = drill(subject=with_kernel(image), shapes=find_shapes(names), target=target)
     assert verdict.verified, verdict.explain()
     assert not verdict.foreseen
+
+
+@pin_image("debian-12")
+def test_nfs_over_ipv6_which_debian_cannot_dump_to(drill: Callable[..., Verdict], image: SystemUnderTest) -> None:
+    """kdump-tools mounts with an option by which the server is not found; the check knows it."""
+    verdict = drill(subject=with_kernel(image), shapes=find_shapes(["static-address", "ipv6"]), target="nfs")
+    assert not verdict.verified, verdict.explain()
+    assert "looks for IPv4 addresses only" in " ".join(str(one["lacks"]) for one in verdict.foreseen)
 
 
 @pin_image("debian-12")
