@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from kdump_harness.base.errors import EXIT_UNJUDGED
 from kdump_harness.base.progress import Progress
 from kdump_harness.base.stage import Stage
 from kdump_harness.base.verdict import Verdict
@@ -189,6 +190,19 @@ def test_one_new_dump_under_its_final_name_is_chosen(verdict: Verdict) -> None:
     old = found("/var/crash/1/dump.1")
     assert choose_dump(verdict, by_path(old, found()), by_path(old)) == found()
     assert outcome(verdict) == {"single-dump": True, "final-name": True}
+
+
+def test_a_dump_that_was_sent_where_nobody_looks_is_not_judged(verdict: Verdict) -> None:
+    away = "by SSH to kdump@vault"
+    assert choose_dump(verdict, {}, {}, away=away) is None
+    assert outcome(verdict) == {"single-dump": False, "final-name": False}  # it was not saved
+    verdict.checks.clear()
+    verdict.reached = Stage.SAVED
+    assert choose_dump(verdict, by_path(found()), {}, away=away) == found()
+    verdict.checks.clear()
+    assert choose_dump(verdict, {}, {}, away=away) is None
+    assert (verdict.checks, verdict.exit_status) == ([], EXIT_UNJUDGED)
+    assert "kdump has sent it by SSH to kdump@vault" in verdict.reason()
 
 
 @pytest.mark.parametrize(

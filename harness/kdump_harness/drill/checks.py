@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..base.errors import EXIT_UNJUDGED
+from ..base.stage import Stage
 from ..base.verdict import Verdict
 from ..distro.architecture import architecture_of_machine
 from ..kdump.capture_memory import read_claim
@@ -171,9 +172,17 @@ def check_capture_memory(verdict: Verdict, console: str, before: GuestState) -> 
     )
 
 
-def choose_dump(verdict: Verdict, files: dict[str, FoundFile], before: dict[str, FoundFile]) -> FoundFile | None:
-    """Return the one new dump, after the checks single-dump and final-name."""
+def choose_dump(
+    verdict: Verdict, files: dict[str, FoundFile], before: dict[str, FoundFile], *, away: str = ""
+) -> FoundFile | None:
+    """Return the one new dump, after the checks single-dump and final-name.
+
+    A dump that kdump has sent AWAY, to a machine that the harness does not look at, is not judged.
+    """
     new = [file for path, file in sorted(files.items()) if path not in before or file != before[path]]
+    if away and not new and verdict.reached >= Stage.SAVED:
+        verdict.not_judged = f"kdump has sent it {away}, where a drill does not look (kdump-harness inspect judges it)"
+        return None
     finished = [file for file in new if file.final]
     unfinished = [file for file in new if not file.final]
     wanted = [file for file in finished if file.wanted]

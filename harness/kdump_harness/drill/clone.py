@@ -18,6 +18,7 @@ from ..base.units import MIB
 from ..distro.family import Family, load_families
 from ..kdump.guest_state import parse_os_release
 from ..kdump.service import BUILD_TIMEOUT_S, DRILL_ARGUMENTS, KdumpConfig, KdumpService
+from ..kdump.target import places_away
 from ..vm.capacity import available_mib
 from ..vm.fsfreeze import begin_copy
 from ..vm.guest import Guest
@@ -31,7 +32,6 @@ from .disks import BaseDisk
 LOOK_EVERY_S = 0.5
 COPY_SPARE_MIB = 512
 MEDIUM_MAX_BYTES = 64 * MIB  # a seed of cloud-init, not the CD of an installation
-AWAY = {"ssh": "SSH", "nfs": "NFS"}  # settings that send dumps to another machine
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,21 +112,12 @@ class Clone:
 
     def dumps_away(self, guest: Guest, family: Family) -> str | None:
         """Return a remark on a kdump that sends its dumps to another machine, which the clone cannot reach."""
-        config = family.config
-        text = guest.shell.read_text(config.file)
-        places = [f"by {word} to {place}" for key, word in AWAY.items() if (place := _setting(family, text, key))]
-        if config.directory(text) is None:
-            places.append(f"to {config.get(text, 'directory')}")
-        if not places:
+        if not (away := places_away(family, guest.shell.read_text(family.config.file))):
             return None
         return (
-            f"its kdump sends dumps {' and '.join(places)}, which the clone's network does not reach:"
+            f"its kdump sends dumps {away}, which the clone's network does not reach:"
             " --target local drills it with a local directory"
         )
-
-
-def _setting(family: Family, text: str, key: str) -> str | None:
-    return family.config.get(text, key) if family.config.keys.get(key) else None
 
 
 def family_of(guest: Guest) -> Family:

@@ -19,7 +19,7 @@ from ..kdump.capture_image.judge import judge
 from ..kdump.crash_monitor import PANIC_TIMEOUT_S, CrashMonitor
 from ..kdump.guest_state import GuestState
 from ..kdump.service import KdumpService
-from ..kdump.target import ON_SERVER, Files, FoundFile, ShellFiles, find_target
+from ..kdump.target import ON_SERVER, Files, FoundFile, ShellFiles, find_target, places_away
 from ..vm.guest import Guest
 from . import checks
 from .checks import CrashFacts
@@ -151,8 +151,10 @@ class Drill(CrashDrill):
         self.target = find_target(self.plan.target, family, prepare_server(self.plan.server, self.plan.shapes))
         if self.plan.as_is:
             service.settle()
-            if self.plan.clone is not None and (away := self.plan.clone.dumps_away(guest, family)):
-                verdict.remarks.append(away)
+            if self.plan.clone is None:
+                self.away = places_away(family, guest.shell.read_text(family.config.file))
+            elif remark := self.plan.clone.dumps_away(guest, family):
+                verdict.remarks.append(remark)
             return
         service.family = family = self.target.family_for(family)
         core_collector = wanted.core_collector(family) if self.plan.clone is None else (wanted.level, wanted.compress)
@@ -240,7 +242,7 @@ class Drill(CrashDrill):
                     self.reach(Stage.RECOVERED)
             found = self.target.look(guest, facts.before.directory)
             self.evidence.json("found.json", [vars(file) for file in found.values()])
-            chosen = checks.choose_dump(verdict, found, dumps_before)
+            chosen = checks.choose_dump(verdict, found, dumps_before, away=self.away)
             self._take_dump(ShellFiles(guest.shell), service, chosen, found, dumps_before, facts)
             if facts.before.loaded or verdict.reached >= Stage.CAPTURING:
                 with self.progress.step("waiting for kdump to be armed again"):
@@ -290,7 +292,7 @@ class Drill(CrashDrill):
             ):
                 found = self.target.look_off(files, facts.before.directory)
                 self.evidence.json("found.json", [vars(file) for file in found.values()])
-                chosen = checks.choose_dump(verdict, found, dumps_before)
+                chosen = checks.choose_dump(verdict, found, dumps_before, away=self.away)
                 self._take_dump(files, service, chosen, found, dumps_before, facts)
         except CannotRead as error:
             raise GuestError(f"{error}; a drill until it has recovered needs no such reading") from None

@@ -30,6 +30,7 @@ _IDENTITIES = tuple(f"/root/.ssh/id_{kind}" for kind in ("ed25519", "ecdsa", "rs
 PROPAGATE_TIMEOUT_S = 30.0  # unscaled
 ROOT = "root"
 _GLOB = re.compile(r"[^*?\[\]-]+")  # the literal parts of a pattern
+AWAY = {"ssh": "SSH", "nfs": "NFS"}  # settings that send dumps to another machine
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -304,6 +305,16 @@ def _stat(shell: Shell, patterns: Sequence[str]) -> Iterator[tuple[str, dict[str
                 "directory_mode": int(directory_mode, 8),
             },
         )
+
+
+def places_away(family: Family, text: str) -> str:
+    """Return the other machines that a configuration sends dumps to, such as "by SSH to a"; empty for none."""
+    config = family.config
+    found = {word: config.get(text, key) for key, word in AWAY.items() if config.keys.get(key)}
+    places = [f"by {word} to {place}" for word, place in found.items() if place]
+    if config.directory(text) is None:
+        places.append(f"to {config.get(text, 'directory')}")
+    return " and ".join(places)
 
 
 def find_target(name: str, family: Family, server: Server | None = None) -> Target:
