@@ -21,7 +21,8 @@ from kdump_harness.campaigns.resume import with_record
 from kdump_harness.campaigns.size import run as sizing_run
 from kdump_harness.campaigns.size.plan import SizePlan
 from kdump_harness.campaigns.size.result import DUMPED, OTHER, TOO_SMALL, Size, Sizing, Trial, sizing_from_json
-from kdump_harness.campaigns.size.run import outcome_of, recommend, run_size
+from kdump_harness.campaigns.size.run import outcome_of, run_size
+from kdump_harness.campaigns.size.search import recommend
 from kdump_harness.cli.verbs.size import parse_memories, show_size
 from kdump_harness.distro.family import find_family
 from kdump_harness.drill.disks import SystemUnderTest

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from ..base.crashkernel import WordRefused, amounts
 from ..base.units import MIB
+from ..campaigns.size.model import Request, load_table, shipped_model
 from ..diagnosis import diagnose_text
 from ..distro.family import fill
 from ..drill.known_issues import DRILL, load_known_issues
@@ -158,11 +159,36 @@ def need(facts: Facts) -> Iterator[Finding]:
                 f" packed and {facts.unpacked_bytes // MIB} MiB unpacked, and the kernel {_IN_USE_MIB} MiB or more",
             )
             return
+    yield from _by_model(facts, reserved_mib)
     suggested = re.findall(facts.family.suggestion, facts.text("estimate")) if facts.family.suggestion else []
     if suggested and (wanted_mib := sum(map(int, suggested))) > main_bytes // MIB:
         yield note(
             "reservation-below-estimate",
             f"{main_bytes // MIB} MiB are reserved, the distribution's tool suggests {wanted_mib} MiB",
+        )
+
+
+def _by_model(facts: Facts, reserved_mib: int) -> Iterator[Finding]:
+    """Compare the reservation with the least that the size model predicts for a machine like this."""
+    image = facts.initramfs
+    if image is None:
+        return
+    packed_mib = image.size_bytes / MIB
+    named = {*facts.contents, facts.place.kind}
+    request = Request(
+        memory_mib=facts.memory_mib,
+        vcpus=facts.state.cpus,
+        kernel=facts.state.kernel,
+        packed_mib=packed_mib,
+        unpacked_mib=max(packed_mib, facts.unpacked_bytes / MIB),  # where it could not be listed, at least that
+        parts=tuple(part.name for part in load_table().part if part.name in named),
+    )
+    found = shipped_model().predict(request)
+    if reserved_mib < found.low_mib:
+        yield risk(
+            "capture-oom",
+            f"{reserved_mib} MiB are reserved; by the size model this machine needs {found.low_mib} to"
+            f" {found.high_mib} MiB, most of it for {found.dominant.name}",
         )
 
 

@@ -7,7 +7,6 @@ measures the memory need of the capture kernel, from which the other trials star
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -34,11 +33,8 @@ from ..campaign import Campaign
 from ..jobs import Job, Jobs
 from .plan import SizePlan
 from .result import DUMPED, OTHER, TOO_SMALL, Size, Sizing, Trial, sizing_from_json
-from .search import Search
+from .search import LEAST_MARGIN_MIB, MARGIN, ROUND_MIB, Search, recommend
 
-# The memory need of the capture kernel differs from boot to boot by some MiB, and grows with the initramfs and drivers
-# of a kernel update. A quarter covers the growth from one Debian release to the next (100 MiB in 12, 116 MiB in 13).
-MARGIN, LEAST_MARGIN_MIB, ROUND_MIB = 0.25, 32, 16
 # Symptoms that a larger reservation cures. All other symptoms have causes that no size would cure.
 _OUT_OF_MEMORY = ("capture-oom", "kexec-load-bad-segments")
 
@@ -312,9 +308,3 @@ def outcome_of(verdict: Verdict) -> str:
         return DUMPED
     causes = [symptom["name"] for symptom in verdict.symptoms if symptom["severity"] == "failure"]
     return TOO_SMALL if causes and causes[0] in _OUT_OF_MEMORY else OTHER
-
-
-def recommend(smallest_mib: int) -> int:
-    """Return the smallest reservation that dumps, with a margin, in MiB."""
-    wanted = smallest_mib + max(LEAST_MARGIN_MIB, smallest_mib * MARGIN)
-    return math.ceil(wanted / ROUND_MIB) * ROUND_MIB

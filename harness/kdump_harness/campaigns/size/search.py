@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
+# The memory need of the capture kernel differs from boot to boot by some MiB, and grows with the initramfs and drivers
+# of a kernel update. A quarter covers the growth from one Debian release to the next (100 MiB in 12, 116 MiB in 13).
+MARGIN, LEAST_MARGIN_MIB, ROUND_MIB = 0.25, 32, 16
 STRIDE = 2  # steps from a guess to the first trial on its other side; doubled each time
 
 
@@ -92,3 +96,9 @@ class Search:
 
     def _grid(self, size: int) -> int:
         return max(self.step, min(self.largest, round(size / self.step) * self.step))
+
+
+def recommend(smallest_mib: int) -> int:
+    """Return the smallest reservation that dumps, with a margin, in MiB."""
+    wanted = smallest_mib + max(LEAST_MARGIN_MIB, smallest_mib * MARGIN)
+    return math.ceil(wanted / ROUND_MIB) * ROUND_MIB

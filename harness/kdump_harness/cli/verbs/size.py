@@ -35,10 +35,11 @@ def add_size(verbs: Verbs) -> None:
         run=size,
         epilog="examples:\n  kdump-harness size debian-12 --memory 1G,2G\n"
         "  kdump-harness size debian-13 --target nfs --plot sizing.png\n"
-        "  kdump-harness size ./my.qcow2 --family redhat --memory 4G --crashkernel 512M",
+        "  kdump-harness size ./my.qcow2 --family redhat --memory 4G --crashkernel 512M\n"
+        "  kdump-harness size --model --memory 1536G --vcpus 256 --target nfs --part mlx5_core --part kdump-utils",
     )
     guest = parser.add_argument_group("guest")
-    add_image(guest)
+    add_image(guest, optional=True)
     add_software(guest)
     add_shape(guest)
     guest.add_argument("--memory", default="1G", metavar="S,S", help="memory sizes of the guest, as in 1G,1536M")
@@ -59,12 +60,38 @@ def add_size(verbs: Verbs) -> None:
     search.add_argument(
         "--no-confirm", action="store_true", help="skip the drill of the recommendation, which starts at power-on"
     )
+    model = parser.add_argument_group("model")
+    model.add_argument(
+        "--model",
+        action="store_true",
+        help="predict the need of machines that cannot be tried, from measured points; no IMAGE, and no crash",
+    )
+    model.add_argument(
+        "--part",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="driver, userland or other part of the capture kernel, by its name in the table of the model; repeatable",
+    )
+    model.add_argument(
+        "--initramfs",
+        default="30:80",
+        metavar="P:U",
+        help="size of the capture initramfs in MiB, packed and unpacked",
+    )
+    model.add_argument(
+        "--points", type=Path, metavar="FILE", help="table of measured points, in place of the package's"
+    )
     run = parser.add_argument_group("run and output")
     add_plot(run)
     add_campaign(run)
 
 
 def size(arguments: argparse.Namespace) -> int:
+    if arguments.model:
+        return _predict(arguments)
+    if arguments.image is None:
+        raise UsageError("size needs an IMAGE, or --model for machines that cannot be tried")
     from ...base.output import write_json
     from ...campaigns import plot
     from ...campaigns.resume import with_record
@@ -116,6 +143,49 @@ def size(arguments: argparse.Namespace) -> int:
     if arguments.json != "-":
         show_size(found)
     return EXIT_OK if found.ok else EXIT_FAILED
+
+
+def _predict(arguments: argparse.Namespace) -> int:
+    """Print what the model predicts."""
+    from ...base.output import check_output, out, write_json
+    from ...campaigns.size.model import Request, predict
+    from ...campaigns.size.points import POINTS, load_points
+
+    if arguments.image is not None:
+        raise UsageError(f"--model predicts without a guest: leave {arguments.image} out")
+    check_output(arguments.json, not_over=[arguments.points] if arguments.points else [])
+    packed, unpacked = _parse_initramfs(arguments.initramfs)
+    targets = [part.strip() for part in arguments.target.split(",")]
+    for name in targets:
+        if name not in TARGETS:
+            raise UsageError(f"unknown target {name!r} (known: {', '.join(TARGETS)})")
+    requests = [
+        Request(
+            memory_mib=memory_mib,
+            vcpus=vcpus,
+            kernel=arguments.kernel or "",
+            packed_mib=packed,
+            unpacked_mib=unpacked,
+            parts=(*([target] if target in ("ssh", "nfs") else []), *arguments.part),
+        )
+        for memory_mib in parse_memories(arguments.memory)
+        for vcpus in _parse_vcpus(arguments.vcpus)
+        for target in targets
+    ]
+    result = predict(load_points(arguments.points or POINTS), requests)
+    write_json(arguments.json, result.to_json())
+    if arguments.json != "-":
+        for line in result.lines():
+            out.print(line, markup=False, soft_wrap=True)
+    return EXIT_OK
+
+
+def _parse_initramfs(text: str) -> tuple[int, int]:
+    """Return the sizes of an initramfs, packed and unpacked; UsageError for any other text."""
+    parts = text.split(":")
+    if len(parts) != 2 or not all(part.isascii() and part.isdigit() and len(part) < 6 for part in parts):
+        raise UsageError(f"invalid --initramfs: got {text!r}, expected MiB packed and unpacked, as in 30:80")
+    return int(parts[0]), int(parts[1])
 
 
 def parse_memories(text: str) -> tuple[int, ...]:
