@@ -313,8 +313,9 @@ def test_package_files_must_bring_all_that_kdump_needs(arm: Any) -> None:
 @pytest.mark.parametrize("name", load_catalog().names)
 def test_every_image_of_the_catalogue_can_be_asked_for(name: str) -> None:
     subject = find_subject(name, family=None)
-    assert subject.family is find_family(load_catalog().find(name).family)
-    Plan(subject=subject).check()
+    row = load_catalog().find(name)
+    assert subject.family is find_family(row.family, row.arch)
+    Plan(subject=subject, machine=Machine(firmware=subject.firmware, architecture=subject.architecture)).check()
 
 
 # ---------------------------------------------------------------- before the crash

@@ -15,7 +15,9 @@ from kdump_harness.base.errors import GuestError, NotArmed, TableError, UsageErr
 from kdump_harness.campaigns.compare.plan import ComparePlan, Side, choose_scenarios
 from kdump_harness.campaigns.size.plan import SizePlan
 from kdump_harness.campaigns.sweep.plan import SweepPlan
+from kdump_harness.cli.subject import find_subject
 from kdump_harness.configuration import own_tables
+from kdump_harness.distro.architecture import find_architecture
 from kdump_harness.distro.family import find_family
 from kdump_harness.drill.disks import SystemUnderTest
 from kdump_harness.drill.plan import RECOVERED, Plan
@@ -126,6 +128,12 @@ def test_a_plan_refuses_a_shape_for_a_guest_that_stays_as_it_is() -> None:
     plan = Plan(subject=SystemUnderTest(name="g", family=DEBIAN), shapes=find_shapes(["sata"]), as_is=True)
     with pytest.raises(UsageError, match="--shape changes the guest"):
         plan.check()
+
+
+def test_a_plan_refuses_a_shape_for_a_guest_of_another_architecture() -> None:
+    subject, machine = find_subject("arm64-debian-13", family=None), Machine(architecture=find_architecture("arm64"))
+    with pytest.raises(UsageError, match="--shape needs a guest for amd64, not for arm64"):
+        Plan(subject=subject, machine=machine, shapes=find_shapes(["sata"])).check()
 
 
 def test_an_unknown_shape_is_a_usage_error_with_the_nearest_name(capsys: pytest.CaptureFixture[str]) -> None:

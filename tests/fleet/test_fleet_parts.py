@@ -7,6 +7,7 @@ import contextlib
 import io
 import json
 import os
+import platform
 import shutil
 import signal
 import socket
@@ -25,7 +26,7 @@ from kdump_harness.base.board import Board, duration
 from kdump_harness.base.clock import Deadline
 from kdump_harness.base.errors import EXIT_FAILED, HostError
 from kdump_harness.fleet import service
-from kdump_harness.fleet.protocol import archive
+from kdump_harness.fleet.protocol import archive, tasks
 from kdump_harness.fleet.protocol.needs import Needs, guest_needs, host_resources, slots
 from kdump_harness.fleet.protocol.results import BadResult, TaskResult, read_result, write_result
 from kdump_harness.fleet.worker.peer_server import PIECE_BYTES, NoCopy, PeerServer, copy_entry, entries
@@ -372,6 +373,19 @@ def test_processes_of_a_group_end_with_the_worker(tmp_path: Path) -> None:
         stdin=subprocess.PIPE, start_new_session=True,
     ) as process:  # fmt: skip
         assert process.wait(60) == 3
+
+
+def test_a_host_offers_the_architectures_that_it_emulates(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: name if name == "qemu-system-ppc64" else None)
+    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
+    hypervisor: Any = SimpleNamespace(lacks=lambda *_: None, firmware=lambda: ("bios",))
+    found = host_resources(hypervisor, "tcg", memory_mib=3000, cores=3)
+    assert {name for name in found if name.startswith("ARCH-")} == {"ARCH-x86_64", "ARCH-ppc64le"}
+    ppc64el = tasks.drill_needs(tasks.parse_drill(["debian-12", "--arch", "ppc64el"]))
+    assert ppc64el.lacking(found) == []
+    assert ppc64el.mib == guest_needs(2048, level=None, firmware="slof", more=()).mib
+    arm64 = tasks.drill_needs(tasks.parse_drill(["debian-13", "--arch", "arm64"]))
+    assert arm64.lacking(found) == ["ARCH-aarch64", "UEFI"]
 
 
 def test_a_host_says_what_it_has() -> None:

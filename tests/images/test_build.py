@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
+import platform
 import shlex
 import shutil
 import struct
@@ -14,6 +15,8 @@ from typing import Any
 
 import pytest
 from kdump_harness.base.errors import CommandFailed, HostError
+from kdump_harness.base.tables import package_path
+from kdump_harness.distro.architecture import Architecture, find_architecture, load_architectures
 from kdump_harness.distro.packages import LocalPackage
 from kdump_harness.images import build, mirror
 from kdump_harness.images.build import Recipe
@@ -42,6 +45,7 @@ OTHER: dict[str, Any] = {
     "kernel_suite": "trixie-backports",
     "files": (LocalPackage(name="a.deb", sha256="0" * 64, path=Path("/a.deb")),),
     "more": ("makedumpfile/trixie",),
+    "architecture": find_architecture("arm64"),
 }
 
 
@@ -64,7 +68,6 @@ def test_the_key_changes_with_each_ingredient(ingredient: str) -> None:
         ("RECIPE_VERSION", 10_000),
         ("DISK_MIB", 4096),
         ("EXT4_FEATURES", "none,extent"),
-        ("KERNEL_ARGUMENTS", "console=ttyS0"),
         ("BASE_PACKAGES", ("systemd-sysv",)),
     ],
 )
@@ -75,7 +78,10 @@ def test_the_key_changes_with_what_all_disks_share(name: str, value: object, mon
 
 
 def test_a_disk_with_nothing_of_other_suites_keeps_the_key_that_it_had_before_there_were_any() -> None:
-    ours = (build.RECIPE_VERSION, build.DISK_MIB, build.EXT4_FEATURES, build.KERNEL_ARGUMENTS, build.BASE_PACKAGES)
+    arguments = "console=tty0 console=ttyS0,115200 earlyprintk=ttyS0,115200 consoleblank=0 no_timer_check"
+    boot = ("grub-efi-amd64-bin", "grub-efi-amd64-signed", "grub-pc-bin", "shim-signed")
+    packages = tuple(sorted((*build.BASE_PACKAGES, *boot)))
+    ours = (build.RECIPE_VERSION, build.DISK_MIB, build.EXT4_FEATURES, arguments, packages)
     text = repr((*ours, RECIPE))
     assert "more" not in text
     assert RECIPE.key() == hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -120,8 +126,8 @@ def hooks_of(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         raise CommandFailed("enough")
 
     monkeypatch.setattr(build, "_run_logged", run_logged)
-    monkeypatch.setattr(build, "missing_tools", lambda: ())
-    monkeypatch.setattr(build, "_partition", lambda disk: disk.touch())
+    monkeypatch.setattr(build, "missing_tools", lambda _: ())
+    monkeypatch.setattr(build, "_partition", lambda disk, _: disk.touch())
     (tmp_path / "work").mkdir()
     (tmp_path / "log").write_text("", encoding="utf-8")
     with pytest.raises(CommandFailed, match="enough"):
@@ -287,7 +293,7 @@ def test_the_core_image_knows_where_the_rest_of_itself_is(disk: Path, boot: Path
 def test_a_core_image_that_is_too_large_is_refused(disk: Path, boot: Path) -> None:
     before = disk.read_bytes()
     (boot / "core.img").write_bytes(bytes((build.ESP_LBA - build.BIOS_BOOT_LBA) * 512 + 1))
-    with pytest.raises(CommandFailed, match="is too large for the BIOS boot partition"):
+    with pytest.raises(CommandFailed, match="is larger than its partition of 1048576 bytes"):
         build._install_bios_grub(disk, boot)
     assert disk.read_bytes() == before
 
@@ -295,7 +301,7 @@ def test_a_core_image_that_is_too_large_is_refused(disk: Path, boot: Path) -> No
 @pytest.mark.skipif(shutil.which("sfdisk") is None and not Path("/usr/sbin/sfdisk").exists(), reason="no sfdisk here")
 def test_the_partitions_are_where_the_boot_loader_looks_for_them(tmp_path: Path) -> None:
     path = tmp_path / "disk.raw"
-    build._partition(path)
+    build._partition(path, ("bios", "esp"))
     assert path.stat().st_size == build.DISK_MIB << 20
     assert path.stat().st_blocks * 512 < 1 << 20  # sparse
     with path.open("rb") as file:
@@ -307,9 +313,22 @@ def test_the_partitions_are_where_the_boot_loader_looks_for_them(tmp_path: Path)
     assert spans[1][0] == build.ROOT_LBA
 
 
+def test_open_firmware_loads_the_core_image_from_its_partition(disk: Path, boot: Path) -> None:
+    assert build.PARTITIONS["prep"][3] == "9E1A2D38-C612-4316-AA26-8B49521E5A8B"  # PReP boot, by SLOF and grub-install
+    build._install_boot_loaders(disk, boot, find_architecture("ppc64el").boot_disk, "0-0-0")
+    content = disk.read_bytes()
+    assert content[2048 * 512 :].startswith(b"\xbb" * (3 * 512 + 100) + bytes(100))
+    assert content[:510] == b"\xcc" * 510
+
+
+BOOTED = [one for one in load_architectures().values() if one.disk is not None]
+
+
+@pytest.mark.parametrize("architecture", BOOTED, ids=lambda one: one.name)
 @pytest.mark.parametrize("place", ["plain", "with space & 'quote'"])
-def test_the_hook_is_shell_that_names_its_files(tmp_path: Path, place: str) -> None:
-    text = build._finish_hook(tmp_path / place / "disk.raw", tmp_path / place / "boot", "0-0-0")
+def test_the_hook_is_shell_that_names_its_files(tmp_path: Path, place: str, architecture: Architecture) -> None:
+    boot_disk = architecture.boot_disk
+    text = build._finish_hook(boot_disk, tmp_path / place / "disk.raw", tmp_path / place / "boot", "0-0-0")
     hook = tmp_path / "finish"
     hook.write_text(text, encoding="utf-8")
     made = subprocess.run(["sh", "-n", str(hook)], capture_output=True, text=True, check=False)
@@ -318,10 +337,31 @@ def test_the_hook_is_shell_that_names_its_files(tmp_path: Path, place: str) -> N
     (line,) = [line for line in text.splitlines() if line.startswith("boot=")]
     said = subprocess.run(["sh", "-c", f'{line}; printf %s "$boot"'], capture_output=True, text=True, check=True).stdout
     assert said == str(tmp_path / place / "boot")
+    assert text.count("grub-mkimage") == len(boot_disk.loaders.keys() - {"esp"})
+
+
+def test_the_boot_loader_of_another_architecture_is_its_own() -> None:
+    arm64, ppc64el = (
+        dataclasses.replace(RECIPE, architecture=find_architecture(name)) for name in ("arm64", "ppc64el")
+    )
+    assert {"grub-efi-arm64-signed", "shim-signed"} <= set(arm64.base_packages)
+    assert "grub-ieee1275-bin" in ppc64el.base_packages
+    assert not [name for recipe in (arm64, ppc64el) for name in recipe.base_packages if "amd64" in name]
+    menu = build._late_files(ppc64el, "1-2-3")["boot/grub/grub.cfg"]
+    assert "linux /vmlinux root=UUID=1-2-3 ro console=hvc0" in menu
+    assert "serial" not in menu
+    assert "console=ttyAMA0" in build._early_files(arm64, "1-2-3")["etc/default/grub"]
+
+
+def test_a_host_that_cannot_run_the_package_scripts_is_told_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "exists", lambda path: "binfmt" not in str(path))
+    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
+    assert "/proc/sys/fs/binfmt_misc/qemu-aarch64" in build.missing_tools(find_architecture("arm64"))
+    assert not [one for one in build.missing_tools(find_architecture("amd64")) if "binfmt" in one]
 
 
 def test_the_guest_is_told_its_root_and_its_serial_console() -> None:
-    early, late = build._early_files(RECIPE, "1-2-3"), build._late_files("1-2-3")
+    early, late = build._early_files(RECIPE, "1-2-3"), build._late_files(RECIPE, "1-2-3")
     assert early["etc/fstab"].startswith("UUID=1-2-3 / ext4 ")
     assert "console=ttyS0,115200" in early["etc/default/grub"]
     assert "root=UUID=1-2-3" in late["boot/grub/grub.cfg"]
@@ -334,7 +374,7 @@ def test_a_failing_tool_is_quoted_and_its_output_kept(tmp_path: Path) -> None:
     log = tmp_path / "log"
     told: list[str] = []
     with pytest.raises(CommandFailed, match=r"sh ended with status 3: I: unpacking \| E: no such package"):
-        build._run_logged(["sh", "-c", "echo I: unpacking; echo E: no such package >&2; exit 3"], log, told.append)
+        build._run_logged(["sh", "-c", "echo I: unpacking; echo E: no such package >&2; exit 3"], log, told.append, {})
     assert told == ["unpacking"]
     assert log.read_text(encoding="utf-8") == "I: unpacking\nE: no such package\n"
 
@@ -351,8 +391,8 @@ def test_package_files_are_installed_before_there_is_a_boot_menu(
         seen.extend(hooks)
         raise CommandFailed("enough")
 
-    monkeypatch.setattr(build, "missing_tools", lambda: ())
-    monkeypatch.setattr(build, "_partition", Path.touch)
+    monkeypatch.setattr(build, "missing_tools", lambda _: ())
+    monkeypatch.setattr(build, "_partition", lambda disk, _: disk.touch())
     monkeypatch.setattr(build, "make_tree", make_tree)
     with pytest.raises(CommandFailed, match="enough"):
         build.build(recipe, tmp_path / "disk", workdir=tmp_path, log=tmp_path / "log", progress=lambda _: None)
@@ -363,7 +403,76 @@ def test_package_files_are_installed_before_there_is_a_boot_menu(
 
 
 def test_missing_tools_are_named_before_anything_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(build, "missing_tools", lambda: ("mmdebstrap", "mcopy"))
-    with pytest.raises(HostError, match=r"cannot build debian-12: mmdebstrap, mcopy not installed \(run make setup\)"):
+    monkeypatch.setattr(build, "missing_tools", lambda _: ("mmdebstrap", "mcopy"))
+    with pytest.raises(HostError, match=r"cannot build debian-12: mmdebstrap, mcopy missing \(run make setup\)"):
         build.build(RECIPE, tmp_path / "disk", workdir=tmp_path, log=tmp_path / "log", progress=lambda _text: None)
     assert os.listdir(tmp_path) == []
+
+
+def test_a_foreign_tree_works_with_tools_of_the_host_and_is_left_as_it_was(tmp_path: Path) -> None:
+    tree, script = tmp_path / "tree", package_path("images", "native_tools.sh")
+    for directory in ("usr/bin", "usr/lib", "usr/local/bin"):
+        (tree / directory).mkdir(parents=True)
+    (tree / "lib").symlink_to("usr/lib")
+    sed, awk = tree / "usr/bin/sed", tree / "usr/bin/awk"
+    sed.write_text("of another architecture", encoding="utf-8")
+    awk.symlink_to("mawk")
+    (tree / "bin").mkdir()
+    mawk = tree / "bin/mawk"  # of a tree that usrmerge has not converted
+    mawk.write_text("of another architecture", encoding="utf-8")
+    (tree / "etc/dpkg/dpkg.cfg.d").mkdir(parents=True)
+
+    def steps(*names: str) -> list[str]:
+        for name in names:
+            subprocess.run(["sh", str(script), name, str(tree)], check=True)
+        return sorted(str(path) for path in tree.rglob("*"))
+
+    before = steps()
+    steps("put", "use", "use")
+    assert sed.read_bytes() == Path("/usr/bin/sed").read_bytes()
+    assert awk.is_symlink()
+    assert (tree / "lib64").readlink() == Path("usr/lib64")
+    assert mawk.read_bytes() == Path("/usr/bin/mawk").read_bytes()
+    assert not list((tree / "usr/lib64").glob("libc.*"))
+    excluded = tree / "etc/dpkg/dpkg.cfg.d/native_tools"
+    assert set(excluded.read_text(encoding="utf-8").splitlines()) == {
+        f"path-exclude={directory}/{name}" for directory in ("/usr/bin", "/bin") for name in ("mawk", "sed")
+    }
+    assert not (tree / "usr/local/bin/uname").exists()
+    assert steps("remove") == before
+    assert mawk.read_text(encoding="utf-8") == "of another architecture"
+    assert sed.read_text(encoding="utf-8") == "of another architecture"
+
+
+def test_only_a_foreign_tree_gets_tools_of_the_host_and_its_initramfs_at_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    foreign = dataclasses.replace(RECIPE, architecture=find_architecture("ppc64el"))
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "own").mkdir()
+    hooks = hooks_of(foreign, tmp_path / "foreign", monkeypatch)
+    tools = [hook for hook in hooks if "native_tools.sh" in hook or "update-initramfs -c" in hook or "/finish" in hook]
+    extract, essential, customize = (f"--{when}-hook" for when in ("extract", "essential", "customize"))
+    wanted = (
+        (extract, "tools.sh put"),
+        (extract, "tools.sh use"),
+        (essential, "tools.sh use"),
+        (customize, "tools.sh use"),
+        (customize, "update-initramfs"),
+        (customize, "tools.sh remove"),
+        (customize, "/finish"),
+    )
+    for hook, (when, word) in zip(tools, wanted, strict=True):
+        assert hook.startswith(when)
+        assert word in hook
+    (made,) = (hook for hook in tools if "update-initramfs" in hook)
+    tree = tmp_path / "tree"
+    (tree / "boot").mkdir(parents=True)
+    for name in ("vmlinux-6.1.0-50-powerpc64le", "initrd.img-6.1.0-50-powerpc64le"):
+        (tree / "boot" / name).touch()
+    subprocess.run(["sh", "-c", made.partition("=")[2], "sh", str(tree)], check=True)
+    assert (tree / "initrd.img").resolve() == tree / "boot/initrd.img-6.1.0-50-powerpc64le"
+    assert (tree / "vmlinux").resolve() == tree / "boot/vmlinux-6.1.0-50-powerpc64le"
+    assert "--aptopt=#clear DPkg::Pre-Install-Pkgs" in hooks
+    assert [hook for hook in hooks if hook.startswith("--hook-dir=") and "merged-usr" in hook]
+    assert not [hook for hook in hooks_of(RECIPE, tmp_path / "own", monkeypatch) if "native_tools" in hook]

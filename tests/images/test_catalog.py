@@ -7,6 +7,7 @@ import re
 import pytest
 from kdump_harness.base.errors import TableError, UsageError
 from kdump_harness.configuration.own_tables import family_names
+from kdump_harness.distro.architecture import find_architecture
 from kdump_harness.images.build import BASE_PACKAGES
 from kdump_harness.images.catalog import load_catalog
 
@@ -49,6 +50,11 @@ def test_the_debians_can_be_built_from_packages(catalog):
         "debian-12": ("bookworm", "bookworm-security"),
         "debian-13": ("trixie", "trixie-security"),
         "debian-sid": ("sid", ""),
+        "arm64-debian-11": ("bullseye", ""),
+        "arm64-debian-12": ("bookworm", "bookworm-security"),
+        "arm64-debian-13": ("trixie", "trixie-security"),
+        "ppc64el-debian-12": ("bookworm", ""),
+        "ppc64el-debian-13": ("trixie", "trixie-security"),
     }
 
 
@@ -56,7 +62,26 @@ def test_a_built_debian_has_the_initramfs_generator_of_its_own_kernel(catalog):
     """Only sid's kernel brings dracut; a kernel of backports must not bring it where initramfs-tools was before."""
     assert "initramfs-tools" not in BASE_PACKAGES
     built = {image.name: "initramfs-tools" in image.build.packages for image in catalog if image.build}
-    assert built == {"debian-11": True, "debian-12": True, "debian-13": True, "debian-sid": False}
+    assert {name for name, there in built.items() if not there} == {"debian-sid"}
+
+
+def test_an_image_of_another_architecture_is_found_by_the_usual_name(catalog):
+    arm64, amd64 = find_architecture("arm64"), find_architecture("amd64")
+    assert catalog.find_for("debian-13", arm64).name == "arm64-debian-13"
+    assert catalog.find_for("arm64-debian-13", arm64).name == "arm64-debian-13"
+    assert catalog.find_for("debian-13", amd64).name == "debian-13"
+    with pytest.raises(UsageError, match=r"no image rocky-9 for arm64 \(known: debian-11, debian-12, debian-13\)"):
+        catalog.find_for("rocky-9", arm64)
+
+
+def test_a_row_of_another_architecture_is_named_and_boots_like_it(catalog):
+    others = [image for image in catalog if image.arch != "x86_64"]
+    assert others
+    for image in others:
+        assert image.name.startswith(f"{image.architecture.name}-")
+        assert set(image.firmware) <= set(image.architecture.boot_disk.firmware)
+        usual = catalog.find(image.name.partition("-")[2])
+        assert (usual.release, usual.login, usual.build.suite) == (image.release, image.login, image.build.suite)
 
 
 def test_every_download_of_the_catalogue_that_ships_is_encrypted(catalog):

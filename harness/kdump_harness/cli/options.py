@@ -96,8 +96,9 @@ def add_image(group: Any, *, domain: bool = False, optional: bool = False) -> No
     )
     group.add_argument(
         "--firmware",
-        choices=("bios", "uefi", "uefi-secure"),
-        help="firmware of the guest; uefi-secure is UEFI with Secure Boot (default: bios if the image supports it)",
+        choices=("bios", "uefi", "uefi-secure", "slof"),
+        help="firmware of the guest; uefi-secure is UEFI with Secure Boot, slof is for ppc64el (default: bios if the"
+        " image supports it)",
     )
     group.add_argument(
         "--cpu",
@@ -105,6 +106,19 @@ def add_image(group: Any, *, domain: bool = False, optional: bool = False) -> No
         metavar="N",
         help="x86-64 level of the guest's processor, 1 to 3 (default: the level that the image needs; for a file the"
         " host's)",
+    )
+
+
+def add_arch(group: Any) -> None:
+    """Add --arch of drills of images."""
+    from ..distro.architecture import load_architectures
+
+    known = ", ".join(name for name, one in load_architectures().items() if one.disk is not None)
+    group.add_argument(
+        "--arch",
+        metavar="A",
+        help=f"architecture of the guest ({known}); the image IMAGE for arm64 is the row arm64-IMAGE of the catalogue"
+        " (default: the row's own; amd64 for a file)",
     )
 
 

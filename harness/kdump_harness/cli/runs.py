@@ -5,22 +5,33 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from ..base.errors import UsageError
 from ..base.evidence import check_writable
 from ..base.output import check_output
 from ..base.progress import err
+from ..distro.architecture import Architecture
 from ..history.database import history_path
 from ..history.recording import record
 from ..vm.run import Options
 
 
-def options_of(arguments: argparse.Namespace, *, network: bool = True) -> Options:
+def options_of(
+    arguments: argparse.Namespace, *, network: bool = True, architecture: Architecture | None = None
+) -> Options:
+    """Return the options of a run; guests of an architecture without known use of KVM are emulated."""
+    accelerator = arguments.accelerator
+    if architecture is not None and not architecture.may_use_kvm:
+        if accelerator == "kvm":
+            raise UsageError(f"a guest for {architecture.name} needs --accelerator tcg")
+        architecture.require_emulator()
+        accelerator = "tcg"
     return Options(
         network=network,
         uri=arguments.uri,
         state=arguments.state,
         remote_state=arguments.remote_state,
         evidence=arguments.evidence,
-        accelerator=arguments.accelerator,
+        accelerator=accelerator,
         timeout_factor=arguments.timeout_factor,
         jobs=jobs_of(arguments),
         keep=getattr(arguments, "keep", "failed"),

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..base.errors import UsageError
+from ..distro.architecture import find_architecture
 from ..distro.family import find_family, load_families
 from ..distro.packages import local_packages, parse_kernel, parse_package
 from ..drill.disks import SystemUnderTest, probe_format
@@ -23,23 +24,32 @@ def is_file(image: str) -> bool:
 
 
 def find_subject(
-    image: str, *, family: str | None, login: str = "root", allow_backing: Sequence[Path] | None = None
+    image: str,
+    *,
+    family: str | None,
+    login: str = "root",
+    allow_backing: Sequence[Path] | None = None,
+    arch: str | None = None,
 ) -> SystemUnderTest:
     """Return the system that IMAGE names: a file if it looks like a path, else a row of the catalogue."""
+    architecture = find_architecture(arch) if arch is not None else None
     if is_file(image):
         path = Path(image)
         if family is None:
             raise UsageError(f"{image} is a file of an unknown family: give --family ({', '.join(load_families())})")
-        driven = find_family(family)
+        driven = find_family(family, (architecture or find_architecture("amd64")).machine)
         backing = tuple(directory.absolute() for directory in allow_backing or ())
         probe_format(path, backing)
         # The name becomes a part of host, domain and directory names.
         name = re.sub(r"[^A-Za-z0-9.-]+", "-", path.stem).strip("-.")[:40] or "image"
-        return SystemUnderTest(name=name, family=driven, path=path, login=login, allow_backing=backing)
-    row = load_catalog().find(image)
+        return SystemUnderTest(
+            name=name, family=driven, path=path, login=login, allow_backing=backing, of_file=architecture
+        )
+    catalog = load_catalog()
+    row = catalog.find(image) if architecture is None else catalog.find_for(image, architecture)
     if family is not None and family != row.family:
         raise UsageError(f"{image} belongs to the family {row.family}, not to {family}: omit --family")
-    subject = SystemUnderTest(name=row.name, family=find_family(row.family), image=row)
+    subject = SystemUnderTest(name=row.name, family=find_family(row.family, row.arch), image=row)
     kernel = parse_kernel(row.kernel, subject.family, usual=subject.usual_kernel) if row.kernel else None
     return dataclasses.replace(subject, kernel=kernel)
 
@@ -47,7 +57,11 @@ def find_subject(
 def subject_of(arguments: argparse.Namespace) -> SystemUnderTest:
     """Return the system to drill, with the kernel, the packages and the access that the user chose."""
     subject = find_subject(
-        arguments.image, family=arguments.family, login=arguments.login, allow_backing=arguments.allow_backing
+        arguments.image,
+        family=arguments.family,
+        login=arguments.login,
+        allow_backing=arguments.allow_backing,
+        arch=getattr(arguments, "arch", None),
     )
     family = subject.family
     makedumpfile = getattr(arguments, "makedumpfile", None)
@@ -85,8 +99,10 @@ def _password(path: Path | None) -> str | None:
 
 
 def machine_of(arguments: argparse.Namespace, subject: SystemUnderTest) -> Machine:
+    usual_mib = subject.architecture.boot_disk.memory_mib
     return Machine(
-        memory_mib=Machine.memory_mib if arguments.memory is None else arguments.memory,
+        architecture=subject.architecture,
+        memory_mib=usual_mib if arguments.memory is None else arguments.memory,
         dimms_mib=tuple(getattr(arguments, "dimm", None) or ()),
         vcpus=Machine.vcpus if arguments.vcpus is None else arguments.vcpus,
         firmware=arguments.firmware or subject.firmware,

@@ -15,6 +15,23 @@ _DEFAULT = "amd64"
 
 
 @dataclass(frozen=True, kw_only=True)
+class BootDisk:
+    """A disk that is built from packages, and the machine that boots it."""
+
+    boot_packages: tuple[str, ...]  # the boot loader's
+    grub_formats: tuple[str, ...]  # directories of GRUB's modules
+    # The places of the boot loader (PARTITIONS in images/build.py), each with its files.
+    loaders: Mapping[str, Mapping[str, str]]
+    grub_terminal: str  # GRUB_TERMINAL
+    arguments: str  # of the kernel's command line
+    kernel: str = "/vmlinuz"  # link to the kernel
+    firmware: tuple[str, ...] = ("uefi",)  # names in FIRMWARE; the first one is the default
+    features: str = ""  # in the domain's XML
+    panic_device: str = ""  # in the domain's XML, where libvirt adds none by itself
+    memory_mib: int = 1024  # of the guest of a drill
+
+
+@dataclass(frozen=True, kw_only=True)
 class Architecture:
     """The facts about one architecture."""
 
@@ -35,6 +52,8 @@ class Architecture:
     userland: str  # the suite of the userland
     images: tuple[str, ...]  # the first word of the names of kernel images
     built_image: str  # place of the image in a tree after make
+    console_device: str  # the guest's device of the serial console
+    disk: BootDisk | None = None  # None: no drills of images
     image_magic: str = ""  # text in a kernel image
     image_magic_at: int = 0
     disk_address: str = ""  # of the disk for the vmcore, in the domain's XML; empty: libvirt's choice
@@ -51,10 +70,38 @@ class Architecture:
         """Whether this host has the same architecture."""
         return platform.machine() == self.machine
 
+    @property
+    def may_use_kvm(self) -> bool:
+        """Whether guests are known to run under KVM."""
+        return self.name == _DEFAULT
+
+    @property
+    def setup(self) -> str:
+        """The command that installs on this host what its guests need."""
+        return "make setup" if self.name == _DEFAULT else f"make setup ARCH={self.name}"
+
+    @property
+    def build_commands(self) -> tuple[str, ...]:
+        """The commands of a host that builds its disks, besides the usual ones."""
+        return () if self.is_of_host else ("arch-test",)
+
+    @property
+    def build_files(self) -> tuple[str, ...]:
+        """The files of a host that builds its disks: the registration of QEMU's user mode emulation."""
+        return () if self.is_of_host else (f"/proc/sys/fs/binfmt_misc/qemu-{self.machine}",)
+
+    @property
+    def boot_disk(self) -> BootDisk:
+        """The disk of drills of images; UsageError for an architecture without one."""
+        if self.disk is None:
+            known = ", ".join(one.name for one in load_architectures().values() if one.disk is not None)
+            raise UsageError(f"images for {self.name} cannot be drilled (known: {known}; kernel drills can)")
+        return self.disk
+
     def require_emulator(self) -> None:
         """Raise HostError on a host without the program that emulates it."""
         if shutil.which(self.emulator) is None:
-            raise HostError(f"guests for {self.name} need {self.emulator} (make setup ARCH={self.name})")
+            raise HostError(f"guests for {self.name} need {self.emulator} ({self.setup})")
 
 
 def architecture_of_machine(machine: str) -> Architecture | None:

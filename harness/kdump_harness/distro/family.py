@@ -28,6 +28,7 @@ SHOWN = {
     "code": "drilled with this release's kdump code in a guest of another distribution",
     "facts": "by documentation and source only, never driven",
 }
+_USUAL_MACHINE = "x86_64"
 # The words that fill the settings of a target: where the dumps of the guest went before, a disk's mount point, and
 # the collector's name, user, directory and the key that it knows the guest by.
 TARGET_HOLES = frozenset(["before", "mount", "host", "user", "directory", "key"])
@@ -243,15 +244,15 @@ def load_families() -> Mapping[str, Family]:
     return {name: family for name, path in family_files().items() if isinstance(family := _loaded(name, path), Family)}
 
 
-def _loaded(name: str, path: Path) -> Family | TableError:
-    return _parsed(name, path, path.stat().st_mtime_ns)
+def _loaded(name: str, path: Path, machine: str = _USUAL_MACHINE) -> Family | TableError:
+    return _parsed(name, path, path.stat().st_mtime_ns, machine)
 
 
 @functools.lru_cache(maxsize=64)
-def _parsed(name: str, path: Path, _changed_ns: int) -> Family | TableError:
+def _parsed(name: str, path: Path, _changed_ns: int, machine: str) -> Family | TableError:
     """Return a family, or the error in its file."""
     try:
-        family = load_family(path)
+        family = load_family(path, machine)
         if family.name != name:
             raise TableError(f"{path}: name must be {name!r}, as the file is, not {family.name!r}")
     except TableError as error:
@@ -261,24 +262,32 @@ def _parsed(name: str, path: Path, _changed_ns: int) -> Family | TableError:
     return family
 
 
-def find_family(name: str) -> Family:
-    """Find a family by name; UsageError names the known ones."""
+def find_family(name: str, machine: str = _USUAL_MACHINE) -> Family:
+    """Find a family by name, for guests whose `uname -m` is MACHINE; UsageError names the known ones."""
     files = family_files()
     if name not in files:
         raise UsageError(f"unknown family {name!r} (known: {', '.join(load_families())})")
-    family = _loaded(name, files[name])
+    family = _loaded(name, files[name], machine)
     if isinstance(family, TableError):
         raise family
     return family
 
 
-def load_family(path: Path) -> Family:
-    """Read a family and its releases; TableError names file, row and key."""
+def load_family(path: Path, machine: str = _USUAL_MACHINE) -> Family:
+    """Read a family and its releases, with the values of [machine.MACHINE]; TableError names file, row and key."""
     table = _with_base(tables.load_toml(path), path)
     rows = table.pop("release", None)
+    machines = table.pop("machine", {})
+    if not isinstance(machines, dict) or not all(isinstance(part, dict) for part in machines.values()):
+        raise TableError(f"{path.name}: machine must be a table of tables, [machine.NAME]")
+    of_machine = machines.get(machine, {})
     if not isinstance(rows, list) or not rows:
         raise TableError(f"{path.name}: missing release, an array of tables [[release]]")
     base = _family(table, where=path.name)
+    own = {
+        name: _family(_merge(table, part), where=f"{path.name}: [machine.{name}]") for name, part in machines.items()
+    }
+    base = own.get(machine, base)
     releases = []
     replaced: dict[str, dict[str, Any]] = {}  # by the row's name
     for number, row in enumerate(rows, start=1):
@@ -293,7 +302,7 @@ def load_family(path: Path) -> Family:
                 raise TableError(f"{where}: like must be the name of a row above, got {like!r}")
             changes = _merge(replaced[like], changes)
         replaced[release.name] = changes
-        driven = _family(_merge(table, changes), where=where)
+        driven = _family(_merge(_merge(table, changes), of_machine), where=where)
         releases.append((release, dataclasses.replace(driven, release=release.name)))
     return dataclasses.replace(base, releases=tuple(releases))
 

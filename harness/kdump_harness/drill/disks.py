@@ -16,6 +16,7 @@ from ..base.errors import GuestError, HarnessError, HostError, NotArmed, UsageEr
 from ..base.evidence import Evidence
 from ..base.units import MIB
 from ..diagnosis import diagnose_text
+from ..distro.architecture import Architecture, find_architecture
 from ..distro.family import Family
 from ..distro.kernels import CONFIG_MAX_BYTES, check_config, package_tree
 from ..distro.packages import KernelChoice, LocalPackage, PackageChoice, check_more
@@ -54,11 +55,18 @@ class SystemUnderTest:
     kernel: KernelChoice | None = None  # instead of the image's own
     files: tuple[LocalPackage, ...] = ()  # of this host, instead of what the distribution's repositories have
     more: tuple[PackageChoice, ...] = ()  # of another suite, or of this host, instead of the distribution's own
+    of_file: Architecture | None = None  # architecture of a disk file; None: amd64
+
+    @property
+    def architecture(self) -> Architecture:
+        """The architecture of its guests."""
+        return self.image.architecture if self.image is not None else self.of_file or find_architecture("amd64")
 
     @property
     def firmware(self) -> str:
         """The default firmware."""
-        return "bios" if self.image is None or "bios" in self.image.firmware else self.image.firmware[0]
+        offered = self.image.firmware if self.image is not None else self.architecture.boot_disk.firmware
+        return "bios" if "bios" in offered else offered[0]
 
     @property
     def readable(self) -> bool:
@@ -72,17 +80,25 @@ class SystemUnderTest:
 
     def check(self, machine: Machine) -> None:
         """UsageError for a machine that the image cannot boot on, and for packages that exclude one another."""
-        kind = machine.firmware.removesuffix("-secure")
-        if self.image is not None and kind not in self.image.firmware:
-            raise UsageError(f"{self.name} boots with {' or '.join(self.image.firmware)}, not with {machine.firmware}")
+        if machine.architecture != self.architecture:
+            raise UsageError(f"{self.name} is for {self.architecture.name}, not for {machine.architecture.name}")
+        self._check_firmware(machine.firmware)
         if self.access is not None:
             self.access.check()
         check_more(self.more, self.files)
 
+    def _check_firmware(self, firmware: str) -> None:
+        if self.image is not None and firmware.removesuffix("-secure") not in self.image.firmware:
+            raise UsageError(f"{self.name} boots with {' or '.join(self.image.firmware)}, not with {firmware}")
+        disk = self.architecture.disk
+        if (self.image or self.path) and disk is not None and firmware not in disk.firmware:
+            known = " or ".join(disk.firmware)
+            raise UsageError(f"guests for {self.architecture.name} boot with {known}, not with {firmware}")
+
     @property
     def needs_cpu(self) -> int | None:
         """The x86-64 level of its programs; not known of a file."""
-        return self.image.cpu if self.image is not None else None
+        return self.image.cpu if self.image is not None and self.architecture.name == "amd64" else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,6 +205,7 @@ def recipe_of(subject: SystemUnderTest, packages: tuple[str, ...] = ()) -> build
         packages=tuple(sorted({*packages, *image.build.packages})),
         mirror=find_mirror(),
         kernel_suite=choice.suite,
+        architecture=subject.architecture,
         files=tuple(dict.fromkeys((*subject.files, *(file for one in (*subject.more, choice) for file in one.files)))),
         more=tuple(f"{one.package}/{one.suite}".rstrip("/") for one in subject.more if one.package),
     )

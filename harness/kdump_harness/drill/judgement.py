@@ -38,11 +38,12 @@ class DrillRecord:
         self.run, self.plan, self.evidence = run, plan, evidence
         self.progress = run.progress
         self.clock = PhaseClock()
-        self.handover_silence_s = 0.0  # unscaled, between the two kernels
+        self.handover_silence_s = plan.machine.architecture.handover_silence_s  # unscaled, between the two kernels
         self.trigger: Trigger = find_trigger(plan.trigger, vcpus=plan.machine.vcpus)
         self.target: Target = find_target(plan.target, plan.subject.family, plan.server)
         self.verdict = Verdict(
             image=plan.image,
+            arch=plan.machine.architecture.machine,
             family=plan.subject.family.name,
             trigger=plan.trigger,
             target=plan.target,

@@ -78,6 +78,8 @@ class Plan:
             raise UsageError("--hotplug cannot go with --domain: a clone has no free slots for memory or processors")
         if self.shapes and (self.as_is or self.clone is not None):
             raise UsageError("--shape changes the guest, so it cannot go with --as-is or --domain")
+        if self.shapes and self.machine.architecture.name != "amd64":
+            raise UsageError(f"--shape needs a guest for amd64, not for {self.machine.architecture.name}")
         self.shapes.check(self.subject.family, self.target)
         replace(self.machine, spare=room_for(self.hotplug, self.machine.vcpus)).check()
         self.subject.check(self.machine)
@@ -102,7 +104,7 @@ class Plan:
         if self.knows_family:
             self.config.check(self.subject.family, self.machine.memory_mib)
             find_target(self.target, self.subject.family)
-        find_trigger(self.trigger, vcpus=self.machine.vcpus)
+        find_trigger(self.trigger, vcpus=self.machine.vcpus).check_architecture(self.machine.architecture)
         if self.crash is not None:
             self.crash.check()
         load_known_issues()

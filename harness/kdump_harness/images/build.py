@@ -1,26 +1,29 @@
 """The build of a bootable disk from a distribution's packages, without root, loop devices or a running guest.
 
-The disk is like a cloud image: GPT with BIOS boot partition and ESP, GRUB for both firmwares, one ext4 root,
-cloud-init with NoCloud, a serial console. All tools (sfdisk, mke2fs -d, mtools) write into a file, so that an ordinary
-user can run them where user namespaces are allowed.
+The disk is like a cloud image: GPT with the partitions of the boot loader, GRUB, one ext4 root, cloud-init with
+NoCloud, a serial console. All tools (sfdisk, mke2fs -d, mtools) write into a file, so that an ordinary user can run
+them where user namespaces are allowed. Package scripts of another architecture are run by QEMU's user mode emulation.
 """
 
 from __future__ import annotations
 
 import hashlib
+import os
 import shlex
 import shutil
 import struct
 import subprocess
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..base.errors import CommandFailed, HostError, UsageError
+from ..base.tables import package_path
 from ..base.units import MIB
+from ..distro.architecture import Architecture, BootDisk, find_architecture
 from ..distro.packages import GUEST_PLACE, LocalPackage, refusal
-from ..distro.serial_line import SERIAL_LINE_FILES
+from ..distro.serial_line import serial_line_files
 from .mirror import Mirror
 
 RECIPE_VERSION = 2  # to be raised when the files below change, so that cached disks are built again
@@ -30,7 +33,7 @@ NEED_MIB = 4096  # disk space on the host for package cache, tree and disk
 OTHER_SUITE_PRIORITY = 100  # the default priority of backports: packages are used only on request
 
 SECTOR = 512
-BIOS_BOOT_LBA = 2048
+BIOS_BOOT_LBA = 2048  # or PReP
 ESP_LBA = 4096
 ESP_MIB = 32
 ROOT_LBA = ESP_LBA + ESP_MIB * MIB // SECTOR
@@ -42,18 +45,18 @@ EXT4_FEATURES = (
     "sparse_super,large_file,huge_file,dir_nlink,extra_isize,metadata_csum"
 )
 
-# The consoles of Debian's official cloud images: the serial line is last and thereby /dev/console. no_timer_check comes
-# from Fedora's: without it an emulated guest on a busy host may panic over a late timer, before arming can report it.
-KERNEL_ARGUMENTS = "console=tty0 console=ttyS0,115200 earlyprintk=ttyS0,115200 consoleblank=0 no_timer_check"
+# Partitions of boot loaders by their place in [disk.loaders]: number, first and last sector, type.
+PARTITIONS: Mapping[str, tuple[int, int, int, str]] = {
+    "bios": (14, BIOS_BOOT_LBA, ESP_LBA, "21686148-6449-6E6F-744E-656564454649"),
+    "prep": (14, BIOS_BOOT_LBA, ESP_LBA, "9E1A2D38-C612-4316-AA26-8B49521E5A8B"),
+    "esp": (15, ESP_LBA, ROOT_LBA, "C12A7328-F81F-11D2-BA4B-00A0C93EC93B"),
+}
 
 BASE_PACKAGES = (
     "ca-certificates",
     "cloud-init",
     "dbus",
     "e2fsprogs",
-    "grub-efi-amd64-bin",
-    "grub-efi-amd64-signed",
-    "grub-pc-bin",
     "grub2-common",
     "ifupdown",
     "iproute2",
@@ -61,7 +64,6 @@ BASE_PACKAGES = (
     "netbase",
     "openssh-server",
     "procps",
-    "shim-signed",
     "systemd-sysv",
     "udev",
     "zstd",  # without it initramfs-tools uses gzip, unlike on an installed system
@@ -83,13 +85,22 @@ class Recipe:
     kernel_suite: str = ""
     files: tuple[LocalPackage, ...] = ()  # package files of this host, installed last
     more: tuple[str, ...] = field(default=(), repr=False)  # PACKAGE or PACKAGE/SUITE, in place of the release's version
+    architecture: Architecture = field(default_factory=lambda: find_architecture("amd64"), repr=False)
 
     def key(self) -> str:
         """Return a digest of all inputs."""
-        inputs = (RECIPE_VERSION, DISK_MIB, EXT4_FEATURES, KERNEL_ARGUMENTS, BASE_PACKAGES, self)
+        disk = self.architecture.boot_disk
+        inputs = (RECIPE_VERSION, DISK_MIB, EXT4_FEATURES, disk.arguments, self.base_packages, self)
         # Only if present, so that disks built without them keep their key.
-        also = tuple(part for part in (self.more, self.pins()) if part)
+        boot = (self.architecture.name, disk.loaders, disk.grub_formats, disk.grub_terminal, disk.kernel)
+        other = self.architecture.name != "amd64" and boot
+        also = tuple(part for part in (self.more, self.pins(), other) if part)
         return hashlib.sha256(repr((*inputs, *also)).encode()).hexdigest()[:16]
+
+    @property
+    def base_packages(self) -> tuple[str, ...]:
+        """The packages of every built disk."""
+        return tuple(sorted((*BASE_PACKAGES, *self.architecture.boot_disk.boot_packages)))
 
     @property
     def other_suites(self) -> tuple[str, ...]:
@@ -125,10 +136,38 @@ class Recipe:
         )
 
 
-def missing_tools() -> tuple[str, ...]:
-    """Return the commands of the build that this host lacks."""
-    needed = ("mmdebstrap", "mke2fs", "sfdisk", "mkfs.vfat", "mcopy")
-    return tuple(tool for tool in needed if shutil.which(tool) is None and not Path("/usr/sbin", tool).exists())
+def _native_tools(hook: str, *steps: str) -> tuple[str, ...]:
+    """Return the hooks for steps of native_tools.sh."""
+    script = shlex.quote(str(package_path("images", "native_tools.sh")))
+    return tuple(f'--{hook}-hook=sh {script} {step} "$1"' for step in steps)
+
+
+def _make_initramfs(link: str) -> tuple[str, ...]:
+    """Return the hooks that make the initramfs of each kernel, and take back the host's tools.
+
+    LINK is the menu's name of the kernel, which packages of ppc64el do not use.
+
+    initramfs-tools makes one for a kernel, and again at the end for all that was installed with it. Under emulation
+    each takes minutes: with INITRD=No kernels are installed without one, and without a link to it.
+    """
+    script = f"""for kernel in "$1"/boot/vmlinu[xz]-*; do
+    release=${{kernel##*/vmlinu?-}}
+    test -e "$1/boot/initrd.img-$release" || chroot "$1" update-initramfs -c -k "$release"
+    ln -sfn "boot/initrd.img-$release" "$1/initrd.img"
+    ln -sfn "boot/${{kernel##*/}}" "$1{link}"
+done"""
+    return (
+        *_native_tools("customize", "use"),
+        f"--customize-hook={script}",
+        *_native_tools("customize", "remove"),
+    )
+
+
+def missing_tools(architecture: Architecture) -> tuple[str, ...]:
+    """Return the commands, and the entry of binfmt_misc, that the build needs and this host lacks."""
+    needed = ("mmdebstrap", "mke2fs", "sfdisk", "mkfs.vfat", "mcopy", *architecture.build_commands)
+    lacking = [tool for tool in needed if shutil.which(tool) is None and not Path("/usr/sbin", tool).exists()]
+    return (*lacking, *(file for file in architecture.build_files if not Path(file).exists()))
 
 
 def _sbin(tool: str) -> str:
@@ -138,13 +177,15 @@ def _sbin(tool: str) -> str:
 
 def build(recipe: Recipe, disk: Path, *, workdir: Path, log: Path, progress: Callable[[str], None]) -> None:
     """Write a raw disk; WORKDIR is for temporary files, and boot/packages in it lists the installed versions."""
-    if missing := missing_tools():
-        raise HostError(f"cannot build {recipe.name}: {', '.join(missing)} not installed (run make setup)")
+    architecture = recipe.architecture
+    boot_disk = architecture.boot_disk
+    if missing := missing_tools(architecture):
+        raise HostError(f"cannot build {recipe.name}: {', '.join(missing)} missing (run {architecture.setup})")
     root_uuid = str(uuid.uuid5(uuid.NAMESPACE_URL, f"kdump-harness:{recipe.key()}"))
     early, late = workdir / "early", workdir / "late"
     _write_files(early, _early_files(recipe, root_uuid))
-    _write_files(late, _late_files(root_uuid))
-    _partition(disk)
+    _write_files(late, _late_files(recipe, root_uuid))
+    _partition(disk, boot_disk.loaders)
     boot = workdir / "boot"
     boot.mkdir(mode=0o777)
     boot.chmod(0o777)  # in a user namespace the hooks run under another id
@@ -152,24 +193,26 @@ def build(recipe: Recipe, disk: Path, *, workdir: Path, log: Path, progress: Cal
     files = workdir / "files"
     _copy_files(files, recipe.files)
     hook = workdir / "finish"
-    hook.write_text(_finish_hook(disk, boot, root_uuid), encoding="utf-8")
+    hook.write_text(_finish_hook(boot_disk, disk, boot, root_uuid), encoding="utf-8")
     hook.chmod(0o755)
     kernel = recipe.kernel or "a kernel of this host"
     progress(f"installing {recipe.suite} with {kernel} from {recipe.mirror.archive}")
+    foreign = not architecture.is_of_host
     hooks = (
+        *((*_native_tools("extract", "put", "use"), *_native_tools("essential", "use")) if foreign else ()),
         f"--essential-hook=sync-in {shlex.quote(str(early))} /",
         *_install_hooks(recipe, files),
+        *(_make_initramfs(boot_disk.kernel) if foreign else ()),
         f"--customize-hook=sync-in {shlex.quote(str(late))} /",
         f'--customize-hook={shlex.quote(str(hook))} "$1"',
     )
     try:
         usual = () if recipe.kernel_suite else (recipe.kernel,)
-        make_tree(recipe, (*BASE_PACKAGES, *usual, *recipe.packages), hooks, log=log, progress=progress)
+        make_tree(recipe, (*recipe.base_packages, *usual, *recipe.packages), hooks, log=log, progress=progress)
     except BuildRefused as error:
         raise BuildRefused(f"cannot build {recipe.name} as requested: {error.args[0]}", see=log) from None
     progress("writing the boot loader")
-    _install_bios_grub(disk, boot)
-    _install_esp(disk, boot, root_uuid)
+    _install_boot_loaders(disk, boot, boot_disk, root_uuid)
     disk.chmod(0o644)
 
 
@@ -237,6 +280,7 @@ def make_tree(
         "--mode=auto",
         "--variant=apt",
         "--format=null",
+        *(() if recipe.architecture.is_of_host else _foreign(recipe.architecture)),
         f"--include={','.join(filter(None, packages))}",
         # The index of a lagging mirror may have expired; signatures are checked anyway.
         '--aptopt=Acquire::Check-Valid-Until "false"',
@@ -250,11 +294,24 @@ def make_tree(
         *recipe.sources(),
     ]
     try:
-        _run_logged(command, log, progress)
+        _run_logged(command, log, progress, {} if recipe.architecture.is_of_host else {"INITRD": "No"})
     except CommandFailed:
         if refused := refusal(log.read_text(encoding="utf-8", errors="replace")):
             raise BuildRefused(refused.removeprefix("E: "), see=log) from None
         raise
+
+
+def _foreign(architecture: Architecture) -> tuple[str, ...]:
+    """Return the options for a tree of another architecture.
+
+    debconf's emulated programs would read each package for questions, which noninteractive builds skip. Debian 12's
+    usrmerge cannot convert a tree with programs of the host.
+    """
+    return (
+        f"--architectures={architecture.name}",
+        "--aptopt=#clear DPkg::Pre-Install-Pkgs",
+        "--hook-dir=/usr/share/mmdebstrap/hooks/maybe-merged-usr",
+    )
 
 
 def _pin_hooks(recipe: Recipe) -> tuple[str, ...]:
@@ -269,7 +326,7 @@ def remove_workdir(workdir: Path) -> None:
     shutil.rmtree(workdir, ignore_errors=True)
 
 
-def _run_logged(command: list[str], log: Path, progress: Callable[[str], None]) -> None:
+def _run_logged(command: list[str], log: Path, progress: Callable[[str], None], environment: Mapping[str, str]) -> None:
     """Run a long command and report its milestones; CommandFailed quotes the end of its output."""
     with log.open("w", encoding="utf-8") as out:
         process = subprocess.Popen(
@@ -279,6 +336,7 @@ def _run_logged(command: list[str], log: Path, progress: Callable[[str], None]) 
             stderr=subprocess.STDOUT,
             text=True,
             errors="replace",
+            env={**os.environ, **environment},
         )
         assert process.stdout is not None
         last: list[str] = []
@@ -301,31 +359,35 @@ def _run_logged(command: list[str], log: Path, progress: Callable[[str], None]) 
 def _early_files(recipe: Recipe, root_uuid: str) -> dict[str, str]:
     """Return the files that packages need when they are configured."""
     name = recipe.name.replace("/", "-")
+    disk = recipe.architecture.boot_disk
     return {
         "etc/fstab": f"UUID={root_uuid} / ext4 errors=remount-ro 0 1\n",
         "etc/hostname": f"{name}\n",
         "etc/hosts": f"127.0.0.1 localhost\n127.0.1.1 {name}\n",
         "etc/default/grub": (
             "GRUB_DEFAULT=0\nGRUB_TIMEOUT=0\nGRUB_DISTRIBUTOR=Debian\n"
-            f'GRUB_CMDLINE_LINUX_DEFAULT=""\nGRUB_CMDLINE_LINUX="{KERNEL_ARGUMENTS}"\n'
-            'GRUB_TERMINAL="console serial"\nGRUB_SERIAL_COMMAND="serial --speed=115200"\nGRUB_DISABLE_OS_PROBER=true\n'
+            f'GRUB_CMDLINE_LINUX_DEFAULT=""\nGRUB_CMDLINE_LINUX="{disk.arguments}"\n'
+            f'GRUB_TERMINAL="{disk.grub_terminal}"\n'
+            'GRUB_SERIAL_COMMAND="serial --speed=115200"\nGRUB_DISABLE_OS_PROBER=true\n'
         ),
     }
 
 
-def _late_files(root_uuid: str) -> dict[str, str]:
+def _late_files(recipe: Recipe, root_uuid: str) -> dict[str, str]:
     """Return the files that would disturb the installation of packages."""
+    disk = recipe.architecture.boot_disk
+    serial = "serial --speed=115200\n" if "serial" in disk.grub_terminal else ""
     return {
-        **SERIAL_LINE_FILES,
+        **serial_line_files(recipe.architecture.console_device),
         "etc/network/interfaces": "auto lo\niface lo inet loopback\nsource /etc/network/interfaces.d/*\n",
         # Only the seed disk is probed, which saves the time for other clouds.
         "etc/cloud/cloud.cfg.d/90-datasource.cfg": "datasource_list: [NoCloud, None]\n",
         # The first menu, which the guest's update-grub replaces later. With this file, package scripts would run
         # update-grub, which fails in a tree that is not a mounted disk.
         "boot/grub/grub.cfg": (
-            "serial --speed=115200\nterminal_input console serial\nterminal_output console serial\n"
+            f"{serial}terminal_input {disk.grub_terminal}\nterminal_output {disk.grub_terminal}\n"
             f"search --no-floppy --fs-uuid --set=root {root_uuid}\n"
-            f"linux /vmlinuz root=UUID={root_uuid} ro {KERNEL_ARGUMENTS}\ninitrd /initrd.img\nboot\n"
+            f"linux {disk.kernel} root=UUID={root_uuid} ro {disk.arguments}\ninitrd /initrd.img\nboot\n"
         ),
     }
 
@@ -338,16 +400,13 @@ def _write_files(tree: Path, files: dict[str, str]) -> None:
         target.write_text(text, encoding="utf-8")
 
 
-def _partition(disk: Path) -> None:
-    """Write a GPT like that of Debian's cloud images: root first, BIOS boot as 14, ESP as 15."""
+def _partition(disk: Path, loaders: Iterable[str]) -> None:
+    """Write a GPT like that of Debian's cloud images: root first, BIOS boot or PReP as 14, ESP as 15."""
     with disk.open("wb") as file:
         file.truncate(DISK_MIB * MIB)
-    table = (
-        "label: gpt\n"
-        f"1 : start={ROOT_LBA}, type=0FC63DAF-8483-4772-8E79-3D69D8477DE4\n"
-        f"14 : start={BIOS_BOOT_LBA}, size={ESP_LBA - BIOS_BOOT_LBA}, type=21686148-6449-6E6F-744E-656564454649\n"
-        f"15 : start={ESP_LBA}, size={ROOT_LBA - ESP_LBA}, type=C12A7328-F81F-11D2-BA4B-00A0C93EC93B\n"
-    )
+    table = f"label: gpt\n1 : start={ROOT_LBA}, type=0FC63DAF-8483-4772-8E79-3D69D8477DE4\n"
+    for number, start, end, kind in (PARTITIONS[name] for name in loaders):
+        table += f"{number} : start={start}, size={end - start}, type={kind}\n"
     made = subprocess.run(
         [_sbin("sfdisk"), "--quiet", str(disk)], input=table, capture_output=True, text=True, check=False
     )
@@ -355,8 +414,10 @@ def _partition(disk: Path) -> None:
         raise CommandFailed(f"sfdisk: {made.stderr.strip()}")
 
 
-def _finish_hook(disk: Path, boot: Path, root_uuid: str) -> str:
+def _finish_hook(boot_disk: BootDisk, disk: Path, boot: Path, root_uuid: str) -> str:
     """Return the script that copies boot files out of the finished tree, and the tree to the root partition."""
+    modules = "\n".join(f'cp -r "$tree/usr/lib/grub/{one}" "$tree/boot/grub/"' for one in boot_disk.grub_formats)
+    loaders = "\n".join(_loader_lines(name, files, root_uuid) for name, files in boot_disk.loaders.items())
     root_mib = DISK_MIB - ROOT_LBA * SECTOR // MIB - 1  # the last MiB holds the backup partition table
     return f"""#!/bin/sh
 set -eu
@@ -364,15 +425,10 @@ tree=$1
 boot={shlex.quote(str(boot))}
 # The core image has the modules for reaching /boot/grub; other modules are loaded from there.
 mkdir -p "$tree/boot/grub"
-cp -r "$tree/usr/lib/grub/i386-pc" "$tree/boot/grub/"
-cp -r "$tree/usr/lib/grub/x86_64-efi" "$tree/boot/grub/"
-chroot "$tree" grub-mkimage -O i386-pc -o /boot/grub/i386-pc/core.img -p '(,gpt1)/boot/grub' \\
-    biosdisk part_gpt ext2 search_fs_uuid normal
-cp "$tree/boot/grub/i386-pc/core.img" "$tree/usr/lib/grub/i386-pc/boot.img" "$boot/"
-cp "$tree/usr/lib/shim/shimx64.efi.signed" "$boot/BOOTX64.EFI"
-cp "$tree/usr/lib/grub/x86_64-efi-signed/grubx64.efi.signed" "$boot/grubx64.efi"
+{modules}
+{loaders}
 chroot "$tree" dpkg-query -W > "$boot/packages"
-ls "$tree/boot" | sed -n 's/^vmlinuz-//p' > "$boot/kernels"
+ls "$tree/boot" | sed -n 's/^vmlinu[xz]-//p' > "$boot/kernels"
 for release in $(cat "$boot/kernels"); do
     cp "$tree/boot/config-$release" "$boot/" 2>/dev/null ||
         cp "$tree/lib/modules/$release/config" "$boot/config-$release" 2>/dev/null || true
@@ -394,16 +450,54 @@ exit ${{status:-0}}
 """
 
 
+def _loader_lines(name: str, files: Mapping[str, str], root_uuid: str) -> str:
+    """Return the lines of the script for one place of the boot loader."""
+    if name == "esp":
+        return "\n".join(f'cp "$tree/{source}" "$boot/{file}"' for file, source in files.items())
+    core = f"/boot/grub/{files['format']}/core.img"
+    copy = "".join(f' "$tree/{file}"' for file in files.get("copy", "").split())
+    early = f"search.fs_uuid {root_uuid} root\nset prefix=($root)/boot/grub\n"
+    return f"""printf %s {shlex.quote(early)} > "$tree/early.cfg"
+chroot "$tree" grub-mkimage -O {files["format"]} -o {core} -p '(,gpt1)/boot/grub' {files.get("options", "")} \\
+    {files["modules"]}
+cp "$tree{core}"{copy} "$boot/"
+rm "$tree"/early.cfg"""
+
+
+def _install_boot_loaders(disk: Path, boot: Path, boot_disk: BootDisk, root_uuid: str) -> None:
+    """Write the boot loader to each of its places."""
+    for name, files in boot_disk.loaders.items():
+        if name == "bios":
+            _install_bios_grub(disk, boot)
+        elif name == "prep":
+            _install_prep_grub(disk, boot)
+        else:
+            _install_esp(disk, boot, tuple(files), root_uuid)
+
+
+def _install_prep_grub(disk: Path, boot: Path) -> None:
+    """Write the core image, an ELF file that Open Firmware loads whole."""
+    core = _core_image(boot)
+    with disk.open("r+b") as file:
+        file.seek(BIOS_BOOT_LBA * SECTOR)
+        file.write(core)
+
+
+def _core_image(boot: Path) -> bytes:
+    core = (boot / "core.img").read_bytes()
+    if len(core) > (most := (ESP_LBA - BIOS_BOOT_LBA) * SECTOR):
+        raise CommandFailed(f"GRUB's core image of {len(core)} bytes is larger than its partition of {most} bytes")
+    return core
+
+
 def _install_bios_grub(disk: Path, boot: Path) -> None:
     """Write boot sector and core image, with the two addresses that grub-bios-setup would fill in.
 
     Fields: GRUB's boot/i386/pc/boot.S (kernel_sector at 0x5c) and diskboot.S (block list at the end of the sector).
     """
     boot_sector = bytearray((boot / "boot.img").read_bytes()[:SECTOR])
-    core = bytearray((boot / "core.img").read_bytes())
+    core = bytearray(_core_image(boot))
     sectors = -(-len(core) // SECTOR)
-    if sectors > ESP_LBA - BIOS_BOOT_LBA:
-        raise CommandFailed(f"GRUB's core image of {len(core)} bytes is too large for the BIOS boot partition")
     struct.pack_into("<Q", boot_sector, 0x5C, BIOS_BOOT_LBA)
     struct.pack_into("<QHH", core, 0x1F4, BIOS_BOOT_LBA + 1, sectors - 1, 0x820)
     with disk.open("r+b") as file:
@@ -415,7 +509,7 @@ def _install_bios_grub(disk: Path, boot: Path) -> None:
         file.write(core)
 
 
-def _install_esp(disk: Path, boot: Path, root_uuid: str) -> None:
+def _install_esp(disk: Path, boot: Path, files: tuple[str, ...], root_uuid: str) -> None:
     """Write the distribution's signed shim and GRUB to the default path of the firmware."""
     menu = boot / "grub.cfg"
     menu.write_text(
@@ -427,7 +521,7 @@ def _install_esp(disk: Path, boot: Path, root_uuid: str) -> None:
     for command in (
         [_sbin("mkfs.vfat"), "--offset", str(ESP_LBA), "-F", "16", "-n", "ESP", str(disk), str(sectors // 2)],
         ["mmd", "-i", drive, "::EFI", "::EFI/BOOT", "::EFI/debian"],
-        ["mcopy", "-i", drive, str(boot / "BOOTX64.EFI"), str(boot / "grubx64.efi"), "::EFI/BOOT/"],
+        ["mcopy", "-i", drive, *(str(boot / file) for file in files), "::EFI/BOOT/"],
         ["mcopy", "-i", drive, str(menu), "::EFI/debian/grub.cfg"],
     ):
         made = subprocess.run(command, capture_output=True, text=True, check=False)

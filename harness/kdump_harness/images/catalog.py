@@ -13,10 +13,11 @@ from urllib.parse import urlsplit
 from ..base import tables
 from ..base.errors import TableError, UsageError
 from ..configuration import own_tables
+from ..distro.architecture import Architecture, architecture_of_machine, load_architectures
 from .checksums import FORMS
 
-ARCHES = ("x86_64", "aarch64")
-FIRMWARE = ("bios", "uefi")
+FIRMWARE = ("bios", "uefi", "slof")
+_PUBLISHED = ("bios", "uefi")  # by an image that names none
 CPU_LEVELS = (1, 2, 3)  # x86-64 levels; no published image needs level 4
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9.+-]*")  # used for directories of the cache and in test ids
@@ -45,18 +46,25 @@ class Image:
     family: str
     release: str
     login: str  # the image's own user, as documented; the seed creates the harness's user
-    arch: str = "x86_64"
+    arch: str = "x86_64"  # as uname -m prints it
     url: str = ""
     file: str = ""  # glob for a file in the checksum document or, if manual, in the cache
     checksums: str = ""
     checksum_form: str = "lines"
-    firmware: tuple[str, ...] = FIRMWARE
+    firmware: tuple[str, ...] = _PUBLISHED
     cpu: int = 1  # x86-64 level of its programs
     root_filesystem: str = ""  # empty if unknown
     kernel: str = ""  # the package to install and drill, as --kernel; empty for the image's own kernel
     manual: str = ""  # address where users download a file that needs a login
     notes: str = ""
     build: Build | None = None
+
+    @property
+    def architecture(self) -> Architecture:
+        """The architecture of its guests."""
+        found = architecture_of_machine(self.arch)
+        assert found is not None  # the loader has checked it
+        return found
 
     @property
     def source(self) -> str:
@@ -92,6 +100,17 @@ class Catalog:
         near = difflib.get_close_matches(name.lower(), self.names, n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(self.names)}"
         raise UsageError(f"unknown image {name!r} ({hint})")
+
+    def find_for(self, name: str, architecture: Architecture) -> Image:
+        """Return the image NAME for an architecture, which is the row ARCHITECTURE-NAME; UsageError if none."""
+        usual = self.find(name)
+        if usual.arch == architecture.machine:
+            return usual
+        prefix = f"{architecture.name}-"
+        if (full := prefix + name) not in self.names:
+            known = ", ".join(one.removeprefix(prefix) for one in self.names if one.startswith(prefix)) or "none"
+            raise UsageError(f"no image {name} for {architecture.name} (known: {known})")
+        return self.find(full)
 
     def match(self, globs: Iterable[str]) -> tuple[Image, ...]:
         """Return the images that match any glob, in the catalogue's order; UsageError for a glob without a match."""
@@ -136,7 +155,7 @@ def _fault(image: Image) -> str | None:
         return "name must be lower-case letters, digits, dots, pluses and dashes"
     for key, value, known in (
         ("family", image.family, own_tables.family_names()),
-        ("arch", image.arch, ARCHES),
+        ("arch", image.arch, tuple(one.machine for one in load_architectures().values() if one.disk is not None)),
         ("checksum_form", image.checksum_form, tuple(FORMS)),
     ):
         if value not in known:

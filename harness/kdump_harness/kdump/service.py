@@ -18,11 +18,11 @@ from ..base.crashkernel import (
 )
 from ..base.errors import CommandFailed, NotArmed, UsageError, WaitedInVain
 from ..base.units import MIB
-from ..distro.architecture import find_architecture
+from ..distro.architecture import architecture_of_machine, find_architecture
 from ..distro.config_file import Collection, last_assignment, with_assignment
 from ..distro.family import COMPRESS_FLAGS, MAX_LEVEL, Family, choose_release, fill
 from ..distro.packages import GUEST_PLACE, KernelChoice, LocalPackage, PackageChoice, refusal
-from ..distro.serial_line import SERIAL_LINE_FILES
+from ..distro.serial_line import serial_line_files
 from ..vm.guest import Guest
 from . import reserved_memory
 from .capture_image.gather import ImageReader, gather
@@ -281,7 +281,9 @@ class KdumpService:
 
     def keep_serial_login(self) -> None:
         """Make the next boots wait for the serial line as long as a slow host needs."""
-        self._write_files({f"/{path}": text for path, text in SERIAL_LINE_FILES.items()})
+        architecture = architecture_of_machine(self.guest.shell.run("uname -m").out.strip()) or find_architecture()
+        files = serial_line_files(architecture.console_device)
+        self._write_files({f"/{path}": text for path, text in files.items()})
 
     def _write_files(self, files: Mapping[str, str]) -> None:
         """Write files, by their absolute paths, and make their directories."""

@@ -16,6 +16,7 @@ from ..base.foreign import whole_number
 from ..configuration.own_tables import Merged, merged
 
 if TYPE_CHECKING:
+    from ..distro.architecture import Architecture
     from ..vm.guest import Guest
 
 FROM_HOST = ("nmi", "alt-sysrq-c")
@@ -52,6 +53,15 @@ class Trigger:
     def command_in_guest(self) -> str:
         """The command that crashes the guest; empty for a trigger from the host."""
         return f"insmod {MODULE_PATH} how={self.module}" if self.module else self.command
+
+    def check_architecture(self, architecture: Architecture) -> None:
+        """CannotTrigger when the machine of an architecture lacks what this needs."""
+        cannot = f"{self.name} cannot crash a guest for {architecture.name}"
+        for need in (self.from_host, *self.devices):
+            if reason := architecture.lacks.get(need):
+                raise CannotTrigger(f"{cannot}: {reason}")
+        if self.module and architecture.name != "amd64":
+            raise CannotTrigger(f"{cannot}: its module is made for amd64")
 
     def check_guest(self, guest: Guest) -> None:
         """CannotTrigger when the guest lacks what this needs."""

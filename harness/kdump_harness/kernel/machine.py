@@ -10,7 +10,7 @@ from xml.sax.saxutils import escape, quoteattr
 from ..base.errors import UsageError
 from ..distro.architecture import Architecture, find_architecture
 from ..fallback.kinds import HYPERVISOR, PSTORE
-from ..vm.hypervisor.domain_xml import DEVICES, TCG_CACHE, cpu_xml
+from ..vm.hypervisor.domain_xml import DEVICES, TCG_CACHE, processor_xml
 from ..vm.hypervisor.erst_xml import commandline_xml, erst_arguments
 from ..vm.hypervisor.memory_xml import Spare, dimm_xml, numa_xml, vcpu_xml, virtio_mem_xml
 from .layouts import Layout
@@ -97,7 +97,8 @@ class BareMachine:
         slots = f'<maxMemory unit="MiB" slots="{count}">{most_mib}</maxMemory>' if count else ""
         now = f'<currentMemory unit="MiB">{keep_mib}</currentMemory>' if keep_mib else ""
         numa = numa_xml(self.memory_mib, self.vcpus, nodes, spare.cpus) if nodes else ""
-        cpu = self._cpu_xml(numa)
+        la57 = any(layout.la57 for layout in self.layouts)
+        cpu = processor_xml(architecture, kvm, self.cpu_level, numa, la57=la57)
         plug = virtio_mem_xml(plug_mib, plug_mib) if plug_mib else ""
         plug += virtio_mem_xml(spare.virtio_mem_mib, 0) if spare.virtio_mem_mib else ""
         icount = ("-icount", f"shift={_ICOUNT_SHIFT},sleep=off") if self.clock == INSTRUCTIONS else ()
@@ -132,11 +133,3 @@ class BareMachine:
   {commandline_xml((*icount, *erst))}
 </domain>
 """
-
-    def _cpu_xml(self, numa: str) -> str:
-        if self.architecture.name == "amd64":
-            la57 = any(layout.la57 for layout in self.layouts)
-            return cpu_xml(self.accelerator == "kvm", self.cpu_level, numa, la57=la57)
-        if model := self.architecture.cpu_model:
-            return f'<cpu mode="custom" match="exact" check="none"><model fallback="forbid">{model}</model>{numa}</cpu>'
-        return f"<cpu>{numa}</cpu>" if numa else ""

@@ -73,8 +73,8 @@ class KernelPlan:
     def drill_plan(self) -> Plan:
         """Return the plan of the drill; raise UsageError for what is known to be wrong."""
         plan = Plan(
-            subject=SystemUnderTest(name=self.kernel.name, family=userland_family()),
-            machine=self.machine,
+            subject=SystemUnderTest(name=self.kernel.name, family=userland_family(), of_file=self.architecture),
+            machine=replace(self.machine, architecture=self.architecture),
             config=self.config,
             trigger=self.trigger,
             until=SAVED,
@@ -92,13 +92,6 @@ class KernelPlan:
         trigger = find_trigger(self.trigger, vcpus=self.machine.vcpus)
         if self.clock == INSTRUCTIONS and trigger.from_host:
             raise UsageError(f"--clock instructions needs a trigger inside the guest, which {self.trigger} is not")
-        for need in (trigger.from_host, *trigger.devices):
-            if reason := self.architecture.lacks.get(need):
-                raise UsageError(f"{self.trigger} cannot crash a guest for {self.architecture.name}: {reason}")
-        if trigger.module and self.architecture.name != "amd64":
-            raise UsageError(
-                f"{self.trigger} cannot crash a guest for {self.architecture.name}: its module is made for amd64"
-            )
         if trigger.while_booting or not trigger.panics:
             raise UsageError(
                 f"a kernel drill cannot be crashed by {self.trigger}: it needs a reboot, or crashes nothing"

@@ -130,7 +130,11 @@ def kdump_machine(
     from ..vm.run import Machine
 
     return Machine(
-        memory_mib=kdump_memory_mib, vcpus=kdump_vcpus, firmware=kdump_firmware, cpu_level=kdump_image.needs_cpu
+        memory_mib=kdump_memory_mib,
+        vcpus=kdump_vcpus,
+        firmware=kdump_firmware,
+        cpu_level=kdump_image.needs_cpu,
+        architecture=kdump_image.architecture,
     )
 
 

@@ -13,7 +13,7 @@ import pytest
 
 # The choices are those of the command line, whose parser takes too long to import here; a test compares them.
 KEEP = ("never", "failed", "always")
-FIRMWARE = ("bios", "uefi", "uefi-secure")
+FIRMWARE = ("bios", "uefi", "uefi-secure", "slof")
 
 
 class Option(NamedTuple):

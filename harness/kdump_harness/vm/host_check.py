@@ -51,6 +51,7 @@ class Need:
     optional: bool = False
     libvirt: bool = False  # a libvirt that answers shows that the host has it
     system: bool = False  # needed by libvirt's system instance only, not by that of a user
+    setup: str = ""  # command for hosts of Debian that do more than install packages
 
     def missing(self, lacking: Lacking) -> tuple[str, ...]:
         """Return the commands and files that a host lacks; the first one of alternatives."""
@@ -64,6 +65,8 @@ class Need:
         """Return the command that installs it, or a sentence."""
         if manager is None:
             return f"install it (on Debian: {' '.join(self.packages)})"
+        if self.setup and manager.name == DEBIAN:
+            return self.setup
         if not (packages := self.packages if manager.name == DEBIAN else getattr(self, manager.name)):
             return f"the distribution has no package of it that is known here (on Debian: {' '.join(self.packages)})"
         return f"{manager.install} {' '.join(packages)}"
@@ -123,8 +126,9 @@ def manager_by_command(lacking: Lacking) -> Manager | None:
 
 
 def needs_of_other_architectures() -> tuple[Need, ...]:
-    """Return the requirements of kernel drills for architectures other than this package's own."""
-    return tuple(
+    """Return the requirements of drills for architectures other than this package's own."""
+    others = [one for one in load_architectures().values() if one.name != "amd64"]
+    drills = [
         Need(
             name=f"kernel drills for {one.name}",
             commands=(one.emulator,),
@@ -134,9 +138,21 @@ def needs_of_other_architectures() -> tuple[Need, ...]:
             arch=one.arch,
             optional=True,
         )
-        for one in load_architectures().values()
-        if one.name != "amd64"
-    )
+        for one in others
+    ]
+    disks = [
+        Need(
+            name=f"disks for {one.name}",
+            commands=one.build_commands,
+            files=one.build_files,
+            packages=one.packages,
+            setup=one.setup,
+            optional=True,
+        )
+        for one in others
+        if one.disk is not None
+    ]
+    return (*drills, *disks)
 
 
 def set_up() -> None:

@@ -15,6 +15,7 @@ from ..base.clock import EMULATION_FACTOR, Deadline, pause, raise_if_stopped
 from ..base.errors import GuestError, HostError, UsageError
 from ..base.evidence import Evidence, EvidenceRoot
 from ..base.progress import Progress, console_echo
+from ..distro.architecture import Architecture, find_architecture
 from ..images.catalog import CPU_LEVELS
 from ..images.state import RunDirectory, State
 from . import accel, capacity
@@ -72,6 +73,7 @@ class Machine:
     cpu_level: int | None = None  # x86-64 level; None: the level of the image, or everything if that is unknown
     disk_bus: str = "virtio"  # of the system's disk: a name in BUSES
     la57: bool = False  # five-level paging
+    architecture: Architecture = field(default_factory=lambda: find_architecture("amd64"))
 
     @property
     def total_mib(self) -> int:
@@ -102,12 +104,23 @@ class Machine:
             raise UsageError(f"unknown firmware {self.firmware!r} (known: {', '.join(FIRMWARE)})")
         if self.disk_bus not in BUSES:
             raise UsageError(f"unknown bus {self.disk_bus!r} of the system's disk (known: {', '.join(BUSES)})")
+        self._check_architecture()
         if not 1 <= self.vcpus <= MAX_VCPUS - self.spare.cpus:
             most = MAX_VCPUS - self.spare.cpus
             raise UsageError(f"invalid number of processors: got {self.vcpus}, expected 1 to {most}")
         if self.cpu_level is not None and self.cpu_level not in CPU_LEVELS:
             known = ", ".join(map(str, CPU_LEVELS))
             raise UsageError(f"invalid x86-64 level: got {self.cpu_level}, expected one of {known}")
+
+    def _check_architecture(self) -> None:
+        """Raise UsageError for hardware that guests of another architecture than amd64 lack."""
+        architecture = self.architecture
+        if architecture.name == "amd64":
+            return
+        if self.cpu_level is not None:
+            raise UsageError("--cpu is a level of x86-64 processors")
+        if self.dimms_mib or self.spare != Spare():
+            raise UsageError(f"--dimm and --hotplug need a guest for amd64, not for {architecture.name}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -395,6 +408,8 @@ class Run:
         without the run's key. LIKE is for clones. With KEEP_DISK, the run's later guests have DISK below theirs.
         """
         machine = self.fit(machine, needs=None)
+        if self.accelerator == accel.KVM and not machine.architecture.may_use_kvm:
+            raise UsageError(f"a guest for {machine.architecture.name} needs --accelerator tcg")
         identity = identity or self.identity(label)
         seed = self.directory.path / f"seed-{identity.name}.iso"
         nvram = self.host.directory / f"{identity.name}.nvram"
@@ -433,6 +448,7 @@ class Run:
             erst=erst,
             disk_bus=machine.disk_bus,
             la57=machine.la57,
+            architecture=machine.architecture,
         )
         description = like.describe(spec) if like is not None else None
         with self._room(label, machine.most_mib), self._readable(layers):

@@ -57,6 +57,17 @@ else
     fi
 fi
 
+# Without systemd-binfmt, the kernel does not know yet which emulator runs the programs of another architecture.
+binfmt=/proc/sys/fs/binfmt_misc
+for machine in $([ $# -eq 0 ] || sed -n 's/^machine *= *"\(.*\)"/\1/p' "$@"); do
+    rule=/usr/lib/binfmt.d/qemu-$machine.conf
+    if [ -e "$rule" ] && [ ! -e "$binfmt/qemu-$machine" ]; then
+        say "registering QEMU's user mode emulation of $machine"
+        [ -e $binfmt/register ] || as_root mount -t binfmt_misc binfmt_misc $binfmt
+        as_root sh -c "cat $rule > $binfmt/register"
+    fi
+done
+
 # Without udev, /dev/kvm keeps the kernel's mode 0600: root can use it, QEMU's user cannot. libvirt then discards its
 # cached capabilities and probes QEMU again at every call, which takes a minute for each start of a guest.
 if [ -c /dev/kvm ] && getent group kvm >/dev/null && [ "$(stat -c %a /dev/kvm)" = 600 ]; then

@@ -143,13 +143,15 @@ def compare(arguments: argparse.Namespace) -> int:
         vcpus=arguments.vcpus,
         firmware=arguments.firmware or sides[0].subject.firmware,
         cpu_level=arguments.cpu,
+        architecture=sides[0].subject.architecture,
     )
     check_outputs(arguments, arguments.junit, arguments.markdown)
     if arguments.bisect:
         return _bisect(arguments, thing, sides, machine)
     plan = _plan_of(arguments, thing, sides, machine, usual=())
     plan.check()
-    with Run(with_record(options_of(arguments), arguments.resume, "compare.json")) as run:
+    options = options_of(arguments, architecture=machine.architecture)
+    with Run(with_record(options, arguments.resume, "compare.json")) as run:
         found = run_compare(run, plan)
     return _conclude(arguments, found)
 

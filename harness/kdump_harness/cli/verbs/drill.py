@@ -15,6 +15,7 @@ from ...kdump.reserved_memory import in_words
 from ...kdump.target import TARGETS
 from ...kdump.trigger import find_trigger
 from ..options import (
+    add_arch,
     add_budget,
     add_command_lines,
     add_crash,
@@ -60,12 +61,14 @@ def add_drill(verbs: Verbs) -> None:
     )
     guest = parser.add_argument_group("guest")
     add_image(guest, domain=True)
+    add_arch(guest)
     add_software(guest)
     guest.add_argument(
         "--memory",
         type=mib,
         metavar="S",
-        help="memory of the guest, as 2G, 1536M, or a number of MiB (default: 1024; for a clone the domain's)",
+        help="memory of the guest, as 2G, 1536M, or a number of MiB (default: 1024, 2048 for ppc64el; for a clone the"
+        " domain's)",
     )
     add_dimm(guest)
     guest.add_argument(
@@ -159,7 +162,7 @@ def drill(arguments: argparse.Namespace) -> int:
     if not cloned:
         plan.check()
     check_outputs(arguments)
-    with Run(options_of(arguments)) as run:
+    with Run(options_of(arguments, architecture=plan.machine.architecture)) as run:
         verdict = run_drill(run, _with_clone(run, plan, arguments) if cloned else plan)
     report_drill(arguments, verdict)
     return verdict.exit_status
@@ -183,6 +186,7 @@ def _subject_of_domain(arguments: argparse.Namespace) -> SystemUnderTest:
         ("--makedumpfile", arguments.makedumpfile, "a clone is judged with its own"),
         ("--packages", arguments.packages, "a clone is judged with what is installed in it"),
         ("--firmware", arguments.firmware, "a clone has the domain's"),
+        ("--arch", arguments.arch, "a clone has the domain's"),
         ("--dimm", arguments.dimm, "a clone has the domain's"),
         ("--shape", arguments.shape or None, "a clone has the domain's hardware and configuration"),
         ("--hotplug", arguments.hotplug or None, "a clone has no free slots for memory or processors"),

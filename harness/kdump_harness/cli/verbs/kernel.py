@@ -277,16 +277,9 @@ def _drill(arguments: argparse.Namespace, plan: KernelPlan, bad: frozenset[str])
 
 
 def _options(arguments: argparse.Namespace, architecture: Architecture) -> Options:
-    """Return the options of a run; a guest of another architecture is emulated."""
     from ..runs import options_of
 
-    options = options_of(arguments, network=False)
-    if architecture.name == "amd64":
-        return options
-    if options.accelerator == "kvm":
-        raise UsageError(f"a kernel for {architecture.name} needs --accelerator tcg")
-    architecture.require_emulator()
-    return dataclasses.replace(options, accelerator="tcg")
+    return options_of(arguments, network=False, architecture=architecture)
 
 
 def _number(option: str, text: str) -> int:

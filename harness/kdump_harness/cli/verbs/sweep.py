@@ -102,7 +102,7 @@ def sweep(arguments: argparse.Namespace) -> int:
     def crashed(verdict: Verdict) -> None:
         verdict.remarks += record_result(arguments, DRILL, verdict.to_json())
 
-    options = with_record(options_of(arguments), arguments.resume, "sweep.json")
+    options = with_record(options_of(arguments, architecture=subject.architecture), arguments.resume, "sweep.json")
     with Run(options) as run:
         found = run_sweep(run, plan, on_verdict=crashed)
     if arguments.plot is not None:

@@ -6,11 +6,13 @@ A feature is not consumed: a host offers 1 of it, and a task requests 0.
 from __future__ import annotations
 
 import platform
+import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from ... import __version__
 from ...base.errors import HostError
+from ...distro.architecture import load_architectures
 from ...images.catalog import CPU_LEVELS
 from ...vm.accel import KVM, TCG
 from ...vm.capacity import GUEST_MIB, SPARE_MIB, available_mib, guest_mib, guests_by_cores
@@ -19,6 +21,7 @@ from ...vm.hypervisor.domain_xml import FIRMWARE
 
 MIB, CORES = "MIB", "CORES"
 VERSION = f"HARNESS-{__version__}"
+_BUILT_IN = ("bios", "slof")  # firmware that comes with QEMU
 COLLECTOR_MIB = 512  # memory of the dump server
 
 
@@ -53,7 +56,7 @@ def guest_needs(memory_mib: int | None, *, level: int | None, firmware: str, mor
     features = {VERSION, *more}
     if level is not None and level > 1:
         features.add(f"CPU-{level}")
-    if firmware != "bios":
+    if firmware not in _BUILT_IN:
         features.add(firmware.upper())
     return Needs(mib=guest_mib(memory_mib or GUEST_MIB), features=frozenset(features))
 
@@ -69,12 +72,14 @@ def host_resources(
             f"{max(memory_mib, 0)} MiB for guests are not enough for one of {GUEST_MIB} MiB (--memory MIB sets"
             " the limit)"
         )
-    features = [VERSION, f"ARCH-{platform.machine()}", TCG.upper(), *([KVM.upper()] if accelerator == KVM else [])]
+    features = [VERSION, TCG.upper(), *([KVM.upper()] if accelerator == KVM else [])]
+    emulated = (one for one in load_architectures().values() if one.is_of_host or shutil.which(one.emulator))
+    features += [f"ARCH-{one.machine}" for one in emulated]
     if platform.machine() == "x86_64":
         features.append("NMI")
     features += [f"CPU-{level}" for level in CPU_LEVELS if hypervisor.lacks(accelerator, level) is None]
     offered = hypervisor.firmware()
-    features += [name.upper() for name in FIRMWARE if name in offered and name != "bios"]
+    features += [name.upper() for name in FIRMWARE if name in offered and name not in _BUILT_IN]
     return {MIB: memory_mib, CORES: cores, **dict.fromkeys(features, 1)}
 
 

@@ -27,7 +27,8 @@ from ...base.tables import data_path
 from ...cli.options import KEEP
 from ...cli.parser import make_parser
 from ...cli.verbs.drill import add_drill
-from ...images.catalog import load_catalog
+from ...distro.architecture import find_architecture
+from ...images.catalog import Image, load_catalog
 from ...kdump.target import ON_SERVER
 from ...vm.capacity import GUEST_MIB
 from ...vm.hypervisor.domain_xml import FIRMWARE
@@ -41,7 +42,7 @@ EVIDENCE_MAX_MIB = 16 * 1024
 
 # The options of drill that a worker accepts. Paths and the credentials for guests are set on the worker alone.
 _DRILL_OPTIONS = (
-    "family", "login", "kernel", "makedumpfile", "firmware", "cpu", "trigger", "target", "level", "compress",
+    "family", "login", "arch", "kernel", "makedumpfile", "firmware", "cpu", "trigger", "target", "level", "compress",
     "crashkernel", "append", "capture_append", "memory", "dimm", "vcpus", "budget", "until", "oracle", "crash",
     "fallback", "hotplug", "as_is", "keep", "accelerator", "timeout_factor",
 )  # fmt: skip
@@ -237,7 +238,17 @@ def _drill_command(task: FleetTask, files: Sequence[Path]) -> TaskCommand:
 
 def asked_mib(found: argparse.Namespace) -> int:
     """Return the whole memory of a drill's guest."""
-    return int(found.memory or GUEST_MIB) + sum(found.dimm or ())
+    memory_mib = found.memory
+    if memory_mib is None:
+        with contextlib.suppress(HarnessError):
+            memory_mib = _row(found).architecture.boot_disk.memory_mib
+    return int(memory_mib or GUEST_MIB) + sum(found.dimm or ())
+
+
+def _row(found: argparse.Namespace) -> Image:
+    """Return the image of a drill."""
+    catalog = load_catalog()
+    return catalog.find_for(found.image, find_architecture(found.arch)) if found.arch else catalog.find(found.image)
 
 
 def drill_needs(found: argparse.Namespace) -> Needs:
@@ -245,7 +256,7 @@ def drill_needs(found: argparse.Namespace) -> Needs:
     features = {f"{found.accelerator.upper()}"} - {"AUTO"}
     level, firmware = found.cpu, found.firmware
     with contextlib.suppress(HarnessError):
-        row = load_catalog().find(found.image)
+        row = _row(found)
         level = level or row.cpu
         firmware = firmware or ("bios" if "bios" in row.firmware else row.firmware[0])
         features.add(f"ARCH-{row.arch}")

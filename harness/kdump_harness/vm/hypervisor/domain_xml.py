@@ -9,6 +9,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 from xml.sax.saxutils import escape, quoteattr
 
+from ...distro.architecture import Architecture, find_architecture
 from .buses import BUSES, disk_xml, override_xml, path_controllers_xml, paths_xml
 from .erst_xml import commandline_xml, erst_arguments
 from .memory_xml import Spare, dimm_xml, memory_xml, numa_xml, vcpu_xml, virtio_mem_xml
@@ -23,6 +24,7 @@ FIRMWARE: Mapping[str, Mapping[str, bool]] = {
     "bios": {},
     "uefi": {"secure-boot": False},
     "uefi-secure": {"secure-boot": True, "enrolled-keys": True},  # the keys that signed shims need
+    "slof": {},  # of pseries, always there
 }
 # Virtual hardware for some drills only.
 DEVICES: Mapping[str, str] = {"watchdog": '<watchdog model="i6300esb" action="inject-nmi"/>'}
@@ -106,10 +108,12 @@ class DomainSpec:
     erst: Path | None = None  # file with the records of an ACPI ERST device
     disk_bus: str = "virtio"  # of the system's disk: a name in BUSES
     la57: bool = False  # five-level paging
+    architecture: Architecture = field(default_factory=lambda: find_architecture("amd64"))
 
     def xml(self) -> str:
         """Return the domain as XML."""
-        kvm = self.accelerator == "kvm"
+        kvm, architecture, machine = self.accelerator == "kvm", self.architecture, self.architecture.boot_disk
+        vmcoreinfo = '<vmcoreinfo state="on"/>' if architecture.vmcoreinfo else ""
         bus = BUSES[self.disk_bus]
         disks = [disk_xml(self.disk, bus.target, "qcow2", bus=bus, more=_backing_xml(self.layers))]
         if self.seed is not None:
@@ -121,9 +125,9 @@ class DomainSpec:
   <name>{escape(self.name)}</name>
   {memory_xml(self.memory_mib, self.dimms_mib, self.spare)}
   {vcpu_xml(self.vcpus, self.spare)}
-  {_os_xml(self.firmware, self.nvram)}
-  <features><acpi/><apic/><vmcoreinfo state="on"/>{"" if kvm else TCG_CACHE}</features>
-  {cpu_xml(kvm, self.cpu_level, self._numa(), la57=self.la57)}
+  {_os_xml(architecture, self.firmware, self.nvram)}
+  <features>{machine.features}{vmcoreinfo}{"" if kvm else TCG_CACHE}</features>
+  {processor_xml(architecture, kvm, self.cpu_level, self._numa(), la57=self.la57)}
   <clock offset="utc"/>
   <on_poweroff>destroy</on_poweroff>
   <on_reboot>restart</on_reboot>
@@ -137,7 +141,7 @@ class DomainSpec:
     <console type="pty"><target type="serial" port="0"/></console>
     <rng model="virtio"><backend model="random">/dev/urandom</backend></rng>
     <memballoon model="none"/>
-    <panic model="isa"/>
+    {machine.panic_device}
     {"".join(DEVICES[name] for name in self.devices)}
     {"".join(map(dimm_xml, self.dimms_mib))}
     {virtio_mem_xml(self.spare.virtio_mem_mib, 0) if self.spare.virtio_mem_mib else ""}
@@ -209,14 +213,14 @@ def written_by(xml: str) -> tuple[Path, ...]:
     return tuple(Path(source.get("file", "")) for source in sources if source is not None and source.get("file"))
 
 
-def _os_xml(firmware: str, nvram: Path | None) -> str:
+def _os_xml(architecture: Architecture, firmware: str, nvram: Path | None) -> str:
     """Return machine type and firmware; libvirt chooses the firmware's file by the features."""
     features = FIRMWARE[firmware]
     kind = ' firmware="efi"' if features else ""
     asked = "".join(f'<feature enabled="{"yes" if on else "no"}" name="{name}"/>' for name, on in features.items())
     place = f"<nvram>{escape(str(nvram))}</nvram>" if features and nvram is not None else ""
     return (
-        f'<os{kind}><type arch="x86_64" machine="q35">hvm</type>'
+        f'<os{kind}><type arch="{architecture.machine}" machine="{architecture.machine_type}">hvm</type>'
         f"{f'<firmware>{asked}</firmware>' if asked else ''}{place}"
         '<boot dev="hd"/></os>'
     )
@@ -232,6 +236,17 @@ def _backing_xml(layers: tuple[Layer, ...]) -> str:
         f'<backingStore type="file"><format type="{layer.format}"/>'
         f"<source file={quoteattr(str(layer.path))}>{label}</source>{_backing_xml(tuple(below))}</backingStore>"
     )
+
+
+def processor_xml(
+    architecture: Architecture, kvm: bool, level: int | None, numa: str = "", *, la57: bool = False
+) -> str:
+    """Return the processor of a guest; a level and LA57 are of x86-64."""
+    if architecture.name == "amd64":
+        return cpu_xml(kvm, level, numa, la57=la57)
+    if model := architecture.cpu_model:
+        return f'<cpu mode="custom" match="exact" check="none"><model fallback="forbid">{model}</model>{numa}</cpu>'
+    return f"<cpu>{numa}</cpu>" if numa else ""
 
 
 def cpu_xml(kvm: bool, level: int | None, numa: str = "", *, la57: bool = False) -> str:
