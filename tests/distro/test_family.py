@@ -11,11 +11,12 @@ import pytest
 from kdump_harness.base import tables
 from kdump_harness.base.crashkernel import words_in
 from kdump_harness.base.errors import TableError, UsageError
+from kdump_harness.distro.architecture import find_architecture
 from kdump_harness.distro.config_file import ConfigFile
 from kdump_harness.distro.family import Family, Release, choose_release, fill, find_family, load_families, load_family
 from kdump_harness.images.catalog import load_catalog
 from kdump_harness.kdump.guest_state import parse_os_release
-from kdump_harness.kdump.service import DRILL_ARGUMENTS, KdumpService
+from kdump_harness.kdump.service import KdumpService
 from records import load_records
 from support_page import support_page
 
@@ -24,6 +25,7 @@ ROWS = [(release, driven) for family in FAMILIES.values() for release, driven in
 each_row = pytest.mark.parametrize(
     ("release", "driven"), ROWS, ids=[f"{driven.name}-{release.name}".replace(" ", "-") for release, driven in ROWS]
 )
+DRILL_ARGUMENTS = find_architecture("amd64").arguments
 ARGUMENTS = f"{DRILL_ARGUMENTS} crashkernel=256M"
 
 

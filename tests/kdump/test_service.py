@@ -370,6 +370,18 @@ def test_a_guest_is_driven_as_the_release_that_it_says_it_is() -> None:
     assert len(shell.commands) == 1
 
 
+@pytest.mark.parametrize(("machine", "console"), [("aarch64", "ttyAMA0"), ("ppc64le", "hvc0"), ("x86_64", "ttyS0")])
+def test_a_kernel_gets_the_console_of_its_machine(machine: str, console: str) -> None:
+    stack, shell = stack_of(family=find_family("debian"))
+    answers = guest_answers('ID="debian"\nVERSION_ID="13"\n') + f"=====harness machine\n{machine}\n"
+    shell.answers["os-release"] = (answers, 0)
+    stack.identify()
+    *_, last = [word for word in stack.boot_arguments("256M").split() if word.startswith("console=")]
+    assert last.startswith(f"console={console}")
+    stack.keep_serial_login()
+    assert f"dev-{console}.device.d" in str(shell.commands)
+
+
 def test_an_unknown_release_leaves_a_remark() -> None:
     stack, shell = stack_of(family=find_family("redhat"))
     shell.answers["os-release"] = (guest_answers(ROCKY.replace("9.8", "11.0")), 0)

@@ -17,7 +17,7 @@ from ..base.errors import GuestError, HostError, NoVerdict, UsageError
 from ..base.units import MIB
 from ..distro.family import Family, load_families
 from ..kdump.guest_state import parse_os_release
-from ..kdump.service import BUILD_TIMEOUT_S, DRILL_ARGUMENTS, KdumpConfig, KdumpService
+from ..kdump.service import BUILD_TIMEOUT_S, KdumpConfig, KdumpService
 from ..kdump.target import places_away
 from ..vm.capacity import available_mib
 from ..vm.fsfreeze import begin_copy
@@ -108,7 +108,7 @@ class Clone:
         guest.wait_for_login()
         if guest.connect() == before:
             raise GuestError(f"{guest.name} has a login prompt, but not rebooted (boot id {before[:8]})")
-        return f"the original has no serial console: the clone's kernel got one ({DRILL_ARGUMENTS})"
+        return f"the original has no serial console: the clone's kernel got one ({service.architecture.arguments})"
 
     def dumps_away(self, guest: Guest, family: Family) -> str | None:
         """Return a remark on a kdump that sends its dumps to another machine, which the clone cannot reach."""

@@ -69,9 +69,6 @@ if [ -w $limit ]; then
 fi
 """
 
-# The serial console last and every message on it; "quiet" would hide the capture kernel's troubles.
-DRILL_ARGUMENTS = find_architecture("amd64").arguments
-
 # https://cloudinit.readthedocs.io/en/latest/howto/disable_cloud_init.html
 _CLOUD_INIT_OFF = "/etc/cloud/cloud-init.disabled"
 
@@ -129,6 +126,7 @@ class KdumpService:
         self.guest = guest
         self._table = family
         self.family = family  # as such until identify(); then as it is on this guest's release
+        self.architecture = find_architecture("amd64")  # until identify()
         self.remark: str | None = None  # why that is only the nearest row of the table
         self._capture_arguments: str | None = None  # those that the guest's own configuration adds
         self._directory: str | None = None  # where the guest's own configuration puts dumps
@@ -137,7 +135,9 @@ class KdumpService:
 
     def identify(self) -> None:
         """Learn which release the guest is and drive it as such; UsageError when it is of another family."""
-        answers = self._ask({"os_release": PROBES["os_release"], "makedumpfile": self.family.commands.makedumpfile})
+        probes = {"os_release": PROBES["os_release"], "makedumpfile": self.family.commands.makedumpfile}
+        answers = self._ask({**probes, "machine": "uname -m"})
+        self.architecture = architecture_of_machine(answers.get("machine", "").strip()) or self.architecture
         os_release = parse_os_release(answers["os_release"])
         self.check_family(os_release)
         self.family, self.remark = choose_release(self._table, os_release, self.guest.shell.succeeds)
@@ -281,8 +281,7 @@ class KdumpService:
 
     def keep_serial_login(self) -> None:
         """Make the next boots wait for the serial line as long as a slow host needs."""
-        architecture = architecture_of_machine(self.guest.shell.run("uname -m").out.strip()) or find_architecture()
-        files = serial_line_files(architecture.console_device)
+        files = serial_line_files(self.architecture.console_device)
         self._write_files({f"/{path}": text for path, text in files.items()})
 
     def _write_files(self, files: Mapping[str, str]) -> None:
@@ -391,7 +390,7 @@ class KdumpService:
 
     def boot_arguments(self, crashkernel: str | None, append: str = "") -> str:
         """List the kernel arguments that a drill needs, and those that are added."""
-        return joined_arguments(DRILL_ARGUMENTS, Reservation(crashkernel).arguments, append)
+        return joined_arguments(self.architecture.arguments, Reservation(crashkernel).arguments, append)
 
     def write_bootloader(self, crashkernel: str | None, append: str = "") -> None:
         """Write the boot loader's drop-in file, where supported; reserve_and_build() applies it."""
