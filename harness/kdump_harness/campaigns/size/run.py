@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from ...base import crashkernel
 from ...base.clock import now_s
@@ -41,14 +41,15 @@ _OUT_OF_MEMORY = ("capture-oom", "kexec-load-bad-segments")
 
 def run_size(run: Run, plan: SizePlan, *, on_verdict: Callable[[Verdict], None] = lambda _: None) -> Size:
     """Search the smallest reservation of each machine, recommend and confirm; call on_verdict after each crash."""
-    return _Size.start(run, plan, on_verdict)
+    return Sizer.start(run, plan, on_verdict)
 
 
-class _Size(Campaign[SizePlan, Size]):
+class Sizer(Campaign[SizePlan, Size]):
     """One sizing."""
 
     file = "size.json"
     restored = ("kernel", "makedumpfile", "release", "default", "notes", "jobs")
+    needed: ClassVar[frozenset[str]] = required(Scope.RESERVATION)  # the checks of a good dump
 
     def __init__(self, run: Run, plan: SizePlan, evidence: Evidence, on_verdict: Callable[[Verdict], None]) -> None:
         super().__init__(run, plan, evidence, on_verdict)
@@ -128,28 +129,34 @@ class _Size(Campaign[SizePlan, Size]):
             if refused is not None:
                 trial = self._trial_of(refused, sizing.largest_mib or 0, took_s=0.0)
                 return self._larger(sizing, machine, trial, reservation)
-            assert sizing.largest_mib is not None
-            before = self.before.pop(sizing.name, [])
-            first = next((trial for trial in before if trial.reserved_mib == sizing.largest_mib), None)
-            if first is None:
-                first = self._try(session, sizing, sizing.largest_mib, directory, measuring=True)
-            if first.outcome != DUMPED:
-                return self._larger(sizing, machine, first, reservation)
-            search = Search(
-                largest=sizing.largest_mib,
-                guess=self._guess(sizing),
-                step=self.plan.step_mib,
-                repeats=self.plan.repeats,
-                most=self.plan.most_crashes,
-            )
-            search.note(sizing.largest_mib, True)
-            for trial in before:
-                if trial.reserved_mib < sizing.largest_mib and not self._takes(sizing, search, trial):
-                    return None
-            self._try_until_known(session, sizing, search, directory)
+            return self._search_from_largest(session, sizing, machine, directory, reservation)
+
+    def _search_from_largest(
+        self, session: Session | None, sizing: Sizing, machine: Machine, directory: str, reservation: str | None
+    ) -> int | None:
+        """Try the whole reservation, then smaller ones; return a larger one to try if not even this one dumps."""
+        assert sizing.largest_mib is not None
+        before = self.before.pop(sizing.name, [])
+        first = next((trial for trial in before if trial.reserved_mib == sizing.largest_mib), None)
+        if first is None:
+            first = self._try(session, sizing, sizing.largest_mib, directory, measuring=True)
+        if first.outcome != DUMPED:
+            return self._larger(sizing, machine, first, reservation)
+        search = Search(
+            largest=sizing.largest_mib,
+            guess=self._guess(sizing),
+            step=self.plan.step_mib,
+            repeats=self.plan.repeats,
+            most=self.plan.most_crashes,
+        )
+        search.note(sizing.largest_mib, True)
+        for trial in before:
+            if trial.reserved_mib < sizing.largest_mib and not self._takes(sizing, search, trial):
+                return None
+        self._try_until_known(session, sizing, search, directory)
         return None
 
-    def _try_until_known(self, session: Session, sizing: Sizing, search: Search, directory: str) -> None:
+    def _try_until_known(self, session: Session | None, sizing: Sizing, search: Search, directory: str) -> None:
         """Make the trials below the first one, and one trial of the distribution's default."""
         default = sizing.default_mib or 0
         while sizing.crashes < self.plan.most_crashes:
@@ -221,23 +228,13 @@ class _Size(Campaign[SizePlan, Size]):
         return known_before[-1] if known_before else largest // 2
 
     def _try(
-        self, session: Session, sizing: Sizing, size_mib: int, directory: str, *, measuring: bool = False
+        self, session: Session | None, sizing: Sizing, size_mib: int, directory: str, *, measuring: bool = False
     ) -> Trial:
         """Crash the guest once with SIZE_MIB reserved."""
         number = 1 + sum(trial.reserved_mib == size_mib for trial in sizing.trials)
         self.progress.say(f"{sizing.name}: trial {len(sizing.trials) + 1}, {size_mib}M")
-
-        def before(guest: Guest, service: KdumpService) -> None:
-            if measuring and not capture_memory.prepare(guest, service):
-                self._note(f"the family {service.family.name} cannot measure the memory need of its capture kernel")
-            if size_mib != sizing.largest_mib:
-                service.shrink(size_mib)
-
         began_s = now_s()
-        # A trial does not judge the reboot, which takes as long as the rest of the trial.
-        readable = self.plan.subject.readable and sizing.target not in ON_DISK and not self.plan.shapes.directory
-        until = SAVED if readable else RECOVERED
-        verdict = session.drill(name=f"{directory}/{size_mib}M-{number}", before_crash=before, until=until)
+        verdict = self._crash(session, sizing, size_mib, f"{directory}/{size_mib}M-{number}", measuring)
         if measuring:
             console = Path(verdict.evidence, "console.log").read_text(encoding="utf-8", errors="replace")
             sizing.measured = capture_memory.read(console)
@@ -249,10 +246,25 @@ class _Size(Campaign[SizePlan, Size]):
             self.on_verdict(verdict)
         return trial
 
+    def _crash(self, session: Session | None, sizing: Sizing, size_mib: int, name: str, measuring: bool) -> Verdict:
+        """Crash the session's guest."""
+        assert session is not None
+
+        def before(guest: Guest, service: KdumpService) -> None:
+            if measuring and not capture_memory.prepare(guest, service):
+                self._note(f"the family {service.family.name} cannot measure the memory need of its capture kernel")
+            if size_mib != sizing.largest_mib:
+                service.shrink(size_mib)
+
+        # A trial does not judge the reboot, which takes as long as the rest of the trial.
+        readable = self.plan.subject.readable and sizing.target not in ON_DISK and not self.plan.shapes.directory
+        until = SAVED if readable else RECOVERED
+        return session.drill(name=name, before_crash=before, until=until)
+
     def _trial_of(self, verdict: Verdict, size_mib: int, *, took_s: float) -> Trial:
         return Trial(
             reserved_mib=size_mib,
-            outcome=outcome_of(verdict),
+            outcome=outcome_of(verdict, self.needed),
             reason=verdict.reason(),
             crashed=verdict.reached >= Stage.CRASHED,
             took_s=round(took_s, 3),
@@ -286,12 +298,12 @@ class _Size(Campaign[SizePlan, Size]):
             return
         self.progress.say(f"{sizing.name}: confirming crashkernel={self.result.crashkernel}")
         name = f"{self.name}/{machine.memory_mib}M-{machine.vcpus}cpu-{sizing.target}/confirm"
-        verdict = run_drill(self.run, self.plan.drill(name, machine, sizing.target, self.result.crashkernel))
+        verdict = self._drill_cold(sizing, machine, self.result.crashkernel, name)
         self._require_same(verdict, self.result.kernel, self.result.makedumpfile)
         with self.lock:
             self.on_verdict(verdict)
         as_said = verdict.main_mib == sizing.recommended_mib
-        sizing.confirmed = outcome_of(verdict) == DUMPED and as_said
+        sizing.confirmed = outcome_of(verdict, self.needed) == DUMPED and as_said
         reserved = f"{verdict.main_mib} MiB reserved" + ("" if as_said else f", not {sizing.recommended_mib}")
         what = verdict.reason()
         if sizing.confirmed and not verdict.verified:  # a failed check has nothing to do with memory
@@ -300,11 +312,15 @@ class _Size(Campaign[SizePlan, Size]):
         sizing.confirmation = f"{reserved}, {what}"
         self._save()
 
+    def _drill_cold(self, sizing: Sizing, machine: Machine, reservation: str, name: str) -> Verdict:
+        """Drill a guest from its power-on."""
+        return run_drill(self.run, self.plan.drill(name, machine, sizing.target, reservation))
 
-def outcome_of(verdict: Verdict) -> str:
+
+def outcome_of(verdict: Verdict, needed: frozenset[str] = required(Scope.RESERVATION)) -> str:
     """Return whether a drill left a good dump, ran out of memory, or failed for a reason that no size would cure."""
     good = {check.name for check in verdict.checks if check.ok}
-    if verdict.reached >= Stage.SAVED and good >= required(Scope.RESERVATION):
+    if verdict.reached >= Stage.SAVED and good >= needed:
         return DUMPED
     causes = [symptom["name"] for symptom in verdict.symptoms if symptom["severity"] == "failure"]
     return TOO_SMALL if causes and causes[0] in _OUT_OF_MEMORY else OTHER

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
     from ...base.verdict import Verdict
     from ...campaigns.size.result import Size, Sizing
 
+_MEMORY = "1G"
+
 
 def add_size(verbs: Verbs) -> None:
     """Add the verb to the command line."""
@@ -36,14 +40,27 @@ def add_size(verbs: Verbs) -> None:
         epilog="examples:\n  kdump-harness size debian-12 --memory 1G,2G\n"
         "  kdump-harness size debian-13 --target nfs --plot sizing.png\n"
         "  kdump-harness size ./my.qcow2 --family redhat --memory 4G --crashkernel 512M\n"
+        "  kdump-harness size bullseye --bare --arch arm64 --userland bullseye\n"
         "  kdump-harness size --model --memory 1536G --vcpus 256 --target nfs --part mlx5_core --part kdump-utils",
     )
     guest = parser.add_argument_group("guest")
     add_image(guest, optional=True)
     add_software(guest)
     add_shape(guest)
-    guest.add_argument("--memory", default="1G", metavar="S,S", help="memory sizes of the guest, as in 1G,1536M")
+    guest.add_argument(
+        "--memory",
+        metavar="S,S",
+        help=f"memory sizes of the guest, as in 1G,1536M (default: {_MEMORY}; with --bare kernel's)",
+    )
     guest.add_argument("--vcpus", default="2", metavar="N,N", help="numbers of processors of the guest")
+    bare = parser.add_argument_group("kernel drills")
+    bare.add_argument(
+        "--bare",
+        action="store_true",
+        help="crash kernels without a distribution; IMAGE is then a kernel, in the forms of the verb kernel",
+    )
+    bare.add_argument("--userland", metavar="SUITE", help="suite of the userland of --bare (default: kernel's)")
+    bare.add_argument("--arch", metavar="A", help="architecture of the guests of --bare (default: that of this host)")
     kdump = parser.add_argument_group("kdump")
     kdump.add_argument("--target", default="local", metavar="T,T", help=f"dump targets: {', '.join(TARGETS)}")
     add_crashkernel(kdump, "crashkernel= value that the search begins with (default: the family's)")
@@ -88,29 +105,37 @@ def add_size(verbs: Verbs) -> None:
 
 
 def size(arguments: argparse.Namespace) -> int:
+    if arguments.bare and arguments.model:
+        raise UsageError("--model predicts without a guest, so it cannot go with --bare")
+    for option, value in (("--userland", arguments.userland), ("--arch", arguments.arch)):
+        if value is not None and not arguments.bare:
+            raise UsageError(f"{option} is for --bare")
     if arguments.model:
         return _predict(arguments)
     if arguments.image is None:
         raise UsageError("size needs an IMAGE, or --model for machines that cannot be tried")
-    from ...base.output import write_json
+    if arguments.bare:
+        return _size_bare(arguments)
     from ...campaigns import plot
     from ...campaigns.resume import with_record
     from ...campaigns.size.plan import SizePlan
     from ...campaigns.size.run import run_size
     from ...drill.shapes.table import find_shapes
-    from ...history.database import DRILL, SIZE
-    from ...history.importing import sizing_results
     from ...vm.run import Machine, Run
-    from ..runs import check_outputs, options_of, record_result
+    from ..runs import check_outputs, options_of
     from ..subject import subject_of
 
     subject = subject_of(arguments)
     plan = SizePlan(
         subject=subject,
-        memories_mib=parse_memories(arguments.memory),
+        memories_mib=_memories(arguments),
         vcpus=_parse_vcpus(arguments.vcpus),
         targets=tuple(dict.fromkeys(part.strip() for part in arguments.target.split(","))),
-        machine=Machine(firmware=arguments.firmware or subject.firmware, cpu_level=arguments.cpu),
+        machine=Machine(
+            firmware=arguments.firmware or subject.firmware,
+            cpu_level=arguments.cpu,
+            architecture=subject.architecture,
+        ),
         shapes=find_shapes(arguments.shape),
         crashkernel=arguments.crashkernel,
         append=arguments.append,
@@ -127,14 +152,99 @@ def size(arguments: argparse.Namespace) -> int:
         plot.check_format(Path(arguments.plot))
     check_outputs(arguments, arguments.plot)
 
+    options = with_record(options_of(arguments, architecture=subject.architecture), arguments.resume, "size.json")
+    with Run(options) as run:
+        found = run_size(run, plan, on_verdict=_recorder(arguments))
+    return _conclude(arguments, found)
+
+
+def _size_bare(arguments: argparse.Namespace) -> int:
+    """Size the reservation of a kernel by kernel drills."""
+    from ...campaigns import plot
+    from ...campaigns.resume import with_record
+    from ...campaigns.size.bare import BareSizePlan, run_bare_size
+    from ...distro.architecture import find_architecture
+    from ...drill.disks import SystemUnderTest
+    from ...kernel.plan import KernelPlan, userland_family
+    from ...kernel.source import check_kernel, find_kernel, not_yet_found
+    from ...kernel.userland import UserlandRequest, check_userland, make_userland
+    from ...vm.run import Machine, Run
+    from ..bare_sides import choose_session
+    from ..runs import check_outputs, options_of
+
+    for option, value in (
+        ("--family", arguments.family), ("--firmware", arguments.firmware), ("--kernel", arguments.kernel),
+        ("--packages", arguments.packages), ("--allow-backing", arguments.allow_backing), ("--key", arguments.key),
+        ("--password-file", arguments.password_file), ("--shape", arguments.shape),
+    ):  # fmt: skip
+        if value:
+            raise UsageError(f"{option} cannot go with --bare: a kernel drill has no distribution")
+    architecture = find_architecture(arguments.arch)
+    userland = UserlandRequest(suite=arguments.userland or "", architecture=architecture)
+    kernel_plan = KernelPlan(
+        kernel=not_yet_found(arguments.image),
+        architecture=architecture,
+        level=arguments.level,
+        compress=arguments.compress,
+        append=arguments.append,
+        capture_append=arguments.capture_append,
+    )
+    plan = BareSizePlan(
+        subject=SystemUnderTest(name=kernel_plan.kernel.name, family=userland_family(), of_file=architecture),
+        memories_mib=(architecture.memory_mib,) if arguments.memory is None else parse_memories(arguments.memory),
+        vcpus=_parse_vcpus(arguments.vcpus),
+        targets=tuple(dict.fromkeys(part.strip() for part in arguments.target.split(","))),
+        machine=Machine(cpu_level=arguments.cpu, architecture=architecture),
+        crashkernel=arguments.crashkernel or architecture.crashkernel,
+        append=arguments.append,
+        capture_append=arguments.capture_append,
+        level=arguments.level,
+        compress=arguments.compress,
+        step_mib=arguments.step,
+        repeats=arguments.repeats,
+        most_crashes=arguments.crashes,
+        confirm=not arguments.no_confirm,
+        kernel_plan=kernel_plan,
+    )
+    if plan.targets != ("local",):
+        raise UsageError("--target cannot go with --bare: a kernel drill writes to a raw disk")
+    plan.check()
+    check_kernel(arguments.image, architecture)
+    check_userland(userland)
+    if arguments.plot is not None:
+        plot.check_format(Path(arguments.plot))
+    check_outputs(arguments, arguments.plot)
+    choose_session(arguments)
+    options = options_of(arguments, network=False, architecture=architecture)
+    with Run(with_record(options, arguments.resume, "size.json")) as run:
+        kernel_plan = dataclasses.replace(
+            kernel_plan,
+            kernel=find_kernel(arguments.image, run.state, run.progress, architecture),
+            userland=make_userland(userland, run.state, run.progress),
+        )
+        plan = dataclasses.replace(plan, kernel_plan=kernel_plan)
+        return _conclude(arguments, run_bare_size(run, plan, on_verdict=_recorder(arguments)))
+
+
+def _recorder(arguments: argparse.Namespace) -> Callable[[Verdict], None]:
+    from ...history.database import DRILL
+    from ..runs import record_result
+
     def crashed(verdict: Verdict) -> None:
         # A trial may fail on purpose. Its outcome is in the record of the sizing, so only verified drills are recorded.
         if verdict.verified and not verdict.warm:
             record_result(arguments, DRILL, verdict.to_json())
 
-    options = with_record(options_of(arguments), arguments.resume, "size.json")
-    with Run(options) as run:
-        found = run_size(run, plan, on_verdict=crashed)
+    return crashed
+
+
+def _conclude(arguments: argparse.Namespace, found: Size) -> int:
+    """Record and show the result, and return the exit status."""
+    from ...base.output import write_json
+    from ...history.database import SIZE
+    from ...history.importing import sizing_results
+    from ..runs import record_result
+
     if arguments.plot is not None:
         found.draw(Path(arguments.plot))
     for result in sizing_results(found.to_json()):
@@ -168,7 +278,7 @@ def _predict(arguments: argparse.Namespace) -> int:
             unpacked_mib=unpacked,
             parts=(*([target] if target in ("ssh", "nfs") else []), *arguments.part),
         )
-        for memory_mib in parse_memories(arguments.memory)
+        for memory_mib in _memories(arguments)
         for vcpus in _parse_vcpus(arguments.vcpus)
         for target in targets
     ]
@@ -186,6 +296,10 @@ def _parse_initramfs(text: str) -> tuple[int, int]:
     if len(parts) != 2 or not all(part.isascii() and part.isdigit() and len(part) < 6 for part in parts):
         raise UsageError(f"invalid --initramfs: got {text!r}, expected MiB packed and unpacked, as in 30:80")
     return int(parts[0]), int(parts[1])
+
+
+def _memories(arguments: argparse.Namespace) -> tuple[int, ...]:
+    return parse_memories(_MEMORY if arguments.memory is None else arguments.memory)
 
 
 def parse_memories(text: str) -> tuple[int, ...]:
