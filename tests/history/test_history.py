@@ -235,6 +235,30 @@ def test_another_architecture_is_another_system(past: History) -> None:
     assert past.add(DRILL, drill(2, arch="x86_64")).series == usual.series  # type: ignore[union-attr]
 
 
+def test_sizings_of_another_architecture_are_a_series_of_their_own(past: History) -> None:
+    usual, same, foreign = (
+        past.add(
+            SIZE, {**next(sizing_results({**sizing(300), "arch": arch})), "started": f"2026-11-2{day}T00:00:00+00:00"}
+        )
+        for day, arch in enumerate(("x86_64", None, "aarch64"))
+    )
+    assert usual is not None
+    assert same is not None
+    assert foreign is not None
+    assert usual.series == same.series != foreign.series
+    assert (usual.system, same.system, foreign.system) == ("debian-12", "debian-12", "debian-12 (aarch64)")
+
+
+def test_pruning_keeps_the_newest_of_each_architecture(past: History) -> None:
+    for number in range(3):
+        past.add(DRILL, drill(number))
+    foreign = past.add(DRILL, drill(-9, verified=False, arch="aarch64"))
+    assert foreign is not None
+    gone = past.prune(keep=1, days=None, dry_run=True)
+    assert len(gone) == 2
+    assert foreign.number not in [run.number for run in gone]
+
+
 def test_evidence_is_found_from_any_directory(past: History, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     record(past.path, DRILL, drill(1, evidence="evidence/run/debian-12"), log=print)

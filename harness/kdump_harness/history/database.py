@@ -159,7 +159,7 @@ class History:
             if not added:
                 return None
             number = self._database.rows("SELECT last_insert_rowid()")[0][0]
-            if kind == DRILL:
+            if kind == DRILL or result.get("arch"):
                 about = (result.get(name) for name in ("trigger", "target", "arch"))
                 self._database.run("INSERT INTO drill VALUES (?, ?, ?, ?)", number, *about)
             figures = _figures(kind, result)
@@ -245,7 +245,7 @@ class History:
         return [row["image"] for row in self._database.rows("SELECT DISTINCT image FROM run ORDER BY image")]
 
     def prune(self, *, keep: int | None, days: int | None, dry_run: bool) -> list[RecordedRun]:
-        """Delete runs older than DAYS, and those beyond the newest KEEP of each image and kind; return them.
+        """Delete runs older than DAYS, and those beyond the newest KEEP of each system and kind; return them.
 
         The newest success of each series stays, because reports show when a scenario last worked.
         """
@@ -254,7 +254,7 @@ class History:
         worked: set[tuple[str, str]] = set()  # scenario and series
         gone = []
         for run in runs:
-            key = (run.image, run.kind)
+            key = (run.system, run.kind)
             seen[key] = seen.get(key, 0) + 1
             last_success = run.ok and (run.scenario, run.series) not in worked
             worked |= {(run.scenario, run.series)} if run.ok else set()
@@ -288,7 +288,7 @@ def _row(kind: str, result: Mapping[str, Any], *, at_s: float | None, scenario: 
     series = {"image": result["image"], **result.get("series", {})}
     if kind == DRILL:
         series = {name: result.get(name) for name in _SERIES} | shrunk(result) | crowded(result) | added(result)
-        series |= foreign
+    series |= foreign
     identity = {name: result.get(name) for name in _IDENTITY} | foreign
     return {
         "key": _digest([kind, identity]),

@@ -100,7 +100,7 @@ def _results(path: Path, table: Any) -> Iterator[tuple[str, dict[str, Any], str]
 
 def sizing_results(size: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """Yield one result for each machine and target of a size.json; each has a separate series."""
-    common = {name: size.get(name) for name in ("image", "kernel", "accelerator", "makedumpfile", "evidence")}
+    common = {name: size.get(name) for name in ("image", "arch", "kernel", "accelerator", "makedumpfile", "evidence")}
     for one in size["sizings"]:
         smallest = one.get("smallest_mib")
         figures = {"smallest_reservation": smallest, "capture_memory": one.get("predicted_mib")}

@@ -259,7 +259,7 @@ def _issues(crashes: Sequence[RecordedRun]) -> tuple[Issue, ...]:
             tracker=tracker,
             note=rows[tracker].note if tracker in rows else "",
             until=rows[tracker].until.isoformat() if tracker in rows else "",
-            images=tuple(sorted({run.image for run in found})),
+            images=tuple(sorted({run.system for run in found})),
             count=len(found),
             last=found[0],
         )

@@ -128,6 +128,7 @@ class Size:
     """Result of a sizing."""
 
     image: str
+    arch: str = "x86_64"  # as uname -m prints it
     accelerator: str = ""
     kernel: str | None = None
     makedumpfile: str | None = None

@@ -60,7 +60,12 @@ class Sizer(Campaign[SizePlan, Size]):
             Sizing(memory_mib=machine.memory_mib, vcpus=machine.vcpus, target=target)
             for machine, target in self.plan.machines()
         ]
-        return Size(image=self.plan.subject.name, step_mib=self.plan.step_mib, sizings=sizings)
+        return Size(
+            image=self.plan.subject.name,
+            arch=self.plan.machine.architecture.machine,
+            step_mib=self.plan.step_mib,
+            sizings=sizings,
+        )
 
     def _read(self, record: Mapping[str, Any]) -> None:
         self.result.sizings = [sizing_from_json(row) for row in record["sizings"]]

@@ -101,7 +101,7 @@ def _list(found: History, arguments: argparse.Namespace) -> int:
     rows = [{**run.to_json(), "worse": [one.to_json() for one in worse.get(run.number, [])]} for run in runs]
     write_json(arguments.json, rows)
     if arguments.json != "-":
-        width = max((len(run.image) for run in runs), default=0)
+        width = max((len(run.system) for run in runs), default=0)
         for run in runs:
             out.print(_line(run, width), soft_wrap=True)
             for one in worse.get(run.number, []):
@@ -125,7 +125,7 @@ def _line(run: RecordedRun, width: int) -> Text:
 
     colour = "green" if run.ok else "yellow" if run.known_issue else "red"
     took = f", panic to login {run.figures['panic_to_login']:.0f} s" if "panic_to_login" in run.figures else ""
-    what = f"{utc(run.at_s)}  {run.image:<{width}}  {run.kind}  {run.kernel or 'unknown'}  "
+    what = f"{utc(run.at_s)}  {run.system:<{width}}  {run.kind}  {run.kernel or 'unknown'}  "
     return Text.assemble(printable(what), (printable(run.summary + took), colour))
 
 
@@ -147,7 +147,7 @@ def _series(found: History, figure: Figure, runs: list[RecordedRun]) -> dict[str
 
     worse = find(figure, runs)
     return {
-        "image": runs[0].image,
+        "image": runs[0].system,
         "conditions": conditions(found.result(runs[-1])),
         "kernels": [_of_kernel(figure, kernel, list(some)) for kernel, some in groupby(runs, lambda run: run.kernel)],
         "worse": worse.to_json() if worse else None,
