@@ -6,7 +6,7 @@ import difflib
 import fnmatch
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
@@ -47,6 +47,7 @@ class Image:
     release: str
     login: str  # the image's own user, as documented; the seed creates the harness's user
     arch: str = "x86_64"  # as uname -m prints it
+    also: tuple[str, ...] = ()  # other architectures, which have the row with their names in place of this one's
     url: str = ""
     file: str = ""  # glob for a file in the checksum document or, if manual, in the cache
     checksums: str = ""
@@ -65,6 +66,25 @@ class Image:
         found = architecture_of_machine(self.arch)
         assert found is not None  # the loader has checked it
         return found
+
+    def for_architecture(self, other: Architecture) -> Image:
+        """Return the row of the image for another architecture."""
+        own = self.architecture
+
+        def named(text: str) -> str:
+            return text.replace(own.machine, other.machine).replace(own.name, other.name)
+
+        return replace(
+            self,
+            name=f"{other.name}-{self.name}",
+            arch=other.machine,
+            also=(),
+            url=named(self.url),
+            file=named(self.file),
+            checksums=named(self.checksums),
+            firmware=other.boot_disk.firmware,
+            cpu=1,
+        )
 
     @property
     def source(self) -> str:
@@ -133,8 +153,14 @@ def load_catalog(path: Path | None = None) -> Catalog:
     if path is None:
         ours = _load(tables.data_path("images", "catalog.toml"))
         found = own_tables.merged("image", Image, ours, _fault)
-        return Catalog(tuple(found.rows.values()), found.faults)
-    return Catalog(_load(path))
+        return Catalog(_with_others(found.rows.values()), found.faults)
+    return Catalog(_with_others(_load(path)))
+
+
+def _with_others(images: Iterable[Image]) -> tuple[Image, ...]:
+    """Return the rows, and behind them those of their other architectures."""
+    known, rows = load_architectures(), tuple(images)
+    return (*rows, *(image.for_architecture(known[name]) for image in rows for name in image.also))
 
 
 def _load(path: Path) -> tuple[Image, ...]:
@@ -156,10 +182,13 @@ def _fault(image: Image) -> str | None:
     for key, value, known in (
         ("family", image.family, own_tables.family_names()),
         ("arch", image.arch, tuple(one.machine for one in load_architectures().values() if one.disk is not None)),
+        *(("also", name, tuple(name for name, one in load_architectures().items() if one.disk)) for name in image.also),
         ("checksum_form", image.checksum_form, tuple(FORMS)),
     ):
         if value not in known:
             return f"{key} must be one of {', '.join(known)}, not {value!r}"
+    if image.also and image.build:
+        return "also cannot go with build, whose packages are of one architecture"
     if not image.firmware or set(image.firmware) - set(FIRMWARE):
         return f"firmware must be a choice of {', '.join(FIRMWARE)}, not {list(image.firmware)}"
     if image.cpu not in CPU_LEVELS:
