@@ -140,6 +140,14 @@ def test_memory_that_acpi_may_have_added_silently_is_a_remark(
     )
 
 
+def test_memory_of_the_firmware_is_not_taken_by_the_capture_kernel(verdict: Verdict) -> None:
+    """Linux 6.12 of arm64 under UEFI counts it as reserved; in a guest of amd64 so much is not the kernel's own."""
+    for machine, made in (("aarch64", {}), ("x86_64", {"capture-memory": False})):
+        verdict.checks, verdict.arch = [], machine
+        check_capture_memory(verdict, capture_boot(400192), state(320))
+        assert outcome(verdict) == made
+
+
 def test_a_capture_kernel_that_does_not_report_its_memory_is_not_judged_by_it(verdict: Verdict) -> None:
     check_capture_memory(verdict, "Command line: elfcorehdr=0x6f000000 ro quiet\n", state(256, acpi_memory=1))
     assert verdict.checks == []

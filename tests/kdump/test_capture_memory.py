@@ -91,10 +91,10 @@ def test_a_kernel_that_counts_the_crashed_memory_reports_its_own_in_mem_total_on
     """Linux 7.2 of ppc64le, with a reservation of 320 MiB."""
     lines = ("Memory: 229972K/851968K available (20600K kernel code, 617992K reserved)", "[    9.1] 13312 pages RAM")
     console = boot_of(*lines, "kdump-harness: MemTotal 250028 kB MemAvailable 213228 kB ")
-    claim = read_claim(console, counts_crashed_memory=True)
+    claim = read_claim(console, counts_other_memory=True)
     assert claim is not None
     assert claim.kib == 250028
-    assert read_claim(boot_of(*lines), counts_crashed_memory=True) is None
+    assert read_claim(boot_of(*lines), counts_other_memory=True) is None
 
 
 @pytest.mark.parametrize(

@@ -59,7 +59,7 @@ class Architecture:
     disk_address: str = ""  # of the disk for the vmcore, in the domain's XML; empty: libvirt's choice
     cpu_model: str = ""  # for emulation; empty: the machine's own default, or domain_xml's choice
     features: str = ""  # in the domain's XML
-    counts_crashed_memory: bool = False  # whether a capture kernel counts the crashed one's memory, as reserved
+    counts_other_memory: bool = False  # whether a capture kernel counts memory that it cannot use
     vmcoreinfo: bool = False  # whether the machine has QEMU's device that takes VMCOREINFO
     lacks: Mapping[str, str] = field(default_factory=dict)  # reasons, by what a trigger needs of the virtual machine
     handover_silence_s: float = 0.0  # unscaled, from the last words of a kernel to the first ones of the capture kernel

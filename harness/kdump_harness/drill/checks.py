@@ -150,8 +150,8 @@ class CrashFacts:
 def check_capture_memory(verdict: Verdict, console: str, before: GuestState) -> None:
     """Check, by its own words, that the capture kernel took no memory of the kernel that it dumps as its own."""
     architecture = architecture_of_machine(verdict.arch)
-    counts_crashed_memory = architecture is not None and architecture.counts_crashed_memory
-    claim = read_claim(console, counts_crashed_memory=counts_crashed_memory)
+    counts_other_memory = architecture is not None and architecture.counts_other_memory
+    claim = read_claim(console, counts_other_memory=counts_other_memory)
     if claim is None:
         return
     reserved_bytes = before.reserved.total_bytes

@@ -71,10 +71,10 @@ def capture_command_line(console: str) -> str | None:
     return line[1] if line is not None and len(line[1]) < _PRINTED_MAX else None
 
 
-def read_claim(console: str, *, counts_crashed_memory: bool = False) -> MemoryClaim | None:
+def read_claim(console: str, *, counts_other_memory: bool = False) -> MemoryClaim | None:
     """Return the memory that the first capture kernel on a console reported as its own; None if it reported none.
 
-    A kernel that counts the memory of the crashed one, as reserved, reports its own in MemTotal only.
+    A kernel that counts other memory as well, as reserved, reports its own in MemTotal only.
     """
     began = CAPTURE_KERNEL.search(console)
     if began is None:
@@ -83,10 +83,10 @@ def read_claim(console: str, *, counts_crashed_memory: bool = False) -> MemoryCl
     boot = console[began.start() : after.start() if after is not None else None]
     claims = [
         MemoryClaim(kib=int(found[1]), line=found.group())
-        for pattern in ((_LEFT, _MEMINFO) if counts_crashed_memory else (_TOTAL, _LEFT, _MEMINFO))
+        for pattern in ((_LEFT, _MEMINFO) if counts_other_memory else (_TOTAL, _LEFT, _MEMINFO))
         for found in pattern.finditer(boot)
     ]
-    if not counts_crashed_memory:
+    if not counts_other_memory:
         claims += [MemoryClaim(kib=int(found[1]) * 4, line=found.group()) for found in _PAGES_RAM.finditer(boot)]
     ranges: dict[str, int] = {}
     for name, first, last in _RANGE.findall(boot):
