@@ -23,7 +23,10 @@ ARM64 = find_architecture("arm64")
 EDGE_MIB = 150
 
 
-def test_each_trial_boots_the_kernel_with_its_own_reservation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("symptom", ["capture-oom", "kexec-load-failed-other"])
+def test_each_trial_boots_the_kernel_with_its_own_reservation(
+    symptom: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen: list[KernelPlan] = []
     root = EvidenceRoot(tmp_path / "evidence")
 
@@ -42,7 +45,7 @@ def test_each_trial_boots_the_kernel_with_its_own_reservation(tmp_path: Path, mo
             verdict.checks = [Check(name, True, "", "") for name in bare.BareSizer.needed]
         else:
             verdict.reached = Stage.CAPTURING
-            verdict.symptoms = [{"name": "capture-oom", "severity": "failure", "line": "", "remedy": ""}]
+            verdict.symptoms = [{"name": symptom, "severity": "failure", "line": "", "remedy": ""}]
         return verdict
 
     monkeypatch.setattr(bare, "run_kernel_drill", drill)

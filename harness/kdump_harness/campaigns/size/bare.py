@@ -15,8 +15,8 @@ from ...kernel.drill import run_kernel_drill
 from ...kernel.plan import KernelPlan
 from ...vm.run import Machine, Run
 from .plan import SizePlan
-from .result import Size, Sizing
-from .run import Sizer
+from .result import DUMPED, OTHER, TOO_SMALL, Size, Sizing
+from .run import Sizer, cause_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +51,12 @@ class BareSizer(Sizer):
         directory = f"{self.name}/{machine.memory_mib}M-{machine.vcpus}cpu"
         sizing.largest_mib = crashkernel.reserved_mib(reservation or self.plan.start, machine.memory_mib)
         return self._search_from_largest(None, sizing, machine, directory, reservation)
+
+    def _outcome(self, sizing: Sizing, verdict: Verdict) -> str:
+        """Return the outcome; kexec of arm64 does not name missing memory, but a larger reservation took the files."""
+        outcome = super()._outcome(sizing, verdict)
+        refused = outcome == OTHER and cause_of(verdict).startswith("kexec-load-")
+        return TOO_SMALL if refused and any(trial.outcome == DUMPED for trial in sizing.trials) else outcome
 
     def _crash(self, _session: Session | None, sizing: Sizing, size_mib: int, name: str, _measuring: bool) -> Verdict:
         machine = dataclasses.replace(self.plan.machine, memory_mib=sizing.memory_mib, vcpus=sizing.vcpus)

@@ -132,7 +132,7 @@ class Sizer(Campaign[SizePlan, Size]):
             sizing.cold_boots += 1
             refused = session.save(lambda guest, service: self._look(sizing, guest, service))
             if refused is not None:
-                trial = self._trial_of(refused, sizing.largest_mib or 0, took_s=0.0)
+                trial = self._trial_of(sizing, refused, sizing.largest_mib or 0, took_s=0.0)
                 return self._larger(sizing, machine, trial, reservation)
             return self._search_from_largest(session, sizing, machine, directory, reservation)
 
@@ -243,7 +243,7 @@ class Sizer(Campaign[SizePlan, Size]):
         if measuring:
             console = Path(verdict.evidence, "console.log").read_text(encoding="utf-8", errors="replace")
             sizing.measured = capture_memory.read(console)
-        trial = self._trial_of(verdict, size_mib, took_s=now_s() - began_s)
+        trial = self._trial_of(sizing, verdict, size_mib, took_s=now_s() - began_s)
         sizing.trials.append(trial)
         self.progress.say(f"{sizing.name}: {size_mib}M: {trial.outcome}")
         with self.lock:
@@ -266,10 +266,13 @@ class Sizer(Campaign[SizePlan, Size]):
         until = SAVED if readable else RECOVERED
         return session.drill(name=name, before_crash=before, until=until)
 
-    def _trial_of(self, verdict: Verdict, size_mib: int, *, took_s: float) -> Trial:
+    def _outcome(self, _sizing: Sizing, verdict: Verdict) -> str:
+        return outcome_of(verdict, self.needed)
+
+    def _trial_of(self, sizing: Sizing, verdict: Verdict, size_mib: int, *, took_s: float) -> Trial:
         return Trial(
             reserved_mib=size_mib,
-            outcome=outcome_of(verdict, self.needed),
+            outcome=self._outcome(sizing, verdict),
             reason=verdict.reason(),
             crashed=verdict.reached >= Stage.CRASHED,
             took_s=round(took_s, 3),
@@ -327,5 +330,9 @@ def outcome_of(verdict: Verdict, needed: frozenset[str] = required(Scope.RESERVA
     good = {check.name for check in verdict.checks if check.ok}
     if verdict.reached >= Stage.SAVED and good >= needed:
         return DUMPED
-    causes = [symptom["name"] for symptom in verdict.symptoms if symptom["severity"] == "failure"]
-    return TOO_SMALL if causes and causes[0] in _OUT_OF_MEMORY else OTHER
+    return TOO_SMALL if cause_of(verdict) in _OUT_OF_MEMORY else OTHER
+
+
+def cause_of(verdict: Verdict) -> str:
+    """Return the first symptom of a failure; empty if none is known."""
+    return next((symptom["name"] for symptom in verdict.symptoms if symptom["severity"] == "failure"), "")
