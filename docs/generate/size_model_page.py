@@ -32,7 +32,7 @@ def main() -> None:
 
 def page(text: str) -> str:
     """Return the page with its tables."""
-    blocks = {"output": _output, "points": _points, "vendors": _vendors, "reports": _reports}
+    blocks = {"output": _output, "points": _points, "drivers": _drivers, "vendors": _vendors, "reports": _reports}
     return _BLOCK.sub(lambda found: found[1] + "".join(f"{line}\n" for line in blocks[found[2]]()) + found[3], text)
 
 
@@ -43,10 +43,25 @@ def _output() -> Iterator[str]:
 
 
 def _points() -> Iterator[str]:
-    yield "| kernel | memory | CPUs | reserved | initramfs | measured | predicted without it |"
-    yield "|---|---|---|---|---|---|---|"
+    yield "| kernel | memory | CPUs | reserved | initramfs | programs | unpacking | predicted without it | error |"
+    yield "|---|---|---|---|---|---|---|---|---|"
     for one in shipped_model().left_out():
-        yield f"| {_machine(one.point)} | {_mib(one.point.need_kib)} | {one.predicted_mib:.1f} MiB |"
+        yield (
+            f"| {_machine(one.point)} | {_mib(one.point.need_kib)} | {_mib(one.point.boot_kib)}"
+            f" | {one.predicted_mib:.1f} MiB | {one.error_mib:+.1f} MiB |"
+        )
+
+
+def _drivers() -> Iterator[str]:
+    yield "| driver | kernel | memory | CPUs | reserved | initramfs | measured | predicted without it | the driver |"
+    yield "|---|---|---|---|---|---|---|---|---|"
+    for point in load_points():
+        if point.drivers:
+            predicted_kib = shipped_model().of_point_mib(point) * 1024
+            yield (
+                f"| {', '.join(point.drivers)} | {_machine(point)} | {_mib(point.most_kib)} | {_mib(predicted_kib)}"
+                f" | +{_mib(point.most_kib - predicted_kib)} |"
+            )
 
 
 def _machine(point: Point) -> str:

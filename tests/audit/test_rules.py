@@ -247,13 +247,13 @@ def test_the_distributions_estimate_is_a_note() -> None:
     assert found.evidence == "256 MiB are reserved, the distribution's tool suggests 320 MiB"
 
 
-def test_a_default_that_is_enough_for_a_guest_is_too_small_for_a_large_machine() -> None:
-    """By the size model: kdump-tools of Debian 12 reserves 128 MiB on any machine."""
-    changes = {"crash_size_bytes": str(128 << 20), "iomem": "  37000000-3effffff : Crash kernel"}
+def test_a_reservation_that_is_enough_for_a_guest_is_too_small_for_a_large_machine() -> None:
+    """By the size model."""
+    changes = {"crash_size_bytes": str(160 << 20), "iomem": "  35000000-3effffff : Crash kernel"}
     assert not reasons(changes)
     found = reasons({**changes, "ram": "00001000-0009fbff : System RAM\n00100000-1ffffffffff : System RAM"})
     assert found["capture-oom"].severity is Severity.RISK
-    assert found["capture-oom"].evidence.startswith("128 MiB are reserved; by the size model this machine needs ")
+    assert found["capture-oom"].evidence.startswith("160 MiB are reserved; by the size model this machine needs ")
 
 
 def test_a_remedy_is_that_of_the_machines_platform() -> None:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from .service import KdumpService
 
 # Written by the program of the family's [measure] table to the capture kernel's log.
-_LEFT = re.compile(r"kdump-harness: capture memory: total (\d+) kB, left (\d+) kB")
+LEFT = re.compile(r"kdump-harness: capture memory: total (\d+) kB, left (\d+) kB")
 # kexec_file_load hands over "elfcorehdr=0x...", kexec_load "elfcorehdr=...K"; arm64 and riscv64 have it in the device
 # tree, whose line precedes the command line (drivers/of/fdt.c).
 CAPTURE_KERNEL = re.compile(r"[Cc]ommand line: .*\belfcorehdr=|\bmemory at 0x[0-9a-f]{1,16} for elfcorehdr\b")
@@ -83,7 +83,7 @@ def read_claim(console: str, *, counts_other_memory: bool = False) -> MemoryClai
     boot = console[began.start() : after.start() if after is not None else None]
     claims = [
         MemoryClaim(kib=int(found[1]), line=found.group())
-        for pattern in ((_LEFT, _MEMINFO) if counts_other_memory else (_TOTAL, _LEFT, _MEMINFO))
+        for pattern in ((LEFT, _MEMINFO) if counts_other_memory else (_TOTAL, LEFT, _MEMINFO))
         for found in pattern.finditer(boot)
     ]
     if not counts_other_memory:
@@ -99,7 +99,7 @@ def read_claim(console: str, *, counts_other_memory: bool = False) -> MemoryClai
     added = _ZONES.search(boot, start.end()) if start is not None else None
     if most is None:
         return None
-    final = "acpi_no_memhotplug" in boot.partition("\n")[0] or bool(_LEFT.search(boot) or _MEMINFO.search(boot))
+    final = "acpi_no_memhotplug" in boot.partition("\n")[0] or bool(LEFT.search(boot) or _MEMINFO.search(boot))
     return replace(most, added=added.group() if added is not None else "", final=final)
 
 
@@ -121,7 +121,7 @@ def read(console: str) -> CaptureMemory | None:
     start = _AT_START.search(rest)
     if start is None:
         return None
-    reports = [tuple(map(int, found.groups())) for found in _LEFT.finditer(rest)]
+    reports = [tuple(map(int, found.groups())) for found in LEFT.finditer(rest)]
     reports = [(total, left) for total, left in reports if 0 < left <= total < _MOST]
     return CaptureMemory(
         all_kib=int(start.group(1)),

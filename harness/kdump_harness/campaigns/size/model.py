@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import math
-import re
+import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -27,6 +27,7 @@ _PER_GIB_MIB, _PER_GIB_DOUBT_MIB = 0.0625, 0.02
 _PER_CPU_MIB, _PER_CPU_DOUBT_MIB = 0.03, 0.03
 _HIGH_FROM_MIB = 896  # larger parts fit only above 4 GiB on many machines
 _LOW_MIB = 72  # for DMA below 4 GiB: swiotlb has 64 MiB
+_CLOUD = "cloud"  # the flavour of Debian's kernels with few drivers
 _TABLE = package_path("campaigns", "size", "model.toml")
 
 
@@ -165,14 +166,19 @@ class LeftOut:
     predicted_mib: float
 
     @property
+    def measured_mib(self) -> float:
+        """The most that was in use, of programs or while the initramfs was unpacked."""
+        return self.point.most_kib / _GIB
+
+    @property
     def error_mib(self) -> float:
         """The difference to what was measured."""
-        return self.predicted_mib - self.point.need_kib / _GIB
+        return self.predicted_mib - self.measured_mib
 
     @property
     def error_share(self) -> float:
         """The difference as a share of what was measured."""
-        return abs(self.error_mib) / (self.point.need_kib / _GIB)
+        return abs(self.error_mib) / self.measured_mib
 
 
 class Model:
@@ -184,10 +190,10 @@ class Model:
 
         self._numpy = numpy
         self.points = [point for point in points if not point.drivers]
-        self.kernels = sorted({point.kernel for point in self.points})
+        self.kernels = sorted({line_of(point.kernel) for point in self.points})
         if len(self.points) < (least := _least(self.points)):
             raise UsageError(f"{len(self.points)} points are too few for a model: expected {least}")
-        rows = [self._row(point.kernel, point.memory_mib, point.vcpus) for point in self.points]
+        rows = [self._row(line_of(point.kernel), point.memory_mib, point.vcpus) for point in self.points]
         values = [point.need_kib / _GIB - _known_mib(point) for point in self.points]
         zeros = [0.0] * len(self.kernels)
         expected = numpy.array([*rows, [*zeros, 1 / _PER_GIB_DOUBT_MIB, 0.0], [*zeros, 0.0, 1 / _PER_CPU_DOUBT_MIB]])
@@ -196,6 +202,9 @@ class Model:
         rest = numpy.array(values) - numpy.array(rows) @ self.numbers
         self.sigma_mib = float(math.sqrt(rest @ rest / max(len(self.points) - len(self.kernels), 1)))
         self._spread = numpy.linalg.pinv(expected.T @ expected)
+        # Programs do not run yet, so neither memory nor processors count.
+        boots = [(line_of(point.kernel), point.boot_kib / _GIB - _unpacking_mib(point)) for point in self.points]
+        self.boot_mib = {name: statistics.mean(boot for line, boot in boots if line == name) for name in self.kernels}
 
     def _row(self, kernel: str, memory_mib: float, vcpus: float) -> list[float]:
         return [*(float(kernel == name) for name in self.kernels), memory_mib / _GIB, vcpus]
@@ -218,23 +227,22 @@ class Model:
 
     def of_point_mib(self, point: Point) -> float:
         """Return the need on the machine of a point of a measured kernel, without its drivers."""
-        return self.fitted_mib(point.kernel, point.memory_mib, point.vcpus)[0] + _known_mib(point)
+        line = line_of(point.kernel)
+        programs_mib = self.fitted_mib(line, point.memory_mib, point.vcpus)[0] + _known_mib(point)
+        return max(programs_mib, self.boot_mib[line] + _unpacking_mib(point))
 
     def kernels_like(self, wanted: str) -> list[str]:
-        """Return the measured kernels that a release is like: itself, those of its version and flavour, or all."""
-        if wanted in self.kernels:
-            return [wanted]
-        version = ".".join(wanted.split(".")[:2])
-        cloud = "cloud" in wanted
-        flavour = [name for name in self.kernels if ("cloud" in name) == cloud] if wanted else []
-        close = [name for name in flavour if version and re.match(rf"{re.escape(version)}\b", name)]
-        return close or flavour or self.kernels
+        """Return the measured kernels that a release is like: of its version and flavour, of its flavour, or all."""
+        if line_of(wanted) in self.kernels:
+            return [line_of(wanted)]
+        flavour = [name for name in self.kernels if (_CLOUD in name) == (_CLOUD in wanted)] if wanted else []
+        return flavour or self.kernels
 
     def left_out(self) -> Iterator[LeftOut]:
         """Yield each point that other points can predict, by a model that was fitted without it."""
         for at, point in enumerate(self.points):
             rest = [*self.points[:at], *self.points[at + 1 :]]
-            if point.kernel in {other.kernel for other in rest} and len(rest) >= _least(rest):
+            if line_of(point.kernel) in {line_of(other.kernel) for other in rest} and len(rest) >= _least(rest):
                 yield LeftOut(point=point, predicted_mib=Model(rest).of_point_mib(point))
 
     def predict(self, request: Request) -> Prediction:
@@ -243,17 +251,18 @@ class Model:
         if unknown := [name for name in request.parts if name not in rows]:
             raise UsageError(f"unknown part {unknown[0]!r} of the size model (known: {', '.join(rows)})")
         estimates = [*self._of_machine(request), *map(_of_part, (rows[name] for name in request.parts))]
-        programs = sum(one.high_mib for one in estimates if one.name != "kernel")
-        packed = request.packed_mib
-        # The packed archive is freed before programs run, so the larger of both counts.
+        packed, unpacked = request.packed_mib, request.unpacked_mib
         estimates.append(
-            Estimate(
-                name="capture initramfs",
-                low_mib=request.unpacked_mib,
-                high_mib=request.unpacked_mib + max(packed - programs, 0.0),
-                why=f"{request.unpacked_mib:.0f} MiB unpacked, {packed:.0f} MiB packed until then",
-            )
+            Estimate(name="capture initramfs", low_mib=unpacked, high_mib=unpacked, why=f"{unpacked:.0f} MiB unpacked")
         )
+        # The packed archive is freed before programs run, so the larger of both counts.
+        boots = [self.boot_mib[name] + packed + unpacked for name in self.kernels_like(request.kernel)]
+        noise = _SIGMAS * _NOISE_MIB
+        more_low = max(min(boots) - noise - sum(one.low_mib for one in estimates), 0.0)
+        more_high = max(max(boots) + noise - sum(one.high_mib for one in estimates), 0.0)
+        if more_low or more_high:
+            why = f"more than programs take later; {packed:.0f} MiB packed"
+            estimates.append(Estimate(name="unpacking", low_mib=more_low, high_mib=more_high, why=why))
         low, high = sum(one.low_mib for one in estimates), sum(one.high_mib for one in estimates)
         share = 1 - 1 / _PAGE_STRUCTS
         low_mib, high_mib = math.floor(low / share), math.ceil(high / share)
@@ -282,7 +291,17 @@ class Model:
 
 def _least(points: Sequence[Point]) -> int:
     """Return the least number of points of these kernels that a model can be fitted to."""
-    return len({point.kernel for point in points}) + 2
+    return len({line_of(point.kernel) for point in points}) + 2
+
+
+def line_of(release: str) -> str:
+    """Return the version and flavour of a kernel's release, whose updates need as much."""
+    return ".".join(release.split(".")[:2]).partition("-")[0] + (f" {_CLOUD}" if _CLOUD in release else "")
+
+
+def _unpacking_mib(point: Point) -> float:
+    """Return the part of a point's need at its boot that follows from its initramfs and its reservation."""
+    return 2 * point.initramfs_kib / _GIB + point.reserved_mib / _PAGE_STRUCTS
 
 
 def _known_mib(point: Point) -> float:

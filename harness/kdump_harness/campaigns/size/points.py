@@ -12,8 +12,9 @@ from ...base.verdict import Verdict
 from ...kdump import capture_memory
 
 POINTS = package_path("campaigns", "size", "points.toml")
-# init/initramfs.c, after the archive was unpacked
+# init/initramfs.c, after the archive was unpacked; mm/page_alloc.c, before the first program
 _PACKED = re.compile(r"Freeing initrd memory: (\d{1,9})K")
+_INIT = re.compile(r"Freeing unused [^:\n]{1,60} memory: (\d{1,9})K")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,8 +27,14 @@ class Point:
     reserved_mib: int
     level: int
     initramfs_kib: int  # packed and unpacked, as it was not compressed
-    need_kib: int  # the most that was in use at once
+    need_kib: int  # the most that was in use at once by programs
+    boot_kib: int  # in use when the initramfs was unpacked: it is there twice
     drivers: tuple[str, ...] = ()  # modules in addition to those of the disk
+
+    @property
+    def most_kib(self) -> int:
+        """The most that was in use at once."""
+        return max(self.need_kib, self.boot_kib)
 
 
 def load_points(path: Path = POINTS) -> tuple[Point, ...]:
@@ -40,7 +47,11 @@ def point_of(verdict: Verdict, console: str, *, drivers: tuple[str, ...] = ()) -
     memory, packed = capture_memory.read(console), _PACKED.findall(console)
     if not verdict.verified or memory is None or memory.used_kib is None or len(packed) < 2:  # of both kernels
         return None
-    initramfs_kib = int(packed[-1])
+    began = capture_memory.CAPTURE_KERNEL.search(console)
+    first = capture_memory.LEFT.search(console)
+    assert began is not None
+    assert first is not None
+    initramfs_kib, init_kib = int(packed[-1]), sum(map(int, _INIT.findall(console, began.end())))
     return Point(
         kernel=verdict.kernel or "",
         memory_mib=verdict.memory_mib,
@@ -48,7 +59,8 @@ def point_of(verdict: Verdict, console: str, *, drivers: tuple[str, ...] = ()) -
         reserved_mib=verdict.main_mib or 0,
         level=verdict.level or 0,
         initramfs_kib=initramfs_kib,
-        need_kib=max(memory.used_kib, memory.taken_kib + initramfs_kib),
+        need_kib=memory.used_kib,
+        boot_kib=memory.all_kib - int(first[2]) + initramfs_kib + init_kib,
         drivers=drivers,
     )
 
