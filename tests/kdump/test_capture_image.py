@@ -230,10 +230,12 @@ def test_the_modules_of_a_kernel_are_those_of_modules_dep() -> None:
 def test_the_script_describes_this_host() -> None:
     script = tables.package_path("kdump", "capture_image", "probe.sh")
     done = subprocess.run(["sh", script, "/initrd.img", "/var/crash/none"], capture_output=True, text=True, check=True)
+    assert not done.stderr
     stacks, _ = stacks_of(done.stdout)
+    if not subprocess.run(["findmnt", "-n", "-T", "/"], capture_output=True, check=False).stdout:
+        pytest.skip("the root directory is not a mount, as in a chroot")
     assert stacks["root"]
     assert [line for line in stacks["target"] if line.startswith("mount /")]
-    assert not done.stderr
 
 
 @pytest.mark.parametrize(("address", "line"), [("::1", True), ("127.0.0.1", False), ("no-such-host.invalid", False)])

@@ -66,6 +66,10 @@ ProtectControlGroups=yes
 RestrictNamespaces=mnt uts ipc pid
 DevicePolicy=closed
 DeviceAllow=/dev/fuse rw
+# mmdebstrap makes them in the disk that it builds.
+DeviceAllow=/dev/console m
+DeviceAllow=/dev/ptmx m
+DeviceAllow=/dev/tty m
 CapabilityBoundingSet=CAP_CHOWN CAP_DAC_OVERRIDE CAP_DAC_READ_SEARCH CAP_FOWNER CAP_FSETID CAP_KILL
 CapabilityBoundingSet=CAP_SETUID CAP_SETGID CAP_SETFCAP CAP_SYS_ADMIN CAP_SYS_CHROOT CAP_MKNOD
 """

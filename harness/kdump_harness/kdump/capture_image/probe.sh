@@ -50,6 +50,7 @@ network() {  # ROLE INTERFACE
 
 place() {  # ROLE DIRECTORY
     mounted=$(findmnt -n -o SOURCE,FSTYPE,TARGET -T "$2" | tail -n 1)
+    [ -n "$mounted" ] || return 0  # in a chroot, / is no mount
     set -- "$1" $mounted
     source=${2%%\[*}
     echo "$1 fs $3"
