@@ -398,6 +398,7 @@ def test_the_memory_of_an_older_version_is_read(tmp_path: Path) -> None:
         (failed(1, known_issue="https://x"), 1, "", "known issue", "reached CAPTURING"),
         (unjudged(3), 5, "", "not judged", "reached RECOVERED: the dump was not judged: the file is lz4-compressed"),
         (None, 4, "kdump-harness: no boot\n", "broken", "kdump-harness: no boot"),
+        (None, 4, "  a step\nkdump-harness: no boot\n  see /x/log\n", "broken", "kdump-harness: no boot see /x/log"),
         (None, 0, "", "broken", "the drill ended with status 0"),
         (None, -9, "", "broken", "the drill ended with status"),
     ],

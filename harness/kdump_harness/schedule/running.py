@@ -108,7 +108,9 @@ def run_drill(
     judged = (EXIT_OK, EXIT_FAILED, EXIT_UNJUDGED) if job.verb != AUDIT else (EXIT_OK, EXIT_FAILED, EXIT_BROKEN)
     if result is None or done.returncode not in judged:
         lines = [line for line in messages.splitlines() if line.strip()]
-        said = lines[-1].strip() if lines else f"the {job.noun} ended with status {done.returncode}"
+        # The error is the last message, and "see FILE" below it.
+        first = next((number for number in reversed(range(len(lines))) if not lines[number].startswith(" ")), 0)
+        said = " ".join(line.strip() for line in lines[first:]) or f"the {job.noun} ended with status {done.returncode}"
         status = done.returncode if done.returncode in (EXIT_USAGE, EXIT_HOST) else EXIT_BROKEN
         return ScheduledResult(word=BROKEN, status=status, said=said, **common)
     word, said = (
