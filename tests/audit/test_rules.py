@@ -251,7 +251,7 @@ def test_a_reservation_that_is_enough_for_a_guest_is_too_small_for_a_large_machi
     """By the size model."""
     changes = {"crash_size_bytes": str(160 << 20), "iomem": "  35000000-3effffff : Crash kernel"}
     assert not reasons(changes)
-    found = reasons({**changes, "ram": "00001000-0009fbff : System RAM\n00100000-1ffffffffff : System RAM"})
+    found = reasons({**changes, "ram": "00001000-0009fbff : System RAM\n00100000-7ffffffffff : System RAM"})
     assert found["capture-oom"].severity is Severity.RISK
     assert found["capture-oom"].evidence.startswith("160 MiB are reserved; by the size model this machine needs ")
 

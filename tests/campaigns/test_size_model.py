@@ -119,6 +119,14 @@ def test_a_release_is_like_the_measured_kernels_of_its_version_and_flavour(relea
     assert Model(points()).kernels_like(release) == like
 
 
+def test_a_system_that_boots_its_root_filesystem_frees_the_initramfs() -> None:
+    model = Model(points())
+    asked = Request(memory_mib=1024, vcpus=1, kernel="6.12", packed_mib=5, unpacked_mib=100, parts=("kdump-utils",))
+    other = model.predict(replace(asked, parts=("kdump-tools",)))
+    assert "capture initramfs" in {one.name for one in model.predict(asked).estimates}
+    assert {one.name for one in other.estimates} == {"kernel", "memory and processors", "kdump-tools", "unpacking"}
+
+
 def test_sizes_that_failed_in_public_are_below_what_the_model_advises() -> None:
     """The initramfs of Fedora CoreOS was not packed by squashfs, and its size is not known."""
     model = shipped_model()

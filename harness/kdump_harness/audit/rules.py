@@ -174,7 +174,8 @@ def _by_model(facts: Facts, reserved_mib: int) -> Iterator[Finding]:
     if image is None:
         return
     packed_mib = image.size_bytes / MIB
-    named = {*facts.contents, facts.place.kind}
+    userland = "kdump-utils" if facts.family.config.in_initramfs else "kdump-tools"
+    named = {*facts.contents, facts.place.kind, userland}
     request = Request(
         memory_mib=facts.memory_mib,
         vcpus=facts.state.cpus,

@@ -39,6 +39,7 @@ class Part:
     kind: str  # driver, target, userland, or extra
     low_mib: float
     high_mib: float
+    frees_initramfs: bool = False  # it boots the root filesystem, and the files of the initramfs are removed
     why: str
     source: str = ""
 
@@ -78,6 +79,7 @@ class Report:
     machine: str
     memory_gib: float
     vcpus: int
+    kernel: str = ""
     parts: tuple[str, ...] = ()
     packed_mib: float = 30.0  # of the capture initramfs
     unpacked_mib: float = 80.0
@@ -91,6 +93,7 @@ class Report:
         return Request(
             memory_mib=int(self.memory_gib * _GIB),
             vcpus=self.vcpus,
+            kernel=self.kernel,
             packed_mib=self.packed_mib,
             unpacked_mib=self.unpacked_mib,
             parts=self.parts,
@@ -252,9 +255,9 @@ class Model:
             raise UsageError(f"unknown part {unknown[0]!r} of the size model (known: {', '.join(rows)})")
         estimates = [*self._of_machine(request), *map(_of_part, (rows[name] for name in request.parts))]
         packed, unpacked = request.packed_mib, request.unpacked_mib
-        estimates.append(
-            Estimate(name="capture initramfs", low_mib=unpacked, high_mib=unpacked, why=f"{unpacked:.0f} MiB unpacked")
-        )
+        if not any(rows[name].frees_initramfs for name in request.parts):
+            why = f"{unpacked:.0f} MiB unpacked"
+            estimates.append(Estimate(name="capture initramfs", low_mib=unpacked, high_mib=unpacked, why=why))
         # The packed archive is freed before programs run, so the larger of both counts.
         boots = [self.boot_mib[name] + packed + unpacked for name in self.kernels_like(request.kernel)]
         noise = _SIGMAS * _NOISE_MIB
