@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from kdump_harness.base.errors import CommandFailed, HostError, UsageError
 from kdump_harness.base.progress import Progress
-from kdump_harness.images.archive import Archive, PackageFile, digest, unpack_deb
+from kdump_harness.images.archive import Archive, PackageFile, digest, known_suite, unpack_deb
 from kdump_harness.images.state import State
 from kdump_harness.kernel import userland
 from kdump_harness.kernel.build import run_build
@@ -43,6 +43,20 @@ def test_a_built_tree_has_its_modules_where_they_were_built(tmp_path: Path, stat
     (tree / ".config").write_text("CONFIG_X86_64=y\nCONFIG_KEXEC=y\nCONFIG_PROC_VMCORE=y\n")
     with pytest.raises(UsageError, match="CONFIG_CRASH_DUMP is not set"):
         find_kernel(str(tree), state, QUIET)
+
+
+@pytest.mark.parametrize(
+    ("suite", "architecture", "name"),
+    [
+        ("bookworm", "amd64", "debian-12"),
+        ("bookworm-backports", "arm64", "arm64-debian-12"),
+        ("bookworm", "ppc64el", "ppc64el-debian-12"),
+        ("bookworm", "riscv64", "debian-12"),
+        ("sid", "amd64", "debian-sid"),
+    ],
+)
+def test_a_suite_has_the_row_of_its_architecture(suite: str, architecture: str, name: str) -> None:
+    assert known_suite(suite, architecture).name == name
 
 
 @pytest.mark.parametrize(

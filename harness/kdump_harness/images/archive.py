@@ -45,7 +45,7 @@ class Archive:
         """Raise UsageError for a suite of no known release, HostError for a host without apt."""
         require_tools(f"packages of {suite}", "apt-get", "dpkg-deb")
         self.suite, self._progress = suite, progress
-        row = known_suite(suite)
+        row = known_suite(suite, architecture)
         assert row.build is not None
         more = () if suite in (row.build.suite, row.build.updates_suite, row.build.security_suite) else (suite,)
         place = state.directory / "userlands" / f"index-{suite}-{architecture}"
@@ -155,9 +155,15 @@ def _version(file: str) -> str:
     return file.split("_")[1].replace("%3a", ":")
 
 
-def known_suite(suite: str) -> Image:
-    """Return the catalogue's row of the release that a suite belongs to; UsageError names the known ones."""
-    rows = {row.build.suite: row for row in load_catalog() if row.family == "debian" and row.build is not None}
-    if (base := _BACKPORTS.sub("", suite)) not in rows:
-        raise UsageError(f"unknown suite {suite!r} (known: {', '.join(rows)}, each also with -backports)")
-    return rows[base]
+def known_suite(suite: str, architecture: str = "amd64") -> Image:
+    """Return the catalogue's row of the release that a suite belongs to; UsageError names the known ones.
+
+    A row for the architecture is preferred: not all have the same suites.
+    """
+    rows = [row for row in load_catalog() if row.family == "debian" and row.build is not None]
+    base = _BACKPORTS.sub("", suite)
+    found = [row for row in rows if row.build is not None and row.build.suite == base]
+    if not found:
+        known = ", ".join(dict.fromkeys(row.build.suite for row in rows if row.build is not None))
+        raise UsageError(f"unknown suite {suite!r} (known: {known}, each also with -backports)")
+    return next((row for row in found if row.architecture.name == architecture), found[0])
