@@ -52,7 +52,8 @@ _ARCHITECTURES = """
 Dumps of five machines are read on any host, kernel drills ([kernel.md](kernel.md)) have guests of
 four of them, and drills of images guests of three ([hosts.md](hosts.md#guests-of-other-architectures)).
 Guests of other architectures are emulated. A whole drill of Debian 13 for arm64 went through UEFI,
-the signed shim, GRUB and kdump-tools, and the guest was armed again; the others were not drilled.
+the signed shim, GRUB and kdump-tools, and the guest was armed again (its check `capture-memory` counted
+memory of the firmware, which it does no more).
 The tables below have the drills; besides their dumps were read:
 
 - **amd64**: samples of Linux 5.10, 6.12 and 7.2, and the drills below.
