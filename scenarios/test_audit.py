@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 import pytest
+from as_host import NAME, ssh_to
 from kdump_harness.audit.asking.inventory import Host
 from kdump_harness.audit.past import Past
 from kdump_harness.audit.result import Answer, HostAudit, Severity
@@ -27,7 +27,6 @@ from kdump_harness.pytest_plugin import Verdict, pin_image
 from kdump_harness.vm.guest import Guest
 from kdump_harness.vm.run import Machine, Run
 
-NAME = "audited"
 COMMAND_TIMEOUT_S = 120.0  # for a guest under KVM; some build an initramfs
 
 
@@ -106,22 +105,6 @@ STATES = tables.load_rows(Path(__file__).with_name("audit_states.toml"), "state"
 def vcpus() -> int:
     """Return one processor: enough for an audit and cheaper to emulate."""
     return 1
-
-
-def ssh_to(guest: Guest, directory: Path) -> tuple[str, ...]:
-    """Return the ssh program with a configuration in DIRECTORY in which the guest is a host like any other."""
-    key, config, known = directory / "key", directory / "config", directory / "known_hosts"
-    if not key.exists():
-        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)], check=True)
-    guest.shell.run("echo %s >> /root/.ssh/authorized_keys", key.with_suffix(".pub").read_text().strip())
-    host_key = guest.shell.run("cut -d' ' -f1,2 /etc/ssh/ssh_host_ed25519_key.pub").out.strip()
-    known.write_text(f"{NAME} {host_key}\n", encoding="utf-8")
-    config.write_text(
-        f"Host {NAME}\n HostName {guest.shell.address}\n HostKeyAlias {NAME}\n User root\n IdentityFile {key}\n"
-        f" IdentitiesOnly yes\n UserKnownHostsFile {known}\n StrictHostKeyChecking yes\n",
-        encoding="utf-8",
-    )
-    return ("ssh", "-F", str(config))
 
 
 @pytest.fixture

@@ -33,8 +33,16 @@ def _adder(verb: str) -> Callable[[parser.Verbs], None]:
     """Return the function that adds a verb."""
     module = f".{verb}.verb" if verb in ("audit", "fleet") else f".cli.verbs.{verb}"
     adder: Callable[..., None] = getattr(importlib.import_module(module, "kdump_harness"), f"add_{verb}")
-    # A job may be an audit, whose verb lies above this one.
-    return functools.partial(adder, adders={"audit": _adder("audit")}) if verb == "schedule" else adder
+    if verb == "schedule":  # a job may be an audit, whose verb lies above this one
+        return functools.partial(adder, adders={"audit": _adder("audit")})
+    return functools.partial(adder, on_host=_drill_host) if verb == "drill" else adder
+
+
+def _drill_host(arguments: argparse.Namespace) -> int:
+    """Drill a machine that exists, which is audited first; the audit lies above the verbs."""
+    from .audit.host_drill import drill_host
+
+    return drill_host(arguments)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

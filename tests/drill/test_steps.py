@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from fakes import FakeClock, FakeGuest, FakeShell
+from kdump_harness.audit.host_drill import HostDrill
 from kdump_harness.base.evidence import Evidence
 from kdump_harness.base.progress import Progress
 from kdump_harness.base.stage import Stage
@@ -67,7 +69,7 @@ def drill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fake_clock: FakeClock
     monkeypatch.setattr(crash.secrets, "token_hex", lambda _bytes: NONCE)
     monkeypatch.setattr(KdumpService, "formats", lambda *_: ("kdump",))
 
-    def take(guest: FakeGuest, **changes: Any) -> Verdict:
+    def take(guest: FakeGuest, made: Any = Drill, **changes: Any) -> Verdict:
         run: Any = SimpleNamespace(
             factor=1.0, slowness=1.0, load=1.0, beside=0, accelerator="tcg", progress=Progress(quiet=True),
             lost=lambda _domain: False, options=SimpleNamespace(keep="never"),
@@ -76,7 +78,7 @@ def drill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fake_clock: FakeClock
         plan = Plan(subject=SystemUnderTest(name="debian-12", family=family), **changes)
         replayed: Any = guest
         with contextlib.closing(Evidence(tmp_path / "drill")) as evidence:
-            drill = Drill(run, plan, evidence)
+            drill = made(run, plan, evidence)
             return drill.take(replayed, KdumpService(replayed, family), drill.boot)
 
     return take
@@ -116,6 +118,37 @@ def test_dimms_that_the_capture_kernel_may_have_added_are_counted(drill: Any, nu
     assert verdict.verified, verdict.explain()
     assert any("the memory of 2 ACPI memory devices" in remark for remark in verdict.remarks) is bool(number)
     assert any(check.name == "capture-memory" for check in verdict.checks) is not bool(number)
+
+
+def test_a_machine_without_a_console_is_judged_by_its_next_boot_and_its_dump(drill: Any) -> None:
+    guest = FakeGuest(BOOT, b"", probes=PROBES, dump=(DUMP, VMCORE))
+    verdict = drill(guest, functools.partial(HostDrill, console=False))
+    assert verdict.verified, verdict.explain()
+    assert "only the next boot of the machine and its dump were judged: --console was not given" in verdict.remarks
+
+
+def test_a_machine_without_a_console_and_a_dump_has_crashed(drill: Any) -> None:
+    verdict = drill(FakeGuest(BOOT, b"", probes=PROBES), functools.partial(HostDrill, console=False))
+    assert (verdict.reached, verdict.verified) == (Stage.CRASHED, False)
+    assert {check.name: check.ok for check in verdict.checks} == {
+        "single-dump": False, "final-name": False, "reboot-time": True, "rebooted": True, "rearmed": True,
+    }  # fmt: skip
+
+
+def test_a_machine_whose_console_falls_silent_is_judged_by_its_next_boot(drill: Any) -> None:
+    verdict = drill(
+        FakeGuest(BOOT, IN_CAPTURE, probes=PROBES, dump=(DUMP, VMCORE)), functools.partial(HostDrill, console=True)
+    )
+    assert verdict.verified, verdict.explain()
+    (remark,) = [remark for remark in verdict.remarks if "next boot" in remark]
+    assert "were judged: the console has been silent for 20 s while waiting for the capture kernel" in remark
+
+
+def test_a_machine_that_does_not_come_back_says_so(drill: Any) -> None:
+    guest = FakeGuest(BOOT, IN_CAPTURE, probes=PROBES)
+    guest.connect = lambda: "first-boot"  # type: ignore[method-assign]
+    verdict = drill(guest, functools.partial(HostDrill, console=True))
+    assert verdict.stopped_by.endswith("; the machine did not answer as another boot either")
 
 
 def test_a_guest_with_nothing_loaded_is_judged_without_a_crash(drill: Any) -> None:

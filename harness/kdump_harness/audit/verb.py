@@ -108,7 +108,7 @@ def audit(arguments: argparse.Namespace) -> int:
     check_output(arguments.metrics, not_over=[*read, *([arguments.before] if arguments.before else [])])
     earlier = read_earlier(arguments.before) if arguments.before else None
     hosts = _hosts(arguments)
-    options = Options(ssh=_program(arguments.ssh), timeout_s=arguments.timeout, side_by_side=arguments.side_by_side)
+    options = Options(ssh=program(arguments.ssh), timeout_s=arguments.timeout, side_by_side=arguments.side_by_side)
     count_done = iter(range(1, len(hosts) + 1))
 
     def say(host: HostAudit) -> None:
@@ -152,7 +152,8 @@ def _hosts(arguments: argparse.Namespace) -> list[Host]:
     return distinct(hosts)
 
 
-def _program(text: str) -> tuple[str, ...]:
+def program(text: str) -> tuple[str, ...]:
+    """Return the words of --ssh; UsageError for a text that is not a command."""
     try:
         words = tuple(shlex.split(text))
     except ValueError as error:

@@ -70,6 +70,11 @@ def add_image(group: Any, *, domain: bool = False, optional: bool = False) -> No
             metavar="NAME",
             help="libvirt domain, running or shut off: a clone of it is drilled as it is, on an isolated network",
         )
+        which.add_argument(
+            "--host",
+            metavar="USER@HOST",
+            help="machine that exists, in a maintenance window: it is audited, crashed as it is, and judged",
+        )
     else:
         group.add_argument("image", metavar="IMAGE", nargs="?" if optional else None, help=text)
     needed = "required for a file" if domain else "required for a file, unused otherwise"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,8 +45,8 @@ if TYPE_CHECKING:
     from ...vm.run import Run
 
 
-def add_drill(verbs: Verbs) -> None:
-    """Add the verb to the command line."""
+def add_drill(verbs: Verbs, on_host: Callable[[argparse.Namespace], int] | None = None) -> None:
+    """Add the verb to the command line; ON_HOST drills machines that exist."""
     parser = add_verb(
         verbs,
         "drill",
@@ -57,8 +58,10 @@ def add_drill(verbs: Verbs) -> None:
         "  kdump-harness drill debian-12 --kernel ./mybuild --makedumpfile trixie\n"
         "  kdump-harness drill debian-12 --trigger nmi --target nfs\n"
         "  kdump-harness drill ./my.qcow2 --family debian --as-is\n"
-        "  kdump-harness drill --domain myserver    # a clone of a libvirt domain, which keeps running undisturbed",
+        "  kdump-harness drill --domain myserver    # a clone of a libvirt domain, which keeps running undisturbed\n"
+        "  kdump-harness drill --host root@db1 --yes-crash db1 --console 'ipmitool -H db1-ipmi sol activate'",
     )
+    parser.set_defaults(on_host=on_host)
     guest = parser.add_argument_group("guest")
     add_image(guest, domain=True)
     add_arch(guest)
@@ -79,6 +82,26 @@ def add_drill(verbs: Verbs) -> None:
     guest.add_argument(
         "--keep-mac", action="store_true", help="keep the domain's MAC addresses, which its network setup may need"
     )
+    machine = parser.add_argument_group("machine that exists (--host)")
+    machine.add_argument(
+        "--console",
+        metavar="COMMAND",
+        help="command that prints the serial console, as in 'virsh console NAME'; without it, only the dump and the"
+        " next boot are judged",
+    )
+    machine.add_argument(
+        "--yes-crash", metavar="HOSTNAME", help="name by which the machine calls itself, since it will be crashed"
+    )
+    machine.add_argument("--reset", metavar="COMMAND", help="command that resets the machine if it does not come back")
+    machine.add_argument(
+        "--ssh", default="ssh", metavar="COMMAND", help="ssh program with its options, as in 'ssh -F FILE'"
+    )
+    machine.add_argument(
+        "--dumps-on",
+        metavar="USER@HOST:DIR",
+        help="machine and directory in which its dumps arrive, if they are sent to a server; read by ssh",
+    )
+    machine.add_argument("--anyway", action="store_true", help="crash it even if the audit says that it will fail")
     kdump = parser.add_argument_group("kdump")
     kdump.add_argument(
         "--makedumpfile",
@@ -129,6 +152,11 @@ def drill(arguments: argparse.Namespace) -> int:
     from ..runs import check_outputs, options_of
     from ..subject import machine_of, subject_of
 
+    if arguments.host is not None:
+        return int(arguments.on_host(arguments))
+    for option in ("--console", "--yes-crash", "--reset", "--dumps-on", "--anyway"):
+        if getattr(arguments, option[2:].replace("-", "_")):
+            raise UsageError(f"{option} is for --host")
     cloned = arguments.domain is not None
     if arguments.keep_mac and not cloned:
         raise UsageError("--keep-mac is for --domain: the guests of images have no MAC to keep")

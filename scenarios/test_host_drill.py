@@ -1,0 +1,71 @@
+"""Drills of a guest as of a machine that exists: its console is the output of virsh, and virsh resets it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from as_host import NAME, ssh_to
+from kdump_harness.__main__ import main
+from kdump_harness.base.evidence import Evidence
+from kdump_harness.pytest_plugin import pin_image
+from kdump_harness.vm.guest import Guest
+from kdump_harness.vm.run import Run
+
+HANG = """
+printf '[Service]\\nExecStartPre=/bin/sh -c "echo 1 > /proc/sys/kernel/sysrq; echo c > /proc/sysrq-trigger"\\n' \\
+    > /etc/systemd/system/kdump-tools-dump.service.d/sabotage.conf; systemctl daemon-reload; sync"""
+
+
+@pytest.fixture
+def vcpus() -> int:
+    """Return one processor: enough for a drill and cheaper to emulate."""
+    return 1
+
+
+def drilled(
+    guest: Guest, run: Run, evidence: Evidence, place: Path, *, console: bool = True
+) -> tuple[int, dict[str, Any]]:
+    """Drill the guest by the command line; return exit status and verdict."""
+    virsh = f"virsh -c {run.hypervisor.uri}"
+    result = place / "verdict.json"
+    more = ["--console", f"{virsh} console --force {guest.domain.name}"] if console else []
+    options = ["--json", str(result), "--evidence", str(evidence.directory / "host"), "--history", "none"]
+    status = main(
+        [
+            "drill", "--host", NAME, "--ssh", " ".join(ssh_to(guest, place)),
+            "--reset", f"{virsh} reset {guest.domain.name}",
+            "--yes-crash", guest.shell.run("hostname").out.strip(),
+            "--timeout-factor", str(run.slowness), *options, *more,
+        ]
+    )  # fmt: skip
+    return status, json.loads(result.read_text(encoding="utf-8"))
+
+
+@pin_image("debian-12")
+def test_a_machine_that_dumps(armed_guest: Guest, harness_run: Run, evidence: Evidence, tmp_path: Path) -> None:
+    """The machine is audited, crashed, and verified."""
+    status, verdict = drilled(armed_guest, harness_run, evidence, tmp_path)
+    assert verdict["verified"], verdict
+    assert status == 0
+
+
+@pin_image("debian-12")
+def test_a_machine_without_a_console(armed_guest: Guest, harness_run: Run, evidence: Evidence, tmp_path: Path) -> None:
+    """The machine is verified by its next boot and its dump."""
+    status, verdict = drilled(armed_guest, harness_run, evidence, tmp_path, console=False)
+    assert verdict["verified"], verdict
+    assert status == 0
+    assert any("--console was not given" in remark for remark in verdict["remarks"])
+
+
+@pin_image("debian-12")
+def test_a_machine_that_hangs(armed_guest: Guest, harness_run: Run, evidence: Evidence, tmp_path: Path) -> None:
+    """The command of --reset brings back a machine whose capture kernel panics, and stays so."""
+    armed_guest.shell.run(HANG)
+    status, verdict = drilled(armed_guest, harness_run, evidence, tmp_path)
+    assert (status, verdict["verified"], verdict["reached"]) == (1, False, "CAPTURING")
+    assert verdict["symptoms"][0]["name"] == "capture-panic", verdict["symptoms"]
+    assert any("was reset by" in remark and "it answers again" in remark for remark in verdict["remarks"])
