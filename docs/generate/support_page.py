@@ -51,9 +51,11 @@ _ARCHITECTURES = """
 
 Dumps of five machines are read on any host, kernel drills ([kernel.md](kernel.md)) have guests of
 four of them, and drills of images guests of three ([hosts.md](hosts.md#guests-of-other-architectures)).
-Guests of other architectures are emulated. A whole drill of Debian 13 for arm64 went through UEFI,
-the signed shim, GRUB and kdump-tools, and the guest was armed again (its check `capture-memory` counted
-memory of the firmware, which it does no more).
+Guests of other architectures are emulated. Whole drills went through UEFI, the signed shim, GRUB and
+kdump-tools (Debian 13, arm64), and through SLOF, GRUB and kdump-tools (Debian 12, ppc64el); both guests
+were armed again. The check `capture-memory` of the former counted memory of the firmware, which it
+does no more. Linux 6.1 of the latter, with two processors, saves the dump of a crash on processor 0
+(`--trigger sysrq-c@0`). After one on processor 1 its capture kernel waited for the disk without end.
 The tables below have the drills; besides their dumps were read:
 
 - **amd64**: samples of Linux 5.10, 6.12 and 7.2, and the drills below.
