@@ -12,11 +12,12 @@ from kdump_harness.pytest_plugin import Verdict, pin_image
 
 KERNEL = "linux-image-amd64"  # the cloud kernel of the images has no SATA and no USB
 GOOD = (
+    ["multipath", "lost-path"],
+    ["raid1", "luks-pbkdf2", "lvm", "btrfs-subvolume", "separate-var", "capture-cpus", "busy-filesystem"],
     ["virtio-scsi", "multipath", "lost-path", "luks-pbkdf2", "lvm-thin", "xfs", "busy-filesystem"],
     ["sata", "raid5", "lvm", "btrfs-subvolume"],
     ["nvme", "raid1", "separate-var", "capture-cpus", "five-level-paging"],
     ["uefi", "separate-crash"],
-    ["read-only-root", "separate-var"],
     ["virtio-scsi", "raid1", "luks-pbkdf2", "lvm", "root"],
 )
 ON_SERVER = (
