@@ -23,7 +23,7 @@ ARM64 = find_architecture("arm64")
 EDGE_MIB = 150
 
 
-@pytest.mark.parametrize("symptom", ["capture-oom", "kexec-load-failed-other"])
+@pytest.mark.parametrize("symptom", ["capture-oom", "kexec-load-failed-other", "capture-panic"])
 def test_each_trial_boots_the_kernel_with_its_own_reservation(
     symptom: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ...base import crashkernel
+from ...base.stage import Stage
 from ...base.verdict import Verdict
 from ...drill.checks import Scope, required
 from ...drill.session import Session
@@ -15,8 +16,8 @@ from ...kernel.drill import run_kernel_drill
 from ...kernel.plan import KernelPlan
 from ...vm.run import Machine, Run
 from .plan import SizePlan
-from .result import DUMPED, OTHER, TOO_SMALL, Size, Sizing
-from .run import Sizer, cause_of
+from .result import DUMPED, TOO_SMALL, Size, Sizing
+from .run import Sizer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,10 +54,13 @@ class BareSizer(Sizer):
         return self._search_from_largest(None, sizing, machine, directory, reservation)
 
     def _outcome(self, sizing: Sizing, verdict: Verdict) -> str:
-        """Return the outcome; kexec of arm64 does not name missing memory, but a larger reservation took the files."""
+        """Return the outcome; only the reservation differs from the trials that dumped.
+
+        kexec of arm64 does not name missing memory, and a kernel with too little of it may panic for any reason.
+        """
         outcome = super()._outcome(sizing, verdict)
-        refused = outcome == OTHER and cause_of(verdict).startswith("kexec-load-")
-        return TOO_SMALL if refused and any(trial.outcome == DUMPED for trial in sizing.trials) else outcome
+        worked = any(trial.outcome == DUMPED for trial in sizing.trials)
+        return TOO_SMALL if worked and verdict.reached < Stage.SAVED else outcome
 
     def _crash(self, _session: Session | None, sizing: Sizing, size_mib: int, name: str, _measuring: bool) -> Verdict:
         machine = dataclasses.replace(self.plan.machine, memory_mib=sizing.memory_mib, vcpus=sizing.vcpus)

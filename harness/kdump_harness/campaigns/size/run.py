@@ -330,9 +330,5 @@ def outcome_of(verdict: Verdict, needed: frozenset[str] = required(Scope.RESERVA
     good = {check.name for check in verdict.checks if check.ok}
     if verdict.reached >= Stage.SAVED and good >= needed:
         return DUMPED
-    return TOO_SMALL if cause_of(verdict) in _OUT_OF_MEMORY else OTHER
-
-
-def cause_of(verdict: Verdict) -> str:
-    """Return the first symptom of a failure; empty if none is known."""
-    return next((symptom["name"] for symptom in verdict.symptoms if symptom["severity"] == "failure"), "")
+    causes = [symptom["name"] for symptom in verdict.symptoms if symptom["severity"] == "failure"]
+    return TOO_SMALL if causes and causes[0] in _OUT_OF_MEMORY else OTHER
