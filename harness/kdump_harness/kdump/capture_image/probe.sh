@@ -55,7 +55,9 @@ place() {  # ROLE DIRECTORY
     source=${2%%\[*}
     echo "$1 fs $3"
     echo "$1 mount $4 $source"
-    echo "$1 free $(($(stat -f -c '%f * %S / 1024' "$4")))"  # with the blocks that are reserved for root
+    # With the blocks that are reserved for root, and without those that ext4 reserves for itself.
+    kept=$(cat "/sys/fs/ext4/$(basename "$(readlink -f "$source")")/reserved_clusters" 2>/dev/null)
+    echo "$1 free $(($(stat -f -c "(%f - ${kept:-0}) * %S / 1024" "$4")))"
     # Memory, or another directory of the filesystem below, may be missing at the next boot: the dump has its place.
     below=$(findmnt -n -o SOURCE -T "${4%/*}/" | tail -n 1)
     case $3 in tmpfs | ramfs) below=$source ;; esac
