@@ -31,7 +31,7 @@ BAD = {
     "virtio-scsi moved-disk": "the capture initramfs lacks the module virtio_scsi",
     "lvm root moved-disk": "the capture initramfs lacks the program lvm",
     "usb-disk": "the capture kernel is started with usbcore.nousb",
-    "luks-argon2": "its key takes 384 MiB",
+    "luks-argon2": "(Argon2), and of the",
     "luks-passphrase": "its key is not on this machine",
     "raid1 by-name": "the capture initramfs is older than /etc/mdadm/mdadm.conf",
     "full-target": "MiB are free, and the dump takes",
