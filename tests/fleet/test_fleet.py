@@ -269,7 +269,11 @@ def test_a_hostile_pickle_makes_only_marks(tmp_path: Path) -> None:
         (["debian-12", "--level=x"], "invalid int value"),
         (["debian-99"], "unknown image"),
         (["--help"], "not arguments of a drill"),
-        ([], "IMAGE --domain is required"),
+        (["--host=web1", "--yes-crash=web1"], "does not accept --host"),
+        (["debian-12", "--console=true"], "does not accept --console"),
+        (["debian-12", "--reset=true"], "does not accept --reset"),
+        (["debian-12", "--ssh=true"], "does not accept --ssh"),
+        ([], "IMAGE --domain --host is required"),
         (["debian-12", "sweep"], "unrecognized"),
         (["debian-12\n--json=x"], "printable"),
         (["debian-12"] * 65, "short list"),
@@ -347,7 +351,8 @@ def test_a_command_line_is_written_anew() -> None:
     known = {"image", "run", *tasks._DRILL_OPTIONS, *tasks.LOCAL_OPTIONS}
     assert set(vars(found)) - known == {
         "uri", "remote_state", "key", "password_file", "packages", "domain", "keep_mac", "crash_package", "debuginfo",
-        "allow_backing", "shape", "arm_with",
+        "allow_backing", "shape", "arm_with", "host", "on_host", "console", "yes_crash", "reset", "ssh",
+        "dumps_on", "anyway",
     }  # fmt: skip
 
 
