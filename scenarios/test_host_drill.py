@@ -36,7 +36,8 @@ def drilled(
     status = main(
         [
             "drill", "--host", NAME, "--ssh", " ".join(ssh_to(guest, place)),
-            "--reset", f"{virsh} reset {guest.domain.name}",
+            # After a panic for good, the panic device has paused the guest.
+            "--reset", f"sh -c '{virsh} reset {guest.domain.name}; {virsh} resume {guest.domain.name}'",
             "--yes-crash", guest.shell.run("hostname").out.strip(),
             "--timeout-factor", str(run.slowness), *options, *more,
         ]
