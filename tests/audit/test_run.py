@@ -130,11 +130,9 @@ def test_the_last_verified_drill_is_found_by_machine_id(replay: type[Replay], tm
 
 
 def test_the_last_dump_in_the_store_is_found_by_host_name(tmp_path: Path) -> None:
-    with Store(tmp_path / "store", create=True).index.database.writing():
-        pass
-    store = Store(tmp_path / "store")
-    for number, (state, crash_s) in enumerate([(TRIAGED, 900), (UNTRIAGED, 800), ("damaged", 1000)]):
-        store.index.put(dump(number, state=state, crash_s=crash_s), {})
+    with Store(tmp_path / "store", create=True) as store:
+        for number, (state, crash_s) in enumerate([(TRIAGED, 900), (UNTRIAGED, 800), ("damaged", 1000)]):
+            store.index.put(dump(number, state=state, crash_s=crash_s), {})
     past = read_past("none", None, tmp_path / "store")
     assert past.success("f" * 32, "web1") == Success(at_s=900.0, seen="dump in the store")
     with pytest.raises(UsageError, match="store"):

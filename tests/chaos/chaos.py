@@ -168,7 +168,7 @@ def after_clean(bench: Bench) -> list[str]:
         else []
     )
     if bench.history.exists():
-        with sqlite3.connect(bench.history) as database:
+        with contextlib.closing(sqlite3.connect(bench.history)) as database:
             if (answer := database.execute("PRAGMA integrity_check").fetchone()[0]) != "ok":
                 left.append(f"history: {answer}")
     logs = Path("/var/log/libvirt/qemu")

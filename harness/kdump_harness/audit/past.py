@@ -68,8 +68,7 @@ def _dumps_of(directory: Path | None) -> dict[str, float]:
     if directory is None and not default_store().is_dir():
         return {}
     dumps_s: dict[str, float] = {}
-    with _optional(directory):
-        store = Store(directory)
+    with _optional(directory), Store(directory) as store:
         for dump in store.index.dumps():
             if dump.state in (TRIAGED, UNTRIAGED):
                 dumps_s[dump.host] = max(dumps_s.get(dump.host, 0.0), float(dump.crash_s or dump.added_s))
