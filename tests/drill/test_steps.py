@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from fakes import FakeClock, FakeGuest, FakeShell
 from kdump_harness.audit.host_drill import HostDrill
+from kdump_harness.base.errors import EXIT_FAILED, EXIT_UNJUDGED
 from kdump_harness.base.evidence import Evidence
 from kdump_harness.base.progress import Progress
 from kdump_harness.base.stage import Stage
@@ -221,6 +222,23 @@ def test_a_dump_sent_to_a_server_is_fetched_from_there(drill: Any) -> None:
     assert verdict.verified, verdict.explain()
     assert (verdict.dump["place"], verdict.dump["path"]) == ("crash-server", path)
     assert 'SSH="dumps@crash-server"' in guest.shell.files["/etc/default/kdump-tools"]
+
+
+@pytest.mark.parametrize("looked_at", [False, True])
+def test_a_dump_that_is_not_here_was_sent_elsewhere_or_is_missing(drill: Any, looked_at: bool) -> None:
+    """Where the dumps of a guest as it is can be looked at, a dump that is not there is missing."""
+    shell: Any = FakeShell({})
+    server = Server(
+        name="vault", address="192.0.2.1", host_key="ssh-ed25519 AAAA", user="kdump", directory="/srv/dumps",
+        shell=shell,
+    )  # fmt: skip
+    guest = FakeGuest(BOOT, CRASH, probes=PROBES)
+    guest.shell.files["/etc/default/kdump-tools"] = 'USE_KDUMP=1\nSSH="kdump@vault"\n'
+    where = {"target": "ssh", "server": server} if looked_at else {}
+    verdict = drill(guest, as_is=True, **where)
+    assert verdict.exit_status == (EXIT_FAILED if looked_at else EXIT_UNJUDGED), verdict.explain()
+    assert ("single-dump" in {check.name for check in verdict.failed()}) is looked_at
+    assert bool(verdict.not_judged) is not looked_at
 
 
 def test_files_next_to_a_dump_do_not_become_records_of_the_harness(tmp_path: Path) -> None:

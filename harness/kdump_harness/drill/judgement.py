@@ -65,7 +65,7 @@ class DrillRecord:
         )
         self.console: list[str] = []
         self.dumps: list[Path] = []
-        self.away = ""  # where the guest's own kdump sends dumps, if not to its own disk
+        self.away = ""  # where the guest's own kdump sends dumps, if that is not looked at
         self.classes: Mapping[str, Mapping[str, int]] = {}  # of the pages, by the page structures in the dump
         self.fallback = Fallback(kinds=plan.fallback)
         self.picture: Path | None = None  # the guest's memory from the hypervisor

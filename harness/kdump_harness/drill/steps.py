@@ -151,10 +151,11 @@ class Drill(CrashDrill):
         self.target = find_target(self.plan.target, family, prepare_server(self.plan.server, self.plan.shapes))
         if self.plan.as_is:
             service.settle()
-            if self.plan.clone is None:
+            if self.plan.clone is not None:
+                if remark := self.plan.clone.dumps_away(guest, family):
+                    verdict.remarks.append(remark)
+            elif self.plan.server is None:
                 self.away = places_away(family, guest.shell.read_text(family.config.file))
-            elif remark := self.plan.clone.dumps_away(guest, family):
-                verdict.remarks.append(remark)
             return
         service.family = family = self.target.family_for(family)
         core_collector = wanted.core_collector(family) if self.plan.clone is None else (wanted.level, wanted.compress)

@@ -6,7 +6,7 @@ import argparse
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ...base.errors import EXIT_FAILED, EXIT_OK, UsageError
 from ...kdump.target import TARGETS
@@ -129,8 +129,6 @@ def size(arguments: argparse.Namespace) -> int:
     plan = SizePlan(
         subject=subject,
         memories_mib=_memories(arguments),
-        vcpus=_parse_vcpus(arguments.vcpus),
-        targets=tuple(dict.fromkeys(part.strip() for part in arguments.target.split(","))),
         machine=Machine(
             firmware=arguments.firmware or subject.firmware,
             cpu_level=arguments.cpu,
@@ -138,14 +136,7 @@ def size(arguments: argparse.Namespace) -> int:
         ),
         shapes=find_shapes(arguments.shape),
         crashkernel=arguments.crashkernel,
-        append=arguments.append,
-        capture_append=arguments.capture_append,
-        level=arguments.level,
-        compress=arguments.compress,
-        step_mib=arguments.step,
-        repeats=arguments.repeats,
-        most_crashes=arguments.crashes,
-        confirm=not arguments.no_confirm,
+        **_settings(arguments),
     )
     plan.check()
     if arguments.plot is not None:
@@ -156,6 +147,22 @@ def size(arguments: argparse.Namespace) -> int:
     with Run(options) as run:
         found = run_size(run, plan, on_verdict=_recorder(arguments))
     return _conclude(arguments, found)
+
+
+def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return what a sizing of an image and one of a kernel have in common."""
+    return {
+        "vcpus": _parse_vcpus(arguments.vcpus),
+        "targets": tuple(dict.fromkeys(part.strip() for part in arguments.target.split(","))),
+        "append": arguments.append,
+        "capture_append": arguments.capture_append,
+        "level": arguments.level,
+        "compress": arguments.compress,
+        "step_mib": arguments.step,
+        "repeats": arguments.repeats,
+        "most_crashes": arguments.crashes,
+        "confirm": not arguments.no_confirm,
+    }
 
 
 def _size_bare(arguments: argparse.Namespace) -> int:
@@ -192,18 +199,9 @@ def _size_bare(arguments: argparse.Namespace) -> int:
     plan = BareSizePlan(
         subject=SystemUnderTest(name=kernel_plan.kernel.name, family=userland_family(), of_file=architecture),
         memories_mib=(architecture.memory_mib,) if arguments.memory is None else parse_memories(arguments.memory),
-        vcpus=_parse_vcpus(arguments.vcpus),
-        targets=tuple(dict.fromkeys(part.strip() for part in arguments.target.split(","))),
         machine=Machine(cpu_level=arguments.cpu, architecture=architecture),
         crashkernel=arguments.crashkernel or architecture.crashkernel,
-        append=arguments.append,
-        capture_append=arguments.capture_append,
-        level=arguments.level,
-        compress=arguments.compress,
-        step_mib=arguments.step,
-        repeats=arguments.repeats,
-        most_crashes=arguments.crashes,
-        confirm=not arguments.no_confirm,
+        **_settings(arguments),
         kernel_plan=kernel_plan,
     )
     if plan.targets != ("local",):
