@@ -188,13 +188,16 @@ def test_what_packages_depend_on_is_kept_as_long_as_the_index(tmp_path: Path) ->
 def test_an_index_that_cannot_be_read_is_never_taken_for_read(tmp_path: Path) -> None:
     """The mirror does not answer: that is the host's fault, and an older index serves."""
     archive = object.__new__(Archive)
-    archive.suite, archive._progress = "trixie", QUIET
+    archive.suite, archive._progress, archive._sources = "trixie", QUIET, "deb a\n"
+    asked = 0
     said = "E: Failed to fetch http://127.0.0.1:1/InRelease Connection refused; E: Some index files failed to download."
 
     class Apt:
         workdir = tmp_path
 
         def run(self, *_words: str, progress: Progress) -> str:
+            nonlocal asked
+            asked += 1
             return said
 
     archive._apt = Apt()  # type: ignore[assignment]
@@ -207,6 +210,11 @@ def test_an_index_that_cannot_be_read_is_never_taken_for_read(tmp_path: Path) ->
     said = ""
     archive._refresh()
     assert (tmp_path / "read").exists()
+    archive._refresh()
+    assert asked == 3
+    archive._sources = "deb a\ndeb b\n"  # the index of other sources is read again
+    archive._refresh()
+    assert asked == 4
 
 
 def test_a_package_that_cannot_be_unpacked_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

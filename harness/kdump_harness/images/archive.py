@@ -52,18 +52,20 @@ class Archive:
         self._select = ("-t", suite) if more else ()
         with locked(place.with_name(f"{place.name}.lock"), lambda: None):
             self._apt: Apt = private_apt(place, row, architecture, more=more)
+            self._sources = (place / row.build.suite / "sources.list").read_text(encoding="utf-8")
             self._refresh()
 
     def _refresh(self) -> None:
-        stamp = self._apt.workdir / "read"
-        if stamp.exists() and 0 <= time.time() - stamp.stat().st_mtime < INDEX_MAX_AGE_S:
+        stamp = self._apt.workdir / "read"  # has the sources of the index
+        is_new = stamp.exists() and 0 <= time.time() - stamp.stat().st_mtime < INDEX_MAX_AGE_S
+        if is_new and stamp.read_text(encoding="utf-8") == self._sources:
             return
         # On a full disk, apt does not end.
         require_space(self._apt.workdir, _INDEX_MIB, f"the index of {self.suite}", option="--state")
         with self._progress.step(f"reading the index of {self.suite}"):
             trouble = self._apt.run("update", progress=self._progress)
         if "E: " not in trouble:
-            stamp.touch()
+            stamp.write_text(self._sources, encoding="utf-8")
             return
         told = f"the index of {self.suite} cannot be read: {trouble.partition('E: ')[2].partition('; E: ')[0][:300]}"
         if not any(self._apt.workdir.glob(f"*/state/lists/*_dists_{self.suite}_*Release")):
