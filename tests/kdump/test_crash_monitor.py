@@ -540,6 +540,7 @@ def follow(tmp_path: Path, fake_clock: FakeClock) -> Any:
         loaded: bool = True,
         before: tuple[str, ...] = (),
         log: str = "",
+        state: str = "running",
     ) -> str | None:
         play.resumed = []  # type: ignore[attr-defined]
         seen = DomainEvents()
@@ -562,6 +563,7 @@ def follow(tmp_path: Path, fake_clock: FakeClock) -> Any:
             connection_lost=lambda: lost,
             resume=lambda: play.resumed.append("resumed"),
             log=lambda: log,
+            state=lambda: state,
         )
         for what in events:
             domain.events.add(what)
@@ -577,6 +579,11 @@ def follow(tmp_path: Path, fake_clock: FakeClock) -> Any:
             evidence.close()
 
     return play
+
+
+def test_a_guest_that_another_program_paused_has_no_verdict(follow: Any) -> None:
+    with pytest.raises(GuestError, match="paused by another program while waiting for the capture kernel to save"):
+        follow(DUMPING, state="paused")
 
 
 def test_a_drill_of_a_good_crash_is_stopped_by_nothing(follow: Any) -> None:

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
-from kdump_harness.base.errors import GuestError, WaitedInVain
+from kdump_harness.base.errors import GuestError, HostError, WaitedInVain
 from kdump_harness.base.evidence import Evidence
 from kdump_harness.vm import guest as guest_module
 from kdump_harness.vm.console import ByteQueue
@@ -179,6 +179,34 @@ def test_the_connection_to_a_guest_is_closed_whatever_ends_it(tmp_path: Path) ->
     with pytest.raises(GuestError, match="no login"), contextlib.closing(evidence), living as guest:
         break_down(guest)
     assert done == ["closed", "destroyed"]
+
+
+def test_a_guest_that_qemu_stopped_for_a_full_disk_is_the_fault_of_the_host(tmp_path: Path) -> None:
+    run = Run(Options(quiet=True))
+    run.host = cast(GuestHost, SimpleNamespace(connect=None, alive=lambda: True, directory=tmp_path))
+    console, events = ByteQueue(), DomainEvents()
+    domain: Any = SimpleNamespace(
+        name="mine",
+        events=events,
+        xml=lambda: "<domain/>",
+        open_console=lambda _sink: console,
+        connection_lost=lambda: False,
+        end_lines=lambda: console.put(b""),
+        destroy=lambda: None,
+    )
+    evidence = Evidence(tmp_path / "drill")
+    living = run._started(domain, evidence, user="root", access=Access(), host_key=None)
+
+    def fill_the_disk(guest: Guest) -> None:
+        events.add("suspended/0")
+        assert guest.console.read_line(timeout_s=0) is None
+        events.add("suspended/2")
+        guest.console.read_line(timeout_s=0)
+
+    stopped = pytest.raises(HostError, match="QEMU stopped it because its disk could not be written")
+    with stopped as raised, contextlib.closing(evidence), living as guest:
+        fill_the_disk(guest)
+    assert str(tmp_path) in raised.value.args[0]
 
 
 def test_a_guest_that_ends_in_the_background_is_waited_for_at_the_end_of_the_run(tmp_path: Path) -> None:

@@ -202,6 +202,7 @@ class CrashDrill(DrillRecord, ABC):
                     self._let_panic_end(guest)
                     silent_s = guest.console.silent_s
                     if stopped := monitor.why_panicked(silent_s) or self._too_late(guest, monitor):
+                        self._raise_if_paused(guest, waiting)
                         return stopped
         return None
 
@@ -216,6 +217,14 @@ class CrashDrill(DrillRecord, ABC):
             f"{guest.name}: QEMU ended by itself while waiting for {waiting}: {said[-1] if said else 'without a word'}",
             see=self.evidence.console_path,
         )
+
+    def _raise_if_paused(self, guest: Guest, waiting: str) -> None:
+        """Raise GuestError if another program paused the guest, which proves nothing about its kdump."""
+        if guest.domain.state() == "paused":
+            raise GuestError(
+                f"{guest.name}: it was paused by another program while waiting for {waiting} (virsh suspend?)",
+                see=self.evidence.console_path,
+            )
 
     def _let_panic_end(self, guest: Guest) -> None:
         """Resume a guest that the hypervisor paused because it panicked for good (pvpanic).

@@ -235,6 +235,8 @@ class KernelDrill(CrashDrill):
         try:
             words = self._control.wait_for("vmcore", timeout_s=LAST_REPORT_S * guest.factor)
         except ConsoleLost:
+            if self.run.lost(guest.domain):
+                raise
             return
         if len(words) != 2 or not re.fullmatch(r"[0-9]{1,18}", words[1]):
             raise GuestError(f"the capture kernel reported {' '.join(words)!r} instead of the size of the vmcore")

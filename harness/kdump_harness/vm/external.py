@@ -99,6 +99,9 @@ class ExternalMachine(Domain):
         """Return that it runs: its state is not known."""
         return "running"
 
+    def end_lines(self) -> None:
+        """Do nothing: no hypervisor is known to stop it."""
+
     def resume(self) -> None:
         """Do nothing: it is not paused."""
 

@@ -24,7 +24,7 @@ from .guest import Guest, SavedGuest
 from .hosts.guest_host import GuestHost, open_guest_host
 from .hypervisor.buses import BUSES
 from .hypervisor.connection import PREFIX, Hypervisor
-from .hypervisor.domain import Domain
+from .hypervisor.domain import DISK_FULL, Domain
 from .hypervisor.domain_xml import FIRMWARE, NETWORK, USER_NETWORK, Disk, DomainSpec, Layer, Nic, new_mac
 from .hypervisor.hub import Hub
 from .hypervisor.memory_xml import DIMM_BLOCK_MIB, MAX_DIMMS, Spare
@@ -553,8 +553,18 @@ class Run:
             self._remove(nvram, *(overlay for overlay, _ in overlays.values()))
 
     def lost(self, domain: Domain) -> bool:
-        """Return whether the connection to a domain is lost, so that its state is unknown."""
-        return domain.connection_lost() or not self.host.alive()
+        """Return whether the host failed a domain, so that its end says nothing about the guest."""
+        return bool(self._failure(domain))
+
+    def _failure(self, domain: Domain) -> str:
+        """Return how the host failed a domain, or nothing."""
+        if not self.host.alive():
+            return "the connection to its host was lost"
+        if domain.connection_lost():
+            return "the connection to libvirt was lost"
+        if domain.events.has(DISK_FULL):
+            return f"QEMU stopped it because its disk could not be written (make room in {self.host.directory})"
+        return ""
 
     @contextlib.contextmanager
     def _started(
@@ -576,16 +586,20 @@ class Run:
                 tick=self.progress.tick,
                 connect=self.host.connect,
             )
-            domain.events.listener = lambda what: guest.evidence.event("domain", what=what)
+
+            def heard(what: str) -> None:
+                guest.evidence.event("domain", what=what)
+                if what == DISK_FULL:
+                    domain.end_lines()
+
+            domain.events.listener = heard
             try:
                 yield guest
             finally:
                 guest.close_shell()  # otherwise its thread runs until this process ends
         except GuestError as error:
-            if self.lost(domain):
-                said = error.args[0]
-                where = "libvirt" if self.host.alive() else "its host"
-                raise HostError(f"connection to {where} lost while {domain.name} was in use ({said})") from None
+            if failure := self._failure(domain):
+                raise HostError(f"{domain.name}: {failure}, while it was in use: {error.args[0]}") from None
             raise
         finally:
             if domain.name in self._guests:  # it was neither saved nor ended

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 PANICKED, CRASHLOADED = "crashed/panicked", "crashed/crashloaded"
 # The end of a QEMU by itself, neither by the guest's shutdown nor by a command.
 DIED = "stopped/5"
+# QEMU stops the processors when a disk's file on the guest host cannot be written, as on a full file system.
+DISK_FULL = "suspended/2"
 SSH_PORT = 22
 CONSOLE_GATHER_MS = 40  # interval of reading a serial line, and thereby the precision of the times of its lines
 SECOND = 2  # of the paths to a disk
@@ -88,6 +90,7 @@ class Domain:
         self._saved = False
         self.events = DomainEvents()
         self._serial_lines: list[tuple[Any, int]] = []  # streams, each with its timer
+        self._sources: list[ByteQueue] = []
         self._hypervisor.watch(handle, self.events)
 
     def open_console(self, on_bytes: Callable[[bytes], None]) -> ByteQueue:
@@ -157,9 +160,15 @@ class Domain:
 
         timer = libvirt.virEventAddTimeout(-1, look_again, None)
         self._serial_lines.append((stream, timer))
+        self._sources.append(source)
         stream.eventAddCallback(libvirt.VIR_STREAM_EVENT_READABLE | ended, pump, None)
         self._hypervisor.end_when_lost(source)
         return source, stream
+
+    def end_lines(self) -> None:
+        """End the serial lines for their readers, of a guest that will say nothing more."""
+        for source in self._sources:
+            source.put(b"")
 
     def resume(self) -> None:
         """Start the processors of a paused domain."""
