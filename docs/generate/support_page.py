@@ -53,9 +53,9 @@ Dumps of five machines are read on any host, kernel drills ([kernel.md](kernel.m
 four of them, and drills of images guests of three ([hosts.md](hosts.md#guests-of-other-architectures)).
 Guests of other architectures are emulated. Whole drills went through UEFI, the signed shim, GRUB and
 kdump-tools (Debian 13, arm64), and through SLOF, GRUB and kdump-tools (Debian 12, ppc64el); both guests
-were armed again. The check `capture-memory` of the former counted memory of the firmware, which it
-does no more. Linux 6.1 of the latter, with two processors, saves the dump of a crash on processor 0
-(`--trigger sysrq-c@0`). After one on processor 1 its capture kernel waited for the disk without end.
+were armed again. Linux 6.1 of the latter, with two processors, saves the dump of a crash on processor 0
+(`--trigger sysrq-c@0`). After one on processor 1 its capture kernel waits for the virtio disk without
+end, in kernel drills as well; that of Linux 6.12 reads the disk.
 The tables below have the drills; besides their dumps were read:
 
 - **amd64**: samples of Linux 5.10, 6.12 and 7.2, and the drills below.
