@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,7 @@ from kdump_harness.audit.run import Options, ask, audit
 from kdump_harness.base import tables
 from kdump_harness.base.evidence import Evidence
 from kdump_harness.distro.family import Family, fill, load_families
-from kdump_harness.drill.disks import ArmedDisk, SystemUnderTest
+from kdump_harness.drill.disks import SystemUnderTest
 from kdump_harness.drill.dump_server import DumpServer
 from kdump_harness.drill.plan import SAVED
 from kdump_harness.drill.session import Session
@@ -25,7 +25,6 @@ from kdump_harness.kdump.service import KdumpService
 from kdump_harness.kdump.target import find_target
 from kdump_harness.pytest_plugin import Verdict
 from kdump_harness.vm.guest import Guest
-from kdump_harness.vm.run import Machine, Run
 
 ANY = "any"  # family
 COMMAND_TIMEOUT_S = 120.0  # for a guest under KVM; some build an initramfs
@@ -128,26 +127,6 @@ STATES = tables.load_rows(Path(__file__).with_name("audit_states.toml"), "state"
 def vcpus() -> int:
     """Return one processor: enough for an audit and cheaper to emulate."""
     return 1
-
-
-@pytest.fixture
-def connected_guest(
-    harness_run: Run,
-    armed_disk: ArmedDisk,
-    machine: Machine,
-    evidence: Evidence,
-    image: SystemUnderTest,
-    collector: DumpServer,
-) -> Iterator[Guest]:
-    """Return an armed guest that shares a network with the dump server."""
-    overlay, port = harness_run.overlay(armed_disk.path, base_format="qcow2"), harness_run.dump_network().port()
-    with harness_run.guest(
-        overlay, machine, evidence, label=image.name, user=image.login, access=image.access, ports=(port,)
-    ) as guest:
-        guest.power_on()
-        guest.wait_for_login()
-        guest.connect()
-        yield guest
 
 
 def test_states_are_found_without_a_crash(

@@ -7,9 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from as_host import NAME, ssh_to
+from as_host import NAME, SERVER, ssh_to
 from kdump_harness.__main__ import main
 from kdump_harness.base.evidence import Evidence
+from kdump_harness.drill.disks import SystemUnderTest
+from kdump_harness.drill.dump_server import DumpServer
+from kdump_harness.kdump.service import KdumpService
+from kdump_harness.kdump.target import find_target
 from kdump_harness.pytest_plugin import pin_image
 from kdump_harness.vm.guest import Guest
 from kdump_harness.vm.run import Run
@@ -26,16 +30,25 @@ def vcpus() -> int:
 
 
 def drilled(
-    guest: Guest, run: Run, evidence: Evidence, place: Path, *, console: bool = True
+    guest: Guest,
+    run: Run,
+    evidence: Evidence,
+    place: Path,
+    *,
+    console: bool = True,
+    dumps_on: DumpServer | None = None,
 ) -> tuple[int, dict[str, Any]]:
     """Drill the guest by the command line; return exit status and verdict."""
     virsh = f"virsh -c {run.hypervisor.uri}"
     result = place / "verdict.json"
     more = ["--console", f"{virsh} console --force {guest.domain.name}"] if console else []
+    if dumps_on is not None:
+        more += ["--dumps-on", f"root@{SERVER}:{dumps_on.server.directory}"]
+    ssh = ssh_to(guest, place, server=dumps_on.guest if dumps_on is not None else None)
     options = ["--json", str(result), "--evidence", str(evidence.directory / "host"), "--history", "none"]
     status = main(
         [
-            "drill", "--host", NAME, "--ssh", " ".join(ssh_to(guest, place)),
+            "drill", "--host", NAME, "--ssh", " ".join(ssh),
             # After a panic for good, the panic device has paused the guest.
             "--reset", f"sh -c '{virsh} reset {guest.domain.name}; {virsh} resume {guest.domain.name}'",
             "--yes-crash", guest.shell.run("hostname").out.strip(),
@@ -51,6 +64,26 @@ def test_a_machine_that_dumps(armed_guest: Guest, harness_run: Run, evidence: Ev
     status, verdict = drilled(armed_guest, harness_run, evidence, tmp_path)
     assert verdict["verified"], verdict
     assert status == 0
+
+
+@pin_image("debian-12")
+def test_a_machine_whose_dump_goes_to_a_server(
+    connected_guest: Guest,
+    image: SystemUnderTest,
+    harness_run: Run,
+    evidence: Evidence,
+    collector: DumpServer,
+    tmp_path: Path,
+) -> None:
+    """The dump is found by a second ssh on the server that it was sent to."""
+    service = KdumpService(connected_guest, image.family)
+    service.identify()
+    service.wait_until_loaded()
+    if find_target("ssh", service.family, collector.server).configure(connected_guest, service):
+        service.arm()
+    status, verdict = drilled(connected_guest, harness_run, evidence, tmp_path, dumps_on=collector)
+    assert verdict["verified"], verdict
+    assert (status, verdict["target"]) == (0, "ssh")
 
 
 @pin_image("debian-12")
