@@ -157,7 +157,7 @@ class FakeGuest:
         self.console = Console(self.name, self._source)
         self.shell = FakeShell({"boot_id": "first-boot", **probes})
         self._dump_shell = dump_shell or self.shell
-        self.domain = SimpleNamespace(events=DomainEvents())
+        self.domain = SimpleNamespace(events=DomainEvents(), state=lambda: "running")
         self.shell.start = self._start  # type: ignore[method-assign]
 
     def power_on(self) -> None:

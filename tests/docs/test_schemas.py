@@ -36,7 +36,13 @@ def strict(schema: Any) -> Any:
 
 
 def verdict(directory: Path) -> dict[str, Any]:
-    run: Any = SimpleNamespace(progress=None, accelerator="tcg", beside=0, options=SimpleNamespace(keep="never"))
+    run: Any = SimpleNamespace(
+        progress=None,
+        accelerator="tcg",
+        beside=0,
+        raise_if_disk_full=lambda: None,
+        options=SimpleNamespace(keep="never"),
+    )
     plan = Plan(subject=SystemUnderTest(name="debian-12", family=find_family("debian")))
     with contextlib.closing(Evidence(directory / "drill")) as evidence:
         record = DrillRecord(run, plan, evidence)

@@ -37,7 +37,9 @@ KINDS = {
 
 @pytest.mark.parametrize(("keep", "is_kept"), [("never", False), ("failed", True), ("always", True)])
 def test_a_verdict_says_who_made_it_and_where_the_vmcore_lies(tmp_path: Path, keep: str, is_kept: bool) -> None:
-    run: Any = SimpleNamespace(progress=None, accelerator="tcg", beside=0, options=SimpleNamespace(keep=keep))
+    run: Any = SimpleNamespace(
+        progress=None, accelerator="tcg", beside=0, raise_if_disk_full=lambda: None, options=SimpleNamespace(keep=keep)
+    )
     (dump := tmp_path / "dump").touch()
     with contextlib.closing(Evidence(tmp_path / "drill")) as evidence:
         record = DrillRecord(run, KINDS[Scope.RECOVERED][0], evidence)
@@ -53,7 +55,13 @@ def test_a_verdict_says_who_made_it_and_where_the_vmcore_lies(tmp_path: Path, ke
 
 
 def conclude(directory: Path, plan: Plan, reached: Stage, names: frozenset[str], failed: str = "") -> Verdict:
-    run: Any = SimpleNamespace(progress=None, accelerator="tcg", beside=0, options=SimpleNamespace(keep="never"))
+    run: Any = SimpleNamespace(
+        progress=None,
+        accelerator="tcg",
+        beside=0,
+        raise_if_disk_full=lambda: None,
+        options=SimpleNamespace(keep="never"),
+    )
     with contextlib.closing(Evidence(directory)) as evidence:
         record = DrillRecord(run, plan, evidence)
         record.verdict.reached = reached
@@ -95,7 +103,13 @@ def test_a_required_check_that_was_not_made_or_failed_is_no_verified_drill(
     ids=["report", "no capture", "silent"],
 )
 def test_the_messages_of_makedumpfile_are_in_the_verdict(console: str, reached: Stage, tmp_path: Path) -> None:
-    run: Any = SimpleNamespace(progress=None, accelerator="tcg", beside=0, options=SimpleNamespace(keep="never"))
+    run: Any = SimpleNamespace(
+        progress=None,
+        accelerator="tcg",
+        beside=0,
+        raise_if_disk_full=lambda: None,
+        options=SimpleNamespace(keep="never"),
+    )
     with contextlib.closing(Evidence(tmp_path / "drill")) as evidence:
         record = DrillRecord(run, Plan(subject=SUBJECT), evidence)
         record.verdict.reached, record.verdict.makedumpfile, record.verdict.level = reached, "1.7.6", 31
@@ -121,7 +135,8 @@ def by_crash(directory: Path, answer: CrashReport | Exception, monkeypatch: pyte
 
     monkeypatch.setattr(judgement, "ask_crash", ask)
     run: Any = SimpleNamespace(
-        progress=None, accelerator="tcg", beside=0, options=SimpleNamespace(keep="never"),
+        progress=None, accelerator="tcg", beside=0,
+        options=SimpleNamespace(keep="never"), raise_if_disk_full=lambda: None,
         state=SimpleNamespace(directory=directory),
     )  # fmt: skip
     facts: Any = SimpleNamespace(nonce="n0nce", before=SimpleNamespace(os_release={"VERSION_CODENAME": "trixie"}))

@@ -378,7 +378,13 @@ def test_verdict_json_names_the_known_issue(
     left_out: tuple[str, ...], tracker: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(judgement, "load_known_issues", lambda: (issue(scenario="drill"),))
-    run = SimpleNamespace(progress=None, accelerator="tcg", beside=0, options=SimpleNamespace(keep="never"))
+    run = SimpleNamespace(
+        progress=None,
+        accelerator="tcg",
+        beside=0,
+        raise_if_disk_full=lambda: None,
+        options=SimpleNamespace(keep="never"),
+    )
     plan = Plan(subject=SystemUnderTest(name="debian-13", family=find_family("debian")))
     with contextlib.closing(Evidence(tmp_path / "drill")) as evidence:
         one: Any = steps.Drill(run, plan, evidence)  # type: ignore[arg-type]  # no hypervisor is needed to judge

@@ -33,6 +33,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     return SimpleNamespace(
         fit=lambda machine, needs: machine,
         factor=1.0, slowness=1.0, beside=0, accelerator="tcg", progress=Progress(quiet=True),
+        raise_if_disk_full=lambda: None,
         open_evidence=lambda: None,
         evidence=lambda name: Evidence(tmp_path / name), options=SimpleNamespace(keep="failed"),
     )  # fmt: skip

@@ -73,6 +73,7 @@ def drill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fake_clock: FakeClock
     def take(guest: FakeGuest, made: Any = Drill, **changes: Any) -> Verdict:
         run: Any = SimpleNamespace(
             factor=1.0, slowness=1.0, load=1.0, beside=0, accelerator="tcg", progress=Progress(quiet=True),
+        raise_if_disk_full=lambda: None,
             lost=lambda _domain: False, options=SimpleNamespace(keep="never"),
         )  # fmt: skip
         family = find_family("debian")

@@ -200,7 +200,10 @@ def test_a_guest_that_qemu_stopped_for_a_full_disk_is_the_fault_of_the_host(tmp_
     def fill_the_disk(guest: Guest) -> None:
         events.add("suspended/0")
         assert guest.console.read_line(timeout_s=0) is None
+        run.raise_if_disk_full()
         events.add("suspended/2")
+        with pytest.raises(HostError, match="mine: QEMU stopped it"):
+            run.raise_if_disk_full()  # a drill makes no verdict then
         guest.console.read_line(timeout_s=0)
 
     stopped = pytest.raises(HostError, match="QEMU stopped it because its disk could not be written")

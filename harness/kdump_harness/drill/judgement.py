@@ -166,6 +166,7 @@ class DrillRecord:
     def conclude(self, monitor: CrashMonitor | None) -> None:
         """Phases, symptoms, and whether it all adds up to verified."""
         raise_if_stopped()  # a guest that the harness destroyed proves nothing
+        self.run.raise_if_disk_full()  # nor one that the host stopped
         verdict, clock = self.verdict, self.clock
         pairs = {
             "boot": ("power-on", "first-login"),

@@ -566,6 +566,12 @@ class Run:
             return f"QEMU stopped it because its disk could not be written (make room in {self.host.directory})"
         return ""
 
+    def raise_if_disk_full(self) -> None:
+        """Raise HostError if QEMU stopped a guest of this run, maybe the dump server, for want of room."""
+        for _, domain in list(self._guests.values()):
+            if domain.events.has(DISK_FULL):
+                raise HostError(f"{domain.name}: {self._failure(domain)}")
+
     @contextlib.contextmanager
     def _started(
         self, domain: Domain, evidence: Evidence, *, user: str, access: Access, host_key: str | None
