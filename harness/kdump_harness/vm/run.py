@@ -605,7 +605,7 @@ class Run:
                 guest.close_shell()  # otherwise its thread runs until this process ends
         except GuestError as error:
             if failure := self._failure(domain):
-                raise HostError(f"{domain.name}: {failure}, while it was in use: {error.args[0]}") from None
+                raise HostError(f"{domain.name}: {failure}", see=error.see) from None
             raise
         finally:
             if domain.name in self._guests:  # it was neither saved nor ended
