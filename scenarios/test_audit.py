@@ -30,9 +30,6 @@ ANY = "any"  # family
 COMMAND_TIMEOUT_S = 120.0  # for a guest under KVM; some build an initramfs
 
 
-WORST_LAST = (Answer.READY, Answer.AT_RISK, Answer.WILL_FAIL)
-
-
 def names(seen: HostAudit) -> set[str]:
     """Return the names of the reasons of an audit, without notes."""
     return {reason.name for reason in seen.reasons if reason.severity is not Severity.NOTE}
@@ -55,14 +52,16 @@ class State:
     def judged(self, seen: HostAudit, armed: HostAudit) -> str:
         """Return whether the audit found the state: a hit, a miss or a false alarm.
 
-        ARMED is the audit of the guest as it was armed; its reasons do not count.
+        ARMED is the audit of the guest as it was armed; its reasons do not count. A failure of it can end in a state,
+        as a fault of the filter does where nothing is filtered.
         """
         new = names(seen) - names(armed)
+        still = {reason.name for reason in seen.reasons if reason.severity is Severity.FAILURE} & names(armed)
         if self.answer == Answer.READY:
             return "false alarm" if new else "hit"
         if not new & set(self.reason):
             return "miss"
-        return "hit" if seen.answer == max(self.answer, armed.answer, key=WORST_LAST.index) else "other answer"
+        return "hit" if seen.answer == (Answer.WILL_FAIL if still else self.answer) else "other answer"
 
     def make(self, family: Family, guest: Guest) -> None:
         """Bring the guest into the state."""
