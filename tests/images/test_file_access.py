@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 from kdump_harness.base.errors import HostError, UsageError
 from kdump_harness.images import file_access
-from kdump_harness.images.file_access import given, readable_by, undo
+from kdump_harness.images.file_access import given, readable_by, require_reachable, undo
 from kdump_harness.images.state import State
 
 QEMU = 64055
@@ -194,3 +195,16 @@ def test_a_filesystem_without_acls_is_named_to_an_ordinary_user(
         pass
     assert facts(disk) == before
     assert list(run.iterdir()) == []
+
+
+def test_a_file_in_a_directory_that_is_closed_to_qemus_user_is_refused(tmp_path: Path) -> None:
+    """QEMU would say "Permission denied" after a disk was built."""
+    daemon = pwd.getpwnam("daemon").pw_uid
+    (closed := tmp_path / "closed").mkdir(mode=0o700)
+    (disk := closed / "disk.qcow2").touch(mode=0o644)
+    with pytest.raises(UsageError, match=r"QEMU's user daemon may not enter .*chmod o\+x") as raised:
+        require_reachable(disk, daemon)
+    # The directories of pytest are closed, too.
+    assert any(f"enter {one} (" in raised.value.args[0] for one in disk.parents)
+    require_reachable(Path("/usr/bin/env"), daemon)
+    require_reachable(disk, os.geteuid())

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import pwd
 import secrets
 import struct
 from collections.abc import Iterator, Sequence
@@ -63,6 +64,23 @@ def given(paths: Sequence[Path], uid: int, run: Path) -> Iterator[None]:
             for change, file in zip(changes, files.values(), strict=True):
                 _restore(change, file)
             journal.unlink()
+
+
+def require_reachable(path: Path, uid: int) -> None:
+    """Raise UsageError where a directory above a file is closed to a user; what has an ACL is believed."""
+    try:
+        entry = pwd.getpwuid(uid)
+    except KeyError:
+        return
+    groups = os.getgrouplist(entry.pw_name, entry.pw_gid)
+    for directory in reversed(path.resolve().parents):
+        status = directory.stat()
+        search = 0o100 if status.st_uid == uid else 0o010 if status.st_gid in groups else 0o001
+        if uid and not status.st_mode & search and _ACL not in os.listxattr(directory):
+            raise UsageError(
+                f"{path} cannot be used: QEMU's user {entry.pw_name} may not enter {directory}"
+                f" (run chmod o+x {directory}, or choose a place elsewhere)"
+            )
 
 
 def undo(run: Path) -> bool:

@@ -254,7 +254,9 @@ def _libvirt(
                 kind, why = accel.choose("auto", hypervisor, state, directory, place)
             else:
                 with state.run() as run:
-                    kind, why = accel.choose("auto", hypervisor, state, run.path, LocalHost(state, run, uri))
+                    here = LocalHost(state, run, uri)
+                    with here.readable((), (hypervisor.owner_of_files() or (None,))[0]):
+                        kind, why = accel.choose("auto", hypervisor, state, run.path, here)
         except HarnessError as error:
             yield HostFinding(name="accelerator", ok=False, seen=str(error))
         else:

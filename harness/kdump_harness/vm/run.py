@@ -181,6 +181,8 @@ class Run:
             self._remote = not self.hypervisor.is_local
             if self.hypervisor.is_session and self.options.uri is None:
                 self.progress.say(f"libvirt: {self.hypervisor.uri}, without the system's instance")
+            with self._readable(()):  # before anything is built there
+                pass
             self.accelerator, why = accel.choose(
                 self.options.accelerator, self.hypervisor, self.state, self.directory.path, self.host
             )

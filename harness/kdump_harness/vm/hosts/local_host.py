@@ -75,8 +75,13 @@ class LocalHost:
 
     def readable(self, layers: Iterable[Layer], uid: int | None) -> contextlib.AbstractContextManager[None]:
         """Let QEMU's user open private backing files within the block; UsageError where that is not possible."""
+        if uid is None:
+            return contextlib.nullcontext()
+        layers = tuple(layers)
+        for path in (self.directory, *(layer.path for layer in layers)):
+            file_access.require_reachable(path, uid)
         private = [layer.path for layer in layers if layer.private and layer.path.stat().st_uid != uid]
-        return file_access.given(private, uid, self.directory) if uid is not None else contextlib.nullcontext()
+        return file_access.given(private, uid, self.directory)
 
     def put(self, path: Path) -> Path:
         """Return the path itself."""
