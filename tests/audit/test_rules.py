@@ -32,6 +32,32 @@ def success_of(ago_s: float, firmware: str = "") -> Success:
     return Success(at_s=NOW_S - ago_s, seen="verified drill", firmware=firmware)
 
 
+SUSE = {"os_release": 'ID=sles\nVERSION_ID="15.6"'}
+DUMP = {"finished": f"{NOW_S}|9000|600|/var/crash/2026-11-30-01-01/vmcore"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "name", "evidence"),
+    [
+        ({"config": 'KDUMP_CONTINUE_ON_ERROR="false"'}, "kdump-emergency-shell", "KDUMP_CONTINUE_ON_ERROR is 'false'"),
+        (
+            {**DUMP, "companion": "vmcore status: error while saving, return code: 1"},
+            "last-dump-unfinished",
+            "README.txt says 'vmcore status: error while saving, return code: 1'",
+        ),
+        ({**DUMP, "companion": ""}, "last-dump-unfinished", "no README.txt next to it"),
+        ({**DUMP, "companion": "vmcore status: saved successfully"}, "", ""),
+        ({"companion": ""}, "", ""),
+    ],
+)
+def test_settings_and_notes_of_opensuse_are_read(changes: dict[str, str], name: str, evidence: str) -> None:
+    found = reasons({**SUSE, **changes}, family="suse")
+    if name:
+        assert evidence in found[name].evidence
+    else:
+        assert not {"kdump-emergency-shell", "last-dump-unfinished"} & set(found)
+
+
 def test_a_sound_machine_is_ready() -> None:
     assert not reasons()
     assert answer(judge(facts())) is Answer.READY

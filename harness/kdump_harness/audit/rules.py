@@ -264,7 +264,7 @@ def configuration(facts: Facts) -> Iterator[Finding]:
     for remark in facts.state.collection_remarks():
         yield risk("collector-misread", remark)
     waits = family.config.get(config, "on_failure") or ""
-    if re.search(r"\bshell\b|emergency|rescue|poweroff|halt|\b(ba)?sh\b(?!\S)", waits):
+    if family.config.waits and re.search(family.config.waits, waits):
         yield risk(
             "kdump-emergency-shell",
             f"{family.config.keys['on_failure']} is {waits!r}: after a failed dump the machine does not come back",
@@ -346,6 +346,17 @@ def past(facts: Facts) -> Iterator[Finding]:
     empty = next((dump for dump in reversed(finished) if not dump.size_bytes), None)
     if empty:
         yield risk("last-dump-unfinished", f"{empty.path} is empty")
+    dumps = facts.family.dumps
+    if finished and dumps.companion and "companion" in facts.answers:
+        said = facts.text("companion")
+        found = re.search(dumps.refuted, said)
+        if found or not said.strip():
+            why = (
+                f"{dumps.companion} says {found.group().strip()[:200]!r}"
+                if found
+                else f"no {dumps.companion} next to it"
+            )
+            yield risk("last-dump-unfinished", f"{finished[-1].path}: {why}")
     newest = facts.newest
     success = facts.success
     local_s = max((dump.changed_s for dump in finished if dump.size_bytes), default=0)

@@ -153,6 +153,11 @@ def about_place(family: Family, place: Place, initramfs: str) -> dict[str, str]:
             commands["finished" if final else "unfinished"] = _listing(
                 [fill(glob, directory=place.directory) for glob in globs]
             )
+        if family.dumps.companion:  # of the newest dump
+            commands["companion"] = (
+                f"f=$({commands['finished']} | tail -n 1 | cut -d'|' -f4-);"
+                f' head -c 4096 "${{f%/*}}/{family.dumps.companion}" 2>/dev/null'
+            )
     if place.kind in ("ssh", "nfs"):
         commands["server_addresses"] = (
             f"n={shlex.quote(place.host)}; h=$(ssh -G -- \"$n\" 2>/dev/null | sed -n 's/^hostname //p');"
