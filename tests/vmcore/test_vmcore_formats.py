@@ -220,6 +220,18 @@ def test_a_helper_process_that_dies_gives_no_verdict(dump, monkeypatch):
         check_pages(vmcore.kdumps[0], DamageList(), processes=2)
 
 
+def test_a_helper_process_whose_parent_died_ends_in_silence(dump, capfd):
+    """A run that was killed by SIGKILL left a traceback on the terminal."""
+    with open_vmcore(dump(Kdump().build())) as vmcore:
+        helper = _Helper(vmcore.kdumps[0])
+        helper._answers.close()
+        helper._orders.write(b"0 1\n")
+        helper._orders.flush()
+        helper._process.wait(60)
+        helper.close()
+    assert capfd.readouterr().err == ""
+
+
 def test_remarks_report_oddities_that_are_not_damage(dump):
     data = Kdump(compression="lzo").build()
     result = inspect(dump(flat_stream([(0, data), (8, data[8:16])]) + b"more"))

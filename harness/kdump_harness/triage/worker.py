@@ -37,6 +37,7 @@ def main() -> None:
 def limit(memory_bytes: int, limit_s: int) -> None:
     """Limit the resources of this process, also for the time after its parent has died."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent process
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # it ends in silence when its parent has died
     resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
     resource.setrlimit(resource.RLIMIT_CPU, (limit_s, limit_s + 1))  # SIGXCPU, then SIGKILL
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

@@ -15,6 +15,7 @@ from .pagecheck import PageChecker
 def main() -> None:
     """Answer until standard input ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent process
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # it ends in silence when its parent has died
     file_descriptor, data_offset = sys.argv[1:]
     file = PlainFile(f"/proc/self/fd/{file_descriptor}")
     flattened = file.read(0, len(FLAT_SIGNATURE)) == FLAT_SIGNATURE

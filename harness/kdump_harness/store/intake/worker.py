@@ -60,6 +60,7 @@ def find_facts(
 
 def _limit(memory_bytes: int, limit_s: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent process
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # it ends in silence when its parent has died
     # Only the soft limit: the process that runs drgn sets its own.
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, hard))
