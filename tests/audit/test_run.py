@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import subprocess
 import threading
 from pathlib import Path
 from typing import Any, ClassVar
@@ -11,11 +13,13 @@ from audit_factory import SOUND
 from history_factory import drill
 from kdump_harness.audit import run
 from kdump_harness.audit.asking.inventory import Host
+from kdump_harness.audit.asking.questions import _initramfs
 from kdump_harness.audit.changes import with_changes
 from kdump_harness.audit.past import last_audits, read_past, remember
 from kdump_harness.audit.result import Answer, HostAudit, Success
 from kdump_harness.audit.run import Options, audit
 from kdump_harness.base.errors import EXIT_BROKEN, EXIT_FAILED, EXIT_OK, UsageError
+from kdump_harness.distro.family import fill, find_family, load_families
 from kdump_harness.history.database import History
 from kdump_harness.store.index import TRIAGED, UNTRIAGED, Dump
 from kdump_harness.store.store import Store
@@ -169,3 +173,18 @@ def test_audits_are_recorded_and_their_changes_and_firmware_are_found(replay: ty
     assert not said
     remember(tmp_path, first, log=said.append)
     assert said[0].startswith("this audit was not recorded: ")
+
+
+@pytest.mark.parametrize("name", load_families())
+def test_the_capture_initramfs_of_each_family_is_found(name: str, tmp_path: Path) -> None:
+    """On RHEL the release is followed by a word, which the shell took for a part of the variable's name."""
+    family = find_family(name)
+    commands = dataclasses.replace(family.commands, kernels="echo 6.1.0-57-amd64")
+    for place in family.capture_initramfs:
+        here = dataclasses.replace(family, commands=commands, capture_initramfs=(f"{tmp_path}{place}",))
+        path = Path(fill(f"{tmp_path}{place}", kernel="6.1.0-57-amd64"))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"070701")
+        seen = subprocess.run(["sh", "-c", _initramfs(here)], capture_output=True, text=True, check=True).stdout
+        assert seen.split()[0] == "6.1.0-57-amd64"
+        assert seen.split()[-1] == str(path)

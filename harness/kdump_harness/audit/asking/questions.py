@@ -128,7 +128,7 @@ def save_units(family: Family) -> tuple[str, ...]:
 
 def _initramfs(family: Family) -> str:
     """Return the command that lists the capture initramfs of each kernel: release, time, size, first bytes, path."""
-    paths = " ".join(f'"{fill(path, kernel="$k")}"' for path in family.capture_initramfs)
+    paths = " ".join(f'"{fill(path, kernel="${k}")}"' for path in family.capture_initramfs)
     return (
         f'for k in $({family.commands.kernels}); do for f in {paths}; do [ -e "$f" ] && echo'
         ' "$k $(stat -Lc "%Y %s" "$f") $(head -c 6 "$f" | od -An -tx1 | tr -d " \\n") $f"; done; done'
