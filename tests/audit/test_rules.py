@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import subprocess
 from pathlib import Path
 
 import pytest
 from audit_factory import CMDLINE, CONFIG, INITRD, KERNEL, NOW_S, ROOT, SAVE, SOUND, facts, reasons
+from kdump_harness.audit.asking.place import Place
+from kdump_harness.audit.asking.questions import about_place
 from kdump_harness.audit.finding import reason_rows
 from kdump_harness.audit.judge import judge
 from kdump_harness.audit.result import Answer, Severity, Success, answer
 from kdump_harness.audit.rules_drivers import load_drivers
 from kdump_harness.audit.run import NOT_UNDERSTOOD
 from kdump_harness.diagnosis.table import load_symptoms
+from kdump_harness.distro.family import find_family
 
 UNIT = "systemd.unit=kdump-tools-dump.service"
 STOPPED = "LoadState=loaded\nActiveState=inactive\nUnitFileState=disabled"
@@ -45,7 +50,8 @@ DUMP = {"finished": f"{NOW_S}|9000|600|/var/crash/2026-11-30-01-01/vmcore"}
             "last-dump-unfinished",
             "README.txt says 'vmcore status: error while saving, return code: 1'",
         ),
-        ({**DUMP, "companion": ""}, "last-dump-unfinished", "no README.txt next to it"),
+        ({**DUMP, "companion": "absent"}, "last-dump-unfinished", "README.txt is missing next to it, or empty"),
+        ({**DUMP, "companion": ""}, "", ""),  # it cannot be read
         ({**DUMP, "companion": "vmcore status: saved successfully"}, "", ""),
         ({"companion": ""}, "", ""),
     ],
@@ -56,6 +62,23 @@ def test_settings_and_notes_of_opensuse_are_read(changes: dict[str, str], name: 
         assert evidence in found[name].evidence
     else:
         assert not {"kdump-emergency-shell", "last-dump-unfinished"} & set(found)
+
+
+@pytest.mark.parametrize(("note", "seen"), [("", "absent\n"), ("vmcore status: skipped", "vmcore status: skipped")])
+def test_the_note_next_to_the_newest_dump_is_asked_for(tmp_path: Path, note: str, seen: str) -> None:
+    for name in ("2026-11-29-01-01", "2026-11-30-01-01"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "vmcore").touch()
+    os.utime(tmp_path / "2026-11-29-01-01" / "vmcore", (0, 0))
+    (tmp_path / "2026-11-30-01-01" / "README.txt").write_text(note, encoding="utf-8")
+    place = Place(kind="local", directory=str(tmp_path))
+    question = about_place(find_family("suse"), place, "")["companion"]
+    assert subprocess.run(["sh", "-c", question], capture_output=True, text=True, check=True).stdout == seen
+
+
+def test_a_dump_that_is_not_whole_is_not_the_last_success() -> None:
+    found = reasons({**SUSE, **DUMP, "companion": "vmcore status: skipped"}, family="suse", notes=True)
+    assert "never-tested" in found
 
 
 def test_a_sound_machine_is_ready() -> None:

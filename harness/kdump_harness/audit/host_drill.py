@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import shlex
 import subprocess
 import sys
 from dataclasses import replace
@@ -37,7 +36,7 @@ from .judge import judge
 from .past import read_past
 from .result import Answer, Audit, HostAudit, answer
 from .run import Options, ask
-from .verb import print_audit, program
+from .verb import command_words, print_audit, program
 
 if TYPE_CHECKING:
     from .facts import Facts
@@ -95,18 +94,11 @@ def _checked(arguments: argparse.Namespace) -> Host:
     if not arguments.yes_crash:
         raise UsageError("--host needs --yes-crash")
     for option, given in (("--console", arguments.console), ("--reset", arguments.reset)):
-        _words(option, given or "true")
+        command_words(option, given or "true")
     trigger = find_trigger(arguments.trigger)
     if not trigger.command or trigger.while_booting or trigger.devices:
         raise UsageError(f"{trigger.name} cannot crash a machine: a command on it must do so, as with sysrq-c")
     return host
-
-
-def _words(option: str, text: str) -> list[str]:
-    try:
-        return shlex.split(text)
-    except ValueError as error:
-        raise UsageError(f"{option} {text!r} is not a command: {error}") from None
 
 
 class HostDrill(Drill):
@@ -170,7 +162,7 @@ def _drill(arguments: argparse.Namespace, host: Host, facts: Facts, audited: Hos
     options = replace(options_of(arguments, network=False), uri=None)
     with ExternalRun(options) as run, contextlib.closing(run.evidence(plan.name)) as evidence:
         evidence.json("audit.json", audited.facts | {"answer": audited.answer})
-        machine = ExternalMachine(host.name, address, port, _words("--console", arguments.console or ""))
+        machine = ExternalMachine(host.name, address, port, command_words("--console", arguments.console or ""))
         guest = Guest(
             machine,
             user=settings["user"][0],
@@ -230,7 +222,7 @@ def _reset(command: str, guest: Guest, evidence: Evidence) -> str:
         return f"the machine answers, so it was not reset by {command!r}"
     try:
         done = subprocess.run(
-            _words("--reset", command),
+            command_words("--reset", command),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

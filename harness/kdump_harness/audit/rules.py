@@ -338,6 +338,17 @@ def policies(facts: Facts) -> Iterator[Finding]:
             )
 
 
+def _refuted(facts: Facts) -> str:
+    """Return what the file next to the newest dump says against it, or nothing."""
+    dumps, said = facts.family.dumps, facts.text("companion")
+    if not dumps.companion:
+        return ""
+    if said.strip() == "absent":
+        return f"{dumps.companion} is missing next to it, or empty"
+    found = re.search(dumps.refuted, said)
+    return f"{dumps.companion} says {found.group().strip()[:200]!r}" if found else ""
+
+
 def past(facts: Facts) -> Iterator[Finding]:
     """Look at the last dump, and at the last drill of this machine."""
     finished, unfinished = facts.dumps("finished"), facts.dumps("unfinished")
@@ -346,17 +357,8 @@ def past(facts: Facts) -> Iterator[Finding]:
     empty = next((dump for dump in reversed(finished) if not dump.size_bytes), None)
     if empty:
         yield risk("last-dump-unfinished", f"{empty.path} is empty")
-    dumps = facts.family.dumps
-    if finished and dumps.companion and "companion" in facts.answers:
-        said = facts.text("companion")
-        found = re.search(dumps.refuted, said)
-        if found or not said.strip():
-            why = (
-                f"{dumps.companion} says {found.group().strip()[:200]!r}"
-                if found
-                else f"no {dumps.companion} next to it"
-            )
-            yield risk("last-dump-unfinished", f"{finished[-1].path}: {why}")
+    if finished and (why := _refuted(facts)):
+        yield risk("last-dump-unfinished", f"{finished.pop().path}: {why}")
     newest = facts.newest
     success = facts.success
     local_s = max((dump.changed_s for dump in finished if dump.size_bytes), default=0)

@@ -152,12 +152,17 @@ def _hosts(arguments: argparse.Namespace) -> list[Host]:
     return distinct(hosts)
 
 
-def program(text: str) -> tuple[str, ...]:
-    """Return the words of --ssh; UsageError for a text that is not a command."""
+def command_words(option: str, text: str) -> list[str]:
+    """Return the words of an option's command; UsageError for a text that is not one."""
     try:
-        words = tuple(shlex.split(text))
+        return shlex.split(text)
     except ValueError as error:
-        raise UsageError(f"--ssh {text!r} is not a command: {error}") from None
+        raise UsageError(f"{option} {text!r} is not a command: {error}") from None
+
+
+def program(text: str) -> tuple[str, ...]:
+    """Return the words of --ssh; UsageError for a text that is not a command, or empty."""
+    words = tuple(command_words("--ssh", text))
     if not words:
         raise UsageError("--ssh is empty: expected a command such as 'ssh -F FILE'")
     return words

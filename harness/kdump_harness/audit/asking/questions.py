@@ -153,10 +153,10 @@ def about_place(family: Family, place: Place, initramfs: str) -> dict[str, str]:
             commands["finished" if final else "unfinished"] = _listing(
                 [fill(glob, directory=place.directory) for glob in globs]
             )
-        if family.dumps.companion:  # of the newest dump
+        if family.dumps.companion:  # of the newest dump; one that cannot be read gives no answer
             commands["companion"] = (
-                f"f=$({commands['finished']} | tail -n 1 | cut -d'|' -f4-);"
-                f' head -c 4096 "${{f%/*}}/{family.dumps.companion}" 2>/dev/null'
+                f"f=$({commands['finished']} | tail -n 1 | cut -d'|' -f4-); r=${{f%/*}}/{family.dumps.companion};"
+                ' if [ -s "$r" ]; then head -c 4096 "$r" 2>/dev/null; else echo absent; fi'
             )
     if place.kind in ("ssh", "nfs"):
         commands["server_addresses"] = (
