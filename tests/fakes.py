@@ -14,6 +14,7 @@ import pytest
 import tenacity
 from kdump_harness.base import clock
 from kdump_harness.base.errors import CommandFailed
+from kdump_harness.base.progress import Progress
 from kdump_harness.vm.console import LOGIN, Console, ConsoleLine
 from kdump_harness.vm.hypervisor import byte_queue
 from kdump_harness.vm.hypervisor.domain import DomainEvents
@@ -180,3 +181,19 @@ class FakeGuest:
         if self._dump is not None:
             path, local = self._dump
             self._dump_shell.dumps[path] = local
+
+
+def fake_run(**changes: Any) -> Any:
+    """Return the part of a run that a verdict needs: an idle host, and guests that it does not fail."""
+    usual = {
+        "factor": 1.0,
+        "slowness": 1.0,
+        "load": 1.0,
+        "beside": 0,
+        "accelerator": "tcg",
+        "progress": Progress(quiet=True),
+        "options": SimpleNamespace(keep="never"),
+        "lost": lambda _domain: False,
+        "raise_if_disk_full": lambda: None,
+    }
+    return SimpleNamespace(**{**usual, **changes})

@@ -6,11 +6,11 @@ import contextlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import schemas
+from fakes import fake_run
 from kdump_harness.__main__ import main
 from kdump_harness.base.evidence import Evidence
 from kdump_harness.distro.family import find_family
@@ -36,13 +36,7 @@ def strict(schema: Any) -> Any:
 
 
 def verdict(directory: Path) -> dict[str, Any]:
-    run: Any = SimpleNamespace(
-        progress=None,
-        accelerator="tcg",
-        beside=0,
-        raise_if_disk_full=lambda: None,
-        options=SimpleNamespace(keep="never"),
-    )
+    run = fake_run()
     plan = Plan(subject=SystemUnderTest(name="debian-12", family=find_family("debian")))
     with contextlib.closing(Evidence(directory / "drill")) as evidence:
         record = DrillRecord(run, plan, evidence)

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from fakes import fake_run
 from kdump_harness.base.clock import PhaseClock
 from kdump_harness.base.errors import GuestError, NotArmed, UsageError
 from kdump_harness.base.evidence import Evidence
@@ -363,14 +364,7 @@ def prepare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(Drill, "_memory_state", lambda *_: SimpleNamespace(pages={}))
 
     def take(stack: Stack, **plan: Any) -> Any:
-        run: Any = SimpleNamespace(
-            factor=1.0,
-            slowness=1.0,
-            beside=0,
-            raise_if_disk_full=lambda: None,
-            accelerator="tcg",
-            progress=Progress(quiet=True),
-        )
+        run = fake_run()
         subject = SystemUnderTest(name="mine", family=find_family(stack.family.name))
         evidence = Evidence(tmp_path / "drill")
         steps = Drill(run, Plan(subject=subject, **plan), evidence)
@@ -557,10 +551,8 @@ def test_a_kdump_that_does_not_load_its_kernel_is_judged_without_a_crash(
         raise error
 
     monkeypatch.setattr(session, "armed_disk", armed_disk)
-    run: Any = SimpleNamespace(
+    run: Any = fake_run(
         fit=lambda machine, needs: machine,
-        factor=1.0, slowness=1.0, beside=0, accelerator="tcg", progress=Progress(quiet=True),
-        raise_if_disk_full=lambda: None,
         open_evidence=lambda: None,
         evidence=lambda name: Evidence(tmp_path / name), options=SimpleNamespace(keep="failed"),
     )  # fmt: skip
@@ -630,10 +622,8 @@ def test_every_drill_on_such_a_disk_carries_the_remark(tmp_path: Path, monkeypat
     armed = ArmedDisk(path=tmp_path, kernel="6.1.0", base=base, remarks=("while the capture initramfs was built: no",))
     monkeypatch.setattr(session, "armed_disk", lambda *_: armed)
     monkeypatch.setattr(Drill, "take", lambda drilled, *_, **__: drilled.verdict)
-    run: Any = SimpleNamespace(
+    run: Any = fake_run(
         fit=lambda machine, needs: machine,
-        factor=1.0, slowness=1.0, beside=0, accelerator="tcg", progress=Progress(quiet=True),
-        raise_if_disk_full=lambda: None,
         open_evidence=lambda: None,
         evidence=lambda name: Evidence(tmp_path / name), evidence_directory=tmp_path,
         host=SimpleNamespace(require_space=lambda *_: None), overlay=lambda path, base_format: path,
@@ -649,14 +639,7 @@ def test_every_drill_on_such_a_disk_carries_the_remark(tmp_path: Path, monkeypat
 
 
 def test_what_kdump_wrote_beside_an_unfinished_dump_is_kept(tmp_path: Path) -> None:
-    run: Any = SimpleNamespace(
-        factor=1.0,
-        slowness=1.0,
-        beside=0,
-        raise_if_disk_full=lambda: None,
-        accelerator="tcg",
-        progress=Progress(quiet=True),
-    )
+    run = fake_run()
     evidence = Evidence(tmp_path / "drill")
     drilled = Drill(run, Plan(subject=SystemUnderTest(name="mine", family=find_family("suse"))), evidence)
     vmcore = FoundFile(

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from fakes import fake_run
 from kdump_harness import __version__
 from kdump_harness.base.errors import HostError, UsageError
 from kdump_harness.base.evidence import Evidence
@@ -37,9 +38,7 @@ KINDS = {
 
 @pytest.mark.parametrize(("keep", "is_kept"), [("never", False), ("failed", True), ("always", True)])
 def test_a_verdict_says_who_made_it_and_where_the_vmcore_lies(tmp_path: Path, keep: str, is_kept: bool) -> None:
-    run: Any = SimpleNamespace(
-        progress=None, accelerator="tcg", beside=0, raise_if_disk_full=lambda: None, options=SimpleNamespace(keep=keep)
-    )
+    run = fake_run(options=SimpleNamespace(keep=keep))
     (dump := tmp_path / "dump").touch()
     with contextlib.closing(Evidence(tmp_path / "drill")) as evidence:
         record = DrillRecord(run, KINDS[Scope.RECOVERED][0], evidence)
@@ -55,13 +54,7 @@ def test_a_verdict_says_who_made_it_and_where_the_vmcore_lies(tmp_path: Path, ke
 
 
 def conclude(directory: Path, plan: Plan, reached: Stage, names: frozenset[str], failed: str = "") -> Verdict:
-    run: Any = SimpleNamespace(
-        progress=None,
-        accelerator="tcg",
-        beside=0,
-        raise_if_disk_full=lambda: None,
-        options=SimpleNamespace(keep="never"),
-    )
+    run = fake_run()
     with contextlib.closing(Evidence(directory)) as evidence:
         record = DrillRecord(run, plan, evidence)
         record.verdict.reached = reached
@@ -103,13 +96,7 @@ def test_a_required_check_that_was_not_made_or_failed_is_no_verified_drill(
     ids=["report", "no capture", "silent"],
 )
 def test_the_messages_of_makedumpfile_are_in_the_verdict(console: str, reached: Stage, tmp_path: Path) -> None:
-    run: Any = SimpleNamespace(
-        progress=None,
-        accelerator="tcg",
-        beside=0,
-        raise_if_disk_full=lambda: None,
-        options=SimpleNamespace(keep="never"),
-    )
+    run = fake_run()
     with contextlib.closing(Evidence(tmp_path / "drill")) as evidence:
         record = DrillRecord(run, Plan(subject=SUBJECT), evidence)
         record.verdict.reached, record.verdict.makedumpfile, record.verdict.level = reached, "1.7.6", 31
@@ -134,11 +121,7 @@ def by_crash(directory: Path, answer: CrashReport | Exception, monkeypatch: pyte
         return answer
 
     monkeypatch.setattr(judgement, "ask_crash", ask)
-    run: Any = SimpleNamespace(
-        progress=None, accelerator="tcg", beside=0,
-        options=SimpleNamespace(keep="never"), raise_if_disk_full=lambda: None,
-        state=SimpleNamespace(directory=directory),
-    )  # fmt: skip
+    run = fake_run(state=SimpleNamespace(directory=directory))
     facts: Any = SimpleNamespace(nonce="n0nce", before=SimpleNamespace(os_release={"VERSION_CODENAME": "trixie"}))
     with contextlib.closing(Evidence(directory / "drill")) as evidence:
         record = DrillRecord(run, Plan(subject=SUBJECT, crash=CrashRequest()), evidence)

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from fakes import REPORTS_OF_A_WORKER
+from fakes import REPORTS_OF_A_WORKER, fake_run
 from kdump_harness.__main__ import main
 from kdump_harness.base import tables
 from kdump_harness.base.errors import EXIT_FAILED, EXIT_OK, EXIT_USAGE, TableError
@@ -378,13 +378,7 @@ def test_verdict_json_names_the_known_issue(
     left_out: tuple[str, ...], tracker: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(judgement, "load_known_issues", lambda: (issue(scenario="drill"),))
-    run = SimpleNamespace(
-        progress=None,
-        accelerator="tcg",
-        beside=0,
-        raise_if_disk_full=lambda: None,
-        options=SimpleNamespace(keep="never"),
-    )
+    run = fake_run()
     plan = Plan(subject=SystemUnderTest(name="debian-13", family=find_family("debian")))
     with contextlib.closing(Evidence(tmp_path / "drill")) as evidence:
         one: Any = steps.Drill(run, plan, evidence)  # type: ignore[arg-type]  # no hypervisor is needed to judge

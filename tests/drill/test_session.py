@@ -8,9 +8,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from fakes import fake_run
 from kdump_harness.base.errors import NotArmed
 from kdump_harness.base.evidence import Evidence
-from kdump_harness.base.progress import Progress
 from kdump_harness.base.verdict import Verdict
 from kdump_harness.distro.family import find_family
 from kdump_harness.drill import session
@@ -30,10 +30,8 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         raise NotArmed(REASON, said="kexec: failed")
 
     monkeypatch.setattr(session, "armed_disk", armed_disk)
-    return SimpleNamespace(
+    return fake_run(
         fit=lambda machine, needs: machine,
-        factor=1.0, slowness=1.0, beside=0, accelerator="tcg", progress=Progress(quiet=True),
-        raise_if_disk_full=lambda: None,
         open_evidence=lambda: None,
         evidence=lambda name: Evidence(tmp_path / name), options=SimpleNamespace(keep="failed"),
     )  # fmt: skip

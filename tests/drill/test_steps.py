@@ -10,11 +10,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from fakes import FakeClock, FakeGuest, FakeShell
+from fakes import FakeClock, FakeGuest, FakeShell, fake_run
 from kdump_harness.audit.host_drill import HostDrill
 from kdump_harness.base.errors import EXIT_FAILED, EXIT_UNJUDGED
 from kdump_harness.base.evidence import Evidence
-from kdump_harness.base.progress import Progress
 from kdump_harness.base.stage import Stage
 from kdump_harness.base.verdict import Verdict
 from kdump_harness.distro.family import find_family
@@ -71,11 +70,7 @@ def drill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fake_clock: FakeClock
     monkeypatch.setattr(KdumpService, "formats", lambda *_: ("kdump",))
 
     def take(guest: FakeGuest, made: Any = Drill, **changes: Any) -> Verdict:
-        run: Any = SimpleNamespace(
-            factor=1.0, slowness=1.0, load=1.0, beside=0, accelerator="tcg", progress=Progress(quiet=True),
-        raise_if_disk_full=lambda: None,
-            lost=lambda _domain: False, options=SimpleNamespace(keep="never"),
-        )  # fmt: skip
+        run = fake_run()
         family = find_family("debian")
         plan = Plan(subject=SystemUnderTest(name="debian-12", family=family), **changes)
         replayed: Any = guest
