@@ -40,7 +40,7 @@ disk = "sata"
 
 def test_each_shape_makes_a_machine_and_has_a_valid_script() -> None:
     for name, shape in load_shapes().items():
-        others = {"moved-disk": ["sata"], "lost-path": ["multipath"]}
+        others = {"moved-disk": ["sata"], "lost-path": ["multipath"], "failed-disk": ["raid1"]}
         alone = find_shapes([*others.get(name, []), name])
         alone.check(DEBIAN, "ssh" if shape.network else "local")
         alone.machine(Machine()).check()
@@ -116,6 +116,7 @@ def test_shapes_of_different_parts_combine() -> None:
         (["raid1"], "debian", "nfs", "raid1 cannot go with --target nfs"),
         (["bond"], "debian", "local", "bond needs a dump server: --target ssh or nfs"),
         (["lost-path", "lvm"], "debian", "local", "lost-path needs a shape that has more than one path, such as multi"),
+        (["failed-disk"], "debian", "local", "failed-disk needs a shape that is the guest's array, such as raid1"),
         (["moved-disk"], "debian", "local", "moved-disk needs a shape that moves the system, such as sata"),
     ],
 )

@@ -132,6 +132,17 @@ def test_the_drivers_of_a_disk_that_moved_are_missed_with_the_remedy() -> None:
     assert str(found[1]) == "the hardware of the root filesystem: the capture initramfs lacks the module ahci"
 
 
+@pytest.mark.parametrize("family", ["debian", "redhat", "suse"])
+def test_an_array_that_lacks_a_disk_may_not_start_after_a_crash(family: str) -> None:
+    lines = (*VIRTIO, "md raid5", "md-degraded raid5")
+    found = facts(target=lines, family=family)
+    (lack,) = judge(found)
+    assert lack.lacks.startswith("a disk is missing, and the kernel does not start such an array if it was being written")
+    assert (lack.symptom, lack.sure) == ("array-dirty-degraded", False)
+    assert not judge(dataclasses.replace(found, arguments="nr_cpus=1 md-mod.start_dirty_degraded=1"))
+    assert not judge(facts(target=(*VIRTIO, "md raid5"), family=family))
+
+
 def test_a_stack_that_the_initramfs_does_not_open_is_left_to_the_system() -> None:
     """kdump-tools boots the whole system, which has all modules, and mounts the dump directory like any other."""
     assert not judge(facts(target=("fs xfs", "md raid1", "dm LVM-CCCC", "dm LVM-CCCC-tpool")))

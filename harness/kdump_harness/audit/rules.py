@@ -215,7 +215,8 @@ def initramfs(facts: Facts) -> Iterator[Finding]:
             "initramfs-outdated", f"{file.path} is {span(file.changed_s - image.changed_s)} newer than {image.path}"
         )
     for lack in judge_image(facts.image):
-        yield failure(lack.symptom, str(lack), remedy=lack.remedy)
+        reason = failure if lack.sure else risk
+        yield reason(lack.symptom, str(lack), remedy=lack.remedy)
 
 
 def capture_line(facts: Facts) -> Iterator[Finding]:

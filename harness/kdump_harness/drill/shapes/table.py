@@ -35,6 +35,7 @@ class Shape:
     name: str
     about: str
     part: str
+    needs: str = ""
     disk: str = PLAIN_DISK
     firmware: str = ""
     la57: bool = False
@@ -94,7 +95,7 @@ class Shapes:
     @property
     def cut(self) -> str:
         """The script for the dump server just before the crash; empty where no shape needs one."""
-        return "\n".join(row.cut for row in self.rows if row.cut)
+        return "\n".join(f"set -e\n{row.cut}" for row in self.rows if row.cut)
 
     @property
     def need_power_on(self) -> bool:
@@ -189,6 +190,9 @@ class Shapes:
                 raise UsageError(f"--shape {row.name} needs a dump server: --target {' or '.join(ON_SERVER)}")
             if row.lost == PATH and self.paths == 1:
                 raise UsageError(f"--shape {row.name} needs a shape that has more than one path, such as multipath")
+            if row.needs and not any(one.part == row.needs for one in self.rows):
+                such = next((one.name for one in load_shapes().values() if one.part == row.needs), "")
+                raise UsageError(f"--shape {row.name} needs a shape that is the guest's {row.needs}, such as {such}")
             if row.stale and not any(one.disk != PLAIN_DISK or one.reboot for one in self.rows):
                 raise UsageError(f"--shape {row.name} needs a shape that moves the system, such as sata")
 

@@ -35,6 +35,8 @@ class Piece:
     packages: Mapping[str, str] = field(default_factory=dict)
     refused: tuple[str, ...] = ()
     limits: Mapping[str, str] = field(default_factory=dict)
+    lifted: tuple[str, ...] = ()
+    sure: bool = True
     instead: str = ""
     symptom: str = "capture-no-root-device"
 
@@ -78,6 +80,7 @@ class Lack:
     lacks: str  # such as: module ahci
     remedy: str
     symptom: str = "capture-no-root-device"  # the name of what a crash would show
+    sure: bool = True  # False if the machine's state at the crash decides
 
     def __str__(self) -> str:
         where = "the root filesystem" if self.place == ROOT else "the dump target"
@@ -139,10 +142,11 @@ def _forbidden(facts: ImageFacts, place: str, lines: tuple[str, ...]) -> list[La
 
 def _limits(facts: ImageFacts, place: str, lines: tuple[str, ...]) -> list[Lack]:
     """Return the pieces that the family's own kdump cannot reach."""
+    given = set(facts.arguments.replace("-", "_").split())
     return [
-        Lack(place=place, piece=piece.name, lacks=limit, remedy=piece.instead, symptom=piece.symptom)
+        Lack(place=place, piece=piece.name, lacks=limit, remedy=piece.instead, symptom=piece.symptom, sure=piece.sure)
         for piece in _pieces_of(lines)
-        if (limit := piece.limits.get(facts.family))
+        if (limit := piece.limits.get(facts.family) or piece.limits.get("any")) and not given.intersection(piece.lifted)
     ]
 
 

@@ -15,7 +15,10 @@ block() {  # ROLE NAME
         echo "$1 dm $(cat "$dir/dm/uuid")"
         case $(cat "$dir/dm/uuid") in CRYPT-*) luks "$1" "$(cat "$dir/dm/name")" "$dir" ;; esac
     fi
-    [ ! -s "$dir/md/level" ] || echo "$1 md $(cat "$dir/md/level")"
+    if [ -s "$dir/md/level" ]; then
+        echo "$1 md $(cat "$dir/md/level")"
+        case $(cat "$dir/md/degraded" 2>/dev/null) in '' | 0) ;; *) echo "$1 md-degraded $(cat "$dir/md/level")" ;; esac
+    fi
     drivers "$1" "$dir"
     for below in "$dir"/slaves/*; do
         [ ! -e "$below" ] || block "$1" "${below##*/}"
