@@ -1,6 +1,7 @@
-"""Write the tables of docs/shapes.md and of docs/size.md: shapes_page.py [--record VERDICT.json...].
+"""Write the tables of docs/shapes.md and of docs/size.md: shapes_page.py [--record FILE.json...].
 
-The drills are in docs/shapes.toml, the newest of each kind; --record adds those of verdict.json files.
+The drills and sizes are in docs/shapes.toml, the newest of each kind; --record adds those of files that `drill --json`
+and `size --json` wrote.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from kdump_harness.drill.shapes.table import ANY, shipped_shapes
 PAGE = Path(__file__).parents[1] / "shapes.md"
 RECORDS = PAGE.with_suffix(".toml")
 SIZE_PAGE = PAGE.with_name("size.md")
-_HEAD = "# Recorded drills of shapes, written by `python docs/generate/shapes_page.py --record VERDICT.json...`.\n"
+_HEAD = "# Recorded drills of shapes, written by `python docs/generate/shapes_page.py --record FILE.json...`.\n"
 _BLOCK = re.compile(r"(<!-- (shapes|drills|shape sizes) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -46,22 +47,48 @@ class Drilled:
         return self.image, self.kernel, self.shapes
 
 
+@dataclass(frozen=True, kw_only=True)
+class Sized:
+    """The search for the smallest reservation of one guest."""
+
+    shapes: tuple[str, ...]
+    image: str
+    kernel: str
+    accelerator: str
+    date: datetime.date
+    used_mib: int  # of the capture kernel with the whole reservation, at most
+    smallest_mib: int  # that dumped
+    step_mib: int
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        """Return the kind of guest; a newer search for the same kind replaces this one."""
+        return self.image, self.kernel, self.shapes
+
+
 def main(*arguments: str) -> None:
-    """Write the page, and the table of drills with --record."""
-    drills = {drill.key: drill for drill in load_drills()}
+    """Write the pages, and the records with --record."""
+    drills, sizes = load_records()
     if arguments[:1] == ("--record",):
         for name in arguments[1:]:
-            drill = read_verdict(json.loads(Path(name).read_text(encoding="utf-8")))
-            drills[drill.key] = drill
-        ordered = sorted(drills.values(), key=lambda one: (one.image, one.kernel, one.shapes))
-        RECORDS.write_text(_HEAD + "".join(map(_row, ordered)), encoding="utf-8")
+            result = json.loads(Path(name).read_text(encoding="utf-8"))
+            if "sizings" in result:
+                sizes = (*sizes, read_size(result))
+            else:
+                drills = (*drills, read_verdict(result))
+        drills = tuple({drill.key: drill for drill in drills}.values())
+        sizes = tuple({one.key: one for one in sizes}.values())
+        rows = [_row(kind, one) for kind, some in (("drill", drills), ("size", sizes)) for one in _in_order(some)]
+        RECORDS.write_text(_HEAD + "".join(rows), encoding="utf-8")
     for path in (PAGE, SIZE_PAGE):
-        path.write_text(page(path.read_text(encoding="utf-8"), drills.values()), encoding="utf-8")
+        path.write_text(page(path.read_text(encoding="utf-8"), drills, sizes), encoding="utf-8")
 
 
-def load_drills() -> tuple[Drilled, ...]:
-    """Return the recorded drills."""
-    return tables.load_rows(RECORDS, "drill", Drilled) if RECORDS.exists() else ()
+def load_records() -> tuple[tuple[Drilled, ...], tuple[Sized, ...]]:
+    """Return the recorded drills and sizes."""
+    content = tables.load_toml(RECORDS)
+    drills = tuple(tables.build(row, Drilled, where=RECORDS.name) for row in content.get("drill", []))
+    return drills, tuple(tables.build(row, Sized, where=RECORDS.name) for row in content.get("size", []))
 
 
 def read_verdict(verdict: Mapping[str, Any]) -> Drilled:
@@ -70,7 +97,7 @@ def read_verdict(verdict: Mapping[str, Any]) -> Drilled:
     failed = [check["name"] for check in verdict["checks"] if not check["ok"] and check["name"] != "capture-image"]
     happened = [*failures[:1], *([verdict["stopped_by"]] if verdict["stopped_by"] else []), ", ".join(failed)]
     return Drilled(
-        shapes=tuple(sorted({row.name for row in shipped_shapes()}.intersection(verdict["shapes"]))),
+        shapes=_shipped(verdict["shapes"]),
         image=verdict["image"],
         kernel=verdict["kernel"],
         accelerator=verdict["accelerator"],
@@ -84,13 +111,33 @@ def read_verdict(verdict: Mapping[str, Any]) -> Drilled:
     )
 
 
-def page(text: str, drills: Iterable[Drilled]) -> str:
+def read_size(result: Mapping[str, Any]) -> Sized:
+    """Return the record of a size.json with one guest."""
+    (sizing,) = result["sizings"]
+    return Sized(
+        shapes=_shipped(result["asked"]["--shape"].split()),
+        image=result["image"],
+        kernel=result["kernel"],
+        accelerator=result["accelerator"],
+        date=datetime.date.today(),
+        used_mib=round(sizing["measured"]["used_kib"] / 1024),
+        smallest_mib=sizing["smallest_mib"],
+        step_mib=result["step_mib"],
+    )
+
+
+def _shipped(names: Iterable[str]) -> tuple[str, ...]:
+    """Return the shapes without those of a user's table."""
+    return tuple(sorted({row.name for row in shipped_shapes()}.intersection(names)))
+
+
+def page(text: str, drills: Iterable[Drilled], sizes: Iterable[Sized] = ()) -> str:
     """Return the page with new tables."""
     drills = list(drills)
     blocks = {
         "shapes": _shapes(drills),
         "drills": _summary(drills) + _drills(drills),
-        "shape sizes": _sizes(drills),
+        "shape sizes": _sizes(sizes),
     }
     return _BLOCK.sub(lambda found: found[1] + blocks[found[2]] + found[3], text)
 
@@ -123,17 +170,17 @@ def _time(drill: Drilled) -> str:
     return f"{drill.panic_to_login_s:.0f} s ({drill.accelerator})" if drill.panic_to_login_s else ""
 
 
-def _sizes(drills: Iterable[Drilled]) -> str:
-    """Return what shapes need over the plain guest with the same kernel, by what their capture kernels used."""
-    plain = {(drill.image, drill.kernel): drill.used_mib for drill in drills if not drill.shapes and drill.used_mib}
-    lines = ["| guest | shapes | used | over the plain guest |\n", "|---" * 4 + "|\n"]
-    for drill in sorted(drills, key=lambda one: (one.image, one.kernel, one.used_mib, one.shapes)):
-        least_mib = plain.get((drill.image, drill.kernel))
-        if least_mib is None or not drill.used_mib or not drill.verified:
-            continue
-        names = " ".join(f"`{name}`" for name in drill.shapes) or "none"
-        over = f"{drill.used_mib - least_mib:+} MiB" if drill.shapes else ""
-        lines.append(f"| {drill.image}, {drill.kernel} | {names} | {drill.used_mib} MiB | {over} |\n")
+def _sizes(sizes: Iterable[Sized]) -> str:
+    """Return the smallest reservations that dumped, also over that of the plain guest with the same kernel."""
+    sizes = list(sizes)
+    plain = {(one.image, one.kernel): one.smallest_mib for one in sizes if not one.shapes}
+    lines = ["| guest | shapes | used | dumped with | over the plain guest |\n", "|---" * 5 + "|\n"]
+    for one in sorted(sizes, key=lambda size: (size.image, size.kernel, size.smallest_mib, size.used_mib, size.shapes)):
+        least_mib = plain.get((one.image, one.kernel))
+        names = " ".join(f"`{name}`" for name in one.shapes) or "none"
+        over = f"{one.smallest_mib - least_mib:+} MiB" if one.shapes and least_mib is not None else ""
+        need = f"{one.smallest_mib} MiB ({one.smallest_mib - one.step_mib} MiB: too small)"
+        lines.append(f"| {one.image}, {one.kernel} | {names} | {one.used_mib} MiB | {need} | {over} |\n")
     return "".join(lines)
 
 
@@ -166,13 +213,17 @@ def _drills(drills: Iterable[Drilled]) -> str:
     return "".join(lines)
 
 
-def _row(drill: Drilled) -> str:
-    values = {one.name: getattr(drill, one.name) for one in fields(drill)}
+def _in_order(records: Iterable[Any]) -> list[Any]:
+    return sorted(records, key=lambda one: (one.image, one.kernel, one.shapes))
+
+
+def _row(kind: str, record: Drilled | Sized) -> str:
+    values = {one.name: getattr(record, one.name) for one in fields(record)}
     lines = (
         f"{name} = {value.isoformat() if isinstance(value, datetime.date) else json.dumps(value, ensure_ascii=False)}\n"
         for name, value in values.items()
     )
-    return "\n[[drill]]\n" + "".join(lines)
+    return f"\n[[{kind}]]\n" + "".join(lines)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from shapes_page import PAGE, SIZE_PAGE, load_drills, page, read_verdict
+from shapes_page import PAGE, SIZE_PAGE, load_records, page, read_size, read_verdict
 
 VERDICT: dict[str, Any] = {
     "shapes": ["usb-disk"], "image": "debian-12", "kernel": "6.1.0-57-amd64", "accelerator": "tcg",
@@ -19,7 +19,7 @@ VERDICT: dict[str, Any] = {
 def test_the_page_is_up_to_date() -> None:
     for path in (PAGE, SIZE_PAGE):
         text = path.read_text(encoding="utf-8")
-        assert page(text, load_drills()) == text, "run python docs/generate/shapes_page.py"
+        assert page(text, *load_records()) == text, "run python docs/generate/shapes_page.py"
 
 
 def test_a_verdict_becomes_a_row_with_what_was_foreseen_and_what_happened() -> None:
@@ -38,11 +38,20 @@ def test_a_verdict_becomes_a_row_with_what_was_foreseen_and_what_happened() -> N
     assert "| verified |  |  |  | 61 s (tcg) |" in page("<!-- drills -->\n<!-- end -->", [verified])
 
 
+def sized(shapes: str, smallest_mib: int, **changes: Any) -> dict[str, Any]:
+    sizing = {"smallest_mib": smallest_mib, "measured": {"used_kib": 92160}}
+    return {**VERDICT, "asked": {"--shape": shapes}, "step_mib": 16, "sizings": [sizing], **changes}
+
+
 def test_the_need_of_a_shape_is_over_that_of_the_plain_guest_with_its_kernel() -> None:
-    plain = read_verdict({**VERDICT, "shapes": ["lab-own"], "verified": True, "capture_memory": {"used_kib": 92160}})
-    assert plain.shapes == ()
-    drills = [plain, read_verdict({**VERDICT, "verified": True}), read_verdict({**VERDICT, "kernel": "7.2.0"})]
-    assert page("<!-- shape sizes -->\n<!-- end -->\n", drills).splitlines()[3:-1] == [
-        "| debian-12, 6.1.0-57-amd64 | none | 90 MiB |  |",
-        "| debian-12, 6.1.0-57-amd64 | `usb-disk` | 100 MiB | +10 MiB |",
+    sizes = [
+        read_size(sized("lab-own", 96)),
+        read_size(sized("usb-disk", 112)),
+        read_size(sized("lvm", 99, kernel="7")),
+    ]
+    assert sizes[0].shapes == ()
+    assert page("<!-- shape sizes -->\n<!-- end -->\n", [], sizes).splitlines()[3:-1] == [
+        "| debian-12, 6.1.0-57-amd64 | none | 90 MiB | 96 MiB (80 MiB: too small) |  |",
+        "| debian-12, 6.1.0-57-amd64 | `usb-disk` | 90 MiB | 112 MiB (96 MiB: too small) | +16 MiB |",
+        "| debian-12, 7 | `lvm` | 90 MiB | 99 MiB (83 MiB: too small) |  |",
     ]

@@ -74,6 +74,16 @@ def test_silence_is_told_from_slowness(replay) -> None:
 
 
 @pytest.mark.usefixtures("fake_clock")
+def test_silence_before_a_wait_does_not_count(replay) -> None:
+    console = replay(b"one line\r\n")
+    for _ in range(2):
+        began_s = now_s()
+        with pytest.raises(WaitedInVain, match="silent for"):
+            console.wait_for("login prompt", "login: ", timeout_s=900, silence_s=300)
+        assert now_s() - began_s > 300
+
+
+@pytest.mark.usefixtures("fake_clock")
 def test_a_wait_grows_with_the_load_and_does_not_shrink_again(replay) -> None:
     loads = [1.0, 1.0, 4.0]
     began_s = now_s()

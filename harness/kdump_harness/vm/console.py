@@ -112,12 +112,12 @@ class Console:
     ) -> ConsoleLine:
         """Return the first line that PATTERN matches.
 
-        SILENCE_S bounds the time without a single byte. STRETCH returns the current factor for both times; they grow
-        with it. GIVE_UP returns, for a line, why the pattern cannot follow any more. Raises WaitedInVain, ConsoleLost
+        SILENCE_S bounds the time without a single byte, from the call on. STRETCH returns the current factor for both
+        times; they grow with it. GIVE_UP returns, for a line, why the pattern cannot follow any more. Raises WaitedInVain, ConsoleLost
         or UnexpectedPanic.
         """
         wanted = re.compile(pattern)
-        deadline = Deadline(timeout_s * (stretched := stretch()))
+        deadline, began_s = Deadline(timeout_s * (stretched := stretch())), now_s()
         while not deadline.passed:
             if (now := stretch()) > stretched:
                 deadline.timeout_s, stretched = timeout_s * now, now
@@ -125,9 +125,10 @@ class Console:
             if tick is not None:
                 tick()
             if line is None:
-                if silence_s is not None and self.silent_s > silence_s * stretched:
+                silent_s = min(self.silent_s, now_s() - began_s)
+                if silence_s is not None and silent_s > silence_s * stretched:
                     raise WaitedInVain(
-                        f"{self.name}: no {what}: the console has been silent for {self.silent_s:.0f} s"
+                        f"{self.name}: no {what}: the console has been silent for {silent_s:.0f} s"
                         f" after {self.last_line!r}",
                         see=self.see,
                     )
