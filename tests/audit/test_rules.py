@@ -320,6 +320,24 @@ def test_a_row_of_another_distribution_is_a_risk_only() -> None:
     assert reasons(changes)["known-issue"].severity is Severity.RISK
 
 
+MEMINFO = "MemTotal: 264000000 kB\nMemFree: 40000000 kB\nCached: 2000000 kB\nAnonPages: 4000000 kB\n"
+SMALL_PAGES = "HugePages_Total: 0\nHugepagesize: 2048 kB\n"
+
+
+@pytest.mark.parametrize(
+    ("huge", "kept_mib"),
+    [
+        (f"{SMALL_PAGES}Hugetlb: 209715200 kB", 8090),  # 200 pages of 1 GiB, which are not of the default size
+        ("HugePages_Total: 200\nHugepagesize: 1048576 kB", 8090),  # before Linux 4.16
+        (f"{SMALL_PAGES}Hugetlb: 0 kB", 212890),
+    ],
+)
+def test_huge_pages_of_all_sizes_take_no_room(huge: str, kept_mib: int) -> None:
+    changes = {"meminfo": MEMINFO + huge, "room": "/dev/vda1 50000000 30000000 20971520 61% /"}
+    assert facts(changes).to_json()["kept_mib"] == kept_mib
+    assert list(reasons(changes)) == ([] if kept_mib < 10000 else ["target-no-space"])
+
+
 def test_a_name_is_of_one_table() -> None:
     symptoms = {row.name for row in load_symptoms().rows}
     assert not symptoms & set(reason_rows())

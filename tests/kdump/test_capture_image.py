@@ -137,7 +137,9 @@ def test_an_array_that_lacks_a_disk_may_not_start_after_a_crash(family: str) -> 
     lines = (*VIRTIO, "md raid5", "md-degraded raid5")
     found = facts(target=lines, family=family)
     (lack,) = judge(found)
-    assert lack.lacks.startswith("a disk is missing, and the kernel does not start such an array if it was being written")
+    assert lack.lacks.startswith(
+        "a disk is missing, and the kernel does not start such an array if it was being written"
+    )
     assert (lack.symptom, lack.sure) == ("array-dirty-degraded", False)
     assert not judge(dataclasses.replace(found, arguments="nr_cpus=1 md-mod.start_dirty_degraded=1"))
     assert not judge(facts(target=(*VIRTIO, "md raid5"), family=family))

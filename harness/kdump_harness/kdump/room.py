@@ -21,7 +21,9 @@ def kept_mib(state: GuestState) -> int:
     if level & 6:
         kept -= use.get("Cached", 0) + use.get("Buffers", 0) + use.get("SwapCached", 0)
     if level & 8:
-        kept -= use.get("AnonPages", 0) + use.get("HugePages_Total", 0) * use.get("Hugepagesize", 0)
+        # Kernels before 4.16 count the huge pages of the default size only.
+        of_default_size = use.get("HugePages_Total", 0) * use.get("Hugepagesize", 0)
+        kept -= use.get("AnonPages", 0) + use.get("Hugetlb", of_default_size)
     return max(kept, 0) >> 10
 
 
