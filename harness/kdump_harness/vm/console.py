@@ -113,8 +113,8 @@ class Console:
         """Return the first line that PATTERN matches.
 
         SILENCE_S bounds the time without a single byte, from the call on. STRETCH returns the current factor for both
-        times; they grow with it. GIVE_UP returns, for a line, why the pattern cannot follow any more. Raises WaitedInVain, ConsoleLost
-        or UnexpectedPanic.
+        times; they grow with it. GIVE_UP returns, for a line, why the pattern cannot follow any more. Raises
+        WaitedInVain, ConsoleLost or UnexpectedPanic.
         """
         wanted = re.compile(pattern)
         deadline, began_s = Deadline(timeout_s * (stretched := stretch())), now_s()
