@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -336,6 +337,39 @@ def test_huge_pages_of_all_sizes_take_no_room(huge: str, kept_mib: int) -> None:
     changes = {"meminfo": MEMINFO + huge, "room": "/dev/vda1 50000000 30000000 20971520 61% /"}
     assert facts(changes).to_json()["kept_mib"] == kept_mib
     assert list(reasons(changes)) == ([] if kept_mib < 10000 else ["target-no-space"])
+
+
+@pytest.mark.parametrize("shell", [name for name in ("dash", "bash") if shutil.which(name)])
+@pytest.mark.parametrize(
+    ("key", "there"),
+    [("cryptroot/keyfiles/root_crypt.key", True), ("etc/keys/root.key", True), ("etc/keys/other.key", False)],
+)
+def test_a_key_in_the_capture_initramfs_is_seen(tmp_path: Path, shell: str, key: str, there: bool) -> None:
+    listing = "".join(
+        f"{mode} 1 root root {size} Nov 30 01:00 {name}\n"
+        for mode, size, name in (
+            ("drwx------", 0, "cryptroot/keyfiles"),
+            ("-r--------", 4096, key),
+            ("-rw-r--r--", 90000, "usr/lib/modules/6.1.0/kernel/drivers/md/dm-crypt.ko"),
+            ("-rwxr-xr-x", 180000, "usr/sbin/cryptsetup"),
+        )
+    )
+    (tmp_path / "lsinitramfs").write_text(f"#!/bin/sh\ncat <<X\n{listing}X\n", encoding="utf-8")
+    (tmp_path / "lsinitramfs").chmod(0o755)
+    crypttab = tmp_path / "crypttab"
+    crypttab.write_text("# <target> <source> <key>\nswap /dev/vda2 none\nroot_crypt UUID=1 /etc/keys/root.key luks\n")
+    command = about_place(find_family("debian"), Place(kind="local", directory="/"), INITRD)["contents"]
+    ran = subprocess.run(
+        [shell, "-c", command.replace("/etc/crypttab", str(crypttab))],
+        env={"PATH": f"{tmp_path}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "bytes 274096" in ran.stdout
+    stack = "root dm CRYPT-LUKS2-ab-root_crypt\nroot luks-memory 65536\nroot luks-key /etc/keys/root.key \n"
+    found = reasons({"contents": ran.stdout, "stack": stack})
+    assert list(found) == ([] if there else ["luks-target"])
 
 
 def test_a_name_is_of_one_table() -> None:

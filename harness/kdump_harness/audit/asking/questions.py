@@ -179,9 +179,12 @@ def about_place(family: Family, place: Place, initramfs: str) -> dict[str, str]:
         )
     if initramfs and (contents := family.commands.contents):
         listing = fill(contents, initramfs=shlex.quote(initramfs))
+        # Modules, programs, and keys: where Debian's cryptsetup puts them, or at their own paths.
         commands["contents"] = (
-            f'{listing} 2>/dev/null | awk \'NF > 1 {{ bytes += $5; name = $(NF - 1) == "->" ? $(NF - 2) : $NF }}'
-            ' /\\.ko|bin\\/|lib\\/systemd\\// { print name } END { print "bytes", bytes }\''
+            "keys=$(awk '$3 ~ /^\\// { printf \" %s \", substr($3, 2) }' /etc/crypttab 2>/dev/null);"
+            f' {listing} 2>/dev/null | awk -v keys="$keys" \'NF > 1 {{ bytes += $5;'
+            ' name = $(NF - 1) == "->" ? $(NF - 2) : $NF } /\\.ko|bin\\/|lib\\/systemd\\/|cryptroot\\/keyfiles\\/./'
+            ' || index(keys, " " name " ") { print name } END { print "bytes", bytes }\''
         )
     return commands
 
