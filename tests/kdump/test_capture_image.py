@@ -20,7 +20,7 @@ from kdump_harness.base import tables
 from kdump_harness.diagnosis.table import all_symptoms
 from kdump_harness.distro.family import load_families
 from kdump_harness.kdump.capture_image.archive import CannotList, list_archive
-from kdump_harness.kdump.capture_image.gather import ImageReader
+from kdump_harness.kdump.capture_image.gather import ImageReader, probe_command
 from kdump_harness.kdump.capture_image.judge import (
     ImageFacts,
     judge,
@@ -154,6 +154,18 @@ def test_a_stack_that_the_initramfs_does_not_open_is_left_to_the_system() -> Non
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("lines", [("luks-key none",), ("md raid5", "md-degraded raid5"), ("driver usb_storage",)])
+def test_an_initramfs_that_opens_the_target_does_not_need_root(lines: tuple[str, ...]) -> None:
+    """kdump-utils and openSUSE's kdump leave root= out, and mount the target only."""
+    arguments = "nr_cpus=1 nousb"
+    for family in ("redhat", "suse"):
+        elsewhere = ("net eth0", "driver virtio_net")
+        options: dict[str, Any] = {"opens": "target", "family": family, "arguments": arguments, "loadable": frozenset()}
+        assert not judge(facts((*VIRTIO, *lines), elsewhere, **options))
+        assert judge(facts((*VIRTIO, *lines), (*VIRTIO, *lines), **options))
+    assert judge(facts((*VIRTIO, *lines), arguments=arguments, loadable=frozenset()))
+
+
 def test_a_volume_needs_its_program_and_a_module_only_where_it_is_not_built_in() -> None:
     with_program = HAS | {"usr/sbin/lvm"}
     assert lacks(facts(LVM, files=with_program, loadable=frozenset())) == []
@@ -253,6 +265,18 @@ def test_the_script_describes_this_host() -> None:
         pytest.skip("the root directory is not a mount, as in a chroot")
     assert stacks["root"]
     assert [line for line in stacks["target"] if line.startswith("mount /")]
+
+
+def test_the_script_describes_a_disk_that_is_named_and_not_the_directory(tmp_path: Path) -> None:
+    for name, said in (("findfs", "/dev/none-such"), ("lsblk", "xfs"), ("findmnt", "/dev/vda1 ext4 /")):
+        (tmp_path / name).write_text(f"#!/bin/sh\necho '{said}'\n", encoding="utf-8")
+        (tmp_path / name).chmod(0o755)
+    command = probe_command("/initrd.img", "/", "LABEL=dumps", "device")
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=True, env={"PATH": path})
+    stacks, _ = stacks_of(done.stdout)
+    assert stacks["target"] == ("fs xfs",)
+    assert "fs ext4" in stacks["root"]
 
 
 @pytest.mark.parametrize(("address", "line"), [("::1", True), ("127.0.0.1", False), ("no-such-host.invalid", False)])

@@ -145,7 +145,8 @@ def about_place(family: Family, place: Place, initramfs: str) -> dict[str, str]:
         "mount": f'{existing}; findmnt -no TARGET,SOURCE,FSTYPE,OPTIONS -T "$d" | tail -n 1',
         "mount_unit": f'{existing}; m=$(findmnt -no TARGET -T "$d" | tail -n 1);'
         ' systemctl show -p FragmentPath -- "$(systemd-escape -p --suffix=mount "$m")" 2>/dev/null',
-        "stack": f"{probe_command(initramfs, place.directory or '/var/crash', place.host, place.kind)} 2>/dev/null",
+        "stack": f"{probe_command(initramfs, place.directory or '/var/crash', place.host or place.device, place.kind)}"
+        " 2>/dev/null",
     }
     if place.kind == "local":
         patterns = {True: family.dumps.finished, False: family.dumps.unfinished}

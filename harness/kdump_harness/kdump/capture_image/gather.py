@@ -85,7 +85,7 @@ def gather(
 def probe_command(image: str, directory: str, address: str = "", protocol: str = "") -> str:
     """Return the command that describes what is below root and dump target, for stacks_of().
 
-    ADDRESS is the name or the address of the dump server, and PROTOCOL is ssh or nfs.
+    ADDRESS is the name or the address of the dump server, and PROTOCOL is ssh or nfs; or a disk, and device.
     """
     words = " ".join(shlex.quote(word) for word in (image, directory, *([address, protocol] if address else [])))
     return f"sh -c {shlex.quote(_probe())} probe {words}"

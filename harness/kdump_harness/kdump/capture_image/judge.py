@@ -88,9 +88,14 @@ class Lack:
 
 
 def judge(facts: ImageFacts) -> list[Lack]:
-    """Return all that is missing, without repetitions."""
+    """Return all that is missing, without repetitions.
+
+    An initramfs that opens the target mounts nothing else; a system that is booted needs its root, too.
+    """
     lacks: dict[tuple[str, str], Lack] = {}
     for place, lines in facts.stacks.items():
+        if place == ROOT and facts.opens == TARGET:
+            continue
         found = _missing(facts, place, lines) if place == facts.opens and facts.files else []
         for lack in (
             *found,

@@ -1,4 +1,5 @@
-# Describe the stack below root and below the dump target: sh probe.sh INITRAMFS DIRECTORY [ADDRESS PROTOCOL]. Each line: ROLE KIND VALUE...
+# Describe the stack below root and below the dump target: sh probe.sh INITRAMFS DIRECTORY [ADDRESS PROTOCOL | DEVICE device].
+# Each line: ROLE KIND VALUE...
 image=$1
 drivers() {  # ROLE DIRECTORY: those of a device and of all that it hangs on
     at=$2
@@ -80,8 +81,17 @@ place() {  # ROLE DIRECTORY
     [ ! -b "$source" ] || block "$1" "$(basename "$(readlink -f "$source")")"
 }
 
+device() {  # ROLE DEVICE: one that kdump mounts itself, so it may not be mounted now
+    source=$(findfs "$2" 2>/dev/null || echo "$2")
+    kind=$(lsblk -dno FSTYPE "$source" 2>/dev/null)
+    [ -z "$kind" ] || echo "$1 fs $kind"
+    [ ! -b "$source" ] || block "$1" "$(basename "$(readlink -f "$source")")"
+}
+
 place root /
-if [ -n "${3-}" ]; then
+if [ "${4-}" = device ]; then
+    device target "$3"
+elif [ -n "${3-}" ]; then
     [ -n "$(getent ahostsv4 "$3")" ] || [ -z "$(getent ahostsv6 "$3")" ] || echo "target server $4 inet6"
     address=$(getent ahosts "$3" | awk 'NR == 1 {print $1}')
     network target "$(ip route get "${address:-$3}" | sed -n 's/.* dev \([^ ]*\).*/\1/p' | head -n 1)"
