@@ -216,6 +216,8 @@ def test_a_state_is_found_and_nothing_else(changes: dict[str, str], name: str, s
         {"watchdogs": "inactive|60|iTCO_wdt|iTCO_wdt"},
         {"finished": f"{NOW_S - 10}|9000|600|/var/crash/2026/dump.2026", "unfinished": f"{NOW_S - 90}|1|600|/x"},
         {"entries": f"{SOUND['entries']}\nlinux unified-image crashkernel=256M quiet"},
+        {"entries": f"{SOUND['entries']}\nlinux /boot/memtest86+x64.bin\nlinux16 /memdisk iso\nlinux /boot/ipxe.lkrn"},
+        {"entries": f"{SOUND['entries']}\nlinux /vmlinuz-0-rescue-0123456789abcdef0123456789abcdef {ROOT} ro"},
         {
             "acpi_memory": "/sys/bus/acpi/devices/PNP0C80:00/status",
             "config": f'KDUMP_CMDLINE_APPEND="acpi_no_memhotplug {UNIT}"',

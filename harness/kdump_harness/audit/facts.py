@@ -21,8 +21,8 @@ from .asking.place import Place, place_of
 from .result import Success
 
 _STAT = re.compile(r"(\d{1,19}) (\d{1,19}) (/.*)")
-# Entries for repairs, which are not booted for kdump.
-_REPAIR = re.compile(r"\b(single|recovery|rescue|emergency|memtest)\b|init=/bin/|systemd\.unit=(rescue|emergency)")
+# Entries for repairs, which are not booted for kdump, by image or arguments: rescue kernels, memory tests, iPXE.
+_REPAIR = re.compile(r"\b(single|recovery|rescue|emergency)\b|\bmem(test|disk)|\.lkrn\b|init=/bin/|systemd\.unit=(rescue|emergency)")
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ class Facts:
             words = line.split()
             if len(words) > 1 and words[0] in ("linux", "linuxefi", "linux16"):
                 arguments = " ".join(words[2:]).replace("$kernelopts", options[1] if options else "")
-                found.append(MenuEntry(words[1], words_in(arguments), bool(_REPAIR.search(arguments))))
+                found.append(MenuEntry(words[1], words_in(arguments), bool(_REPAIR.search(f"{words[1]} {arguments}"))))
         return found
 
     @cached_property
