@@ -354,3 +354,31 @@ esac
     command = ["sh", str(script), "/initrd.img", str(directory)]
     done = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, "PATH": path})
     assert (f"unmounted {directory}" in stacks_of(done.stdout)[0]["target"]) is unmounted, done.stdout
+
+
+@pytest.mark.parametrize(("options", "unmounted"), [("noauto,x-systemd.automount", False), ("noauto,nofail", True)])
+def test_an_automount_mounts_at_the_next_boot_and_an_unknown_room_ends_nothing(
+    options: str, unmounted: bool, tmp_path: Path
+) -> None:
+    directory = tmp_path / "crash"
+    directory.mkdir()
+    programs = {
+        "findmnt": f"""case "$*" in
+*"--fstab -n -o OPTIONS"*) echo {options} ;;
+*--fstab*) ;;
+*"SOURCE,FSTYPE,TARGET -T {directory}"*) echo '/dev/vdb ext4 {directory}' ;;
+*) echo '/dev/vda1 ext4 /' ;;
+esac""",
+        "stat": "exit 1",
+    }
+    for name, text in programs.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n", encoding="utf-8")
+        (tmp_path / name).chmod(0o755)
+    command = probe_command("/initrd.img", str(directory))
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=True, env={"PATH": path})
+    assert not done.stderr
+    target = stacks_of(done.stdout)[0]["target"]
+    assert f"mount {directory} /dev/vdb" in target
+    assert (f"unmounted {directory}" in target) is unmounted
+    assert not [line for line in target if line.startswith("free")]

@@ -22,7 +22,9 @@ from .result import Success
 
 _STAT = re.compile(r"(\d{1,19}) (\d{1,19}) (/.*)")
 # Entries for repairs, which are not booted for kdump, by image or arguments: rescue kernels, memory tests, iPXE.
-_REPAIR = re.compile(r"\b(single|recovery|rescue|emergency)\b|\bmem(test|disk)|\.lkrn\b|init=/bin/|systemd\.unit=(rescue|emergency)")
+_REPAIR = re.compile(
+    r"\b(single|recovery|rescue|emergency)\b|\bmem(test|disk)|\.lkrn\b|init=/bin/|systemd\.unit=(rescue|emergency)"
+)
 
 
 @dataclass(frozen=True)

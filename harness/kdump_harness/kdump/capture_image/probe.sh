@@ -61,7 +61,8 @@ place() {  # ROLE DIRECTORY
     echo "$1 mount $4 $source"
     # With the blocks that are reserved for root, and without those that ext4 reserves for itself.
     kept=$(cat "/sys/fs/ext4/$(basename "$(readlink -f "$source")")/reserved_clusters" 2>/dev/null)
-    echo "$1 free $(($(stat -f -c "(%f - ${kept:-0}) * %S / 1024" "$4")))"
+    kib=$(stat -f -c "(%f - ${kept:-0}) * %S / 1024" "$4" 2>/dev/null)
+    [ -z "$kib" ] || echo "$1 free $(($kib))"
     # Memory, or another directory of the filesystem below, may be missing at the next boot: the dump has its place.
     below=$(findmnt -n -o SOURCE -T "${4%/*}/" | tail -n 1)
     case $3 in tmpfs | ramfs) below=$source ;; esac
@@ -69,6 +70,7 @@ place() {  # ROLE DIRECTORY
         case ,$(findmnt --fstab -n -o OPTIONS --mountpoint "$4"), in
             ,,) unit=$(systemctl show -p WantedBy -p RequiredBy "$(systemd-escape -p --suffix=mount "$4")" 2>/dev/null)
                 case $unit in *fs.target*) ;; *) echo "$1 unmounted $4" ;; esac ;;
+            *,x-systemd.automount,*) ;;  # mounted by the first access
             *,noauto,*) echo "$1 unmounted $4" ;;
         esac
     fi
