@@ -65,6 +65,39 @@ def test_settings_and_notes_of_opensuse_are_read(changes: dict[str, str], name: 
         assert not {"kdump-emergency-shell", "last-dump-unfinished"} & set(found)
 
 
+def of_suse(config: str) -> list[tuple[str, str]]:
+    """Return names and severities of the reasons against a machine of SUSE with these settings."""
+    changes = {**SUSE, "config": config, "makedumpfile": "makedumpfile: version 1.7.6\nlzo\tenabled"}
+    return [(reason.name, reason.severity) for reason in reasons(changes, family="suse").values()]
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        ("KDUMP_DUMPFORMAT=lzo\nKDUMP_DUMPLEVEL=31", []),
+        ("KDUMP_DUMPFORMAT=none", [("no-dump-configured", "failure")]),
+        ("KDUMP_DUMPLEVEL=32", [("collector-misread", "risk")]),
+        ("KDUMP_FREE_DISK_SIZE=100000", [("target-no-space", "failure")]),  # of 1953 MiB
+        ("KDUMP_FREE_DISK_SIZE=1950", [("target-no-space", "failure")]),  # the dump itself needs more than 3 MiB
+        ("KDUMP_FREE_DISK_SIZE=1920", [("target-no-space", "risk")]),
+        ("KDUMP_FREE_DISK_SIZE=1800", []),
+        ("KDUMP_FREE_DISK_SIZE=0", []),
+        ("KDUMP_FREE_DISK_SIZE=-5", []),
+        ("KDUMP_FREE_DISK_SIZE=100000\nKDUMP_SAVEDIR=cifs://vault/dumps", []),
+    ],
+)
+def test_settings_of_suse_with_which_no_dump_remains_are_found(config: str, expected: list[tuple[str, str]]) -> None:
+    assert of_suse(config) == expected
+
+
+def test_the_remedy_names_the_setting_that_deletes_the_dump() -> None:
+    found = reasons({**SUSE, "config": "KDUMP_FREE_DISK_SIZE=100000"}, family="suse")["target-no-space"]
+    assert "KDUMP_FREE_DISK_SIZE keeps 100000 MiB free" in found.evidence
+    assert found.remedy == (
+        "Lower KDUMP_FREE_DISK_SIZE in /etc/sysconfig/kdump, or free space on the target; then restart kdump.service"
+    )
+
+
 @pytest.mark.parametrize(("note", "seen"), [("", "absent\n"), ("vmcore status: skipped", "vmcore status: skipped")])
 def test_the_note_next_to_the_newest_dump_is_asked_for(tmp_path: Path, note: str, seen: str) -> None:
     for name in ("2026-11-29-01-01", "2026-11-30-01-01"):
@@ -135,6 +168,7 @@ def test_a_sound_machine_is_ready() -> None:
         ({"config_check": f"sh: 9: {CONFIG}: Syntax error: ( unexpected"}, "config-invalid", "failure"),
         ({"config": 'MAKEDUMP_ARGS="-c -d 0x1f"'}, "collector-misread", "risk"),
         ({"config": 'MAKEDUMP_ARGS="-z -d 31"'}, "collector-misread", "risk"),
+        ({"config": 'MAKEDUMP_ARGS="-c -d 32"'}, "no-dump-configured", "failure"),
         ({"config": 'KDUMP_FAIL_CMD="systemctl start emergency.target"'}, "kdump-emergency-shell", "risk"),
         (
             {SAVE: "UMask=0077\nExecStartPre={ path=/bin/sleep ; argv[]=/bin/sleep infinity }"},

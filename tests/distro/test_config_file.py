@@ -72,6 +72,10 @@ shipped = pytest.mark.parametrize(("config", "text"), SHIPPED, ids=IDS)
 # ---------------------------------------------------------------- level and compression
 
 
+REFUSED = "makedumpfile refuses the dump level '{}'"
+NO_DUMP = "KDUMP_DUMPFORMAT is 'none', with which only the kernel log is saved"
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
@@ -90,6 +94,14 @@ shipped = pytest.mark.parametrize(("config", "text"), SHIPPED, ids=IDS)
         ("core_collector makedumpfile -l -dabc\n", Collection(0, "lzo", misread="abc")),
         ("core_collector makedumpfile -l -d 31x,17\n", Collection(31, "lzo", misread="31x")),
         ("core_collector makedumpfile -d abc -l -d 31\n", Collection(31, "lzo")),
+        ("core_collector makedumpfile -l -d 32\n", Collection(32, "lzo", refused=REFUSED.format("32"))),
+        ("core_collector makedumpfile -l -d 11,32\n", Collection(11, "lzo", refused=REFUSED.format("11,32"))),
+        ("core_collector makedumpfile -l -d -1\n", Collection(-1, "lzo", refused=REFUSED.format("-1"))),
+        ("core_collector makedumpfile -d 99 -l -d 31\n", Collection(31, "lzo", refused=REFUSED.format("99"))),
+        (
+            "core_collector makedumpfile --dump-dmesg\n",
+            Collection(0, "none", refused="--dump-dmesg writes the kernel log only"),
+        ),
         ("core_collector scp\n", Collection(0, "none", elf=True)),
         ("core_collector cp --sparse=always\n", Collection(0, "none", elf=True)),
         ("core_collector dd bs=1M\n", Collection(0, "none", elf=True)),
@@ -115,7 +127,9 @@ def test_the_core_collector_of_red_hat_is_read(text: str, expected: Collection) 
         ("KDUMP_DUMPFORMAT=lzo\nKDUMP_DUMPFORMAT=compressed\n", Collection(31, "zlib")),
         ("KDUMP_DUMPFORMAT=ELF\n", Collection(31, "none", elf=True)),
         ("KDUMP_DUMPFORMAT=raw\n", Collection(0, "none", elf=True)),
-        ("KDUMP_DUMPFORMAT=none\n", Collection(31, "none")),
+        ("KDUMP_DUMPFORMAT=none\n", Collection(31, "none", refused=NO_DUMP)),
+        ("KDUMP_DUMPLEVEL=32\n", Collection(0, "zlib", misread="32")),
+        ("KDUMP_DUMPLEVEL=-1\n", Collection(0, "zlib", misread="-1")),
         ("KDUMP_DUMPLEVEL=all\n", Collection(0, "zlib", misread="all")),
         ("KDUMP_DUMPLEVEL=all\nKDUMP_DUMPFORMAT=raw\n", Collection(0, "none", elf=True)),
         ("#KDUMP_DUMPLEVEL=1\n", Collection(31, "zlib")),

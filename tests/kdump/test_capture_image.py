@@ -195,7 +195,7 @@ def test_an_argument_that_disables_a_piece_is_named_for_any_place() -> None:
             ("md raid1", "stale /etc/mdadm/mdadm.conf"),
             ["the capture initramfs is older than /etc/mdadm/mdadm.conf, so the array is not named as in /etc/fstab"],
         ),
-        (("free 4096",), ["4 MiB are free, and the dump takes 25 MiB at the least"]),
+        (("free 4096",), ["4 MiB are free, and the dump needs 25 MiB at the least"]),
         (("free 26000",), []),
         (("unmounted /d",), ["nothing mounts /d at the next boot, so the dump goes to the filesystem below it"]),
     ],

@@ -43,9 +43,9 @@ def failure(name: str, evidence: str, *, meaning: str = "", remedy: str = "", **
     return Finding(name=name, severity=Severity.FAILURE, evidence=evidence, meaning=meaning, remedy=remedy, words=words)
 
 
-def risk(name: str, evidence: str, **words: str) -> Finding:
+def risk(name: str, evidence: str, *, remedy: str = "", **words: str) -> Finding:
     """Return a finding that may prevent a good vmcore."""
-    return Finding(name=name, severity=Severity.RISK, evidence=evidence, words=words)
+    return Finding(name=name, severity=Severity.RISK, evidence=evidence, remedy=remedy, words=words)
 
 
 def note(name: str, evidence: str) -> Finding:

@@ -262,6 +262,8 @@ def configuration(facts: Facts) -> Iterator[Finding]:
                     "config-invalid",
                     f"{family.config.file}: {line.strip()[:200]!r} is not a setting of {family.release or family.name}",
                 )
+    if facts.state.refused:
+        yield failure("no-dump-configured", facts.state.refused)
     for remark in facts.state.collection_remarks():
         yield risk("collector-misread", remark)
     waits = family.config.get(config, "on_failure") or ""

@@ -94,12 +94,18 @@ def _room(facts: Facts) -> Iterator[Finding]:
     free_kib, kept = facts.free_kib, kept_mib(facts.state)
     if free_kib is None:
         return
-    free_mib = free_kib >> 10
+    free_mib, remedy = free_kib >> 10, ""
     seen = f"{free_mib} MiB are free for dumps; level {facts.state.level} keeps {kept} MiB before compression"
+    if facts.place.kind == "local" and (spare_mib := facts.state.spare_mib):
+        key = facts.family.config.keys["free_mib"]
+        seen += f", and {key} keeps {spare_mib} MiB free: a dump after which less is free is deleted"
+        free_mib -= spare_mib
+        if spare_mib > kept:
+            remedy = f"Lower {key} in {{file}}, or free space on the target; then restart {{service}}"
     if free_mib < least_mib(facts.state):
-        yield failure("target-no-space", seen)
+        yield failure("target-no-space", seen, remedy=remedy)
     elif free_mib < kept:
-        yield risk("target-no-space", seen)
+        yield risk("target-no-space", seen, remedy=remedy)
 
 
 def _login(facts: Facts) -> Iterator[Finding]:

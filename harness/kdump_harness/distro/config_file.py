@@ -24,6 +24,7 @@ class Collection:
     compress: str
     elf: bool = False  # an ELF file instead of kdump's own format
     misread: str | None = None  # the text of a level that is not a number, which makedumpfile takes for another one
+    refused: str = ""  # the reason why makedumpfile writes no dump
 
 
 # ---------------------------------------------------------------- syntaxes
@@ -189,11 +190,16 @@ def _write_options(config: ConfigFile, level: int, compress: str) -> Mapping[str
 
 def _read_format(config: ConfigFile, text: str) -> Collection:
     """Read a level and a format, which have separate keys."""
-    level, word = config.get(text, "level") or "", (config.get(text, "format") or "").lower()
+    level, named = config.get(text, "level") or "", config.get(text, "format") or ""
+    word = named.lower()
     compress = next((name for name, known in config.formats.items() if known.lower() == word), "none")
     unfiltered = word == "raw"
     number, misread = (0, None) if unfiltered or not level else read_level(level)
-    return Collection(level=number, compress=compress, elf=unfiltered or word == "elf", misread=misread)
+    if not 0 <= number <= MAX_LEVEL:
+        number, misread = 0, level  # kdump-save of openSUSE takes 0 instead
+    refused = f"{config.keys['format']} is 'none', with which only the kernel log is saved" if named == "none" else ""
+    elf = unfiltered or word == "elf"
+    return Collection(level=number, compress=compress, elf=elf, misread=misread, refused=refused)
 
 
 def _write_format(config: ConfigFile, level: int, compress: str) -> Mapping[str, str]:
@@ -217,19 +223,23 @@ def read_level(text: str) -> tuple[int, str | None]:
 
 def parse_options(words: list[str]) -> Collection:
     """Level and compression among makedumpfile's options; the last one of a kind counts, as for getopt."""
-    level, compress, elf = 0, "none", False
+    level, compress, elf, refused = 0, "none", False, ""
     misread: str | None = None
     names = {flag[1:]: name for name, flag in COMPRESS_FLAGS.items() if flag}
     rest = iter(words)
     for word in rest:
+        if word == "--dump-dmesg":
+            refused = f"{word} writes the kernel log only"
         if not word.startswith("-") or word.startswith("--"):
             continue
         for at, letter in enumerate(word[1:], start=2):
             compress = names.get(letter, compress)
             elf = elf or letter == "E"
             if letter in _WITH_VALUE:
-                value = (word[at:] or next(rest, "")).partition(",")[0]  # 11,31: 31 when the disk is full
+                value = word[at:] or next(rest, "")
                 if letter == "d":
-                    level, misread = read_level(value)
+                    level, misread = read_level(value.partition(",")[0])  # 11,31: 31 when the disk is full
+                    if any(not 0 <= read_level(part)[0] <= MAX_LEVEL for part in value.split(",")):
+                        refused = f"makedumpfile refuses the dump level {value!r}"
                 break
-    return Collection(level, compress, elf, misread)
+    return Collection(level, compress, elf, None if refused else misread, refused)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from ..base.crashkernel import WordRefused, amounts, counted, joined, release_knows_cma, words_in
 from ..base.units import MIB
-from ..distro.config_file import COMPRESS_FLAGS
+from ..distro.config_file import COMPRESS_FLAGS, read_level
 from ..distro.family import Family
 from . import reserved_memory
 from .reserved_memory import AddressRange, ReservedMemory
@@ -61,6 +61,8 @@ class GuestState:
     hostname: str
     elf: bool = False  # an ELF dump is asked for
     misread: str | None = None  # a level in the configuration that makedumpfile takes for another one
+    refused: str = ""  # the reason why the configuration lets makedumpfile write no dump
+    spare_mib: int = 0  # room that must remain after a dump on a disk of this machine, or the dump is deleted
     directory: str | None = None  # of dumps; None when it is not in this guest
     compressors: tuple[str, ...] = ()  # the compressions that its makedumpfile has
     ram: tuple[AddressRange, ...] = ()  # memory of the kernel, with the reservation
@@ -102,7 +104,7 @@ class GuestState:
         remarks = []
         if self.misread is not None:
             remarks.append(
-                f"the configuration asks for the dump level {self.misread!r}, which makedumpfile reads as {self.level}"
+                f"the configuration asks for the dump level {self.misread!r}, which is read as {self.level}"
                 " (write a number of 0 to 31)"
             )
         if self.compressors and self.compress not in (None, *self.compressors):
@@ -171,6 +173,8 @@ def read_state(parts: Mapping[str, str], family: Family) -> GuestState:
         acpi_memory=len(re.findall(r"^/sys/\S+/status$", parts.get("acpi_memory", ""), re.MULTILINE)),
         elf=collection.elf,
         misread=collection.misread,
+        refused=collection.refused,
+        spare_mib=max(read_level(family.config.get(config, "free_mib") or "")[0], 0),
         directory=family.config.directory(config),
         compressors=built_in(parts.get("makedumpfile", "")) if version else (),
         machine_id=found[0] if (found := re.match(r"[0-9a-f]{32}\b", parts.get("machine_id", ""))) else "",

@@ -356,7 +356,7 @@ class KdumpService:
             protocol=protocol,
             arguments=self.capture_arguments(),
             fixed_kib=state.reserved.fixed_bytes >> 10,
-            least_mib=least_mib(state),
+            least_mib=least_mib(state) + state.spare_mib,
             factor=self.guest.factor,
         )
 

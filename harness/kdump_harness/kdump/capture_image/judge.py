@@ -64,7 +64,7 @@ class ImageFacts:
     stacks: Mapping[str, tuple[str, ...]]  # the lines of probe.sh by place, without the place
     arguments: str = ""  # that are added to the capture kernel's command line
     fixed_kib: int | None = None  # memory of the capture kernel
-    least_mib: int = 0  # size below which no dump stays
+    least_mib: int = 0  # room below which no dump stays
 
     def to_json(self) -> dict[str, Any]:
         """Return the facts as a JSON object."""
@@ -183,7 +183,7 @@ def _unreachable(facts: ImageFacts, place: str, lines: tuple[str, ...]) -> list[
         why = f"the capture initramfs is older than {stale[0]}, so the array is not named as in /etc/fstab"
         found.append(_lack(facts, place, "RAID", why, "module"))
     if place == TARGET and (free := said.get("free")) and int(free[0]) >> 10 < facts.least_mib:
-        why = f"{int(free[0]) >> 10} MiB are free, and the dump takes {facts.least_mib} MiB at the least"
+        why = f"{int(free[0]) >> 10} MiB are free, and the dump needs {facts.least_mib} MiB at the least"
         remedy = f"free {facts.least_mib} MiB or more there, or choose another dump target"
         found.append(Lack(place=place, piece="the room", lacks=why, remedy=remedy, symptom="target-no-space"))
     if place != facts.opens and (mount := said.get("unmounted")):
