@@ -263,6 +263,49 @@ def test_a_sound_variant_is_ready(changes: dict[str, str]) -> None:
     assert not reasons(changes)
 
 
+@pytest.mark.parametrize(
+    ("command", "returns"),
+    [
+        ("reboot -f", True),
+        ("/sbin/reboot -f", True),
+        ("systemctl reboot", True),
+        ("/usr/local/sbin/kdump-fail.sh", True),
+        ("/opt/rescue/emergency-report.sh --shell-quote now", True),
+        ("sh /usr/local/sbin/kdump-fail", True),
+        ("sh -c reboot", True),
+        ("sh -c 'reboot'", True),
+        ("sh -c 'sync; reboot -f'", False),
+        ("sh -c 'reboot -f'", False),
+        ("sync && reboot -f", False),
+        ("echo 'makedumpfile FAILED.'; /bin/bash; reboot -f", False),  # the example of kdump-tools
+        ("/bin/bash", False),
+        ("sh -i", False),
+        ("systemctl start emergency.target", False),
+        ("systemctl rescue", False),
+        ("/sbin/poweroff -f", False),
+        ("halt", False),
+    ],
+)
+def test_a_command_after_a_failed_dump_reboots_or_not(command: str, returns: bool) -> None:
+    found = reasons({"config": f'USE_KDUMP=1\nKDUMP_FAIL_CMD="{command}"\n'})
+    assert list(found) == ([] if returns else ["kdump-emergency-shell"])
+
+
+@pytest.mark.parametrize("shell", [name for name in ("dash", "bash") if shutil.which(name)])
+@pytest.mark.parametrize(
+    ("command", "reboots"),
+    [("sh -c reboot", True), ("sh -c 'reboot'", True), ("sh -c 'true; reboot'", False), ("true && reboot", False)],
+)
+def test_the_command_after_a_failed_dump_is_run_as_its_words(
+    tmp_path: Path, shell: str, command: str, reboots: bool
+) -> None:
+    (tmp_path / "reboot").write_text(f"#!/bin/sh\ntouch {tmp_path}/rebooted\n", encoding="utf-8")
+    (tmp_path / "reboot").chmod(0o755)
+    env = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "KDUMP_FAIL_CMD": command}
+    subprocess.run([shell, "-c", "$KDUMP_FAIL_CMD ;"], env=env, capture_output=True, check=False)
+    assert (tmp_path / "rebooted").exists() is reboots
+
+
 def test_notes_do_not_change_the_answer() -> None:
     found = reasons({"sysctl": "kernel.panic_on_oops = 0\nkernel.sysrq = 0\nkernel.unknown_nmi_panic = 0"}, notes=True)
     assert set(found) == {"oops-no-panic", "sysrq-disabled", "nmi-no-panic", "never-tested"}

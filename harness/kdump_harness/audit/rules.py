@@ -268,10 +268,10 @@ def configuration(facts: Facts) -> Iterator[Finding]:
         yield risk("collector-misread", remark)
     waits = family.config.get(config, "on_failure") or ""
     if family.config.waits and re.search(family.config.waits, waits):
-        yield risk(
-            "kdump-emergency-shell",
-            f"{family.config.keys['on_failure']} is {waits!r}: after a failed dump the machine does not come back",
-        )
+        seen = f"{family.config.keys['on_failure']} is {waits!r}: after a failed dump the machine does not come back"
+        if re.search("[;&|\"']", waits):
+            seen += " (its words are run as they are, without a shell)"
+        yield risk("kdump-emergency-shell", seen)
     if before := family.config.get(config, "before"):
         yield risk("program-before-dump", f"{family.config.keys['before']} runs {before!r} before the dump")
     for unit in save_units(family):
