@@ -27,6 +27,7 @@ UNLOADED = {"loaded": "0"}
 UNRESERVED = {"loaded": "0", "crash_size_bytes": "0", "iomem": ""}
 SSH = {"config": 'USE_KDUMP=1\nSSH="kdump@vault"\nSSH_KEY=/root/.ssh/id\n', "key": "600 root"}
 LOCKED = {"lockdown": "none [integrity] confidentiality\n 01"}
+DEGRADED = "target md raid5\ntarget md-degraded raid5"
 UNSIGNED = {"signature": f"/boot/vmlinuz-{KERNEL} 4d5a 0"}
 BOUND = "/dev/vda1 / ext4 rw 0 0\n/dev/vda1 /var/crash ext4 ro 0 0"
 IN_MEMORY = {"mounts": "/dev/vda1 / ext4 rw 0 0\ntmpfs /var/crash tmpfs rw 0 0", "mount": "/var/crash tmpfs tmpfs rw"}
@@ -162,6 +163,12 @@ def test_a_sound_machine_is_ready() -> None:
         ({"stack": "root dm LVM-1\n"}, "capture-no-root-device", "failure"),
         ({"stack": "target dm CRYPT-LUKS2-1\ntarget luks-key none"}, "luks-target", "failure"),
         ({"stack": "target unmounted /var/crash"}, "target-not-mounted", "failure"),
+        ({"stack": DEGRADED}, "array-dirty-degraded", "risk"),
+        (
+            {"stack": DEGRADED, "cmdline": f"{CMDLINE} md_mod.start_dirty_degraded=1", "config": f'KDUMP_CMDLINE="{ROOT}"'},
+            "array-dirty-degraded",
+            "risk",
+        ),
         ({"config": f'KDUMP_CMDLINE_APPEND="{UNIT} root=UUID=0000"'}, "capture-no-root-device", "failure"),
         ({"config": 'KDUMP_CMDLINE_APPEND="nr_cpus=1"'}, "capture-unit-missing", "risk"),
         ({"acpi_memory": "/sys/bus/acpi/devices/PNP0C80:00/status"}, "capture-memory-taken", "risk"),
@@ -241,6 +248,7 @@ def test_a_state_is_found_and_nothing_else(changes: dict[str, str], name: str, s
         {"contents": "", "stack": "root driver megaraid_sas\n- loaded megaraid_sas"},
         {"stack": "target driver megaraid_sas\n- loaded megaraid_sas"},  # the system loads it
         {"stack": "target dm CRYPT-LUKS2-1\ntarget luks-key /etc/key"},
+        {"stack": DEGRADED, "cmdline": f"{CMDLINE} md_mod.start_dirty_degraded=1"},
         LOCKED,
         UNSIGNED,
         {"lockdown": "[none] integrity\n 00", **UNSIGNED},

@@ -175,7 +175,7 @@ class Facts:
             files=frozenset(self.text("contents").splitlines()) if self.contents else frozenset(),
             loadable=loadable,
             stacks=stacks,
-            arguments=self.capture_append,
+            arguments=self.capture_arguments,
             fixed_kib=self.state.reserved.fixed_bytes >> 10,
         )
 

@@ -329,6 +329,11 @@ class KdumpService:
             return str(self.guest.shell.run(line.default).out).strip()
         return now or ""
 
+    def _replaced_arguments(self) -> str:
+        """Return the arguments that kdump's own configuration has in the place of the running kernel's; or nothing."""
+        line = self.family.capture_line
+        return (last_assignment(self.guest.shell.read_text(line.file), line.replace) or "") if line.replace else ""
+
     def rebuild_image(self) -> None:
         """Build the capture initramfs anew on the guest as it is; NotArmed quotes a build that failed."""
         kernel = self.running_kernel()
@@ -354,7 +359,7 @@ class KdumpService:
             directory=directory,
             address=address,
             protocol=protocol,
-            arguments=self.capture_arguments(),
+            arguments=joined_arguments(self._replaced_arguments() or state.cmdline, self.capture_arguments()),
             fixed_kib=state.reserved.fixed_bytes >> 10,
             least_mib=least_mib(state) + state.spare_mib,
             factor=self.guest.factor,

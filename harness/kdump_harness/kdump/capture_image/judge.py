@@ -62,7 +62,7 @@ class ImageFacts:
     files: frozenset[str]  # paths in the initramfs; empty where it cannot be listed
     loadable: frozenset[str]  # modules of that kernel that are not built in
     stacks: Mapping[str, tuple[str, ...]]  # the lines of probe.sh by place, without the place
-    arguments: str = ""  # that are added to the capture kernel's command line
+    arguments: str = ""  # of the capture kernel, also those that it inherits
     fixed_kib: int | None = None  # memory of the capture kernel
     least_mib: int = 0  # room below which no dump stays
 
