@@ -165,7 +165,11 @@ def test_a_sound_machine_is_ready() -> None:
         ({"stack": "target unmounted /var/crash"}, "target-not-mounted", "failure"),
         ({"stack": DEGRADED}, "array-dirty-degraded", "risk"),
         (
-            {"stack": DEGRADED, "cmdline": f"{CMDLINE} md_mod.start_dirty_degraded=1", "config": f'KDUMP_CMDLINE="{ROOT}"'},
+            {
+                "stack": DEGRADED,
+                "cmdline": f"{CMDLINE} md_mod.start_dirty_degraded=1",
+                "config": f'KDUMP_CMDLINE="{ROOT}"',
+            },
             "array-dirty-degraded",
             "risk",
         ),
@@ -362,6 +366,53 @@ def test_the_configuration_of_kdump_utils_is_read_by_its_release() -> None:
     assert set(found) == {"config-invalid", "kdump-emergency-shell"}
     assert "link_delay" in found["config-invalid"].evidence
     assert found["kdump-emergency-shell"].remedy.startswith("sed -i 's/^failure_action")
+
+
+RHEL = {
+    "os_release": 'ID="rhel"\nVERSION_ID="9.6"\nPRETTY_NAME="RHEL 9"',
+    "capture_line": 'KDUMP_COMMANDLINE_APPEND="nr_cpus=1"',
+    "capture_default": "",
+    "contents": "",
+    "makedumpfile": "makedumpfile: version 1.7.2 (released on 1 Apr 2022)\nlzo\tenabled",
+}
+
+
+@pytest.mark.parametrize(
+    ("config", "device", "name"),
+    [
+        ("ext4 UUID=77", "/dev/sdb1\n/srv rw,relatime", ""),
+        ("ext4 UUID=77", "/dev/sdb1", ""),  # mkdumprd mounts it in a temporary directory
+        ("ext4 UUID=77", "/dev/sdb1\nfstab /srv defaults,noauto", ""),
+        ("ext4 UUID=77", "/dev/sdb1\nfstab /srv defaults", "target-not-mounted"),
+        ("ext4 UUID=77", "/dev/sdb1\nfstab /srv noauto,nofail", "target-not-mounted"),
+        ("ext4 UUID=77", "ls: cannot access 'UUID=77': No such file or directory", "config-invalid"),
+        ("raw /dev/sdb1", "/dev/sdb1", ""),
+        ("raw /dev/sdb1", "ls: cannot access '/dev/sdb1': No such file or directory", "config-invalid"),
+        ("virtiofs myfs", "", ""),
+    ],
+)
+def test_a_disk_of_kdump_conf_is_missed_only_where_mkdumprd_refuses_it(config: str, device: str, name: str) -> None:
+    changes = {**RHEL, "config": f"{config}\npath /dumps\n", "device": device}
+    assert set(reasons(changes, family="redhat")) == ({name} if name else set())
+    noted = reasons(changes, family="redhat", notes=True)
+    assert ("place-not-examined" in noted) is config.startswith("virtiofs")
+    of_7 = {**changes, "os_release": 'ID="rhel"\nVERSION_ID="7.9"'}
+    assert ("target-not-mounted" in reasons(of_7, family="redhat")) is (
+        config.startswith("ext4") and device.startswith("/dev/sdb1") and "rw" not in device
+    )
+
+
+def test_a_disk_that_is_not_mounted_is_looked_up_in_fstab(tmp_path: Path) -> None:
+    fstab = tmp_path / "fstab"
+    fstab.write_text("/dev/sdb1 /srv/my\\040dumps ext4 defaults,noauto 0 0\n", encoding="utf-8")
+    for name, said in (("findfs", "echo /dev/sdb1"), ("findmnt", f'exec /usr/bin/findmnt --tab-file {fstab} "$@"')):
+        text = said if name == "findfs" else f'case "$*" in *--fstab*) {said} ;; esac; exit 1'
+        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n", encoding="utf-8")
+        (tmp_path / name).chmod(0o755)
+    question = about_place(find_family("redhat"), Place(kind="device", device="UUID=77"), "")["device"]
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    done = subprocess.run(["sh", "-c", question], capture_output=True, text=True, check=True, env={"PATH": path})
+    assert done.stdout == "/dev/sdb1\nfstab /srv/my\\x20dumps defaults,noauto\n"
 
 
 def test_the_recorded_answers_of_a_debian_12_are_those_of_a_ready_machine() -> None:

@@ -34,15 +34,27 @@ def place(facts: Facts) -> Iterator[Finding]:
         elif "not installed" in said:
             yield failure("nfs-mount-failed", "mount.nfs is not installed")
     elif facts.place.kind == "device":
-        lines = facts.text("device").splitlines()
-        if not lines or not lines[0].startswith("/"):
-            yield failure(
-                "config-invalid", f"the disk {facts.place.device} does not exist: {_last(facts.text('device'))}"
-            )
-        elif len(lines) == 1:
-            yield risk("target-not-mounted", f"{lines[0]}, the target of dumps, is not mounted")
+        yield from _device(facts)
     else:
         yield note("place-not-examined", f"the place {facts.place} is of a kind that is not examined")
+
+
+def _device(facts: Facts) -> Iterator[Finding]:
+    """Look at a disk for dumps: that it exists, and that kdump's programs will mount it where it is not mounted."""
+    said = facts.text("device")
+    name, *lines = said.splitlines() or [""]
+    if not name.startswith("/"):
+        yield failure("config-invalid", f"the disk {facts.place.device} does not exist: {_last(said)}")
+        return
+    listed = [line.split()[1:] for line in lines if line.startswith("fstab ")]
+    if facts.place.raw or len(listed) < len(lines):
+        return
+    seen = f"{name}, the target of dumps, is not mounted"
+    if not facts.family.mounts_target:
+        yield risk("target-not-mounted", seen)
+    elif listed and ",noauto" not in listed[0][-1]:  # mkdumprd, check_user_configured_target: not as the first option
+        where, options = listed[0][0], listed[0][-1]
+        yield risk("target-not-mounted", f"{seen}; /etc/fstab has it at {where} with the options {options}")
 
 
 def _mounted(facts: Facts) -> Iterator[Finding]:

@@ -172,6 +172,7 @@ class Family:
     updates: tuple[str, ...] = ()  # units that change packages by themselves, in the middle of a drill
     capture_initramfs: tuple[str, ...] = _text("kernel", default=())  # where it may be, by kernel release
     initramfs_opens: str = "target"  # what the capture initramfs itself must reach: "root" or "target"
+    mounts_target: bool = True  # its programs mount a disk for dumps that is not mounted, to look at it
     suggestion: str = ""  # where the estimate command prints MiB; several numbers are added
     drop_ins: Mapping[str, str] = field(default_factory=dict)  # files that make the defaults safe, by path
     measure: Measure = field(default_factory=Measure)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ...distro.family import Family
 
-_FILESYSTEMS = ("ext2", "ext3", "ext4", "minix", "xfs", "btrfs", "virtiofs", "raw")
+_FILESYSTEMS = ("ext2", "ext3", "ext4", "minix", "xfs", "btrfs")
 _URL = re.compile(r"(\w+)://(?:([^@/]+)@)?([^/:]*)(?::\d+)?(/.*)?")
 _SSH_KEY = "/root/.ssh/kdump_id_rsa"  # the default of kdump-tools and kdump-utils
 
@@ -22,6 +22,7 @@ class Place:
     host: str = ""
     key: str = ""
     device: str = ""
+    raw: bool = False  # the disk has no filesystem
 
     @property
     def host_with_user(self) -> str:
@@ -37,7 +38,10 @@ class Place:
 def place_of(family: Family, text: str) -> Place:
     """Return the place that the text of a configuration names."""
     config = family.config
-    found = {name: config.get(text, name) or "" for name in ("directory", "ssh", "ssh_key", "nfs", *_FILESYSTEMS)}
+    found = {
+        name: config.get(text, name) or ""
+        for name in ("directory", "ssh", "ssh_key", "nfs", *_FILESYSTEMS, "raw", "virtiofs")
+    }
     directory, key = found["directory"], found["ssh_key"] or _SSH_KEY
     if url := _URL.fullmatch(directory):
         scheme, user, host, path = url.group(1).lower(), url.group(2) or "", url.group(3), url.group(4) or "/"
@@ -53,4 +57,8 @@ def place_of(family: Family, text: str) -> Place:
         return Place(kind="nfs", directory=path, host=host.strip("[]"))
     if device := next((found[name] for name in _FILESYSTEMS if found[name]), ""):
         return Place(kind="device", directory=directory, device=device)
+    if found["raw"]:
+        return Place(kind="device", device=found["raw"], raw=True)
+    if found["virtiofs"]:  # a tag, which only the hypervisor knows
+        return Place(kind="other", directory=directory, device=found["virtiofs"])
     return Place(kind="local", directory=directory or "/var/crash")

@@ -139,14 +139,15 @@ def about_place(family: Family, place: Place, initramfs: str) -> dict[str, str]:
     """Return the questions about the place of dumps, and about the capture initramfs that leads there."""
     quoted = shlex.quote(place.directory or "/var/crash")
     existing = f'd={quoted}; while [ ! -e "$d" ] && [ "$d" != / ]; do d=$(dirname "$d"); done'
+    # A tag of virtiofs is not found as a disk, and nothing is said about it.
+    reached = (place.device, "device") if place.device else (place.host, place.kind)
     commands = {
         "room": f'{existing}; df -Pk "$d"',
         "directory": f"stat -Lc '%a %U' {quoted}",
         "mount": f'{existing}; findmnt -no TARGET,SOURCE,FSTYPE,OPTIONS -T "$d" | tail -n 1',
         "mount_unit": f'{existing}; m=$(findmnt -no TARGET -T "$d" | tail -n 1);'
         ' systemctl show -p FragmentPath -- "$(systemd-escape -p --suffix=mount "$m")" 2>/dev/null',
-        "stack": f"{probe_command(initramfs, place.directory or '/var/crash', place.host or place.device, place.kind)}"
-        " 2>/dev/null",
+        "stack": f"{probe_command(initramfs, place.directory or '/var/crash', *reached)} 2>/dev/null",
     }
     if place.kind == "local":
         patterns = {True: family.dumps.finished, False: family.dumps.unfinished}
@@ -176,7 +177,8 @@ def about_place(family: Family, place: Place, initramfs: str) -> dict[str, str]:
         device = shlex.quote(place.device)
         commands["device"] = (
             f'found=$(findfs {device} 2>/dev/null || ls {device}) && echo "$found" &&'
-            ' findmnt -no TARGET,OPTIONS "$found"'
+            ' { findmnt -rno TARGET,OPTIONS "$found" ||'
+            ' findmnt --fstab -rno TARGET,OPTIONS --source "$found" | sed "s/^/fstab /"; }'
         )
     if initramfs and (contents := family.commands.contents):
         listing = fill(contents, initramfs=shlex.quote(initramfs))
