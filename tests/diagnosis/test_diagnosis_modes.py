@@ -194,6 +194,9 @@ IN_CAPTURE = {
         "[   63.0] systemd-udevd[180]: usb3: Worker [190] processing SEQNUM=1193 is taking a long time",
     ],
     "array-dirty-degraded": ["[   76.729867] md/raid:md127: cannot start dirty degraded array."],
+    "no-temporary-files": [
+        "kdump-tools[5]: copy_vmcoreinfo: Can't open the vmcoreinfo file(/tmp/vmcoreinfoyfNVVF). Read-only file system",
+    ],
     "fstab-device-late": [
         "[DEPEND] Dependency failed for local-fs.target - Local File Systems.",
         "[DEPEND] Dependency failed for \x1b[0;1;39mloca…s.target\x1b[0m - Local File Systems.",

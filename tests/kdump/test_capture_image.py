@@ -322,6 +322,35 @@ def test_a_listing_is_kept_until_the_file_changes(initramfs: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("under", "options", "read_only"),
+    [("/", "errors=remount-ro,ro", True), ("/", "ro", True), ("/", "errors=remount-ro", False), ("/tmp", "ro", False)],
+)
+def test_makedumpfile_needs_temporary_files_in_the_system_that_is_booted(
+    under: str, options: str, read_only: bool, tmp_path: Path
+) -> None:
+    found = tmp_path / "findmnt"
+    found.write_text(
+        f"""#!/bin/sh
+case "$*" in
+*--fstab*) echo '{options}' ;;
+*"TARGET -T /tmp") echo '{under}' ;;
+*) echo '/dev/vda1 ext4 /' ;;
+esac
+""",
+        encoding="utf-8",
+    )
+    found.chmod(0o755)
+    script = tables.package_path("kdump", "capture_image", "probe.sh")
+    command = ["sh", str(script), "/initrd.img", "/var/crash"]
+    env = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=env)
+    lines = (*VIRTIO, *(line for line in stacks_of(done.stdout)[0]["root"] if line.startswith("read-only")))
+    expected = ["/tmp is read-only from the next boot on, and makedumpfile writes there"] if read_only else []
+    assert lacks(facts(root=lines)) == expected
+    assert not judge(facts(root=lines, opens="target", family="redhat"))
+
+
+@pytest.mark.parametrize(
     ("mount", "below", "unmounted"),
     [
         ("/dev/vdb ext4", "/dev/vda1", True),

@@ -91,6 +91,9 @@ device() {  # ROLE DEVICE: one that kdump mounts itself, so it may not be mounte
 }
 
 place root /
+if [ "$(findmnt -n -o TARGET -T /tmp | tail -n 1)" = / ]; then
+    case ,$(findmnt --fstab -n -o OPTIONS --mountpoint /), in *,ro,*) echo "root read-only /tmp" ;; esac
+fi
 if [ "${4-}" = device ]; then
     device target "$3"
 elif [ -n "${3-}" ]; then
