@@ -318,6 +318,23 @@ def test_the_command_after_a_failed_dump_is_run_as_its_words(
     assert (tmp_path / "rebooted").exists() is reboots
 
 
+@pytest.mark.parametrize(
+    ("directory", "private"),
+    [
+        ("700 root", True),
+        ("2700 root", True),
+        ("755 root", False),
+        ("750 root", False),
+        ("700 crash", False),
+        ("", False),
+    ],
+)
+def test_a_dump_in_a_directory_of_root_alone_is_not_readable(directory: str, private: bool) -> None:
+    finished = f"{NOW_S}|9000|644|/var/crash/2026/dump.2026"
+    for changes in ({SAVE: "UMask=0022"}, {"finished": finished}):
+        assert ("permissions" in reasons({**changes, "directory": directory}, notes=True)) is not private
+
+
 def test_notes_do_not_change_the_answer() -> None:
     found = reasons({"sysctl": "kernel.panic_on_oops = 0\nkernel.sysrq = 0\nkernel.unknown_nmi_panic = 0"}, notes=True)
     assert set(found) == {"oops-no-panic", "sysrq-disabled", "nmi-no-panic", "never-tested"}

@@ -301,12 +301,14 @@ def makedumpfile(facts: Facts) -> Iterator[Finding]:
 
 def permissions(facts: Facts) -> Iterator[Finding]:
     """Look whether users of the machine may read a dump, and whether ssh accepts its key."""
+    directory = re.match(r"([0-7]{3,4}) root$", facts.text("directory"))
+    private = directory is not None and not int(directory[1], 8) & _READABLE_BITS
     for unit in save_units(facts.family):
         mask = re.search(r"^UMask=([0-7]+)$", facts.text(f"unit {unit}"), re.MULTILINE)
-        if facts.place.kind == "local" and mask and int(mask[1], 8) & _READABLE_BITS != _READABLE_BITS:
+        if facts.place.kind == "local" and not private and mask and int(mask[1], 8) & _READABLE_BITS != _READABLE_BITS:
             yield risk("permissions", f"{unit} writes with umask {mask[1]}: every user may read the dump")
     readable = [dump for dump in facts.dumps("finished") if dump.mode & _READABLE_BITS]
-    if readable:
+    if readable and not private:
         newest = readable[-1]
         yield note("permissions", f"{newest.path} has mode {newest.mode:04o}")
     key = re.match(r"([0-7]{3,4}) ", facts.text("key"))
