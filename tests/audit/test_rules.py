@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 from audit_factory import CMDLINE, CONFIG, INITRD, KERNEL, NOW_S, ROOT, SAVE, SOUND, facts, reasons
 from kdump_harness.audit.asking.place import Place
-from kdump_harness.audit.asking.questions import about_place
+from kdump_harness.audit.asking.questions import about_kdump, about_place
 from kdump_harness.audit.finding import reason_rows
 from kdump_harness.audit.judge import judge
 from kdump_harness.audit.result import Answer, Severity, Success, answer
@@ -333,6 +334,40 @@ def test_a_dump_in_a_directory_of_root_alone_is_not_readable(directory: str, pri
     finished = f"{NOW_S}|9000|644|/var/crash/2026/dump.2026"
     for changes in ({SAVE: "UMask=0022"}, {"finished": finished}):
         assert ("permissions" in reasons({**changes, "directory": directory}, notes=True)) is not private
+
+
+@pytest.mark.parametrize("shell", [name for name in ("dash", "bash") if shutil.which(name)])
+@pytest.mark.parametrize(
+    ("files", "disabled"),
+    [
+        ({"etc/sysctl.d/60-hardening.conf": "kernel.kexec_load_disabled=1"}, True),
+        ({"etc/sysctl.d/60-hardening.conf": "-kernel/kexec_load_disabled = 1", "etc/sysctl.d/70-x.conf": "a=0"}, True),
+        ({"usr/lib/sysctl.d/60-a.conf": "kernel.kexec_load_disabled=1", "etc/sysctl.d/60-a.conf": ""}, False),
+        ({"usr/lib/sysctl.d/60-a.conf": "kernel.kexec_load_disabled=0", "etc/sysctl.d/50-b.conf": "k=1"}, False),
+        ({"etc/sysctl.d/90-a.conf": "k=0", "usr/lib/sysctl.d/10-b.conf": "k=1"}, False),
+        ({"etc/sysctl.d/10-a.conf": "k=0", "run/sysctl.d/90-b.conf": "k=1"}, True),
+        ({"etc/sysctl.d/10-a.conf": "k=1\nk=0"}, False),
+        ({"etc/sysctl.conf": "k=1"}, True),
+        ({"etc/sysctl.conf": "k=1", "etc/sysctl.d/10-a.conf": "k=0"}, False),
+        ({"etc/sysctl.conf": "k=1", "etc/sysctl.d/10-a.conf": "k=0", "etc/sysctl.d/99-sysctl.conf": None}, True),
+        ({"etc/sysctl.d/a.conf.off": "k=1", "etc/sysctl.d/b.conf": "#k=1"}, False),
+        ({}, False),
+    ],
+)
+def test_the_last_value_of_a_sysctl_counts(
+    tmp_path: Path, shell: str, files: dict[str, str | None], disabled: bool
+) -> None:
+    for name, text in files.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if text is None:
+            path.symlink_to("../sysctl.conf")
+        else:
+            path.write_text(re.sub(r"\bk=", "kernel.kexec_load_disabled=", text) + "\n", encoding="utf-8")
+    question = about_kdump(find_family("debian"), KERNEL)["sysctl_files"]
+    command = re.sub(r"(?<=\s)/(?=etc/|run/|usr/)", f"{tmp_path}/", question)
+    said = subprocess.run([shell, "-c", command], capture_output=True, text=True, check=False).stdout
+    assert list(reasons({"sysctl_files": said})) == (["kexec-load-disabled"] if disabled else [])
 
 
 def test_notes_do_not_change_the_answer() -> None:

@@ -83,8 +83,8 @@ def is_installed(facts: Facts) -> bool:
 
 def load_disabled(facts: Facts) -> Iterator[Finding]:
     """Look for a setting that will forbid kexec."""
-    line = next((line for line in facts.text("sysctl_files").splitlines() if line.split("=")[-1].strip() == "1"), None)
-    if facts.state.loaded and line:
+    line = next(reversed(facts.text("sysctl_files").splitlines()), "")
+    if facts.state.loaded and line.split("=")[-1].strip() == "1":
         yield risk(
             "kexec-load-disabled", f"{line.strip()} in a file of sysctl.d: the next boot can load no capture kernel"
         )

@@ -47,12 +47,21 @@ for dog in /sys/class/watchdog/watchdog*; do
     echo "$state|$(cat "$dog/timeout" 2>/dev/null)|${module##*/}|$(cat "$dog/identity" 2>/dev/null)"
 done"""
 
+# In the order of sysctl.d(5): by name, and of two files of one name that of the first directory. The last value counts.
+# A link 99-sysctl.conf gives sysctl.conf its place; without it the file counts where no other one has the setting.
+_SYSCTL_FILES = r"""
+{
+    [ -e /etc/sysctl.d/99-sysctl.conf ] || echo /etc/sysctl.conf
+    for file in /etc/sysctl.d/*.conf /run/sysctl.d/*.conf /usr/local/lib/sysctl.d/*.conf /usr/lib/sysctl.d/*.conf; do
+        echo "${file##*/} $file"
+    done | LC_ALL=C sort -s -u -k 1,1 | cut -d' ' -f2-
+} | tr '\n' '\0' | xargs -0 grep -hsE '^[[:space:]]*-?kernel[./]kexec_load_disabled[[:space:]]*='"""
+
 _GENERAL = {
     "kernel_log": "{ dmesg || journalctl -kb --no-pager; } 2>/dev/null |"
     " grep -iE 'command line|crashkernel|kexec|lockdown' | head -n 60",
     "sysctl": "sysctl kernel.panic_on_oops kernel.sysrq kernel.unknown_nmi_panic 2>/dev/null",
-    "sysctl_files": "grep -rhsE '^[[:space:]]*-?kernel[./]kexec_load_disabled[[:space:]]*='"
-    " /etc/sysctl.conf /etc/sysctl.d /run/sysctl.d /usr/lib/sysctl.d",
+    "sysctl_files": _SYSCTL_FILES,
     "notifiers": "cat /sys/module/kernel/parameters/crash_kexec_post_notifiers",
     "pstore": "cat /sys/module/pstore/parameters/backend;"
     " grep -lsa '^Panic#' /sys/fs/pstore/dmesg-* /var/lib/systemd/pstore/*/dmesg* /var/lib/systemd/pstore/*/*/dmesg* |"
