@@ -454,6 +454,48 @@ def test_a_disk_of_kdump_conf_is_missed_only_where_mkdumprd_refuses_it(config: s
     )
 
 
+def of_rhel(**ages_s: int) -> dict[str, str]:
+    """Return the answers of a RHEL 9 where files changed so many seconds before now; the service started 4940 s ago."""
+    image, conf, sysconfig, modules = (ages_s.get(name, 6000) for name in ("image", "conf", "sysconfig", "modules"))
+    return {
+        **RHEL,
+        "config": "path /var/crash\n",
+        "initramfs": f"{KERNEL} {NOW_S - image} {20 << 20} 28b52ffd0458 /boot/initramfs-{KERNEL}kdump.img",
+        "config_files": f"{NOW_S - conf} 4000 /etc/kdump.conf\n{NOW_S - sysconfig} 900 /etc/sysconfig/kdump",
+        "kernel_files": f"{NOW_S - 9000} 8000000 /boot/vmlinuz-{KERNEL}\n"
+        f"{NOW_S - modules} 9000 /lib/modules/{KERNEL}/modules.dep",
+    }
+
+
+@pytest.mark.parametrize(
+    ("changes", "names"),
+    [
+        (of_rhel(), set()),
+        (of_rhel(sysconfig=5900), set()),  # kdumpctl builds nothing for it, and the service loaded it
+        (of_rhel(sysconfig=100), {"loaded-before-change"}),
+        (of_rhel(sysconfig=100, image=50), {"loaded-before-change"}),  # the initramfs has no copy of it
+        (of_rhel(conf=5900), {"initramfs-outdated"}),
+        (of_rhel(conf=100), {"initramfs-outdated", "loaded-before-change"}),
+        (of_rhel(conf=100, image=50), set()),  # as after kdumpctl restart
+        (of_rhel(conf=100, image=50, sysconfig=200), {"loaded-before-change"}),
+        (of_rhel(modules=100), set()),
+        ({**of_rhel(modules=100), "config": "path /var/crash\nextra_modules mpt3sas\n"}, {"initramfs-outdated"}),
+    ],
+)
+def test_the_files_of_kdump_utils_are_compared_as_kdumpctl_does(changes: dict[str, str], names: set[str]) -> None:
+    found = reasons(changes, family="redhat")
+    assert set(found) == names
+    assert not [reason.name for reason in found.values() if "kdumpctl restart" in reason.remedy]
+    noted = reasons(changes, family="redhat", notes=True).get("loaded-before-change")
+    assert noted is None or "by kdumpctl restart" in noted.evidence or "loaded-before-change" in names
+
+
+def test_a_configuration_that_kdumpctl_may_have_loaded_since_is_a_note() -> None:
+    noted = reasons(of_rhel(conf=100, image=50), family="redhat", notes=True)["loaded-before-change"]
+    assert noted.severity is Severity.NOTE
+    assert noted.remedy == "systemctl restart kdump.service"
+
+
 def test_a_disk_that_is_not_mounted_is_looked_up_in_fstab(tmp_path: Path) -> None:
     fstab = tmp_path / "fstab"
     fstab.write_text("/dev/sdb1 /srv/my\\040dumps ext4 defaults,noauto 0 0\n", encoding="utf-8")

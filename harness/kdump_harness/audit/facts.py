@@ -114,6 +114,10 @@ class Facts:
                 return FileFact(found[4], int(found[1]), int(found[2]), found[3])
         return None
 
+    def is_packed(self, file: FileFact) -> bool:
+        """Return whether the capture initramfs has a copy of a file of the configuration."""
+        return self.family.config.in_initramfs and file.path == self.family.config.file
+
     def files(self, name: str) -> Iterator[FileFact]:
         """Yield the files of an answer."""
         for line in self.text(name).splitlines():

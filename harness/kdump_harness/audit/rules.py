@@ -61,12 +61,24 @@ def loaded(facts: Facts) -> Iterator[Finding]:
         yield risk(
             "service-not-started", f"a capture kernel is loaded, and {unit} is {enabled}: the next boot loads none"
         )
-    changed = max((file for file in facts.files("config_files")), key=lambda file: file.changed_s, default=None)
-    if changed and facts.loaded_s and changed.changed_s > facts.loaded_s + 1:
-        yield risk(
-            "loaded-before-change",
-            f"{changed.path} was changed {span(changed.changed_s - facts.loaded_s)} after kdump was loaded",
-        )
+    yield from _before_change(facts)
+
+
+def _before_change(facts: Facts) -> Iterator[Finding]:
+    """Compare the files of the configuration with the time when the service loaded the capture kernel."""
+    loaded_s, image = facts.loaded_s, facts.initramfs
+    late = [file for file in facts.files("config_files") if loaded_s and file.changed_s > loaded_s + 1]
+    # kdumpctl restart builds and loads without systemd, so the time of the service stays.
+    by_hand = not facts.family.commands.arm.startswith("systemctl ")
+    built_s = image.changed_s if image and by_hand else 0
+    unknown = [file for file in late if facts.is_packed(file) and built_s > file.changed_s]
+    for file in sorted(late, key=lambda file: (file not in unknown, file.changed_s))[-1:]:
+        seen = f"{file.path} was changed {span(file.changed_s - (loaded_s or 0))} after kdump was loaded"
+        if file in unknown:
+            seen += f" by {facts.family.service}; the capture initramfs was built since, maybe by kdumpctl restart"
+            yield note("loaded-before-change", seen)
+        else:
+            yield risk("loaded-before-change", seen)
 
 
 def installed(facts: Facts) -> Iterator[Finding]:
@@ -208,8 +220,11 @@ def initramfs(facts: Facts) -> Iterator[Finding]:
         return
     newer = [file for file in facts.files("kernel_files") if file.changed_s > image.changed_s + _CLOCK_SLACK_S]
     if facts.family.config.in_initramfs:
-        newer += [file for file in facts.files("config_files") if file.changed_s > image.changed_s + 1]
-        newer += [file for file in facts.files("key") if file.changed_s > image.changed_s + 1]
+        # kdumpctl (check_files_modified) looks at the list of modules for the sake of extra_modules only.
+        if not facts.family.config.get(facts.config, "modules"):
+            newer = [file for file in newer if not file.path.endswith("/modules.dep")]
+        packed = [file for file in facts.files("config_files") if facts.is_packed(file)]
+        newer += [file for file in (*packed, *facts.files("key")) if file.changed_s > image.changed_s + 1]
     for file in newer:
         yield risk(
             "initramfs-outdated", f"{file.path} is {span(file.changed_s - image.changed_s)} newer than {image.path}"
