@@ -150,7 +150,7 @@ class Facts:
         """The command line of the capture kernel, as far as the configuration makes it."""
         line = self.family.capture_line
         text = self.text("capture_line") if "capture_line" in self.answers else self.config
-        base = (last_assignment(text, line.replace) if line.replace else None) or self.state.cmdline
+        base = (last_assignment(text, line.replace) if line.replace else None) or f"{self.state.cmdline} {line.added}"
         return joined_arguments(base, self.capture_append)
 
     @cached_property

@@ -335,10 +335,12 @@ def permissions(facts: Facts) -> Iterator[Finding]:
 def policies(facts: Facts) -> Iterator[Finding]:
     """Look at the settings of the running kernel that decide what becomes a panic, and what runs before the dump."""
     if facts.text("notifiers").strip() in ("Y", "1"):
-        yield risk(
-            "notifiers-before-dump",
-            "crash_kexec_post_notifiers is on: notifiers of the crashed kernel run before the dump",
-        )
+        seen = "crash_kexec_post_notifiers is on: notifiers of the crashed kernel run before the dump"
+        platform = facts.text("notifiers_by").split("\n")[0][:80]
+        if platform:
+            yield note("notifiers-before-dump", f"{seen}; the kernel itself sets it on {platform}")
+        else:
+            yield risk("notifiers-before-dump", seen)
     for setting, name in (
         ("kernel.panic_on_oops", "oops-no-panic"),
         ("kernel.sysrq", "sysrq-disabled"),

@@ -19,6 +19,7 @@ class Driver:
     fails: str  # in a sentence
     source: str  # address of the report
     kernel_before: str = ""  # the first mainline release that has a correction
+    machine: str = ""  # the only one that it fails on, as uname -m prints it
 
 
 def load_drivers() -> tuple[Driver, ...]:
@@ -34,6 +35,8 @@ def drivers(facts: Facts) -> Iterator[Finding]:
         name for word in arguments if word.startswith("module_blacklist=") for name in word.partition("=")[2].split(",")
     }
     for row in load_drivers():
+        if row.machine and row.machine != facts.text("machine").strip():
+            continue
         packed = not facts.contents or row.module in facts.contents
         fixed = row.kernel_before and _numbers(facts.state.kernel) >= _numbers(row.kernel_before)
         if row.module in running and packed and row.module not in kept_out and not fixed:

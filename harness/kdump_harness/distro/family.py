@@ -127,6 +127,7 @@ class CaptureLine:
     append: str = ""  # key of the arguments that are added to it
     replace: str = ""  # key that replaces the arguments which the capture kernel inherits from the first kernel
     default: str = ""  # command that prints the value of a missing append
+    added: str = ""  # arguments that kdump adds by itself where replace is empty
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,13 @@ from ...kdump.capture_image.gather import probe_command
 from ...kdump.guest_state import says_command, state_commands
 from .place import Place
 
-IDENTITY = {"system": "uname -s", "uid": "id -u", "kernel": "uname -r", "os_release": "cat /etc/os-release"}
+IDENTITY = {
+    "system": "uname -s",
+    "uid": "id -u",
+    "kernel": "uname -r",
+    "machine": "uname -m",
+    "os_release": "cat /etc/os-release",
+}
 _FOUND = "yes"
 
 # The menu entries: GRUB's own, those of the Boot Loader Specification, and the line of unified images.
@@ -57,12 +63,20 @@ _SYSCTL_FILES = r"""
     done | LC_ALL=C sort -s -u -k 1,1 | cut -d' ' -f2-
 } | tr '\n' '\0' | xargs -0 grep -hsE '^[[:space:]]*-?kernel[./]kexec_load_disabled[[:space:]]*='"""
 
+# The platforms on which the kernel itself sets crash_kexec_post_notifiers: drivers/hv/hv_common.c (with the sysctl),
+# arch/powerpc/kernel/fadump.c, arch/x86/virt/svm/sev.c.
+_NOTIFIERS_BY = """
+[ ! -e /proc/sys/kernel/hyperv_record_panic_msg ] || echo Hyper-V
+! grep -qsx 1 /sys/kernel/fadump/enabled || echo fadump
+! grep -qsx Y /sys/module/kvm_amd/parameters/sev_snp || echo 'hosts of SEV-SNP guests'"""
+
 _GENERAL = {
     "kernel_log": "{ dmesg || journalctl -kb --no-pager; } 2>/dev/null |"
     " grep -iE 'command line|crashkernel|kexec|lockdown' | head -n 60",
     "sysctl": "sysctl kernel.panic_on_oops kernel.sysrq kernel.unknown_nmi_panic 2>/dev/null",
     "sysctl_files": _SYSCTL_FILES,
     "notifiers": "cat /sys/module/kernel/parameters/crash_kexec_post_notifiers",
+    "notifiers_by": _NOTIFIERS_BY,
     "pstore": "cat /sys/module/pstore/parameters/backend;"
     " grep -lsa '^Panic#' /sys/fs/pstore/dmesg-* /var/lib/systemd/pstore/*/dmesg* /var/lib/systemd/pstore/*/*/dmesg* |"
     " xargs -r stat -c %Y | sort -n | tail -n 1",
