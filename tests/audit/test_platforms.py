@@ -7,10 +7,11 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from audit_factory import reasons
+from audit_factory import NOW_S, SOUND, reasons
 from kdump_harness.audit.asking.questions import about_kdump
 from kdump_harness.audit.result import Severity
 from kdump_harness.distro.family import find_family
+from kdump_harness.kdump.guest_state import FADUMP
 
 SHELLS = [name for name in ("dash", "bash") if shutil.which(name)]
 DIMM = {"acpi_memory": "/sys/bus/acpi/devices/PNP0C80:00/status"}
@@ -86,3 +87,82 @@ def test_a_watchdog_without_a_device_stops_with_the_crashed_kernel(tmp_path: Pat
     answer = said("watchdogs", tmp_path, shell)
     assert answer == f"active|60|{driver}|{driver or 'Software Watchdog'}"
     assert ("watchdog-reset" in reasons({"watchdogs": answer})) is bool(driver)
+
+
+REGISTERED = "1\n1\n805306368"
+# A RHEL 9 on ppc64le: crashkernel= and a capture initramfs are not there, and kexec loads nothing.
+WITH_FADUMP = {
+    "os_release": 'ID="rhel"\nVERSION_ID="9.5"',
+    "machine": "ppc64le",
+    "cmdline": "BOOT_IMAGE=/vmlinuz-5.14 root=/dev/mapper/rhel-root ro fadump=on",
+    "kernel_log": "",
+    "config": "path /var/crash\ncore_collector makedumpfile -l -d 31\n",
+    "capture_line": "",
+    "capture_default": "",
+    "config_files": f"{NOW_S - 7000} 4000 /etc/kdump.conf",
+    "contents": "",
+    "loaded": "0",
+    "crash_size_bytes": "0",
+    "iomem": "",
+    "initramfs": "",
+    "fadump": REGISTERED,
+    "notifiers": "Y",
+    "notifiers_by": "fadump",
+    "lockdown": "none [integrity] confidentiality",
+    "signature": "/boot/vmlinuz-5.14 7f45 0",
+    "sysctl_files": "kernel.kexec_load_disabled=1",
+    "entries": "linux /vmlinuz-5.14 root=/dev/mapper/rhel-root ro fadump=on",
+    "says": "kdump: Kdump is operational",
+    "makedumpfile": "makedumpfile: version 1.7.6 (released on 1 Oct 2024)\nlzo\tenabled",
+}
+PLAIN = "linux /vmlinuz-5.14 root=/dev/mapper/rhel-root ro"
+
+
+def test_a_machine_with_fadump_is_ready() -> None:
+    assert not reasons(WITH_FADUMP, family="redhat")
+    assert not reasons({**WITH_FADUMP, "fadump": "1\n1"}, family="redhat")  # before Linux 5.5
+    assert not reasons({**WITH_FADUMP, "entries": f"{PLAIN} fadump=nocma"}, family="redhat")
+    assert not reasons({**WITH_FADUMP, "entries": f"{PLAIN} crashkernel=512M"}, family="redhat")
+
+
+@pytest.mark.parametrize(
+    ("changes", "name", "severity"),
+    [
+        ({"fadump": "1\n0\n805306368"}, "capture-kernel-unloaded", "failure"),
+        ({"fadump": "1\n0"}, "capture-kernel-unloaded", "failure"),
+        ({"fadump": "0\n0\n0"}, "no-reserved-memory", "failure"),
+        ({"fadump": ""}, "no-reserved-memory", "failure"),
+        ({"entries": PLAIN}, "next-boot-without-reservation", "risk"),
+        ({"entries": f"{PLAIN} fadump=off"}, "next-boot-without-reservation", "risk"),
+        ({"service": SOUND["service"].replace("=enabled", "=disabled")}, "service-not-started", "risk"),
+        ({"stack": "target dm CRYPT-LUKS2-1\ntarget luks-key none"}, "luks-target", "failure"),
+        ({"room": "/dev/vda1 3000000 2990000 5000 99% /"}, "target-no-space", "failure"),
+    ],
+)
+def test_faults_of_a_machine_with_fadump_are_found(changes: dict[str, str], name: str, severity: str) -> None:
+    found = reasons({**WITH_FADUMP, **changes}, family="redhat")
+    assert found[name].severity.value == severity
+    fadump = changes.get("fadump", "1").startswith("1")
+    assert not fadump or set(found) == {name}
+    assert name != "capture-kernel-unloaded" or "fadump/registered is 0" in found[name].evidence
+    assert name != "next-boot-without-reservation" or "fadump=on" in found[name].remedy
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+@pytest.mark.parametrize(
+    ("files", "answer"),
+    [
+        ({}, ""),
+        ({"fadump/enabled": "1", "fadump/registered": "0", "fadump/mem_reserved": "805306368"}, "1\n0\n805306368"),
+        ({"fadump_enabled": "1", "fadump_registered": "1"}, "1\n1"),
+        ({"fadump/enabled": "1", "fadump/registered": "1", "fadump_enabled": "0"}, "1\n1"),
+    ],
+)
+def test_fadump_is_asked_for_by_its_new_and_old_names(
+    tmp_path: Path, shell: str, files: dict[str, str], answer: str
+) -> None:
+    for name, text in files.items():
+        write(tmp_path / "sys/kernel" / name, f"{text}\n")
+    command = FADUMP.replace("/sys/", f"{tmp_path}/sys/")
+    done = subprocess.run([shell, "-c", command], capture_output=True, text=True, check=False)
+    assert (done.stdout.strip(), done.stderr) == (answer, "")

@@ -26,6 +26,8 @@ _REPAIR = re.compile(
     r"\b(single|recovery|rescue|emergency)\b|\bmem(test|disk)|\.lkrn\b|init=/bin/|systemd\.unit=(rescue|emergency)"
 )
 
+_FADUMP = re.compile(r"(?<!\S)fadump=(on|nocma)(?!\S)")
+
 
 @dataclass(frozen=True)
 class FileFact:
@@ -54,6 +56,7 @@ class MenuEntry:
     image: str
     words: tuple[str, ...]  # values of crashkernel=
     repair: bool  # starts a system for repairs
+    fadump: bool  # asks for it
 
     @property
     def name(self) -> str:
@@ -142,7 +145,9 @@ class Facts:
             words = line.split()
             if len(words) > 1 and words[0] in ("linux", "linuxefi", "linux16"):
                 arguments = " ".join(words[2:]).replace("$kernelopts", options[1] if options else "")
-                found.append(MenuEntry(words[1], words_in(arguments), bool(_REPAIR.search(f"{words[1]} {arguments}"))))
+                repair = _REPAIR.search(f"{words[1]} {arguments}")
+                asked = _FADUMP.search(arguments)
+                found.append(MenuEntry(words[1], words_in(arguments), bool(repair), bool(asked)))
         return found
 
     @cached_property

@@ -30,13 +30,22 @@ RULES: tuple[Rule, ...] = (
     rules.past,
     rules_platform.records,
 )
+# With fadump the firmware boots the kernel again: nothing is loaded by kexec, and crashkernel= is not needed.
+OF_KEXEC: tuple[Rule, ...] = (
+    rules.reservation,
+    rules.need,
+    rules.capture_line,
+    rules_platform.signature,
+    rules.load_disabled,
+)
 _ORDER = list(Severity)
 
 
 def judge(facts: Facts) -> tuple[Reason, ...]:
     """Return the reasons, failures first, each name and severity once."""
     found: dict[tuple[str, Severity], Reason] = {}
-    for rule in RULES if rules.is_installed(facts) else (rules.installed, rules.access):
+    applied = [rule for rule in RULES if not (facts.state.fadump and rule in OF_KEXEC)]
+    for rule in applied if rules.is_installed(facts) else (rules.installed, rules.access):
         for finding in rule(facts):
             found.setdefault((finding.name, finding.severity), reason_of(finding, facts))
     return tuple(sorted(found.values(), key=lambda reason: _ORDER.index(reason.severity)))

@@ -52,15 +52,17 @@ def loaded(facts: Facts) -> Iterator[Finding]:
         specific = [one for one in causes if one.name != "service-not-started"]
         for cause in specific:
             yield failure(cause.name, cause.line.strip()[:300], meaning=cause.meaning, remedy=cause.remedy)
-        if not specific and state.reserved.fixed_bytes:
+        if not specific and (state.reserved.fixed_bytes or state.fadump):
             active = service.get("ActiveState", "unknown")
-            seen = f"kexec_crash_loaded is 0; {unit} is {active}, {enabled or 'unknown'}"
+            sign = "fadump/registered" if state.fadump else "kexec_crash_loaded"
+            seen = f"{sign} is 0; {unit} is {active}, {enabled or 'unknown'}"
             yield failure("capture-kernel-unloaded" if active == "active" else "service-not-started", seen)
         return
     if enabled and enabled not in ("enabled", "enabled-runtime", "static", "generated", "indirect"):
-        yield risk(
-            "service-not-started", f"a capture kernel is loaded, and {unit} is {enabled}: the next boot loads none"
-        )
+        now, later = ("a capture kernel is loaded", "loads none")
+        if state.fadump:
+            now, later = ("fadump is registered", "may not register it")
+        yield risk("service-not-started", f"{now}, and {unit} is {enabled}: the next boot {later}")
     yield from _before_change(facts)
 
 
@@ -132,6 +134,8 @@ def next_boot(facts: Facts) -> Iterator[Finding]:
         return
     without = []
     for entry in entries:
+        if entry.fadump and facts.state.fadump:
+            continue
         try:
             asked = amounts(entry.words, facts.memory_mib)
             why = "" if asked.main_mib else asked.remarks[0] if asked.remarks else "no crashkernel="
@@ -139,9 +143,10 @@ def next_boot(facts: Facts) -> Iterator[Finding]:
             why = str(error)
         if why:
             without.append(f"{entry.name}: {why}")
-    if without and facts.state.reserved.fixed_bytes:
+    if without and (facts.state.reserved.fixed_bytes or facts.state.fadump):
         more = f" (and {len(without) - 1} more of {len(entries)} entries)" if len(without) > 1 else ""
-        yield risk("next-boot-without-reservation", f"{without[0]}{more}")
+        remedy = "Add fadump=on to all entries of the boot loader" if facts.state.fadump else ""
+        yield risk("next-boot-without-reservation", f"{without[0]}{more}", remedy=remedy)
 
 
 def need(facts: Facts) -> Iterator[Finding]:
@@ -208,6 +213,9 @@ def _by_model(facts: Facts, reserved_mib: int) -> Iterator[Finding]:
 def initramfs(facts: Facts) -> Iterator[Finding]:
     """Look at the capture initramfs: its age, its content, and the drivers that it needs."""
     image, state = facts.initramfs, facts.state
+    if state.fadump:  # the machine's own initramfs starts the dump, too
+        yield from _lacks(facts)
+        return
     if image is None:
         if facts.root and state.loaded and facts.text("kernels"):
             yield risk(
@@ -229,6 +237,11 @@ def initramfs(facts: Facts) -> Iterator[Finding]:
         yield risk(
             "initramfs-outdated", f"{file.path} is {span(file.changed_s - image.changed_s)} newer than {image.path}"
         )
+    yield from _lacks(facts)
+
+
+def _lacks(facts: Facts) -> Iterator[Finding]:
+    """Compare the capture initramfs with what it must reach."""
     for lack in judge_image(facts.image):
         reason = failure if lack.sure else risk
         yield reason(lack.symptom, str(lack), remedy=lack.remedy)

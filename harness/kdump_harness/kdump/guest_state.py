@@ -19,6 +19,12 @@ LOADED = "cat /sys/kernel/kexec_crash_loaded 2>/dev/null || cat /sys/kernel/kexe
 # Reading it fails (EBUSY) while a capture kernel is being loaded; that must not look like another kernel's layout.
 SIZE_FILE = "f=/sys/kernel/kexec_crash_size; [ -e $f ] || f=/sys/kernel/kexec/crash_size"
 SIZE = f"{SIZE_FILE}; cat $f"
+# On ppc64le: whether it is enabled and registered, and the bytes that are reserved; the names are those since Linux 5.5
+# and the older ones, which have no size. Enabled means that the memory was reserved (arch/powerpc/kernel/fadump.c).
+FADUMP = (
+    "for f in /sys/kernel/fadump/ /sys/kernel/fadump_; do [ -e ${f}enabled ] || continue;"
+    " cat ${f}enabled ${f}registered ${f}mem_reserved 2>/dev/null; break; done"
+)
 
 # A process costs an emulated guest 10 ms, and the shell itself can read small files.
 SHOW = """show() { while IFS= read -r line || [ -n "$line" ]; do printf '%s\\n' "$line"; done <"$1"; }"""
@@ -28,6 +34,7 @@ PROBES = {
     "cmdline": "show /proc/cmdline",
     "loaded": LOADED,
     "crash_size_bytes": SIZE,
+    "fadump": FADUMP,
     **reserved_memory.COMMANDS,
     "os_release": "show /etc/os-release",
     "meminfo": "show /proc/meminfo",
@@ -71,6 +78,7 @@ class GuestState:
     acpi_memory: int = 0  # ACPI memory devices whose memory a kernel like this brings online by itself
     machine_id: str = ""  # empty where the machine has none
     packing: str | None = None  # the program that compresses the dump as a whole
+    fadump: bool = False  # the firmware keeps the memory and boots the kernel again; kexec loads nothing
 
     @property
     def crashkernel_words(self) -> tuple[str, ...]:
@@ -150,12 +158,15 @@ def read_state(parts: Mapping[str, str], family: Family) -> GuestState:
     config = parts.get("config", "")
     version = re.search(r"makedumpfile: version (\S+)", parts.get("makedumpfile", ""))
     collection = family.config.core_collector(config)
+    by_firmware = parts.get("fadump", "").split()
+    fadump = by_firmware[:1] == ["1"]
+    size_bytes = "".join(by_firmware[2:3]) if fadump else parts["crash_size_bytes"]
     return GuestState(
         boot_id=parts["boot_id"],
         kernel=parts["kernel"],
         cmdline=parts["cmdline"],
-        loaded=parts["loaded"] == "1",
-        reserved=reserved_memory.parse(parts["iomem"], parts["crash_cma"], parts["crash_size_bytes"]),
+        loaded=by_firmware[1:2] == ["1"] if fadump else parts["loaded"] == "1",
+        reserved=reserved_memory.parse(parts["iomem"], parts["crash_cma"], size_bytes),
         meminfo_kib={
             name: int(value.split()[0])
             for name, _, value in (line.partition(":") for line in parts["meminfo"].splitlines())
@@ -179,6 +190,7 @@ def read_state(parts: Mapping[str, str], family: Family) -> GuestState:
         compressors=built_in(parts.get("makedumpfile", "")) if version else (),
         machine_id=found[0] if (found := re.match(r"[0-9a-f]{32}\b", parts.get("machine_id", ""))) else "",
         packing=family.config.get(config, "packing") or None,
+        fadump=fadump,
     )
 
 
