@@ -496,6 +496,44 @@ def test_a_configuration_that_kdumpctl_may_have_loaded_since_is_a_note() -> None
     assert noted.remedy == "systemctl restart kdump.service"
 
 
+EL8 = "4.18.0-553.22.1.el8_10.x86_64"
+LARGE = {"ram": "00100000-1003ffffff : System RAM"}  # 64 GiB
+AUTO = {
+    **of_rhel(),
+    **LARGE,
+    "os_release": 'ID="rocky"\nID_LIKE="rhel"\nVERSION_ID="8.10"',
+    "kernel": EL8,
+    "kernels": EL8,
+    "cmdline": f"BOOT_IMAGE=/vmlinuz-{EL8} {ROOT} ro crashkernel=auto",
+    "entries": f"linux /vmlinuz-{EL8} {ROOT} ro crashkernel=auto\nlinux /vmlinuz-4.18.0-9.el8.x86_64 crashkernel=auto",
+    "initramfs": f"{EL8} {NOW_S - 6000} {20 << 20} 28b52ffd0458 /boot/initramfs-{EL8}kdump.img",
+    "kernel_files": "",
+}
+ML = "6.9.7-1.el8.elrepo.x86_64"
+
+
+@pytest.mark.parametrize(
+    ("changes", "name"),
+    [
+        ({}, ""),
+        ({"os_release": 'ID="centos"\nVERSION_ID="7"'}, "next-boot-without-reservation"),  # not kernels of RHEL 7
+        ({"entries": f"linux /vmlinuz-{ML} {ROOT} crashkernel=auto"}, "next-boot-without-reservation"),
+        ({"entries": f"linux /vmlinuz-{EL8} {ROOT} ro"}, "next-boot-without-reservation"),
+        ({**UNRESERVED, "says": "", "ram": ""}, "no-reserved-memory"),  # a machine with 720 MiB
+        ({**UNRESERVED, "says": ""}, "no-reserved-memory"),
+        ({**UNRESERVED, "says": "", "kernel": ML, "kernels": ML, "entries": ""}, "crashkernel-syntax-invalid"),
+        ({"os_release": RHEL["os_release"], "entries": ""}, ""),  # whatever the table says, this kernel took it
+    ],
+)
+def test_kernels_of_rhel_8_take_crashkernel_auto(changes: dict[str, str], name: str) -> None:
+    found = reasons({**AUTO, **changes}, family="redhat")
+    assert set(found) == ({name} if name else set()), found
+    if "ram" in changes:
+        assert found[name].evidence == (
+            "crashkernel=auto reserves nothing on a machine with 720 MiB; kexec_crash_size is 0"
+        )
+
+
 def test_a_disk_that_is_not_mounted_is_looked_up_in_fstab(tmp_path: Path) -> None:
     fstab = tmp_path / "fstab"
     fstab.write_text("/dev/sdb1 /srv/my\\040dumps ext4 defaults,noauto 0 0\n", encoding="utf-8")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from ..base.crashkernel import words_in
+from ..base.crashkernel import AUTO, PARAMETER, rounded_mib, words_in
 from ..base.foreign import whole_number
 from ..base.units import MIB
 from ..distro.config_file import last_assignment
@@ -149,6 +149,16 @@ class Facts:
                 asked = _FADUMP.search(arguments)
                 found.append(MenuEntry(words[1], words_in(arguments), bool(repair), bool(asked)))
         return found
+
+    def why_no_auto(self, kernel: str) -> str | None:
+        """Return why crashkernel=auto of a kernel reserves nothing; empty where it does, None where it is refused."""
+        loader, total_mib = self.family.bootloader, self.memory_mib
+        if kernel.endswith(self.state.kernel) and self.state.took_auto:
+            return ""
+        if not loader.auto_kernels or not re.search(loader.auto_kernels, kernel):
+            return None
+        enough = rounded_mib(total_mib) >= loader.auto_from_mib
+        return "" if enough else f"{PARAMETER}{AUTO} reserves nothing on a machine with {total_mib} MiB"
 
     @cached_property
     def capture_arguments(self) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from ..base.crashkernel import WordRefused, amounts
+from ..base.crashkernel import AUTO, WordRefused, amounts, main_word
 from ..base.units import MIB
 from ..campaigns.size.model import Request, load_table, shipped_model
 from ..diagnosis import diagnose_text
@@ -112,8 +112,11 @@ def reservation(facts: Facts) -> Iterator[Finding]:
             asked = amounts(state.crashkernel_words, facts.memory_mib, knows_cma=state.knows_cma)
             why = asked.remarks[0] if asked.remarks else "the kernel reserved nothing"
         except WordRefused as error:
-            yield failure("crashkernel-syntax-invalid", str(error))
-            return
+            auto = facts.why_no_auto(state.kernel) if main_word(state.crashkernel_words) == AUTO else None
+            if auto is None:
+                yield failure("crashkernel-syntax-invalid", str(error))
+                return
+            why = auto or "the kernel reserved nothing by crashkernel=auto"
         if not state.crashkernel_words:
             why = "the command line has no crashkernel="
         yield failure("no-reserved-memory", f"{why}; kexec_crash_size is 0")
@@ -140,7 +143,8 @@ def next_boot(facts: Facts) -> Iterator[Finding]:
             asked = amounts(entry.words, facts.memory_mib)
             why = "" if asked.main_mib else asked.remarks[0] if asked.remarks else "no crashkernel="
         except WordRefused as error:
-            why = str(error)
+            auto = facts.why_no_auto(entry.name) if main_word(entry.words) == AUTO else None
+            why = str(error) if auto is None else auto
         if why:
             without.append(f"{entry.name}: {why}")
     if without and (facts.state.reserved.fixed_bytes or facts.state.fadump):

@@ -13,13 +13,14 @@ from .errors import UsageError
 from .units import MIB
 
 PARAMETER = "crashkernel="
+AUTO = "auto"  # which kernels of some distributions take, and upstream's refuse
 HIGH, LOW, CMA = ",high", ",low", ",cma"
 LOW_DEFAULT_MIB = 256  # with a high part on x86_64, if no ,low asks for another size
 CMA_SINCE = (6, 17)  # the first Linux that knows ,cma
 EXAMPLES = "256M, 1G-4G:192M,4G-:256M or '256M,high crashkernel=72M,low'"
 
 _SUFFIXES = (HIGH, LOW, CMA)
-_ROUNDED_TO = 128 * MIB  # the kernel rounds its memory up before it looks into ranges
+_ROUNDED_TO_MIB = 128  # the kernel rounds its memory up before it looks into ranges
 _SHIFTS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40, "P": 50, "E": 60}
 _MOST_DIGITS = 24  # of an octal number of 64 bits, and some
 _NUMBER = re.compile(r"(0x[0-9a-f]+|0[0-7]*|[1-9]\d*|)([KMGTPE]?)", re.IGNORECASE | re.ASCII)
@@ -208,6 +209,11 @@ def reserved_mib(parameter: str, memory_mib: int) -> int | None:
         return None
 
 
+def rounded_mib(memory_mib: int) -> int:
+    """Return the memory of a machine as its kernel compares it with ranges."""
+    return -(-memory_mib // _ROUNDED_TO_MIB) * _ROUNDED_TO_MIB
+
+
 def ranges(sizes: Mapping[int, int]) -> str:
     """Return the parameter that reserves so many MiB from each memory size (MiB) up to the next."""
     steps: list[tuple[int, int]] = []
@@ -256,7 +262,7 @@ def _with_suffix(word: str, suffix: str) -> int:
 
 def _ranges(word: str, memory: int) -> int:
     """Return the size of the first range that holds the memory (parse_crashkernel_mem); 0 without one."""
-    total = -(-memory // _ROUNDED_TO) * _ROUNDED_TO
+    total = rounded_mib(memory // MIB) * MIB
     rest = word
     while True:
         start, rest = _number(word, rest)

@@ -79,6 +79,8 @@ class Bootloader:
     without: str = _text(default="")  # beginning of the drop-in, which removes the reservations of other files
     configured: str = _text(default="")  # prints the configuration with the reservations that a drill replaces
     packaged: str = ""  # the reservation that the distribution comes with
+    auto_kernels: str = ""  # pattern of the kernel releases that take crashkernel=auto; empty: upstream's refuse it
+    auto_from_mib: int = 0  # the memory from which auto reserves any
 
 
 @dataclass(frozen=True, kw_only=True)

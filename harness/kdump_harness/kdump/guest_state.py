@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from ..base.crashkernel import WordRefused, amounts, counted, joined, release_knows_cma, words_in
+from ..base.crashkernel import AUTO, WordRefused, amounts, counted, joined, main_word, release_knows_cma, words_in
 from ..base.units import MIB
 from ..distro.config_file import COMPRESS_FLAGS, read_level
 from ..distro.family import Family
@@ -91,8 +91,15 @@ class GuestState:
         words = self.crashkernel_words
         return joined(counted(words, knows_cma=self.knows_cma) or words) or None
 
+    @property
+    def took_auto(self) -> bool:
+        """Whether the kernel reserved memory by crashkernel=auto, as those of RHEL 7 and 8 do."""
+        return bool(self.reserved.fixed) and main_word(self.crashkernel_words) == AUTO
+
     def reservation_remarks(self, memory_mib: int) -> list[str]:
         """Return sentences about the parameters that the kernel ignores, refuses, or follows only in part."""
+        if self.took_auto:
+            return []
         try:
             asked = amounts(self.crashkernel_words, memory_mib, knows_cma=self.knows_cma)
         except WordRefused as error:
