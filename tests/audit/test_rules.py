@@ -417,7 +417,10 @@ def test_the_configuration_of_kdump_utils_is_read_by_its_release() -> None:
     found = reasons(changes, family="redhat")
     assert set(found) == {"config-invalid", "kdump-emergency-shell"}
     assert "link_delay" in found["config-invalid"].evidence
-    assert found["kdump-emergency-shell"].remedy.startswith("sed -i 's/^failure_action")
+    assert found["kdump-emergency-shell"].remedy.startswith("sed -i -E 's/^(failure_action|default) .*/\\1 reboot/'")
+    of_old = reasons({**changes, "config": "path /var/crash\ndefault shell\n"}, family="redhat")
+    assert set(of_old) == {"kdump-emergency-shell"}
+    assert not reasons({**changes, "config": "path /var/crash\ndefault reboot\n"}, family="redhat")
 
 
 RHEL = {

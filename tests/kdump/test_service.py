@@ -467,6 +467,7 @@ def test_an_elf_dump_is_not_taken_for_one_without_compression() -> None:
     ("family", "before", "after", "mode"),
     [
         (REDHAT, "failure_action shell\n", "failure_action reboot\n", 0o644),
+        (REDHAT, "default shell\n", "failure_action reboot\n", 0o644),  # kdumpctl refuses both
         (
             SUSE,
             'KDUMP_IMMEDIATE_REBOOT="no"\n',

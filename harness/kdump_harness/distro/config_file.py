@@ -96,6 +96,7 @@ class ConfigFile:
     syntax: str  # one of SYNTAXES
     collector: str  # how level and compression are written: one of COLLECTORS
     keys: Mapping[str, str]  # by setting; an empty key says that this release does not have it
+    old_keys: Mapping[str, str] = field(default_factory=dict)  # by setting: older names that are read, too
     other_keys: tuple[str, ...] = ()  # that the programs which read the file know, too
     defaults: Mapping[str, str] = field(default_factory=dict)  # by setting
     settings: Mapping[str, str] = field(default_factory=dict)  # that arming writes, by setting
@@ -113,12 +114,17 @@ class ConfigFile:
     def get(self, text: str, setting: str) -> str | None:
         """Return the value in force: the last one, as for the programs that read the file."""
         value = self.defaults.get(setting)
-        if key := self.keys.get(setting):
-            read = SYNTAXES[self.syntax].read
+        if self.keys.get(setting):
             for line in text.splitlines():
-                if (found := read(line, key)) is not None:
+                if (found := self._read(line, setting)) is not None:
                     value = found or self.defaults.get(setting)
         return value
+
+    def _read(self, line: str, setting: str) -> str | None:
+        """Return the value that a line gives a setting, by any of its names; None where it is about something else."""
+        names = filter(None, (self.keys.get(setting), self.old_keys.get(setting)))
+        values = (SYNTAXES[self.syntax].read(line, name) for name in names)
+        return next((value for value in values if value is not None), None)
 
     def edit(self, text: str, values: Mapping[str, str | None]) -> str:
         """Return the text with these settings (None removes one); lines that need no change stay."""
@@ -128,7 +134,7 @@ class ConfigFile:
             if not key:
                 raise UsageError(f"{self.file} has no setting for {setting} (it has {', '.join(self.known)})")
             lines = text.splitlines()
-            kept = [line for line in lines if syntax.read(line, key) is None]
+            kept = [line for line in lines if self._read(line, setting) is None]
             if kept == lines if value is None else self.get(text, setting) == value:
                 continue
             text = "".join(f"{line}\n" for line in [*kept, *([] if value is None else [syntax.write(key, value)])])

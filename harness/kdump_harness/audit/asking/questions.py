@@ -239,4 +239,4 @@ def _about_ssh(place: Place) -> dict[str, str]:
 
 def understood_names(config: ConfigFile) -> frozenset[str]:
     """Return the names that a directive of the configuration may have."""
-    return frozenset(filter(None, [*config.keys.values(), *config.other_keys]))
+    return frozenset(filter(None, [*config.keys.values(), *config.old_keys.values(), *config.other_keys]))
