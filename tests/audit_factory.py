@@ -85,6 +85,8 @@ SOUND: dict[str, str] = {
 def facts(changes: dict[str, str] | None = None, *, family: str = "debian", **more: Any) -> Facts:
     """Return the facts of the sound machine with some answers changed."""
     answers = {**SOUND, **(changes or {})}
+    if family == "debian":
+        answers["config"] = SOUND["config"] + answers["config"]
     options = {"remark": None, "root": True, **more}
     return read_facts(driven(answers["os_release"], family), answers, **options)
 

@@ -370,6 +370,24 @@ def test_the_last_value_of_a_sysctl_counts(
     assert list(reasons({"sysctl_files": said})) == (["kexec-load-disabled"] if disabled else [])
 
 
+@pytest.mark.parametrize("shell", [name for name in ("dash", "bash") if shutil.which(name)])
+@pytest.mark.parametrize(
+    ("value", "off"),
+    [("1", False), ("01", False), ("2", False), ("-1", False), ("0", True), ("00", True), ("yes", True), ("", True)],
+)
+def test_a_kdump_that_is_turned_off_is_found(shell: str, value: str, off: bool) -> None:
+    """The service of kdump-tools ends at once unless the value is a number that is not 0."""
+    service = 'USE_KDUMP="$1"; [ "$USE_KDUMP" -ne 0 ] || exit 0; exit 9'
+    assert subprocess.run([shell, "-c", service, "x", value], check=False, capture_output=True).returncode == 9 * (
+        not off
+    )
+    config = {"config": f'USE_KDUMP="{value}"\n'}
+    seen = {name: reason.severity for name, reason in reasons(config).items()}
+    assert seen == ({"service-not-started": "risk"} if off else {})
+    unloaded = {name: reason.severity for name, reason in reasons({**config, **UNLOADED, "says": ""}).items()}
+    assert unloaded == ({"service-not-started": "failure"} if off else {"capture-kernel-unloaded": "failure"})
+
+
 def test_notes_do_not_change_the_answer() -> None:
     found = reasons({"sysctl": "kernel.panic_on_oops = 0\nkernel.sysrq = 0\nkernel.unknown_nmi_panic = 0"}, notes=True)
     assert set(found) == {"oops-no-panic", "sysrq-disabled", "nmi-no-panic", "never-tested"}

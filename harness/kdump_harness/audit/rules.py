@@ -42,6 +42,7 @@ def loaded(facts: Facts) -> Iterator[Finding]:
     state, service = facts.state, facts.service
     unit = facts.family.service
     enabled = service.get("UnitFileState", "")
+    off, turn_on = _turned_off(facts)
     if not state.loaded:
         found = diagnose_text(
             facts.text("kernel_log") + "\n" + facts.text("says"),
@@ -53,16 +54,21 @@ def loaded(facts: Facts) -> Iterator[Finding]:
         for cause in specific:
             yield failure(cause.name, cause.line.strip()[:300], meaning=cause.meaning, remedy=cause.remedy)
         if not specific and (state.reserved.fixed_bytes or state.fadump):
+            if off:
+                yield failure("service-not-started", f"{off}, with which {unit} loads nothing", remedy=turn_on)
+                return
             active = service.get("ActiveState", "unknown")
             sign = "fadump/registered" if state.fadump else "kexec_crash_loaded"
             seen = f"{sign} is 0; {unit} is {active}, {enabled or 'unknown'}"
             yield failure("capture-kernel-unloaded" if active == "active" else "service-not-started", seen)
         return
+    now, later = ("a capture kernel is loaded", "loads none")
+    if state.fadump:
+        now, later = ("fadump is registered", "may not register it")
     if enabled and enabled not in ("enabled", "enabled-runtime", "static", "generated", "indirect"):
-        now, later = ("a capture kernel is loaded", "loads none")
-        if state.fadump:
-            now, later = ("fadump is registered", "may not register it")
         yield risk("service-not-started", f"{now}, and {unit} is {enabled}: the next boot {later}")
+    if off:
+        yield risk("service-not-started", f"{now}, and {off}: the next boot {later}", remedy=turn_on)
     yield from _before_change(facts)
 
 
@@ -81,6 +87,16 @@ def _before_change(facts: Facts) -> Iterator[Finding]:
             yield note("loaded-before-change", seen)
         else:
             yield risk("loaded-before-change", seen)
+
+
+def _turned_off(facts: Facts) -> tuple[str, str]:
+    """Return the setting with which the service loads nothing, and the remedy; empty where it may load."""
+    config = facts.family.config
+    value = config.get(facts.config, "enabled") or ""
+    if not config.off or not re.search(config.off, value):
+        return "", ""
+    key = config.keys["enabled"]
+    return f"{key} is {value!r} in {config.file}", f"echo {key}=1 >> {{file}} && systemctl restart {{service}}"
 
 
 def installed(facts: Facts) -> Iterator[Finding]:

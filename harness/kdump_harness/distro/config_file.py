@@ -104,6 +104,7 @@ class ConfigFile:
     formats: Mapping[str, str] = field(default_factory=dict)  # the file's word for each compression
     private: bool = False  # only root may read the file
     in_initramfs: bool = False  # the capture initramfs has a copy: a change needs a new one
+    off: str = ""  # pattern of the values of enabled with which the service loads no capture kernel
     waits: str = ""  # pattern of the values of on_failure with which the machine does not come back
 
     @property

@@ -359,7 +359,7 @@ def _family(table: Mapping[str, Any], *, where: str) -> Family:
         raise TableError(f"{where}: compress must be one of {', '.join(family.config.compressions)}")
     for part, patterns in (
         ("console", {key: value for key, value in vars(family.console).items() if isinstance(value, str)}),
-        ("config", {"waits": family.config.waits}),
+        ("config", {"off": family.config.off, "waits": family.config.waits}),
         ("dumps", {"refuted": family.dumps.refuted}),
         ("", {"suggestion": family.suggestion, "suites": family.suites}),
     ):
