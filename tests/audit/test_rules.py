@@ -555,6 +555,41 @@ def test_kernels_of_rhel_8_take_crashkernel_auto(changes: dict[str, str], name: 
         )
 
 
+LOCKED_ROOT = "root fs xfs\nroot dm CRYPT-LUKS2-1\nroot luks-key none\nroot md-degraded raid5\n"
+
+
+@pytest.mark.parametrize(
+    ("changes", "names"),
+    [
+        ({"config": "nfs vault:/srv\n", "nfs": "reached", "stack": f"{LOCKED_ROOT}target net eth0"}, set()),
+        ({"config": "ext4 UUID=77\n", "device": "/dev/vdb\n/srv rw", "stack": f"{LOCKED_ROOT}target fs ext4"}, set()),
+        (
+            {"config": "path /var/crash\n", "stack": LOCKED_ROOT + LOCKED_ROOT.replace("root ", "target ")},
+            {"luks-target", "array-dirty-degraded"},
+        ),
+        (
+            {
+                "config": "ext4 /dev/mapper/dumps\n",
+                "device": "/dev/mapper/dumps\n/srv rw",
+                "stack": "root fs xfs\ntarget fs ext4\ntarget dm CRYPT-LUKS2-2\ntarget luks-key none",
+            },
+            {"luks-target"},
+        ),
+    ],
+)
+def test_kdump_utils_needs_the_target_and_not_root(changes: dict[str, str], names: set[str]) -> None:
+    assert set(reasons({**RHEL, **changes}, family="redhat")) == names
+
+
+def test_a_disk_that_is_named_is_examined_and_not_the_root_filesystem() -> None:
+    place = Place(kind="device", directory="/", device="/dev/mapper/dumps")
+    question = about_place(find_family("redhat"), place, "/boot/i.img")["stack"]
+    assert question.endswith("probe /boot/i.img / /dev/mapper/dumps device 2>/dev/null")
+    for config in ("ext4 /dev/mapper/dumps\n", "nfs vault:/srv\n"):
+        assert facts({**RHEL, "config": config}, family="redhat").to_json()["free_mib"] is None
+    assert facts({**RHEL, "config": "path /var/crash\n"}, family="redhat").to_json()["free_mib"] == 1953
+
+
 def test_a_disk_that_is_not_mounted_is_looked_up_in_fstab(tmp_path: Path) -> None:
     fstab = tmp_path / "fstab"
     fstab.write_text("/dev/sdb1 /srv/my\\040dumps ext4 defaults,noauto 0 0\n", encoding="utf-8")

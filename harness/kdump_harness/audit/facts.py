@@ -206,8 +206,9 @@ class Facts:
 
     @cached_property
     def free_kib(self) -> int | None:
-        """The room on the filesystem of the dumps."""
-        return _free_kib(self.text("login" if self.place.kind == "ssh" else "room"))
+        """The room on the filesystem of the dumps; None where it is on a disk or server that was not asked."""
+        answer = {"local": "room", "ssh": "login"}.get(self.place.kind, "")
+        return _free_kib(self.text(answer))
 
     @cached_property
     def newest(self) -> FileFact | None:
