@@ -268,7 +268,7 @@ def test_the_script_describes_this_host() -> None:
 
 
 def test_the_script_describes_a_disk_that_is_named_and_not_the_directory(tmp_path: Path) -> None:
-    for name, said in (("findfs", "/dev/none-such"), ("lsblk", "xfs"), ("findmnt", "/dev/vda1 ext4 /")):
+    for name, said in (("findfs", "/dev/none-such"), ("blkid", "xfs"), ("findmnt", "/dev/vda1 ext4 /")):
         (tmp_path / name).write_text(f"#!/bin/sh\necho '{said}'\n", encoding="utf-8")
         (tmp_path / name).chmod(0o755)
     command = probe_command("/initrd.img", "/", "LABEL=dumps", "device")

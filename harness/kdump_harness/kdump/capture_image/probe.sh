@@ -85,7 +85,7 @@ place() {  # ROLE DIRECTORY
 
 device() {  # ROLE DEVICE: one that kdump mounts itself, so it may not be mounted now
     source=$(findfs "$2" 2>/dev/null || echo "$2")
-    kind=$(lsblk -dno FSTYPE "$source" 2>/dev/null)
+    kind=$(blkid -o value -s TYPE "$source" 2>/dev/null)
     [ -z "$kind" ] || echo "$1 fs $kind"
     [ ! -b "$source" ] || block "$1" "$(basename "$(readlink -f "$source")")"
 }
