@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
+import os
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
-from audit_factory import NOW_S, SOUND, reasons
-from kdump_harness.audit.asking.questions import about_kdump
+from audit_factory import KERNEL, NOW_S, SOUND, reasons
+from kdump_harness.audit.asking.questions import _initramfs, about_kdump
 from kdump_harness.audit.result import Severity
+from kdump_harness.base import tables
 from kdump_harness.distro.family import find_family
 from kdump_harness.kdump.guest_state import FADUMP
 
@@ -20,10 +23,15 @@ LEAP = {"os_release": 'ID=sles\nVERSION_ID="15.6"', "capture_default": ""}
 
 def said(name: str, root: Path, shell: str, kernel: str = "6.1.0") -> str:
     """Return the answer to a question about the made-up system below ROOT."""
-    question = about_kdump(find_family("debian"), kernel)[name]
-    for place in ("/sys/", "/proc/", "/boot/", "/lib/modules/", "/etc/", "/efi/"):
-        question = question.replace(f" {place}", f" {root}{place}")
-    done = subprocess.run([shell, "-c", question], capture_output=True, text=True, check=False)
+    return ran(about_kdump(find_family("debian"), kernel)[name], root, shell)
+
+
+def ran(command: str, root: Path, shell: str) -> str:
+    """Return the output of a command on the made-up system below ROOT."""
+    for place in ("/sys/", "/proc/", "/boot/", "/lib/modules/", "/etc/", "/efi/", "/var/lib/"):
+        command = command.replace(f" {place}", f" {root}{place}")
+    path = f"{root / 'bin'}:{os.environ['PATH']}"
+    done = subprocess.run([shell, "-c", command], capture_output=True, text=True, check=False, env={"PATH": path})
     return done.stdout.strip()
 
 
@@ -166,3 +174,104 @@ def test_fadump_is_asked_for_by_its_new_and_old_names(
     command = FADUMP.replace("/sys/", f"{tmp_path}/sys/")
     done = subprocess.run([shell, "-c", command], capture_output=True, text=True, check=False)
     assert (done.stdout.strip(), done.stderr) == (answer, "")
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+@pytest.mark.parametrize(
+    ("family", "machine", "kernel", "path"),
+    [
+        ("redhat", "x86_64", "boot/vmlinuz-K", "boot/initramfs-Kkdump.img"),
+        ("redhat", "x86_64", "boot/ostree/fedora-coreos-1/vmlinuz-K", "var/lib/kdump/initramfs-Kkdump.img"),
+        ("redhat", "x86_64", "boot/ostree/fedora-1/vmlinuz-K", "boot/ostree/fedora-1/initramfs-Kkdump.img"),
+        ("redhat", "x86_64", "boot/0123abcd/K/linux", "boot/0123abcd/K/initrdkdump"),
+        ("suse", "s390x", "boot/image-K", "var/lib/kdump/initrd"),
+        ("suse", "aarch64", "boot/Image-K", "var/lib/kdump/initrd"),
+        ("debian", "ppc64le", "boot/vmlinux-K", "var/lib/kdump/initrd.img-K"),
+    ],
+)
+def test_the_capture_initramfs_is_found_wherever_the_kernel_is(
+    tmp_path: Path, shell: str, family: str, machine: str, kernel: str, path: str
+) -> None:
+    for name, content in ((kernel, "kernel"), (path, "NOT AN ARCHIVE")):
+        write(tmp_path / name.replace("K", KERNEL), content)
+    write(tmp_path / "bin" / "uname", f"#!/bin/sh\necho {KERNEL}\n")
+    (tmp_path / "bin" / "uname").chmod(0o755)
+    row = find_family(family, machine)
+    commands = dataclasses.replace(row.commands, kernels=row.commands.kernels.replace("/boot", f"{tmp_path}/boot"))
+    answer = ran(_initramfs(dataclasses.replace(row, commands=commands)), tmp_path, shell)
+    assert answer.split()[0] == KERNEL
+    assert answer.split()[-1] == str(tmp_path / path.replace("K", KERNEL))
+    found = reasons({"os_release": SOUND["os_release"], "initramfs": answer})
+    assert found["capture-init-failed"].severity is Severity.FAILURE
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+@pytest.mark.parametrize(
+    ("path", "there"),
+    [
+        ("boot/grub2/grub.cfg", True),
+        ("boot/loader/entries/x.conf", True),
+        ("etc/zipl.conf", True),
+        ("boot/extlinux/extlinux.conf", True),
+        ("boot/firmware/config.txt", True),
+        ("boot/efi/EFI/Linux/x.efi", True),
+        ("boot/grub/grub.cfg.away", False),
+        ("boot/efi/EFI/debian/grub.cfg", False),  # it only names the other one
+    ],
+)
+def test_a_boot_loader_without_a_menu_that_is_read_is_seen(tmp_path: Path, shell: str, path: str, there: bool) -> None:
+    write(tmp_path / path)
+    answer = said("entries", tmp_path, shell)
+    assert ("no boot loader configuration" in answer) is not there
+    assert ("no-boot-after-dump" in reasons({"entries": answer})) is not there
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+@pytest.mark.parametrize("name", ["vmlinuz", "vmlinux", "image", "Image"])
+def test_a_kernel_that_is_newer_than_the_capture_initramfs_is_found_by_any_name(
+    tmp_path: Path, shell: str, name: str
+) -> None:
+    write(tmp_path / "boot" / f"{name}-6.1.0")
+    os.utime(tmp_path / "boot" / f"{name}-6.1.0", (NOW_S, NOW_S))
+    answer = said("kernel_files", tmp_path, shell)
+    assert list(reasons({"kernel_files": answer})) == ["initramfs-outdated"]
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+@pytest.mark.parametrize(
+    ("device", "drivers"), [("nvme0n1p1", ["nvme", "nvme"]), ("nvme2n1", ["nvme"]), ("vda", ["virtio_blk"])]
+)
+def test_a_disk_of_several_nvme_paths_needs_the_drivers_of_its_controllers(
+    tmp_path: Path, shell: str, device: str, drivers: list[str]
+) -> None:
+    sys = tmp_path / "sys"
+    heads = sys / "devices/virtual/nvme-subsystem/nvme-subsys0"
+    write(heads / "nvme0n1/nvme0n1p1/partition", "1")
+    places = {
+        "nvme0n1p1": heads / "nvme0n1/nvme0n1p1",
+        "nvme2n1": sys / "devices/pci0000:00/0000:00:06.0/nvme/nvme2/nvme2n1",
+        "vda": sys / "devices/pci0000:00/0000:00:07.0/virtio0/block/vda",
+    }
+    for number in (4, 5, 6):
+        controller = sys / f"devices/pci0000:00/0000:00:0{number}.0"
+        (controller / f"nvme/nvme{number - 4}").mkdir(parents=True)
+        bind(controller, "nvme")
+        if number < 6:
+            (heads / f"nvme{number - 4}").symlink_to(controller / f"nvme/nvme{number - 4}")
+    places[device].mkdir(parents=True, exist_ok=True)
+    if device == "vda":
+        bind(places[device].parents[1], "virtio_blk")
+    (sys / "class/block").mkdir(parents=True)
+    (sys / "class/block" / device).symlink_to(places[device])
+    script = tables.read_text(tables.package_path("kdump", "capture_image", "probe.sh")).partition("\nplace root /")[0]
+    script = script.replace("/sys/", f"{sys}/")
+    done = subprocess.run([shell, "-c", f"{script}\nblock root {device}"], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == [f"root driver {name}" for name in drivers]
+
+
+def bind(device: Path, driver: str) -> None:
+    """Give a made-up device a driver of a module."""
+    module = device.parent / driver
+    module.mkdir(exist_ok=True)
+    (device / "driver").mkdir()
+    (device / "driver/module").symlink_to(module)

@@ -103,6 +103,14 @@ def test_a_host_that_fails_decides_the_exit_status(replay: type[Replay]) -> None
     assert result.to_json()["hosts"][0]["reasons"][0]["severity"] == "failure"
 
 
+@pytest.mark.parametrize(("machine", "crashkernel"), [("ppc64le", "512M"), ("aarch64", "320M"), ("none\nsuch", "256M")])
+def test_the_remedies_are_those_of_the_machine(replay: type[Replay], machine: str, crashkernel: str) -> None:
+    replay.hosts = {"web1": {**SOUND, "machine": machine, "entries": "linux /boot/vmlinuz-6.1 root=/dev/vda1"}}
+    (host,) = audit([Host(name="web1")], Options()).hosts
+    (remedy,) = (reason.remedy for reason in host.reasons if reason.name == "next-boot-without-reservation")
+    assert f"crashkernel={crashkernel}'" in remedy or f"crashkernel={crashkernel}\"'" in remedy
+
+
 def test_an_interrupt_ends_the_audit_and_its_threads(replay: type[Replay]) -> None:
     replay.hosts = {f"h{number}": SOUND for number in range(3)}
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from ..base.clock import ending_when, now_s
 from ..base.output import printable
-from ..distro.family import Family, choose_release, load_families
+from ..distro.family import Family, choose_release, find_family, load_families
 from ..kdump.guest_state import parse_os_release
 from .asking.connection import Connection, Unaudited
 from .asking.inventory import Host
@@ -23,6 +23,7 @@ SIDE_BY_SIDE = 32
 CONNECT_TIMEOUT_S = 10.0
 TIMEOUT_S = 90.0
 _NAME_MAX = 300
+_MACHINE_MAX = 20
 NOT_UNDERSTOOD = (ValueError, OverflowError)  # by what reads the answers
 
 
@@ -108,6 +109,7 @@ def ask(host: Host, options: Options, families: Mapping[str, Family], past: Past
         if family is None:
             system = os_release.get("PRETTY_NAME") or os_release.get("ID") or "an unknown system"
             raise Unaudited(f"{system[:80]} is not of a known family (known: {', '.join(families)})")
+        family = find_family(family.name, answers.get("machine", "").strip()[:_MACHINE_MAX])
         driven, remark = choose_release(family, os_release, lambda probe: holds(answers, probe))
         kernel = answers["kernel"].split("\n")[0][:100]
         answers |= connection.ask(about_kdump(driven, kernel))

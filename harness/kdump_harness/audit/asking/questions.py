@@ -21,8 +21,10 @@ IDENTITY = {
     "os_release": "cat /etc/os-release",
 }
 _FOUND = "yes"
+_IMAGES = ("vmlinuz", "vmlinux", "image", "Image")  # of kernels in /boot, by machine and distribution
 
-# The menu entries: GRUB's own, those of the Boot Loader Specification, and the line of unified images.
+# The menu entries: GRUB's own, those of the Boot Loader Specification, and the line of unified images. Not read are the
+# menus of zipl, of U-Boot and of a Raspberry Pi, and unified images that the firmware starts: they are only seen.
 _ENTRIES = r"""
 grep -hE '^[[:space:]]*linux(efi|16)?[[:space:]]' /boot/grub/grub.cfg /boot/grub2/grub.cfg /boot/efi/EFI/*/grub.cfg
 for entry in /boot/loader/entries/*.conf /boot/efi/loader/entries/*.conf /efi/loader/entries/*.conf; do
@@ -32,7 +34,9 @@ done
 grep -ahE '^kernelopts=' /boot/grub2/grubenv /boot/grub/grubenv
 [ -e /etc/kernel/cmdline ] && ls /boot/efi/EFI/Linux/*.efi /efi/EFI/Linux/*.efi 2>/dev/null | grep -q . &&
     echo "linux unified-image $(cat /etc/kernel/cmdline)"
-ls /boot/grub/grub.cfg /boot/grub2/grub.cfg /boot/loader/entries /boot/efi/loader /efi/loader 2>/dev/null | grep -q . ||
+ls -d /boot/grub/grub.cfg /boot/grub2/grub.cfg /boot/loader/entries /boot/efi/loader /efi/loader \
+    /etc/zipl.conf /boot/extlinux/extlinux.conf /boot/boot.scr /boot/firmware/config.txt \
+    /boot/efi/EFI/Linux/*.efi /efi/EFI/Linux/*.efi 2>/dev/null | grep -q . ||
     echo "no boot loader configuration"
 """
 
@@ -114,14 +118,14 @@ def about_kdump(family: Family, kernel: str) -> dict[str, str]:
     """Return the questions about a host of this row."""
     config, line = family.config, family.capture_line
     files = [config.file, *([line.file] if line.file and line.file != config.file else [])]
+    images = [*(f"/boot/{name}-{kernel}" for name in _IMAGES), f"/lib/modules/{kernel}/vmlinuz"]
     commands = {
         "service": f"systemctl show {family.service} -p LoadState -p ActiveState -p UnitFileState -p Result"
         " -p ActiveEnterTimestampMonotonic",
-        "kernels": family.commands.kernels,
+        "kernels": _kernels(family),
         "initramfs": _initramfs(family),
-        "kernel_files": f"stat -Lc '%Y %s %n' /boot/vmlinuz-{kernel} /lib/modules/{kernel}/vmlinuz"
-        f" /lib/modules/{kernel}/modules.dep",
-        "signature": _SIGNATURE % shlex.join([f"/boot/vmlinuz-{kernel}", f"/lib/modules/{kernel}/vmlinuz"]),
+        "kernel_files": f"stat -Lc '%Y %s %n' {shlex.join(images)} /lib/modules/{kernel}/modules.dep",
+        "signature": _SIGNATURE % shlex.join(images),
         "config_files": f"stat -Lc '%Y %s %n' {shlex.join(files)}",
     }
     if line.file and line.file != config.file:
@@ -149,11 +153,16 @@ def save_units(family: Family) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name.removesuffix(".d") for name in parents if name.endswith(".service.d")))
 
 
+def _kernels(family: Family) -> str:
+    """Return the command that lists the installed kernels, and the running one wherever its image is."""
+    return f"{{ {family.commands.kernels}; uname -r; }} | sort -u"
+
+
 def _initramfs(family: Family) -> str:
     """Return the command that lists the capture initramfs of each kernel: release, time, size, first bytes, path."""
-    paths = " ".join(f'"{fill(path, kernel="${k}")}"' for path in family.capture_initramfs)
+    paths = " ".join(fill(path, kernel='"$k"') for path in family.capture_initramfs)  # the shell expands patterns
     return (
-        f'for k in $({family.commands.kernels}); do for f in {paths}; do [ -e "$f" ] && echo'
+        f'for k in $({_kernels(family)}); do for f in {paths}; do [ ! -e "$f" ] || echo'
         ' "$k $(stat -Lc "%Y %s" "$f") $(head -c 6 "$f" | od -An -tx1 | tr -d " \\n") $f"; done; done'
     )
 

@@ -21,6 +21,11 @@ block() {  # ROLE NAME
         case $(cat "$dir/md/degraded" 2>/dev/null) in '' | 0) ;; *) echo "$1 md-degraded $(cat "$dir/md/level")" ;; esac
     fi
     drivers "$1" "$dir"
+    case $dir in */nvme-subsystem/*)  # a disk of several paths, which are links to the controllers
+        for path in "${dir%/*}"/nvme*; do
+            [ ! -L "$path" ] || drivers "$1" "$(readlink -f "$path")"
+        done ;;
+    esac
     for below in "$dir"/slaves/*; do
         [ ! -e "$below" ] || block "$1" "${below##*/}"
     done
