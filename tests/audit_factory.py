@@ -46,7 +46,7 @@ SOUND: dict[str, str] = {
     "notifiers": "N",
     "pstore": "efi_pstore",
     "lockdown": "[none] integrity confidentiality",
-    "signature": f"/boot/vmlinuz-{KERNEL} 4d5a 1528",
+    "signature": f"/boot/vmlinuz-{KERNEL} PE 1528",
     "watchdogs": "",
     "entries": f"\tlinux\t/boot/vmlinuz-{KERNEL} {ROOT} ro console=ttyS0 crashkernel=256M\n"
     f"\tlinux\t/boot/vmlinuz-{KERNEL} {ROOT} ro single console=ttyS0",

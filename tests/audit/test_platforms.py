@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import shutil
+import struct
 import subprocess
 from pathlib import Path
 
@@ -117,7 +118,7 @@ WITH_FADUMP = {
     "notifiers": "Y",
     "notifiers_by": "fadump",
     "lockdown": "none [integrity] confidentiality",
-    "signature": "/boot/vmlinuz-5.14 7f45 0",
+    "signature": "/boot/vmlinuz-5.14 appended 0",
     "sysctl_files": "kernel.kexec_load_disabled=1",
     "entries": "linux /vmlinuz-5.14 root=/dev/mapper/rhel-root ro fadump=on",
     "says": "kdump: Kdump is operational",
@@ -275,3 +276,36 @@ def bind(device: Path, driver: str) -> None:
     module.mkdir(exist_ok=True)
     (device / "driver").mkdir()
     (device / "driver/module").symlink_to(module)
+
+
+MARK = b"~Module signature appended~\n"
+
+
+def portable(certificate_bytes: int) -> bytes:
+    """Return the head of a PE32+ image, as arch/x86/boot/header.S makes it."""
+    return b"MZ" + bytes(58) + struct.pack("<I", 64) + bytes(24 + 112 + 36) + struct.pack("<I", certificate_bytes)
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+@pytest.mark.parametrize(
+    ("name", "content", "signed"),
+    [
+        ("vmlinuz", portable(1528), True),
+        ("vmlinuz", portable(0), False),
+        ("vmlinuz", portable(0) + MARK, False),  # x86 reads the table only
+        ("vmlinux", b"\x7fELF" + bytes(300) + MARK, True),
+        ("vmlinux", b"\x7fELF" + bytes(300), False),
+        ("image", bytes(300) + MARK, True),
+        ("image", bytes(10), False),
+        ("image", bytes(300) + MARK + b"x", False),
+    ],
+)
+def test_a_signature_is_in_a_table_or_appended(
+    tmp_path: Path, shell: str, name: str, content: bytes, signed: bool
+) -> None:
+    write(tmp_path / "boot" / f"{name}-6.1.0")
+    (tmp_path / "boot" / f"{name}-6.1.0").write_bytes(content)
+    answer = said("signature", tmp_path, shell)
+    assert len(answer.split()) == 3
+    found = reasons({"lockdown": "none [integrity] confidentiality", "signature": answer})
+    assert list(found) == ([] if signed else ["kexec-signature-rejected"])

@@ -29,7 +29,7 @@ UNRESERVED = {"loaded": "0", "crash_size_bytes": "0", "iomem": ""}
 SSH = {"config": 'USE_KDUMP=1\nSSH="kdump@vault"\nSSH_KEY=/root/.ssh/id\n', "key": "600 root"}
 LOCKED = {"lockdown": "none [integrity] confidentiality\n 01"}
 DEGRADED = "target md raid5\ntarget md-degraded raid5"
-UNSIGNED = {"signature": f"/boot/vmlinuz-{KERNEL} 4d5a 0"}
+UNSIGNED = {"signature": f"/boot/vmlinuz-{KERNEL} PE 0"}
 BOUND = "/dev/vda1 / ext4 rw 0 0\n/dev/vda1 /var/crash ext4 ro 0 0"
 IN_MEMORY = {"mounts": "/dev/vda1 / ext4 rw 0 0\ntmpfs /var/crash tmpfs rw 0 0", "mount": "/var/crash tmpfs tmpfs rw"}
 LOGGED_IN = "writable\nFilesystem 1024-blocks Used Available Capacity Mounted on\n/dev/sda 9 1 8000000 1% /\nstatus 0"

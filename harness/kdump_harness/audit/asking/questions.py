@@ -41,11 +41,15 @@ ls -d /boot/grub/grub.cfg /boot/grub2/grub.cfg /boot/loader/entries /boot/efi/lo
 """
 
 # The size of the table of certificates (PE32+, data directory 4), which an image without a signature does not have.
+# Images of s390x and ppc64le are not PE: they end with a signature as modules do (linux/module_signature.h), or do not.
 _SIGNATURE = r"""
 for image in %s; do
     [ -e "$image" ] || continue
     number() { od -An -tu4 -j "$1" -N 4 "$image" | tr -d ' '; }
-    echo "$image $(od -An -tx1 -N 2 "$image" | tr -d ' ') $(number $(($(number 60) + 24 + 112 + 36)))"
+    case $(od -An -tx1 -N 2 "$image" | tr -d ' ') in
+        4d5a) echo "$image PE $(number $(($(number 60) + 24 + 112 + 36)))" ;;
+        *) echo "$image appended $(tail -c 28 "$image" | grep -cx '~Module signature appended~')" ;;
+    esac
     break
 done"""
 
