@@ -18,6 +18,7 @@ GOOD = (
     ["sata", "raid5", "lvm", "btrfs-subvolume"],
     ["nvme", "raid1", "separate-var", "capture-cpus", "five-level-paging"],
     ["uefi", "separate-crash"],
+    ["raid1", "failed-disk"],
     ["virtio-scsi", "raid1", "luks-pbkdf2", "lvm", "root"],
 )
 ON_SERVER = (
@@ -34,7 +35,9 @@ BAD = {
     "luks-argon2": "(Argon2), and of the",
     "luks-passphrase": "its key is not on this machine",
     "raid1 by-name": "the capture initramfs is older than /etc/mdadm/mdadm.conf",
-    "full-target": "MiB are free, and the dump takes",
+    "full-target": "MiB are free, and the dump needs",
+    "raid5 failed-disk busy-filesystem": "a disk is missing, and the kernel does not start such an array",
+    "separate-var read-only-root": "/tmp is read-only from the next boot on",
 }
 
 
@@ -76,6 +79,17 @@ def test_nfs_over_ipv6_which_debian_cannot_dump_to(drill: Callable[..., Verdict]
     verdict = drill(subject=with_kernel(image), shapes=find_shapes(["static-address", "ipv6"]), target="nfs")
     assert not verdict.verified, verdict.explain()
     assert "looks for IPv4 addresses only" in " ".join(str(one["lacks"]) for one in verdict.foreseen)
+
+
+@pin_image("debian-12")
+def test_a_firewall_that_comes_before_the_crash_is_not_foreseen(
+    drill: Callable[..., Verdict], image: SystemUnderTest
+) -> None:
+    """The capture kernel reaches no dump server, and the verdict says so."""
+    verdict = drill(subject=with_kernel(image), shapes=find_shapes(["static-address", "firewall"]), target="nfs")
+    assert not verdict.verified, verdict.explain()
+    assert "nfs-mount-failed" in {one["name"] for one in verdict.symptoms}
+    assert not verdict.foreseen
 
 
 @pin_image("debian-12")

@@ -194,6 +194,11 @@ IN_CAPTURE = {
         "[   63.0] systemd-udevd[180]: usb3: Worker [190] processing SEQNUM=1193 is taking a long time",
     ],
     "array-dirty-degraded": ["[   76.729867] md/raid:md127: cannot start dirty degraded array."],
+    "luks-memory": [
+        "[   73.7] __vm_enough_memory: pid: 362, comm: systemd-cryptse, no enough memory for the allocation",
+        "systemd-cryptsetup[362]: Not enough available memory to open a keyslot.",
+    ],
+    "luks-not-opened": ["[FAILED] Failed to start \x1b[0;1;39msystemd-cr…\x1b[0m - Cryptography Setup for dumps."],
     "no-temporary-files": [
         "kdump-tools[5]: copy_vmcoreinfo: Can't open the vmcoreinfo file(/tmp/vmcoreinfoyfNVVF). Read-only file system",
     ],

@@ -236,6 +236,11 @@ def test_a_server_that_the_familys_kdump_never_reaches_is_foreseen(family: str, 
     assert all("by SSH" in lack.remedy for lack in found)
 
 
+def test_a_key_that_takes_too_much_memory_is_called_as_a_crash_shows_it() -> None:
+    (lack,) = judge(facts(target=(*VIRTIO, "luks-memory 524288", "luks-key /etc/k")))
+    assert lack.symptom == "luks-memory"
+
+
 def test_the_memory_of_a_key_does_not_matter_where_the_reservation_is_not_known() -> None:
     assert not judge(facts(target=("luks-memory 524288", "luks-key /etc/k"), fixed_kib=None))
 

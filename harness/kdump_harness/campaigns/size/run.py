@@ -36,7 +36,7 @@ from .result import DUMPED, OTHER, TOO_SMALL, Size, Sizing, Trial, sizing_from_j
 from .search import LEAST_MARGIN_MIB, MARGIN, ROUND_MIB, Search, recommend
 
 # Symptoms that a larger reservation cures. All other symptoms have causes that no size would cure.
-_OUT_OF_MEMORY = ("capture-oom", "kexec-load-bad-segments")
+_OUT_OF_MEMORY = ("capture-oom", "luks-memory", "kexec-load-bad-segments")
 
 
 def run_size(run: Run, plan: SizePlan, *, on_verdict: Callable[[Verdict], None] = lambda _: None) -> Size:

@@ -175,7 +175,7 @@ def _unreachable(facts: ImageFacts, place: str, lines: tuple[str, ...]) -> list[
                 "reserve more memory, or add the key with less: cryptsetup luksAddKey --pbkdf-memory 65536 (or --pbkdf"
                 " pbkdf2), and remove the old one"
             )
-            found.append(Lack(place=place, piece="LUKS", lacks=why, remedy=remedy, symptom="luks-target"))
+            found.append(Lack(place=place, piece="LUKS", lacks=why, remedy=remedy, symptom="luks-memory"))
         elif place == facts.opens and facts.files and not _has_key(facts.files, key[0]):
             lack = _lack(facts, place, "LUKS", f"the capture initramfs lacks the key file {key[0]}", "key", key=key[0])
             found.append(replace(lack, symptom="luks-target"))
