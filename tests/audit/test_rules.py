@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from audit_factory import CMDLINE, CONFIG, INITRD, KERNEL, NOW_S, ROOT, SAVE, SOUND, facts, reasons
-from kdump_harness.audit.asking.place import Place
+from kdump_harness.audit.asking.place import Place, place_of
 from kdump_harness.audit.asking.questions import about_kdump, about_place
 from kdump_harness.audit.finding import reason_rows
 from kdump_harness.audit.judge import judge
@@ -98,6 +98,91 @@ def test_the_remedy_names_the_setting_that_deletes_the_dump() -> None:
     assert found.remedy == (
         "Lower KDUMP_FREE_DISK_SIZE in /etc/sysconfig/kdump, or free space on the target; then restart kdump.service"
     )
+
+
+URL = "ssh://dump@vault:2222/dumps"
+DENIED = "dump@vault: Permission denied (publickey,password).\nConnection closed\nstatus 255"
+STRANGE = "Host key verification failed.\nConnection closed\nstatus 255"
+
+
+@pytest.mark.parametrize(
+    ("url", "login", "expected"),
+    [
+        (URL, LOGGED_IN, {}),
+        (URL, LOGGED_IN.replace("writable\n", ""), {"target-read-only": "failure"}),
+        (URL, DENIED, {"ssh-auth-failed": "failure"}),
+        ("ssh://dump:secret@vault/dumps", DENIED, {"place-not-examined": "note"}),
+        ("ssh://dump:secret@vault/dumps", STRANGE, {"ssh-host-key": "failure"}),
+        ("sftp://dump@vault/dumps", "sftp> pwd\nstatus 0", {"place-not-examined": "note"}),
+        ("scp://dump@vault/dumps", DENIED, {"ssh-auth-failed": "failure"}),
+        ("sftp://dump@vault/dumps", STRANGE, {"ssh-host-key": "failure"}),
+        ("sftp://dump:secret@vault/dumps", DENIED, {"place-not-examined": "note"}),
+        (
+            "sftp://dump:secret@vault/dumps",
+            "ssh: connect to host vault port 22: Connection refused\nConnection closed\nstatus 255",
+            {"network-not-ready": "failure"},
+        ),
+    ],
+)
+def test_a_dump_server_of_suse_is_judged_by_what_kdump_needs_of_it(
+    url: str, login: str, expected: dict[str, str]
+) -> None:
+    changes = {**SUSE, "config": f"KDUMP_SAVEDIR={url}", "makedumpfile": "makedumpfile: version 1.7.6", "login": login}
+    found = reasons(changes, family="suse", notes=True)
+    found.pop("never-tested")
+    assert {name: reason.severity for name, reason in found.items()} == expected
+    assert not any("secret" in reason.evidence or "Connection closed" in reason.evidence for reason in found.values())
+
+
+@pytest.mark.parametrize("shell", [name for name in ("dash", "bash") if shutil.which(name)])
+@pytest.mark.parametrize(
+    ("settings", "program", "known", "strict"),
+    [
+        (f"KDUMP_SAVEDIR={URL}", "ssh", None, "yes"),
+        (f"KDUMP_SAVEDIR={URL}\nKDUMP_HOST_KEY='ssh-rsa AAAA='", "ssh", "* ssh-rsa AAAA=\n", "yes"),
+        (f"KDUMP_SAVEDIR={URL}\nKDUMP_HOST_KEY='*'", "ssh", "", "no"),
+        ("KDUMP_SAVEDIR=sftp://dump@vault/\nKDUMP_HOST_KEY='ssh-rsa AAAA='", "sftp", "* ssh-rsa AAAA=\n", "yes"),
+    ],
+)
+def test_the_host_key_of_the_configuration_is_the_one_that_ssh_gets(
+    tmp_path: Path, shell: str, settings: str, program: str, known: str | None, strict: str
+) -> None:
+    (tmp_path / "key").touch()
+    script = f"""#!/bin/sh
+printf '%s\\n' "$0" "$@"
+for word in "$@"; do case $word in UserKnown*) cat "${{word#*=}}" >{tmp_path}/known ;; esac; done
+"""
+    for name in ("ssh", "sftp"):
+        (tmp_path / name).write_text(script, encoding="utf-8")
+        (tmp_path / name).chmod(0o755)
+    family = find_family("suse")
+    place = place_of(family, f"{settings}\nKDUMP_SSH_IDENTITY='{tmp_path}/missing {tmp_path}/key'")
+    ran = subprocess.run(
+        [shell, "-c", about_place(family, place, "")["login"]],
+        env={"PATH": f"{tmp_path}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    said = ran.stdout.splitlines()
+    assert said[0] == str(tmp_path / program)
+    assert said[-1] == "status 0"
+    assert f"StrictHostKeyChecking={strict}" in said
+    assert ("Port=2222" in said) is (program == "ssh")
+    assert str(tmp_path / "key") in said
+    assert str(tmp_path / "missing") not in said
+    assert (tmp_path / "known").exists() is (known is not None)
+    assert known is None or (tmp_path / "known").read_text() == known
+    files = [Path(word.partition("=")[2]) for word in said if word.startswith("UserKnownHostsFile=")]
+    assert not [file for file in files if file.exists() and file != Path("/dev/null")]
+
+
+@pytest.mark.parametrize(
+    ("mode", "expected"), [("600 root\n644 root", []), ("644 root\n640 root", ["ssh-auth-failed"])]
+)
+def test_one_key_that_others_may_not_read_is_enough(mode: str, expected: list[str]) -> None:
+    changes = {**SUSE, "config": f"KDUMP_SAVEDIR={URL}", "makedumpfile": "makedumpfile: version 1.7.6"}
+    assert list(reasons({**changes, "login": LOGGED_IN, "key": mode}, family="suse")) == expected
 
 
 @pytest.mark.parametrize(("note", "seen"), [("", "absent\n"), ("vmcore status: skipped", "vmcore status: skipped")])

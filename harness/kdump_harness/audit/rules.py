@@ -359,9 +359,9 @@ def permissions(facts: Facts) -> Iterator[Finding]:
     if readable and not private:
         newest = readable[-1]
         yield note("permissions", f"{newest.path} has mode {newest.mode:04o}")
-    key = re.match(r"([0-7]{3,4}) ", facts.text("key"))
-    if key and int(key[1], 8) & _READABLE_BITS:
-        seen = f"{facts.place.key} has mode {key[1]}: ssh ignores a key that others may read"
+    modes = re.findall(r"^([0-7]{3,4}) ", facts.text("key"), re.MULTILINE)
+    if modes and not facts.place.password and all(int(mode, 8) & _READABLE_BITS for mode in modes):
+        seen = f"{' '.join(facts.place.keys)} has mode {modes[0]}: ssh ignores a key that others may read"
         yield failure("ssh-auth-failed", seen)
 
 

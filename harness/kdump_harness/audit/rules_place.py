@@ -122,7 +122,15 @@ def _room(facts: Facts) -> Iterator[Finding]:
 
 def _login(facts: Facts) -> Iterator[Finding]:
     """Look at the login to the dump server."""
-    said = facts.text("login")
+    said, unseen = facts.text("login"), ""
+    # Without a key the server refuses the login after its host key was accepted.
+    if facts.place.password and re.search("Permission denied", said):
+        unseen = "the login with a password, directory and room"
+    elif facts.place.sftp and re.search(r"^status 0$", said, re.MULTILINE):
+        unseen = "directory and room"
+    if unseen:
+        yield note("place-not-examined", f"{unseen} of {facts.place} were not examined")
+        return
     if re.search(r"^status 0$", said, re.MULTILINE):
         if not re.search(r"^writable$", said, re.MULTILINE):
             yield failure("target-read-only", f"{facts.place.host_with_user} may not write to {facts.place.directory}")
@@ -131,8 +139,8 @@ def _login(facts: Facts) -> Iterator[Finding]:
         return
     found = diagnose_text(said, family=facts.family.name, of_kdump=True)
     symptom = next((one for one in found.symptoms if one.name.startswith(("ssh-", "network-"))), None)
-    reason = _last(re.sub(r"status [0-9]+$", "", said)) or "no answer"
-    seen = f"login to {facts.place.host_with_user} with {facts.place.key}: {reason}"
+    reason = _last(re.sub(r"(Connection closed\s+)?status [0-9]+$", "", said)) or "no answer"
+    seen = f"login to {facts.place.host_with_user} with {' '.join(facts.place.keys)}: {reason}"
     if symptom is not None:
         yield failure(symptom.name, seen, host=facts.place.host)
         return

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 
 from ...distro.family import Family
 
 _FILESYSTEMS = ("ext2", "ext3", "ext4", "minix", "xfs", "btrfs")
-_URL = re.compile(r"(\w+)://(?:([^@/]+)@)?([^/:]*)(?::\d+)?(/.*)?")
+_URL = re.compile(r"(\w+)://(?:([^@/]+)@)?([^/:]*)(?::(\d{1,5}))?(/.*)?")
+_KEYS = PurePosixPath("/root/.ssh")
 _SSH_KEY = "/root/.ssh/kdump_id_rsa"  # the default of kdump-tools and kdump-utils
 
 
@@ -20,7 +22,11 @@ class Place:
     directory: str = ""
     user: str = ""
     host: str = ""
-    key: str = ""
+    keys: tuple[str, ...] = ()  # paths of the private keys that kdump tries
+    port: str = ""  # empty for that of ssh's configuration
+    host_key: str = ""  # the only one that kdump accepts; "*" for any one, and empty for those of known_hosts
+    password: bool = False  # kdump logs in with one
+    sftp: bool = False  # the server need not run commands
     device: str = ""
     raw: bool = False  # the disk has no filesystem
 
@@ -40,18 +46,29 @@ def place_of(family: Family, text: str) -> Place:
     config = family.config
     found = {
         name: config.get(text, name) or ""
-        for name in ("directory", "ssh", "ssh_key", "nfs", *_FILESYSTEMS, "raw", "virtiofs")
+        for name in ("directory", "ssh", "ssh_key", "host_key", "nfs", *_FILESYSTEMS, "raw", "virtiofs")
     }
-    directory, key = found["directory"], found["ssh_key"] or _SSH_KEY
+    directory = found["directory"]
+    keys = tuple(str(_KEYS / name) for name in (found["ssh_key"] or _SSH_KEY).split())
     if url := _URL.fullmatch(directory):
-        scheme, user, host, path = url.group(1).lower(), url.group(2) or "", url.group(3), url.group(4) or "/"
+        scheme, path = url.group(1).lower(), url.group(5) or "/"
+        user, _, password = (url.group(2) or "").partition(":")
         if scheme == "file":
             return Place(kind="local", directory=path)
-        kind = {"ssh": "ssh", "sftp": "ssh", "nfs": "nfs"}.get(scheme, "other")
-        return Place(kind=kind, directory=path, user=user.partition(":")[0], host=host, key=key)
+        return Place(
+            kind={"ssh": "ssh", "sftp": "ssh", "scp": "ssh", "nfs": "nfs"}.get(scheme, "other"),
+            directory=path,
+            user=user,
+            host=url.group(3),
+            keys=keys,
+            port=url.group(4) or "",
+            host_key=found["host_key"],
+            password=bool(password),
+            sftp=scheme in ("sftp", "scp"),
+        )
     if found["ssh"]:
         user, _, host = found["ssh"].rpartition("@")
-        return Place(kind="ssh", directory=directory, user=user, host=host, key=key)
+        return Place(kind="ssh", directory=directory, user=user, host=host, keys=keys)
     if found["nfs"]:
         host, _, path = found["nfs"].rpartition(":")
         return Place(kind="nfs", directory=path, host=host.strip("[]"))

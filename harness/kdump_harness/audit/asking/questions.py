@@ -243,11 +243,28 @@ def _about_ssh(place: Place) -> dict[str, str]:
         f'd={where}; while [ ! -e "$d" ] && [ "$d" != / ]; do d=$(dirname "$d"); done;'
         ' test -w "$d" && echo writable; df -Pk "$d"'
     )
-    login = (
-        f"ssh -n -i {shlex.quote(place.key)} -o BatchMode=yes -o StrictHostKeyChecking=yes -o UpdateHostKeys=no"
-        f" -o ConnectTimeout=10 {shlex.quote(place.host_with_user)} {shlex.quote(f'sh -c {shlex.quote(remote)}')}"
-    )
-    return {"key": f"stat -Lc '%a %U' {shlex.quote(place.key)}", "login": f'{login}; echo "status $?"'}
+    settings = {"BatchMode": "yes", "StrictHostKeyChecking": "yes", "UpdateHostKeys": "no", "ConnectTimeout": "10"}
+    if place.port:
+        settings["Port"] = place.port
+    if place.host_key:
+        settings["GlobalKnownHostsFile"] = "/dev/null"
+    if place.host_key == "*":
+        settings |= {"StrictHostKeyChecking": "no", "UserKnownHostsFile": "/dev/null"}
+    options = [f"-o {shlex.quote(f'{name}={value}')}" for name, value in settings.items()]
+    keys, start, end = shlex.join(place.keys), "", ""
+    if len(place.keys) > 1:  # those that exist: ssh calls a missing one a problem, and kdump does not
+        start = f'set --; for key in {keys}; do [ ! -e "$key" ] || set -- "$@" -i "$key"; done; '
+        options = ['"$@"', *options]
+    else:
+        options = [f"-i {keys}", *options]
+    if place.host_key not in ("", "*"):  # in a file for this login; /run is in memory
+        line = shlex.quote(f"* {place.host_key}")
+        start += f"known=$(mktemp -p /run || mktemp); printf '%s\\n' {line} > \"$known\"; "
+        options.append('-o UserKnownHostsFile="$known"')
+        end = '; rm -f "$known"'
+    to = f"{' '.join(options)} {shlex.quote(place.host_with_user)}"
+    login = f"echo pwd | sftp -b - {to}" if place.sftp else f"ssh -n {to} {shlex.quote(f'sh -c {shlex.quote(remote)}')}"
+    return {"key": f"stat -Lc '%a %U' {keys}", "login": f'({start}{login}; echo "status $?"{end})'}
 
 
 def understood_names(config: ConfigFile) -> frozenset[str]:
