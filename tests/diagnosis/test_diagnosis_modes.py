@@ -198,7 +198,12 @@ IN_CAPTURE = {
         "[   73.7] __vm_enough_memory: pid: 362, comm: systemd-cryptse, no enough memory for the allocation",
         "systemd-cryptsetup[362]: Not enough available memory to open a keyslot.",
     ],
-    "luks-not-opened": ["[FAILED] Failed to start \x1b[0;1;39msystemd-cr…\x1b[0m - Cryptography Setup for dumps."],
+    "luks-not-opened": [
+        "[FAILED] Failed to start \x1b[0;1;39msystemd-cr…\x1b[0m - Cryptography Setup for dumps.",
+        "[   27.882589] systemd-cryptsetup[324]: Failed to activate, key file '/etc/dumps.key' missing.",
+        "Please enter passphrase for disk dumps on /kdumproot/var/crash: (press TAB for no echo)",
+        "Please unlock disk vda3_crypt: ",
+    ],
     "no-temporary-files": [
         "kdump-tools[5]: copy_vmcoreinfo: Can't open the vmcoreinfo file(/tmp/vmcoreinfoyfNVVF). Read-only file system",
     ],
