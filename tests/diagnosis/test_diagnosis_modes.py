@@ -333,6 +333,15 @@ def test_reasons_for_a_stopped_capture_kernel_are_named(name: str, line: str) ->
     assert diagnosis.stage is Stage.CAPTURING
 
 
+def test_a_capture_kernel_that_waits_for_a_passphrase_is_not_called_hung() -> None:
+    asks = "Please enter passphrase for disk dumps on /kdump/mnt/var: (press TAB for no echo)\n"
+    silent = (
+        "kdump-harness: the console has been silent for 506 s while waiting for the capture kernel to save the vmcore\n"
+    )
+    assert diagnose_text(CAPTURING + USERSPACE + asks + silent).mode == "luks-not-opened"
+    assert diagnose_text(CAPTURING + USERSPACE + silent).mode == "capture-job-hung"
+
+
 @pytest.mark.parametrize(("name", "line"), cases(IN_CAPTURE))
 def test_a_line_before_the_panic_does_not_name_the_capture(name: str, line: str) -> None:
     if line.startswith("["):
