@@ -326,19 +326,13 @@ def test_a_listing_is_kept_until_the_file_changes(initramfs: Path) -> None:
     assert reader.files(shell, family, KERNEL) == ("", frozenset())
 
 
-@pytest.mark.parametrize(
-    ("under", "options", "read_only"),
-    [("/", "errors=remount-ro,ro", True), ("/", "ro", True), ("/", "errors=remount-ro", False), ("/tmp", "ro", False)],
-)
-def test_makedumpfile_needs_temporary_files_in_the_system_that_is_booted(
-    under: str, options: str, read_only: bool, tmp_path: Path
-) -> None:
+def probed(tmp_path: Path, directory: str | Path, answers: str) -> dict[str, tuple[str, ...]]:
+    """Run the script with a findmnt that has these ANSWERS, as branches of a case, and / as the only other mount."""
     found = tmp_path / "findmnt"
     found.write_text(
         f"""#!/bin/sh
 case "$*" in
-*--fstab*) echo '{options}' ;;
-*"TARGET -T /tmp") echo '{under}' ;;
+{answers}
 *) echo '/dev/vda1 ext4 /' ;;
 esac
 """,
@@ -346,10 +340,21 @@ esac
     )
     found.chmod(0o755)
     script = tables.package_path("kdump", "capture_image", "probe.sh")
-    command = ["sh", str(script), "/initrd.img", "/var/crash"]
+    command = ["sh", str(script), "/initrd.img", str(directory)]
     env = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
-    done = subprocess.run(command, capture_output=True, text=True, check=True, env=env)
-    lines = (*VIRTIO, *(line for line in stacks_of(done.stdout)[0]["root"] if line.startswith("read-only")))
+    return stacks_of(subprocess.run(command, capture_output=True, text=True, check=True, env=env).stdout)[0]
+
+
+@pytest.mark.parametrize(
+    ("under", "options", "read_only"),
+    [("/", "errors=remount-ro,ro", True), ("/", "ro", True), ("/", "errors=remount-ro", False), ("/tmp", "ro", False)],
+)
+def test_makedumpfile_needs_temporary_files_in_the_system_that_is_booted(
+    under: str, options: str, read_only: bool, tmp_path: Path
+) -> None:
+    answers = f"*--fstab*) echo '{options}' ;;\n*'TARGET -T /tmp') echo '{under}' ;;"
+    stacks = probed(tmp_path, "/var/crash", answers)
+    lines = (*VIRTIO, *(line for line in stacks["root"] if line.startswith("read-only")))
     expected = ["/tmp is read-only from the next boot on, and makedumpfile writes there"] if read_only else []
     assert lacks(facts(root=lines)) == expected
     assert not judge(facts(root=lines, opens="target", family="redhat"))
@@ -370,24 +375,11 @@ def test_a_mount_is_missed_at_the_next_boot_where_it_leads_elsewhere(
 ) -> None:
     directory = tmp_path / "crash"
     directory.mkdir()
-    found = tmp_path / "findmnt"
-    found.write_text(
-        f"""#!/bin/sh
-case "$*" in
-*--fstab*) ;;
+    answers = f"""*--fstab*) ;;
 *"SOURCE,FSTYPE,TARGET -T {directory}"*) echo '{mount} {directory}' ;;
-*"-T {tmp_path}/"*) echo '{below}' ;;
-*) echo '/dev/vda1 ext4 /' ;;
-esac
-""",
-        encoding="utf-8",
-    )
-    found.chmod(0o755)
-    script = tables.package_path("kdump", "capture_image", "probe.sh")
-    path = f"{tmp_path}:{os.environ['PATH']}"
-    command = ["sh", str(script), "/initrd.img", str(directory)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, "PATH": path})
-    assert (f"unmounted {directory}" in stacks_of(done.stdout)[0]["target"]) is unmounted, done.stdout
+*"-T {tmp_path}/"*) echo '{below}' ;;"""
+    stacks = probed(tmp_path, directory, answers)
+    assert (f"unmounted {directory}" in stacks["target"]) is unmounted, stacks
 
 
 @pytest.mark.parametrize(("options", "unmounted"), [("noauto,x-systemd.automount", False), ("noauto,nofail", True)])
