@@ -26,14 +26,25 @@ _BLOCK = re.compile(r"(<!-- (shapes|drills|shape sizes) -->\n).*?(<!-- end -->)"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Drilled:
-    """One drill."""
+class Recorded:
+    """The guest of a drill or a search."""
 
     shapes: tuple[str, ...]
     image: str
     kernel: str
     accelerator: str
     date: datetime.date
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        """Return the kind of guest; a newer record of the same kind replaces this one."""
+        return self.image, self.kernel, self.shapes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drilled(Recorded):
+    """One drill."""
+
     verified: bool
     foreseen: tuple[str, ...]
     happened: str  # the reason why it is not verified
@@ -41,29 +52,14 @@ class Drilled:
     reserved_mib: int
     panic_to_login_s: float  # 0 where the guest did not come back
 
-    @property
-    def key(self) -> tuple[object, ...]:
-        """Return the kind of drill; a newer drill of the same kind replaces this one."""
-        return self.image, self.kernel, self.shapes
-
 
 @dataclass(frozen=True, kw_only=True)
-class Sized:
+class Sized(Recorded):
     """The search for the smallest reservation of one guest."""
 
-    shapes: tuple[str, ...]
-    image: str
-    kernel: str
-    accelerator: str
-    date: datetime.date
     used_mib: int  # of the capture kernel with the whole reservation, at most
     smallest_mib: int  # that dumped
     step_mib: int
-
-    @property
-    def key(self) -> tuple[object, ...]:
-        """Return the kind of guest; a newer search for the same kind replaces this one."""
-        return self.image, self.kernel, self.shapes
 
 
 def main(*arguments: str) -> None:
@@ -78,7 +74,11 @@ def main(*arguments: str) -> None:
                 drills = (*drills, read_verdict(result))
         drills = tuple({drill.key: drill for drill in drills}.values())
         sizes = tuple({one.key: one for one in sizes}.values())
-        rows = [_row(kind, one) for kind, some in (("drill", drills), ("size", sizes)) for one in _in_order(some)]
+        rows = [
+            _row(kind, one)
+            for kind, some in (("drill", drills), ("size", sizes))
+            for one in sorted(some, key=lambda one: one.key)
+        ]
         RECORDS.write_text(_HEAD + "".join(rows), encoding="utf-8")
     for path in (PAGE, SIZE_PAGE):
         path.write_text(page(path.read_text(encoding="utf-8"), drills, sizes), encoding="utf-8")
@@ -213,11 +213,7 @@ def _drills(drills: Iterable[Drilled]) -> str:
     return "".join(lines)
 
 
-def _in_order(records: Iterable[Any]) -> list[Any]:
-    return sorted(records, key=lambda one: (one.image, one.kernel, one.shapes))
-
-
-def _row(kind: str, record: Drilled | Sized) -> str:
+def _row(kind: str, record: Recorded) -> str:
     values = {one.name: getattr(record, one.name) for one in fields(record)}
     lines = (
         f"{name} = {value.isoformat() if isinstance(value, datetime.date) else json.dumps(value, ensure_ascii=False)}\n"

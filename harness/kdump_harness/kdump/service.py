@@ -382,9 +382,9 @@ class KdumpService:
 
     def capture_line_replaced(self) -> str | None:
         """Return a remark where the capture kernel does not inherit the first kernel's arguments."""
-        line = self.family.capture_line
-        if not line.replace or not last_assignment(self.guest.shell.read_text(line.file), line.replace):
+        if not self._replaced_arguments():
             return None
+        line = self.family.capture_line
         return f"--append does not reach the capture kernel: {line.replace} of {line.file} replaces its arguments"
 
     def _replace_config(self, old: str, new: str) -> bool:
